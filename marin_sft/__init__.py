@@ -1,0 +1,43 @@
+"""marin_sft: experiment pipelines for LLM post-training. The names below are the public API."""
+
+from marin_sft.execution.executor import (
+    THIS_OUTPUT_PATH,
+    CpuConfig,
+    Executor,
+    ExecutorFlags,
+    ExecutorStep,
+    GpuConfig,
+    InputName,
+    Run,
+    TpuPodConfig,
+    earlier_attempts,
+    execution_only,
+    executor_main,
+    omitted_when,
+    output_path_of,
+    step_fn,
+    this_output_path,
+    unversioned,
+    versioned,
+)
+
+__all__ = [
+    "THIS_OUTPUT_PATH",
+    "CpuConfig",
+    "Executor",
+    "ExecutorFlags",
+    "ExecutorStep",
+    "GpuConfig",
+    "InputName",
+    "Run",
+    "TpuPodConfig",
+    "earlier_attempts",
+    "execution_only",
+    "executor_main",
+    "omitted_when",
+    "output_path_of",
+    "step_fn",
+    "this_output_path",
+    "unversioned",
+    "versioned",
+]

@@ -1,0 +1,65 @@
+"""Every exception that marin_sft raises on purpose.
+
+    MarinSftError                 base: catch this to catch them all
+    |- UserError                  bad input, found before anything ran (exit code 2); also a ValueError
+    |  |- ConfigError             a configuration value that cannot be used; names the step and the field
+    |  |- GraphError              steps that do not form a valid DAG: cycles, two steps for one path, bad names
+    |  `- StoreError              a prefix that cannot be used: unwritable, or without create-exclusive
+    |- DataError                  rows or files that cannot be turned into tokens
+    |- TrainingError              training cannot start or go on
+    |- ExportError                an export that would not serve what was trained
+    |- PreviousTaskFailedError    a step failed in an earlier launch and --force_run_failed=false
+    |- RunFailed                  at least one step of this launch failed (exit code 1)
+    |- ClaimLost                  another launch took this step over; its commit stands
+    `- InfrastructureLoss         a worker or a node was lost; retried on its own budget
+
+A message says what was got, what was expected, where, and what to do next.
+"""
+
+
+class MarinSftError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class UserError(MarinSftError, ValueError):
+    """A mistake in what the user wrote, found before anything ran."""
+
+
+class ConfigError(UserError):
+    """A configuration value that cannot be used."""
+
+
+class GraphError(UserError):
+    """Steps that do not form a valid DAG."""
+
+
+class StoreError(UserError):
+    """A prefix that cannot hold outputs safely."""
+
+
+class DataError(MarinSftError):
+    """Rows or files that cannot be turned into tokens."""
+
+
+class TrainingError(MarinSftError):
+    """Training cannot start or go on."""
+
+
+class ExportError(MarinSftError):
+    """An export that would not serve what was trained."""
+
+
+class PreviousTaskFailedError(MarinSftError):
+    """A step failed in an earlier launch and reruns of failed steps are switched off."""
+
+
+class RunFailed(MarinSftError):
+    """At least one step of this launch failed."""
+
+
+class ClaimLost(MarinSftError):
+    """Another launch took this step over."""
+
+
+class InfrastructureLoss(MarinSftError):
+    """A worker or a node was lost; says nothing about the step's own code."""

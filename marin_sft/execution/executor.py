@@ -1,0 +1,228 @@
+"""Run a list of steps: plan them, print the plan, carry it out. The command line of every experiment.
+
+    if __name__ == "__main__":
+        executor_main(steps=[training_step])
+
+Exit codes: 0 done, 1 a step failed, 2 a user's mistake before anything ran, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from marin_sft.errors import MarinSftError, PreviousTaskFailedError, RunFailed, UserError
+from marin_sft.execution.attempt import now
+from marin_sft.execution.backends import Backend, InlineBackend
+from marin_sft.execution.flags import ExecutorFlags, parse_flags
+from marin_sft.execution.graph import Graph, build_graph
+from marin_sft.execution.plan import Plan, Selection, make_plan
+from marin_sft.execution.record import launch_provenance
+from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
+from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
+from marin_sft.execution.step import (
+    THIS_OUTPUT_PATH,
+    ExecutorStep,
+    InputName,
+    OutputName,
+    earlier_attempts,
+    execution_only,
+    omitted_when,
+    output_path_of,
+    step_fn,
+    this_output_path,
+    unversioned,
+    versioned,
+)
+from marin_sft.execution.store import Store, open_store, probe
+
+__all__ = [
+    "THIS_OUTPUT_PATH",
+    "CpuConfig",
+    "Executor",
+    "ExecutorFlags",
+    "ExecutorStep",
+    "GpuConfig",
+    "InputName",
+    "OutputName",
+    "Run",
+    "TpuPodConfig",
+    "earlier_attempts",
+    "execution_only",
+    "executor_main",
+    "omitted_when",
+    "output_path_of",
+    "step_fn",
+    "this_output_path",
+    "unversioned",
+    "versioned",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A launch: its plan and, unless it was a dry run, how each step ended."""
+
+    graph: Graph
+    plan: Plan
+    results: tuple[StepResult, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        return any(result.status in ("failed", "blocked", "cancelled") for result in self.results)
+
+    def output_path(self, step: ExecutorStep[Any], name: str | None = None) -> str | None:
+        """Where the step's committed output lies (or `name` in it); None when it has none."""
+        from marin_sft.execution.view import result_output
+
+        node = self.graph.node(step)
+        root = next((result_output(self.plan.store, r) for r in self.results if r.item.node is node), None)
+        if not self.results:
+            root = next((self.plan.output(item) for item in self.plan if item.node is node), None)
+        return f"{root}/{name}" if root and name else root
+
+
+class Executor:
+    """Plans and runs steps under one prefix. `executor_main` is this with a command line."""
+
+    def __init__(self, flags: ExecutorFlags | None = None) -> None:
+        self.flags = flags or ExecutorFlags()
+
+    def plan(self, steps: Sequence[ExecutorStep[Any]]) -> Run:
+        """Decide what would run. Reads the store, writes nothing.
+
+        Raises:
+            UserError: for steps or flags that cannot be run.
+            PreviousTaskFailedError: see `--force_run_failed`.
+        """
+        graph = build_graph(steps)
+        selection = Selection(
+            self.flags.force_run, self.flags.cascade, self.flags.run_only, self.flags.force_run_failed
+        )
+        return Run(graph, make_plan(graph, open_store(self.flags.prefix), selection))
+
+    def run(self, steps: Sequence[ExecutorStep[Any]], description: str | None = None) -> Run:
+        """Plan, print the plan, run what has to run, print how it went.
+
+        Raises:
+            UserError: before anything ran.
+            RunFailed: when a step failed; all that did not depend on it has run.
+        """
+        planned = self.plan(steps)
+        if self.flags.json:
+            print(json.dumps(planned.plan.to_json(), indent=1))
+            return planned
+        from marin_sft.execution.view import make_console, print_failures, print_plan, print_results
+
+        console = make_console()
+        print_plan(console, planned.plan)
+        if self.flags.dry_run:
+            return planned
+        begun = time.monotonic()
+        with _run_record(planned, description) as record:
+            results = self._carry_out(planned, console)
+            record(results)
+        print_results(console, planned.plan.store, results, time.monotonic() - begun)
+        run = Run(planned.graph, planned.plan, tuple(results))
+        if run.failed:
+            print_failures(console, planned.plan.store, results, _this_command(self.flags))
+            raise RunFailed(f"{sum(r.status == 'failed' for r in results)} step(s) failed")
+        return run
+
+    def _carry_out(self, run: Run, console: Any) -> list[StepResult]:
+        if not run.plan.to_do:
+            return [StepResult(item, "cached" if item.commit else "unneeded", item.commit) for item in run.plan]
+        from marin_sft.execution.view import LiveView
+
+        probe(run.plan.store)
+        backend = self._backend(console)
+        policy = Policy(self.flags.max_concurrent, self.flags.fail_fast)
+        try:
+            with LiveView(console, run.plan.store, bars=self.flags.backend == "ray") as view:
+                return Scheduler(run.plan, run.graph, backend, policy, view, launch_provenance()).run()
+        finally:
+            backend.close()
+
+    def _backend(self, console: Any) -> Backend:
+        if self.flags.backend == "inline":
+            return InlineBackend()
+        from marin_sft.execution.ray_backend import RayBackend
+
+        backend = RayBackend()
+        backend.start()
+        if backend.dashboard_url:
+            console.print(f"Ray dashboard: {backend.dashboard_url}")
+        return backend
+
+
+def executor_main(
+    steps: Sequence[ExecutorStep[Any]], description: str | None = None, argv: Sequence[str] | None = None
+) -> Run:
+    """Run `steps` as the command line says (`argv`, by default the process's own). Exits the process on failure."""
+    try:
+        flags = parse_flags(sys.argv[1:] if argv is None else argv)
+        with _sigterm_as_interrupt():
+            return Executor(flags).run(steps, description)
+    except (UserError, PreviousTaskFailedError) as error:
+        sys.exit(_complain(error, 2))
+    except RunFailed:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished steps are kept; the same command continues.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _complain(error: MarinSftError, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _this_command(flags: ExecutorFlags) -> str:
+    """The command of this launch, without its choice of steps."""
+    prefix = ["--prefix", flags.prefix] if "--prefix" in " ".join(sys.argv[1:]) else []
+    backend = ["--backend", flags.backend] if flags.backend != "ray" else []
+    return shlex.join(["python", sys.argv[0], *prefix, *backend])
+
+
+@contextlib.contextmanager
+def _run_record(run: Run, description: str | None) -> Iterator[Any]:
+    """One record per launch under `_runs`, in two write-once parts: what was planned, and how it went."""
+    store: Store = run.plan.store
+    script = os.path.splitext(os.path.basename(sys.argv[0] or "python"))[0]
+    stem = store.path(f"_runs/{now().replace(':', '')}-{script}-{uuid.uuid4().hex[:6]}")
+    plan = {"description": description, "launch": launch_provenance(), "plan": run.plan.to_json()}
+
+    def record(results: list[StepResult]) -> None:
+        outcome = [
+            {"name": r.item.node.name, "path": store.path(r.item.node.directory), "result": r.status}
+            | {"commit": r.commit and r.commit.number, "attempt": r.commit.attempt if r.commit else r.attempt}
+            | {"seconds": round(r.seconds, 3), "error": r.failure and r.failure.error}
+            for r in results
+        ]
+        store.create_exclusive(f"{stem}.outcome.json", json.dumps(outcome, indent=1).encode())
+
+    store.create_exclusive(f"{stem}.plan.json", json.dumps(plan, indent=1, default=repr).encode())
+    yield record
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a launch the way Ctrl-C does. Only the main thread may set handlers."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,280 @@
+"""A step's identity: its config as canonical JSON, hashed together with the fingerprints of its inputs.
+
+    payload     = {"schema", "kind", "version", "config", "inputs": [fingerprints]}
+    fingerprint = sha256(canonical_json(payload))
+
+Every value counts unless its type (`Resources`), its field (`execution_only`) or `unversioned` leaves it out.
+Anything whose text would differ between two processes is an error that names the field; nothing falls back to str().
+This module also owns the one walk over configs, `parts_of`, on which identity, references and resolution are built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import functools
+import hashlib
+import inspect
+import json
+import math
+import pathlib
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from marin_sft.errors import ConfigError
+from marin_sft.execution.resources import Resources
+from marin_sft.execution.step import (
+    EarlierAttempts,
+    ExecutorStep,
+    InputName,
+    OutputName,
+    UnversionedValue,
+    VersionedValue,
+    kind_of,
+)
+
+SCHEMA = 1
+Payload = dict[str, Any]
+_MARKERS = (ExecutorStep, InputName, OutputName, EarlierAttempts, VersionedValue, UnversionedValue, Resources)
+_NO_METADATA: Mapping[str, Any] = {}
+
+
+class Part(NamedTuple):
+    """One child of a container in a config: its key, where it lies, its value, its dataclass field's metadata."""
+
+    key: Any
+    path: str
+    value: Any
+    metadata: Mapping[str, Any]
+
+
+def parts_of(value: Any, path: str) -> list[Part] | None:
+    """The children of a dataclass, mapping, list, tuple or set; None for a leaf.
+
+    Raises:
+        ConfigError: for a mapping key that is not a string, or a set that cannot be sorted.
+    """
+    if isinstance(value, _MARKERS):
+        return None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [
+            Part(f.name, f"{path}.{f.name}", getattr(value, f.name), f.metadata) for f in dataclasses.fields(value)
+        ]
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"{path}: expected string keys, got the key {key!r} of type {type(key).__name__}")
+        return [Part(key, f"{path}.{key}", child, _NO_METADATA) for key, child in value.items()]
+    if isinstance(value, list | tuple):
+        return [Part(i, f"{path}[{i}]", child, _NO_METADATA) for i, child in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        try:
+            ordered = sorted(value)
+        except TypeError as error:
+            raise ConfigError(f"{path}: expected a set whose elements can be sorted, got {value!r}; use a list") from error
+        return [Part(i, f"{path}[{i}]", child, _NO_METADATA) for i, child in enumerate(ordered)]
+    return None
+
+
+def resolve(value: Any, replace: Callable[[Any], Any], path: str = "config") -> Any:
+    """A copy of `value` with every leaf passed through `replace`; containers without a change are kept as they are."""
+    if isinstance(value, VersionedValue | UnversionedValue):
+        return resolve(value.value, replace, path)
+    parts = parts_of(value, path)
+    if parts is None:
+        return replace(value)
+    new = [resolve(part.value, replace, part.path) for part in parts]
+    if all(after is part.value for after, part in zip(new, parts, strict=True)):
+        return value
+    if isinstance(value, dict):
+        return {part.key: after for part, after in zip(parts, new, strict=True)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*new)
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value)(new)
+    return _replace_fields(value, {part.key: after for part, after in zip(parts, new, strict=True)})
+
+
+def _replace_fields(value: Any, fields: dict[str, Any]) -> Any:
+    # Not dataclasses.replace: it would run __post_init__ on a half-resolved config and refuses init=False fields.
+    copy = object.__new__(type(value))
+    for name, item in {**getattr(value, "__dict__", {}), **fields}.items():
+        object.__setattr__(copy, name, item)
+    return copy
+
+
+def references(config: Any) -> list[tuple[str, InputName]]:
+    """Every use of a step's output in a config, as (where, InputName), in the order of the walk."""
+    found: list[tuple[str, InputName]] = []
+
+    def visit(value: Any, path: str) -> None:
+        if isinstance(value, VersionedValue | UnversionedValue):
+            visit(value.value, path)
+        elif isinstance(value, ExecutorStep):
+            found.append((path, InputName(value, None)))
+        elif isinstance(value, InputName):
+            if value.step is not None:
+                found.append((path, value))
+        else:
+            for part in parts_of(value, path) or ():
+                visit(part.value, part.path)
+
+    visit(config, "config")
+    return found
+
+
+def payload_of(step: ExecutorStep[Any], fingerprint_of: Callable[[ExecutorStep[Any]], str]) -> Payload:
+    """The readable form of a step's identity, given the fingerprints of its inputs.
+
+    Raises:
+        ConfigError: for a value without a stable text; the message names the step and the field.
+    """
+    inputs: list[str] = []
+
+    def index_of(upstream: ExecutorStep[Any]) -> int:
+        fingerprint = fingerprint_of(upstream)
+        if fingerprint not in inputs:
+            inputs.append(fingerprint)
+        return inputs.index(fingerprint)
+
+    try:
+        kind = kind_of(step.fn)
+        config = _canonical(step.config, "config", index_of)
+    except ConfigError as error:
+        raise ConfigError(f"step '{step.name}' {error}") from None
+    if isinstance(config, dict):
+        config.pop("$class", None)  # the kind says it already
+    return {"schema": SCHEMA, "kind": kind.kind, "version": kind.version, "config": config, "inputs": inputs}
+
+
+def fingerprint_of_payload(payload: Payload) -> str:
+    """sha256 of the canonical JSON, 64 hex digits."""
+    return hashlib.sha256(canonical_json(payload).encode()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """The one text of a JSON value: sorted keys, no spaces, ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _canonical(value: Any, path: str, index_of: Callable[[ExecutorStep[Any]], int]) -> Any:
+    if isinstance(value, VersionedValue):
+        return _canonical(value.value, path, index_of)
+    parts = parts_of(value, path)
+    if parts is None:
+        return _canonical_leaf(value, path, index_of)
+    children = [(p.key, _canonical(p.value, p.path, index_of)) for p in parts if _counts(p)]
+    if isinstance(value, list | tuple):
+        return [child for _, child in children]
+    if isinstance(value, set | frozenset):
+        return {"$set": [child for _, child in children]}
+    if isinstance(value, dict):
+        # "$" opens our own tags; a key of the user's that starts with it gets a second one
+        return {(f"${key}" if key.startswith("$") else key): child for key, child in children}
+    return {"$class": type(value).__qualname__, **dict(children)}
+
+
+def _counts(part: Part) -> bool:
+    if part.metadata.get("execution_only") or isinstance(part.value, UnversionedValue | EarlierAttempts | Resources):
+        return False
+    if "omitted_when" not in part.metadata:
+        return True
+    value, frozen = part.value, part.metadata["omitted_when"]
+    return not (type(value) is type(frozen) and value == frozen)
+
+
+def _canonical_leaf(value: Any, path: str, index_of: Callable[[ExecutorStep[Any]], int]) -> Any:
+    if value is None or isinstance(value, bool | int | str) and not isinstance(value, enum.Enum):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        raise ConfigError(f"{path}: expected a finite number, got {value!r}")
+    if isinstance(value, ExecutorStep):
+        value = InputName(value, None)
+    if isinstance(value, InputName):
+        return _canonical_input(value, index_of)
+    if isinstance(value, OutputName):
+        return {"$output": value.name}
+    if isinstance(value, enum.Enum):
+        return {"$enum": f"{type(value).__qualname__}.{value.name}"}
+    if isinstance(value, pathlib.PurePath):
+        return {"$content": _content_digest(str(value), path)}
+    if isinstance(value, datetime.timedelta):
+        return {"$seconds": value.total_seconds()}
+    if isinstance(value, datetime.date | datetime.time):
+        return {"$time": value.isoformat()}
+    if isinstance(value, bytes):
+        return {"$bytes": value.hex()}
+    if isinstance(value, types.FunctionType):
+        return _canonical_function(value, path)
+    raise ConfigError(
+        f"{path}: expected a value with a stable text (None, bool, int, float, str, bytes, Enum, Path, date, "
+        f"timedelta, a module-level function, a dataclass, list, tuple, dict or set of these, or a step), "
+        f"got {type(value).__qualname__}; leave it out of identity with unversioned(...) if it cannot change the output"
+    )
+
+
+def _canonical_input(value: InputName, index_of: Callable[[ExecutorStep[Any]], int]) -> Any:
+    if value.step is None:
+        return {"$path": value.name}
+    reference: dict[str, Any] = {"$input": index_of(value.step), "name": value.name}
+    return reference if value.block_on_step else {**reference, "nonblocking": True}
+
+
+def _canonical_function(value: types.FunctionType, path: str) -> Any:
+    if "<" in value.__qualname__ or value.__closure__:
+        raise ConfigError(f"{path}: expected a module-level function, got {value.__qualname__}; move it to a module")
+    return {"$function": value.__qualname__, "source": source_digest(value)}
+
+
+@functools.cache
+def source_digest(function: Callable[..., Any]) -> str | None:
+    """sha256 of a function's source text; None where Python cannot see it (typed at a prompt)."""
+    try:
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+    except (OSError, TypeError):
+        return None
+
+
+def _content_digest(location: str, path: str) -> str:
+    """sha256 over the names and bytes of a local file or directory."""
+    root = pathlib.Path(location)
+    if not root.exists():
+        raise ConfigError(f"{path}: expected an existing file or directory, got {location!r} (a Path counts by content)")
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(root).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def leaf_differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """The leaves in which two canonical values differ, as (field, old, new); a leaf on one side only is None there."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = [(f"{path}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list):
+        pad = max(len(old), len(new))
+        pairs = [(f"{path}[{i}]", *pair) for i, pair in enumerate(zip(_padded(old, pad), _padded(new, pad), strict=True))]
+    else:
+        return [] if type(old) is type(new) and old == new else [(path, old, new)]
+    return [difference for field, a, b in pairs for difference in leaf_differences(a, b, field)]
+
+
+def _padded(items: Sequence[Any], length: int) -> list[Any]:
+    return [*items, *[None] * (length - len(items))]
+
+
+_FINGERPRINTED = re.compile(r"(?P<name>.+)-[0-9a-f]{10}")
+
+
+def name_of_directory(directory: str) -> str | None:
+    """The step name in `{name}-{fingerprint[:10]}`; None for any other directory name."""
+    match = _FINGERPRINTED.fullmatch(directory)
+    return match["name"] if match else None

@@ -1,0 +1,113 @@
+"""The command-line flags of every experiment."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NoReturn, get_args
+
+from marin_sft.errors import UserError
+from marin_sft.execution.plan import nearest_text
+
+BackendName = Literal["ray", "inline"]
+
+
+def default_prefix() -> str:
+    """$MARIN_SFT_PREFIX, else $MARIN_PREFIX, else ./store; a relative path is made absolute."""
+    return absolute_prefix(os.environ.get("MARIN_SFT_PREFIX") or os.environ.get("MARIN_PREFIX") or "store")
+
+
+def absolute_prefix(prefix: str) -> str:
+    return prefix if "://" in prefix else os.path.abspath(os.path.expanduser(prefix))
+
+
+@dataclass(frozen=True)
+class ExecutorFlags:
+    """What `executor_main` can be told."""
+
+    prefix: str = field(default_factory=default_prefix)
+    dry_run: bool = False
+    json: bool = False
+    force_run: tuple[str, ...] = ()
+    cascade: bool = False
+    force_run_failed: bool = True
+    run_only: tuple[str, ...] = ()
+    max_concurrent: int | None = None
+    fail_fast: bool = False
+    backend: BackendName = "ray"
+
+
+_HELP = {
+    "prefix": "where outputs lie: a path or a gs:// or s3:// URL (default: $MARIN_SFT_PREFIX, else ./store)",
+    "dry_run": "print the plan; write nothing, start nothing",
+    "json": "print the plan as JSON and nothing else; implies --dry_run",
+    "force_run": "run these steps again: exact names or globs, plain or as a JSON list",
+    "cascade": "with --force_run: run everything made from those steps again, too",
+    "force_run_failed": "run steps again that failed in an earlier launch (default: true)",
+    "run_only": "run only the steps whose names match one of these regular expressions, and what they need",
+    "max_concurrent": "the most steps to run at once (default: as many as the backend has room for)",
+    "fail_fast": "stop at the first failure instead of finishing what does not depend on it",
+    "backend": "where steps run: ray (default) or inline, in this process, for debugging",
+}
+
+
+def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
+    """Booleans take a value or none; lists take plain names, repeated flags, or `'["a","b"]'`.
+
+    Raises:
+        UserError: for an unknown flag, with the nearest one, or a value of the wrong kind.
+    """
+    parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for name in ("dry_run", "json", "cascade", "force_run_failed", "fail_fast"):
+        parser.add_argument(
+            f"--{name}", type=_boolean, nargs="?", const=True, default=argparse.SUPPRESS, help=_HELP[name]
+        )
+    for name in ("force_run", "run_only"):
+        parser.add_argument(f"--{name}", nargs="+", action="extend", default=argparse.SUPPRESS, help=_HELP[name])
+    parser.add_argument("--prefix", type=absolute_prefix, default=argparse.SUPPRESS, help=_HELP["prefix"])
+    parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=_HELP["max_concurrent"])
+    parser.add_argument("--backend", choices=get_args(BackendName), default=argparse.SUPPRESS, help=_HELP["backend"])
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [f"--{name}" for name in _HELP]
+        raise UserError(f"unknown argument {unknown[0]!r}{nearest_text(unknown[0].split('=')[0], known)}")
+    values = vars(found)
+    for name in ("force_run", "run_only"):
+        if name in values:
+            values[name] = tuple(item for text in values[name] for item in _list(text, name))
+    return ExecutorFlags(**values)
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return values[text.lower()]
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _list(text: str, name: str) -> list[str]:
+    if not text.lstrip().startswith("["):
+        return [text]
+    try:
+        items = json.loads(text)
+    except ValueError as error:
+        if name == "run_only":
+            return [text]  # a regular expression may start with "[", too
+        raise UserError(f"--{name} {text!r}: expected a JSON list of strings: {error}") from None
+    if not all(isinstance(item, str) for item in items):
+        raise UserError(f"--{name} {text!r}: expected a JSON list of strings")
+    return items
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)

@@ -1,0 +1,163 @@
+"""The DAG under the steps of a launch: collected, ordered, fingerprinted and checked. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from marin_sft.errors import ConfigError, GraphError
+from marin_sft.execution.fingerprint import (
+    Payload,
+    fingerprint_of_payload,
+    leaf_differences,
+    payload_of,
+    references,
+    source_digest,
+)
+from marin_sft.execution.step import ExecutorStep, kind_of
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A step with its place in the DAG.
+
+    `directory` is relative to the prefix unless the step overrides it with an absolute path or a URL.
+    `inputs` are the steps waited for; `nonblocking` those only looked at. Both without repeats, in config order.
+    """
+
+    step: ExecutorStep[Any]
+    fingerprint: str
+    payload: Payload
+    directory: str
+    inputs: tuple[Node, ...]
+    nonblocking: tuple[Node, ...]
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    def __repr__(self) -> str:
+        return f"Node({self.directory!r})"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All steps reachable from the ones asked for, inputs first."""
+
+    nodes: tuple[Node, ...]
+    roots: tuple[Node, ...]
+    _by_step: dict[int, Node]
+
+    def node(self, step: ExecutorStep[Any]) -> Node:
+        return self._by_step[id(step)]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+
+def build_graph(steps: Iterable[ExecutorStep[Any]]) -> Graph:
+    """Collect, order and fingerprint `steps` and everything they use.
+
+    Equal steps (same name, same identity) become one node.
+
+    Raises:
+        ConfigError: for a config value that cannot be part of an identity.
+        GraphError: for a cycle, two different steps for one path, or two functions of one kind.
+    """
+    roots = list(steps)
+    for i, root in enumerate(roots):
+        if not isinstance(root, ExecutorStep):
+            raise GraphError(f"steps[{i}]: expected an ExecutorStep, got {type(root).__qualname__}: {root!r}")
+    by_step: dict[int, Node] = {}
+    by_directory: dict[str, Node] = {}
+    for step in _inputs_first(roots):
+        node = _make_node(step, by_step)
+        known = by_directory.setdefault(node.directory, node)
+        if known is not node:
+            _check_same(known, node)
+        by_step[id(step)] = known
+    nodes = tuple(by_directory.values())
+    _check_kinds(nodes)
+    return Graph(nodes, tuple(dict.fromkeys(by_step[id(root)] for root in roots)), by_step)
+
+
+def _make_node(step: ExecutorStep[Any], by_step: dict[int, Node]) -> Node:
+    used = [(by_step[id(ref.step)], ref.block_on_step) for _, ref in references(step.config)]
+    inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
+    nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
+    payload = payload_of(step, lambda upstream: by_step[id(upstream)].fingerprint)
+    fingerprint = fingerprint_of_payload(payload)
+    directory = step.override_output_path or f"{step.name}-{fingerprint[:10]}"
+    return Node(step, fingerprint, payload, directory.rstrip("/"), inputs, nonblocking)
+
+
+def _inputs_first(roots: list[ExecutorStep[Any]]) -> list[ExecutorStep[Any]]:
+    """Depth-first order without recursion, so that a chain of thousands of steps is no problem."""
+    order: list[ExecutorStep[Any]] = []
+    done: set[int] = set()
+    open_steps: dict[int, ExecutorStep[Any]] = {}
+    for root in roots:
+        if id(root) in done:
+            continue
+        stack = [(root, iter(_upstream(root)))]
+        open_steps[id(root)] = root
+        while stack:
+            step, upstream = stack[-1]
+            following = next((u for u in upstream if id(u) not in done), None)
+            if following is None:
+                stack.pop()
+                del open_steps[id(step)]
+                done.add(id(step))
+                order.append(step)
+            elif id(following) in open_steps:
+                raise GraphError(f"cycle: {_cycle_text(list(open_steps.values()), following)}")
+            else:
+                stack.append((following, iter(_upstream(following))))
+                open_steps[id(following)] = following
+    return order
+
+
+def _upstream(step: ExecutorStep[Any]) -> list[ExecutorStep[Any]]:
+    try:
+        return [ref.step for _, ref in references(step.config) if ref.step is not None]
+    except ConfigError as error:
+        raise ConfigError(f"step '{step.name}' {error}") from None
+
+
+def _cycle_text(path: list[ExecutorStep[Any]], start: ExecutorStep[Any]) -> str:
+    names = [step.name for step in path[path.index(start) :]]
+    return " uses ".join(f"'{name}'" for name in [*names, start.name])
+
+
+def _check_same(known: Node, node: Node) -> None:
+    if known.fingerprint == node.fingerprint:
+        return
+    differences = leaf_differences(known.payload, node.payload)
+    fields = "; ".join(f"{field}: {old!r} and {new!r}" for field, old, new in differences[:3])
+    raise GraphError(
+        f"two different steps claim the path '{known.directory}': '{known.name}' and '{node.name}' differ in {fields}. "
+        "Give one of them another override_output_path"
+    )
+
+
+def _check_kinds(nodes: Iterable[Node]) -> None:
+    """Two functions of one kind would make different outputs look the same to the steps below."""
+    functions: dict[str, Node] = {}
+    for node in nodes:
+        other = functions.setdefault(kind_of(node.step.fn).kind, node)
+        if not _same_function(other.step.fn, node.step.fn):
+            raise GraphError(
+                f"steps '{other.name}' and '{node.name}' run different functions of one kind "
+                f"'{kind_of(node.step.fn).kind}' ({_where(other)} and {_where(node)}): "
+                'name one of them with @step_fn(kind="...")'
+            )
+
+
+def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    # A script imported by another module exists twice, as __main__ and under its name: the source decides.
+    return one is other or source_digest(one) is not None and source_digest(one) == source_digest(other)
+
+
+def _where(node: Node) -> str:
+    return f"{node.step.fn.__module__}.{node.step.fn.__qualname__}"

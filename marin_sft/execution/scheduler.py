@@ -1,0 +1,265 @@
+"""Carries out a Plan: starts what is ready, keeps going past failures, retries lost workers.
+
+Driven by events: it sleeps only in a wait for the next attempt to end. While another launch runs one of the steps, the
+wait is cut into ticks to look at that step's claim; all other steps go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from marin_sft.errors import InfrastructureLoss
+from marin_sft.execution.attempt import Commit, Consumed, Failure, Watch, attempt_path, read_state
+from marin_sft.execution.backends import Backend
+from marin_sft.execution.fingerprint import resolve, source_digest
+from marin_sft.execution.graph import Graph, Node
+from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs
+from marin_sft.execution.step import ExecutorStep, InputName, kind_of
+from marin_sft.execution.store import Store
+from marin_sft.execution.worker import Outcome, Task
+
+_TICK = 1.0  # seconds between two looks at a step that another launch runs
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """How a step of this launch ended.
+
+    cached: used as it was; ran: committed by this launch; adopted: committed by another one; failed; blocked: an input
+    failed; cancelled: not started because of --fail_fast; unneeded.
+    """
+
+    item: PlanItem
+    status: Literal["cached", "ran", "adopted", "failed", "blocked", "cancelled", "unneeded"]
+    commit: Commit | None = None
+    attempt: int | None = None
+    seconds: float = 0.0
+    failure: Failure | None = None
+
+
+class Listener(Protocol):
+    """Told of what happens, as it happens."""
+
+    def started(self, item: PlanItem, claim: int) -> None: ...
+
+    def waiting(self, item: PlanItem) -> None: ...
+
+    def finished(self, result: StepResult) -> None: ...
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`beat_timeout`: seconds after which an owner whose beat stands still is taken for dead."""
+
+    max_concurrent: int | None = None
+    fail_fast: bool = False
+    infrastructure_retries: int = 3
+    beat_timeout: float = 90.0
+
+
+class Scheduler:
+    """One launch of a plan."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        graph: Graph,
+        backend: Backend,
+        policy: Policy,
+        listener: Listener,
+        provenance: dict[str, Any],
+    ) -> None:
+        self._plan = plan
+        self._store: Store = plan.store
+        self._graph = graph
+        self._backend = backend
+        self._policy = policy
+        self._listener = listener
+        self._provenance = provenance
+        self._watch = Watch(plan.store, policy.beat_timeout)
+        self._results: dict[Node, StepResult] = {}
+        self._ready: deque[PlanItem] = deque()
+        self._running: dict[Future[Outcome], PlanItem] = {}
+        self._waiting: dict[Node, PlanItem] = {}
+        self._retries: dict[Node, int] = {}
+        self._open_inputs: dict[Node, set[Node]] = {}
+        self._users: dict[Node, list[PlanItem]] = {}
+
+    def run(self) -> list[StepResult]:
+        """Results of all items of the plan, in its order."""
+        self._queue()
+        while True:
+            while self._ready and self._has_room():
+                self._begin(self._ready.popleft())
+            if not self._running and not self._waiting:
+                break
+            self._harvest()
+            self._look_at_waiting()
+        return [self._results[item.node] for item in self._plan]
+
+    def _queue(self) -> None:
+        to_do = {item.node for item in self._plan.to_do}
+        for item in self._plan:
+            if item.action is Action.SKIP:
+                self._results[item.node] = StepResult(item, "cached" if item.commit else "unneeded", item.commit)
+                continue
+            self._open_inputs[item.node] = {node for node in item.node.inputs if node in to_do}
+            for node in self._open_inputs[item.node]:
+                self._users.setdefault(node, []).append(item)
+            if not self._open_inputs[item.node]:
+                self._ready.append(item)
+
+    def _has_room(self) -> bool:
+        limits = [limit for limit in (self._policy.max_concurrent, self._backend.capacity) if limit is not None]
+        return not limits or len(self._running) < min(limits)
+
+    def _begin(self, item: PlanItem) -> None:
+        if item.action is Action.WAIT:
+            self._wait_for(item)
+        elif item.action is Action.IF_CHANGED and item.commit and not changed_inputs(item.commit, self._current(item)):
+            self._finish(StepResult(item, "cached", item.commit))
+        else:
+            self._start(item)
+
+    def _start(self, item: PlanItem) -> None:
+        task = self._task(item)
+        self._listener.started(item, task.claim)
+        try:
+            future = self._backend.submit(task)
+        except (TypeError, AttributeError, ImportError) as error:  # what pickling raises
+            failure = Failure(f"cannot be sent to a worker: {type(error).__name__}: {error}", None, "")
+            self._finish(StepResult(item, "failed", failure=failure))
+            return
+        self._running[future] = item
+
+    def _task(self, item: PlanItem) -> Task:
+        node, step, state = item.node, item.node.step, item.state
+        kind = kind_of(step.fn)
+        return Task(
+            name=step.name,
+            fn=step.fn,
+            config=resolve(step.config, self._path_of_input),
+            prefix=self._store.prefix,
+            directory=node.directory,
+            claim=state.last_claim + 1,
+            aim=state.commit.number + 1 if state.commit else 1,
+            fingerprint=node.fingerprint,
+            payload=node.payload,
+            source=source_digest(step.fn),
+            inputs=tuple(self._current(item).values()),
+            resources=step.resources,
+            fresh_process=kind.fresh_process,
+            retries=self._retries.get(node, 0),
+            provenance=self._provenance,
+        )
+
+    def _current(self, item: PlanItem) -> dict[str, Consumed]:
+        """The newest outputs of the item's inputs, by directory."""
+        commits = {node: self._results[node].commit for node in item.node.inputs if node in self._results}
+        return {n.directory: Consumed(n.directory, c.number, c.digest) for n, c in commits.items() if c is not None}
+
+    def _path_of_input(self, leaf: Any) -> Any:
+        if isinstance(leaf, ExecutorStep):
+            leaf = InputName(leaf, None)
+        if not isinstance(leaf, InputName):
+            return leaf
+        if leaf.step is None:
+            return self._store.path(leaf.name or "")
+        node = self._graph.node(leaf.step)
+        root = self._nonblocking_path(node) if not leaf.block_on_step else self._pinned_path(node)
+        return f"{root}/{leaf.name}" if leaf.name else root
+
+    def _pinned_path(self, node: Node) -> str:
+        commit = self._results[node].commit
+        assert commit is not None, f"{node} is used before it is committed"
+        return attempt_path(self._store, node.directory, commit.attempt)
+
+    def _nonblocking_path(self, node: Node) -> str:
+        """The newest commit's attempt, else the newest attempt, else where the step's attempts will be."""
+        state = read_state(self._store, node.directory)
+        attempt = state.commit.attempt if state.commit else state.last_claim
+        return attempt_path(self._store, node.directory, attempt) if attempt else self._store.path(node.directory)
+
+    def _harvest(self) -> None:
+        if not self._running:
+            time.sleep(_TICK)  # all that is left runs in other launches
+            return
+        done, _ = concurrent.futures.wait(
+            self._running,
+            timeout=_TICK if self._waiting else None,
+            return_when=concurrent.futures.FIRST_COMPLETED,
+        )
+        for future in done:
+            item = self._running.pop(future)
+            try:
+                self._take(item, future.result())
+            except InfrastructureLoss as loss:
+                self._retry(item, loss)
+
+    def _take(self, item: PlanItem, outcome: Outcome) -> None:
+        if outcome.status == "elsewhere":
+            self._wait_for(item)
+            return
+        status = "failed" if outcome.status == "failed" else "ran"
+        self._finish(StepResult(item, status, outcome.commit, outcome.attempt, outcome.seconds, outcome.failure))
+
+    def _retry(self, item: PlanItem, loss: InfrastructureLoss) -> None:
+        retries = self._retries.get(item.node, 0)
+        state = read_state(self._store, item.node.directory)
+        if retries >= self._policy.infrastructure_retries:
+            failure = Failure(f"the worker was lost {retries + 1} times: {loss}", None, "")
+            self._finish(StepResult(item, "failed", attempt=state.last_claim, failure=failure))
+            return
+        self._retries[item.node] = retries + 1
+        self._start(dataclasses.replace(item, state=state))
+
+    def _wait_for(self, item: PlanItem) -> None:
+        self._waiting[item.node] = item
+        self._listener.waiting(item)
+
+    def _look_at_waiting(self) -> None:
+        """Take the output of a step that ran elsewhere once it is there; run the step here if its owner gave up."""
+        for node, item in list(self._waiting.items()):
+            state = read_state(self._store, node.directory)
+            before = item.commit.number if item.commit else 0
+            if state.commit and state.commit.fingerprint == node.fingerprint and state.commit.number > before:
+                del self._waiting[node]
+                self._finish(StepResult(item, "adopted", state.commit, state.commit.attempt))
+            elif state.claim is None or state.failure or self._watch.is_dead(node.directory, state.claim):
+                del self._waiting[node]
+                self._ready.append(dataclasses.replace(item, action=Action.RUN, reason=Reason.RESUME, state=state))
+
+    def _finish(self, result: StepResult) -> None:
+        """Note a result, let the users of its output go on, or tell them that they cannot."""
+        unfinished = deque([result])
+        while unfinished:
+            result = unfinished.popleft()
+            node = result.item.node
+            if node in self._results:
+                continue
+            self._results[node] = result
+            self._listener.finished(result)
+            for user in self._users.get(node, ()):
+                if result.status in ("failed", "blocked", "cancelled"):
+                    unfinished.append(StepResult(user, "blocked"))
+                    continue
+                self._open_inputs[user.node].discard(node)
+                if not self._open_inputs[user.node] and user.node not in self._results:
+                    self._ready.append(user)
+            if result.status == "failed" and self._policy.fail_fast:
+                unfinished.extend(self._cancel())
+
+    def _cancel(self) -> list[StepResult]:
+        """Drop all that has not ended; the backend stops what runs when it is closed."""
+        for future in self._running:
+            future.cancel()
+        self._running.clear()
+        self._waiting.clear()
+        self._ready.clear()
+        return [StepResult(item, "cancelled") for item in self._plan.to_do if item.node not in self._results]

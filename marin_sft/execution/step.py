@@ -1,0 +1,204 @@
+"""What a step is: a name, a function, and a config that may point at the outputs of other steps. Values only, no I/O.
+
+    @step_fn(kind="count_words", version=1)
+    def count_words(config: CountConfig) -> None: ...
+
+    words = ExecutorStep(
+        name="stats/words",
+        fn=count_words,
+        config=CountConfig(documents=documents / "**/*.jsonl.gz", output_path=this_output_path()),
+    )
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from marin_sft.errors import ConfigError, GraphError
+from marin_sft.execution.resources import CpuConfig, Resources
+
+ConfigT = TypeVar("ConfigT")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.=+@-]*(/[A-Za-z0-9][\w.=+@-]*)*", re.ASCII)
+
+
+@dataclass(frozen=True, eq=False)
+class ExecutorStep(Generic[ConfigT]):
+    """One node of the DAG: `fn(config)` run once, its output kept at `{prefix}/{name}-{fingerprint[:10]}`.
+
+    `description`, `resources` and `override_output_path` are no part of the step's identity.
+    `override_output_path` replaces `{name}-{fingerprint[:10]}`; a relative one lies under the prefix.
+    """
+
+    name: str
+    fn: Callable[[ConfigT], Any]
+    config: ConfigT
+    description: str | None = None
+    override_output_path: str | None = None
+    resources: Resources = field(default_factory=CpuConfig)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise GraphError(
+                f"step name {self.name!r}: expected segments of letters, digits and . _ = + @ - joined by '/', "
+                "each starting with a letter or digit, e.g. 'tokenized/smoltalk'"
+            )
+
+    def cd(self, name: str) -> InputName:
+        """A path inside this step's output; `step / "x"` is the same. Globs are kept as they are."""
+        return InputName(self, name)
+
+    __truediv__ = cd
+
+    def nonblocking(self) -> InputName:
+        """This step's output as it is when the user of it starts, without waiting for it."""
+        return InputName(self, None, block_on_step=False)
+
+    def as_input_name(self) -> InputName:
+        return InputName(self, None)
+
+    def with_output_path(self, output_path: str) -> ExecutorStep[ConfigT]:
+        """A copy whose output lies at `output_path`."""
+        return dataclasses.replace(self, override_output_path=output_path)
+
+    def __repr__(self) -> str:
+        return f"ExecutorStep({self.name!r}, fn={getattr(self.fn, '__qualname__', self.fn)})"
+
+
+@dataclass(frozen=True, eq=False)
+class InputName:
+    """The output of `step`, or `name` inside it. Without a step: a path as it is (see `hardcoded`)."""
+
+    step: ExecutorStep[Any] | None
+    name: str | None
+    block_on_step: bool = True
+
+    def cd(self, name: str) -> InputName:
+        return dataclasses.replace(self, name=f"{self.name.rstrip('/')}/{name}" if self.name else name)
+
+    __truediv__ = cd
+
+    def nonblocking(self) -> InputName:
+        return dataclasses.replace(self, block_on_step=False)
+
+    @staticmethod
+    def hardcoded(path: str) -> InputName:
+        """A path that no step makes; a relative one lies under the prefix. Identity covers its text only."""
+        return InputName(None, path)
+
+
+@dataclass(frozen=True)
+class OutputName:
+    """The attempt's own output directory, or `name` inside it."""
+
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class EarlierAttempts:
+    """The directories of the earlier attempts that this one may resume from, newest first. Outside identity."""
+
+
+@dataclass(frozen=True, eq=False)
+class VersionedValue(Generic[ConfigT]):
+    """A value marked with `versioned`. Every value counts anyway: the mark changes nothing."""
+
+    value: ConfigT
+
+
+@dataclass(frozen=True, eq=False)
+class UnversionedValue(Generic[ConfigT]):
+    """A value left out of identity by `unversioned`."""
+
+    value: ConfigT
+
+
+def output_path_of(step: ExecutorStep[Any], name: str | None = None) -> InputName:
+    """The output of `step`, or `name` inside it, for use in another step's config."""
+    return InputName(step, name)
+
+
+def this_output_path(name: str | None = None) -> Any:
+    """Stands in a config for the directory that this very step writes to. Typed Any: it becomes a string."""
+    return OutputName(name)
+
+
+THIS_OUTPUT_PATH = this_output_path()
+
+
+def earlier_attempts() -> Any:
+    """Stands in a config for a tuple of directories to resume from, newest first. It becomes strings."""
+    return EarlierAttempts()
+
+
+def versioned(value: ConfigT) -> ConfigT:
+    """Accepted for Marin's sake; every config value is part of the identity without it."""
+    if isinstance(value, VersionedValue | UnversionedValue | InputName | ExecutorStep):
+        raise ConfigError(f"versioned({value!r}): expected a plain value; steps and marked values always count")
+    return VersionedValue(value)  # type: ignore[return-value]
+
+
+def unversioned(value: ConfigT) -> ConfigT:
+    """Leave this value out of the step's identity: changing it reruns nothing."""
+    return UnversionedValue(value)  # type: ignore[return-value]
+
+
+def execution_only(**kwargs: Any) -> Any:
+    """A dataclass field that cannot change the output but for rounding; left out of identity.
+
+    Takes the arguments of `dataclasses.field`.
+    """
+    return field(**kwargs, metadata={"execution_only": True})
+
+
+def omitted_when(value: Any, **kwargs: Any) -> Any:
+    """A dataclass field added after outputs exist: left out of identity while it equals `value`.
+
+    `value` is frozen for ever, it is not "today's default". Takes the arguments of `dataclasses.field`.
+    """
+    return field(**kwargs, metadata={"omitted_when": value})
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """What `step_fn` says of a function."""
+
+    kind: str
+    version: int
+    fresh_process: bool
+
+
+def step_fn(*, kind: str, version: int = 1, fresh_process: bool = False) -> Callable[[FunctionT], FunctionT]:
+    """Name a step function for identity. Raise `version` by hand when its output changes; code is not hashed.
+
+    `fresh_process`: run it in a worker process of its own (what loads JAX must not leak into the next step).
+    """
+
+    def mark(function: FunctionT) -> FunctionT:
+        function.__step_kind__ = StepKind(kind, version, fresh_process)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def kind_of(fn: Callable[..., Any]) -> StepKind:
+    """The kind and version of a step function: from `step_fn`, else its qualified name and version 1.
+
+    Raises:
+        ConfigError: for a lambda, partial or closure, whose name does not say what it does.
+    """
+    declared = getattr(fn, "__step_kind__", None)
+    if declared is not None:
+        return declared
+    name = getattr(fn, "__qualname__", None)
+    if name is None or name.endswith("<lambda>") or getattr(fn, "__closure__", None):
+        raise ConfigError(
+            f"fn: expected a function that a name can stand for, got {fn!r}; "
+            "move it to module level and its values into the config, or name it with @step_fn(kind=...)"
+        )
+    return StepKind(name, 1, False)

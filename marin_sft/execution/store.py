@@ -1,0 +1,279 @@
+"""Objects under a prefix: local disk, memory://, gs://, s3://. Knows nothing of steps.
+
+The one primitive everything else rests on is `create_exclusive`: of any number of writers exactly one succeeds, and
+no reader ever sees half of it. fsspec's own exclusive mode is not atomic on local disk, hence `LocalStore`.
+Paths are absolute (or URLs); `Store.path` makes them from the prefix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import threading
+import uuid
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from marin_sft.errors import StoreError
+
+READ_BACK_LIMIT = 4 * 2**30  # bytes of one output beyond which local files are not read back for a digest
+
+
+class FileInfo(NamedTuple):
+    """An output file: path relative to the attempt, size in bytes, content digest if it comes for free or cheaply."""
+
+    path: str
+    size: int
+    digest: str | None
+
+
+class Store(Protocol):
+    """Narrow on purpose: what the engine needs of a place, and no more."""
+
+    prefix: str
+    beat_seconds: float
+
+    def path(self, relative: str) -> str:
+        """An absolute path for one relative to the prefix; absolute ones and URLs stay as they are."""
+        ...
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes, or None where there is nothing."""
+        ...
+
+    def names(self, path: str) -> list[str]:
+        """The names of the direct children, sorted; empty where there is nothing."""
+        ...
+
+    def create_exclusive(self, path: str, data: bytes) -> bool:
+        """Create the object whole; False, and nothing changed, when it exists."""
+        ...
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write over an object that has one writer only."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove an object or a tree; nothing there is no error."""
+        ...
+
+    def make_directory(self, path: str) -> None: ...
+
+    def point_latest(self, directory: str, attempt: str) -> None:
+        """Where there are links: make `{directory}/latest` lead people to the attempt."""
+        ...
+
+    def files(self, path: str) -> list[FileInfo]:
+        """Every file below `path`, sorted, without those whose top-level name starts with a dot."""
+        ...
+
+
+def open_store(prefix: str) -> Store:
+    """The store at `prefix`: a path or a URL. Reads and writes nothing.
+
+    Raises:
+        StoreError: for a protocol without create-exclusive.
+    """
+    protocol, separator, rest = prefix.partition("://")
+    if not separator or protocol == "file":
+        return LocalStore(rest if separator else prefix)
+    return FsspecStore(protocol, prefix)
+
+
+def probe(store: Store) -> None:
+    """Check that the prefix can be written and that its create-exclusive excludes.
+
+    Raises:
+        StoreError: when it cannot; with what was tried.
+    """
+    path = store.path(f"_probe/{uuid.uuid4().hex}")
+    try:
+        first, second = store.create_exclusive(path, b"1"), store.create_exclusive(path, b"2")
+        kept = store.read(path)
+        store.remove(path)
+    except OSError as error:
+        raise StoreError(f"prefix {store.prefix}: cannot be written: {error}; choose another with --prefix") from error
+    if (first, second, kept) != (True, False, b"1"):
+        raise StoreError(
+            f"prefix {store.prefix}: expected the second create of {path} to be refused, "
+            f"got {(first, second, kept)}; this file system cannot keep two launches apart, choose another prefix"
+        )
+
+
+class LocalStore:
+    """Local disk (or a shared one with hard links), by os calls: fsspec would double the cost of a cached step."""
+
+    beat_seconds = 1.0
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = os.path.abspath(os.path.expanduser(prefix))
+
+    def path(self, relative: str) -> str:
+        return os.path.join(self.prefix, relative) if relative else self.prefix
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return Path(path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def names(self, path: str) -> list[str]:
+        try:
+            return sorted(os.listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def create_exclusive(self, path: str, data: bytes) -> bool:
+        temporary = self._write_temporary(path, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        _sync_directory(os.path.dirname(path))
+        return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        os.replace(self._write_temporary(path, data, durable=False), path)
+
+    def remove(self, path: str) -> None:
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def make_directory(self, path: str) -> None:
+        os.makedirs(path, exist_ok=True)
+
+    def point_latest(self, directory: str, attempt: str) -> None:
+        temporary = os.path.join(directory, f".latest-{uuid.uuid4().hex}")
+        os.symlink(attempt, temporary)
+        os.replace(temporary, os.path.join(directory, "latest"))
+
+    def files(self, path: str) -> list[FileInfo]:
+        found = sorted(self._walk(path))
+        read_back = sum(os.path.getsize(file) for _, file in found) <= READ_BACK_LIMIT
+        return [
+            FileInfo(relative, os.path.getsize(file), _file_digest(file) if read_back else None)
+            for relative, file in found
+        ]
+
+    def _walk(self, path: str) -> list[tuple[str, str]]:
+        found = []
+        for folder, _, names in os.walk(path):
+            for name in names:
+                file = os.path.join(folder, name)
+                relative = os.path.relpath(file, path).replace(os.sep, "/")
+                if not relative.startswith("."):
+                    found.append((relative, file))
+        return found
+
+    def _write_temporary(self, path: str, data: bytes, durable: bool = True) -> str:
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
+        with open(temporary, "xb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        return temporary
+
+
+class FsspecStore:
+    """Object stores with a conditional create, through fsspec; and memory:// for tests within one process."""
+
+    beat_seconds = 10.0
+    _memory_lock = threading.Lock()
+
+    def __init__(self, protocol: str, prefix: str) -> None:
+        import fsspec
+
+        if protocol not in ("memory", "gs", "gcs", "s3", "s3a"):
+            raise StoreError(
+                f"prefix {prefix!r}: expected a local path, gs://, s3:// or memory://, got {protocol}://, "
+                "which has no create-exclusive known to be atomic"
+            )
+        # Listings must be fresh: another launch may have committed a moment ago.
+        self._fs: Any = fsspec.filesystem(protocol, use_listings_cache=False)
+        self._protocol = protocol
+        self.prefix = prefix.rstrip("/")
+
+    def path(self, relative: str) -> str:
+        if "://" in relative:
+            return relative
+        return f"{self.prefix}/{relative}" if relative else self.prefix
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return self._fs.cat_file(path)
+        except FileNotFoundError:
+            return None
+
+    def names(self, path: str) -> list[str]:
+        try:
+            return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in self._fs.ls(path, detail=False))
+        except FileNotFoundError:
+            return []
+
+    def create_exclusive(self, path: str, data: bytes) -> bool:
+        try:
+            if self._protocol == "memory":
+                return self._create_in_memory(path, data)
+            self._fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def _create_in_memory(self, path: str, data: bytes) -> bool:
+        with self._memory_lock:
+            if self._fs.exists(path):
+                return False
+            self._fs.pipe_file(path, data)
+            return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        self._fs.pipe_file(path, data)
+
+    def remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(path, recursive=True)
+
+    def make_directory(self, path: str) -> None:
+        """Nothing to do: object stores have no directories."""
+
+    def point_latest(self, directory: str, attempt: str) -> None:
+        """Nothing to do: object stores have no links."""
+
+    def files(self, path: str) -> list[FileInfo]:
+        root = self._fs._strip_protocol(path).rstrip("/") + "/"
+        found = []
+        for file, info in sorted(self._fs.find(path, detail=True).items()):
+            relative = file.removeprefix(root)
+            if not relative.startswith("."):
+                found.append(FileInfo(relative, info["size"], self._digest(file, info)))
+        return found
+
+    def _digest(self, file: str, info: dict[str, Any]) -> str | None:
+        if self._protocol == "memory":
+            return hashlib.sha256(self._fs.cat_file(file)).hexdigest()
+        checksum = info.get("crc32c") or info.get("ETag")
+        return checksum and str(checksum).strip('"')
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_directory(path: str) -> None:
+    """Make a new name in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

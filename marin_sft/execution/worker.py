@@ -1,0 +1,214 @@
+"""What happens in the process that runs a step: claim, run the body, digest the output, publish."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sysconfig
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+from marin_sft import progress
+from marin_sft.execution import log
+from marin_sft.execution.attempt import (
+    Claim,
+    Commit,
+    Consumed,
+    Failure,
+    attempt_path,
+    beat_path,
+    now,
+    publish,
+    resumable_attempts,
+    take_claim,
+)
+from marin_sft.execution.fingerprint import Payload, canonical_json, resolve
+from marin_sft.execution.record import describe
+from marin_sft.execution.resources import Resources
+from marin_sft.execution.step import EarlierAttempts, OutputName
+from marin_sft.execution.store import LocalStore, Store, open_store
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker needs to run one attempt; picklable.
+
+    `config` has its inputs resolved to paths; its own output path is filled in after the claim. `claim` is the number
+    to create, `aim` the number of the commit to publish.
+    """
+
+    name: str
+    fn: Callable[[Any], Any]
+    config: Any
+    prefix: str
+    directory: str
+    claim: int
+    aim: int
+    fingerprint: str
+    payload: Payload
+    source: str | None
+    inputs: tuple[Consumed, ...]
+    resources: Resources
+    fresh_process: bool
+    retries: int
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended. `figures` are the numbers in the output's metrics.json, for the closing table."""
+
+    status: Literal["committed", "failed", "elsewhere"]
+    attempt: int
+    seconds: float = 0.0
+    commit: Commit | None = None
+    failure: Failure | None = None
+
+
+def run_attempt(task: Task, own_process: bool) -> Outcome:
+    """Run one attempt of a step to its end. The body's exceptions become a failed `Outcome`; none is raised for them.
+
+    `own_process`: nothing else writes to this process's stdout and stderr while the body runs.
+    """
+    store = open_store(task.prefix)
+    claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)
+    if claim is None:
+        return Outcome("elsewhere", task.claim)
+    output = attempt_path(store, task.directory, claim.number)
+    store.make_directory(output)
+    earlier = resumable_attempts(store, task.directory, claim)
+    config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
+    started, clock = now(), time.monotonic()
+    with _log(store, output, own_process), _Beat(store, task.directory, claim) as beat:
+        failure = _run_body(task.fn, config, beat)
+    seconds = time.monotonic() - clock
+    record = _record(task, claim, config, started, seconds, failure)
+    store.replace(f"{output}/.record.json", json.dumps(record, indent=1).encode())
+    if failure is not None:
+        store.replace(f"{output}/.failure.json", json.dumps(asdict(failure), indent=1).encode())
+        return Outcome("failed", claim.number, seconds, failure=failure)
+    return Outcome("committed", claim.number, seconds, commit=_commit(store, task, claim, output))
+
+
+def _fill(leaf: Any, output: str, earlier: tuple[str, ...]) -> Any:
+    if isinstance(leaf, OutputName):
+        return f"{output}/{leaf.name}" if leaf.name else output
+    if isinstance(leaf, EarlierAttempts):
+        return earlier
+    return leaf
+
+
+def _run_body(fn: Callable[[Any], Any], config: Any, beat: _Beat) -> Failure | None:
+    try:
+        with progress.listening(beat.hear):
+            fn(config)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        traceback.print_exc()
+        return Failure(
+            error=_first_lines(f"{type(error).__name__}: {error}"),
+            location=_user_location(error.__traceback__),
+            traceback=traceback.format_exc(),
+        )
+    return None
+
+
+def _commit(store: Store, task: Task, claim: Claim, output: str) -> Commit:
+    files = store.files(output)
+    store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode())
+    digest = None
+    if all(file.digest is not None for file in files):
+        digest = hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
+    commit = Commit(task.aim, claim.number, task.fingerprint, task.payload, digest, task.inputs, task.source, now())
+    return publish(store, task.directory, commit)
+
+
+def _record(
+    task: Task, claim: Claim, config: Any, started: str, seconds: float, failure: Failure | None
+) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "function": f"{task.fn.__module__}.{task.fn.__qualname__}",
+        "source": task.source,
+        "fingerprint": task.fingerprint,
+        "payload": task.payload,
+        "config": describe(config),
+        "inputs": [asdict(used) for used in task.inputs],
+        "resources": describe(task.resources),
+        "claim": asdict(claim),
+        "retries": task.retries,
+        "start": started,
+        "end": now(),
+        "seconds": round(seconds, 3),
+        "exit": failure.error if failure else "ok",
+        "launch": task.provenance,
+    }
+
+
+def _user_location(trace: TracebackType | None) -> str | None:
+    """The last frame that is neither the engine nor an installed library; the last one of all if there is none."""
+    frames = traceback.extract_tb(trace)
+    engine = os.path.dirname(__file__)
+    libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    own = [f for f in frames if not f.filename.startswith((engine, *libraries, "<"))]
+    frame = (own or frames or [None])[-1]
+    return frame and f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
+
+
+def _first_lines(text: str, limit: int = 2000) -> str:
+    return text if len(text) <= limit else text[:limit] + " ..."
+
+
+@contextlib.contextmanager
+def _log(store: Store, output: str, own_process: bool) -> Iterator[None]:
+    capture = log.process_output_copied_to if own_process else log.python_output_copied_to
+    if isinstance(store, LocalStore):
+        with capture(f"{output}/.log"):
+            yield
+        return
+    with tempfile.NamedTemporaryFile(suffix=".log") as file:
+        try:
+            with capture(file.name):
+                yield
+        finally:
+            store.replace(f"{output}/.log", file.read())
+
+
+class _Beat:
+    """Rewrites the claim's beat while the body runs: a counter to show life, and the newest progress."""
+
+    def __init__(self, store: Store, directory: str, claim: Claim) -> None:
+        self._store = store
+        self._path = beat_path(store, directory, claim.number)
+        self._newest: progress.Progress | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def hear(self, news: progress.Progress) -> None:
+        self._newest = news
+
+    def _run(self) -> None:
+        count = 0
+        while not self._ended.wait(self._store.beat_seconds):
+            count += 1
+            news = self._newest
+            self._store.replace(
+                self._path, json.dumps({"count": count, "progress": asdict(news) if news else None}).encode()
+            )
+
+    def __enter__(self) -> _Beat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join()

@@ -1,0 +1,43 @@
+"""How a running step says how far it is. Knows nothing of who listens.
+
+    progress.report(done=120, total=400, unit="steps", loss=1.32, tokens_per_second=5100.0)
+
+The runner of an attempt installs a listener; without one (a step function called by hand in a notebook)
+reports go nowhere.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units (None when unknown), and figures worth showing, e.g. the loss."""
+
+    done: float
+    total: float | None
+    unit: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+Listener = Callable[[Progress], None]
+_listener: ContextVar[Listener | None] = ContextVar("marin_sft_progress_listener", default=None)
+
+
+def report(done: float, total: float | None = None, unit: str = "", **metrics: float) -> None:
+    """Say how far this step is. Cheap: call it as often as there is news."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(Progress(done, total, unit, metrics))
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Send the reports made inside the block to `listener`."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
