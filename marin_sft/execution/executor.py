@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from marin_sft.errors import MarinSftError, PreviousTaskFailedError, RunFailed, UserError
-from marin_sft.execution.attempt import now
 from marin_sft.execution.backends import Backend, InlineBackend
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
 from marin_sft.execution.plan import Plan, Selection, make_plan
-from marin_sft.execution.record import launch_provenance
+from marin_sft.execution.record import RunRecord, launch_provenance
 from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
 from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
 from marin_sft.execution.step import (
@@ -128,9 +125,12 @@ class Executor:
         if self.flags.dry_run:
             return planned
         begun = time.monotonic()
-        with _run_record(planned, description) as record:
-            results = self._carry_out(planned, console)
-            record(results)
+        if planned.plan.to_do:
+            probe(planned.plan.store)
+        record = RunRecord(planned.plan.store)
+        record.begin(description, planned.plan.to_json())
+        results = self._carry_out(planned, console)
+        record.end([_result_json(planned.plan.store, result) for result in results])
         print_results(console, planned.plan.store, results, time.monotonic() - begun)
         run = Run(planned.graph, planned.plan, tuple(results))
         if run.failed:
@@ -143,7 +143,6 @@ class Executor:
             return [StepResult(item, "cached" if item.commit else "unneeded", item.commit) for item in run.plan]
         from marin_sft.execution.view import LiveView
 
-        probe(run.plan.store)
         backend = self._backend(console)
         policy = Policy(self.flags.max_concurrent, self.flags.fail_fast)
         try:
@@ -181,6 +180,18 @@ def executor_main(
         sys.exit(130)
 
 
+def _result_json(store: Store, result: StepResult) -> dict[str, Any]:
+    return {
+        "name": result.item.node.name,
+        "path": store.path(result.item.node.directory),
+        "result": result.status,
+        "commit": result.commit and result.commit.number,
+        "attempt": result.commit.attempt if result.commit else result.attempt,
+        "seconds": round(result.seconds, 3),
+        "error": result.failure and result.failure.error,
+    }
+
+
 def _complain(error: MarinSftError, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
@@ -191,27 +202,6 @@ def _this_command(flags: ExecutorFlags) -> str:
     prefix = ["--prefix", flags.prefix] if "--prefix" in " ".join(sys.argv[1:]) else []
     backend = ["--backend", flags.backend] if flags.backend != "ray" else []
     return shlex.join(["python", sys.argv[0], *prefix, *backend])
-
-
-@contextlib.contextmanager
-def _run_record(run: Run, description: str | None) -> Iterator[Any]:
-    """One record per launch under `_runs`, in two write-once parts: what was planned, and how it went."""
-    store: Store = run.plan.store
-    script = os.path.splitext(os.path.basename(sys.argv[0] or "python"))[0]
-    stem = store.path(f"_runs/{now().replace(':', '')}-{script}-{uuid.uuid4().hex[:6]}")
-    plan = {"description": description, "launch": launch_provenance(), "plan": run.plan.to_json()}
-
-    def record(results: list[StepResult]) -> None:
-        outcome = [
-            {"name": r.item.node.name, "path": store.path(r.item.node.directory), "result": r.status}
-            | {"commit": r.commit and r.commit.number, "attempt": r.commit.attempt if r.commit else r.attempt}
-            | {"seconds": round(r.seconds, 3), "error": r.failure and r.failure.error}
-            for r in results
-        ]
-        store.create_exclusive(f"{stem}.outcome.json", json.dumps(outcome, indent=1).encode())
-
-    store.create_exclusive(f"{stem}.plan.json", json.dumps(plan, indent=1, default=repr).encode())
-    yield record
 
 
 @contextlib.contextmanager

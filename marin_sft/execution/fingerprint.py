@@ -60,9 +60,7 @@ def parts_of(value: Any, path: str) -> list[Part] | None:
     if isinstance(value, _MARKERS):
         return None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [
-            Part(f.name, f"{path}.{f.name}", getattr(value, f.name), f.metadata) for f in dataclasses.fields(value)
-        ]
+        return [Part(f.name, f"{path}.{f.name}", getattr(value, f.name), f.metadata) for f in dataclasses.fields(value)]
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
@@ -74,7 +72,9 @@ def parts_of(value: Any, path: str) -> list[Part] | None:
         try:
             ordered = sorted(value)
         except TypeError as error:
-            raise ConfigError(f"{path}: expected a set whose elements can be sorted, got {value!r}; use a list") from error
+            raise ConfigError(
+                f"{path}: expected a set whose elements can be sorted, got {value!r}; use a list"
+            ) from error
         return [Part(i, f"{path}[{i}]", child, _NO_METADATA) for i, child in enumerate(ordered)]
     return None
 
@@ -244,7 +244,9 @@ def _content_digest(location: str, path: str) -> str:
     """sha256 over the names and bytes of a local file or directory."""
     root = pathlib.Path(location)
     if not root.exists():
-        raise ConfigError(f"{path}: expected an existing file or directory, got {location!r} (a Path counts by content)")
+        raise ConfigError(
+            f"{path}: expected an existing file or directory, got {location!r} (a Path counts by content)"
+        )
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     digest = hashlib.sha256()
     for file in files:
@@ -261,7 +263,9 @@ def leaf_differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any,
         pairs = [(f"{path}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
     elif isinstance(old, list) and isinstance(new, list):
         pad = max(len(old), len(new))
-        pairs = [(f"{path}[{i}]", *pair) for i, pair in enumerate(zip(_padded(old, pad), _padded(new, pad), strict=True))]
+        pairs = [
+            (f"{path}[{i}]", *pair) for i, pair in enumerate(zip(_padded(old, pad), _padded(new, pad), strict=True))
+        ]
     else:
         return [] if type(old) is type(new) and old == new else [(path, old, new)]
     return [difference for field, a, b in pairs for difference in leaf_differences(a, b, field)]

@@ -1,9 +1,9 @@
 """Graph + store + flags -> Plan: for each step what will be done, and why. Reads only.
 
-    RUN         the step runs
-    IF_CHANGED  the step has an output, and runs only if an input that runs first comes out different
-    WAIT        another launch is running the step; its output is used
-    SKIP        the step's output is used as it is, or nobody needs it
+RUN         the step runs
+IF_CHANGED  the step has an output, and runs only if an input that runs first comes out different
+WAIT        another launch is running the step; its output is used
+SKIP        the step's output is used as it is, or nobody needs it
 """
 
 from __future__ import annotations

@@ -121,4 +121,3 @@ def _cut_down(options: dict[str, Any], available: dict[str, float]) -> dict[str,
     if "num_gpus" in options and available.get("GPU", 0):
         cut["num_gpus"] = min(options["num_gpus"], available["GPU"])
     return cut
-

@@ -6,15 +6,19 @@ import dataclasses
 import functools
 import getpass
 import importlib.metadata
+import json
 import os
 import platform
 import socket
 import subprocess
 import sys
+import uuid
 from typing import Any
 
+from marin_sft.execution.attempt import now
 from marin_sft.execution.fingerprint import parts_of
 from marin_sft.execution.resources import Resources
+from marin_sft.execution.store import Store
 
 
 @functools.cache
@@ -30,6 +34,27 @@ def launch_provenance() -> dict[str, Any]:
         "git_diff": _git(script, "diff", "HEAD"),
         "packages": dict(sorted((d.metadata["Name"], d.version) for d in importlib.metadata.distributions())),
     }
+
+
+class RunRecord:
+    """The record of one launch under `{prefix}/_runs`, in two write-once parts: what was planned, how it went."""
+
+    def __init__(self, store: Store) -> None:
+        script = os.path.splitext(os.path.basename(sys.argv[0] or "python"))[0]
+        self._store = store
+        self._stem = store.path(f"_runs/{now().replace(':', '')}-{script}-{uuid.uuid4().hex[:6]}")
+
+    def begin(self, description: str | None, plan: list[dict[str, Any]]) -> None:
+        self._write("plan", {"description": description, "launch": launch_provenance(), "plan": plan})
+
+    def end(self, results: list[dict[str, Any]]) -> None:
+        self._write("outcome", {"results": results})
+
+    def _write(self, part: str, content: dict[str, Any]) -> None:
+        try:
+            self._store.create_exclusive(f"{self._stem}.{part}.json", json.dumps(content, default=repr).encode())
+        except OSError as error:  # a read-only store still serves launches that have nothing to run
+            print(f"warning: no record of this launch in {self._store.prefix}: {error}", file=sys.stderr)
 
 
 def describe(value: Any) -> Any:

@@ -27,6 +27,9 @@ from marin_sft.execution.worker import Outcome, Task
 _TICK = 1.0  # seconds between two looks at a step that another launch runs
 
 
+Status = Literal["cached", "ran", "adopted", "failed", "blocked", "cancelled", "unneeded"]
+
+
 @dataclass(frozen=True, eq=False)
 class StepResult:
     """How a step of this launch ended.
@@ -36,7 +39,7 @@ class StepResult:
     """
 
     item: PlanItem
-    status: Literal["cached", "ran", "adopted", "failed", "blocked", "cancelled", "unneeded"]
+    status: Status
     commit: Commit | None = None
     attempt: int | None = None
     seconds: float = 0.0
@@ -206,7 +209,7 @@ class Scheduler:
         if outcome.status == "elsewhere":
             self._wait_for(item)
             return
-        status = "failed" if outcome.status == "failed" else "ran"
+        status: Status = "failed" if outcome.status == "failed" else "ran"
         self._finish(StepResult(item, status, outcome.commit, outcome.attempt, outcome.seconds, outcome.failure))
 
     def _retry(self, item: PlanItem, loss: InfrastructureLoss) -> None:

@@ -1,13 +1,13 @@
 """What a step is: a name, a function, and a config that may point at the outputs of other steps. Values only, no I/O.
 
-    @step_fn(kind="count_words", version=1)
-    def count_words(config: CountConfig) -> None: ...
+@step_fn(kind="count_words", version=1)
+def count_words(config: CountConfig) -> None: ...
 
-    words = ExecutorStep(
-        name="stats/words",
-        fn=count_words,
-        config=CountConfig(documents=documents / "**/*.jsonl.gz", output_path=this_output_path()),
-    )
+words = ExecutorStep(
+    name="stats/words",
+    fn=count_words,
+    config=CountConfig(documents=documents / "**/*.jsonl.gz", output_path=this_output_path()),
+)
 """
 
 from __future__ import annotations

@@ -160,8 +160,10 @@ def _user_location(trace: TracebackType | None) -> str | None:
     engine = os.path.dirname(__file__)
     libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
     own = [f for f in frames if not f.filename.startswith((engine, *libraries, "<"))]
-    frame = (own or frames or [None])[-1]
-    return frame and f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
+    if not frames:
+        return None
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
 
 
 def _first_lines(text: str, limit: int = 2000) -> str:

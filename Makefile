@@ -1,0 +1,56 @@
+# Everything runs in .venv, built from the lock files. `make quickstart` and `make test` build what they need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV ?= $(shell command -v uv || echo .venv/bin/uv)
+BIN := .venv/bin
+# uv looks for wheels where pip is told to.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# A first import of jax and levanter without bytecode costs half a minute; compile once instead.
+INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
+
+.PHONY: env env-dev quickstart test check format lock bench clean
+
+env: .venv/.runtime
+env-dev: .venv/.dev
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+	@test "$(UV)" != .venv/bin/uv || $(BIN)/python -m pip install --quiet uv
+
+.venv/.runtime: requirements.lock pyproject.toml | $(BIN)/python
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.runtime
+	$(INSTALL) --require-hashes -r requirements-dev.lock
+	$(INSTALL) --no-deps torch==2.13.0
+	@touch $@
+
+quickstart: env
+	$(BIN)/python experiments/quickstart.py $(ARGS)
+
+test: env-dev check
+	$(BIN)/python -m pytest
+
+check: env-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: env-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: env-dev
+	$(BIN)/python benchmarks/engine.py
+
+LOCK := $(UV) pip compile --quiet --no-header --python-version 3.11 --universal --no-emit-index-url --no-emit-find-links \
+	--generate-hashes --prerelease=if-necessary-or-explicit pyproject.toml
+
+# The locks name no index: they hold versions and hashes only.
+lock: | $(BIN)/python
+	printf 'hatchling\neditables\n' | $(LOCK) - -o requirements.lock
+	$(LOCK) --extra dev -c requirements.lock -o requirements-dev.lock
+
+clean:
+	rm -rf .venv

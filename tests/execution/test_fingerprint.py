@@ -1,0 +1,221 @@
+import dataclasses
+import datetime
+import enum
+import hashlib
+import json
+import math
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marin_sft.errors import ConfigError
+from marin_sft.execution.executor import (
+    CpuConfig,
+    ExecutorStep,
+    InputName,
+    earlier_attempts,
+    execution_only,
+    omitted_when,
+    output_path_of,
+    step_fn,
+    this_output_path,
+    unversioned,
+    versioned,
+)
+from marin_sft.execution.fingerprint import leaf_differences, resolve
+from marin_sft.execution.graph import build_graph
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherInner:
+    rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    value: Any = None
+    mesh: int = execution_only(default=1)
+    added_later: str = omitted_when("old", default="old")
+    output_path: str = this_output_path()
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+def body(config: Config) -> None: ...
+
+
+def formatting(row: dict) -> str:
+    return row["text"]
+
+
+def fingerprint(value: Any = None, fn: Any = body, name: str = "s", **fields: Any) -> str:
+    return build_graph([ExecutorStep(name, fn, Config(value, **fields))]).roots[0].fingerprint
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_payload_survives_json(value):
+    payload = build_graph([ExecutorStep("s", body, Config(value))]).roots[0].payload
+    assert json.loads(json.dumps(payload)) == payload
+
+
+@given(json_values, json_values)
+def test_two_values_share_a_fingerprint_only_if_they_are_the_same_json(one, other):
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (fingerprint(one) == fingerprint(other)) == same
+
+
+@given(st.dictionaries(st.text(max_size=6), st.integers(), max_size=5))
+def test_order_of_a_mapping_makes_no_difference(mapping):
+    assert fingerprint(mapping) == fingerprint(dict(reversed(mapping.items())))
+
+
+def test_what_counts():
+    base = fingerprint(Inner(0.1))
+    assert fingerprint(Inner(0.2)) != base
+    assert fingerprint(OtherInner(0.1)) != base, "a nested dataclass carries its class name"
+    assert fingerprint(versioned(Inner(0.1))) == base
+    assert fingerprint({"$class": "Inner", "rate": 0.1}) != base, "a mapping cannot pass for a dataclass"
+
+
+def test_what_does_not_count():
+    base = fingerprint(1)
+    assert fingerprint(1, name="renamed") == base
+    assert fingerprint(1, mesh=4) == base
+    assert fingerprint(1, added_later="old") == base
+    assert fingerprint(1, added_later="new") != base
+    assert fingerprint([1, unversioned(2)]) == fingerprint([1, unversioned(3)])
+    assert fingerprint([CpuConfig(1)]) == fingerprint([CpuConfig(2)])
+    assert fingerprint([earlier_attempts()]) == fingerprint([])
+
+
+def test_kind_and_version():
+    renamed = step_fn(kind="body")(partial(body))
+    assert fingerprint(1, fn=renamed) == fingerprint(1), "a declared kind stands for the qualified name"
+    assert fingerprint(1, fn=step_fn(kind="body", version=2)(partial(body))) != fingerprint(1)
+
+
+def test_inputs_count_by_their_fingerprint():
+    upstream = ExecutorStep("up", body, Config(1))
+    changed = ExecutorStep("up", body, Config(2))
+    renamed = ExecutorStep("renamed", body, Config(1))
+    assert fingerprint(upstream) == fingerprint(output_path_of(upstream)) == fingerprint(renamed)
+    assert fingerprint(upstream) != fingerprint(changed)
+    assert fingerprint(upstream) != fingerprint(upstream / "x") != fingerprint(upstream / "y")
+    assert fingerprint((upstream / "a").cd("b")) == fingerprint(upstream / "a/b")
+    assert fingerprint(upstream.nonblocking()) != fingerprint(changed.nonblocking())
+    assert fingerprint(InputName.hardcoded("x")) != fingerprint(InputName.hardcoded("y"))
+
+
+def test_other_plain_values():
+    values = [
+        b"a",
+        Colour.RED,
+        datetime.timedelta(1),
+        datetime.date(2026, 1, 1),
+        {1, 2},
+        formatting,
+        this_output_path("x"),
+    ]
+    assert len({fingerprint(value) for value in values}) == len(values)
+    assert fingerprint({"b", "a"}) == fingerprint({"a", "b"})
+
+
+def test_a_path_counts_by_content(tmp_path: Path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.txt").write_text("x")
+    before = fingerprint(tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert fingerprint(tmp_path / "two") == before
+    (tmp_path / "two" / "a.txt").write_text("y")
+    assert fingerprint(tmp_path / "two") != before
+    with pytest.raises(ConfigError, match=r"config\.value: expected an existing file"):
+        fingerprint(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (object(), r"step 's' config\.value: expected a value with a stable text .* got object"),
+        ([{"a": math.nan}], r"step 's' config\.value\[0\]\.a: expected a finite number, got nan"),
+        (lambda row: row, r"config\.value: expected a module-level function"),
+        ({1: "x"}, r"step 's' config\.value: expected string keys, got the key 1 of type int"),
+        ({1, "x"}, r"config\.value: expected a set whose elements can be sorted"),
+        (Inner, r"config\.value: expected a value with a stable text"),
+    ],
+)
+def test_values_without_a_stable_text_are_refused(value, message):
+    with pytest.raises(ConfigError, match=message):
+        fingerprint(value)
+
+
+def test_versioned_takes_no_step():
+    with pytest.raises(ConfigError):
+        versioned(ExecutorStep("s", body, Config()))
+    with pytest.raises(ConfigError):
+        versioned(versioned(1))
+
+
+@pytest.mark.parametrize("fn", [lambda config: None, partial(body)])
+def test_functions_without_a_name_are_refused(fn):
+    with pytest.raises(ConfigError, match="step 's' fn: expected a function that a name can stand for"):
+        fingerprint(1, fn=fn)
+
+
+def test_the_same_in_another_process_with_another_hash_seed(tmp_path: Path):
+    program = (
+        "from marin_sft.execution.executor import ExecutorStep\n"
+        "from marin_sft.execution.graph import build_graph\n"
+        "def body(config): ...\n"
+        "step = ExecutorStep('s', body, {'a': {'x', 'y', 'z'}, 'b': [1.5, None, True], 'c': 'text'})\n"
+        "print(build_graph([step]).roots[0].fingerprint)\n"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, cwd=tmp_path, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    # Frozen: if this text changes, every output that anybody has is orphaned.
+    text = (
+        '{"config":{"a":{"$set":["x","y","z"]},"b":[1.5,null,true],"c":"text"},'
+        '"inputs":[],"kind":"body","schema":1,"version":1}'
+    )
+    assert runs == {hashlib.sha256(text.encode()).hexdigest().encode() + b"\n"}
+
+
+def test_resolve_keeps_types_and_untouched_objects():
+    config = {"a": [1, this_output_path("x")], "b": (Inner(), versioned(2)), "c": [Inner()]}
+    resolved = resolve(config, lambda leaf: "/out/x" if leaf == this_output_path("x") else leaf)
+    assert resolved == {"a": [1, "/out/x"], "b": (Inner(), 2), "c": [Inner()]}
+    assert resolved["c"] is config["c"]
+
+
+def test_leaf_differences_name_the_fields():
+    old = {"optimizer": {"lr": 0.1}, "files": ["a", "b"], "gone": 1}
+    new = {"optimizer": {"lr": 0.2}, "files": ["a", "c", "d"]}
+    assert leaf_differences(old, new) == [
+        ("optimizer.lr", 0.1, 0.2),
+        ("files[1]", "b", "c"),
+        ("files[2]", None, "d"),
+        ("gone", 1, None),
+    ]

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from marin_sft.errors import UserError
+from marin_sft.execution.flags import parse_flags
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--force_run", '["tokenized/a", "b*"]'], {"force_run": ("tokenized/a", "b*")}),
+        (["--force_run", "a", "b", "--force_run", "c"], {"force_run": ("a", "b", "c")}),
+        (["--force_run=a"], {"force_run": ("a",)}),
+        (["--run_only", "[ab]$"], {"run_only": ("[ab]$",)}),
+        (["--run_only", '["^a$"]'], {"run_only": ("^a$",)}),
+        (["--dry_run"], {"dry_run": True}),
+        (
+            ["--dry_run", "true", "--cascade", "--fail_fast", "no"],
+            {"dry_run": True, "cascade": True, "fail_fast": False},
+        ),
+        (["--force_run_failed=false"], {"force_run_failed": False}),
+        (["--max_concurrent", "3", "--backend", "inline"], {"max_concurrent": 3, "backend": "inline"}),
+        (["--prefix", "gs://bucket/x"], {"prefix": "gs://bucket/x"}),
+        ([], {"force_run_failed": True, "backend": "ray", "max_concurrent": None}),
+    ],
+)
+def test_accepted(argv, expected):
+    flags = parse_flags(argv)
+    assert {name: getattr(flags, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--force-run", "a"], r"unknown argument '--force-run'; did you mean '--force_run'\?"),
+        (["stray"], "unknown argument 'stray'"),
+        (["--dry_run", "maybe"], "expected true or false, got 'maybe'"),
+        (["--max_concurrent", "0"], "expected a whole number from 1, got '0'"),
+        (["--backend", "slurm"], "invalid choice: 'slurm'"),
+        (["--force_run", "[a"], "expected a JSON list of strings"),
+        (["--force_run"], "expected at least one argument"),
+    ],
+)
+def test_refused(argv, message):
+    with pytest.raises(UserError, match=message):
+        parse_flags(argv)
+
+
+def test_prefix_from_the_environment(monkeypatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MARIN_SFT_PREFIX", raising=False)
+    monkeypatch.delenv("MARIN_PREFIX", raising=False)
+    assert parse_flags([]).prefix == str(tmp_path / "store")
+    monkeypatch.setenv("MARIN_PREFIX", "marin")
+    assert parse_flags([]).prefix == str(tmp_path / "marin")
+    monkeypatch.setenv("MARIN_SFT_PREFIX", "gs://b")
+    assert parse_flags([]).prefix == "gs://b"
+    assert parse_flags(["--prefix", "x"]).prefix == str(tmp_path / "x")

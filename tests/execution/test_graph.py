@@ -1,0 +1,88 @@
+import dataclasses
+import time
+from typing import Any
+
+import pytest
+
+from marin_sft.errors import GraphError
+from marin_sft.execution.executor import ExecutorStep, step_fn
+from marin_sft.execution.graph import build_graph
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    inputs: Any = ()
+
+
+def body(config: Config) -> None: ...
+
+
+def step(name: str, *inputs: Any, **fields: Any) -> ExecutorStep:
+    return ExecutorStep(name, body, Config(list(inputs)), **fields)
+
+
+def names(graph):
+    return [node.name for node in graph]
+
+
+def test_inputs_come_first_and_once():
+    a = step("a")
+    b, c = step("b", a), step("c", a, {"deep": (a / "x",)})
+    graph = build_graph([step("d", c, b), b])
+    assert names(graph) == ["a", "c", "b", "d"]
+    assert [node.name for node in graph.roots] == ["d", "b"]
+
+
+def test_equal_steps_are_one():
+    graph = build_graph([step("b", step("a")), step("c", step("a"))])
+    assert sorted(names(graph)) == ["a", "b", "c"]
+
+
+def test_nonblocking_and_real_use():
+    a = step("a")
+    node = build_graph([step("b", a.nonblocking(), a / "x")]).roots[0]
+    assert [n.name for n in node.inputs] == ["a"] and not node.nonblocking
+
+
+def test_cycles_are_named():
+    inputs: list[Any] = []
+    a = ExecutorStep("a", body, Config(inputs))
+    b = step("b", a)
+    inputs.append(b)
+    with pytest.raises(GraphError, match="cycle: 'a' uses 'b' uses 'a'"):
+        build_graph([a])
+
+
+def test_two_steps_for_one_path():
+    steps = [step("a", "1", override_output_path="x"), step("b", "2", override_output_path="x/")]
+    with pytest.raises(GraphError, match=r"claim the path 'x': 'a' and 'b' differ in config.inputs\[0\]: '1' and '2'"):
+        build_graph(steps)
+
+
+def test_two_functions_of_one_kind():
+    @step_fn(kind="body")
+    def other(config: Config) -> None:
+        print("not the same")
+
+    with pytest.raises(GraphError, match="steps 'a' and 'b' run different functions of one kind 'body'"):
+        build_graph([step("a"), ExecutorStep("b", other, Config())])
+
+
+@pytest.mark.parametrize("name", ["", "/a", "a//b", "a/../b", "a/.hidden", "a b", "_runs", None])
+def test_bad_names(name):
+    with pytest.raises(GraphError, match="step name"):
+        step(name)
+
+
+def test_not_a_step():
+    with pytest.raises(GraphError, match=r"steps\[0\]: expected an ExecutorStep, got str"):
+        build_graph(["a"])  # type: ignore[list-item]
+
+
+def test_a_chain_of_thousands_needs_no_recursion_and_little_time():
+    chain = step("s0")
+    for i in range(1, 5000):
+        chain = step(f"s{i}", chain)
+    begun = time.process_time()
+    assert len(build_graph([chain]).nodes) == 5000
+    assert time.process_time() - begun < 5
