@@ -32,7 +32,10 @@ class InlineBackend:
 
     def submit(self, task: Task) -> Future[Outcome]:
         future: Future[Outcome] = Future()
-        future.set_result(run_attempt(task, own_process=False))
+        try:
+            future.set_result(run_attempt(task, own_process=False))
+        except Exception as error:  # of the store; a body's own end up in the outcome
+            future.set_exception(error)
         return future
 
     def close(self) -> None:

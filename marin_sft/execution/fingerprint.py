@@ -32,13 +32,12 @@ from marin_sft.execution.step import (
     InputName,
     OutputName,
     UnversionedValue,
-    VersionedValue,
     kind_of,
 )
 
 SCHEMA = 1
 Payload = dict[str, Any]
-_MARKERS = (ExecutorStep, InputName, OutputName, EarlierAttempts, VersionedValue, UnversionedValue, Resources)
+_MARKERS = (ExecutorStep, InputName, OutputName, EarlierAttempts, UnversionedValue, Resources)
 _NO_METADATA: Mapping[str, Any] = {}
 
 
@@ -81,7 +80,7 @@ def parts_of(value: Any, path: str) -> list[Part] | None:
 
 def resolve(value: Any, replace: Callable[[Any], Any], path: str = "config") -> Any:
     """A copy of `value` with every leaf passed through `replace`; containers without a change are kept as they are."""
-    if isinstance(value, VersionedValue | UnversionedValue):
+    if isinstance(value, UnversionedValue):
         return resolve(value.value, replace, path)
     parts = parts_of(value, path)
     if parts is None:
@@ -95,15 +94,8 @@ def resolve(value: Any, replace: Callable[[Any], Any], path: str = "config") -> 
         return type(value)(*new)
     if isinstance(value, list | tuple | set | frozenset):
         return type(value)(new)
-    return _replace_fields(value, {part.key: after for part, after in zip(parts, new, strict=True)})
-
-
-def _replace_fields(value: Any, fields: dict[str, Any]) -> Any:
-    # Not dataclasses.replace: it would run __post_init__ on a half-resolved config and refuses init=False fields.
-    copy = object.__new__(type(value))
-    for name, item in {**getattr(value, "__dict__", {}), **fields}.items():
-        object.__setattr__(copy, name, item)
-    return copy
+    init = {f.name for f in dataclasses.fields(value) if f.init}
+    return dataclasses.replace(value, **{p.key: after for p, after in zip(parts, new, strict=True) if p.key in init})
 
 
 def references(config: Any) -> list[tuple[str, InputName]]:
@@ -111,7 +103,7 @@ def references(config: Any) -> list[tuple[str, InputName]]:
     found: list[tuple[str, InputName]] = []
 
     def visit(value: Any, path: str) -> None:
-        if isinstance(value, VersionedValue | UnversionedValue):
+        if isinstance(value, UnversionedValue):
             visit(value.value, path)
         elif isinstance(value, ExecutorStep):
             found.append((path, InputName(value, None)))
@@ -161,8 +153,6 @@ def canonical_json(value: Any) -> str:
 
 
 def _canonical(value: Any, path: str, index_of: Callable[[ExecutorStep[Any]], int]) -> Any:
-    if isinstance(value, VersionedValue):
-        return _canonical(value.value, path, index_of)
     parts = parts_of(value, path)
     if parts is None:
         return _canonical_leaf(value, path, index_of)

@@ -131,15 +131,13 @@ class Scheduler:
             self._start(item)
 
     def _start(self, item: PlanItem) -> None:
-        task = self._task(item)
-        self._listener.started(item, task.claim)
         try:
-            future = self._backend.submit(task)
-        except (TypeError, AttributeError, ImportError) as error:  # what pickling raises
-            failure = Failure(f"cannot be sent to a worker: {type(error).__name__}: {error}", None, "")
+            task = self._task(item)
+            self._listener.started(item, task.claim)
+            self._running[self._backend.submit(task)] = item
+        except Exception as error:  # a config that refuses its resolved values, or that cannot be pickled
+            failure = Failure(f"cannot be started: {type(error).__name__}: {error}", None, "")
             self._finish(StepResult(item, "failed", failure=failure))
-            return
-        self._running[future] = item
 
     def _task(self, item: PlanItem) -> Task:
         node, step, state = item.node, item.node.step, item.state
@@ -204,6 +202,9 @@ class Scheduler:
                 self._take(item, future.result())
             except InfrastructureLoss as loss:
                 self._retry(item, loss)
+            except Exception as error:  # the store failed under the attempt: a full disk, a lost connection
+                failure = Failure(f"cannot be carried out: {type(error).__name__}: {error}", None, "")
+                self._finish(StepResult(item, "failed", failure=failure))
 
     def _take(self, item: PlanItem, outcome: Outcome) -> None:
         if outcome.status == "elsewhere":

@@ -105,13 +105,6 @@ class EarlierAttempts:
 
 
 @dataclass(frozen=True, eq=False)
-class VersionedValue(Generic[ConfigT]):
-    """A value marked with `versioned`. Every value counts anyway: the mark changes nothing."""
-
-    value: ConfigT
-
-
-@dataclass(frozen=True, eq=False)
 class UnversionedValue(Generic[ConfigT]):
     """A value left out of identity by `unversioned`."""
 
@@ -137,10 +130,14 @@ def earlier_attempts() -> Any:
 
 
 def versioned(value: ConfigT) -> ConfigT:
-    """Accepted for Marin's sake; every config value is part of the identity without it."""
-    if isinstance(value, VersionedValue | UnversionedValue | InputName | ExecutorStep):
-        raise ConfigError(f"versioned({value!r}): expected a plain value; steps and marked values always count")
-    return VersionedValue(value)  # type: ignore[return-value]
+    """The value itself. Accepted for Marin's sake: every config value is part of the identity without it.
+
+    Raises:
+        ConfigError: for a step or a value marked with `unversioned`, as in Marin.
+    """
+    if isinstance(value, UnversionedValue | InputName | ExecutorStep):
+        raise ConfigError(f"versioned({value!r}): expected a plain value; steps always count")
+    return value
 
 
 def unversioned(value: ConfigT) -> ConfigT:

@@ -354,3 +354,36 @@ def test_memory_store_end_to_end(tmp_path):
     with fsspec.open(run.output_path(b, "x.txt")) as file:
         assert file.read() == b"xx"
     assert [result.status for result in executor.run([b]).results] == ["cached", "cached"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedConfig:
+    source: str
+    output_path: str = this_output_path()
+    doubled: str = dataclasses.field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "doubled", f"{self.source} {self.source}")
+        if isinstance(self.source, str) and self.source.endswith("/refused"):
+            raise ValueError("not this one")
+
+
+def test_a_config_s_own_checks_see_the_resolved_values(pipeline, capsys):
+    def body(config):
+        assert config.doubled == f"{config.source} {config.source}"
+
+    a = pipeline.step("a")
+    pipeline.run(ExecutorStep("good", body, CheckedConfig(a / "accepted")))
+    with pytest.raises(RunFailed):
+        pipeline.run(ExecutorStep("bad", body, CheckedConfig(a / "refused")))
+    assert "bad failed: cannot be started: ValueError: not this one" in capsys.readouterr().out
+
+
+def test_a_store_that_fails_under_an_attempt_fails_the_step(pipeline, capsys):
+    def body(config):
+        (Path(config).parent / "commits").write_text("in the way of the commit")
+
+    with pytest.raises(RunFailed):
+        pipeline.run(ExecutorStep("s", body, this_output_path()), pipeline.step("other"))
+    assert "s failed: cannot be carried out: " in capsys.readouterr().out
+    assert pipeline.bodies() == ["other"]

@@ -1,0 +1,155 @@
+"""Launches on a Ray of their own, as scripts: that is how users run them, and how functions reach workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+    import os, sys
+    from pathlib import Path
+    from marin_sft import CpuConfig, ExecutorStep, earlier_attempts, executor_main, step_fn, this_output_path
+    from marin_sft.execution.backends import map_shards
+
+    def note(config, text):
+        Path(config["out"], "note.txt").write_text(text)
+
+    @step_fn(kind="plain")
+    def plain(config):
+        import ray
+        print("python says hello")
+        os.system("echo a child says hello")
+        note(config, f"{os.getpid()} {ray.get_runtime_context().get_task_name()}")
+
+    @step_fn(kind="fresh", fresh_process=True)
+    def fresh(config):
+        note(config, str(os.getpid()))
+
+    def square(number):
+        return number * number, os.getpid()
+
+    @step_fn(kind="sharded")
+    def sharded(config):
+        results = map_shards(square, range(6))
+        note(config, str([r for r, _ in results]) + str(os.getpid() in {pid for _, pid in results}))
+
+    @step_fn(kind="vanish")
+    def vanish(config):
+        os._exit(7)
+
+    @step_fn(kind="leave")
+    def leave(config):
+        sys.exit("enough")
+
+    def step(name, fn, *inputs, **fields):
+        resources = fields.pop("resources", CpuConfig())
+        return ExecutorStep(name, fn, {"out": this_output_path(), "inputs": list(inputs), **fields}, resources=resources)
+"""
+
+
+def write_script(tmp_path: Path, *lines: str) -> list[str]:
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT) + "\n".join(lines))
+    return [sys.executable, str(script), "--prefix", str(tmp_path / "store")]
+
+
+def read(tmp_path: Path, name: str, file: str = "note.txt") -> str:
+    (path,) = tmp_path.glob(f"store/{name}-*/latest/{file}")
+    return path.read_text()
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """One launch of steps that do all kinds of things; looked at by several tests."""
+    tmp_path = tmp_path_factory.mktemp("ray")
+    command = write_script(
+        tmp_path,
+        "a = step('named/a', plain)",
+        "fresh_steps = [step(f'fresh{i}', fresh, a, number=i) for i in range(2)]",
+        "others = [step('sharded', sharded, a), step('vanish', vanish), step('leave', leave)]",
+        "greedy = step('greedy', plain, resources=CpuConfig(cpus=10_000))",
+        "executor_main(steps=[*fresh_steps, *others, step('after_leave', plain, others[-1]), greedy])",
+    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    return tmp_path, command, done
+
+
+def test_independent_steps_finish_and_failures_are_told_apart(launch):
+    _, _, done = launch
+    assert done.returncode == 1, done.stderr
+    assert "Ray dashboard: http://127.0.0.1:" in done.stdout
+    results = dict(line.split()[:2] for line in done.stdout.split("step ")[-1].splitlines()[1:8])
+    assert results == {
+        "named/a": "ran",
+        "fresh0": "ran",
+        "fresh1": "ran",
+        "sharded": "ran",
+        "vanish": "failed",
+        "leave": "failed",
+        "after_leave": "blocked",
+    }
+    assert "leave failed: SystemExit: enough" in done.stdout
+    assert "vanish failed: the worker was lost 4 times" in done.stdout
+
+
+def test_a_task_carries_its_step_s_name(launch):
+    assert read(launch[0], "named/a").split()[1] == "named/a"
+
+
+def test_steps_that_ask_for_it_get_a_process_of_their_own(launch):
+    pids = {read(launch[0], name).split()[0] for name in ("named/a", "fresh0", "fresh1")}
+    assert len(pids) == 3
+
+
+def test_map_shards_uses_other_processes_and_keeps_order(launch):
+    assert read(launch[0], "sharded") == "[0, 1, 4, 9, 16, 25]False"
+
+
+def test_a_laptop_runs_what_asks_for_more_than_it_has(launch):
+    assert read(launch[0], "greedy")
+
+
+def test_the_log_holds_what_python_and_children_write(launch):
+    assert read(launch[0], "named/a", ".log").splitlines() == ["python says hello", "a child says hello"]
+
+
+def test_each_retry_of_a_lost_worker_is_an_attempt(launch):
+    (directory,) = launch[0].glob("store/vanish-*")
+    assert sorted(os.listdir(directory / "claims")) == [f"00000{i}.json" for i in (1, 2, 3, 4)]
+
+
+def test_nothing_to_do_starts_no_ray(launch):
+    tmp_path, command, _ = launch
+    done = subprocess.run([*command, "--run_only", "fresh"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and "Ray dashboard" not in done.stdout
+
+
+def test_killed_driver_then_resume(tmp_path):
+    """kill -9 in the middle of a step: the next launch goes on from the attempt that was cut off."""
+    os.mkfifo(tmp_path / "started")
+    command = write_script(
+        tmp_path,
+        "@step_fn(kind='slow')",
+        "def slow(config):",
+        "    earlier = [Path(p, 'note.txt').read_text() for p in config['earlier']]",
+        "    note(config, f'part of {len(earlier)} earlier')",
+        "    if not earlier:",
+        f"        open({str(tmp_path / 'started')!r}, 'w').close()",
+        "        import threading; threading.Event().wait()",
+        "executor_main(steps=[step('slow', slow, step('before', plain), earlier=earlier_attempts())])",
+    )
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with open(tmp_path / "started"):  # opens when the body is running
+        driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read(tmp_path, "slow") == "part of 1 earlier"
+    (claims,) = tmp_path.glob("store/slow-*/claims")
+    assert json.loads((claims / "000002.json").read_text())["aim"] == 1
+    assert len(list(tmp_path.glob("store/before-*/claims/*.json"))) == 1, "the finished step ran once"
