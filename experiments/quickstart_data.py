@@ -1,0 +1,92 @@
+"""Two small chat datasets made by program, with skills that a tiny model can learn and be scored on.
+
+opposites: "Give the opposite of each word: hot, near, big." -> "cold, far, small."
+reversals: "Write these words backwards in order: sun, tree, nine." -> "nine, tree, sun."
+
+Held-out prompts share no list of words with any training dialogue, so they cannot be answered from memory.
+"""
+
+import random
+from dataclasses import dataclass
+
+from marin_sft.data.rows import write_rows
+from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
+
+OPPOSITES = """
+    hot cold, big small, fast slow, near far, light dark, open closed, early late, full empty, high low, hard soft,
+    loud quiet, new old, rich poor, strong weak, thick thin, wet dry, wide narrow, young aged, sharp blunt, rough smooth,
+    happy sad, brave timid, clean dirty, deep shallow
+"""
+NOUNS = """
+    sun moon star tree leaf river stone cloud bird fish horse door table lamp book road bridge boat train clock
+    apple bread salt milk garden forest island valley winter summer morning evening one two three four five six seven nine
+"""
+
+
+@dataclass(frozen=True)
+class QuickstartDataConfig:
+    """`skill` is "opposites" or "reversals"; sizes count dialogues and prompts."""
+
+    skill: str
+    train_dialogues: int = 4000
+    held_out_prompts: int = 100
+    words_per_question: int = 3
+    two_turn_share: float = 0.25
+    seed: int = 0
+    output_path: str = this_output_path()
+
+
+def quickstart_dataset(skill: str) -> ExecutorStep[QuickstartDataConfig]:
+    """`train/*.jsonl.gz` and `held_out/*.jsonl.gz`, rows with `messages`."""
+    return ExecutorStep(
+        name=f"documents/{skill}",
+        description=f"Chat dialogues that teach {skill}",
+        fn=make_dialogues,
+        config=QuickstartDataConfig(skill),
+    )
+
+
+@step_fn(kind="quickstart_data")
+def make_dialogues(config: QuickstartDataConfig) -> None:
+    dice = random.Random(f"{config.skill} {config.seed}")
+    ask = {"opposites": _ask_opposites, "reversals": _ask_reversal}[config.skill]
+    lists = _distinct_lists(config, dice)
+    held_out = [{"messages": _turn(ask, words)} for words in lists[: config.held_out_prompts]]
+    train = []
+    remaining = iter(lists[config.held_out_prompts :])
+    for words in remaining:
+        messages = _turn(ask, words)
+        if dice.random() < config.two_turn_share and (more := next(remaining, None)):
+            messages += _turn(ask, more)
+        train.append({"messages": messages})
+    write_rows(f"{config.output_path}/train", train)
+    write_rows(f"{config.output_path}/held_out", held_out)
+
+
+def _distinct_lists(config: QuickstartDataConfig, dice: random.Random) -> list[tuple[str, ...]]:
+    words = sorted(_opposite_of()) if config.skill == "opposites" else NOUNS.split()
+    wanted = config.held_out_prompts + round(config.train_dialogues * (1 + config.two_turn_share))
+    lists: dict[tuple[str, ...], None] = {}
+    while len(lists) < wanted:
+        lists[tuple(dice.sample(words, config.words_per_question))] = None
+    return list(lists)
+
+
+def _turn(ask, words: tuple[str, ...]) -> list[dict[str, str]]:
+    question, answer = ask(words)
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _ask_opposites(words: tuple[str, ...]) -> tuple[str, str]:
+    opposite_of = _opposite_of()
+    answer = ", ".join(opposite_of[word] for word in words)
+    return f"Give the opposite of each word: {', '.join(words)}.", f"{answer}."
+
+
+def _ask_reversal(words: tuple[str, ...]) -> tuple[str, str]:
+    return f"Write these words backwards in order: {', '.join(words)}.", f"{', '.join(reversed(words))}."
+
+
+def _opposite_of() -> dict[str, str]:
+    pairs = [pair.split() for pair in OPPOSITES.split(",")]
+    return {**{a: b for a, b in pairs}, **{b: a for a, b in pairs}}

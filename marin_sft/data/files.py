@@ -1,0 +1,53 @@
+"""Small files of a step's output: arrays and JSON, with the same bytes for the same values. Local paths and URLs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def open_file(path: str, mode: str, compression: str | None = None) -> Any:
+    """An open binary file, to use in a `with`; folders are made. `compression="infer"` goes by the file's name."""
+    import fsspec
+
+    options: dict[str, Any] = {"auto_mkdir": True} if "w" in mode and "://" not in path else {}
+    return fsspec.open(path, mode, compression=compression, **options)
+
+
+def write_array(path: str, array: np.ndarray) -> None:
+    """Write one .npy file. (An .npz would hold the time.)"""
+    import numpy as np
+
+    with open_file(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def read_array(path: str) -> np.ndarray:
+    """Raises FileNotFoundError."""
+    import numpy as np
+
+    with open_file(path, "rb") as file:
+        return np.load(file, allow_pickle=False)
+
+
+def write_text(path: str, text: str) -> None:
+    with open_file(path, "wb") as file:
+        file.write(text.encode())
+
+
+def write_json(path: str, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: str, values: Iterable[Any]) -> None:
+    write_text(path, "".join(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n" for value in values))
+
+
+def read_json(path: str) -> Any:
+    """Raises FileNotFoundError."""
+    with open_file(path, "rb") as file:
+        return json.loads(file.read())

@@ -1,0 +1,163 @@
+"""Loading a tokenizer, and a step that trains a small one on chat rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from marin_sft import progress
+from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages import BadRow, check_dropped, dialogue_of
+from marin_sft.errors import ConfigError
+from marin_sft.execution.step import step_fn, this_output_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+BYTES = 256
+
+CHATML_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}"
+    "{%- else -%}"
+    "{{- message['content'] + '<|im_end|>' -}}"
+    "{%- endif -%}"
+    "{{- '\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+"""ChatML. What is trained: the content of assistant turns and the `<|im_end|>` that ends them."""
+
+
+@dataclass(frozen=True)
+class TrainTokenizerConfig:
+    """Train a byte-level BPE on the contents of all messages.
+
+    `train_paths`: files, directories or globs of .json and .jsonl (.gz) rows. `vocab_size` counts the 256 bytes and
+    the special tokens; the tokenizer is smaller where the text has fewer merges. `max_dropped`: the share of rows that
+    may be unusable.
+    """
+
+    train_paths: tuple[str, ...]
+    vocab_size: int = 4096
+    format: ChatLmDatasetFormat = ChatLmDatasetFormat()
+    max_dropped: float = 0.05
+    output_path: str = this_output_path()
+
+    def __post_init__(self) -> None:
+        smallest = BYTES + 3
+        if isinstance(self.vocab_size, int) and self.vocab_size < smallest:
+            raise ConfigError(f"vocab_size={self.vocab_size}; expected at least {smallest}: 256 bytes and 3 specials")
+
+
+@step_fn(kind="train_tokenizer", version=1)
+def train_tokenizer(config: TrainTokenizerConfig) -> None:
+    """Write a directory that `transformers.AutoTokenizer` loads. The same rows give the same bytes.
+
+    Its chat template is `CHATML_TEMPLATE` (or that of `config.format`), eos is `<|im_end|>`, pad `<|endoftext|>`.
+
+    Raises:
+        DataError: no file, no usable row, or more than `max_dropped` of the rows unusable.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    counts: Counter[str] = Counter()
+    model: Any = Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    model.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=[END_OF_TEXT, START_OF_TURN, END_OF_TURN],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    model.train_from_iterator(_contents(config, counts), trainer)
+    rows = counts.pop("rows", 0)
+    check_dropped(rows, counts, config.max_dropped, "train_paths")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        eos_token=END_OF_TURN,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=[START_OF_TURN],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = config.format.chat_template or CHATML_TEMPLATE
+    _save(tokenizer, config.output_path)
+    progress.report(rows, rows, "rows", vocab_size=len(tokenizer))
+
+
+def _contents(config: TrainTokenizerConfig, counts: Counter[str]) -> Iterator[str]:
+    """All message contents; `counts` gets the number of rows and of bad rows by reason."""
+    from marin_sft.data.rows import find_files, read_rows
+
+    for file in find_files(config.train_paths):
+        for _, _, row in read_rows(file):
+            counts["rows"] += 1
+            try:
+                if isinstance(row, BadRow):
+                    raise row
+                yield from (message["content"] for message in dialogue_of(row, config.format).messages)
+            except BadRow as bad:
+                counts[bad.reason] += 1
+            if counts["rows"] % 1000 == 0:
+                progress.report(counts["rows"], unit="rows")
+
+
+def _save(tokenizer: PreTrainedTokenizerFast, output_path: str) -> None:
+    """save_pretrained knows local directories only; anything else is copied there."""
+    from fsspec.core import url_to_fs
+
+    with tempfile.TemporaryDirectory() as local:
+        tokenizer.save_pretrained(local)
+        fs, root = url_to_fs(output_path)
+        fs.makedirs(root, exist_ok=True)
+        fs.put(local.rstrip("/") + "/", root.rstrip("/") + "/", recursive=True)
+
+
+def load_tokenizer(path: str, chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer saved in the directory `path` (local or remote), its chat template replaced by `chat_template`.
+
+    Raises:
+        ConfigError: no tokenizer there, or one without character offsets (masks cannot be verified).
+    """
+    from fsspec.core import url_to_fs
+    from transformers import AutoTokenizer
+
+    fs, root = url_to_fs(path)
+    names = {posixpath.basename(p) for p in fs.ls(root, detail=False)} if fs.isdir(root) else set()
+    if not names & {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"}:
+        raise ConfigError(
+            f"no tokenizer in {path!r} (found {sorted(names)[:8] or 'no directory'}); expected a directory with "
+            "tokenizer.json. A hub id becomes a directory through a download step"
+        )
+    if "://" in path and not path.startswith("file://"):
+        with tempfile.TemporaryDirectory() as local:
+            for name in sorted(n for n in names if n.startswith(("tokenizer", "special", "chat", "added", "vocab"))):
+                fs.get(f"{root}/{name}", f"{local}/{name}")
+            tokenizer: Any = AutoTokenizer.from_pretrained(local, local_files_only=True)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(root, local_files_only=True)
+    if not tokenizer.is_fast:
+        raise ConfigError(f"{path!r} holds a {type(tokenizer).__name__}; expected a fast one (with a tokenizer.json)")
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Equal for two tokenizers when they give the same ids to the same text; the chat template does not count."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())
+    # State of the last call, not of the tokenizer.
+    model["padding"] = model["truncation"] = None
+    return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
