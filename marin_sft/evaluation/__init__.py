@@ -1,0 +1,1 @@
+"""Measuring an export. Importing this package imports no JAX."""

@@ -1,0 +1,27 @@
+"""Greedy answers of an exported model to the prompts of a chat data set, and how many match the reference exactly.
+
+{output_path}/generations.jsonl   {"prompt", "reference", "generation", "exact_match", "finish"} per prompt
+{output_path}/metrics.json        {"exact_match": fraction, "prompts": n, "stopped": fraction}
+"""
+
+from __future__ import annotations
+
+from marin_sft.evaluation.generate_config import GenerateConfig
+from marin_sft.execution.step import step_fn
+
+__all__ = ["GenerateConfig", "generate"]
+
+
+@step_fn(kind="generate", version=1, fresh_process=True)
+def generate(config: GenerateConfig) -> None:
+    """Answer each prompt greedily until a token of generation_config.json's `eos_token_id` list.
+
+    An answer also ends after `max_new_tokens`, or where the model's longest sequence ends ("finish": "length").
+
+    Raises:
+        DataError: no rows, a row without a reference answer, or a prompt that leaves no room for one token.
+        TrainingError: for a model that is no model directory, or of an architecture that cannot decode.
+    """
+    from marin_sft.evaluation.generate_run import run
+
+    run(config)

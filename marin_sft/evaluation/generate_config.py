@@ -1,0 +1,28 @@
+"""The config of greedy generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marin_sft.execution.step import execution_only, this_output_path
+from marin_sft.training.checks import require, unresolved
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """`model`: an exported directory. `prompts`: path or glob of .json/.jsonl(.gz) rows whose "messages" end with the
+    reference answer of the assistant. `max_prompts`: the first so many rows; None: all."""
+
+    model: str
+    prompts: str
+    max_new_tokens: int = 128
+    max_prompts: int | None = None
+    output_path: str = this_output_path()
+    batch_size: int = execution_only(default=16)
+
+    def __post_init__(self) -> None:
+        if unresolved(self):
+            return
+        require(self, "max_new_tokens", self.max_new_tokens >= 1, "at least 1")
+        require(self, "max_prompts", self.max_prompts is None or self.max_prompts >= 1, "at least 1, or None")
+        require(self, "batch_size", self.batch_size >= 1, "at least 1")

@@ -1,0 +1,122 @@
+"""What `generate` does, with JAX: see `marin_sft.evaluation.generate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import fsspec
+import jax
+
+from marin_sft import progress
+from marin_sft.data.rows import SourceRow, find_files, read_rows
+from marin_sft.data.tokenizer import load_tokenizer
+from marin_sft.errors import DataError, TrainingError
+from marin_sft.evaluation.decoding import greedy
+from marin_sft.evaluation.generate_config import GenerateConfig
+from marin_sft.training import hf_directory, levanter_model
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt, its ids, and what the assistant should answer."""
+
+    text: str
+    tokens: list[int]
+    reference: str
+
+
+def run(config: GenerateConfig) -> None:
+    tokenizer = load_tokenizer(config.model)
+    model = levanter_model.load_model(config.model)
+    prompts = read_prompts(config, tokenizer, model.max_length)
+    ends = end_ids(config.model)
+    answers = []
+    for start in range(0, len(prompts), config.batch_size):
+        batch = prompts[start : start + config.batch_size]
+        answers += _answers(config, model, batch, ends, pad_to=max(len(prompt.tokens) for prompt in prompts))
+        progress.report(len(answers), len(prompts), "prompts")
+    results = [_result(tokenizer, *pair, ends) for pair in zip(prompts, answers, strict=True)]
+    if jax.process_index() == 0:
+        _write(config.output_path, results)
+
+
+def read_prompts(config: GenerateConfig, tokenizer: Any, max_length: int) -> list[Prompt]:
+    """The prompts of the config's files, in order."""
+    prompts = []
+    for source in islice(_rows(config.prompts), config.max_prompts):
+        prompt = _prompt(tokenizer, source)
+        if len(prompt.tokens) >= max_length:
+            raise DataError(
+                f"{source.file.path}:{source.line}: the prompt has {len(prompt.tokens)} tokens, expected fewer than "
+                f"the model's {max_length}: leave such rows out of the prompts"
+            )
+        prompts.append(prompt)
+    if not prompts:
+        raise DataError(f"{config.prompts}: no rows, expected at least one prompt")
+    return prompts
+
+
+def _rows(pattern: str) -> Iterator[SourceRow]:
+    for file in find_files([pattern]):
+        yield from read_rows(file)
+
+
+def _prompt(tokenizer: Any, source: SourceRow) -> Prompt:
+    messages = source.row.get("messages") if isinstance(source.row, dict) else None
+    if not messages or messages[-1].get("role") != "assistant" or len(messages) < 2:
+        raise DataError(
+            f"{source.file.path}:{source.line}: expected a row with 'messages' that end with the assistant's reference "
+            f"answer, got {str(source.row)[:200]}"
+        )
+    text = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
+    # The template writes the special tokens itself; adding them again would double the BOS.
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return Prompt(text, tokens, messages[-1]["content"])
+
+
+def end_ids(model: str) -> list[int]:
+    """The ids of generation_config.json that end an answer."""
+    with hf_directory.reading(model) as local:
+        ends = (hf_directory.read_json(local, "generation_config.json") or {}).get("eos_token_id")
+    if ends is None:
+        raise TrainingError(
+            f"{model}/generation_config.json: no eos_token_id, so that no answer would ever end; export the model again"
+        )
+    return ends if isinstance(ends, list) else [ends]
+
+
+def _answers(config: GenerateConfig, model: Any, batch: list[Prompt], ends: list[int], pad_to: int) -> list[list[int]]:
+    tokens = [prompt.tokens for prompt in batch]
+    # A short last batch is filled up: another batch size would compile again.
+    filled = tokens + tokens[:1] * (config.batch_size - len(tokens))
+    return greedy(model, filled, ends, config.max_new_tokens, pad_to)[: len(tokens)]
+
+
+def _result(tokenizer: Any, prompt: Prompt, answer: list[int], ends: list[int]) -> dict[str, Any]:
+    stopped = bool(answer) and answer[-1] in ends
+    generation = tokenizer.decode(answer[:-1] if stopped else answer)
+    return {
+        "prompt": prompt.text,
+        "reference": prompt.reference,
+        "generation": generation,
+        "exact_match": generation.strip() == prompt.reference.strip(),
+        "finish": "stop" if stopped else "length",
+    }
+
+
+def _write(output_path: str, results: list[dict[str, Any]]) -> None:
+    filesystem, plain = fsspec.core.url_to_fs(output_path)
+    filesystem.makedirs(plain, exist_ok=True)
+    with filesystem.open(f"{plain}/generations.jsonl", "w") as file:
+        file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+    metrics = {
+        "exact_match": sum(result["exact_match"] for result in results) / len(results),
+        "prompts": len(results),
+        "stopped": sum(result["finish"] == "stop" for result in results) / len(results),
+    }
+    with filesystem.open(f"{plain}/metrics.json", "w") as file:
+        json.dump(metrics, file, indent=2)

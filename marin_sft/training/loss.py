@@ -1,0 +1,74 @@
+"""The loss of supervised fine-tuning: NLL summed over trained tokens / trained tokens of the *global* batch.
+
+The division happens on the host, before a batch is split: the weights arrive normalised, and sums of them are right
+however the batch is cut into micro-batches and over devices.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import equinox as eqx
+import haliax as hax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+BATCH, POSITION = "batch", "position"
+
+
+class Batch(Protocol):
+    """Packed rows, as `marin_sft.data.batches` makes them: B rows of L tokens.
+
+    `loss_weight[b, i]` is 1.0 where token i + 1 is a trained target of the same document; `segment_ids` tell the
+    documents of a row apart (-1: padding); `position_ids` start at 0 in each document.
+    """
+
+    @property
+    def tokens(self) -> np.ndarray: ...  # int32[B, L]
+    @property
+    def loss_weight(self) -> np.ndarray: ...  # float32[B, L]
+    @property
+    def segment_ids(self) -> np.ndarray: ...  # int32[B, L]
+    @property
+    def position_ids(self) -> np.ndarray: ...  # int32[B, L]
+
+
+class LossBatch(eqx.Module):
+    """A batch on the devices; axes (batch, position). `weight` sums to 1 over the global batch."""
+
+    tokens: hax.NamedArray
+    weight: hax.NamedArray
+    segment_ids: hax.NamedArray
+    position_ids: hax.NamedArray
+
+
+def loss_arrays(batch: Batch) -> dict[str, np.ndarray]:
+    """The arrays of a `LossBatch` on the host. A batch without any trained token has loss and gradient 0."""
+    return {
+        "tokens": batch.tokens,
+        "weight": batch.loss_weight / np.float32(max(batch.loss_weight.sum(dtype=np.float64), 1.0)),
+        "segment_ids": batch.segment_ids,
+        "position_ids": batch.position_ids,
+    }
+
+
+def nll(model: Any, batch: LossBatch) -> jax.Array:
+    """Scalar: sum over tokens of weight * -log p(next token), attention kept inside each segment, in float32."""
+    from levanter.layers.attention import AttentionMask
+    from levanter.models.loss import maybe_fused_next_token_loss
+
+    mask = AttentionMask.causal().with_segment_ids(batch.segment_ids)
+    activations = model.activations(batch.tokens, attn_mask=mask, pos_ids=batch.position_ids)
+    loss = maybe_fused_next_token_loss(
+        batch.tokens.resolve_axis(POSITION),
+        model.Embed,
+        model.Vocab,
+        activations,
+        model.get_lm_head(),
+        batch.tokens,
+        loss_weight=batch.weight,
+        reduction=cast(Any, hax.sum),
+        dtype=jnp.float32,
+    )
+    return loss.scalar()

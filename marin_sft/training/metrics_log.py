@@ -1,0 +1,78 @@
+"""Counting tokens, and metrics.jsonl: one line per logged step, whole again after a resume."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import fsspec
+
+NAME = "metrics.jsonl"
+
+
+@dataclass
+class Meter:
+    """Tokens since step 0 (padding not counted), over all devices, and the speed since the last reading."""
+
+    tokens: int = 0
+    trained_tokens: int = 0
+    _read_at: float = field(init=False, default_factory=time.perf_counter)
+    _read_tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._read_tokens = self.tokens
+
+    def add(self, tokens: int, trained_tokens: int) -> None:
+        self.tokens += tokens
+        self.trained_tokens += trained_tokens
+
+    def counters(self) -> dict[str, int]:
+        return {"tokens": self.tokens, "trained_tokens": self.trained_tokens}
+
+    def tokens_per_second(self) -> float:
+        """Since the last call, or since the meter was made; a first step counts with its compilation."""
+        now = time.perf_counter()
+        speed = (self.tokens - self._read_tokens) / (now - self._read_at)
+        self._read_at, self._read_tokens = now, self.tokens
+        return speed
+
+
+class MetricsLog:
+    """Lines appended to `{output_path}/metrics.jsonl`; without append (object stores), the file is rewritten by
+    `flush`, which the loop calls before each checkpoint and at the end."""
+
+    def __init__(self, output_path: str, lines: list[str], *, writes: bool = True) -> None:
+        self._filesystem, plain = fsspec.core.url_to_fs(output_path)
+        self._path = f"{plain}/{NAME}"
+        self._appends = type(self._filesystem).__name__ == "LocalFileSystem"
+        self._lines = lines
+        self._writes = writes  # one process of a job does
+        self.flush()
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        line = json.dumps(metrics)
+        self._lines.append(line)
+        if self._appends:
+            self._write("a", [line])
+
+    def flush(self) -> None:
+        self._write("w", self._lines)
+
+    def _write(self, mode: str, lines: list[str]) -> None:
+        if not self._writes:
+            return
+        self._filesystem.makedirs(self._path.rpartition("/")[0], exist_ok=True)
+        with self._filesystem.open(self._path, mode) as file:
+            file.writelines(line + "\n" for line in lines)
+
+
+def read_lines(output_path: str, up_to_step: int) -> list[str]:
+    """The lines of an attempt's log whose step is at most `up_to_step`; a torn last line is left out."""
+    filesystem, plain = fsspec.core.url_to_fs(output_path)
+    if not filesystem.exists(f"{plain}/{NAME}"):
+        return []
+    with filesystem.open(f"{plain}/{NAME}", "r") as file:
+        lines = [line.rstrip("\n") for line in file if line.endswith("\n")]
+    return [line for line in lines if json.loads(line)["step"] <= up_to_step]

@@ -1,0 +1,84 @@
+"""The shape of a model, as light values that planning can hold. A shape speaks Hugging Face: `hf_config(...)` is the
+architecture part of a `config.json`, and training builds a model from a `config.json` only, so there is one road from
+a shape to a model whether the weights are random or downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from marin_sft.training.checks import require, unresolved
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """A Llama: RMS norm, rotary positions, grouped-query attention, gated SiLU MLP.
+
+    `max_seq_len` is the longest sequence in tokens; `head_dim` defaults to `hidden_dim // num_heads`.
+
+    Raises:
+        ConfigError: for sizes that are not positive or do not divide.
+    """
+
+    model_type: ClassVar[str] = "llama"
+    architecture: ClassVar[str] = "LlamaForCausalLM"
+
+    max_seq_len: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int | None = None
+    rope_theta: float = 10000.0
+    layer_norm_epsilon: float = 1e-5
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        if unresolved(self):
+            return
+        for name in ("max_seq_len", "hidden_dim", "intermediate_dim", "num_layers", "num_heads", "num_kv_heads"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "num_heads", self.num_heads % self.num_kv_heads == 0, f"a multiple of {self.num_kv_heads=}")
+        if self.head_dim is None:
+            require(self, "hidden_dim", self.hidden_dim % self.num_heads == 0, f"a multiple of {self.num_heads=}")
+        require(self, "head_size", self.head_size % 2 == 0, "an even number: rotary positions come in pairs")
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.hidden_dim // self.num_heads
+
+    def hf_config(self, vocab_size: int) -> dict[str, Any]:
+        """The architecture fields of a `config.json`, for float32 weights."""
+        return {
+            "architectures": [self.architecture],
+            "model_type": self.model_type,
+            "attention_bias": False,
+            "head_dim": self.head_size,
+            "hidden_act": "silu",
+            "hidden_size": self.hidden_dim,
+            "initializer_range": 0.02,
+            "intermediate_size": self.intermediate_dim,
+            "max_position_embeddings": self.max_seq_len,
+            "num_attention_heads": self.num_heads,
+            "num_hidden_layers": self.num_layers,
+            "num_key_value_heads": self.num_kv_heads,
+            "rms_norm_eps": self.layer_norm_epsilon,
+            "rope_theta": self.rope_theta,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "torch_dtype": "float32",
+            "use_cache": True,
+            "vocab_size": vocab_size,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen3Config(LlamaConfig):
+    """A Qwen 3: a Llama with normalised queries and keys, and a head size of its own."""
+
+    model_type: ClassVar[str] = "qwen3"
+    architecture: ClassVar[str] = "Qwen3ForCausalLM"
+
+    rope_theta: float = 1000000.0
+    layer_norm_epsilon: float = 1e-6
+    tie_word_embeddings: bool = True

@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from marin_sft.errors import DataError, TrainingError
+from marin_sft.evaluation.decoding import greedy
+from marin_sft.evaluation.generate import GenerateConfig, generate
+from marin_sft.training import hf_directory, levanter_model
+from marin_sft.training.fakes import word_tokenizer
+from marin_sft.training.models import LlamaConfig, Qwen3Config
+from marin_sft.training.random_model import RandomModelConfig, random_model
+
+SIZES = dict(max_seq_len=64, hidden_dim=32, intermediate_dim=64, num_layers=2, num_heads=4, num_kv_heads=2)
+
+
+@pytest.fixture(scope="module", params=[Qwen3Config, LlamaConfig])
+def model_path(request, tmp_path_factory):
+    tokenizer, model = (str(tmp_path_factory.mktemp(name)) for name in ("tokenizer", "model"))
+    word_tokenizer([f"w{i}" for i in range(40)]).save_pretrained(tokenizer)
+    # Tied weights would answer with the last token for ever.
+    shape = request.param(**SIZES, tie_word_embeddings=False)
+    random_model(RandomModelConfig(model=shape, tokenizer=tokenizer, seed=1, output_path=model))
+    return model
+
+
+def by_transformers(model_path: str, prompt: list[int], ends: list[int], max_new_tokens: int) -> list[int]:
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_path)
+    out = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends,
+    )
+    return out[0, len(prompt) :].tolist()
+
+
+def test_greedy_tokens_are_those_of_transformers(model_path):
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(4, 47, size).tolist() for size in (3, 17, 40, 1, 8, 33)]
+    ends = [1, 3, 20, 21, 22, 23]  # enough of them that some answers end early
+    expected = [by_transformers(model_path, prompt, ends, 20) for prompt in prompts]
+    assert len({len(answer) for answer in expected}) > 1
+    assert greedy(levanter_model.load_model(model_path), prompts, ends, 20, pad_to=40) == expected
+
+
+def test_an_answer_ends_with_the_models_longest_sequence(model_path):
+    model = levanter_model.load_model(model_path)
+    long, short = greedy(model, [[5] * 60, [5, 6]], [], 10, pad_to=60)
+    assert (len(long), len(short)) == (4, 10)
+
+
+def write_rows(path: Path, rows: list) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def row(question: str, answer: str) -> dict:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def test_the_step_answers_every_prompt_and_counts_matches(model_path, tmp_path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_path)
+    questions = ["w1 w2", "w3", "w4 w5 w6", "w7 w8", "w9"]
+    asked = [
+        tokenizer.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True) for q in questions
+    ]
+    right = tokenizer.decode(
+        [token for token in by_transformers(model_path, asked[3], [1, 3], 6) if token not in (1, 3)]
+    )
+    rows = [row(q, right if i == 3 else "w0 w0 w0") for i, q in enumerate(questions)]
+    prompts = write_rows(tmp_path / "prompts.jsonl", rows)
+    output = tmp_path / "out"
+
+    generate(GenerateConfig(model=model_path, prompts=prompts, max_new_tokens=6, batch_size=2, output_path=str(output)))
+
+    lines = [json.loads(line) for line in (output / "generations.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == [f"<|start|>user {q}<|end|><|start|>assistant " for q in questions]
+    assert lines[3]["generation"] == right and lines[3]["exact_match"]
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["prompts"] == 5
+    assert metrics["exact_match"] == sum(line["exact_match"] for line in lines) / 5 >= 1 / 5
+
+
+def test_rows_that_are_no_prompts(model_path, tmp_path):
+    def ask(rows: list, **changes) -> None:
+        prompts = write_rows(tmp_path / "prompts.jsonl", rows)
+        generate(GenerateConfig(model=model_path, prompts=prompts, output_path=str(tmp_path), **changes))
+
+    with pytest.raises(DataError, match=r"prompts.jsonl:1: expected a row with 'messages' that end"):
+        ask([{"messages": [{"role": "user", "content": "w1"}]}])
+    with pytest.raises(DataError, match="tokens, expected fewer than the model's 64"):
+        ask([row("w1 " * 70, "w2")])
+
+
+def test_a_model_without_an_end_token_is_refused(model_path, tmp_path):
+    import shutil
+
+    model = shutil.copytree(model_path, tmp_path / "model")
+    hf_directory.write_json(str(model), "generation_config.json", {})
+    prompts = write_rows(tmp_path / "prompts.jsonl", [row("w1", "w2")])
+    with pytest.raises(TrainingError, match="no eos_token_id"):
+        generate(GenerateConfig(model=str(model), prompts=prompts, output_path=str(tmp_path / "out")))
