@@ -72,9 +72,8 @@ def main() -> None:
             seconds([chain(arguments.chain + 1)], prefix=prefix + "/2"),
         )
         link = 1000 * (long - short) / arguments.chain
-        print(
-            f"chain of {arguments.chain} on Ray            {long:7.2f} s  {link:7.2f} ms a link, {short:.1f} s to start and stop Ray"
-        )
+        print(f"chain of {arguments.chain} on Ray            {long:7.2f} s  {link:7.2f} ms a link")
+        print(f"to start and stop Ray     {short:7.2f} s")
 
 
 if __name__ == "__main__":

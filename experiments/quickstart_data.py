@@ -7,6 +7,7 @@ Held-out prompts share no list of words with any training dialogue, so they cann
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from marin_sft.data.rows import write_rows
@@ -14,12 +15,13 @@ from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
 
 OPPOSITES = """
     hot cold, big small, fast slow, near far, light dark, open closed, early late, full empty, high low, hard soft,
-    loud quiet, new old, rich poor, strong weak, thick thin, wet dry, wide narrow, young aged, sharp blunt, rough smooth,
-    happy sad, brave timid, clean dirty, deep shallow
+    loud quiet, new old, rich poor, strong weak, thick thin, wet dry, wide narrow, young aged, sharp blunt,
+    rough smooth, happy sad, brave timid, clean dirty, deep shallow
 """
 NOUNS = """
     sun moon star tree leaf river stone cloud bird fish horse door table lamp book road bridge boat train clock
-    apple bread salt milk garden forest island valley winter summer morning evening one two three four five six seven nine
+    apple bread salt milk garden forest island valley winter summer morning evening
+    one two three four five six seven nine
 """
 
 
@@ -72,7 +74,7 @@ def _distinct_lists(config: QuickstartDataConfig, dice: random.Random) -> list[t
     return list(lists)
 
 
-def _turn(ask, words: tuple[str, ...]) -> list[dict[str, str]]:
+def _turn(ask: Callable[[tuple[str, ...]], tuple[str, str]], words: tuple[str, ...]) -> list[dict[str, str]]:
     question, answer = ask(words)
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 

@@ -1,9 +1,9 @@
 """Step functions with their configs wired up: each function here makes one `ExecutorStep`.
 
-    tokens = tokenize("opposites", documents / "train/*.jsonl.gz", tokenizer=tokenizer)
-    blend = mixture("blend", {"opposites": tokens, "reversals": others}, weights={"opposites": 2, "reversals": 1}, seq_len=4096)
-    trained = sft("my_model", mixture=blend, base_model=base, learning_rate=1e-5, train_batch_size=64, num_train_epochs=1)
-    exported = export("my_model", trained)
+    tokens = {"chat": tokenize("chat", documents / "train/*.jsonl.gz", tokenizer=tokenizer)}
+    blend = mixture("blend", tokens, weights={"chat": 1}, seq_len=4096)
+    model = sft("mine", mixture=blend, base_model=base, learning_rate=1e-5, train_batch_size=64, num_train_epochs=1)
+    exported = export("mine", model)
 
 The only module that sees both the engine and the packages that do the work.
 """
@@ -20,6 +20,7 @@ from marin_sft.data.tokenize import TokenizeConfig
 from marin_sft.data.tokenize import tokenize as run_tokenize
 from marin_sft.data.tokenizer import TrainTokenizerConfig
 from marin_sft.data.tokenizer import train_tokenizer as run_train_tokenizer
+from marin_sft.errors import ConfigError
 from marin_sft.evaluation.generate import GenerateConfig
 from marin_sft.evaluation.generate import generate as run_generate
 from marin_sft.execution.resources import CpuConfig, Resources
@@ -108,17 +109,44 @@ def sft(
 
 
 def export(name: str, trained: ExecutorStep[SFTConfig], *, dtype: str | None = None) -> ExecutorStep[ExportConfig]:
-    """`hf/{name}`: trained weights, tokenizer and chat template as a Hugging Face directory."""
-    config = ExportConfig(checkpoint=_path(trained), base_model=trained.config.base_model, dtype=dtype)
+    """`hf/{name}`: trained weights as a Hugging Face directory, with the tokenizer and chat template trained with."""
+    tokens = _tokenization_of(trained)
+    config = ExportConfig(
+        checkpoint=_path(trained),
+        base_model=trained.config.base_model,
+        tokenizer=tokens.tokenizer,
+        chat_template=tokens.format.chat_template,
+        dtype=dtype,
+    )
     return ExecutorStep(f"hf/{name}", run_export, config)
 
 
 def evaluate(
-    name: str, model: Source, prompts: Source, *, max_new_tokens: int, resources: Resources | None = None
+    name: str, model: Source, prompts: Mapping[str, Source], *, max_new_tokens: int, resources: Resources | None = None
 ) -> ExecutorStep[GenerateConfig]:
-    """`evaluation/{name}`: greedy answers to chat prompts, and how many equal their references."""
-    config = GenerateConfig(model=_path(model), prompts=_path(prompts), max_new_tokens=max_new_tokens)
+    """`evaluation/{name}`: greedy answers to sets of chat prompts, and how many equal their references."""
+    config = GenerateConfig(
+        model=_path(model),
+        prompts={name: _path(source) for name, source in prompts.items()},
+        max_new_tokens=max_new_tokens,
+    )
     return ExecutorStep(f"evaluation/{name}", run_generate, config, resources=resources or CpuConfig())
+
+
+def _tokenization_of(trained: ExecutorStep[SFTConfig]) -> TokenizeConfig:
+    """How the data of a training step was tokenized; the same for all its components.
+
+    Raises:
+        ConfigError: components with different chat templates, of which an export could carry only one.
+    """
+    steps: list[Any] = list(trained.config.tokenized.values())
+    templates = {step.config.format.chat_template for step in steps}
+    if len(templates) > 1:
+        raise ConfigError(
+            f"step '{trained.name}': its {len(steps)} components were tokenized with {len(templates)} different chat "
+            "templates, and an export carries one; give all the same format.chat_template"
+        )
+    return steps[0].config
 
 
 def _path(source: Source) -> Any:

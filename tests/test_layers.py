@@ -44,7 +44,9 @@ def test_imports_point_upwards(file):
 
 def test_no_import_cycle_within_a_package():
     graph = {
-        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): imports_of(file, at_import_only=True)
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): imports_of(
+            file, at_import_only=True
+        )
         for file in PACKAGE.rglob("*.py")
     }
     done: set[str] = set()

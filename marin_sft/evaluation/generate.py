@@ -1,7 +1,8 @@
 """Greedy answers of an exported model to the prompts of a chat data set, and how many match the reference exactly.
 
-{output_path}/generations.jsonl   {"prompt", "reference", "generation", "exact_match", "finish"} per prompt
-{output_path}/metrics.json        {"exact_match": fraction, "prompts": n, "stopped": fraction}
+{output_path}/generations.jsonl   {"set", "prompt", "reference", "generation", "exact_match", "finish"} per prompt
+{output_path}/metrics.json        {"exact_match": fraction, "exact_match/SET": fraction of each set, "prompts": n,
+                                   "stopped": fraction that ended by itself}
 """
 
 from __future__ import annotations

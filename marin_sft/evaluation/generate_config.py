@@ -10,11 +10,11 @@ from marin_sft.training.checks import require, unresolved
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """`model`: an exported directory. `prompts`: path or glob of .json/.jsonl(.gz) rows whose "messages" end with the
-    reference answer of the assistant. `max_prompts`: the first so many rows; None: all."""
+    """`model`: an exported directory. `prompts`: by set name, a path or glob of .json/.jsonl(.gz) rows whose "messages"
+    end with the reference answer of the assistant. `max_prompts`: the first so many rows of each set; None: all."""
 
     model: str
-    prompts: str
+    prompts: dict[str, str]
     max_new_tokens: int = 128
     max_prompts: int | None = None
     output_path: str = this_output_path()

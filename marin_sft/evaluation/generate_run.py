@@ -22,8 +22,9 @@ from marin_sft.training import hf_directory, levanter_model
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt, its ids, and what the assistant should answer."""
+    """A rendered prompt, its ids, and what the assistant should answer; `set` is its name in the config."""
 
+    set: str
     text: str
     tokens: list[int]
     reference: str
@@ -47,8 +48,9 @@ def run(config: GenerateConfig) -> None:
 def read_prompts(config: GenerateConfig, tokenizer: Any, max_length: int) -> list[Prompt]:
     """The prompts of the config's files, in order."""
     prompts = []
-    for source in islice(_rows(config.prompts), config.max_prompts):
-        prompt = _prompt(tokenizer, source)
+    sources = [(name, s) for name, glob in config.prompts.items() for s in islice(_rows(glob), config.max_prompts)]
+    for name, source in sources:
+        prompt = _prompt(tokenizer, name, source)
         if len(prompt.tokens) >= max_length:
             raise DataError(
                 f"{source.file.path}:{source.line}: the prompt has {len(prompt.tokens)} tokens, expected fewer than "
@@ -65,7 +67,7 @@ def _rows(pattern: str) -> Iterator[SourceRow]:
         yield from read_rows(file)
 
 
-def _prompt(tokenizer: Any, source: SourceRow) -> Prompt:
+def _prompt(tokenizer: Any, name: str, source: SourceRow) -> Prompt:
     messages = source.row.get("messages") if isinstance(source.row, dict) else None
     if not messages or messages[-1].get("role") != "assistant" or len(messages) < 2:
         raise DataError(
@@ -75,7 +77,7 @@ def _prompt(tokenizer: Any, source: SourceRow) -> Prompt:
     text = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
     # The template writes the special tokens itself; adding them again would double the BOS.
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Prompt(text, tokens, messages[-1]["content"])
+    return Prompt(name, text, tokens, messages[-1]["content"])
 
 
 def end_ids(model: str) -> list[int]:
@@ -100,6 +102,7 @@ def _result(tokenizer: Any, prompt: Prompt, answer: list[int], ends: list[int]) 
     stopped = bool(answer) and answer[-1] in ends
     generation = tokenizer.decode(answer[:-1] if stopped else answer)
     return {
+        "set": prompt.set,
         "prompt": prompt.text,
         "reference": prompt.reference,
         "generation": generation,
@@ -113,10 +116,20 @@ def _write(output_path: str, results: list[dict[str, Any]]) -> None:
     filesystem.makedirs(plain, exist_ok=True)
     with filesystem.open(f"{plain}/generations.jsonl", "w") as file:
         file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+    by_set: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        by_set.setdefault(result["set"], []).append(result)
     metrics = {
-        "exact_match": sum(result["exact_match"] for result in results) / len(results),
+        "exact_match": _share_of_matches(results),
+        **(
+            {f"exact_match/{name}": _share_of_matches(part) for name, part in by_set.items()} if len(by_set) > 1 else {}
+        ),
         "prompts": len(results),
         "stopped": sum(result["finish"] == "stop" for result in results) / len(results),
     }
     with filesystem.open(f"{plain}/metrics.json", "w") as file:
         json.dump(metrics, file, indent=2)
+
+
+def _share_of_matches(results: list[dict[str, Any]]) -> float:
+    return sum(result["exact_match"] for result in results) / len(results)

@@ -12,13 +12,18 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from marin_sft.errors import StoreError
 
 READ_BACK_LIMIT = 4 * 2**30  # bytes of one output beyond which local files are not read back for a digest
+_SIGNATURE = "writer"  # the metadata field by which a writer knows its own object again
+_CONFLICT_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds
 
 
 class FileInfo(NamedTuple):
@@ -185,7 +190,10 @@ class LocalStore:
 
 
 class FsspecStore:
-    """Object stores with a conditional create, through fsspec; and memory:// for tests within one process."""
+    """Object stores with a conditional create, through fsspec; and memory:// for tests within one process.
+
+    Every failure of a client is raised as an OSError, as on local disk.
+    """
 
     beat_seconds = 10.0
     _memory_lock = threading.Lock()
@@ -200,7 +208,8 @@ class FsspecStore:
             )
         # Listings must be fresh: another launch may have committed a moment ago.
         self._fs: Any = fsspec.filesystem(protocol, use_listings_cache=False)
-        self._protocol = protocol
+        self._in_memory = protocol == "memory"
+        self._is_s3 = protocol in ("s3", "s3a")
         self.prefix = prefix.rstrip("/")
 
     def path(self, relative: str) -> str:
@@ -210,24 +219,61 @@ class FsspecStore:
 
     def read(self, path: str) -> bytes | None:
         try:
-            return self._fs.cat_file(path)
+            with _os_errors(path):
+                return self._fs.cat_file(path)
         except FileNotFoundError:
             return None
 
     def names(self, path: str) -> list[str]:
+        """As on disk. Listings also hold the path itself, when it is an object, and markers of directories."""
+        root = self._root(path)
         try:
-            return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in self._fs.ls(path, detail=False))
+            with _os_errors(path):
+                listed = self._fs.ls(path, detail=False)
         except FileNotFoundError:
             return []
+        children = (entry.removeprefix(root).rstrip("/") for entry in listed if entry.startswith(root))
+        return sorted(set(filter(None, children)))
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
+        """Create the object whole; False, and nothing changed, when it exists.
+
+        Clients repeat a request whose answer got lost. Had it been carried out, then the repetition is refused because
+        of our own object. So each call signs its object, and who is refused looks whose it is. The bytes alone would
+        not tell: two threads may write the same ones.
+        """
+        if self._in_memory:
+            return self._create_in_memory(path, data)
+        signature = uuid.uuid4().hex
+        for pause in (*_CONFLICT_PAUSES, None):
+            try:
+                self._create_signed(path, data, signature)
+                return True
+            except FileExistsError:
+                return self._signature(path) == signature
+            except OSError as error:
+                # The last answer got lost too, or the refusal came in words that s3fs does not know.
+                found = self._signature(path)
+                if found is not None:
+                    return found == signature
+                if pause is None or not _is_conflict(error):
+                    raise
+                time.sleep(pause)
+        raise AssertionError("the last round returns or raises")
+
+    def _create_signed(self, path: str, data: bytes, signature: str) -> None:
+        name = "Metadata" if self._is_s3 else "metadata"
+        with _os_errors(path):
+            self._fs.pipe_file(path, data, mode="create", **{name: {_SIGNATURE: signature}})
+
+    def _signature(self, path: str) -> str | None:
+        """Whose object it is: empty when it is unsigned, None when there is none."""
         try:
-            if self._protocol == "memory":
-                return self._create_in_memory(path, data)
-            self._fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+            with _os_errors(path):
+                fields = self._fs.metadata(path) if self._is_s3 else self._fs.info(path).get("metadata", {})
+        except FileNotFoundError:
+            return None
+        return fields.get(_SIGNATURE, "")
 
     def _create_in_memory(self, path: str, data: bytes) -> bool:
         with self._memory_lock:
@@ -237,11 +283,17 @@ class FsspecStore:
             return True
 
     def replace(self, path: str, data: bytes) -> None:
-        self._fs.pipe_file(path, data)
+        with _os_errors(path):
+            self._fs.pipe_file(path, data)
 
     def remove(self, path: str) -> None:
+        """Object by object: `rm` would take names for patterns, delete an emptied bucket, and on S3 hide errors."""
+        with _os_errors(path), ThreadPoolExecutor(16) as pool:
+            list(pool.map(self._remove_object, self._fs.find(path)))
+
+    def _remove_object(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._fs.rm(path, recursive=True)
+            self._fs.rm_file(path)
 
     def make_directory(self, path: str) -> None:
         """Nothing to do: object stores have no directories."""
@@ -250,19 +302,47 @@ class FsspecStore:
         """Nothing to do: object stores have no links."""
 
     def files(self, path: str) -> list[FileInfo]:
-        root = self._fs._strip_protocol(path).rstrip("/") + "/"
+        root = self._root(path)
+        with _os_errors(path):
+            listed = sorted(self._fs.find(path, detail=True).items())
         found = []
-        for file, info in sorted(self._fs.find(path, detail=True).items()):
+        for file, info in listed:
             relative = file.removeprefix(root)
-            if not relative.startswith("."):
+            if file.startswith(root) and not relative.startswith(".") and not file.endswith("/"):
                 found.append(FileInfo(relative, info["size"], self._digest(file, info)))
         return found
 
     def _digest(self, file: str, info: dict[str, Any]) -> str | None:
-        if self._protocol == "memory":
+        """The store's own checksum, from the listing.
+
+        crc32c on GCS, for every object. The ETag on S3 is the md5, but for objects written in parts or encrypted with
+        managed keys: then equal bytes may differ in it, which counts as changed and costs a rerun, never a stale hit.
+        """
+        if self._in_memory:
             return hashlib.sha256(self._fs.cat_file(file)).hexdigest()
         checksum = info.get("crc32c") or info.get("ETag")
         return checksum and str(checksum).strip('"')
+
+    def _root(self, path: str) -> str:
+        """What the names of everything below `path` begin with, in the file system's own notation."""
+        return self._fs._strip_protocol(path).rstrip("/") + "/"
+
+
+@contextlib.contextmanager
+def _os_errors(path: str) -> Iterator[None]:
+    """Clients raise their own errors for lost connections and missing credentials; callers know OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _is_conflict(error: OSError) -> bool:
+    """S3's "another request on this object is under way, try again"; clients do not repeat on it."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in ("ConditionalRequestConflict", "OperationAborted")
 
 
 def _file_digest(path: str) -> str:

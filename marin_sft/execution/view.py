@@ -1,4 +1,4 @@
-"""What people see: the plan, live progress, the closing table. Colours and bars on a terminal, plain lines elsewhere."""
+"""What people see: the plan, live progress, the closing table. Bars and colours on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from marin_sft.execution.store import Store
 
 _PLAIN_SECONDS = 15.0  # between two progress lines of one step off a terminal
 _SHOWN_RESULTS = 60  # beyond so many steps the closing table leaves out the cached ones
+_SHOWN_FIGURES = 3  # of an output's metrics.json: its author puts the telling ones first
 _COLOURS = {
     "RUN": "bold cyan",
     "IF_CHANGED": "cyan",
@@ -196,7 +197,7 @@ def _figures(store: Store, output: str) -> str:
         return ""
     metrics = json.loads(found)
     numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return ", ".join(f"{key} {_number(value)}" for key, value in numbers.items())
+    return ", ".join(f"{key} {_number(value)}" for key, value in list(numbers.items())[:_SHOWN_FIGURES])
 
 
 def _relative(store: Store, path: str | None) -> str:

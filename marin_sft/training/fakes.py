@@ -25,7 +25,7 @@ def word_tokenizer(words: Sequence[str]) -> Any:
     special = ["<|pad|>", "<|eos|>", "<|start|>", "<|end|>"]
     vocab = dict.fromkeys([*special, "<|unknown|>", "user", "assistant", *words])
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocab)}, unk_token="<|unknown|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=special[0], eos_token=special[1])
     fast.add_special_tokens({"additional_special_tokens": special[2:]})
     fast.chat_template = CHAT_TEMPLATE

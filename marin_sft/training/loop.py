@@ -63,7 +63,7 @@ class Loop:
                 log.flush()
                 self._checkpoint(state, done, meter)
                 cadence.reset()
-        log.flush()
+        log.close()
         return state
 
     def _log(self, log: MetricsLog, step: int, loss: float, state: Any, meter: Meter) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import fsspec
 
-NAME = "metrics.jsonl"
+NAME, SUMMARY = "metrics.jsonl", "metrics.json"
 
 
 @dataclass
@@ -44,8 +44,7 @@ class MetricsLog:
     `flush`, which the loop calls before each checkpoint and at the end."""
 
     def __init__(self, output_path: str, lines: list[str], *, writes: bool = True) -> None:
-        self._filesystem, plain = fsspec.core.url_to_fs(output_path)
-        self._path = f"{plain}/{NAME}"
+        self._filesystem, self._directory = fsspec.core.url_to_fs(output_path)
         self._appends = type(self._filesystem).__name__ == "LocalFileSystem"
         self._lines = lines
         self._writes = writes  # one process of a job does
@@ -60,11 +59,18 @@ class MetricsLog:
     def flush(self) -> None:
         self._write("w", self._lines)
 
-    def _write(self, mode: str, lines: list[str]) -> None:
+    def close(self) -> None:
+        """Flush, and keep the figures of the last step in `metrics.json` for whoever wants the result only."""
+        self.flush()
+        last = json.loads(self._lines[-1])
+        summary = {name: last[name] for name in ("loss", "step", "tokens", "trained_tokens", "tokens_per_second")}
+        self._write("w", [json.dumps(summary)], SUMMARY)
+
+    def _write(self, mode: str, lines: list[str], name: str = NAME) -> None:
         if not self._writes:
             return
-        self._filesystem.makedirs(self._path.rpartition("/")[0], exist_ok=True)
-        with self._filesystem.open(self._path, mode) as file:
+        self._filesystem.makedirs(self._directory, exist_ok=True)
+        with self._filesystem.open(f"{self._directory}/{name}", mode) as file:
             file.writelines(line + "\n" for line in lines)
 
 

@@ -76,7 +76,11 @@ def test_the_step_answers_every_prompt_and_counts_matches(model_path, tmp_path):
     prompts = write_rows(tmp_path / "prompts.jsonl", rows)
     output = tmp_path / "out"
 
-    generate(GenerateConfig(model=model_path, prompts=prompts, max_new_tokens=6, batch_size=2, output_path=str(output)))
+    generate(
+        GenerateConfig(
+            model=model_path, prompts={"questions": prompts}, max_new_tokens=6, batch_size=2, output_path=str(output)
+        )
+    )
 
     lines = [json.loads(line) for line in (output / "generations.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [f"<|start|>user {q}<|end|><|start|>assistant " for q in questions]
@@ -89,7 +93,7 @@ def test_the_step_answers_every_prompt_and_counts_matches(model_path, tmp_path):
 def test_rows_that_are_no_prompts(model_path, tmp_path):
     def ask(rows: list, **changes) -> None:
         prompts = write_rows(tmp_path / "prompts.jsonl", rows)
-        generate(GenerateConfig(model=model_path, prompts=prompts, output_path=str(tmp_path), **changes))
+        generate(GenerateConfig(model=model_path, prompts={"questions": prompts}, output_path=str(tmp_path), **changes))
 
     with pytest.raises(DataError, match=r"prompts.jsonl:1: expected a row with 'messages' that end"):
         ask([{"messages": [{"role": "user", "content": "w1"}]}])
@@ -104,4 +108,4 @@ def test_a_model_without_an_end_token_is_refused(model_path, tmp_path):
     hf_directory.write_json(str(model), "generation_config.json", {})
     prompts = write_rows(tmp_path / "prompts.jsonl", [row("w1", "w2")])
     with pytest.raises(TrainingError, match="no eos_token_id"):
-        generate(GenerateConfig(model=str(model), prompts=prompts, output_path=str(tmp_path / "out")))
+        generate(GenerateConfig(model=str(model), prompts={"questions": prompts}, output_path=str(tmp_path / "out")))

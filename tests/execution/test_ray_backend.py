@@ -48,7 +48,8 @@ SCRIPT = """
 
     def step(name, fn, *inputs, **fields):
         resources = fields.pop("resources", CpuConfig())
-        return ExecutorStep(name, fn, {"out": this_output_path(), "inputs": list(inputs), **fields}, resources=resources)
+        config = {"out": this_output_path(), "inputs": list(inputs), **fields}
+        return ExecutorStep(name, fn, config, resources=resources)
 """
 
 

@@ -64,7 +64,7 @@ def test_trains_logs_and_leaves_only_the_model(trained):
     assert lines[-1]["trained_tokens"] == sum(BATCHES.batch(step).trained_tokens for step in range(6))
     assert lines[0]["grad_norm"] > 0 and lines[-1]["tokens_per_second"] > 0
     assert lines[-1]["lr"] < 1e-2
-    assert sorted(path.name for path in trained.iterdir()) == ["metrics.jsonl", "model"]
+    assert sorted(path.name for path in trained.iterdir()) == ["metrics.json", "metrics.jsonl", "model"]
 
 
 @pytest.mark.parametrize("per_device_parallelism", [1, 2])
