@@ -37,6 +37,7 @@ class Fault(enum.Enum):
     """What goes wrong with a request."""
 
     REFUSED = "answered 503, nothing done"
+    UNAUTHORIZED = "answered 401, nothing done"
     LOST = "done, answered 503"
     DROPPED = "done, the connection closed without an answer"
     STALE = "a listing without the newest object"
@@ -113,6 +114,10 @@ class GcsServer:
     def create_bucket(self, name: str) -> None:
         self.buckets.setdefault(name, {})
 
+    def put(self, bucket: str, name: str, data: bytes) -> None:
+        """Write an object from within: `fault` may call it, to let something happen just before a request."""
+        self._insert(bucket, {"name": name}, data, {})
+
     @contextlib.contextmanager
     def failing(self, fault: Fault, when: Callable[[Request], bool], times: int = 1) -> Iterator[list[Request]]:
         """The first `times` requests that `when` picks go wrong; yields the list of those that did."""
@@ -139,6 +144,8 @@ class GcsServer:
             fault = self._fault_of_this = self.fault(request)
             if fault is Fault.REFUSED:
                 return Refused(503, "try again").answer
+            if fault is Fault.UNAUTHORIZED:
+                return Refused(401, "who are you?").answer
             try:
                 answer = route(self, request, *names)
             except Refused as refused:

@@ -225,19 +225,25 @@ class Scheduler:
 
     def _wait_for(self, item: PlanItem) -> None:
         self._waiting[item.node] = item
-        self._listener.waiting(item)
+        self._look_at(item)
+        if item.node in self._waiting:
+            self._listener.waiting(item)
 
     def _look_at_waiting(self) -> None:
+        for item in list(self._waiting.values()):
+            self._look_at(item)
+
+    def _look_at(self, item: PlanItem) -> None:
         """Take the output of a step that ran elsewhere once it is there; run the step here if its owner gave up."""
-        for node, item in list(self._waiting.items()):
-            state = read_state(self._store, node.directory)
-            before = item.commit.number if item.commit else 0
-            if state.commit and state.commit.fingerprint == node.fingerprint and state.commit.number > before:
-                del self._waiting[node]
-                self._finish(StepResult(item, "adopted", state.commit, state.commit.attempt))
-            elif state.claim is None or state.failure or self._watch.is_dead(node.directory, state.claim):
-                del self._waiting[node]
-                self._ready.append(dataclasses.replace(item, action=Action.RUN, reason=Reason.RESUME, state=state))
+        node = item.node
+        state = read_state(self._store, node.directory)
+        before = item.commit.number if item.commit else 0
+        if state.commit and state.commit.fingerprint == node.fingerprint and state.commit.number > before:
+            del self._waiting[node]
+            self._finish(StepResult(item, "adopted", state.commit, state.commit.attempt))
+        elif state.claim is None or state.failure or self._watch.is_dead(node.directory, state.claim):
+            del self._waiting[node]
+            self._ready.append(dataclasses.replace(item, action=Action.RUN, reason=Reason.RESUME, state=state))
 
     def _finish(self, result: StepResult) -> None:
         """Note a result, let the users of its output go on, or tell them that they cannot."""

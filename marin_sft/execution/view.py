@@ -162,7 +162,7 @@ class LiveView:
         return json.loads(beat)["progress"] if beat else None
 
     def _tell(self, name: str, news: dict[str, Any]) -> None:
-        figures = "  ".join(f"{key} {_number(value)}" for key, value in news["metrics"].items())
+        figures = "  ".join(f"{_short(key)} {_number(value)}" for key, value in news["metrics"].items())
         if self._bars:
             if name in self._bar_of:
                 text = f"{_amount(news)}  {figures}"
@@ -197,7 +197,11 @@ def _figures(store: Store, output: str) -> str:
         return ""
     metrics = json.loads(found)
     numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return ", ".join(f"{key} {_number(value)}" for key, value in list(numbers.items())[:_SHOWN_FIGURES])
+    return ", ".join(f"{_short(key)} {_number(value)}" for key, value in list(numbers.items())[:_SHOWN_FIGURES])
+
+
+def _short(name: str) -> str:
+    return name.replace("_per_second", "/s")
 
 
 def _relative(store: Store, path: str | None) -> str:

@@ -179,23 +179,17 @@ def test_a_lost_answer_on_gcs_is_not_a_lost_race(store, gcs, fault):
 
 @pytest.mark.parametrize("prefix", ["gcs"], indirect=True)
 def test_a_race_lost_between_two_answers(store, gcs):
-    """The first request is refused, another writer creates the object, with the same bytes, then it is repeated."""
-    path, rival = store.path("claims/1"), open_store(store.prefix)
+    """The first request is not carried out, another writer puts the same bytes there, then it is repeated."""
 
-    def refuse_once(request):
-        if not _creates("claims/1")(request) or hit:
-            return None
-        hit.append(request)
-        return Fault.REFUSED
+    def another_was_faster(request):
+        if not _creates("claims/1")(request):
+            return False
+        gcs.put("bucket", request.name, b"equal")
+        return True
 
-    hit, waiting = [], threading.Event()
-    gcs.fault = lambda request: (fault := refuse_once(request)) and (waiting.set() or fault)
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(store.create_exclusive, path, b"equal")
-        assert waiting.wait(30)
-        first = rival.create_exclusive(path, b"equal")
-        assert (first, slow.result()) == (True, False)
-    gcs.fault = lambda request: None
+    with gcs.failing(Fault.REFUSED, another_was_faster) as hit:
+        assert not store.create_exclusive(store.path("claims/1"), b"equal")
+    assert len(hit) == 1
 
 
 @pytest.mark.parametrize("prefix", ["s3"], indirect=True)
@@ -240,3 +234,13 @@ def test_refused_prefixes(tmp_path: Path, gcs, s3):
     for prefix in ("gs://no-such-bucket/x", "s3://no-such-bucket/x"):
         with pytest.raises(StoreError, match=f"prefix {prefix}: cannot be written"):
             probe(open_store(prefix))
+
+
+@pytest.mark.parametrize("prefix", ["gcs"], indirect=True)
+def test_errors_of_clients_are_os_errors(store, gcs):
+    with gcs.failing(Fault.UNAUTHORIZED, lambda request: True, times=100):
+        for call in (store.read, store.names, store.files, lambda path: store.replace(path, b"")):
+            with pytest.raises(OSError, match="HttpError: who are you"):
+                call(store.path("x"))
+        with pytest.raises(StoreError, match="cannot be written: .*who are you"):
+            probe(store)
