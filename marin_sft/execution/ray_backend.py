@@ -12,7 +12,7 @@ import os
 from concurrent.futures import Future
 from typing import Any
 
-from marin_sft.errors import ConfigError, InfrastructureLoss
+from marin_sft.errors import ConfigError, InfrastructureLoss, UserError
 from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, TpuPodConfig
 from marin_sft.execution.worker import Outcome, Task, run_attempt
 
@@ -31,10 +31,13 @@ class RayBackend:
     def start(self) -> None:
         if self._ray is not None:
             return
-        os.environ.update({name: value for name, value in _environment(self._local).items() if name not in os.environ})
+        os.environ.update({name: value for name, value in _environment().items() if name not in os.environ})
         import ray
 
-        context = ray.init(**(_local_options() if self._local else _cluster_options()))
+        try:
+            context = ray.init(**(_local_options() if self._local else _cluster_options()))
+        except ConnectionError as error:
+            raise UserError(f"{error}; start that cluster, or unset RAY_ADDRESS to run on this machine") from error
         self._ray = ray
         self.dashboard_url = context.dashboard_url and f"http://{context.dashboard_url}"
         # Retries are ours, so that each one is an attempt with a record.
@@ -72,10 +75,20 @@ class RayBackend:
             self._ray = None
 
 
-def _environment(local: bool) -> dict[str, str]:
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    # Despite its name it makes Ray bind every port to 127.0.0.1 on Linux, too.
-    return {**quiet, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if local else quiet
+def _environment() -> dict[str, str]:
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    if os.environ.get("RAY_ADDRESS", "127.0.0.1").partition(":")[0] in ("127.0.0.1", "localhost"):
+        # Despite its name it makes Ray on Linux, too, bind every port to 127.0.0.1 and take that address as it is;
+        # without it Ray puts the address of a network card in its place.
+        variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if "RAY_ADDRESS" in os.environ and _has_token():
+        variables["RAY_AUTH_MODE"] = "token"  # what a cluster asks for by default, and a driver does not offer
+    return variables
+
+
+def _has_token() -> bool:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    return "RAY_AUTH_TOKEN" in os.environ or os.path.exists(path)
 
 
 def _common_options() -> dict[str, Any]:

@@ -154,3 +154,46 @@ def test_killed_driver_then_resume(tmp_path):
     (claims,) = tmp_path.glob("store/slow-*/claims")
     assert json.loads((claims / "000002.json").read_text())["aim"] == 1
     assert len(list(tmp_path.glob("store/before-*/claims/*.json"))) == 1, "the finished step ran once"
+
+
+HEAD = """
+    import sys
+    from ray.cluster_utils import Cluster
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    print(cluster.address, flush=True)
+    sys.stdin.read()
+    cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The environment of a driver that is to use a Ray cluster which runs already."""
+    env = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    (tmp_path / "token").write_text("0123456789abcdef" * 4)
+    command = [sys.executable, "-c", textwrap.dedent(HEAD)]
+    head = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert head.stdout is not None
+    yield {**env, "RAY_ADDRESS": head.stdout.readline().strip()}
+    head.communicate("", timeout=60)
+
+
+def test_ray_address_is_honoured_and_a_working_directory_shipped(tmp_path, cluster):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "only_here.py").write_text(
+        "import ray\n"
+        "def body(config):\n"
+        "    with open(config + '/note.txt', 'w') as file:\n"
+        "        file.write(__file__ + ' ' + ray.get_runtime_context().gcs_address)\n"
+    )
+    (tmp_path / "work" / "script.py").write_text(
+        "from only_here import body\n"
+        "from marin_sft import ExecutorStep, executor_main, this_output_path\n"
+        "executor_main(steps=[ExecutorStep('s', body, this_output_path())])\n"
+    )
+    env = {**cluster, "MARIN_SFT_WORKING_DIR": "."}
+    command = [sys.executable, "script.py", "--prefix", str(tmp_path / "store")]
+    done = subprocess.run(command, cwd=tmp_path / "work", env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    file, address = read(tmp_path, "s").split()
+    assert "_ray_pkg_" in file and address == cluster["RAY_ADDRESS"]
