@@ -94,24 +94,26 @@ class Failure:
 class StepState:
     """What the store says of a step.
 
-    `claim` is the newest one when it may still lead to a commit, `failure` what ended it. `last_claim` is the highest
-    claim number seen: who wants the step next has to create the following number.
+    `claim` is the newest one when it may still lead to a commit, `failure` what ended it, `owner_gone` whether its
+    owner is seen to have ended. `last_claim` is the highest claim number seen: who wants the step next has to create
+    the following number.
     """
 
     commit: Commit | None = None
     claim: Claim | None = None
     failure: Failure | None = None
+    owner_gone: bool = False
     last_claim: int = 0
 
     @property
     def interrupted(self) -> bool:
         """A claim without an end whose owner is seen to be gone."""
-        return self.claim is not None and self.failure is None and self.claim.owner.is_gone()
+        return self.claim is not None and self.failure is None and self.owner_gone
 
     @property
     def running(self) -> bool:
         """A claim without an end whose owner is alive, or out of sight."""
-        return self.claim is not None and self.failure is None and not self.claim.owner.is_gone()
+        return self.claim is not None and self.failure is None and not self.owner_gone
 
 
 def attempt_path(store: Store, directory: str, attempt: int) -> str:
@@ -121,17 +123,24 @@ def attempt_path(store: Store, directory: str, attempt: int) -> str:
 def read_state(store: Store, directory: str) -> StepState:
     """The state of the step in `directory` (relative to the prefix, or absolute)."""
     root = store.path(directory)
-    commits = _numbers(store.names(f"{root}/commits"))
+    commit = _newest_commit(store, directory)
     claims = _numbers(store.names(f"{root}/claims"))
-    commit = read_commit(store, directory, commits[-1]) if commits else None
     state = StepState(commit=commit, last_claim=claims[-1] if claims else 0)
     if not claims or commit is not None and commit.attempt >= claims[-1]:
         return state
     claim = read_claim(store, directory, claims[-1])
+    gone = claim is not None and claim.owner.is_gone()
+    # Only now: an owner that ended meanwhile may have committed or failed as its last act.
+    commit = _newest_commit(store, directory)
     if claim is None or commit is not None and claim.aim <= commit.number:
-        return state
+        return dataclasses.replace(state, commit=commit)
     failure = _read_json(store, f"{root}/{claim.number}/.failure.json")
-    return dataclasses.replace(state, claim=claim, failure=Failure(**failure) if failure else None)
+    return StepState(commit, claim, failure and Failure(**failure), gone, claims[-1])
+
+
+def _newest_commit(store: Store, directory: str) -> Commit | None:
+    commits = _numbers(store.names(f"{store.path(directory)}/commits"))
+    return read_commit(store, directory, commits[-1]) if commits else None
 
 
 def read_commit(store: Store, directory: str, number: int) -> Commit | None:
@@ -184,10 +193,8 @@ class Watch:
         self._timeout = timeout
         self._seen: dict[tuple[str, int], tuple[bytes | None, float]] = {}
 
-    def is_dead(self, directory: str, claim: Claim) -> bool:
-        """The owner is seen to be gone, or its beat stood still for the timeout since this watch first looked."""
-        if claim.owner.is_gone():
-            return True
+    def stands_still(self, directory: str, claim: Claim) -> bool:
+        """True once the owner's beat has not moved for the timeout since this watch first looked."""
         beat = self._store.read(beat_path(self._store, directory, claim.number))
         key = (directory, claim.number)
         before, since = self._seen.get(key, (None, None))

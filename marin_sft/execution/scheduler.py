@@ -241,7 +241,7 @@ class Scheduler:
         if state.commit and state.commit.fingerprint == node.fingerprint and state.commit.number > before:
             del self._waiting[node]
             self._finish(StepResult(item, "adopted", state.commit, state.commit.attempt))
-        elif state.claim is None or state.failure or self._watch.is_dead(node.directory, state.claim):
+        elif not state.claim or not state.running or self._watch.stands_still(node.directory, state.claim):
             del self._waiting[node]
             self._ready.append(dataclasses.replace(item, action=Action.RUN, reason=Reason.RESUME, state=state))
 

@@ -203,9 +203,9 @@ class _Beat:
         while not self._ended.wait(self._store.beat_seconds):
             count += 1
             news = self._newest
-            self._store.replace(
-                self._path, json.dumps({"count": count, "progress": asdict(news) if news else None}).encode()
-            )
+            beat = {"count": count, "progress": asdict(news) if news else None}
+            with contextlib.suppress(OSError):  # the next beat may get through
+                self._store.replace(self._path, json.dumps(beat).encode())
 
     def __enter__(self) -> _Beat:
         self._thread.start()

@@ -1,0 +1,39 @@
+"""What the README says is true: its example runs, its tree is there, its flags exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from marin_sft.execution.flags import parse_flags
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_experiment_runs(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(example.splitlines()) < 40
+    (tmp_path / "example.py").write_text(example)
+    command = [sys.executable, "example.py", "--backend", "inline"]
+    first, second = (subprocess.run(command, cwd=tmp_path, capture_output=True, text=True) for _ in range(2))
+    assert first.returncode == 0 and "rows 168" in first.stdout, first.stderr
+    assert "0 steps run, 2 cached" in second.stdout
+
+
+def test_the_tree_is_there():
+    tree = README.split("## The tree")[1]
+    folder = ROOT
+    for indent, name in re.findall(r"^( *)([\w./]+) +\S", tree.split("```")[1], re.MULTILINE):
+        folder = folder if indent else ROOT
+        path = (ROOT / "marin_sft" if indent else ROOT) / name
+        assert path.exists(), name
+
+
+def test_the_flags_exist():
+    table = README.split("## Flags of every experiment")[1].split("\n\n")[1]
+    flags = re.findall(r"`(--\w+)", table)
+    assert len(flags) > 8
+    values = {"--max_concurrent": ["2"], "--backend": ["inline"], "--prefix": ["x"], "--force_run": ["a"]}
+    for flag in flags:
+        parse_flags([flag, *values.get(flag, ["x"] if flag == "--run_only" else [])])
