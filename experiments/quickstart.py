@@ -65,9 +65,9 @@ after = evaluate("quickstart", exported, held_out, max_new_tokens=16)
 
 
 def report(run: Run) -> None:
-    """What came of it, once the model is there."""
+    """What came of it; nothing after a dry run."""
     paths = [run.output_path(step, "metrics.json") for step in (before, after)]
-    if not all(paths) or run.output_path(exported) is None:
+    if not run.results or not all(paths):
         return
     scores = [json.loads(Path(path).read_text())["exact_match"] for path in paths if path]
     print(

@@ -90,6 +90,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
         eos_token=END_OF_TURN,
         pad_token=END_OF_TEXT,
         additional_special_tokens=[START_OF_TURN],
+        model_input_names=["input_ids", "attention_mask"],  # not token_type_ids, which `generate` refuses
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = config.format.chat_template or CHATML_TEMPLATE

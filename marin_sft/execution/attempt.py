@@ -16,7 +16,7 @@ import os
 import re
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from marin_sft.execution.fingerprint import Payload, canonical_json
@@ -69,7 +69,8 @@ class Consumed:
 
 @dataclass(frozen=True)
 class Commit:
-    """A published output. `source` is the digest of the step function's source when it was made."""
+    """A published output. `source` is the digest of the step function's source when it was made, `settings` the values
+    of the config's fields that are no part of the identity."""
 
     number: int
     attempt: int
@@ -79,6 +80,7 @@ class Commit:
     inputs: tuple[Consumed, ...]
     source: str | None
     time: str
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class StepState:
     """What the store says of a step.
 
     `claim` is the newest one when it may still lead to a commit, `failure` what ended it, `owner_gone` whether its
-    owner is seen to have ended. `last_claim` is the highest claim number seen: who wants the step next has to create
-    the following number.
+    owner is seen to have ended or has given it up. `beat_time` is when the owner last beat, by the owner's clock.
+    `last_claim` is the highest claim number seen: who wants the step next has to create the following number.
     """
 
     commit: Commit | None = None
@@ -104,6 +106,7 @@ class StepState:
     failure: Failure | None = None
     owner_gone: bool = False
     last_claim: int = 0
+    beat_time: float | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -129,13 +132,14 @@ def read_state(store: Store, directory: str) -> StepState:
     if not claims or commit is not None and commit.attempt >= claims[-1]:
         return state
     claim = read_claim(store, directory, claims[-1])
-    gone = claim is not None and claim.owner.is_gone()
+    beat = _read_json(store, beat_path(store, directory, claims[-1])) or {}
+    gone = claim is not None and (claim.owner.is_gone() or beat.get("released", False))
     # Only now: an owner that ended meanwhile may have committed or failed as its last act.
     commit = _newest_commit(store, directory)
     if claim is None or commit is not None and claim.aim <= commit.number:
         return dataclasses.replace(state, commit=commit)
     failure = _read_json(store, f"{root}/{claim.number}/.failure.json")
-    return StepState(commit, claim, failure and Failure(**failure), gone, claims[-1])
+    return StepState(commit, claim, failure and Failure(**failure), gone, claims[-1], beat.get("time"))
 
 
 def _newest_commit(store: Store, directory: str) -> Commit | None:
@@ -169,6 +173,12 @@ def publish(store: Store, directory: str, commit: Commit) -> Commit:
     return read_commit(store, directory, commit.number) or commit
 
 
+def write_failure(store: Store, directory: str, attempt: int, failure: Failure) -> None:
+    """Mark an attempt as failed: by its owner, or by the launch that saw its worker die."""
+    text = json.dumps(dataclasses.asdict(failure), indent=1)
+    store.replace(f"{attempt_path(store, directory, attempt)}/.failure.json", text.encode())
+
+
 def resumable_attempts(store: Store, directory: str, claim: Claim) -> tuple[str, ...]:
     """The directories of the attempts that `claim` may resume from, newest first."""
     root = store.path(directory)
@@ -183,6 +193,19 @@ def resumable_attempts(store: Store, directory: str, claim: Claim) -> tuple[str,
 
 def beat_path(store: Store, directory: str, claim: int) -> str:
     return f"{store.path(directory)}/claims/{claim:06}.beat"
+
+
+def newer_claim(store: Store, directory: str, claim: Claim) -> bool:
+    """Whether another launch has taken the step over."""
+    return _numbers(store.names(f"{store.path(directory)}/claims"))[-1:] != [claim.number]
+
+
+def write_beat(
+    store: Store, directory: str, claim: Claim, count: int, progress: Any, *, released: bool = False
+) -> None:
+    """For the owner of a claim only. `released`: it has stopped, and whoever wants the step may go on with it."""
+    beat = {"count": count, "time": time.time(), "progress": progress, "released": released}
+    store.replace(beat_path(store, directory, claim.number), json.dumps(beat).encode())
 
 
 class Watch:

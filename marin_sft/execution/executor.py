@@ -144,7 +144,7 @@ class Executor:
         from marin_sft.execution.view import LiveView
 
         backend = self._backend(console)
-        policy = Policy(self.flags.max_concurrent, self.flags.fail_fast)
+        policy = Policy(self.flags.max_concurrent, self.flags.fail_fast, beat_timeout=self.flags.beat_timeout)
         try:
             with LiveView(console, run.plan.store, bars=self.flags.backend == "ray") as view:
                 return Scheduler(run.plan, run.graph, backend, policy, view, launch_provenance()).run()
@@ -176,7 +176,8 @@ def executor_main(
     except RunFailed:
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\nInterrupted. Finished steps are kept; the same command continues.", file=sys.stderr)
+        command = shlex.join(["python", *sys.argv])
+        print(f"\nInterrupted. Finished steps are kept; this continues: {command}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -221,6 +221,27 @@ def _canonical_function(value: types.FunctionType, path: str) -> Any:
     return {"$function": value.__qualname__, "source": source_digest(value)}
 
 
+def settings_of(config: Any) -> dict[str, Any]:
+    """The plain values that are no part of the identity, by where they lie: mesh, cadences, micro-batch, and the like.
+
+    Resources are left out: where a step ran is no setting of it.
+    """
+    found: dict[str, Any] = {}
+
+    def visit(value: Any, path: str, counts: bool) -> None:
+        if isinstance(value, UnversionedValue):
+            visit(value.value, path, False)
+            return
+        parts = parts_of(value, path)
+        if parts is None and not counts and isinstance(value, bool | int | float | str | None):
+            found[path.removeprefix("config.")] = value
+        for part in parts or ():
+            visit(part.value, part.path, counts and not part.metadata.get("execution_only"))
+
+    visit(config, "config", True)
+    return found
+
+
 @functools.cache
 def source_digest(function: Callable[..., Any]) -> str | None:
     """sha256 of a function's source text; None where Python cannot see it (typed at a prompt)."""

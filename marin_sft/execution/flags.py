@@ -38,6 +38,7 @@ class ExecutorFlags:
     max_concurrent: int | None = None
     fail_fast: bool = False
     backend: BackendName = "ray"
+    beat_timeout: float = 90.0
 
 
 _HELP = {
@@ -50,6 +51,7 @@ _HELP = {
     "run_only": "run only the steps whose names match one of these regular expressions, and what they need",
     "max_concurrent": "the most steps to run at once (default: as many as the backend has room for)",
     "fail_fast": "stop at the first failure instead of finishing what does not depend on it",
+    "beat_timeout": "seconds without a sign of life after which another launch's step is taken over (default: 90)",
     "backend": "where steps run: ray (default) or inline, in this process, for debugging",
 }
 
@@ -69,6 +71,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=argparse.SUPPRESS, help=_HELP[name])
     parser.add_argument("--prefix", type=absolute_prefix, default=argparse.SUPPRESS, help=_HELP["prefix"])
     parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=_HELP["max_concurrent"])
+    parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=_HELP["beat_timeout"])
     parser.add_argument("--backend", choices=get_args(BackendName), default=argparse.SUPPRESS, help=_HELP["backend"])
     found, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -92,6 +95,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+    return seconds
 
 
 def _list(text: str, name: str) -> list[str]:

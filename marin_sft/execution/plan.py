@@ -12,6 +12,7 @@ import difflib
 import enum
 import fnmatch
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 from marin_sft.errors import GraphError, PreviousTaskFailedError, StoreError
 from marin_sft.execution.attempt import Commit, Consumed, StepState, attempt_path, read_state
-from marin_sft.execution.fingerprint import Payload, leaf_differences, name_of_directory, source_digest
+from marin_sft.execution.fingerprint import Payload, leaf_differences, name_of_directory, settings_of, source_digest
 from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.store import LocalStore, Store
 
@@ -192,6 +193,9 @@ def _cached_text(node: Node, state: StepState, commit: Commit) -> str:
             notes.append(f"forced rerun {_running_text(state)}")
         else:
             notes.append(f"forced rerun interrupted (attempt {state.claim.number}), --force_run again continues it")
+    settings = leaf_differences(commit.settings, settings_of(node.step.config))
+    if settings:
+        notes.append(f"same result, different settings: {', '.join(map(difference_text, settings))}")
     source = source_digest(node.step.fn)
     if None not in (source, commit.source) and source != commit.source:
         notes.append("source changed since")
@@ -200,7 +204,8 @@ def _cached_text(node: Node, state: StepState, commit: Commit) -> str:
 
 def _running_text(state: StepState) -> str:
     assert state.claim is not None
-    return f"attempt {state.claim.number} by process {state.claim.owner.pid} on {state.claim.owner.host}"
+    beat = f", beat {max(0.0, time.time() - state.beat_time):.0f} s ago" if state.beat_time else ""
+    return f"attempt {state.claim.number} by process {state.claim.owner.pid} on {state.claim.owner.host}{beat}"
 
 
 def _explain_miss(node: Node, items: dict[Node, PlanItem], store: Store) -> Decision:

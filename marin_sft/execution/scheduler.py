@@ -14,10 +14,19 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from marin_sft.errors import InfrastructureLoss
-from marin_sft.execution.attempt import Commit, Consumed, Failure, Watch, attempt_path, read_state
+from marin_sft.errors import InfrastructureLoss, MarinSftError
+from marin_sft.execution.attempt import (
+    Commit,
+    Consumed,
+    Failure,
+    Watch,
+    attempt_path,
+    read_state,
+    write_beat,
+    write_failure,
+)
 from marin_sft.execution.backends import Backend
-from marin_sft.execution.fingerprint import resolve, source_digest
+from marin_sft.execution.fingerprint import resolve, settings_of, source_digest
 from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
@@ -95,7 +104,15 @@ class Scheduler:
         self._users: dict[Node, list[PlanItem]] = {}
 
     def run(self) -> list[StepResult]:
-        """Results of all items of the plan, in its order."""
+        """Results of all items of the plan, in its order. Interrupted, it stops what runs and gives up the claims."""
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            self._backend.close()
+            self._release_claims()
+            raise
+
+    def _run(self) -> list[StepResult]:
         self._queue()
         while True:
             while self._ready and self._has_room():
@@ -157,6 +174,8 @@ class Scheduler:
             resources=step.resources,
             fresh_process=kind.fresh_process,
             retries=self._retries.get(node, 0),
+            beat_timeout=self._policy.beat_timeout,
+            settings=settings_of(step.config),
             provenance=self._provenance,
         )
 
@@ -179,7 +198,13 @@ class Scheduler:
     def _pinned_path(self, node: Node) -> str:
         commit = self._results[node].commit
         assert commit is not None, f"{node} is used before it is committed"
-        return attempt_path(self._store, node.directory, commit.attempt)
+        path = attempt_path(self._store, node.directory, commit.attempt)
+        if not self._store.names(path):
+            raise MarinSftError(
+                f"its input '{node.name}' is committed, but the output is gone from {path}; "
+                f"make it again with --force_run {node.name}"
+            )
+        return path
 
     def _nonblocking_path(self, node: Node) -> str:
         """The newest commit's attempt, else the newest attempt, else where the step's attempts will be."""
@@ -216,12 +241,27 @@ class Scheduler:
     def _retry(self, item: PlanItem, loss: InfrastructureLoss) -> None:
         retries = self._retries.get(item.node, 0)
         state = read_state(self._store, item.node.directory)
+        if state.last_claim > item.state.last_claim + 1:
+            self._wait_for(item)  # not lost: it stopped because another launch took the step over
+            return
+        if state.failure and state.last_claim == item.state.last_claim + 1:
+            self._finish(StepResult(item, "failed", attempt=state.last_claim, failure=state.failure))
+            return
         if retries >= self._policy.infrastructure_retries:
             failure = Failure(f"the worker was lost {retries + 1} times: {loss}", None, "")
+            if state.last_claim > item.state.last_claim:
+                write_failure(self._store, item.node.directory, state.last_claim, failure)
             self._finish(StepResult(item, "failed", attempt=state.last_claim, failure=failure))
             return
         self._retries[item.node] = retries + 1
         self._start(dataclasses.replace(item, state=state))
+
+    def _release_claims(self) -> None:
+        """The workers are stopped: nobody needs to wait until their beats are old."""
+        for item in self._running.values():
+            state = read_state(self._store, item.node.directory)
+            if state.claim and state.claim.number == item.state.last_claim + 1:
+                write_beat(self._store, item.node.directory, state.claim, -1, None, released=True)
 
     def _wait_for(self, item: PlanItem) -> None:
         self._waiting[item.node] = item

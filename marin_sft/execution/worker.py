@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import sysconfig
 import tempfile
 import threading
@@ -14,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from marin_sft import progress
 from marin_sft.execution import log
@@ -24,12 +25,14 @@ from marin_sft.execution.attempt import (
     Consumed,
     Failure,
     attempt_path,
-    beat_path,
+    newer_claim,
     now,
     publish,
     resumable_attempts,
     take_claim,
+    write_failure,
 )
+from marin_sft.execution.beat import Beat
 from marin_sft.execution.fingerprint import Payload, canonical_json, resolve
 from marin_sft.execution.record import describe
 from marin_sft.execution.resources import Resources
@@ -42,7 +45,8 @@ class Task:
     """All that a worker needs to run one attempt; picklable.
 
     `config` has its inputs resolved to paths; its own output path is filled in after the claim. `claim` is the number
-    to create, `aim` the number of the commit to publish.
+    to create, `aim` the number of the commit to publish. `beat_timeout`: seconds after which others take an owner
+    whose beat stands still for dead. `settings`: the config's fields that are no part of the identity.
     """
 
     name: str
@@ -59,12 +63,14 @@ class Task:
     resources: Resources
     fresh_process: bool
     retries: int
+    beat_timeout: float
+    settings: dict[str, Any]
     provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended. `figures` are the numbers in the output's metrics.json, for the closing table."""
+    """How an attempt ended; elsewhere: another launch has a later claim, and its commit will be the output."""
 
     status: Literal["committed", "failed", "elsewhere"]
     attempt: int
@@ -87,14 +93,16 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     earlier = resumable_attempts(store, task.directory, claim)
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
     started, clock = now(), time.monotonic()
-    with _log(store, output, own_process), _Beat(store, task.directory, claim) as beat:
+    with _log(store, output, own_process), Beat(store, task, claim, own_process) as beat, _recording_exit(store, task):
         failure = _run_body(task.fn, config, beat)
     seconds = time.monotonic() - clock
     record = _record(task, claim, config, started, seconds, failure)
     store.replace(f"{output}/.record.json", json.dumps(record, indent=1).encode())
     if failure is not None:
-        store.replace(f"{output}/.failure.json", json.dumps(asdict(failure), indent=1).encode())
+        write_failure(store, task.directory, claim.number, failure)
         return Outcome("failed", claim.number, seconds, failure=failure)
+    if newer_claim(store, task.directory, claim):
+        return Outcome("elsewhere", claim.number, seconds)  # an inline body could not be stopped: its commit is refused
     return Outcome("committed", claim.number, seconds, commit=_commit(store, task, claim, output))
 
 
@@ -106,7 +114,7 @@ def _fill(leaf: Any, output: str, earlier: tuple[str, ...]) -> Any:
     return leaf
 
 
-def _run_body(fn: Callable[[Any], Any], config: Any, beat: _Beat) -> Failure | None:
+def _run_body(fn: Callable[[Any], Any], config: Any, beat: Beat) -> Failure | None:
     try:
         with progress.listening(beat.hear):
             fn(config)
@@ -122,13 +130,43 @@ def _run_body(fn: Callable[[Any], Any], config: Any, beat: _Beat) -> Failure | N
     return None
 
 
+@contextlib.contextmanager
+def _recording_exit(store: Store, task: Task) -> Iterator[None]:
+    """Let `os._exit` in the body leave a failure behind: else it would look like a lost worker, and be retried."""
+    leave, owner = os._exit, os.getpid()
+
+    def leave_on_record(status: int) -> NoReturn:
+        if os.getpid() == owner and threading.current_thread() is threading.main_thread():
+            caller = traceback.extract_stack()[-2]
+            failure = Failure(f"os._exit({status}) in the body", _location(caller), "".join(traceback.format_stack()))
+            write_failure(store, task.directory, task.claim, failure)
+            sys.stdout.flush()
+        leave(status)
+
+    os._exit = leave_on_record
+    try:
+        yield
+    finally:
+        os._exit = leave
+
+
 def _commit(store: Store, task: Task, claim: Claim, output: str) -> Commit:
     files = store.files(output)
     store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode())
     digest = None
     if all(file.digest is not None for file in files):
         digest = hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
-    commit = Commit(task.aim, claim.number, task.fingerprint, task.payload, digest, task.inputs, task.source, now())
+    commit = Commit(
+        number=task.aim,
+        attempt=claim.number,
+        fingerprint=task.fingerprint,
+        payload=task.payload,
+        digest=digest,
+        inputs=task.inputs,
+        source=task.source,
+        time=now(),
+        settings=task.settings,
+    )
     return publish(store, task.directory, commit)
 
 
@@ -162,7 +200,10 @@ def _user_location(trace: TracebackType | None) -> str | None:
     own = [f for f in frames if not f.filename.startswith((engine, *libraries, "<"))]
     if not frames:
         return None
-    frame = (own or frames)[-1]
+    return _location((own or frames)[-1])
+
+
+def _location(frame: traceback.FrameSummary) -> str:
     return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
 
 
@@ -183,34 +224,3 @@ def _log(store: Store, output: str, own_process: bool) -> Iterator[None]:
                 yield
         finally:
             store.replace(f"{output}/.log", file.read())
-
-
-class _Beat:
-    """Rewrites the claim's beat while the body runs: a counter to show life, and the newest progress."""
-
-    def __init__(self, store: Store, directory: str, claim: Claim) -> None:
-        self._store = store
-        self._path = beat_path(store, directory, claim.number)
-        self._newest: progress.Progress | None = None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def hear(self, news: progress.Progress) -> None:
-        self._newest = news
-
-    def _run(self) -> None:
-        count = 0
-        while not self._ended.wait(self._store.beat_seconds):
-            count += 1
-            news = self._newest
-            beat = {"count": count, "progress": asdict(news) if news else None}
-            with contextlib.suppress(OSError):  # the next beat may get through
-                self._store.replace(self._path, json.dumps(beat).encode())
-
-    def __enter__(self) -> _Beat:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._ended.set()
-        self._thread.join()

@@ -42,6 +42,11 @@ SCRIPT = """
     def vanish(config):
         os._exit(7)
 
+    @step_fn(kind="killed")
+    def killed(config):
+        import signal
+        os.kill(os.getpid(), signal.SIGKILL)
+
     @step_fn(kind="leave")
     def leave(config):
         sys.exit("enough")
@@ -72,7 +77,7 @@ def launch(tmp_path_factory):
         tmp_path,
         "a = step('named/a', plain)",
         "fresh_steps = [step(f'fresh{i}', fresh, a, number=i) for i in range(2)]",
-        "others = [step('sharded', sharded, a), step('vanish', vanish), step('leave', leave)]",
+        "others = [step('sharded', sharded, a), step('vanish', vanish), step('killed', killed), step('leave', leave)]",
         "greedy = step('greedy', plain, resources=CpuConfig(cpus=10_000))",
         "executor_main(steps=[*fresh_steps, *others, step('after_leave', plain, others[-1]), greedy])",
     )
@@ -84,18 +89,20 @@ def test_independent_steps_finish_and_failures_are_told_apart(launch):
     _, _, done = launch
     assert done.returncode == 1, done.stderr
     assert "Ray dashboard: http://127.0.0.1:" in done.stdout
-    results = dict(line.split()[:2] for line in done.stdout.split("step ")[-1].splitlines()[1:8])
+    results = dict(line.split()[:2] for line in done.stdout.split("step ")[-1].splitlines()[1:9])
     assert results == {
         "named/a": "ran",
         "fresh0": "ran",
         "fresh1": "ran",
         "sharded": "ran",
         "vanish": "failed",
+        "killed": "failed",
         "leave": "failed",
         "after_leave": "blocked",
     }
     assert "leave failed: SystemExit: enough" in done.stdout
-    assert "vanish failed: the worker was lost 4 times" in done.stdout
+    assert "vanish failed: os._exit(7) in the body" in done.stdout
+    assert "killed failed: the worker was lost 4 times" in done.stdout
 
 
 def test_a_task_carries_its_step_s_name(launch):
@@ -120,8 +127,11 @@ def test_the_log_holds_what_python_and_children_write(launch):
 
 
 def test_each_retry_of_a_lost_worker_is_an_attempt(launch):
-    (directory,) = launch[0].glob("store/vanish-*")
+    (directory,) = launch[0].glob("store/killed-*")
     assert sorted(os.listdir(directory / "claims")) == [f"00000{i}.json" for i in (1, 2, 3, 4)]
+    assert json.loads((directory / "4" / ".failure.json").read_text())["error"].startswith("the worker was lost")
+    (directory,) = launch[0].glob("store/vanish-*")
+    assert os.listdir(directory / "claims") == ["000001.json"], "what the body did itself is not retried"
 
 
 def test_nothing_to_do_starts_no_ray(launch):

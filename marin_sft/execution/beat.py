@@ -1,0 +1,70 @@
+"""The sign of life of an attempt's owner, and how far the step is; and what an owner does that lost its claim."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from marin_sft.execution.attempt import Claim, newer_claim, write_beat
+from marin_sft.execution.store import Store
+from marin_sft.progress import Progress
+
+if TYPE_CHECKING:
+    from marin_sft.execution.worker import Task
+
+LOST_CLAIM = 75  # exit status of a worker process that lost its claim
+
+
+class Beat:
+    """Rewrites the claim's beat while the body runs: a counter, and the newest progress.
+
+    An owner that sees a later claim, or could not beat for two thirds of the timeout (after the whole of it others take
+    it for dead), stops its body. A process of its own can be ended; a body that runs inline goes on, and its commit
+    is refused at the end.
+    """
+
+    def __init__(self, store: Store, task: Task, claim: Claim, own_process: bool) -> None:
+        self._store = store
+        self._directory = task.directory
+        self._claim = claim
+        self._patience = task.beat_timeout * 2 / 3
+        self._own_process = own_process
+        self._newest: Progress | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def hear(self, news: Progress) -> None:
+        self._newest = news
+
+    def _run(self) -> None:
+        count, last = 0, time.monotonic()
+        while not self._ended.wait(min(self._store.beat_seconds, self._patience / 4)):
+            count += 1
+            try:
+                lost = newer_claim(self._store, self._directory, self._claim)
+                write_beat(self._store, self._directory, self._claim, count, self._newest and asdict(self._newest))
+                last = time.monotonic()
+            except OSError as error:
+                lost = time.monotonic() - last > self._patience
+                print(f"cannot beat: {error}", file=sys.stderr)
+            if lost and self._own_process and not self._ended.is_set():
+                self._stop_body()
+
+    def _stop_body(self) -> None:
+        print(f"stopped: another launch took over {self._directory} from claim {self._claim.number}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(LOST_CLAIM)
+
+    def __enter__(self) -> Beat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if kind is not None:  # interrupted: nobody needs to wait for the timeout
+            write_beat(self._store, self._directory, self._claim, -1, None, released=True)
