@@ -8,13 +8,11 @@ Exit codes: 0 done, 1 a step failed, 2 a user's mistake before anything ran, 130
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +24,7 @@ from marin_sft.execution.plan import Plan, Selection, make_plan
 from marin_sft.execution.record import RunRecord, launch_provenance
 from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
 from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
+from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import (
     THIS_OUTPUT_PATH,
     ExecutorStep,
@@ -169,7 +168,7 @@ def executor_main(
     """Run `steps` as the command line says (`argv`, by default the process's own). Exits the process on failure."""
     try:
         flags = parse_flags(sys.argv[1:] if argv is None else argv)
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             return Executor(flags).run(steps, description)
     except (UserError, PreviousTaskFailedError) as error:
         sys.exit(_complain(error, 2))
@@ -203,17 +202,3 @@ def _this_command(flags: ExecutorFlags) -> str:
     prefix = ["--prefix", flags.prefix] if "--prefix" in " ".join(sys.argv[1:]) else []
     backend = ["--backend", flags.backend] if flags.backend != "ray" else []
     return shlex.join(["python", sys.argv[0], *prefix, *backend])
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a launch the way Ctrl-C does. Only the main thread may set handlers."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -7,19 +7,15 @@ has to run; it never attaches to another Ray that it finds on the machine.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import signal
-import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
 from marin_sft.errors import ConfigError, InfrastructureLoss, UserError
 from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, TpuPodConfig
+from marin_sft.execution.signals import handler_of_sigterm_kept
 from marin_sft.execution.worker import Outcome, Task, run_attempt
-
 
 # Ray lets workers of one runtime environment serve any task; those of this one serve fresh_process steps only, once.
 _OWN_WORKERS = {"env_vars": {"MARIN_SFT_FRESH_PROCESS": "1"}}
@@ -43,7 +39,7 @@ class RayBackend:
         import ray
 
         try:
-            with _own_signal_handlers():
+            with handler_of_sigterm_kept():  # Ray sets one that exits without a word
                 context = ray.init(**(_local_options() if self._local else _cluster_options()))
         except ConnectionError as error:
             raise UserError(f"{error}; start that cluster, or unset RAY_ADDRESS to run on this machine") from error
@@ -82,17 +78,6 @@ class RayBackend:
         if self._ray is not None:
             self._ray.shutdown()
             self._ray = None
-
-
-@contextlib.contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Keep the process's handler of SIGTERM: Ray puts one in its place that exits without a word."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def _environment() -> dict[str, str]:

@@ -36,6 +36,7 @@ from marin_sft.execution.beat import Beat
 from marin_sft.execution.fingerprint import Payload, canonical_json, resolve
 from marin_sft.execution.record import describe
 from marin_sft.execution.resources import Resources
+from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import EarlierAttempts, OutputName
 from marin_sft.execution.store import LocalStore, Store, open_store
 
@@ -93,7 +94,7 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     earlier = resumable_attempts(store, task.directory, claim)
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
     started, clock = now(), time.monotonic()
-    with _log(store, output, own_process), Beat(store, task, claim, own_process) as beat, _recording_exit(store, task):
+    with _log(store, output, own_process), Beat(store, task, claim, own_process) as beat, _exits(store, task):
         failure = _run_body(task.fn, config, beat)
     seconds = time.monotonic() - clock
     record = _record(task, claim, config, started, seconds, failure)
@@ -131,8 +132,9 @@ def _run_body(fn: Callable[[Any], Any], config: Any, beat: Beat) -> Failure | No
 
 
 @contextlib.contextmanager
-def _recording_exit(store: Store, task: Task) -> Iterator[None]:
-    """Let `os._exit` in the body leave a failure behind: else it would look like a lost worker, and be retried."""
+def _exits(store: Store, task: Task) -> Iterator[None]:
+    """Tell the ways out of a body apart. SIGTERM interrupts it (on Ray it would look like the body's own `sys.exit`);
+    `os._exit` leaves a failure behind (else it would look like a lost worker, and be retried)."""
     leave, owner = os._exit, os.getpid()
 
     def leave_on_record(status: int) -> NoReturn:
@@ -143,11 +145,12 @@ def _recording_exit(store: Store, task: Task) -> Iterator[None]:
             sys.stdout.flush()
         leave(status)
 
-    os._exit = leave_on_record
-    try:
-        yield
-    finally:
-        os._exit = leave
+    with sigterm_as_interrupt():
+        os._exit = leave_on_record
+        try:
+            yield
+        finally:
+            os._exit = leave
 
 
 def _commit(store: Store, task: Task, claim: Claim, output: str) -> Commit:
