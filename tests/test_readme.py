@@ -34,6 +34,12 @@ def test_the_flags_exist():
     table = README.split("## Flags of every experiment")[1].split("\n\n")[1]
     flags = re.findall(r"`(--\w+)", table)
     assert len(flags) > 8
-    values = {"--max_concurrent": ["2"], "--beat_timeout": ["5"], "--backend": ["inline"], "--prefix": ["x"], "--force_run": ["a"]}
+    values = {
+        "--max_concurrent": ["2"],
+        "--beat_timeout": ["5"],
+        "--backend": ["inline"],
+        "--prefix": ["x"],
+        "--force_run": ["a"],
+    }
     for flag in flags:
         parse_flags([flag, *values.get(flag, ["x"] if flag == "--run_only" else [])])

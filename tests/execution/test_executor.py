@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from marin_sft.errors import GraphError, PreviousTaskFailedError, RunFailed, StoreError
-from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, executor_main, step_fn, this_output_path
+from marin_sft.execution.executor import (
+    Executor,
+    ExecutorFlags,
+    ExecutorStep,
+    execution_only,
+    executor_main,
+    step_fn,
+    this_output_path,
+)
 
 
 def reasons(plan):
@@ -387,3 +395,55 @@ def test_a_store_that_fails_under_an_attempt_fails_the_step(pipeline, capsys):
         pipeline.run(ExecutorStep("s", body, this_output_path()), pipeline.step("other"))
     assert "s failed: cannot be carried out: " in capsys.readouterr().out
     assert pipeline.bodies() == ["other"]
+
+
+def test_other_settings_of_the_same_result_are_named(pipeline):
+    def body(config): ...
+
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        rate: float = 0.1
+        steps_per_log: int = execution_only(default=10)
+
+    pipeline.run(ExecutorStep("s", body, Settings()))
+    plan = pipeline.plan(ExecutorStep("s", body, Settings(steps_per_log=20)))["s"]
+    assert (plan.action, plan.detail) == ("SKIP", "same result, different settings: steps_per_log 10 -> 20")
+
+
+def test_an_input_that_vanished_is_named(pipeline, capsys):
+    a = pipeline.step("a")
+    output = pipeline.run(a).output_path(a)
+    shutil.rmtree(output)
+    with pytest.raises(RunFailed):
+        pipeline.run(pipeline.step("b", a))
+    text = capsys.readouterr().out
+    assert f"its input 'a' is committed, but the output is gone from {output}" in text
+    assert pipeline.bodies() == ["a"]
+    pipeline.run(pipeline.step("b", a), force_run=("a",))
+    assert pipeline.bodies() == ["a", "b"]
+
+
+def test_a_full_disk_commits_nothing(tmp_path, capsys):
+    """On a file system of its own of 1 MB: what does not fit fails the step, and the next launch goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+
+        def fill(config):
+            Path(config["out"], "big").write_bytes(bytes(config["size"]))
+
+        def step(size):
+            return ExecutorStep("s", fill, {"out": this_output_path(), "size": size})
+
+        executor = Executor(ExecutorFlags(prefix=str(disk / "store"), backend="inline"))
+        with pytest.raises(RunFailed):
+            executor.run([step(2_000_000)])
+        assert "No space left on device" in capsys.readouterr().out
+        assert not list(disk.glob("store/s-*/commits/*"))
+        for big in disk.glob("store/s-*/1/big"):
+            big.unlink()
+        assert not executor.run([step(100)]).failed
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -28,7 +28,7 @@ from marin_sft.execution.executor import (
     unversioned,
     versioned,
 )
-from marin_sft.execution.fingerprint import leaf_differences, resolve
+from marin_sft.execution.fingerprint import leaf_differences, resolve, settings_of
 from marin_sft.execution.graph import build_graph
 
 
@@ -218,3 +218,63 @@ def test_leaf_differences_name_the_fields():
         ("files[2]", None, "d"),
         ("gone", 1, None),
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leafy:
+    """Fields of many kinds, to be changed one at a time."""
+
+    text: str = "a"
+    number: float = 1.0
+    flag: bool = False
+    items: tuple = (1, 2)
+    mapping: dict = dataclasses.field(default_factory=lambda: {"k": 1})
+    inner: Inner = Inner()
+    mesh: int = execution_only(default=1)
+    hidden: Any = dataclasses.field(default_factory=lambda: unversioned(1))
+
+
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "text": st.text(max_size=5),
+        "number": st.floats(allow_nan=False, allow_infinity=False),
+        "flag": st.booleans(),
+        "items": st.tuples(st.integers(), st.text(max_size=3)),
+        "mapping": st.dictionaries(st.text(max_size=3), json_values, max_size=3),
+        "inner": st.floats(allow_nan=False, allow_infinity=False).map(Inner),
+        "mesh": st.integers(),
+        "hidden": st.integers().map(unversioned),
+    },
+)
+
+
+@given(changes, changes)
+def test_any_identity_field_counts_and_no_other(one, other):
+    """Two configs have one fingerprint exactly when they agree in all fields but the execution-only ones."""
+    a, b = Leafy(**one), Leafy(**other)
+    identity = [f.name for f in dataclasses.fields(Leafy) if f.name not in ("mesh", "hidden")]
+    texts = [repr([_plain(getattr(config, name)) for name in identity]) for config in (a, b)]
+    assert (fingerprint(a) == fingerprint(b)) == (texts[0] == texts[1])
+
+
+def _plain(value):
+    """A text for a value in which equal values look the same: mappings sorted, tuples as lists."""
+    if dataclasses.is_dataclass(value):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return sorted((key, _plain(item)) for key, item in value.items())
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@given(changes)
+def test_settings_are_the_fields_that_do_not_count(change):
+    config = Leafy(**change)
+    assert settings_of(config) == {"mesh": config.mesh, "hidden": config.hidden.value}
+
+
+def test_prefix_and_working_directory_make_no_difference(tmp_path, monkeypatch):
+    before = fingerprint(Leafy(), name="x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MARIN_SFT_PREFIX", "gs://elsewhere")
+    assert fingerprint(Leafy(), name="x") == before
