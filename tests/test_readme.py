@@ -43,3 +43,13 @@ def test_the_flags_exist():
     }
     for flag in flags:
         parse_flags([flag, *values.get(flag, ["x"] if flag == "--run_only" else [])])
+
+
+def test_each_claim_about_safety_names_a_test_that_exists():
+    table = README.split("## What is safe")[1].split("\n## ")[0]
+    named = re.findall(r"`(?:([\w/]+\.py))?::(\w+)`", table)
+    assert len(named) > 10
+    file = ""
+    for path, test in named:
+        file = path or file
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), (file, test)
