@@ -20,10 +20,11 @@ from marin_sft.errors import MarinSftError, PreviousTaskFailedError, RunFailed, 
 from marin_sft.execution.backends import Backend, InlineBackend
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
-from marin_sft.execution.plan import Plan, Selection, make_plan
+from marin_sft.execution.plan import Plan, make_plan
 from marin_sft.execution.record import RunRecord, launch_provenance
 from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
 from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
+from marin_sft.execution.selection import Selection
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import (
     THIS_OUTPUT_PATH,

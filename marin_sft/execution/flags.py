@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn, get_args
 
 from marin_sft.errors import UserError
-from marin_sft.execution.plan import nearest_text
+from marin_sft.execution.selection import nearest_text
 
 BackendName = Literal["ray", "inline"]
 

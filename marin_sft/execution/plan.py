@@ -8,20 +8,18 @@ SKIP        the step's output is used as it is, or nobody needs it
 
 from __future__ import annotations
 
-import difflib
 import enum
-import fnmatch
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.errors import GraphError, PreviousTaskFailedError, StoreError
+from marin_sft.errors import PreviousTaskFailedError, StoreError
 from marin_sft.execution.attempt import Commit, Consumed, StepState, attempt_path, read_state
 from marin_sft.execution.fingerprint import Payload, leaf_differences, name_of_directory, settings_of, source_digest
 from marin_sft.execution.graph import Graph, Node
+from marin_sft.execution.selection import Selection, forced_nodes, nodes_in_scope, target_nodes
 from marin_sft.execution.store import LocalStore, Store
 
 Difference = tuple[str, Any, Any]
@@ -45,16 +43,6 @@ class Reason(enum.StrEnum):
     RETRY = "RETRY"
     RESUME = "RESUME"
     RUNNING = "RUNNING"
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What the flags say of steps: `force_run` names or globs, `run_only` regular expressions."""
-
-    force_run: tuple[str, ...] = ()
-    cascade: bool = False
-    run_only: tuple[str, ...] = ()
-    force_run_failed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +99,13 @@ def make_plan(graph: Graph, store: Store, selection: Selection) -> Plan:
         PreviousTaskFailedError: when a step to run failed earlier and `force_run_failed` is off.
         StoreError: when a commit's payload is not the one its fingerprint stands for.
     """
-    forced = _forced(graph, selection)
-    scope = _scope(graph, selection, forced)
+    forced = forced_nodes(graph, selection)
+    scope = nodes_in_scope(graph, selection, forced)
     nodes = [node for node in graph if node in scope]
     states = dict(zip(nodes, _read_states(store, nodes), strict=True))
     commits = {node: _valid_commit(node, states[node]) for node in nodes}
     reruns = _reruns(nodes, commits, forced)
-    needed = _needed(nodes, commits, reruns, _targets(graph, selection))
+    needed = _needed(nodes, commits, reruns, target_nodes(graph, selection))
 
     items: dict[Node, PlanItem] = {}
     for node in nodes:
@@ -311,58 +299,9 @@ def _needed(
     return needed
 
 
-def _forced(graph: Graph, selection: Selection) -> set[Node]:
-    names = [node.name for node in graph]
-    forced: set[Node] = set()
-    for pattern in selection.force_run:
-        matched = {node for node in graph if fnmatch.fnmatchcase(node.name, pattern)}
-        if not matched:
-            raise GraphError(f"--force_run {pattern!r}: no step of that name{nearest_text(pattern, names)}")
-        forced |= matched
-    if selection.cascade:
-        for node in graph:
-            if any(upstream in forced for upstream in node.inputs):
-                forced.add(node)
-    return forced
-
-
-def _targets(graph: Graph, selection: Selection) -> set[Node]:
-    if not selection.run_only:
-        return set(graph.roots)
-    names = [node.name for node in graph]
-    targets: set[Node] = set()
-    for pattern in selection.run_only:
-        try:
-            matched = {node for node in graph if re.search(pattern, node.name)}
-        except re.error as error:
-            raise GraphError(f"--run_only {pattern!r}: not a regular expression: {error}") from None
-        if not matched:
-            raise GraphError(f"--run_only {pattern!r}: matches no step{nearest_text(pattern, names)}")
-        targets |= matched
-    return targets
-
-
-def _scope(graph: Graph, selection: Selection, forced: set[Node]) -> set[Node]:
-    """All steps; under --run_only the selected ones, the forced ones, and all they are made from."""
-    if not selection.run_only:
-        return set(graph.nodes)
-    scope = _targets(graph, selection) | forced
-    for node in reversed(graph.nodes):
-        if node in scope:
-            scope.update(node.inputs)
-    return scope
-
-
 def _refuse_retries(items: Iterable[PlanItem]) -> None:
     for item in items:
         if item.reason is Reason.RETRY:
             raise PreviousTaskFailedError(
                 f"step '{item.node.name}': {item.detail}; --force_run_failed=true runs it again"
             )
-
-
-def nearest_text(wrong: str, known: Iterable[str], quote: Callable[[str], str] = repr) -> str:
-    """`; did you mean 'x'?`, or the list of what there is."""
-    known = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.4)
-    return f"; did you mean {quote(close[0])}?" if close else f"; there are: {', '.join(known)}"

@@ -1,0 +1,81 @@
+"""Which steps the flags of a launch mean."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from marin_sft.errors import GraphError
+from marin_sft.execution.graph import Graph, Node
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the flags say of steps: `force_run` names or globs, `run_only` regular expressions."""
+
+    force_run: tuple[str, ...] = ()
+    cascade: bool = False
+    run_only: tuple[str, ...] = ()
+    force_run_failed: bool = True
+
+
+def forced_nodes(graph: Graph, selection: Selection) -> set[Node]:
+    """The steps of `force_run`, with `cascade` also all that is made from them.
+
+    Raises:
+        GraphError: for a name or glob that matches no step.
+    """
+    names = [node.name for node in graph]
+    forced: set[Node] = set()
+    for pattern in selection.force_run:
+        matched = {node for node in graph if fnmatch.fnmatchcase(node.name, pattern)}
+        if not matched:
+            raise GraphError(f"--force_run {pattern!r}: no step of that name{nearest_text(pattern, names)}")
+        forced |= matched
+    if selection.cascade:
+        for node in graph:
+            if any(upstream in forced for upstream in node.inputs):
+                forced.add(node)
+    return forced
+
+
+def target_nodes(graph: Graph, selection: Selection) -> set[Node]:
+    """The steps whose outputs are wanted: those of `run_only`, else those that the launch lists.
+
+    Raises:
+        GraphError: for an expression that matches no step, or is none.
+    """
+    if not selection.run_only:
+        return set(graph.roots)
+    names = [node.name for node in graph]
+    targets: set[Node] = set()
+    for pattern in selection.run_only:
+        try:
+            matched = {node for node in graph if re.search(pattern, node.name)}
+        except re.error as error:
+            raise GraphError(f"--run_only {pattern!r}: not a regular expression: {error}") from None
+        if not matched:
+            raise GraphError(f"--run_only {pattern!r}: matches no step{nearest_text(pattern, names)}")
+        targets |= matched
+    return targets
+
+
+def nodes_in_scope(graph: Graph, selection: Selection, forced: set[Node]) -> set[Node]:
+    """All steps; under --run_only the selected ones, the forced ones, and all they are made from."""
+    if not selection.run_only:
+        return set(graph.nodes)
+    scope = target_nodes(graph, selection) | forced
+    for node in reversed(graph.nodes):
+        if node in scope:
+            scope.update(node.inputs)
+    return scope
+
+
+def nearest_text(wrong: str, known: Iterable[str], quote: Callable[[str], str] = repr) -> str:
+    """`; did you mean 'x'?`, or the list of what there is."""
+    known = list(dict.fromkeys(known))
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.4)
+    return f"; did you mean {quote(close[0])}?" if close else f"; there are: {', '.join(known)}"
