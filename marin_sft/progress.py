@@ -6,7 +6,7 @@ The runner of an attempt installs a listener; without one (a step function calle
 reports go nowhere.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,6 +20,20 @@ class Progress:
     total: float | None
     unit: str
     metrics: dict[str, float] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """`120/400 steps  loss 1.32  tokens/s 5,100`."""
+        total = f"/{self.total:g}" if self.total is not None else ""
+        return "  ".join([f"{self.done:g}{total} {self.unit}".rstrip(), *figure_texts(self.metrics)])
+
+
+def figure_texts(figures: Mapping[str, float]) -> list[str]:
+    """Each figure with its name, short, for people."""
+    return [f"{name.replace('_per_second', '/s')} {_number(value)}" for name, value in figures.items()]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
 
 
 Listener = Callable[[Progress], None]

@@ -16,6 +16,7 @@ from marin_sft.progress import Progress
 if TYPE_CHECKING:
     from marin_sft.execution.worker import Task
 
+LOG_SECONDS = 10.0  # between two lines of progress in the attempt's log
 LOST_CLAIM = 75  # exit status of a worker process that lost its claim
 
 
@@ -27,18 +28,24 @@ class Beat:
     is refused at the end.
     """
 
-    def __init__(self, store: Store, task: Task, claim: Claim, own_process: bool) -> None:
+    def __init__(self, store: Store, task: Task, claim: Claim, own_process: bool, log: str) -> None:
         self._store = store
         self._directory = task.directory
         self._claim = claim
         self._patience = task.beat_timeout * 2 / 3
         self._own_process = own_process
+        self._log = log
+        self._logged = -LOG_SECONDS
         self._newest: Progress | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def hear(self, news: Progress) -> None:
         self._newest = news
+        if news.done == news.total or time.monotonic() - self._logged >= LOG_SECONDS:
+            self._logged = time.monotonic()
+            with open(self._log, "a", encoding="utf-8") as file:
+                file.write(news.text() + "\n")
 
     def _run(self) -> None:
         count, last = 0, time.monotonic()

@@ -6,17 +6,18 @@ import json
 import sys
 import threading
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from marin_sft import progress
 from marin_sft.execution.attempt import attempt_path, beat_path
 from marin_sft.execution.plan import Action, Plan, PlanItem, difference_text
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.store import Store
+from marin_sft.progress import figure_texts
 
 _PLAIN_SECONDS = 15.0  # between two progress lines of one step off a terminal
 _SHOWN_RESULTS = 60  # beyond so many steps the closing table leaves out the cached ones
@@ -157,19 +158,18 @@ class LiveView:
                 if news:
                     self._tell(item.node.name, news)
 
-    def _news(self, item: PlanItem, claim: int) -> dict[str, Any] | None:
+    def _news(self, item: PlanItem, claim: int) -> progress.Progress | None:
         beat = self._store.read(beat_path(self._store, item.node.directory, claim))
-        return json.loads(beat)["progress"] if beat else None
+        news = json.loads(beat)["progress"] if beat else None
+        return progress.Progress(**news) if news else None
 
-    def _tell(self, name: str, news: dict[str, Any]) -> None:
-        figures = "  ".join(f"{_short(key)} {_number(value)}" for key, value in news["metrics"].items())
+    def _tell(self, name: str, news: progress.Progress) -> None:
         if self._bars:
             if name in self._bar_of:
-                text = f"{_amount(news)}  {figures}"
-                self._bars.update(self._bar_of[name], completed=news["done"], total=news["total"], news=text)
+                self._bars.update(self._bar_of[name], completed=news.done, total=news.total, news=news.text())
         elif time.monotonic() - self._told[name] > _PLAIN_SECONDS:
             self._told[name] = time.monotonic()
-            self._console.print(Text(f"{_clock()}        {name}: {_amount(news)}  {figures}"))
+            self._console.print(Text(f"{_clock()}        {name}: {news.text()}"))
 
 
 def _progress_bars(console: Console) -> Progress:
@@ -185,11 +185,6 @@ def _progress_bars(console: Console) -> Progress:
     )
 
 
-def _amount(news: dict[str, Any]) -> str:
-    total = f"/{news['total']:g}" if news["total"] is not None else ""
-    return f"{news['done']:g}{total} {news['unit']}".rstrip()
-
-
 def _figures(store: Store, output: str) -> str:
     """The numbers at the top of the output's metrics.json, a step's way to show its result."""
     found = store.read(f"{output}/metrics.json")
@@ -197,19 +192,11 @@ def _figures(store: Store, output: str) -> str:
         return ""
     metrics = json.loads(found)
     numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return ", ".join(f"{_short(key)} {_number(value)}" for key, value in list(numbers.items())[:_SHOWN_FIGURES])
-
-
-def _short(name: str) -> str:
-    return name.replace("_per_second", "/s")
+    return ", ".join(figure_texts(numbers)[:_SHOWN_FIGURES])
 
 
 def _relative(store: Store, path: str | None) -> str:
     return path.removeprefix(f"{store.prefix}/") if path else ""
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
 
 
 def _duration(seconds: float) -> str:

@@ -94,7 +94,11 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     earlier = resumable_attempts(store, task.directory, claim)
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
     started, clock = now(), time.monotonic()
-    with _log(store, output, own_process), Beat(store, task, claim, own_process) as beat, _exits(store, task):
+    with (
+        _log(store, output, own_process) as log_file,
+        Beat(store, task, claim, own_process, log_file) as beat,
+        _exits(store, task),
+    ):
         failure = _run_body(task.fn, config, beat)
     seconds = time.monotonic() - clock
     record = _record(task, claim, config, started, seconds, failure)
@@ -215,15 +219,16 @@ def _first_lines(text: str, limit: int = 2000) -> str:
 
 
 @contextlib.contextmanager
-def _log(store: Store, output: str, own_process: bool) -> Iterator[None]:
+def _log(store: Store, output: str, own_process: bool) -> Iterator[str]:
+    """Keep what the body writes in the attempt's log; yields the local file that it is kept in meanwhile."""
     capture = log.process_output_copied_to if own_process else log.python_output_copied_to
     if isinstance(store, LocalStore):
         with capture(f"{output}/.log"):
-            yield
+            yield f"{output}/.log"
         return
     with tempfile.NamedTemporaryFile(suffix=".log") as file:
         try:
             with capture(file.name):
-                yield
+                yield file.name
         finally:
             store.replace(f"{output}/.log", file.read())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from marin_sft import progress
 from marin_sft.errors import GraphError, PreviousTaskFailedError, RunFailed, StoreError
 from marin_sft.execution.executor import (
     Executor,
@@ -447,3 +448,13 @@ def test_a_full_disk_commits_nothing(tmp_path, capsys):
         assert not executor.run([step(100)]).failed
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_progress_is_kept_in_the_log(pipeline):
+    def body(config):
+        for done in range(5):
+            progress.report(done + 1, 5, "rows", loss=0.5)
+
+    step = ExecutorStep("s", body, None)
+    log = Path(pipeline.run(step).output_path(step), ".log").read_text()
+    assert log == "1/5 rows  loss 0.5\n5/5 rows  loss 0.5\n"
