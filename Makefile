@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # A first import of jax and levanter without bytecode costs half a minute; compile once instead.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev quickstart test check format lock bench clean
+.PHONY: env env-dev peers quickstart test torture check format lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -26,11 +26,23 @@ $(BIN)/python:
 	$(INSTALL) --no-deps torch==2.13.0
 	@touch $@
 
+# What the benchmarks compare with. An environment of its own, so that neither's pins bend the other's.
+peers: .peers/.done
+
+.peers/.done: requirements-peers.lock | $(BIN)/python
+	$(UV) venv --quiet --clear --python $(PYTHON) .peers
+	$(UV) pip install --quiet --compile-bytecode --python .peers/bin/python --require-hashes -r $<
+	@touch $@
+
 quickstart: env
 	$(BIN)/python experiments/quickstart.py $(ARGS)
 
 test: env-dev check
 	$(BIN)/python -m pytest
+
+# Random crashes and races; ROUNDS=300 for more.
+torture: env-dev
+	$(BIN)/python -m pytest -m torture -s -x tests/execution/test_torture.py
 
 check: env-dev
 	$(BIN)/ruff check .
@@ -44,13 +56,15 @@ format: env-dev
 bench: env-dev
 	$(BIN)/python benchmarks/engine.py
 
-LOCK := $(UV) pip compile --quiet --no-header --python-version 3.11 --universal --no-emit-index-url --no-emit-find-links \
-	--generate-hashes --prerelease=if-necessary-or-explicit pyproject.toml
+COMPILE := $(UV) pip compile --quiet --no-header --python-version 3.11 --universal --no-emit-index-url \
+	--no-emit-find-links --generate-hashes --prerelease=if-necessary-or-explicit
+LOCK := $(COMPILE) pyproject.toml
 
 # The locks name no index: they hold versions and hashes only.
 lock: | $(BIN)/python
 	printf 'hatchling\neditables\n' | $(LOCK) - -o requirements.lock
 	$(LOCK) --extra dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) --group pyproject.toml:peers -o requirements-peers.lock
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .peers
