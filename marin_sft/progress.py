@@ -6,6 +6,7 @@ The runner of an attempt installs a listener; without one (a step function calle
 reports go nowhere.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,6 +28,11 @@ class Progress:
         return "  ".join([f"{self.done:g}{total} {self.unit}".rstrip(), *figure_texts(self.metrics)])
 
 
+def is_text(line: str) -> bool:
+    """Whether a line looks like what `Progress.text` says."""
+    return _TEXT.fullmatch(line) is not None
+
+
 def figure_texts(figures: Mapping[str, float]) -> list[str]:
     """Each figure with its name, short, for people."""
     return [f"{name.replace('_per_second', '/s')} {_number(value)}" for name, value in figures.items()]
@@ -35,6 +41,8 @@ def figure_texts(figures: Mapping[str, float]) -> list[str]:
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
 
+
+_TEXT = re.compile(r"\d[\d.e+]*(/\d[\d.e+]*)?( \S+)?(  \S+ -?\d[\d,.e+-]*)*")
 
 Listener = Callable[[Progress], None]
 _listener: ContextVar[Listener | None] = ContextVar("marin_sft_progress_listener", default=None)

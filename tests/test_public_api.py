@@ -2,8 +2,9 @@ import marin_sft
 from marin_sft.execution import executor
 
 PUBLIC = """
-    THIS_OUTPUT_PATH CpuConfig Executor ExecutorFlags ExecutorStep GpuConfig InputName Run TpuPodConfig earlier_attempts
-    execution_only executor_main omitted_when output_path_of step_fn this_output_path unversioned versioned
+    THIS_OUTPUT_PATH CpuConfig Executor ExecutorFlags ExecutorStep GpuConfig InputName Run RuntimeEnv TpuPodConfig
+    earlier_attempts execution_only executor_main omitted_when output_path_of step_fn this_output_path
+    unversioned versioned
 """
 
 

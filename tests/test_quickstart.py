@@ -45,7 +45,7 @@ def store(tmp_path_factory):
     first = subprocess.Popen(command(store), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     for line in first.stdout:
-        news = re.search(r"quickstart_seed0: (\d+)/\d+ steps", line)
+        news = re.search(r"quickstart_seed0 \| (\d+)/\d+ steps", line)
         if news and int(news[1]) > 60:  # past the first checkpoint
             break
     first.send_signal(signal.SIGKILL)

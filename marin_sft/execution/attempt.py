@@ -4,6 +4,7 @@
     {directory}/claims/000003.beat   rewritten by the owner: a counter, and how far the step is
     {directory}/3/                   the attempt: outputs, .files.json, .record.json, .log, .failure.json
     {directory}/commits/000001.json  create-exclusive: which attempt is the output, and what it consumed
+    {directory}/tombstone.json       create-exclusive: commits and attempts that gc is removing; gone to all others
 
 An attempt aims at one commit number. It may resume only from earlier attempts with the same aim and fingerprint.
 """
@@ -11,40 +12,18 @@ An attempt aims at one commit number. It may resume only from earlier attempts w
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
-import os
 import re
-import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from marin_sft.execution.fingerprint import Payload, canonical_json
+from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.store import Store
 
 _NUMBERED = re.compile(r"(\d{6})\.json")
-
-
-@dataclass(frozen=True)
-class ProcessIdentity:
-    """Enough to see, from the same machine and process namespace, whether a process is gone."""
-
-    host: str
-    pid: int
-    boot_id: str | None
-    pid_namespace: str | None
-    start_time: str | None
-
-    @staticmethod
-    def current() -> ProcessIdentity:
-        pid = os.getpid()
-        return ProcessIdentity(socket.gethostname(), pid, _boot_id(), _pid_namespace(), _start_time(pid))
-
-    def is_gone(self) -> bool:
-        """True only when it can be seen from here that the process has ended; False when alive or out of sight."""
-        if self.boot_id is None or (self.boot_id, self.pid_namespace) != (_boot_id(), _pid_namespace()):
-            return False
-        return _start_time(self.pid) != self.start_time
 
 
 @dataclass(frozen=True)
@@ -93,12 +72,25 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Tombstone:
+    """What a garbage collection is removing from a step. `aim` is the highest commit number that any of it has or aimed
+    at: new attempts aim above it, so that none resumes from what is being removed."""
+
+    commits: tuple[int, ...]
+    attempts: tuple[int, ...]
+    aim: int
+    owner: ProcessIdentity
+    time: str
+
+
+@dataclass(frozen=True)
 class StepState:
     """What the store says of a step.
 
     `claim` is the newest one when it may still lead to a commit, `failure` what ended it, `owner_gone` whether its
     owner is seen to have ended or has given it up. `beat_time` is when the owner last beat, by the owner's clock.
     `last_claim` is the highest claim number seen: who wants the step next has to create the following number.
+    `last_aim` is the highest commit number that is being removed; see `Tombstone`.
     """
 
     commit: Commit | None = None
@@ -107,6 +99,14 @@ class StepState:
     owner_gone: bool = False
     last_claim: int = 0
     beat_time: float | None = None
+    last_aim: int = 0
+
+    @property
+    def next_aim(self) -> int:
+        """The commit number that the next attempt aims at."""
+        if self.claim is not None:
+            return self.claim.aim
+        return max(self.commit.number if self.commit else 0, self.last_aim) + 1
 
     @property
     def interrupted(self) -> bool:
@@ -124,26 +124,65 @@ def attempt_path(store: Store, directory: str, attempt: int) -> str:
 
 
 def read_state(store: Store, directory: str) -> StepState:
-    """The state of the step in `directory` (relative to the prefix, or absolute)."""
+    """The state of the step in `directory` (relative to the prefix, or absolute). What is being removed is gone."""
     root = store.path(directory)
-    commit = _newest_commit(store, directory)
-    claims = _numbers(store.names(f"{root}/claims"))
+    # Before the commits: gc removes its tombstone last, so where there is none, all it was for is there or is gone.
+    tombstone = read_tombstone(store, directory)
+    commit = _newest_commit(store, directory, tombstone)
+    claims = claim_numbers(store, directory)
     state = StepState(commit=commit, last_claim=claims[-1] if claims else 0)
+    if tombstone is not None:
+        last_claim = max(state.last_claim, *tombstone.attempts, 0)
+        state = dataclasses.replace(state, last_claim=last_claim, last_aim=tombstone.aim)
+        claims = [number for number in claims if number not in tombstone.attempts]
     if not claims or commit is not None and commit.attempt >= claims[-1]:
         return state
     claim = read_claim(store, directory, claims[-1])
-    beat = _read_json(store, beat_path(store, directory, claims[-1])) or {}
+    beat = read_beat(store, directory, claims[-1])
     gone = claim is not None and (claim.owner.is_gone() or beat.get("released", False))
     # Only now: an owner that ended meanwhile may have committed or failed as its last act.
-    commit = _newest_commit(store, directory)
+    commit = _newest_commit(store, directory, tombstone)
     if claim is None or commit is not None and claim.aim <= commit.number:
         return dataclasses.replace(state, commit=commit)
     failure = _read_json(store, f"{root}/{claim.number}/.failure.json")
-    return StepState(commit, claim, failure and Failure(**failure), gone, claims[-1], beat.get("time"))
+    return dataclasses.replace(
+        state,
+        commit=commit,
+        claim=claim,
+        failure=failure and Failure(**failure),
+        owner_gone=gone,
+        beat_time=beat.get("time"),
+    )
 
 
-def _newest_commit(store: Store, directory: str) -> Commit | None:
-    commits = _numbers(store.names(f"{store.path(directory)}/commits"))
+def claim_numbers(store: Store, directory: str) -> list[int]:
+    return _numbers(store.names(f"{store.path(directory)}/claims"))
+
+
+def commit_numbers(store: Store, directory: str) -> list[int]:
+    return _numbers(store.names(f"{store.path(directory)}/commits"))
+
+
+def tombstone_path(store: Store, directory: str) -> str:
+    return f"{store.path(directory)}/tombstone.json"
+
+
+def read_tombstone(store: Store, directory: str) -> Tombstone | None:
+    found = _read_json(store, tombstone_path(store, directory))
+    if found is None:
+        return None
+    numbers = {name: tuple(found[name]) for name in ("commits", "attempts")}
+    return Tombstone(**{**found, **numbers, "owner": ProcessIdentity(**found["owner"])})
+
+
+def write_tombstone(store: Store, directory: str, tombstone: Tombstone) -> bool:
+    """False when there is one already."""
+    return store.create_exclusive(tombstone_path(store, directory), _to_json(tombstone))
+
+
+def _newest_commit(store: Store, directory: str, tombstone: Tombstone | None) -> Commit | None:
+    removed = tombstone.commits if tombstone else ()
+    commits = [number for number in commit_numbers(store, directory) if number not in removed]
     return read_commit(store, directory, commits[-1]) if commits else None
 
 
@@ -181,8 +220,7 @@ def write_failure(store: Store, directory: str, attempt: int, failure: Failure) 
 
 def resumable_attempts(store: Store, directory: str, claim: Claim) -> tuple[str, ...]:
     """The directories of the attempts that `claim` may resume from, newest first."""
-    root = store.path(directory)
-    numbers = [n for n in _numbers(store.names(f"{root}/claims")) if n < claim.number]
+    numbers = [n for n in claim_numbers(store, directory) if n < claim.number]
     earlier = [read_claim(store, directory, n) for n in reversed(numbers)]
     return tuple(
         attempt_path(store, directory, other.number)
@@ -195,9 +233,14 @@ def beat_path(store: Store, directory: str, claim: int) -> str:
     return f"{store.path(directory)}/claims/{claim:06}.beat"
 
 
+def read_beat(store: Store, directory: str, claim: int) -> dict[str, Any]:
+    """What `write_beat` wrote last; empty before the first beat."""
+    return _read_json(store, beat_path(store, directory, claim)) or {}
+
+
 def newer_claim(store: Store, directory: str, claim: Claim) -> bool:
     """Whether another launch has taken the step over."""
-    return _numbers(store.names(f"{store.path(directory)}/claims"))[-1:] != [claim.number]
+    return claim_numbers(store, directory)[-1:] != [claim.number]
 
 
 def write_beat(
@@ -233,6 +276,11 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)) + f".{int(moment * 1000) % 1000:03}Z"
 
 
+def seconds_since_epoch(moment: str) -> float:
+    """The inverse of `now`."""
+    return datetime.datetime.fromisoformat(moment).timestamp()
+
+
 def _numbers(names: list[str]) -> list[int]:
     return sorted(int(match[1]) for match in map(_NUMBERED.fullmatch, names) if match)
 
@@ -244,31 +292,3 @@ def _read_json(store: Store, path: str) -> Any:
 
 def _to_json(value: Any) -> bytes:
     return canonical_json(dataclasses.asdict(value)).encode()
-
-
-def _boot_id() -> str | None:
-    return _read_text("/proc/sys/kernel/random/boot_id")
-
-
-def _pid_namespace() -> str | None:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return None
-
-
-def _start_time(pid: int) -> str | None:
-    """Clock ticks after boot at which the process started; None when it is gone or a zombie."""
-    stat = _read_text(f"/proc/{pid}/stat")
-    if stat is None:
-        return None
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _read_text(path: str) -> str | None:
-    try:
-        with open(path) as file:
-            return file.read().strip()
-    except OSError:
-        return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from marin_sft.execution.ray_environment import secrets_of_this_process
+from marin_sft.execution.resources import RuntimeEnv
 from marin_sft.execution.worker import Outcome, Task, run_attempt
 
 T = TypeVar("T")
@@ -33,13 +37,27 @@ class InlineBackend:
     def submit(self, task: Task) -> Future[Outcome]:
         future: Future[Outcome] = Future()
         try:
-            future.set_result(run_attempt(task, own_process=False))
+            with _variables(task.resources.runtime_env):
+                future.set_result(run_attempt(task, own_process=False))
         except Exception as error:  # of the store; a body's own end up in the outcome
             future.set_exception(error)
         return future
 
     def close(self) -> None:
         """Nothing runs any more when `submit` has returned."""
+
+
+@contextlib.contextmanager
+def _variables(env: RuntimeEnv | None) -> Iterator[None]:
+    """With the variables of `env` set. What else is in `env` needs a process of its own."""
+    before = os.environ.copy()
+    os.environ.update(env.env_vars if env else {})
+    try:
+        yield
+    finally:
+        for name in env.env_vars if env else ():
+            os.environ.pop(name)
+            os.environ.update({name: before[name]} if name in before else {})
 
 
 def map_shards(fn: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -50,8 +68,14 @@ def map_shards(fn: Callable[[T], R], items: Sequence[T]) -> list[R]:
     ray = sys.modules.get("ray")
     if len(items) < 2 or ray is None or not ray.is_initialized():
         return [fn(item) for item in items]
-    task = ray.remote(fn).options(name=f"map_shards {fn.__qualname__}", max_retries=3)
+    task = ray.remote(_shard).options(name=f"map_shards {fn.__qualname__}", max_retries=3)
+    secrets = secrets_of_this_process()
     try:
-        return ray.get([task.remote(item) for item in items])
+        return ray.get([task.remote(fn, item, secrets) for item in items])
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else error from None
+
+
+def _shard(fn: Callable[[T], R], item: T, secrets: dict[str, str]) -> R:
+    os.environ.update(secrets)
+    return fn(item)

@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.errors import MarinSftError, PreviousTaskFailedError, RunFailed, UserError
+from marin_sft.errors import MarinSftError, PreviousTaskFailedError, RunFailed, StoreError, UserError
 from marin_sft.execution.backends import Backend, InlineBackend
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
 from marin_sft.execution.plan import Plan, make_plan
 from marin_sft.execution.record import RunRecord, launch_provenance
-from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
+from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
 from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
-from marin_sft.execution.selection import Selection
+from marin_sft.execution.selection import Selection, check_selection
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import (
     THIS_OUTPUT_PATH,
@@ -52,6 +52,7 @@ __all__ = [
     "InputName",
     "OutputName",
     "Run",
+    "RuntimeEnv",
     "TpuPodConfig",
     "earlier_attempts",
     "execution_only",
@@ -102,10 +103,11 @@ class Executor:
             PreviousTaskFailedError: see `--force_run_failed`.
         """
         graph = build_graph(steps)
-        selection = Selection(
-            self.flags.force_run, self.flags.cascade, self.flags.run_only, self.flags.force_run_failed
-        )
-        return Run(graph, make_plan(graph, open_store(self.flags.prefix), selection))
+        return Run(graph, make_plan(graph, open_store(self.flags.prefix), self._selection()))
+
+    def _selection(self) -> Selection:
+        flags = self.flags
+        return Selection(flags.force_run, flags.cascade, flags.run_only, flags.force_run_failed)
 
     def run(self, steps: Sequence[ExecutorStep[Any]], description: str | None = None) -> Run:
         """Plan, print the plan, run what has to run, print how it went.
@@ -114,40 +116,66 @@ class Executor:
             UserError: before anything ran.
             RunFailed: when a step failed; all that did not depend on it has run.
         """
+        if self.flags.dry_run or self.flags.json:
+            return self._dry_run(steps)
+        graph = build_graph(steps)
+        check_selection(graph, self._selection())
+        store = open_store(self.flags.prefix)
+        record = RunRecord(store)
+        # Before any step is looked at: what this launch finds there, gc must not be about to remove.
+        unrecorded = record.begin(description, graph)
+        plan, results = Plan((), store), list[StepResult]()
+        status = "refused"
+        try:
+            plan = make_plan(graph, store, self._selection())
+            _check_writable(plan, unrecorded)
+            status = "interrupted"
+            run = self._carry_out(Run(graph, plan), results)
+            status = "failed" if run.failed else "done"
+        finally:
+            record.end(status, plan.to_json(), [_result_json(store, result) for result in results])
+        if run.failed:
+            raise RunFailed(f"{sum(r.status == 'failed' for r in results)} step(s) failed")
+        return run
+
+    def _dry_run(self, steps: Sequence[ExecutorStep[Any]]) -> Run:
         planned = self.plan(steps)
         if self.flags.json:
             print(json.dumps(planned.plan.to_json(), indent=1))
             return planned
+        from marin_sft.execution.view import make_console, print_plan
+
+        print_plan(make_console(), planned.plan)
+        return planned
+
+    def _carry_out(self, planned: Run, results: list[StepResult]) -> Run:
+        """Fills `results`, also when it is interrupted."""
         from marin_sft.execution.view import make_console, print_failures, print_plan, print_results
 
-        console = make_console()
+        console, begun, store = make_console(), time.monotonic(), planned.plan.store
         print_plan(console, planned.plan)
-        if self.flags.dry_run:
-            return planned
-        begun = time.monotonic()
         if planned.plan.to_do:
-            probe(planned.plan.store)
-        record = RunRecord(planned.plan.store)
-        record.begin(description, planned.plan.to_json())
-        results = self._carry_out(planned, console)
-        record.end([_result_json(planned.plan.store, result) for result in results])
-        print_results(console, planned.plan.store, results, time.monotonic() - begun)
+            self._schedule(planned, console, results)
+        else:
+            results += [StepResult(i, "cached" if i.commit else "unneeded", i.commit) for i in planned.plan]
+        print_results(console, store, results, time.monotonic() - begun)
         run = Run(planned.graph, planned.plan, tuple(results))
         if run.failed:
-            print_failures(console, planned.plan.store, results, _this_command(self.flags))
-            raise RunFailed(f"{sum(r.status == 'failed' for r in results)} step(s) failed")
+            print_failures(console, store, results, _this_command(self.flags))
         return run
 
-    def _carry_out(self, run: Run, console: Any) -> list[StepResult]:
-        if not run.plan.to_do:
-            return [StepResult(item, "cached" if item.commit else "unneeded", item.commit) for item in run.plan]
+    def _schedule(self, run: Run, console: Any, results: list[StepResult]) -> None:
         from marin_sft.execution.view import LiveView
 
         backend = self._backend(console)
         policy = Policy(self.flags.max_concurrent, self.flags.fail_fast, beat_timeout=self.flags.beat_timeout)
         try:
-            with LiveView(console, run.plan.store, bars=self.flags.backend == "ray") as view:
-                return Scheduler(run.plan, run.graph, backend, policy, view, launch_provenance()).run()
+            with LiveView(console, run.plan.store, elsewhere=self.flags.backend == "ray") as view:
+                scheduler = Scheduler(run.plan, run.graph, backend, policy, view, launch_provenance())
+                try:
+                    scheduler.run()
+                finally:
+                    results += scheduler.results
         finally:
             backend.close()
 
@@ -179,6 +207,16 @@ def executor_main(
         command = shlex.join(["python", *sys.argv])
         print(f"\nInterrupted. Finished steps are kept; this continues: {command}", file=sys.stderr)
         sys.exit(130)
+
+
+def _check_writable(plan: Plan, unrecorded: OSError | None) -> None:
+    """A store that cannot be written still serves a launch that has nothing to run."""
+    if plan.to_do:
+        probe(plan.store)
+        if unrecorded is not None:  # without a record nothing would keep gc off what this launch uses
+            raise StoreError(f"prefix {plan.store.prefix}: this launch could not be recorded in it: {unrecorded}")
+    elif unrecorded is not None:
+        print(f"warning: no record of this launch in {plan.store.prefix}: {unrecorded}", file=sys.stderr)
 
 
 def _result_json(store: Store, result: StepResult) -> dict[str, Any]:

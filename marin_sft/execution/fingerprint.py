@@ -100,6 +100,15 @@ def resolve(value: Any, replace: Callable[[Any], Any], path: str = "config") -> 
 
 def references(config: Any) -> list[tuple[str, InputName]]:
     """Every use of a step's output in a config, as (where, InputName), in the order of the walk."""
+    return [(path, used) for path, used in _input_names(config) if used.step is not None]
+
+
+def hardcoded_paths(config: Any) -> list[str]:
+    """Every path in a config that stands there as `InputName.hardcoded`."""
+    return [used.name for _, used in _input_names(config) if used.step is None and used.name is not None]
+
+
+def _input_names(config: Any) -> list[tuple[str, InputName]]:
     found: list[tuple[str, InputName]] = []
 
     def visit(value: Any, path: str) -> None:
@@ -108,8 +117,7 @@ def references(config: Any) -> list[tuple[str, InputName]]:
         elif isinstance(value, ExecutorStep):
             found.append((path, InputName(value, None)))
         elif isinstance(value, InputName):
-            if value.step is not None:
-                found.append((path, value))
+            found.append((path, value))
         else:
             for part in parts_of(value, path) or ():
                 visit(part.value, part.path)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn, get_args
 
 from marin_sft.errors import UserError
+from marin_sft.execution.ray_environment import LAUNCH_DIR
 from marin_sft.execution.selection import nearest_text
 
 BackendName = Literal["ray", "inline"]
@@ -21,7 +22,21 @@ def default_prefix() -> str:
 
 
 def absolute_prefix(prefix: str) -> str:
-    return prefix if "://" in prefix else os.path.abspath(os.path.expanduser(prefix))
+    """A relative path starts from where the user launched: in a Ray job, that is not the working directory.
+
+    Raises:
+        UserError: a relative path in a job that was launched from another machine.
+    """
+    path = os.path.expanduser(prefix)
+    if "://" in prefix or os.path.isabs(path):
+        return prefix if "://" in prefix else os.path.normpath(path)
+    start = os.environ.get(LAUNCH_DIR, os.getcwd())
+    if not os.path.isdir(start):
+        raise UserError(
+            f"prefix {prefix!r}: a relative path means nothing in a job on another machine, whose working directory "
+            "goes away; give --prefix or MARIN_SFT_PREFIX a gs:// or s3:// URL or a shared absolute path"
+        )
+    return os.path.abspath(os.path.join(start, path))
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         )
     for name in ("force_run", "run_only"):
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=argparse.SUPPRESS, help=_HELP[name])
-    parser.add_argument("--prefix", type=absolute_prefix, default=argparse.SUPPRESS, help=_HELP["prefix"])
+    parser.add_argument("--prefix", default=argparse.SUPPRESS, help=_HELP["prefix"])
     parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=_HELP["max_concurrent"])
     parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=_HELP["beat_timeout"])
     parser.add_argument("--backend", choices=get_args(BackendName), default=argparse.SUPPRESS, help=_HELP["backend"])
@@ -78,6 +93,8 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         known = [f"--{name}" for name in _HELP]
         raise UserError(f"unknown argument {unknown[0]!r}{nearest_text(unknown[0].split('=')[0], known)}")
     values = vars(found)
+    if "prefix" in values:
+        values["prefix"] = absolute_prefix(values["prefix"])
     for name in ("force_run", "run_only"):
         if name in values:
             values[name] = tuple(item for text in values[name] for item in _list(text, name))

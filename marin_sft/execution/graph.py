@@ -15,6 +15,7 @@ from marin_sft.execution.fingerprint import (
     references,
     source_digest,
 )
+from marin_sft.execution.resources import check_resources
 from marin_sft.execution.step import ExecutorStep, kind_of
 
 
@@ -62,7 +63,7 @@ def build_graph(steps: Iterable[ExecutorStep[Any]]) -> Graph:
     Equal steps (same name, same identity) become one node.
 
     Raises:
-        ConfigError: for a config value that cannot be part of an identity.
+        ConfigError: for a config value that cannot be part of an identity, or resources that cannot be had.
         GraphError: for a cycle, two different steps for one path, or two functions of one kind.
     """
     roots = list(steps)
@@ -86,6 +87,7 @@ def _make_node(step: ExecutorStep[Any], by_step: dict[int, Node]) -> Node:
     used = [(by_step[id(ref.step)], ref.block_on_step) for _, ref in references(step.config)]
     inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
     nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
+    check_resources(step.name, step.resources)
     payload = payload_of(step, lambda upstream: by_step[id(upstream)].fingerprint)
     fingerprint = fingerprint_of_payload(payload)
     directory = step.override_output_path or f"{step.name}-{fingerprint[:10]}"

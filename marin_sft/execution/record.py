@@ -13,12 +13,17 @@ import socket
 import subprocess
 import sys
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.execution.attempt import now
-from marin_sft.execution.fingerprint import parts_of
+from marin_sft.execution.attempt import now, seconds_since_epoch
+from marin_sft.execution.fingerprint import hardcoded_paths, parts_of
+from marin_sft.execution.graph import Graph
+from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.store import Store
+
+RUNS = "_runs"
 
 
 @functools.cache
@@ -30,31 +35,88 @@ def launch_provenance() -> dict[str, Any]:
         "user": _user(),
         "host": socket.gethostname(),
         "python": platform.python_version(),
-        "git_commit": _git(script, "rev-parse", "HEAD"),
+        # A job's shipped directory is no repository: there, ray_run says which commit it is, and whether with changes.
+        "git_commit": _git(script, "rev-parse", "HEAD") or os.environ.get("GIT_COMMIT"),
         "git_diff": _git(script, "diff", "HEAD"),
-        "packages": dict(sorted((d.metadata["Name"], d.version) for d in importlib.metadata.distributions())),
+        "git_dirty": bool(_git(script, "diff", "HEAD")) or os.environ.get("GIT_DIRTY") == "1",
+        "packages": dict(sorted(_package(found) for found in importlib.metadata.distributions())),
     }
 
 
 class RunRecord:
-    """The record of one launch under `{prefix}/_runs`, in two write-once parts: what was planned, how it went."""
+    """The record of one launch under `{prefix}/_runs`, in two write-once files.
+
+    `{utc}-{script}-{id}.begin.json` is written before the launch looks at any step: it keeps gc off those steps.
+    `.end.json` says what was planned, and how it went.
+    """
 
     def __init__(self, store: Store) -> None:
         script = os.path.splitext(os.path.basename(sys.argv[0] or "python"))[0]
         self._store = store
-        self._stem = store.path(f"_runs/{now().replace(':', '')}-{script}-{uuid.uuid4().hex[:6]}")
+        self.name = f"{now().replace(':', '')}-{script}-{uuid.uuid4().hex[:6]}"
 
-    def begin(self, description: str | None, plan: list[dict[str, Any]]) -> None:
-        self._write("plan", {"description": description, "launch": launch_provenance(), "plan": plan})
+    def begin(self, description: str | None, graph: Graph) -> OSError | None:
+        """Returns what went wrong: a store that cannot be written still serves launches that have nothing to run."""
+        content = {
+            "description": description,
+            "time": now(),
+            "owner": dataclasses.asdict(ProcessIdentity.current()),
+            "steps": [{"name": node.name, "directory": node.directory} for node in graph],
+            "paths": sorted({path for node in graph for path in hardcoded_paths(node.step.config)}),
+            "launch": launch_provenance(),
+        }
+        return self._write("begin", content)
 
-    def end(self, results: list[dict[str, Any]]) -> None:
-        self._write("outcome", {"results": results})
+    def end(self, status: str, plan: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
+        """`status`: done, failed, interrupted, or refused before anything ran."""
+        self._write("end", {"status": status, "time": now(), "plan": plan, "results": results})
 
-    def _write(self, part: str, content: dict[str, Any]) -> None:
+    def _write(self, part: str, content: dict[str, Any]) -> OSError | None:
+        path = self._store.path(f"{RUNS}/{self.name}.{part}.json")
         try:
-            self._store.create_exclusive(f"{self._stem}.{part}.json", json.dumps(content, default=repr).encode())
-        except OSError as error:  # a read-only store still serves launches that have nothing to run
-            print(f"warning: no record of this launch in {self._store.prefix}: {error}", file=sys.stderr)
+            self._store.create_exclusive(path, json.dumps(content, default=repr).encode())
+        except OSError as error:
+            return error
+        return None
+
+
+@dataclass(frozen=True, order=True)
+class Launch:
+    """A launch by its record. `name` begins with its time, so that launches sort by it."""
+
+    name: str
+    ended: bool
+
+    @property
+    def time(self) -> float:
+        """Seconds since the epoch, by the clock of the machine that launched."""
+        return seconds_since_epoch(f"{self.name[:13]}:{self.name[13:15]}:{self.name[15:22]}")
+
+    @property
+    def script(self) -> str:
+        return self.name[23:].rpartition("-")[0]
+
+
+def read_launches(store: Store) -> list[Launch]:
+    """Every launch under the prefix, newest first. One listing."""
+    names = store.names(store.path(RUNS))
+    ended = {name.removesuffix(".end.json") for name in names if name.endswith(".end.json")}
+    begun = [name.removesuffix(".begin.json") for name in names if name.endswith(".begin.json")]
+    return sorted((Launch(name, name in ended) for name in begun), reverse=True)
+
+
+def read_begin(store: Store, launch: Launch) -> dict[str, Any]:
+    return _read(store, launch, "begin") or {"steps": [], "paths": [], "owner": None, "launch": {}, "description": None}
+
+
+def read_end(store: Store, launch: Launch) -> dict[str, Any] | None:
+    """None while the launch runs, and when it was killed."""
+    return _read(store, launch, "end") if launch.ended else None
+
+
+def _read(store: Store, launch: Launch, part: str) -> Any:
+    data = store.read(store.path(f"{RUNS}/{launch.name}.{part}.json"))
+    return None if data is None else json.loads(data)
 
 
 def describe(value: Any) -> Any:
@@ -67,6 +129,11 @@ def describe(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [describe(part.value) for part in parts]
     return {part.key: describe(part.value) for part in parts}
+
+
+def _package(found: importlib.metadata.Distribution) -> tuple[str, str]:
+    metadata = found.metadata  # read and parsed anew at each look
+    return metadata["Name"], metadata["Version"]
 
 
 def _user() -> str | None:

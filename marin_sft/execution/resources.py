@@ -1,14 +1,57 @@
 """What a step needs to run on. Values only; never part of a step's identity."""
 
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from marin_sft.errors import ConfigError
+from marin_sft.execution.ray_environment import looks_secret
+
+# Ray's names. A node offers "accelerator_type:NAME"; a name that no node can have would wait for ever.
+ACCELERATORS = frozenset(
+    """
+    V100 P100 T4 P4 K80 A10G L4 L40S A100 A100-40G A100-80G H100 H200 H20 B200 B300 GB200 GB300 RTX-PRO-6000
+    Intel-GPU-Max-1550 Intel-GPU-Max-1100 Intel-GAUDI AMD-Instinct-MI100 AMD-Instinct-MI250X
+    AMD-Instinct-MI250X-MI250 AMD-Instinct-MI210 AMD-Instinct-MI300A AMD-Instinct-MI300X-OAM AMD-Instinct-MI300X-HF
+    AMD-Instinct-MI308X AMD-Instinct-MI325X-OAM AMD-Instinct-MI350X-OAM AMD-Instinct-MI355X-OAM
+    AMD-Radeon-R9-200-HD-7900 AMD-Radeon-HD-7900 aws-neuron-core TPU-V2 TPU-V3 TPU-V4 TPU-V5P TPU-V5LITEPOD TPU-V6E
+    TPU-V7X Ascend910B Ascend910B4 MXC500 MXC550 FURIOSA_RNGD MOBILINT_ARIES MOBILINT_REGULUS M1 M1-Pro M1-Max M1-Ultra
+    M2 M2-Pro M2-Max M2-Ultra M3 M3-Pro M3-Max Apple-Silicon
+    """.split()
+)
+_TPU_TYPE = re.compile(r"v\d+[a-z]*-\d+")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_OWN_FIELDS = {"CPU": "cpus", "GPU": "GpuConfig", "memory": "memory"}
+
+
+@dataclass(frozen=True)
+class RuntimeEnv:
+    """What Ray sets up around a step: `env_vars` (not secrets), `pip` requirements, and a `working_dir` to fetch.
+
+    `working_dir` is the URL of a zip file (gs://, s3://, https://). With the inline backend only `env_vars` hold.
+    """
+
+    env_vars: Mapping[str, str] = field(default_factory=dict, hash=False)
+    pip: tuple[str, ...] = ()
+    working_dir: str | None = None
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Base of all resource requests: `cpus` cores and `memory` bytes (None: no demand)."""
+    """Base of all resource requests: `cpus` cores and `memory` bytes (None: no demand).
+
+    `custom` are Ray custom resources, by name. On a Ray of this machine's own a request is cut down to what is there.
+    """
 
     cpus: float = 1
     memory: int | None = None
+    custom: Mapping[str, float] = field(default_factory=dict, hash=False, kw_only=True)
+    runtime_env: RuntimeEnv | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -30,3 +73,86 @@ class TpuPodConfig(Resources):
 
     tpu_type: str = field(kw_only=True)
     slice_count: int = 1
+
+
+def demand(resources: Resources) -> dict[str, float]:
+    """What a step's task asks for, by Ray's name of the resource."""
+    asked: dict[str, float] = {"CPU": resources.cpus, **resources.custom}
+    if resources.memory is not None:
+        asked["memory"] = resources.memory
+    if isinstance(resources, GpuConfig):
+        asked["GPU"] = resources.gpu_count
+        if resources.accelerator_type is not None:
+            asked[f"accelerator_type:{resources.accelerator_type}"] = 0.001  # a label in the shape of a resource
+    elif isinstance(resources, TpuPodConfig):
+        asked[f"TPU-{resources.tpu_type}-head"] = 1
+    return asked
+
+
+def check_resources(step: str, resources: Any) -> None:
+    """Raises:
+    ConfigError: a request that no cluster could serve, or a runtime environment that would show a secret.
+    """
+
+    def refuse(field_name: str, got: Any, expected: str) -> NoReturn:
+        raise ConfigError(f"step '{step}' resources{field_name}: got {got!r}, expected {expected}")
+
+    if type(resources) not in (Resources, CpuConfig, GpuConfig, TpuPodConfig):
+        refuse("", resources, "CpuConfig, GpuConfig or TpuPodConfig")
+    if not _is_amount(resources.cpus):
+        refuse(".cpus", resources.cpus, "a number of cores from 0")
+    if resources.memory is not None and not (_is_amount(resources.memory) and resources.memory >= 1):
+        refuse(".memory", resources.memory, "a number of bytes, or None")
+    for name, amount in resources.custom.items():
+        if name in _OWN_FIELDS:
+            refuse(".custom", name, f"a custom resource; use {_OWN_FIELDS[name]} for this one")
+        if not isinstance(name, str) or not name or not _is_amount(amount) or amount == 0:
+            refuse(f".custom[{name!r}]", amount, "a number above 0, for a name")
+    if isinstance(resources, GpuConfig):
+        _check_gpu(resources, refuse)
+    if isinstance(resources, TpuPodConfig):
+        if not isinstance(resources.tpu_type, str) or not _TPU_TYPE.fullmatch(resources.tpu_type):
+            refuse(".tpu_type", resources.tpu_type, 'a type and its cores, like "v4-8" or "v5litepod-16"')
+        if type(resources.slice_count) is not int or resources.slice_count < 1:
+            refuse(".slice_count", resources.slice_count, "a whole number from 1")
+    if resources.runtime_env is not None:
+        _check_runtime_env(resources.runtime_env, refuse)
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _check_gpu(resources: GpuConfig, refuse: Any) -> None:
+    count, kind = resources.gpu_count, resources.accelerator_type
+    if not _is_amount(count) or count == 0 or (count > 1 and count != int(count)):
+        refuse(".gpu_count", count, "a whole number from 1, or a part of one GPU")
+    if kind is not None and kind not in ACCELERATORS:
+        by_lower = {name.lower(): name for name in ACCELERATORS}
+        near = difflib.get_close_matches(str(kind).lower(), by_lower, n=1)
+        refuse(".accelerator_type", kind, f"Ray's name of it, like {by_lower[near[0]] if near else 'H100'!r}")
+
+
+def _check_runtime_env(env: Any, refuse: Any) -> None:
+    if not isinstance(env, RuntimeEnv):
+        refuse(".runtime_env", env, "a RuntimeEnv")
+    for name, value in env.env_vars.items():
+        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+            refuse(".runtime_env.env_vars", name, "the name of a variable")
+        if looks_secret(name):
+            refuse(
+                ".runtime_env.env_vars",
+                name,
+                "no secret here: Ray writes these values into logs that everybody on a node can read. Name it in the "
+                f"launch instead: ray_run --env_vars {name}, or {name} and MARIN_SFT_SECRETS={name} in the environment",
+            )
+        if not isinstance(value, str):
+            refuse(f".runtime_env.env_vars[{name!r}]", type(value).__name__, "a string")
+    if isinstance(env.pip, str) or not all(isinstance(item, str) for item in env.pip):
+        refuse(".runtime_env.pip", env.pip, 'a tuple of requirements, like ("rouge-score==0.1.2",)')
+    if env.working_dir is not None and "://" not in str(env.working_dir):
+        refuse(
+            ".runtime_env.working_dir",
+            env.working_dir,
+            "the URL of a zip file; a local directory is shipped for the whole launch: ray_run --working_dir",
+        )

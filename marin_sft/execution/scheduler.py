@@ -103,6 +103,11 @@ class Scheduler:
         self._open_inputs: dict[Node, set[Node]] = {}
         self._users: dict[Node, list[PlanItem]] = {}
 
+    @property
+    def results(self) -> list[StepResult]:
+        """Of the items that have ended, in the plan's order."""
+        return [self._results[item.node] for item in self._plan if item.node in self._results]
+
     def run(self) -> list[StepResult]:
         """Results of all items of the plan, in its order. Interrupted, it stops what runs and gives up the claims."""
         try:
@@ -121,7 +126,7 @@ class Scheduler:
                 break
             self._harvest()
             self._look_at_waiting()
-        return [self._results[item.node] for item in self._plan]
+        return self.results
 
     def _queue(self) -> None:
         to_do = {item.node for item in self._plan.to_do}
@@ -166,7 +171,7 @@ class Scheduler:
             prefix=self._store.prefix,
             directory=node.directory,
             claim=state.last_claim + 1,
-            aim=state.commit.number + 1 if state.commit else 1,
+            aim=state.next_aim,
             fingerprint=node.fingerprint,
             payload=node.payload,
             source=source_digest(step.fn),

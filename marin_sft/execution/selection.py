@@ -22,6 +22,12 @@ class Selection:
     force_run_failed: bool = True
 
 
+def check_selection(graph: Graph, selection: Selection) -> None:
+    """Raises GraphError for a name or an expression that matches no step."""
+    forced_nodes(graph, selection)
+    target_nodes(graph, selection)
+
+
 def forced_nodes(graph: Graph, selection: Selection) -> set[Node]:
     """The steps of `force_run`, with `cascade` also all that is made from them.
 

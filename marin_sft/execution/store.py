@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import threading
@@ -17,12 +18,13 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from marin_sft.errors import StoreError
 
 READ_BACK_LIMIT = 4 * 2**30  # bytes of one output beyond which local files are not read back for a digest
 _SIGNATURE = "writer"  # the metadata field by which a writer knows its own object again
+_PRUNED = 20  # times in a row that a new folder may be pruned under a writer's hands
 _CONFLICT_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds
 
 
@@ -52,6 +54,18 @@ class Store(Protocol):
         """The names of the direct children, sorted; empty where there is nothing."""
         ...
 
+    def folders(self, path: str) -> list[str]:
+        """The names of those direct children that have children themselves, or may have; sorted."""
+        ...
+
+    def size(self, path: str) -> int:
+        """Bytes in an object or in all below it; 0 where there is nothing."""
+        ...
+
+    def read_from(self, path: str, start: int) -> bytes:
+        """What an object holds beyond its first `start` bytes; nothing where there is no more, or no object."""
+        ...
+
     def create_exclusive(self, path: str, data: bytes) -> bool:
         """Create the object whole; False, and nothing changed, when it exists."""
         ...
@@ -62,6 +76,10 @@ class Store(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove an object or a tree; nothing there is no error."""
+        ...
+
+    def prune(self, path: str) -> None:
+        """Where there are directories: remove this one if it is empty, then those above it, up to the prefix."""
         ...
 
     def make_directory(self, path: str) -> None: ...
@@ -130,6 +148,29 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def folders(self, path: str) -> list[str]:
+        try:
+            with os.scandir(path) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def size(self, path: str) -> int:
+        paths = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names] or [path]
+        total = 0
+        for file in paths:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                total += os.lstat(file).st_size
+        return total
+
+    def read_from(self, path: str, start: int) -> bytes:
+        try:
+            with open(path, "rb") as file:
+                file.seek(start)
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+
     def create_exclusive(self, path: str, data: bytes) -> bool:
         temporary = self._write_temporary(path, data)
         try:
@@ -150,6 +191,16 @@ class LocalStore:
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+
+    def prune(self, path: str) -> None:
+        while path != self.prefix and path.startswith(self.prefix):
+            try:
+                os.rmdir(path)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return  # not empty
+            path = os.path.dirname(path)
 
     def make_directory(self, path: str) -> None:
         os.makedirs(path, exist_ok=True)
@@ -179,9 +230,8 @@ class LocalStore:
 
     def _write_temporary(self, path: str, data: bytes, durable: bool = True) -> str:
         folder, name = os.path.split(path)
-        os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
-        with open(temporary, "xb") as file:
+        with _open_in_new_folder(temporary) as file:
             file.write(data)
             if durable:
                 file.flush()
@@ -234,6 +284,29 @@ class FsspecStore:
             return []
         children = (entry.removeprefix(root).rstrip("/") for entry in listed if entry.startswith(root))
         return sorted(set(filter(None, children)))
+
+    def folders(self, path: str) -> list[str]:
+        root = self._root(path)
+        try:
+            with _os_errors(path):
+                listed = self._fs.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        found = (entry["name"] for entry in listed if entry["type"] == "directory")
+        return sorted({name.removeprefix(root).rstrip("/") for name in found if name.startswith(root)} - {""})
+
+    def size(self, path: str) -> int:
+        with _os_errors(path):
+            return sum(info["size"] for info in self._fs.find(path, detail=True).values())
+
+    def read_from(self, path: str, start: int) -> bytes:
+        try:
+            with _os_errors(path):
+                # A range that starts at the end is an error to some stores, an empty answer to others.
+                size = self._fs.info(path)["size"]
+                return self._fs.cat_file(path, start=start, end=size) if size > start else b""
+        except FileNotFoundError:
+            return b""
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
         """Create the object whole; False, and nothing changed, when it exists.
@@ -290,10 +363,28 @@ class FsspecStore:
         """Object by object: `rm` would take names for patterns, delete an emptied bucket, and on S3 hide errors."""
         with _os_errors(path), ThreadPoolExecutor(16) as pool:
             list(pool.map(self._remove_object, self._fs.find(path)))
+        if self._in_memory:  # which has directories
+            for directory in sorted(self._fs.pseudo_dirs, reverse=True):
+                if f"{directory}/".startswith(self._root(path)):
+                    self._remove_directory(directory)
 
     def _remove_object(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(path)
+
+    def prune(self, path: str) -> None:
+        """Nothing to do on object stores, which have no directories."""
+        while self._in_memory and path.startswith(f"{self.prefix}/") and self._remove_directory(path):
+            path = path.rpartition("/")[0]
+
+    def _remove_directory(self, path: str) -> bool:
+        try:
+            self._fs.rmdir(path)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False  # not empty
+        return True
 
     def make_directory(self, path: str) -> None:
         """Nothing to do: object stores have no directories."""
@@ -348,6 +439,18 @@ def _is_conflict(error: OSError) -> bool:
 def _file_digest(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_in_new_folder(path: str) -> BinaryIO:
+    """Another process may prune the folder, empty as it is, between the two calls: then once more."""
+    for attempt in itertools.count():
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            return open(path, "xb")
+        except FileNotFoundError:
+            if attempt == _PRUNED:
+                raise
+    raise AssertionError("the last round returns or raises")
 
 
 def _sync_directory(path: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,14 +17,17 @@ from rich.text import Text
 
 from marin_sft import progress
 from marin_sft.execution.attempt import attempt_path, beat_path
+from marin_sft.execution.live_output import LiveOutput
 from marin_sft.execution.plan import Action, Plan, PlanItem, difference_text
 from marin_sft.execution.scheduler import StepResult
-from marin_sft.execution.store import Store
+from marin_sft.execution.store import LocalStore, Store
 from marin_sft.progress import figure_texts
 
 _PLAIN_SECONDS = 15.0  # between two progress lines of one step off a terminal
 _SHOWN_RESULTS = 60  # beyond so many steps the closing table leaves out the cached ones
 _SHOWN_FIGURES = 3  # of an output's metrics.json: its author puts the telling ones first
+_WIDE, _NARROW = 10_000, 120  # columns
+_plain_width: ContextVar[int] = ContextVar("marin_sft_plain_width", default=_WIDE)
 _COLOURS = {
     "RUN": "bold cyan",
     "IF_CHANGED": "cyan",
@@ -37,18 +43,35 @@ _COLOURS = {
 }
 
 
-def make_console() -> Console:
-    """The terminal as it is; off a terminal lines are as long as they need to be, so that they can be searched."""
-    return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 10_000, highlight=False)
+def make_console(plain_width: int | None = None) -> Console:
+    """The terminal as it is. Off a terminal `plain_width` columns; by default lines are as long as they need to be, so
+    that they can be searched."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    width = plain_width or _plain_width.get()
+    return Console(soft_wrap=width >= _WIDE, width=width, highlight=False)
+
+
+@contextlib.contextmanager
+def narrow(columns: int = 80) -> Iterator[None]:
+    """Inside the block, launches fold their output off a terminal to so many columns."""
+    token = _plain_width.set(columns)
+    try:
+        yield
+    finally:
+        _plain_width.reset(token)
 
 
 def print_plan(console: Console, plan: Plan) -> None:
     """One line per step: name, action, reason, path."""
     to_run = sum(item.action is not Action.SKIP for item in plan)
-    console.print(f"[bold]Plan[/bold]: {_count(len(plan.items), 'step')}, {to_run} to run. Prefix {plan.store.prefix}")
-    table = _table("step", "action", "reason", "path")
+    console.print(f"[bold]Plan[/bold]: {counted(len(plan.items), 'step')}, {to_run} to run. Prefix {plan.store.prefix}")
+    short = console.width < _NARROW  # a path says little more than the step's name
+    table = make_table("step", "action", "reason", "fingerprint" if short else "path")
     for item in plan:
-        table.add_row(item.node.name, _coloured(item.action), _reason(item), item.node.directory)
+        path = item.node.directory
+        path = path.removeprefix(f"{item.node.name}-") if short else path
+        table.add_row(item.node.name, _coloured(item.action), _reason(item), path)
     console.print(table)
 
 
@@ -62,16 +85,16 @@ def print_results(console: Console, store: Store, results: list[StepResult], sec
     ran = [r for r in results if r.status in ("ran", "adopted")]
     failed = [r for r in results if r.status in ("failed", "blocked", "cancelled")]
     shown = results if len(results) <= _SHOWN_RESULTS else [*ran, *failed]
-    table = _table("step", "result", "time", "figures", "output")
+    table = make_table("step", "result", "time", "figures", "output")
     for result in shown:
         output = result_output(store, result)
         figures = _figures(store, output) if output else ""
-        took = _duration(result.seconds) if result.status in ("ran", "failed") else ""
+        took = duration_text(result.seconds) if result.status in ("ran", "failed") else ""
         table.add_row(result.item.node.name, _coloured(result.status), took, figures, _relative(store, output))
     console.print(table)
     cached = sum(r.status == "cached" for r in results)
     console.print(
-        f"{_count(len(ran), 'step')} run, {cached} cached, {len(failed)} not finished, in {_duration(seconds)}. "
+        f"{counted(len(ran), 'step')} run, {cached} cached, {len(failed)} not finished, in {duration_text(seconds)}. "
         f"Outputs lie in {store.prefix}"
     )
 
@@ -98,12 +121,13 @@ def result_output(store: Store, result: StepResult) -> str | None:
 
 
 class LiveView:
-    """Tells of running steps: a bar each on a terminal, else a line now and then. Also the scheduler's listener.
+    """Tells of running steps: what they write and, on a terminal, a bar each. Also the scheduler's listener.
 
-    How far a step is comes from the beat of its claim, so it does not matter where the step runs.
+    How far a step is comes from the beat of its claim, and what it writes from its log, so it does not matter where
+    the step runs. `elsewhere`: steps run in other processes; those that run in this one write to the screen themselves.
     """
 
-    def __init__(self, console: Console, store: Store, bars: bool) -> None:
+    def __init__(self, console: Console, store: Store, elsewhere: bool) -> None:
         self._console = console
         self._store = store
         self._running: dict[str, tuple[PlanItem, int]] = {}
@@ -111,18 +135,24 @@ class LiveView:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
-        self._bars = _progress_bars(console) if bars and console.is_terminal else None
+        self._bars = _progress_bars(console) if elsewhere and console.is_terminal else None
         self._bar_of: dict[str, TaskID] = {}
+        self._output = LiveOutput(store, self._show) if elsewhere else None
+        self._followed_live = elsewhere and isinstance(store, LocalStore)  # then progress comes with the log
 
     def __enter__(self) -> LiveView:
         if self._bars:
             self._bars.start()
+        if self._output:
+            self._output.__enter__()
         self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._ended.set()
         self._thread.join()
+        if self._output:
+            self._output.__exit__()
         if self._bars:
             self._bars.stop()
 
@@ -135,19 +165,30 @@ class LiveView:
             self._bar_of[name] = self._bars.add_task(name, total=None, news="")
         else:
             self._console.print(Text(f"{_clock()} start  {name}"))
+        if self._output:
+            self._output.follow(name, f"{attempt_path(self._store, item.node.directory, claim)}/.log")
 
     def waiting(self, item: PlanItem) -> None:
+        if self._output:
+            self._output.stop(item.node.name)
         self._console.print(Text(f"{_clock()} wait   {item.node.name}: another launch is running it"))
 
     def finished(self, result: StepResult) -> None:
         name = result.item.node.name
         with self._lock:
             self._running.pop(name, None)
+        if self._output:
+            self._output.stop(name)
         if self._bars and name in self._bar_of:
             self._bars.remove_task(self._bar_of.pop(name))
         if result.status != "cached":
-            took = f" in {_duration(result.seconds)}" if result.seconds else ""
+            took = f" in {duration_text(result.seconds)}" if result.seconds else ""
             self._console.print(Text(f"{_clock()} {result.status:6} {name}{took}", style=_COLOURS[result.status]))
+
+    def _show(self, name: str, line: str) -> None:
+        if self._bars and progress.is_text(line):
+            return  # the bar says it already
+        self._console.print(Text.assemble((f"{name} | ", "dim"), Text.from_ansi(line)))
 
     def _poll(self) -> None:
         while not self._ended.wait(self._store.beat_seconds):
@@ -167,7 +208,7 @@ class LiveView:
         if self._bars:
             if name in self._bar_of:
                 self._bars.update(self._bar_of[name], completed=news.done, total=news.total, news=news.text())
-        elif time.monotonic() - self._told[name] > _PLAIN_SECONDS:
+        elif not self._followed_live and time.monotonic() - self._told[name] > _PLAIN_SECONDS:
             self._told[name] = time.monotonic()
             self._console.print(Text(f"{_clock()}        {name}: {news.text()}"))
 
@@ -199,7 +240,7 @@ def _relative(store: Store, path: str | None) -> str:
     return path.removeprefix(f"{store.prefix}/") if path else ""
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -207,7 +248,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -219,7 +260,7 @@ def _coloured(word: str) -> Text:
     return Text(str(word), style=_COLOURS[str(word)])
 
 
-def _table(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

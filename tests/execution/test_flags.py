@@ -57,3 +57,18 @@ def test_prefix_from_the_environment(monkeypatch, tmp_path: Path):
     monkeypatch.setenv("MARIN_SFT_PREFIX", "gs://b")
     assert parse_flags([]).prefix == "gs://b"
     assert parse_flags(["--prefix", "x"]).prefix == str(tmp_path / "x")
+
+
+def test_a_relative_prefix_in_a_job(monkeypatch, tmp_path):
+    """A job runs in a copy of the working directory that goes away with the cluster."""
+    monkeypatch.delenv("MARIN_SFT_PREFIX", raising=False)
+    monkeypatch.delenv("MARIN_PREFIX", raising=False)
+    monkeypatch.setenv("MARIN_SFT_LAUNCH_DIR", str(tmp_path))
+    assert parse_flags([]).prefix == str(tmp_path / "store")
+    assert parse_flags(["--prefix", "../x"]).prefix == str(tmp_path.parent / "x")
+    for elsewhere in ("", str(tmp_path / "on_the_laptop")):
+        monkeypatch.setenv("MARIN_SFT_LAUNCH_DIR", elsewhere)
+        assert parse_flags(["--prefix", "/shared/x"]).prefix == "/shared/x"
+        for argv in ([], ["--prefix", "x"]):
+            with pytest.raises(UserError, match="a relative path means nothing in a job on another machine"):
+                parse_flags(argv)

@@ -13,7 +13,8 @@ import pytest
 SCRIPT = """
     import os, sys
     from pathlib import Path
-    from marin_sft import CpuConfig, ExecutorStep, earlier_attempts, executor_main, step_fn, this_output_path
+    from marin_sft import CpuConfig, ExecutorStep, GpuConfig, RuntimeEnv
+    from marin_sft import earlier_attempts, executor_main, step_fn, this_output_path
     from marin_sft.execution.backends import map_shards
 
     def note(config, text):
@@ -25,6 +26,10 @@ SCRIPT = """
         print("python says hello")
         os.system("echo a child says hello")
         note(config, f"{os.getpid()} {ray.get_runtime_context().get_task_name()}")
+
+    @step_fn(kind="of_variables")
+    def of_variables(config):
+        note(config, os.environ["FOR_THIS_STEP"])
 
     @step_fn(kind="fresh", fresh_process=True)
     def fresh(config):
@@ -78,7 +83,9 @@ def launch(tmp_path_factory):
         "a = step('named/a', plain)",
         "fresh_steps = [step(f'fresh{i}', fresh, a, number=i) for i in range(2)]",
         "others = [step('sharded', sharded, a), step('vanish', vanish), step('killed', killed), step('leave', leave)]",
-        "greedy = step('greedy', plain, resources=CpuConfig(cpus=10_000))",
+        "env = RuntimeEnv(env_vars={'FOR_THIS_STEP': 'yes'})",
+        "much = GpuConfig(cpus=10_000, accelerator_type='H100', custom={'magic': 2}, runtime_env=env)",
+        "greedy = step('greedy', of_variables, resources=much)",
         "executor_main(steps=[*fresh_steps, *others, step('after_leave', plain, others[-1]), greedy])",
     )
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
@@ -119,7 +126,18 @@ def test_map_shards_uses_other_processes_and_keeps_order(launch):
 
 
 def test_a_laptop_runs_what_asks_for_more_than_it_has(launch):
-    assert read(launch[0], "greedy")
+    assert read(launch[0], "greedy") == "yes"
+    (notice,) = [line for line in launch[2].stdout.splitlines() if "this machine has no" in line]
+    assert notice.startswith("greedy: ") and notice.endswith("accelerator_type:H100, magic; the step runs without")
+
+
+def test_output_is_shown_live_once_after_the_step_s_name(launch):
+    shown = [line for line in launch[2].stdout.splitlines() if "hello" in line]
+    assert [line for line in shown if line.startswith("named/a | ")] == [
+        "named/a | python says hello",
+        "named/a | a child says hello",
+    ]
+    assert all(line.count(" | ") == 1 for line in shown) and "pid=" not in launch[2].stdout
 
 
 def test_the_log_holds_what_python_and_children_write(launch):

@@ -1,0 +1,117 @@
+"""What lies under a prefix: the directories of steps, and which of them a name means. Reads only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from marin_sft.errors import UserError
+from marin_sft.execution.attempt import StepState, read_state
+from marin_sft.execution.fingerprint import name_of_directory
+from marin_sft.execution.selection import nearest_text
+from marin_sft.execution.store import LocalStore, Store
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_OF_A_STEP = {"claims", "commits"}
+
+
+def step_directories(store: Store) -> list[str]:
+    """Every step's directory, relative to the prefix, sorted. A step is where there are claims or commits."""
+    found: list[str] = []
+    level = [""]
+    while level:
+        listed = in_parallel(store, lambda directory: store.folders(store.path(directory)), level)
+        following = []
+        for directory, folders in zip(level, listed, strict=True):
+            if directory and _is_step(directory, folders):
+                found.append(directory)
+                continue
+            names = (name for name in folders if not name.startswith(("_", ".")))
+            following += [f"{directory}/{name}" if directory else name for name in names]
+        level = following
+    return sorted(found)
+
+
+def _is_step(directory: str, folders: list[str]) -> bool:
+    # On object stores a step of which gc has left only its tombstone has no folders, but still its name.
+    return bool(_OF_A_STEP & set(folders)) or not folders and name_of_directory(directory) is not None
+
+
+def step_name(directory: str) -> str:
+    """The step's name, or the directory where it was chosen by `override_output_path`."""
+    return name_of_directory(directory) or directory
+
+
+def location(store: Store, directory: str) -> str:
+    """One text for each place, however it is spelled: an override may be absolute, and on disk go by a link."""
+    path = store.path(directory)
+    return path.rstrip("/") if "://" in path else os.path.realpath(path)
+
+
+def read_states(store: Store, directories: Iterable[str]) -> dict[str, StepState]:
+    directories = list(directories)
+    return dict(zip(directories, in_parallel(store, lambda d: read_state(store, d), directories), strict=True))
+
+
+def in_parallel(store: Store, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`[function(item) for item in items]`; where each takes a round trip, many at once."""
+    if isinstance(store, LocalStore):
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(32) as pool:
+        return list(pool.map(function, items))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The step that a text means. `others` are the directories that it could have meant as well."""
+
+    directory: str
+    state: StepState
+    others: tuple[str, ...] = ()
+
+
+def find_step(store: Store, text: str) -> Found:
+    """A step by its exact name, its `name-fingerprint` or a beginning of that, its directory, or a path inside it.
+
+    Of several steps of one name it is the one with the newest commit; without a commit, the one claimed last.
+
+    Raises:
+        UserError: for what is no step under the prefix, with the nearest name.
+    """
+    known = step_directories(store)
+    wanted = text.removeprefix(f"{store.prefix}/").rstrip("/")
+    candidates = (
+        [directory for directory in known if directory == wanted]
+        or [directory for directory in known if step_name(directory) == wanted]
+        or [directory for directory in known if _begins(directory, wanted)]
+        or [directory for directory in known if _inside(store, text, directory)]
+    )
+    if not candidates:
+        if not known:
+            raise UserError(f"no step {text!r}: there is none under {store.prefix}; choose another with --prefix")
+        names = sorted({step_name(directory) for directory in known})
+        raise UserError(f"no step {text!r} under {store.prefix}{nearest_text(text, names)}")
+    states = read_states(store, candidates)
+    newest = max(candidates, key=lambda directory: _newness(states[directory]))
+    return Found(newest, states[newest], tuple(d for d in candidates if d != newest))
+
+
+def _begins(directory: str, wanted: str) -> bool:
+    """`raw/a-01` means `raw/a-0123456789`, but `raw/a` does not mean `raw/ab-0123456789`."""
+    name = name_of_directory(directory)
+    return name is not None and wanted.startswith(f"{name}-") and directory.startswith(wanted)
+
+
+def _inside(store: Store, text: str, directory: str) -> bool:
+    own = location(store, directory)
+    place = text.rstrip("/") if "://" in text else os.path.realpath(text)
+    return place == own or place.startswith(f"{own}/")
+
+
+def _newness(state: StepState) -> tuple[str, str]:
+    return (state.commit.time if state.commit else "", state.claim.time if state.claim else "")

@@ -1,0 +1,54 @@
+"""Pins: steps that gc keeps because somebody said so. One small object per pin, under `{prefix}/_pins`."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from dataclasses import asdict, dataclass
+
+from marin_sft.errors import UserError
+from marin_sft.execution.attempt import now, read_tombstone
+from marin_sft.execution.store import Store
+
+PINS = "_pins"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Keeps the step in `directory` (relative to the prefix), but not what it was made from."""
+
+    directory: str
+    note: str
+    time: str
+
+
+def read_pins(store: Store) -> list[Pin]:
+    found = (store.read(store.path(f"{PINS}/{name}")) for name in store.names(store.path(PINS)))
+    return [Pin(**json.loads(data)) for data in found if data is not None]
+
+
+def pin_step(store: Store, directory: str, note: str = "") -> Pin:
+    """Pin a step; pinned again, it gets the new note.
+
+    Raises:
+        UserError: when a garbage collection is removing the step at this moment.
+    """
+    pin = Pin(directory, note, now())
+    store.replace(_path(store, directory), json.dumps(asdict(pin)).encode())
+    # In this order: gc writes its tombstone before it looks for pins, so at least one of the two sees the other.
+    tombstone = read_tombstone(store, directory)
+    if tombstone is not None and tombstone.commits:
+        store.remove(_path(store, directory))
+        raise UserError(f"{directory} is being removed by gc since {tombstone.time}; pin it again if it is still there")
+    return pin
+
+
+def unpin_step(store: Store, directory: str) -> bool:
+    """False when the step was not pinned."""
+    pinned = store.read(_path(store, directory)) is not None
+    store.remove(_path(store, directory))
+    return pinned
+
+
+def _path(store: Store, directory: str) -> str:
+    return store.path(f"{PINS}/{urllib.parse.quote(directory, safe='')}.json")

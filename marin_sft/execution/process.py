@@ -1,0 +1,60 @@
+"""Which process did something, and whether it has ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """Enough to see, from the same machine and process namespace, whether a process is gone."""
+
+    host: str
+    pid: int
+    boot_id: str | None
+    pid_namespace: str | None
+    start_time: str | None
+
+    @staticmethod
+    def current() -> ProcessIdentity:
+        pid = os.getpid()
+        return ProcessIdentity(socket.gethostname(), pid, _boot_id(), _pid_namespace(), _start_time(pid))
+
+    @property
+    def in_sight(self) -> bool:
+        """Whether this process sees that one's coming and going: same machine, same boot, same namespace."""
+        return self.boot_id is not None and (self.boot_id, self.pid_namespace) == (_boot_id(), _pid_namespace())
+
+    def is_gone(self) -> bool:
+        """True only when it can be seen from here that the process has ended; False when alive or out of sight."""
+        return self.in_sight and _start_time(self.pid) != self.start_time
+
+
+def _boot_id() -> str | None:
+    return _read_text("/proc/sys/kernel/random/boot_id")
+
+
+def _pid_namespace() -> str | None:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
+def _start_time(pid: int) -> str | None:
+    """Clock ticks after boot at which the process started; None when it is gone or a zombie."""
+    stat = _read_text(f"/proc/{pid}/stat")
+    if stat is None:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _read_text(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return None

@@ -1,0 +1,274 @@
+"""The command `marin-sft`: what lies under a prefix, how it came about, and what may go.
+
+    marin-sft status [PATTERN]
+    marin-sft why STEP
+
+STEP is a step's name, its `name-fingerprint` or a beginning of that, or a directory. Exit codes: 0 done, 1 it could not
+be done, 2 a user's mistake, 130 interrupted; of `plan`, the script's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from marin_sft.errors import MarinSftError, UserError
+from marin_sft.execution.attempt import attempt_path
+from marin_sft.execution.catalog import Found, find_step, step_name
+from marin_sft.execution.flags import absolute_prefix, default_prefix
+from marin_sft.execution.gc import collect_garbage
+from marin_sft.execution.pins import pin_step, unpin_step
+from marin_sft.execution.reachability import GcPolicy, find_garbage
+from marin_sft.execution.selection import nearest_text
+from marin_sft.execution.store import Store, open_store
+from marin_sft.execution.view import make_console, narrow
+from marin_sft.run import explanation, garbage, launches, logs, status
+
+_COLUMNS = 80  # of output that goes to no terminal
+
+
+class _Context:
+    """What every command needs."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.store: Store = open_store(arguments.prefix or default_prefix())
+        self.json: bool = arguments.json
+        self.console: Console = make_console(_COLUMNS)
+
+    def step(self, text: str) -> Found:
+        found = find_step(self.store, text)
+        if found.others and not self.json:
+            count = len(found.others) + 1
+            print(f"{text}: {count} steps; this is {found.directory}, the newest", file=sys.stderr)
+        return found
+
+    def say(self, value: Any, show: Callable[[], object]) -> None:
+        """The value as JSON, or what `show` prints."""
+        if self.json:
+            print(json.dumps(value, indent=1))
+        else:
+            show()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        arguments = _parse(list(sys.argv[1:] if argv is None else argv))
+        return arguments.run(_Context(arguments)) or 0
+    except UserError as error:
+        return _complain(error, 2)
+    except (MarinSftError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # as in `marin-sft status | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def plan(context: _Context) -> int | None:
+    """what a script would run, and why; its flags follow it"""
+    arguments = context.arguments
+    script = arguments.script
+    if not os.path.isfile(script):
+        raise UserError(f"plan: expected the file of an experiment, got {script!r}, which does not exist")
+    prefix = ["--prefix", arguments.prefix] if arguments.prefix else []
+    sys.argv = [script, *prefix, *(["--json"] if context.json else []), *arguments.flags, "--dry_run"]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as `python SCRIPT` does
+    with narrow(_COLUMNS):
+        runpy.run_path(script, run_name="__main__")
+    return None
+
+
+def status_of_steps(context: _Context) -> None:
+    """every step: its state, age, duration and progress"""
+    found = status.read_statuses(context.store, context.arguments.pattern)
+    context.say([asdict(item) for item in found], lambda: status.print_statuses(context.console, context.store, found))
+
+
+def why(context: _Context) -> None:
+    """why a step ran, or was cached, the last time"""
+    facts = explanation.explain(context.store, context.step(context.arguments.step))
+    context.say(facts, lambda: explanation.print_explanation(context.console, context.store, facts))
+
+
+def path(context: _Context) -> None:
+    """the path of a step's committed output, and nothing else"""
+    found = context.step(context.arguments.step)
+    commit = found.state.commit
+    if commit is None:
+        raise UserError(
+            f"{found.directory} has no committed output: it is {status.state_name(found.state)}; "
+            f"see marin-sft why {found.directory}"
+        )
+    output = attempt_path(context.store, found.directory, commit.attempt)
+    context.say({"name": step_name(found.directory), "output": output, "commit": commit.number}, lambda: print(output))
+
+
+def log(context: _Context) -> None:
+    """what a step's newest attempt wrote to stdout and stderr"""
+    arguments, store = context.arguments, context.store
+    directory = context.step(arguments.step).directory
+    attempt, place = logs.log_path(store, directory, arguments.attempt)
+    if context.json:
+        text = (store.read(place) or b"").decode(errors="replace")
+        print(json.dumps({"attempt": attempt, "path": place, "log": text}, indent=1))
+    elif arguments.follow:
+        logs.write_out(logs.follow_log(store, directory, attempt))
+    else:
+        logs.write_out(logs.read_log(store, directory, attempt))
+
+
+def diff(context: _Context) -> None:
+    """the fields in which two steps differ"""
+    old, new = context.step(context.arguments.old), context.step(context.arguments.new)
+    payloads = [explanation.payload_of_step(context.store, found) for found in (old, new)]
+    found = explanation.differences(context.store, *payloads)
+    context.say(found, lambda: explanation.print_differences(context.console, old.directory, new.directory, found))
+
+
+def runs(context: _Context) -> None:
+    """the launches, or one of them in detail"""
+    store, console = context.store, context.console
+    if context.arguments.run_name is None:
+        found = launches.summaries(store, context.arguments.limit)
+        context.say(found, lambda: launches.print_summaries(console, store, found))
+        return
+    facts = launches.details(store, launches.find_launch(store, context.arguments.run_name))
+    context.say(facts, lambda: launches.print_details(console, facts))
+
+
+def pin(context: _Context) -> None:
+    """keep a step from gc"""
+    made = pin_step(context.store, context.step(context.arguments.step).directory, context.arguments.note)
+    context.say(asdict(made), lambda: context.console.print(f"pinned {made.directory}"))
+
+
+def unpin(context: _Context) -> int:
+    """take a pin away"""
+    directory = context.step(context.arguments.step).directory
+    was = unpin_step(context.store, directory)
+    text = f"unpinned {directory}" if was else f"{directory} was not pinned"
+    context.say({"directory": directory, "was_pinned": was}, lambda: context.console.print(text))
+    return 0
+
+
+def gc(context: _Context) -> int:
+    """what no launch, pin or claim keeps; removes it with --delete"""
+    arguments, store, console = context.arguments, context.store, context.console
+    policy = GcPolicy(arguments.keep_runs, arguments.keep_days, arguments.grace_hours)
+    if arguments.delete and not arguments.why:
+        done = collect_garbage(store, policy, lambda c: None if context.json else garbage.print_collected(console, c))
+        context.say([garbage.collected_json(store, item) for item in done], lambda: garbage.print_total(console, done))
+        return int(any(item.result == "failed" for item in done))
+    step = context.step(arguments.why) if arguments.why else None
+    found = find_garbage(store, policy)
+    if step is not None:
+        facts = garbage.reasons_json(store, found, step.directory)
+        context.say(facts, lambda: garbage.print_reasons(console, facts))
+        return 0
+    items = [garbage.garbage_json(store, item) for item in (*found.unfinished, *found.garbage)]
+    context.say(items, lambda: garbage.print_garbage(console, found))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[_Context], int | None]] = {
+    "plan": plan,
+    "status": status_of_steps,
+    "why": why,
+    "path": path,
+    "logs": log,
+    "diff": diff,
+    "runs": runs,
+    "pin": pin,
+    "unpin": unpin,
+    "gc": gc,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], COMMANDS)}")
+    parser = _Parser(
+        prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parsers = {name: _add_command(commands, name, run) for name, run in COMMANDS.items()}
+    parsers["plan"].add_argument("script", metavar="SCRIPT")
+    parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
+    parsers["status"].add_argument("pattern", nargs="?", metavar="PATTERN", help="a part of a name, or a glob")
+    for name in ("why", "path", "logs", "pin", "unpin"):
+        parsers[name].add_argument("step", metavar="STEP")
+    parsers["logs"].add_argument("-f", "--follow", action="store_true", help="until the attempt has ended")
+    parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="default: the newest")
+    parsers["diff"].add_argument("old", metavar="A")
+    parsers["diff"].add_argument("new", metavar="B")
+    parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
+    parsers["runs"].add_argument("--limit", type=int, default=30, help="so many launches (default: 30)")
+    parsers["pin"].add_argument("--note", default="", help="why it is kept")
+    _add_gc_flags(parsers["gc"])
+    return parser.parse_args(argv)
+
+
+def _add_command(commands: Any, name: str, run: Callable[[_Context], int | None]) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--prefix", type=absolute_prefix, help="where outputs lie (default: $MARIN_SFT_PREFIX, else ./store)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    return parser
+
+
+def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
+    policy = GcPolicy()
+    parser.add_argument("--delete", action="store_true", help="remove it; without this flag nothing is removed")
+    parser.add_argument("--why", metavar="STEP", help="name what keeps the step")
+    parser.add_argument(
+        "--keep_runs", type=_count, default=policy.keep_runs, metavar="N", help="keep the newest launches (20)"
+    )
+    parser.add_argument(
+        "--keep_days", type=_amount, default=policy.keep_days, metavar="D", help="keep younger launches (14)"
+    )
+    parser.add_argument(
+        "--grace_hours", type=_amount, default=policy.grace_hours, metavar="H", help="touch nothing younger (24)"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number from 0, got {text!r}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Why a step ran, or was cached, the last time; and in what two steps differ. From the records alone.
+
+Whether the source has changed since, only a plan of the script can say: it has the source of today.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from marin_sft.errors import UserError
+from marin_sft.execution.attempt import Commit, StepState, attempt_path, claim_numbers, read_state
+from marin_sft.execution.catalog import Found, location, read_states, step_directories, step_name
+from marin_sft.execution.fingerprint import Payload, leaf_differences
+from marin_sft.execution.plan import difference_text
+from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
+from marin_sft.execution.store import Store
+from marin_sft.run.launches import print_facts, status_of
+from marin_sft.run.status import state_name
+
+_LAUNCHES = 200  # looked back at, at most
+_SIBLINGS = 50
+
+
+def explain(store: Store, found: Found) -> dict[str, Any]:
+    """All that is known of a step, as JSON."""
+    state, directory = found.state, found.directory
+    commit = state.commit
+    last, made = _launches_of(store, directory, commit)
+    return {
+        "name": step_name(directory),
+        "path": store.path(directory),
+        "state": state_name(state),
+        "output": attempt_path(store, directory, commit.attempt) if commit else None,
+        "commit": commit and {"number": commit.number, "attempt": commit.attempt, "time": commit.time},
+        "last_launch": last,
+        "made_by": made,
+        "nearest": _nearest(store, directory, commit.payload) if commit else None,
+        "inputs": _inputs(store, commit) if commit else [],
+        "failure": _failure(store, directory, state),
+        "pending": _pending(state),
+        "settings": commit.settings if commit else {},
+        "source": commit.source if commit else None,
+    }
+
+
+def _launches_of(
+    store: Store, directory: str, commit: Commit | None
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The newest launch of the step, and the one that made its output."""
+    place, last, made = location(store, directory), None, None
+    for launch in read_launches(store)[:_LAUNCHES]:
+        seen = _seen_by(store, launch, place)
+        if seen is None:
+            continue
+        last = last or seen
+        if commit is None:
+            break
+        if seen["result"] == "ran" and seen["attempt"] == commit.attempt:
+            made = seen
+            break
+    return last, made
+
+
+def _seen_by(store: Store, launch: Launch, place: str) -> dict[str, Any] | None:
+    begin = read_begin(store, launch)
+    if not any(location(store, step["directory"]) == place for step in begin["steps"]):
+        return None
+    end = read_end(store, launch)
+    item = _at(store, place, end["plan"] if end else [])
+    result = _at(store, place, end["results"] if end else [])
+    return {
+        "run": launch.name,
+        "status": status_of(begin, end),
+        **{key: item.get(key) for key in ("action", "reason", "detail", "diff")},
+        **{key: result.get(key) for key in ("result", "attempt", "error")},
+    }
+
+
+def _at(store: Store, place: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+    return next((item for item in items if location(store, item["path"]) == place), {})
+
+
+def _nearest(store: Store, directory: str, payload: Payload) -> dict[str, Any] | None:
+    """The committed step of the same name that differs in the fewest fields."""
+    name = step_name(directory)
+    others = [d for d in step_directories(store) if step_name(d) == name and d != directory][:_SIBLINGS]
+    payloads = {d: s.commit.payload for d, s in read_states(store, others).items() if s.commit}
+    if not payloads:
+        return None
+    nearest = min(payloads, key=lambda d: len(leaf_differences(payloads[d], payload)))
+    return {"path": store.path(nearest), "diff": differences(store, payloads[nearest], payload)}
+
+
+def _inputs(store: Store, commit: Commit) -> list[dict[str, Any]]:
+    """What the output was made from, and whether there is something newer and different by now."""
+    found = []
+    for used in commit.inputs:
+        now = read_state(store, used.directory).commit
+        changed = now and now.number > used.commit and (used.digest is None or now.digest != used.digest)
+        state = "gone" if now is None else "newer output" if changed else "unchanged"
+        found.append({**asdict(used), "name": step_name(used.directory), "now": state})
+    return found
+
+
+def _failure(store: Store, directory: str, state: StepState) -> dict[str, Any] | None:
+    if state.failure is None or state.claim is None:
+        return None
+    log = f"{attempt_path(store, directory, state.claim.number)}/.log"
+    return {"attempt": state.claim.number, **asdict(state.failure), "log": log}
+
+
+def _pending(state: StepState) -> str | None:
+    """A forced rerun without an end."""
+    if state.commit is None or state.claim is None:
+        return None
+    attempt = f"forced rerun: attempt {state.claim.number}"
+    stands = f"commit {state.commit.number} stands"
+    if state.failure is not None:
+        return f"{attempt} failed, {stands}; --force_run again continues it"
+    return f"{attempt} is running, {stands}" if state.running else f"{attempt} was interrupted, {stands}"
+
+
+def payload_of_step(store: Store, found: Found) -> Payload:
+    """What the step's identity is made of: from its commit, else from the record of an attempt that ended.
+
+    Raises:
+        UserError: when there is neither.
+    """
+    if found.state.commit is not None:
+        return found.state.commit.payload
+    for number in reversed(claim_numbers(store, found.directory)):
+        record = store.read(f"{attempt_path(store, found.directory, number)}/.record.json")
+        if record is not None:
+            return json.loads(record)["payload"]
+    raise UserError(
+        f"{found.directory}: no attempt has ended yet, so there is nothing to compare; see marin-sft status"
+    )
+
+
+def differences(store: Store, old: Payload, new: Payload) -> list[list[Any]]:
+    """The fields in which two identities differ, as [field, old, new]; inputs by the names of their directories."""
+    fields = [d for d in leaf_differences(old["config"], new["config"]) if not d[0].endswith("$input")]
+    heads = [(key, old[key], new[key]) for key in ("kind", "version") if old[key] != new[key]]
+    known: dict[str, str] = {}
+    if old["inputs"] != new["inputs"]:
+        known = {directory[-10:]: directory for directory in step_directories(store)}
+    inputs = [
+        (f"inputs{field}", *(known.get(str(value)[:10], value) for value in values))
+        for field, *values in leaf_differences(old["inputs"], new["inputs"])
+    ]
+    return [list(difference) for difference in (*heads, *fields, *inputs)]
+
+
+def print_explanation(console: Console, store: Store, facts: Mapping[str, Any]) -> None:
+    console.print(Text.assemble((facts["path"].removeprefix(f"{store.prefix}/"), "bold"), f"  {facts['state']}"))
+    print_facts(console, _lines(facts))
+
+
+def _lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    if facts["commit"]:
+        commit = facts["commit"]
+        made = facts["made_by"]
+        lines.append(("output", f"commit {commit['number']}, attempt {commit['attempt']}, of {_when(commit['time'])}"))
+        lines.append(("made", f"by launch {made['run']}: {_reason(made)}" if made else "by a launch without a record"))
+    if facts["last_launch"] and facts["last_launch"] != facts["made_by"]:
+        last = facts["last_launch"]
+        lines.append(("last", f"launch {last['run']} ({last['result'] or last['status']}): {_reason(last)}"))
+    if facts["nearest"]:
+        lines.append(("nearest", facts["nearest"]["path"].rpartition("/")[2]))
+        lines += [("", difference_text((f, old, new))) for f, old, new in facts["nearest"]["diff"]]
+    lines += [("input", f"{i['directory']}, commit {i['commit']}: {i['now']}") for i in facts["inputs"]]
+    if any(i["now"] == "newer output" for i in facts["inputs"]):
+        lines.append(("next", "the next launch runs it again: an input has a newer, different output"))
+    if facts["failure"]:
+        failure = facts["failure"]
+        lines.append(("failed", f"attempt {failure['attempt']}: {failure['error'].partition(chr(10))[0]}"))
+        lines += [("at", failure["location"])] if failure["location"] else []
+        lines.append(("log", failure["log"]))
+    if facts["pending"]:
+        lines.append(("pending", facts["pending"]))
+    if facts["source"]:
+        lines.append(("source", "whether it has changed since: marin-sft plan SCRIPT says"))
+    return lines
+
+
+def _reason(seen: Mapping[str, Any]) -> str:
+    diff = "; ".join(difference_text((field, old, new)) for field, old, new in seen["diff"] or [])
+    reason = f"{seen['reason'] or ''} {diff or seen['detail'] or ''}".strip()
+    return reason or "its plan is not known, as it has not ended"
+
+
+def _when(time: str) -> str:
+    return f"{time[:10]} {time[11:19]} UTC"
+
+
+def print_differences(console: Console, old: str, new: str, found: list[list[Any]]) -> None:
+    console.print(Text(f"- {old}\n+ {new}"))
+    for field, before, after in found:
+        console.print(Text(f"{field}", style="bold"))
+        console.print(Text(f"  - {_shown(before)}", style="red"))
+        console.print(Text(f"  + {_shown(after)}", style="green"))
+    if not found:
+        console.print("no difference")
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,195 @@
+"""What a Ray job is made of: its command line, its variables, and a way for secrets that leaves no trace of them."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from marin_sft.errors import UserError
+from marin_sft.execution.ray_environment import EXCLUDES, LAUNCH_DIR, SECRETS, looks_secret
+
+_MOST_BYTES = 512 * 1024**2  # of a package; Ray refuses larger ones, after it has packed them
+_INSTEAD = (
+    "set it in the environment of `ray start` on the nodes, which jobs and steps inherit, and leave it out here, or "
+    "give --allow_visible_secrets"
+)
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Job:
+    """`secrets_dir` holds the secret variables until the job's first command has read them; None: there are none."""
+
+    submission_id: str
+    entrypoint: str
+    runtime_env: Mapping[str, Any]
+    secrets_dir: str | None = None
+
+    def forget_secrets(self) -> None:
+        """Delete the secrets of a job that did not start, or has ended."""
+        if self.secrets_dir:
+            shutil.rmtree(self.secrets_dir, ignore_errors=True)
+
+
+def make_job(
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    working_dir: str,
+    *,
+    here: bool,
+    submission_id: str | None = None,
+    visible_secrets: bool = False,
+) -> Job:
+    """`here`: the cluster's head is on this machine, so that files and interpreters of this machine are there, too.
+
+    Raises:
+        UserError: secrets for a head on another machine, or a working directory that is too large.
+    """
+    hidden = {} if visible_secrets else {name: value for name, value in variables.items() if looks_secret(name)}
+    if hidden and not here:
+        raise UserError(_no_way_for_secrets(hidden))
+    check_size(working_dir)
+    shown = {name: value for name, value in variables.items() if name not in hidden}
+    parts, secrets_dir = [], None
+    if here:  # the environment of this interpreter comes first in the search for programs
+        parts.append(f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"')
+    if hidden:
+        secrets_dir = _write_secrets(hidden)
+        parts.append(_reading(secrets_dir))
+    return Job(
+        submission_id or make_submission_id(command),
+        "; ".join([*parts, f"exec {shlex.join(command)}"]),
+        {
+            "working_dir": os.path.abspath(working_dir),
+            "excludes": list(EXCLUDES),
+            "env_vars": {**_own_variables(command, working_dir, here), **shown},
+        },
+        secrets_dir,
+    )
+
+
+def parse_variables(given: Sequence[Sequence[str]]) -> dict[str, str]:
+    """`[["KEY", "value"], ["KEY=value"], ["KEY"]]` as a mapping; a lone KEY has the value that it has here.
+
+    Raises:
+        UserError: for anything else. The message holds no value.
+    """
+    found = {}
+    for words in given:
+        name, equals, value = words[0].partition("=")
+        if not _VARIABLE.fullmatch(name):
+            raise UserError("--env_vars: expected KEY VALUE, KEY=VALUE or KEY, and KEY made of letters, digits and _")
+        if len(words) > 2 or (equals and len(words) > 1):
+            raise UserError(f"--env_vars {name}: got {len(words)} words; give each variable an --env_vars of its own")
+        if len(words) == 1 and not equals and name not in os.environ:
+            raise UserError(f"--env_vars {name}: not set here, so there is no value to copy; export it, or give one")
+        found[name] = words[1] if len(words) == 2 else value if equals else os.environ[name]
+    return found
+
+
+def make_submission_id(command: Sequence[str]) -> str:
+    """`{script}-{user}-{UTC}-{4 hex digits}`."""
+    after_module = [command[i + 1] for i, word in enumerate(command[:-1]) if word == "-m"]
+    script = next((word for word in command if word.endswith(".py")), (after_module or command)[0])
+    stem = os.path.basename(script).removesuffix(".py")
+    parts = [stem, getpass.getuser(), time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), secrets.token_hex(2)]
+    return "-".join(re.sub(r"[^\w.]+", "_", part, flags=re.ASCII) for part in parts)
+
+
+def _own_variables(command: Sequence[str], working_dir: str, here: bool) -> dict[str, str]:
+    """Where the launch came from and which code it is; a shipped directory has no .git to ask."""
+    variables = {name: os.environ[name] for name in ("MARIN_SFT_PREFIX", "MARIN_PREFIX") if name in os.environ}
+    variables[LAUNCH_DIR] = os.getcwd() if here else ""
+    variables["RAY_JOB_STOP_WAIT_TIME_S"] = "60"  # to give up claims and say how to resume; Ray's own 3 s are short
+    commit = _git(working_dir, "rev-parse", "HEAD")
+    if commit:
+        variables["GIT_COMMIT"] = commit
+        variables["GIT_DIRTY"] = "1" if _git(working_dir, "status", "--porcelain") else "0"
+    script = next((word for word in command if word.endswith(".py")), None)
+    if script and not os.path.isabs(script) and os.path.dirname(script):
+        # Ray puts the working directory on the workers' path, but not the script's, from where it imports its helpers.
+        variables["PYTHONPATH"] = os.path.normpath(os.path.dirname(script))
+    return variables
+
+
+def _write_secrets(variables: Mapping[str, str]) -> str:
+    """Write shell commands that set `variables`, for this user only. Returns the directory, private as well."""
+    directory = tempfile.mkdtemp(prefix="marin_sft_")
+    names = ",".join(variables)
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in {**variables, SECRETS: names}.items()]
+    with open(os.open(_file(directory), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.writelines(lines)
+    return directory
+
+
+def _reading(directory: str) -> str:
+    file = shlex.quote(_file(directory))
+    message = f"error: {_file(directory)}, with the secrets, is not here: the head is on another machine; {_INSTEAD}"
+    return f"[ -r {file} ] || {{ echo {shlex.quote(message)} >&2; exit 2; }}; . {file}; rm -r {shlex.quote(directory)}"
+
+
+def _file(directory: str) -> str:
+    return os.path.join(directory, "variables")
+
+
+def _no_way_for_secrets(hidden: Mapping[str, str]) -> str:
+    names = ", ".join(hidden)
+    return (
+        f"--env_vars {names}: by its name a secret, and the cluster is on another machine. Ray would show the value to "
+        f"everybody who reaches its dashboard, and write it to logs that every user of a node can read; {_INSTEAD}"
+    )
+
+
+def check_size(working_dir: str) -> None:
+    """Raises:
+    UserError: a directory that is none, or holds more than Ray takes; names the largest parts.
+    """
+    if not os.path.isdir(working_dir):
+        raise UserError(f"--working_dir {working_dir}: expected a directory")
+    sizes: dict[str, int] = {}
+    for path in _shipped(working_dir):
+        top = path.partition(os.sep)[0]
+        try:
+            sizes[top] = sizes.get(top, 0) + os.lstat(os.path.join(working_dir, path)).st_size
+        except FileNotFoundError:  # deleted, but git still has it
+            continue
+    if sum(sizes.values()) > _MOST_BYTES:
+        largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
+        listed = ", ".join(f"{name} {sizes[name] / 1024**2:,.0f} MiB" for name in largest)
+        raise UserError(
+            f"--working_dir {working_dir} holds {sum(sizes.values()) / 1024**2:,.0f} MiB, and a job can ship at most "
+            f"{_MOST_BYTES // 1024**2} MiB of code. Largest: {listed}. Name in .gitignore what is no code, or give a "
+            "smaller --working_dir"
+        )
+
+
+def _shipped(working_dir: str) -> list[str]:
+    """The files that Ray will pack, as well as can be told cheaply."""
+    listed = _git(working_dir, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    if listed is not None:
+        return [path for path in listed.split("\0") if path]
+    left_out = {name.strip("/") for name in EXCLUDES}
+    found = []
+    for folder, folders, files in os.walk(working_dir):
+        folders[:] = [name for name in folders if name not in left_out and not name.endswith("_cache")]
+        found += [os.path.relpath(os.path.join(folder, name), working_dir) for name in files]
+    return found
+
+
+def _git(folder: str, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,150 @@
+"""Launches by their records: when, of what, and how each step went."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from marin_sft.errors import UserError
+from marin_sft.execution.catalog import in_parallel
+from marin_sft.execution.plan import difference_text
+from marin_sft.execution.process import ProcessIdentity
+from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
+from marin_sft.execution.selection import nearest_text
+from marin_sft.execution.store import Store
+from marin_sft.execution.view import duration_text, make_table
+
+_COLOURS = {"done": "green", "failed": "bold red", "running": "bold cyan", "refused": "yellow"}
+
+
+def summaries(store: Store, limit: int) -> list[dict[str, Any]]:
+    """The newest launches, newest first."""
+    return in_parallel(store, lambda launch: _summary(store, launch), read_launches(store)[:limit])
+
+
+def _summary(store: Store, launch: Launch) -> dict[str, Any]:
+    end = read_end(store, launch)
+    begin = None if end else read_begin(store, launch)
+    return {
+        "run": launch.name,
+        "time": _time(launch),
+        "script": launch.script,
+        "status": status_of(begin, end),
+        "results": dict(Counter(result["result"] for result in end["results"])) if end else {},
+    }
+
+
+def status_of(begin: dict[str, Any] | None, end: dict[str, Any] | None) -> str:
+    """done, failed, interrupted or refused; killed where the process is seen to be gone; else running, or not known."""
+    if end is not None:
+        return end["status"]
+    owner = ProcessIdentity(**begin["owner"]) if begin and begin["owner"] else None
+    if owner is None or not owner.in_sight:
+        return f"not ended{f' on {owner.host}' if owner else ''}"
+    return "killed" if owner.is_gone() else "running"
+
+
+def _time(launch: Launch) -> str:
+    return f"{launch.name[:10]} {launch.name[11:13]}:{launch.name[13:15]}:{launch.name[15:17]}"
+
+
+def print_summaries(console: Console, store: Store, launches: list[dict[str, Any]]) -> None:
+    table = make_table("when, UTC", "status", "results", "run")
+    for launch in launches:
+        results = ", ".join(f"{count} {result}" for result, count in launch["results"].items())
+        table.add_row(launch["time"], coloured_status(launch["status"]), results, launch["run"][23:])
+    if launches:
+        console.print(table)
+    else:
+        console.print(Text(f"No launch is recorded under {store.prefix}"))
+
+
+def coloured_status(status: str) -> Text:
+    return Text(status, style=_COLOURS.get(status, "yellow"))
+
+
+def find_launch(store: Store, text: str) -> Launch:
+    """The newest launch whose record's name begins with, ends in, or contains the text.
+
+    Raises:
+        UserError: for no such launch, with the nearest.
+    """
+    launches = read_launches(store)
+    for launch in launches:
+        if text in launch.name:
+            return launch
+    if not launches:
+        raise UserError(f"no run {text!r}: none is recorded under {store.prefix}; choose another with --prefix")
+    raise UserError(f"no run {text!r} under {store.prefix}{nearest_text(text, [run.name for run in launches[:20]])}")
+
+
+def details(store: Store, launch: Launch) -> dict[str, Any]:
+    begin, end = read_begin(store, launch), read_end(store, launch)
+    provenance = begin["launch"]
+    plan = {item["path"]: item for item in (end["plan"] if end else [])}
+    results = {result["path"]: result for result in (end["results"] if end else [])}
+    steps = [_step(step["name"], store.path(step["directory"]), plan, results) for step in begin["steps"]]
+    return {
+        **_summary(store, launch),
+        "ended": end and end["time"],
+        "description": begin["description"],
+        "argv": provenance.get("argv"),
+        "host": provenance.get("host"),
+        "user": provenance.get("user"),
+        "git_commit": provenance.get("git_commit"),
+        "uncommitted_changes": bool(provenance.get("git_diff")),
+        "steps": steps,
+    }
+
+
+def _step(name: str, path: str, plan: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    item, result = plan.get(path, {}), results.get(path, {})
+    return {
+        "name": name,
+        "path": path,
+        **{key: item.get(key) for key in ("action", "reason", "detail", "diff")},
+        **{key: result.get(key) for key in ("result", "commit", "attempt", "seconds", "error")},
+    }
+
+
+def print_details(console: Console, details: dict[str, Any]) -> None:
+    console.print(Text.assemble((details["run"], "bold"), " ", coloured_status(details["status"])))
+    edited = " + edits" if details["uncommitted_changes"] else ""
+    git = details["git_commit"] and f"{details['git_commit'][:12]}{edited}"
+    ended = details["ended"] and details["ended"][:19].replace("T", " ")
+    facts = {
+        "command": shlex.join(["python", *(details["argv"] or [])]),
+        "by": f"{details['user']} on {details['host']}",
+        "code": git,
+        "begun": details["time"],
+        "ended": ended,
+        "about": details["description"],
+    }
+    print_facts(console, [(f"  {name}", value) for name, value in facts.items() if value])
+    table = make_table("step", "result", "took", "why")
+    for step in details["steps"]:
+        took = duration_text(step["seconds"]) if step["seconds"] else ""
+        table.add_row(step["name"], step["result"] or "-", took, _why(step))
+    console.print(table)
+
+
+def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
+    """One line each: a label, then its text, folded under itself."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in facts:
+        grid.add_row(Text(label), Text(text))
+    console.print(grid)
+
+
+def _why(step: dict[str, Any]) -> str:
+    differences = [difference_text((field, old, new)) for field, old, new in step["diff"] or []]
+    reason = f"{step['reason'] or ''} {'; '.join(differences) or step['detail'] or ''}".strip()
+    return "\n".join(filter(None, [reason, (step["error"] or "").partition("\n")[0]]))

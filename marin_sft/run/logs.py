@@ -1,0 +1,67 @@
+"""The log of an attempt, as it is or as it grows."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+from marin_sft.errors import UserError
+from marin_sft.execution.attempt import (
+    Watch,
+    attempt_path,
+    claim_numbers,
+    read_state,
+)
+from marin_sft.execution.store import Store
+
+_POLL = 0.5  # seconds between two looks
+_SILENCE = 90.0  # seconds without a beat after which an attempt is taken to have ended
+
+
+def log_path(store: Store, directory: str, attempt: int | None) -> tuple[int, str]:
+    """The number of the attempt, by default the newest, and where its log lies.
+
+    Raises:
+        UserError: for a step without attempts, or without that one.
+    """
+    numbers = claim_numbers(store, directory)
+    if not numbers:
+        raise UserError(f"{directory}: no attempt was ever made, so there is no log")
+    chosen = attempt or numbers[-1]
+    if chosen not in numbers:
+        raise UserError(f"{directory}: no attempt {chosen}; there are: {', '.join(map(str, numbers))}")
+    return chosen, f"{attempt_path(store, directory, chosen)}/.log"
+
+
+def read_log(store: Store, directory: str, attempt: int) -> Iterator[bytes]:
+    """What there is now."""
+    yield store.read_from(log_path(store, directory, attempt)[1], 0)
+
+
+def follow_log(store: Store, directory: str, attempt: int) -> Iterator[bytes]:
+    """What there is, then what is added, until the attempt has ended. On object stores all comes at the end."""
+    path = log_path(store, directory, attempt)[1]
+    watch, offset = Watch(store, _SILENCE), 0
+    while True:
+        # In this order: what is written before the end is read after it.
+        ended = _has_ended(store, directory, attempt, watch)
+        while chunk := store.read_from(path, offset):
+            offset += len(chunk)
+            yield chunk
+        if ended:
+            return
+        time.sleep(_POLL)
+
+
+def _has_ended(store: Store, directory: str, attempt: int, watch: Watch) -> bool:
+    state = read_state(store, directory)
+    if state.claim is None or state.claim.number != attempt or not state.running:
+        return True
+    return watch.stands_still(directory, state.claim)
+
+
+def write_out(chunks: Iterator[bytes]) -> None:
+    for chunk in chunks:
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()

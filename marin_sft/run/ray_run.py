@@ -1,0 +1,270 @@
+"""Run a command as a job on a Ray cluster, and follow it.
+
+    python marin_sft/run/ray_run.py --env_vars HF_TOKEN -- python experiments/exp808_sft_mixture.py --dry_run
+
+The working directory is shipped along; the words after `--` reach the command as they are. The job goes on when this
+process ends. Exit code: the job's own; 2: nothing was submitted; 130: detached or stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from marin_sft.errors import UserError
+from marin_sft.execution.ray_environment import is_loopback, prepare
+from marin_sft.run.job import Job, make_job, parse_variables
+
+DASHBOARD = "http://127.0.0.1:8265"
+_SECOND_CTRL_C = 2.0  # seconds in which another Ctrl-C stops the job
+_POLL = 0.5
+_QUIET = 5.0  # seconds after which a job that has not started is worth a word
+_PATIENCE = 60.0  # seconds without an answer after which the cluster is taken for gone
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our own flags, and the command after `--`.
+
+    Raises:
+        UserError: without a command, or for a flag that is none. No word that might be a secret is repeated.
+    """
+    if not {"-h", "--help"} & set(argv) and "--" not in argv:
+        raise UserError("expected: ray_run [flags] -- python script.py [its flags]; got no --")
+    split = argv.index("--") if "--" in argv else len(argv)
+    own, command = argv[:split], list(argv[split + 1 :])
+    flags, unknown = _parser().parse_known_args(own)
+    if unknown:
+        names = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        raise UserError(f"unknown {names[0] if names else 'words'} before the --; see --help")
+    if not command:
+        raise UserError("expected a command after the --, e.g. python experiments/quickstart.py")
+    return flags, command
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="ray_run", usage="ray_run [flags] -- command", allow_abbrev=False)
+    add = parser.add_argument
+    add(
+        *("--env_vars", "-e"),
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="KEY VALUE or KEY=VALUE for the job; a lone KEY copies the value it has here. Repeatable",
+    )
+    add("--address", help=f"of the cluster: its dashboard, or its head (default: $RAY_ADDRESS, else {DASHBOARD})")
+    add("--working_dir", default=".", help="what is shipped (default: this directory), but for what .gitignore names")
+    add("--submission_id", help="the job's name (default: script-user-time-hex)")
+    add("--no_wait", action="store_true", help="submit, print the job's name, and end")
+    add("--stop_on_interrupt", action="store_true", help="Ctrl-C here stops the job, too")
+    add("--allow_visible_secrets", action="store_true", help="send secrets so that users of the cluster can see them")
+    add(
+        "--entrypoint_num_cpus",
+        "--entrypoint-num-cpus",
+        type=float,
+        metavar="N",
+        help="reserved for the command itself",
+    )
+    add("--entrypoint_num_gpus", "--entrypoint-num-gpus", type=float, metavar="N")
+    add("--entrypoint_memory", "--entrypoint-memory", type=int, metavar="BYTES")
+    add("--entrypoint_resources", "--entrypoint-resources", type=json.loads, metavar="JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process would ignore it
+    try:
+        flags, command = parse(sys.argv[1:] if argv is None else argv)
+        variables = parse_variables(flags.env_vars)
+        client = connect(flags.address)
+        job = make_job(
+            command,
+            variables,
+            flags.working_dir,
+            here=is_loopback(client.get_address()),
+            submission_id=flags.submission_id,
+            visible_secrets=flags.allow_visible_secrets,
+        )
+        submit(client, job, flags)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"Job {job.submission_id}: {client.get_address()}/#/jobs/{job.submission_id}", flush=True)
+    if flags.no_wait:
+        return 0
+    try:
+        code = follow(client, job.submission_id, job.entrypoint)
+    except KeyboardInterrupt:
+        return _detach(client, job, flags.stop_on_interrupt)
+    except (OSError, RuntimeError) as error:
+        print(f"error: the cluster no longer answers, and job {job.submission_id} may go on: {error}", file=sys.stderr)
+        return 1
+    job.forget_secrets()
+    return code
+
+
+def connect(address: str | None) -> Any:
+    """A JobSubmissionClient for a dashboard (URL or host:port), a head (host:port) or a host.
+
+    Raises:
+        UserError: nothing answers there, or it does not let us in.
+    """
+    address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or DASHBOARD
+    os.environ.pop("RAY_API_SERVER_ADDRESS", None)
+    prepare(address)
+    candidates = [address]
+    if "://" not in address and address != "auto":
+        host, _, port = address.partition(":")
+        _check_open(host, int(port) if port.isdigit() else 8265)
+        candidates = [f"http://{host}:{port or 8265}", *([address] if port else [])]
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    for handler in logging.getLogger("ray").handlers:  # it tells of each upload, and of what it leaves out
+        handler.setLevel(logging.ERROR)
+    problem: Exception | None = None
+    for candidate in candidates:
+        os.environ["RAY_ADDRESS"] = candidate  # the client prefers it to its argument
+        try:
+            return JobSubmissionClient(candidate)
+        except AuthenticationError as error:
+            raise UserError(
+                f"the cluster at {address} asks for its token: put it in RAY_AUTH_TOKEN, or its file's path in "
+                f"RAY_AUTH_TOKEN_PATH. {str(error).splitlines()[0]}"
+            ) from None
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            problem = problem or error
+    raise UserError(
+        f"no Ray answers at {address} ({problem}): give --address, or start one on this machine with "
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 ray start --head --node-ip-address=127.0.0.1"
+    )
+
+
+def _check_open(host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"no Ray answers at {host}:{port}: {error}; check --address") from None
+
+
+def submit(client: Any, job: Job, flags: argparse.Namespace) -> None:
+    """Raises:
+    UserError: the cluster refused the job. Its secrets are deleted, then.
+    """
+    names = ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory", "entrypoint_resources")
+    reserved = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    try:
+        client.submit_job(
+            entrypoint=job.entrypoint,
+            runtime_env=dict(job.runtime_env),
+            submission_id=job.submission_id,
+            **reserved,
+        )
+    except BaseException as error:
+        job.forget_secrets()
+        if isinstance(error, RuntimeError | ValueError | ConnectionError):
+            # The answer to a refusal is a traceback of the server's; its last words say why.
+            lines = [line for line in str(error).replace("\\n", "\n").splitlines() if re.search(r"\w", line)]
+            raise UserError(f"the cluster did not take the job: {lines[-1]}") from None
+        raise
+
+
+def follow(client: Any, submission_id: str, entrypoint: str = "") -> int:
+    """Print what the job prints, to its end. Returns its exit code: 128 + n if signal n killed it, 130 if stopped."""
+    _await_start(client, submission_id)
+    preamble = f"Running entrypoint for job {submission_id}: {entrypoint}\n"  # Ray's, to the log; says nothing new
+    shown = 0
+    while True:
+        shown = asyncio.run(_print_log(client, submission_id, shown, preamble))
+        info = _info(client, submission_id)
+        if info.status.is_terminal():
+            break
+        time.sleep(_POLL)  # the log's connection broke, or the job's last words came before its end was noted
+    code = info.driver_exit_code
+    if info.status == "SUCCEEDED":
+        return 0
+    if info.status == "STOPPED":
+        print(f"Job {submission_id} was stopped.", file=sys.stderr)
+        return 130
+    if code is None:  # it did not come to run the command, or its machine was lost
+        print(f"error: job {submission_id}: {info.message}", file=sys.stderr)
+        return 1
+    return code if code >= 0 else 128 - code
+
+
+def _info(client: Any, submission_id: str) -> Any:
+    """Ask until the dashboard answers, which it may not do for a moment when its machine is busy."""
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return client.get_job_info(submission_id)
+        except (OSError, RuntimeError):
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(_POLL)
+
+
+def _await_start(client: Any, submission_id: str) -> None:
+    tell = time.monotonic() + _QUIET
+    while (info := _info(client, submission_id)).status == "PENDING":
+        if time.monotonic() > tell:
+            tell = math.inf
+            print(info.message, file=sys.stderr, flush=True)
+        time.sleep(_POLL)
+
+
+async def _print_log(client: Any, submission_id: str, shown: int, left_out: str) -> int:
+    """Follow the log, which comes from its start, from its character `shown` on. Returns how far it was shown."""
+    position = 0
+    try:
+        async for text in client.tail_job_logs(submission_id):
+            print(text[max(0, shown - position) :].replace(left_out, ""), end="", flush=True)
+            position += len(text)
+            shown = max(shown, position)
+    except (RuntimeError, OSError) as error:
+        print(f"the log's connection broke, trying again: {error}", file=sys.stderr)
+    return shown
+
+
+def _detach(client: Any, job: Job, stop: bool) -> int:
+    address = shlex.quote(client.get_address())
+    name = shlex.quote(job.submission_id)
+    if not stop:
+        print(
+            f"\nThe job goes on.\n  follow it: ray job logs --follow --address {address} {name}\n"
+            f"  stop it:   ray job stop --address {address} {name}\n"
+            f"or press Ctrl-C again within {_SECOND_CTRL_C:g} seconds to stop it.",
+            file=sys.stderr,
+            flush=True,
+        )
+        try:
+            time.sleep(_SECOND_CTRL_C)
+        except KeyboardInterrupt:
+            stop = True
+    if stop:
+        client.stop_job(job.submission_id)
+        print(f"\nStopping job {job.submission_id}.", file=sys.stderr)
+        job.forget_secrets()
+    return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Every step under a prefix: its state, since when, how long it took, how far it is."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from marin_sft.errors import UserError
+from marin_sft.execution.attempt import (
+    StepState,
+    attempt_path,
+    read_beat,
+    read_claim,
+    read_state,
+    seconds_since_epoch,
+)
+from marin_sft.execution.catalog import in_parallel, location, step_directories, step_name
+from marin_sft.execution.pins import read_pins
+from marin_sft.execution.record import read_begin, read_launches
+from marin_sft.execution.selection import nearest_text
+from marin_sft.execution.store import Store
+from marin_sft.execution.view import counted, duration_text, make_table
+from marin_sft.progress import Progress
+
+StateName = Literal["COMMITTED", "RUNNING", "FAILED", "INTERRUPTED", "ABSENT"]
+
+_COLOURS = {
+    "COMMITTED": "green",
+    "RUNNING": "bold cyan",
+    "FAILED": "bold red",
+    "INTERRUPTED": "yellow",
+    "ABSENT": "dim",
+}
+
+
+@dataclass(frozen=True)
+class StepStatus:
+    """`age`: seconds since the commit, else since the newest claim. `seconds`: how long the attempt took, or has run.
+
+    `output` is the committed attempt. `news`: progress of what runs, and what is not plain from the state.
+    """
+
+    name: str
+    path: str
+    output: str | None
+    state: StateName
+    age: float | None
+    seconds: float | None
+    news: str
+
+
+def state_name(state: StepState) -> StateName:
+    """COMMITTED also while a forced rerun is under way or has failed: the old output stands."""
+    if state.commit is not None:
+        return "COMMITTED"
+    if state.claim is None:
+        return "ABSENT"
+    if state.running:
+        return "RUNNING"
+    return "FAILED" if state.failure is not None else "INTERRUPTED"
+
+
+def read_statuses(store: Store, pattern: str | None) -> list[StepStatus]:
+    """Steps whose name or directory matches the glob `pattern`, or whose name contains that text; all without one.
+
+    What the newest launch has planned and nobody has begun is ABSENT.
+
+    Raises:
+        UserError: for a pattern that matches no step, with the nearest name.
+    """
+    directories = step_directories(store)
+    places = {location(store, directory) for directory in directories}
+    for launch in read_launches(store)[:1]:
+        planned = [step["directory"] for step in read_begin(store, launch)["steps"]]
+        directories += [directory for directory in planned if location(store, directory) not in places]
+    chosen = [directory for directory in directories if pattern is None or _matches(directory, pattern)]
+    if not chosen and pattern is not None:
+        names = {step_name(directory) for directory in directories}
+        hint = nearest_text(pattern, sorted(names)) if names else "; there is none"
+        raise UserError(f"no step matches {pattern!r} under {store.prefix}{hint}")
+    pinned = {location(store, pin.directory) for pin in read_pins(store)}
+    return in_parallel(store, lambda d: _read_status(store, d, location(store, d) in pinned), sorted(chosen))
+
+
+def _matches(directory: str, pattern: str) -> bool:
+    if any(character in pattern for character in "*?["):
+        return any(fnmatch.fnmatchcase(text, pattern) for text in (step_name(directory), directory))
+    return pattern in step_name(directory) or directory.startswith(pattern)  # not within fingerprints
+
+
+def _read_status(store: Store, directory: str, pinned: bool) -> StepStatus:
+    state = read_state(store, directory)
+    name = state_name(state)
+    age = seconds = output = None
+    if state.commit is not None:
+        claim = read_claim(store, directory, state.commit.attempt)
+        committed = seconds_since_epoch(state.commit.time)
+        age = time.time() - committed
+        seconds = committed - seconds_since_epoch(claim.time) if claim else None
+        output = attempt_path(store, directory, state.commit.attempt)
+    elif state.claim is not None:
+        begun = seconds_since_epoch(state.claim.time)
+        age = time.time() - begun
+        seconds = (time.time() if state.running else state.beat_time or begun) - begun
+    news = [*_news(store, directory, state), *(["pinned"] if pinned else [])]
+    return StepStatus(step_name(directory), store.path(directory), output, name, age, seconds, "; ".join(news))
+
+
+def _news(store: Store, directory: str, state: StepState) -> list[str]:
+    if state.claim is None:
+        return []
+    attempt = f"attempt {state.claim.number}"
+    rerun = "forced rerun, " if state.commit is not None else ""
+    if state.failure is not None:
+        return [f"{rerun}{attempt} failed: {state.failure.error.splitlines()[0] if state.failure.error else ''}"]
+    if not state.running:
+        return [f"{rerun}{attempt} interrupted"]
+    beat = read_beat(store, directory, state.claim.number)
+    news = beat.get("progress")
+    far = [Progress(**news).text()] if news else []
+    seen = f"beat {duration_text(max(0.0, time.time() - beat['time']))} ago" if beat else "no beat yet"
+    owner = state.claim.owner
+    # Shown, never judged: whether a silent owner is dead, only a launch that watches it can say.
+    return [*far, f"{rerun}{attempt} by process {owner.pid} on {owner.host}, {seen}"]
+
+
+def print_statuses(console: Console, store: Store, statuses: list[StepStatus]) -> None:
+    table = make_table("state", "age", "took", "step")
+    for status in statuses:
+        step = Text(status.path.removeprefix(f"{store.prefix}/"))
+        if status.news:
+            step.append(f"\n  {status.news}", style="dim")
+        table.add_row(
+            Text(status.state, style=_COLOURS[status.state]), age_text(status.age), _took(status.seconds), step
+        )
+    if statuses:
+        console.print(table)
+    counts = {name: sum(status.state == name for status in statuses) for name in _COLOURS}
+    shown = ", ".join(f"{count} {name.lower()}" for name, count in counts.items() if count)
+    console.print(Text(f"{counted(len(statuses), 'step')} under {store.prefix}{': ' if shown else ''}{shown}"))
+
+
+def age_text(seconds: float | None) -> str:
+    """`3 min`, `5 h`, `12 d`."""
+    if seconds is None:
+        return ""
+    for limit, unit, name in ((60, 1, "s"), (3600, 60, "min"), (86400 * 2, 3600, "h")):
+        if seconds < limit:
+            return f"{max(0.0, seconds) // unit:.0f} {name}"
+    return f"{seconds // 86400:.0f} d"
+
+
+def _took(seconds: float | None) -> str:
+    return "" if seconds is None else duration_text(max(0.0, seconds))

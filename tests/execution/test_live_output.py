@@ -1,0 +1,52 @@
+"""Lines of a growing log, each once, in order, with nothing lost at the end."""
+
+import queue
+
+from marin_sft.execution.live_output import LiveOutput
+from marin_sft.execution.store import open_store
+from marin_sft.progress import Progress, is_text
+
+
+def test_lines_come_while_the_log_grows(tmp_path):
+    shown: queue.Queue[tuple[str, str]] = queue.Queue()
+    with LiveOutput(open_store(str(tmp_path)), lambda *line: shown.put(line)) as output:
+        output.follow("a", str(tmp_path / ".log"))
+        with open(tmp_path / ".log", "w", buffering=1) as log:  # made after it is followed
+            log.write("one\nt")
+            assert shown.get(timeout=10) == ("a", "one")
+            log.write("wo \u00e9\n\n 10%\r 50%\r100%\r\nno end")
+            assert [shown.get(timeout=10) for _ in range(2)] == [("a", "two \u00e9"), ("a", "100%")]
+        output.stop("a")
+        assert shown.get_nowait() == ("a", "no end")
+        output.stop("a")
+    assert shown.empty()
+
+
+def test_what_is_left_is_shown_at_the_end_and_a_new_attempt_starts_afresh(tmp_path):
+    shown: list[tuple[str, str]] = []
+    for attempt in ("1", "2"):
+        (tmp_path / attempt).write_text(f"of attempt {attempt}\n")
+    with LiveOutput(open_store(str(tmp_path)), lambda *line: shown.append(line)) as output:
+        output.follow("a", str(tmp_path / "1"))
+        output.follow("a", str(tmp_path / "2"))
+    assert shown == [("a", "of attempt 1"), ("a", "of attempt 2")]
+
+
+def test_on_an_object_store_a_log_is_shown_when_it_is_there():
+    store = open_store("memory://live_output")
+    shown: list[tuple[str, str]] = []
+    with LiveOutput(store, lambda *line: shown.append(line)) as output:
+        output.follow("a", store.path("s/1/.log"))
+        output.follow("never_started", store.path("t/1/.log"))
+        store.replace(store.path("s/1/.log"), b"one\ntwo\n")
+    assert shown == [("a", "one"), ("a", "two")]
+
+
+def test_progress_is_told_from_output():
+    texts = [
+        Progress(120, 400, "steps", {"loss": 1.3214, "tokens_per_second": 5100.2}),
+        Progress(3, None, "rows"),
+        Progress(0, 9, ""),
+    ]
+    assert all(is_text(progress.text()) for progress in texts)
+    assert not any(map(is_text, ["hello", "epoch 3", "Traceback (most recent call last):", "", "3 rows were dropped"]))

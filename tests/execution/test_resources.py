@@ -1,0 +1,150 @@
+"""Requests are checked before anything runs, and are no part of what a step is."""
+
+import dataclasses
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+
+import pytest
+
+from marin_sft import CpuConfig, ExecutorStep, GpuConfig, RuntimeEnv, TpuPodConfig, step_fn, this_output_path
+from marin_sft.errors import ConfigError
+from marin_sft.execution.graph import build_graph
+from marin_sft.execution.ray_environment import is_loopback, keep_token_private, looks_secret
+from marin_sft.execution.record import describe
+from marin_sft.execution.resources import ACCELERATORS, Resources, demand
+
+
+def body(config):
+    pass
+
+
+def fingerprint(resources: Resources, in_config: Resources | None = None) -> str:
+    config = {"out": this_output_path(), "resources": in_config or CpuConfig()}
+    return build_graph([ExecutorStep("a", body, config, resources=resources)]).nodes[0].fingerprint
+
+
+def test_no_part_of_identity():
+    rich = GpuConfig(
+        4, 2**30, 8, "H100", custom={"magic": 1}, runtime_env=RuntimeEnv({"A": "b"}, ("x==1",), "gs://b/c.zip")
+    )
+    plain = fingerprint(CpuConfig())
+    assert {fingerprint(rich), fingerprint(TpuPodConfig(tpu_type="v4-8")), fingerprint(CpuConfig(), rich)} == {plain}
+
+
+def test_values():
+    rich = CpuConfig(custom={"magic": 1}, runtime_env=RuntimeEnv({"A": "b"}))
+    assert hash(rich) == hash(dataclasses.replace(rich)) and pickle.loads(pickle.dumps(rich)) == rich
+    assert json.loads(json.dumps(describe(rich)))["runtime_env"]["env_vars"] == {"A": "b"}
+
+
+def test_demand():
+    assert demand(CpuConfig(2, 10, custom={"magic": 0.5})) == {"CPU": 2, "memory": 10, "magic": 0.5}
+    assert demand(GpuConfig(gpu_count=2, accelerator_type="H100")) == {
+        "CPU": 1,
+        "GPU": 2,
+        "accelerator_type:H100": 0.001,
+    }
+    assert demand(TpuPodConfig(tpu_type="v4-8")) == {"CPU": 1, "TPU-v4-8-head": 1}
+
+
+@pytest.mark.parametrize(
+    "resources, message",
+    [
+        (CpuConfig(-1), "resources.cpus: got -1, expected a number of cores from 0"),
+        (CpuConfig(float("nan")), "resources.cpus: got nan"),
+        (CpuConfig("2"), "resources.cpus: got '2'"),
+        (CpuConfig(memory=0), "resources.memory: got 0"),
+        (CpuConfig(custom={"GPU": 1}), "resources.custom: got 'GPU', expected a custom resource; use GpuConfig"),
+        (CpuConfig(custom={"magic": -1}), "resources.custom['magic']: got -1"),
+        (GpuConfig(gpu_count=1.5), "resources.gpu_count: got 1.5, expected a whole number"),
+        (GpuConfig(gpu_count=0), "resources.gpu_count: got 0"),
+        (
+            GpuConfig(accelerator_type="h100"),
+            "resources.accelerator_type: got 'h100', expected Ray's name of it, like 'H100'",
+        ),
+        (TpuPodConfig(tpu_type="v4"), "resources.tpu_type: got 'v4'"),
+        (TpuPodConfig(tpu_type="v4-8", slice_count=0), "resources.slice_count: got 0"),
+        (CpuConfig(runtime_env={"pip": []}), "resources.runtime_env: got {'pip': []}, expected a RuntimeEnv"),
+        (
+            CpuConfig(runtime_env=RuntimeEnv({"A": 1})),
+            "resources.runtime_env.env_vars['A']: got 'int', expected a string",
+        ),
+        (CpuConfig(runtime_env=RuntimeEnv(pip="x")), "resources.runtime_env.pip: got 'x', expected a tuple"),
+        (CpuConfig(runtime_env=RuntimeEnv(working_dir=".")), "the URL of a zip file; a local directory is shipped"),
+        ("cpu", "resources: got 'cpu', expected CpuConfig, GpuConfig or TpuPodConfig"),
+    ],
+)
+def test_bad_requests_name_the_step(resources, message):
+    step = ExecutorStep("some/step", body, this_output_path(), resources=resources)
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        build_graph([step])
+    assert "step 'some/step'" in str(caught.value)
+
+
+def test_secrets_are_refused_without_their_value():
+    step = ExecutorStep("s", body, "", resources=CpuConfig(runtime_env=RuntimeEnv({"HF_TOKEN": "hf_abc"})))
+    with pytest.raises(ConfigError, match="HF_TOKEN.*ray_run --env_vars HF_TOKEN") as caught:
+        build_graph([step])
+    assert "hf_abc" not in str(caught.value)
+
+
+def test_names_of_secrets():
+    secret = [
+        "HF_TOKEN",
+        "WANDB_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD",
+        "OPENAI_APIKEY",
+        "hf_token",
+        "TOKEN_2",
+    ]
+    harmless = ["HF_TOKEN_PATH", "MAX_TOKENS", "TOKENIZERS_PARALLELISM", "KEYBOARD", "HOME", "SECRET_FILE"]
+    assert all(map(looks_secret, secret)) and not any(map(looks_secret, harmless))
+
+
+def test_accelerators_are_those_that_ray_knows():
+    """In a process of its own: tests of planning want none of ray."""
+    program = (
+        "import json; import ray.util.accelerators.accelerators as names;"
+        "print(json.dumps([value for name, value in vars(names).items() if name[0].isupper()]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) == ACCELERATORS
+
+
+def test_inline_steps_get_their_variables(pipeline, monkeypatch):
+    monkeypatch.setenv("KEPT", "before")
+    seen = {}
+
+    @step_fn(kind="look")
+    def look(config):
+        seen.update({name: os.environ.get(name) for name in ("KEPT", "ADDED")})
+
+    env = RuntimeEnv({"KEPT": "inside", "ADDED": "too"})
+    pipeline.run(ExecutorStep("look", look, this_output_path(), resources=CpuConfig(runtime_env=env)))
+    assert seen == {"KEPT": "inside", "ADDED": "too"}
+    assert os.environ["KEPT"] == "before" and "ADDED" not in os.environ
+
+
+def test_loopback():
+    near = ["http://127.0.0.1:8265", "localhost:6379", "localhost", "http://[::1]:80/x", "127.0.0.1"]
+    far = ["http://head:8265", "10.0.0.1:6379", "auto", "http://localhost.example.com", "ray://127.0.0.2:1"]
+    assert all(map(is_loopback, near)) and not any(map(is_loopback, far))
+
+
+def test_the_token_is_private(tmp_path, monkeypatch):
+    """Ray makes its token with rights for everybody."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    new, old = tmp_path / "ray" / "new", tmp_path / "old"
+    old.write_text("known")
+    old.chmod(0o644)
+    for path in (new, old):
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+        keep_token_private()
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert len(new.read_text()) == 64 and old.read_text() == "known"

@@ -1,0 +1,337 @@
+"""`marin-sft`: every command, as text in 80 columns and as JSON, after real launches."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from marin_sft.errors import RunFailed
+from marin_sft.execution.attempt import Claim, ProcessIdentity, now, take_claim, write_beat
+from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path, unversioned
+from marin_sft.execution.store import open_store
+from marin_sft.run import command, logs
+
+ROOT = Path(__file__).parents[2]
+
+
+@step_fn(kind="command_write")
+def write(config):
+    print(f"writing {config['text']}")
+    Path(config["out"], "text.txt").write_text(config["text"] + "".join(config["inputs"]))
+    if Path(config["fail_while"]).exists():
+        raise ValueError("told to fail")
+
+
+@pytest.fixture
+def world(tmp_path, capsys):
+    """Launches under a prefix, and `marin-sft` on it: text, or `json`; both check the exit code."""
+    prefix = tmp_path / "store"
+
+    def step(name, *inputs, rate=0.001, text="x"):
+        config = {"text": text, "rate": rate, "inputs": list(inputs), "out": this_output_path()}
+        return ExecutorStep(name, write, {**config, "fail_while": unversioned(str(tmp_path / "stop"))})
+
+    def launch(*steps, **flags):
+        return Executor(ExecutorFlags(prefix=str(prefix), backend="inline", **flags)).run(list(steps))
+
+    def call(name, *arguments, code=0):
+        capsys.readouterr()
+        assert command.main([name, "--prefix", str(prefix), *arguments]) == code
+        return capsys.readouterr()
+
+    def text(*arguments, code=0):
+        output = call(*arguments, code=code).out
+        if arguments[0] not in ("path", "logs"):  # what is meant for other programs is not folded
+            assert max(map(len, output.splitlines()), default=0) <= 80, output
+        return output
+
+    def read(*arguments, code=0):
+        output = call(*arguments, "--json", code=code)
+        assert output.err == ""
+        return json.loads(output.out)
+
+    return SimpleNamespace(
+        prefix=prefix, step=step, launch=launch, text=text, json=read, call=call, stop=tmp_path / "stop"
+    )
+
+
+@pytest.fixture
+def edited(world):
+    """raw/a -> b, then again after an edit of raw/a."""
+    world.launch(world.step("b", world.step("raw/a")))
+    time.sleep(0.002)  # commits carry milliseconds
+    return world, world.launch(world.step("b", world.step("raw/a", rate=0.5)))
+
+
+def squeezed(text):
+    """Without what folding adds."""
+    return " ".join(text.split())
+
+
+def test_status(edited):
+    world, _ = edited
+    lines = world.text("status").splitlines()
+    assert len(lines) == 6 and lines[0].split() == ["state", "age", "took", "step"]
+    assert squeezed(world.text("status")).endswith("4 committed")
+    assert len(world.json("status", "raw/*")) == 2 and len(world.json("status", "b")) == 2
+    item = world.json("status", "raw/a")[0]
+    assert item["state"] == "COMMITTED" and item["name"] == "raw/a" and item["output"] == f"{item['path']}/1"
+    assert 0 <= item["seconds"] < 60 and 0 <= item["age"] < 60
+    error = world.call("status", "raw/b", code=2).err
+    assert error.startswith("error: no step matches 'raw/b'") and "did you mean 'raw/a'?" in error
+
+
+def test_status_of_what_fails_runs_and_waits(world):
+    world.stop.touch()
+    with pytest.raises(RunFailed):
+        world.launch(world.step("after", world.step("bad")))
+    (bad,) = world.json("status", "bad")
+    assert (bad["state"], bad["output"], bad["news"]) == ("FAILED", None, "attempt 1 failed: ValueError: told to fail")
+    (after,) = world.json("status", "after")
+    assert after["state"] == "ABSENT" and after["age"] is None
+    store = open_store(str(world.prefix))
+    claim = take_claim(store, "going-0123456789", 1, 1, "f")
+    progress = {"done": 3, "total": 10, "unit": "steps", "metrics": {"loss": 0.5}}
+    write_beat(store, "going-0123456789", claim, 1, progress)
+    (going,) = world.json("status", "going")
+    assert going["state"] == "RUNNING" and going["news"].startswith("3/10 steps  loss 0.5; attempt 1 by process ")
+    write_beat(store, "going-0123456789", claim, -1, None, released=True)
+    assert world.json("status", "going")[0]["state"] == "INTERRUPTED"
+    assert "1 failed, 1 interrupted, 1 absent" in squeezed(world.text("status"))
+
+
+def test_an_empty_prefix(world):
+    assert world.json("status") == [] and world.json("runs") == [] and world.json("gc") == []
+    assert squeezed(world.text("status")).startswith("0 steps under")
+    assert "there is none under" in world.call("path", "x", code=2).err
+
+
+def test_why(edited):
+    world, _ = edited
+    facts = world.json("why", "raw/a")
+    assert facts["made_by"]["reason"] == "CONFIG" and facts["made_by"]["diff"] == [["rate", 0.001, 0.5]]
+    assert facts["nearest"]["diff"] == [["rate", 0.5, 0.001]][::-1] or facts["nearest"]["diff"] == [
+        ["rate", 0.001, 0.5]
+    ]
+    downstream = world.json("why", "b")
+    assert downstream["made_by"]["detail"] == "raw/a: rate 0.001 -> 0.5"
+    assert [item["now"] for item in downstream["inputs"]] == ["unchanged"]
+    text = squeezed(world.text("why", "b"))
+    assert "UPSTREAM raw/a: rate 0.001 -> 0.5" in text and "marin-sft plan SCRIPT" in text
+    world.launch(world.step("b", world.step("raw/a", rate=0.5)))
+    facts = world.json("why", "b")
+    assert facts["last_launch"]["reason"] == "CACHED" and facts["made_by"]["reason"] == "UPSTREAM"
+    assert "(cached): CACHED" in squeezed(world.text("why", "b"))
+
+
+def test_why_of_a_failure_and_of_a_pending_rerun(world):
+    a = world.step("a")
+    world.launch(a)
+    world.stop.touch()
+    with pytest.raises(RunFailed):
+        world.launch(a, force_run=("a",))
+    facts = world.json("why", "a")
+    assert facts["state"] == "COMMITTED" and facts["failure"]["error"] == "ValueError: told to fail"
+    assert "in write: raise ValueError" in facts["failure"]["location"] and facts["last_launch"]["result"] == "failed"
+    assert facts["pending"] == "forced rerun: attempt 2 failed, commit 1 stands; --force_run again continues it"
+    text = squeezed(world.text("why", "a"))
+    assert "pending forced rerun: attempt 2 failed" in text and "raise ValueError" in text
+
+
+def test_path(edited):
+    world, run = edited
+    output = run.output_path(run.graph.roots[0].step)
+    found = world.call("path", "b")
+    assert found.out == f"{output}\n"
+    assert found.err == f"b: 2 steps; this is {Path(output).parent.name}, the newest\n"
+    directory = Path(output).parent.name
+    for text in (directory, directory[:6], str(Path(output).parent), output):
+        assert world.call("path", text).out == f"{output}\n" and world.call("path", text).err == ""
+    assert world.json("path", "b") == {"name": "b", "output": output, "commit": 1}
+    assert world.call("path", "raw/b", code=2).err.endswith("did you mean 'raw/a'?\n")
+
+
+def test_path_without_a_commit(world):
+    world.stop.touch()
+    with pytest.raises(RunFailed):
+        world.launch(world.step("a"))
+    error = world.call("path", "a", code=2).err
+    assert "has no committed output: it is FAILED; see marin-sft why a-" in error
+
+
+def test_logs(world):
+    a = world.step("a", text="first")
+    world.launch(a)
+    world.launch(a, force_run=("a",))
+    assert world.text("logs", "a") == world.text("logs", "a", "-f") == "writing first\n"
+    assert world.json("logs", "a", "--attempt", "1")["log"] == "writing first\n"
+    assert world.json("logs", "a")["attempt"] == 2
+    assert "no attempt 7; there are: 1, 2" in world.call("logs", "a", "--attempt", "7", code=2).err
+
+
+@pytest.mark.parametrize("end", ["failure", "taken over", "released"])
+def test_logs_are_followed_to_their_end(world, monkeypatch, end):
+    store, directory = open_store(str(world.prefix)), "a-0123456789"
+    claim = take_claim(store, directory, 1, 1, "f")
+    log = Path(store.path(f"{directory}/1/.log"))
+    log.parent.mkdir()
+    log.write_text("one\n")
+
+    def end_it():
+        if end == "failure":
+            store.replace(f"{log.parent}/.failure.json", b'{"error": "x", "location": null, "traceback": ""}')
+        elif end == "taken over":
+            take_claim(store, directory, 2, 1, "f")
+        else:
+            write_beat(store, directory, claim, -1, None, released=True)
+
+    turns = [lambda: log.open("a").write("two\n"), lambda: None, lambda: (log.open("a").write("three\n"), end_it())]
+    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=lambda seconds: turns.pop(0)()))
+    assert world.text("logs", "-f", directory, "--attempt", "1") == "one\ntwo\nthree\n" and not turns
+
+
+def test_diff(edited):
+    world, _ = edited
+    old, new = (item["path"].removeprefix(f"{world.prefix}/") for item in world.json("status", "raw/a"))
+    assert world.json("diff", old, new) in ([["rate", 0.001, 0.5]], [["rate", 0.5, 0.001]])
+    assert world.json("diff", old, old) == [] and "no difference" in world.text("diff", old, old)
+    assert "rate" in world.text("diff", old, new)
+    ends = [item["path"].removeprefix(f"{world.prefix}/") for item in world.json("status", "b")]
+    ((field, *values),) = world.json("diff", *ends)
+    assert field == "inputs[0]" and sorted(values) == sorted([old, new])
+
+
+def test_runs(edited):
+    world, _ = edited
+    world.stop.touch()
+    with pytest.raises(RunFailed):
+        world.launch(world.step("bad"), world.step("raw/a"))
+    found = world.json("runs")
+    assert [run["status"] for run in found] == ["failed", "done", "done"]
+    assert found[0]["results"] == {"failed": 1, "cached": 1} and len(world.json("runs", "--limit", "2")) == 2
+    assert squeezed(world.text("runs")).count("2 ran") == 2
+    facts = world.json("runs", found[0]["run"][-6:])
+    assert facts["run"] == found[0]["run"] and facts["steps"][0]["error"] == "ValueError: told to fail"
+    assert "told to fail" in world.text("runs", found[0]["run"])
+    assert "no run 'zzz'" in world.call("runs", "zzz", code=2).err
+
+
+def test_a_launch_that_has_not_ended(world):
+    store = open_store(str(world.prefix))
+    for i, owner in enumerate(
+        (
+            ProcessIdentity.current(),
+            dataclasses.replace(ProcessIdentity.current(), start_time="1"),
+            ProcessIdentity("far", 1, "boot", "namespace", "1"),
+        )
+    ):
+        begin = {"description": None, "owner": dataclasses.asdict(owner), "launch": {}, "paths": [], "steps": []}
+        name = f"_runs/{now().replace(':', '')}-x-{i}"
+        store.create_exclusive(store.path(f"{name}.begin.json"), json.dumps(begin).encode())
+    assert sorted(run["status"] for run in world.json("runs")) == ["killed", "not ended on far", "running"]
+    world.text("runs")
+    world.text("runs", "x-0")
+
+
+def test_pin_and_gc(edited):
+    world, run = edited
+    keep = ("--keep_runs", "1", "--keep_days", "0", "--grace_hours", "0")
+    new = {run.plan.store.path(node.directory) for node in run.graph}
+    old = [Path(item["path"]) for item in world.json("status") if item["path"] not in new]
+    assert len(old) == 2
+    assert {item["path"] for item in world.json("gc", *keep)} == set(map(str, old))
+    assert "2 steps and 0 superseded attempts" in squeezed(world.text("gc", *keep))
+    assert world.json("gc") == []
+    assert "pinned" in world.text("pin", str(old[0]), "--note", "for the paper")
+    assert "pinned" in world.text("status")
+    (reason,) = world.json("gc", *keep, "--why", str(old[0]))["kept_by"]
+    assert reason.endswith(": for the paper")
+    assert "kept by nothing" in world.text("gc", *keep, "--why", str(old[1]))
+    assert "one of the newest 1" in squeezed(world.text("gc", *keep, "--why", "b"))
+    assert old[0].exists() and old[1].exists()
+    (done,) = world.json("gc", *keep, "--delete")
+    assert done["result"] == "removed" and done["bytes"] > 0 and old[0].exists() and not old[1].exists()
+    assert world.json("unpin", str(old[0]))["was_pinned"] and not world.json("unpin", str(old[0]))["was_pinned"]
+    assert "1 removed" in world.text("gc", *keep, "--delete")
+    assert not old[0].exists() and len(world.json("status")) == 2
+    assert "expected a whole number from 0, got '-1'" in world.call("gc", "--keep_runs=-1", code=2).err
+
+
+_SCRIPT = """
+from beside import NAME
+from marin_sft import ExecutorStep, executor_main, this_output_path
+
+def body(config):
+    print(config)
+
+executor_main(steps=[ExecutorStep(NAME, body, {"out": this_output_path(), "x": 1})])
+"""
+
+
+def test_plan(world, tmp_path, monkeypatch):
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    (tmp_path / "beside.py").write_text(f"NAME = '{'a_long_name/' * 9}end'\n")
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    text = world.text("plan", str(tmp_path / "script.py"), "--run_only", "end")
+    assert "RUN" in text and "NEW" in text and not world.prefix.exists()
+    output = world.call("plan", "--json", str(tmp_path / "script.py")).out
+    assert json.loads(output)[0]["action"] == "RUN" and not world.prefix.exists()
+    assert "does not exist" in world.call("plan", "nowhere.py", code=2).err
+    with pytest.raises(SystemExit, match="2"):
+        world.call("plan", str(tmp_path / "script.py"), "--run_onyl", "x")
+
+
+def test_mistakes(capsys):
+    assert command.main(["statu"]) == 2
+    assert capsys.readouterr().err == "error: no command 'statu'; did you mean 'status'?\n"
+    assert command.main([]) == 2 and command.main(["status", "--jsn"]) == 2
+    assert "unrecognized arguments: --jsn" in capsys.readouterr().err
+    assert command.main(["status", "--prefix", "ftp://x/y"]) == 2
+
+
+def test_long_names_are_folded(world):
+    name = "a_rather_long_segment_of_a_name/" * 4 + "end"
+    world.launch(world.step(name, text="y" * 300))
+    world.launch(world.step(name, text="z" * 300))
+    (one, other) = (item["path"] for item in world.json("status"))
+    commands = ("status", f"why {name}", f"diff {one} {other}", "runs", "gc", f"pin {one}", f"gc --why {one}")
+    for arguments in commands:
+        world.text(*arguments.split())
+    world.text("runs", world.json("runs")[0]["run"])
+
+
+def test_it_starts_light_and_fast(tmp_path):
+    """200 steps, from a cold start of Python."""
+    store = open_store(str(tmp_path))
+    owner = ProcessIdentity("elsewhere", 1, "boot", "namespace", "1")
+    for i in range(200):
+        claim = json.dumps(dataclasses.asdict(Claim(1, 1, "f", owner, now()))).encode()
+        store.replace(store.path(f"steps/s{i}-0123456789/claims/000001.json"), claim)
+    program = (
+        "import sys; from marin_sft.run.command import main; main(sys.argv[1:]);"
+        "heavy = {'jax', 'ray', 'transformers', 'levanter', 'datasets', 'numpy', 'fsspec'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    begun = time.perf_counter()
+    arguments = [sys.executable, "-c", program, "status", "--prefix", str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "200 steps under" in done.stdout and time.perf_counter() - begun < 3
+    module = [sys.executable, "-m", "marin_sft.run.command", "status", "--prefix", str(tmp_path), "--json"]
+    assert len(json.loads(subprocess.run(module, capture_output=True, text=True, cwd=ROOT).stdout)) == 200
+
+
+def test_the_readme_lists_every_command(capsys):
+    table = (ROOT / "README.md").read_text().split("## Looking back")[1].split("\n\n")[2]
+    assert set(re.findall(r"`([a-z]+) ", table)) - {"ls"} == set(command.COMMANDS)
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"    {name} " in shown for name in command.COMMANDS)

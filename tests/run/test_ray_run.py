@@ -1,0 +1,327 @@
+"""Jobs on a real Ray head on loopback. One head serves the module."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from marin_sft.errors import UserError
+from marin_sft.run import job, ray_run
+
+ROOT = Path(__file__).parents[2]
+SECRET = "hf_thisMustNotBeSeen0123456789"
+SHOW = """
+    import json, os, sys
+    print(json.dumps({
+        "argv": sys.argv[1:],
+        "env": {name: os.environ.get(name) for name in ("PLAIN", "SPACED", "COPIED", "HF_TOKEN", "GIT_COMMIT")},
+        "executable": sys.executable,
+    }))
+    code = os.environ.get("CODE", "0")
+    sys.exit(int(code)) if code.isdigit() else os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def work(tmp_path) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "show.py").write_text(textwrap.dedent(SHOW))
+    return folder
+
+
+def run(head, work: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "marin_sft/run/ray_run.py"), *arguments]
+    environment = {**head.env, **(env or {})}
+    return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def shown(done: subprocess.CompletedProcess) -> dict:
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+
+
+@contextlib.contextmanager
+def client(head):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in head.env.items():
+            patch.setenv(name, value)
+        yield ray_run.connect(head.url)
+
+
+def test_argv_variables_and_secrets_arrive_and_leave_no_trace(head, work):
+    awkward = ["two words", '["tokenized/a b"]', "$HOME `id` \\ !", "it's", '"', "", "--flag=x;y", "a\nb", "--", "*"]
+    variables = ["-e", "PLAIN", "1", "--env_vars", "SPACED=a 'b' $c", "-e", "COPIED", "--env_vars", "HF_TOKEN"]
+    env = {"COPIED": "from here", "HF_TOKEN": SECRET, "TMPDIR": str(work.parent)}
+    done = run(head, work, *variables, "--", "python", "show.py", *awkward, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert shown(done)["argv"] == awkward
+    assert done.stderr == "" and "Running entrypoint" not in done.stdout
+    expected = {"PLAIN": "1", "SPACED": "a 'b' $c", "COPIED": "from here", "HF_TOKEN": SECRET, "GIT_COMMIT": None}
+    assert shown(done)["env"] == expected
+    assert os.path.dirname(shown(done)["executable"]) == os.path.dirname(sys.executable)
+    # The script printed its variables, and so its log has the secret. Nothing else may.
+    assert [line for line in (done.stdout + done.stderr).splitlines() if SECRET in line] == [json.dumps(shown(done))]
+    with client(head) as asked:
+        jobs = asked.list_jobs()
+        assert any(job.submission_id.startswith("show-") for job in jobs)
+        assert SECRET not in repr(jobs)
+    logs = [path for path in head.folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert {path.name.partition("-show")[0] for path in logs} == {"job-driver"}
+    assert not list(work.parent.glob("marin_sft_*")), "the file with the secrets is deleted"
+
+
+@pytest.mark.parametrize("code, expected", [("3", 3), ("1", 1), ("killed", 137)])
+def test_the_job_s_exit_code_is_ours(head, work, code, expected):
+    assert run(head, work, "-e", f"CODE={code}", "--", "python", "show.py").returncode == expected
+
+
+def test_no_wait_prints_the_name_and_the_page(head, work):
+    done = run(head, work, "--no_wait", "--submission_id", "my_job", "--address", head.url[7:], "--", "sleep", "60")
+    assert done.returncode == 0 and done.stdout == f"Job my_job: {head.url}/#/jobs/my_job\n", done.stderr
+    with client(head) as asked:
+        assert not asked.get_job_status("my_job").is_terminal()
+        assert asked.stop_job("my_job")
+    again = run(head, work, "--submission_id", "my_job", "--", "true")
+    assert again.returncode == 2 and "already" in again.stderr and "Traceback" not in again.stderr
+
+
+@pytest.mark.parametrize("flags, status", [([], "RUNNING"), (["--stop_on_interrupt"], "STOPPED")])
+def test_ctrl_c_detaches_or_stops(head, work, flags, status):
+    go_on = work.parent / "go_on"  # not in the working directory: Ray would read it to pack it
+    os.mkfifo(go_on)
+    (work / "wait.py").write_text(f"print('waiting', flush=True); open({str(go_on)!r}).read()")
+    name = f"waits-{status}"
+    command = [
+        sys.executable,
+        "-m",
+        "marin_sft.run.ray_run",
+        "--submission_id",
+        name,
+        *flags,
+        "--",
+        "python",
+        "wait.py",
+    ]
+    with subprocess.Popen(
+        command, cwd=work, env=head.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as ours:
+        for line in ours.stdout:  # it comes while the job runs: logs are followed
+            if line == "waiting\n":
+                break
+        ours.send_signal(signal.SIGINT)
+        _, error = ours.communicate(timeout=60)
+    assert ours.returncode == 130
+    if not flags:
+        assert "The job goes on" in error and f"ray job stop --address {head.url} {name}" in error
+        with client(head) as asked:
+            assert asked.get_job_status(name) == "RUNNING"
+        with open(go_on, "w"):
+            pass
+    with client(head) as asked:
+        ended = ray_run.follow(asked, name)
+    assert ended == {"RUNNING": 0, "STOPPED": 130}[status]
+
+
+def get(head, page: str) -> str:
+    token = {"Authorization": f"Bearer {(head.folder / 'token').read_text()}"}
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(f"{head.url}/api/{page}", headers=token)) as answer:
+        return answer.read().decode()
+
+
+EXPERIMENT = """
+    import os, sys
+    from helper import note
+    from parts.more import shout
+    from marin_sft import CpuConfig, ExecutorStep, RuntimeEnv, executor_main, step_fn, this_output_path
+    from marin_sft.execution.backends import map_shards
+
+    def secret_of(item):
+        return len(os.environ["HF_TOKEN"])
+
+    @step_fn(kind="body")
+    def body(config):
+        import ray
+        print("hello from", config["name"])
+        lengths = map_shards(secret_of, [1, 2])
+        address = ray.get_runtime_context().gcs_address
+        note(config["out"], " ".join(map(str, (address, *lengths, os.environ.get("FOR_THE_STEP"), shout("x")))))
+
+    @step_fn(kind="fresh", fresh_process=True)
+    def fresh(config):
+        body(config)
+
+    env = RuntimeEnv(env_vars={"FOR_THE_STEP": "yes"})
+    config = {"name": "first", "out": this_output_path()}
+    first = ExecutorStep("a/first", body, config, resources=CpuConfig(runtime_env=env))
+    second = ExecutorStep("a/second", fresh, {"name": "second", "out": this_output_path(), "after": first})
+    if __name__ == "__main__":
+        executor_main(steps=[second])
+"""
+
+
+def test_an_experiment_runs_on_that_cluster(head, work):
+    """Steps, their helpers beside the script and in the working directory, secrets, relative prefix, provenance."""
+    (work / "experiments").mkdir()
+    (work / "parts").mkdir()
+    (work / "parts" / "more.py").write_text("def shout(text): return text.upper()\n")
+    (work / "experiments" / "helper.py").write_text(
+        "def note(folder, text):\n    open(folder + '/note.txt', 'w').write(text)\n"
+    )
+    (work / "experiments" / "trial.py").write_text(textwrap.dedent(EXPERIMENT))
+    (work / ".gitignore").write_text("out/\n")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(work)]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    (work / "new.txt").touch()
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+    secret = SECRET[::-1]  # another test's script has printed the other one
+    arguments = ["-e", "HF_TOKEN", secret, "--", "python", "experiments/trial.py", "--prefix", "out"]
+    done = run(head, work, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a/first | hello from first" in done.stdout
+    (first,) = work.glob("out/a/first-*/latest/note.txt")
+    (second,) = work.glob("out/a/second-*/latest/note.txt")
+    assert first.read_text() == f"{head.gcs} {len(SECRET)} {len(SECRET)} yes X"
+    assert second.read_text() == f"{head.gcs} {len(SECRET)} {len(SECRET)} None X"
+    launch = json.loads((first.parent / ".record.json").read_text())["launch"]
+    assert (launch["git_commit"], launch["git_dirty"]) == (commit, True)
+    files = [path for top in (head.folder, work) for path in top.rglob("*") if path.is_file()]
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+    for page in ("jobs/", "v0/tasks?detail=1", "v0/workers?detail=1", "v0/runtime_envs?detail=1"):
+        answer = get(head, page)
+        assert answer and secret not in answer
+
+    again = run(head, work, *arguments)
+    assert again.returncode == 0 and "0 steps run, 2 cached" in again.stdout
+
+
+def test_a_step_that_no_node_can_serve_says_so(head, work):
+    (work / "script.py").write_text(
+        "from marin_sft import CpuConfig, ExecutorStep, executor_main, this_output_path\n"
+        "def body(config): pass\n"
+        "step = ExecutorStep('big', body, this_output_path(), resources=CpuConfig(cpus=1, custom={'magic': 2}))\n"
+        "executor_main(steps=[step])\n"
+    )
+    command = [sys.executable, "script.py", "--prefix", str(work / "out")]
+    env = {**head.env, "RAY_ADDRESS": head.gcs, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=work, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as driver:
+        told = next(line for line in driver.stdout if "waits" in line)
+        driver.send_signal(signal.SIGINT)
+        driver.communicate(timeout=60)
+    assert "big waits: it asks for CPU 1, magic 2 on one node" in told and "CPU 2, magic 0" in told
+    assert driver.returncode == 130
+
+
+def test_a_job_that_cannot_start_says_why(head, work):
+    flags = ["--submission_id", "stuck", "--entrypoint_resources", '{"magic": 1}', "--stop_on_interrupt"]
+    command = [sys.executable, "-m", "marin_sft.run.ray_run", *flags, "--", "true"]
+    with subprocess.Popen(command, cwd=work, env=head.env, stderr=subprocess.PIPE, text=True) as ours:
+        told = ours.stderr.readline()
+        ours.send_signal(signal.SIGINT)
+        ours.communicate(timeout=60)
+    assert "waiting for resources" in told
+    assert ours.returncode == 130
+
+
+def test_secrets_that_did_not_travel_stop_the_job(head, work, monkeypatch):
+    """A tunnel's near end looks like a head on this machine."""
+    with client(head) as asked:
+        made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(work), here=True)
+        made.forget_secrets()
+        ray_run.submit(asked, made, ray_run.parse(["--", "true"])[0])
+        assert ray_run.follow(asked, made.submission_id) == 2
+        assert "the head is on another machine" in asked.get_job_logs(made.submission_id).splitlines()[-1]
+
+
+def test_the_token_is_asked_for(head, work):
+    done = run(head, work, "--", "true", env={"RAY_AUTH_TOKEN_PATH": str(work / "none"), "HOME": str(work)})
+    assert done.returncode == 2 and "RAY_AUTH_TOKEN" in done.stderr and "Traceback" not in done.stderr
+
+
+# What needs no Ray.
+
+
+def test_variables(monkeypatch):
+    monkeypatch.setenv("HERE", "x")
+    monkeypatch.delenv("NOT_HERE", raising=False)
+    assert job.parse_variables([["A", "1"], ["B=2=3"], ["C="], ["HERE"]]) == {
+        "A": "1",
+        "B": "2=3",
+        "C": "",
+        "HERE": "x",
+    }
+    for words in (["NOT_HERE"], ["A", SECRET, "c"], [f"A={SECRET}", "b"], [f"A-B={SECRET}"], ["1A", SECRET]):
+        with pytest.raises(UserError) as caught:
+            job.parse_variables([words])
+        assert "--env_vars" in str(caught.value) and SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "got no --"),
+        (["python", "x.py"], "got no --"),
+        (["--"], "expected a command"),
+        (["--env_var", "HF_TOKEN", SECRET, "--", "true"], "unknown --env_var before"),
+        ([f"--hf={SECRET}", "--", "true"], "unknown --hf before"),
+        (["--entrypoint_num_cpus", "many", "--", "true"], "invalid float"),
+    ],
+)
+def test_mistakes_end_before_anything_is_sent(argv, message, capsys):
+    assert ray_run.main(argv) == 2
+    error = capsys.readouterr().err
+    assert message in error and SECRET not in error
+
+
+def test_nothing_answers(capsys):
+    assert ray_run.main(["--address", "127.0.0.1:9", "--", "true"]) == 2
+    assert "no Ray answers at 127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_secrets_do_not_go_to_another_machine_by_themselves(tmp_path):
+    with pytest.raises(UserError, match="HF_TOKEN: by its name a secret.*allow_visible_secrets"):
+        job.make_job(["true"], {"HF_TOKEN": SECRET}, str(tmp_path), here=False)
+    made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(tmp_path), here=False, visible_secrets=True)
+    assert made.runtime_env["env_vars"]["HF_TOKEN"] == SECRET and made.entrypoint == "exec true"
+
+
+def test_the_file_with_secrets_is_private(tmp_path):
+    made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(tmp_path), here=True)
+    assert made.secrets_dir is not None and SECRET not in made.entrypoint + repr(made.runtime_env)
+    modes = [os.stat(path).st_mode & 0o777 for path in (made.secrets_dir, f"{made.secrets_dir}/variables")]
+    assert modes == [0o700, 0o600]
+    made.forget_secrets()
+    assert not os.path.exists(made.secrets_dir)
+
+
+@pytest.mark.parametrize(
+    "command, stem",
+    [
+        (["python", "experiments/exp808_sft_mixture.py", "--x", "y.py"], "exp808_sft_mixture"),
+        (["python", "-m", "package.module", "-m", "x"], "package.module"),
+        (["bash", "-c", "a b"], "bash"),
+    ],
+)
+def test_the_submission_id_has_the_script_s_name(command, stem):
+    assert job.make_submission_id(command).startswith(stem + "-")
+
+
+def test_a_working_directory_that_is_too_large(tmp_path):
+    with open(tmp_path / "model.bin", "wb") as file:
+        file.truncate(600 * 1024**2)
+    with pytest.raises(UserError, match="holds 600 MiB.*at most 512 MiB.*model.bin 600 MiB"):
+        job.check_size(str(tmp_path))
+    (tmp_path / ".gitignore").write_text("*.bin\n")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    job.check_size(str(tmp_path))
