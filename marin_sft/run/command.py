@@ -1,10 +1,11 @@
-"""The command `marin-sft`: what lies under a prefix, how it came about, and what may go.
+"""`marin-sft`: what lies under a prefix, how it came about, and what may go.
 
     marin-sft status [PATTERN]
     marin-sft why STEP
 
-STEP is a step's name, its `name-fingerprint` or a beginning of that, or a directory. Exit codes: 0 done, 1 it could not
-be done, 2 a user's mistake, 130 interrupted; of `plan`, the script's own.
+STEP is a step's name, its `name-fingerprint` or a beginning of that, or a
+directory. Exit codes: 0 done, 1 it could not be done, 2 a user's mistake,
+130 interrupted; of `plan`, the script's own.
 """
 
 from __future__ import annotations

@@ -328,10 +328,12 @@ def test_it_starts_light_and_fast(tmp_path):
     assert len(json.loads(subprocess.run(module, capture_output=True, text=True, cwd=ROOT).stdout)) == 200
 
 
-def test_the_readme_lists_every_command(capsys):
+def test_the_readme_lists_every_command(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     table = (ROOT / "README.md").read_text().split("## Looking back")[1].split("\n\n")[2]
     assert set(re.findall(r"`([a-z]+) ", table)) - {"ls"} == set(command.COMMANDS)
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"])
     shown = capsys.readouterr().out
     assert all(f"    {name} " in shown for name in command.COMMANDS)
+    assert max(map(len, shown.splitlines())) <= 80
