@@ -69,17 +69,18 @@ def beside(rows: str, tokenizer: str) -> dict[str, float]:
 def loader(tokenized: str, tokenizer: str, output: str) -> dict[str, float]:
     """How long training steps take, and how long each of them waits for its batch."""
     import jax
+    import optax
 
     from marin_sft.data.batches import PackedBatches
     from marin_sft.data.data_configs import lm_mixture_data_config
     from marin_sft.data.mixture import MixtureConfig, mixture
     from marin_sft.data.prefetch import Prefetched
-    from marin_sft.training import levanter_model, levanter_trainer
-    from marin_sft.training.loss import LossBatch, loss_arrays, nll
+    from marin_sft.training import levanter_model, levanter_trainer, optimizers
     from marin_sft.training.models import Qwen3Config
     from marin_sft.training.random_model import RandomModelConfig, random_model
     from marin_sft.training.sft_config import SFTConfig
-    from marin_sft.training.sft_run import optimizer
+    from marin_sft.training.sft_run import SFTObjective
+    from marin_sft.training.train_step import recording, step_function
 
     shape = Qwen3Config(
         max_seq_len=SEQ_LEN,
@@ -103,27 +104,24 @@ def loader(tokenized: str, tokenizer: str, output: str) -> dict[str, float]:
         num_train_steps=WARM + STEPS,
     )
     batches = PackedBatches(mixed, components, BATCH_SIZE)
-    trainer = levanter_trainer.build_trainer(
-        nll,
-        optimizer(config),
-        batch_size=BATCH_SIZE,
-        num_train_steps=WARM + STEPS,
-        per_device_parallelism=-1,
-        precision="fp32",
-        seed=0,
-    )
+    settings = levanter_trainer.trainer_config(precision="fp32", seed=0)
+    objective = SFTObjective(config, batches, {}, levanter_trainer.layout(settings, BATCH_SIZE, -1))
+    schedule = optimizers.schedule(config, WARM + STEPS)
+    optimizer = optax.chain(recording(schedule), optimizers.optimizer(config, WARM + STEPS))
+    trainer = levanter_trainer.build_trainer(settings, optimizer)
+    take_step = step_function(trainer, objective.loss)
     waited, begun = 0.0, 0.0
-    with trainer, Prefetched(batches.batch, WARM + STEPS) as next_batch:
+    with trainer, Prefetched(lambda step: objective.arrays(step, 0, 1), WARM + STEPS) as next_arrays:
         model = levanter_model.load_model(base, axis_mapping=trainer.parameter_axis_mapping)
         state = levanter_trainer.initial_state(trainer, model, 0)
         for step in range(WARM + STEPS):
             if step == WARM:  # compiled by now
                 waited, begun = 0.0, time.perf_counter()
             asked = time.perf_counter()
-            batch = next_batch(step)
+            arrays = next_arrays(step)
             waited += time.perf_counter() - asked
-            arrays = levanter_trainer.to_devices(trainer, loss_arrays(batch))
-            state = trainer.train_step(state, LossBatch(**arrays)).state
+            state, metrics = take_step(state, levanter_trainer.to_devices(trainer, arrays))
+            jax.block_until_ready(metrics.loss)
         jax.block_until_ready(state.step)
     seconds = time.perf_counter() - begun
     alone = _timed(lambda: [batches.batch(step) for step in range(STEPS)])["seconds"]

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import haliax as hax
 import jax
 import jax.numpy as jnp
-import numpy as np
 from levanter.trainer import TrainerConfig
 
 from marin_sft import progress
@@ -20,8 +18,9 @@ from marin_sft.data.mixture import read_mixture
 from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.perplexity_config import PerplexityConfig
-from marin_sft.training import levanter_model, levanter_trainer
-from marin_sft.training.loss import Batch, LossBatch, loss_arrays, row_nll
+from marin_sft.training import levanter_model
+from marin_sft.training.loss import Batch
+from marin_sft.training.validation import summed_nll
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 
@@ -86,13 +85,10 @@ def _nll_of(config: PerplexityConfig) -> Callable[[Batch], float]:
             f"{config.mixture}: rows of {length} tokens, expected at most {model.max_length}, the model's longest "
             "sequence; pack the validation data with a shorter seq_len"
         )
-    # Replicated, so that each process can read it.
-    rows_of = hax.named_jit(row_nll, axis_resources=devices.compute_axis_mapping, out_axis_resources={})
+    nll = summed_nll(devices)
 
     def nll_of(batch: Batch) -> float:
-        arrays = loss_arrays(batch, trained_tokens=1)  # sums, not means
         with devices.use_device_mesh():
-            rows = rows_of(model, LossBatch(**levanter_trainer.to_devices(devices, arrays)))
-        return float(np.asarray(rows.array).sum(dtype=np.float64))
+            return nll(model, batch)
 
     return nll_of

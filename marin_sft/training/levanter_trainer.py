@@ -1,11 +1,11 @@
-"""Levanter's Trainer, set up the one way we use it, its optimizer, and its checkpoints of the train state."""
+"""Levanter's Trainer, set up the one way we use it, arrays on its devices, and checkpoints of the train state."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import haliax as hax
 import jax
@@ -14,116 +14,62 @@ import jmp
 import levanter.checkpoint
 import numpy as np
 import optax
-from levanter.optim import AdamConfig
 from levanter.tracker import NoopConfig
 from levanter.trainer import Trainer, TrainerConfig
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.loss import BATCH, POSITION
+from marin_sft.training.objective import Layout
+
+MICRO = "micro_batch"
 
 POLICIES = {"fp32": "p=f32,c=f32,o=f32", "bf16": "p=f32,c=bf16,o=f32"}
 
 
-class GradNorm(NamedTuple):
-    """The norm of the last gradient before clipping; kept in the optimizer's state, from where the loop logs it."""
-
-    norm: jax.Array
-
-
-def record_grad_norm() -> optax.GradientTransformation:
-    """Leaves gradients as they are and remembers their global L2 norm."""
-
-    def init(params: Any) -> GradNorm:
-        return GradNorm(jnp.zeros((), jnp.float32))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, GradNorm]:
-        return updates, GradNorm(jnp.asarray(optax.global_norm(updates), jnp.float32))
-
-    return optax.GradientTransformation(init, update)
-
-
-def build_trainer(
-    loss: Callable[[Any, Any], jax.Array],
-    optimizer: AdamConfig,
-    *,
-    batch_size: int,
-    num_train_steps: int,
-    per_device_parallelism: int,
-    precision: str,
-    seed: int,
-) -> Trainer:
-    """A Trainer whose step minimises `loss(model, batch)`, a sum over the rows of the global batch.
-
-    Raises:
-        TrainingError: when the batch does not divide over the devices, or not into micro-batches.
-    """
-    config = TrainerConfig(
+def trainer_config(*, precision: str, seed: int) -> TrainerConfig:
+    """Levanter's settings for the devices that there are: mesh, number types, nothing of its own loop."""
+    return TrainerConfig(
         id="train",
         seed=seed,
         mp=jmp.get_policy(POLICIES[precision]),
         tracker=NoopConfig(),
-        train_batch_size=batch_size,
-        per_device_parallelism=per_device_parallelism,
-        num_train_steps=num_train_steps,
         require_accelerator=False,
         load_checkpoint=False,
-        log_jaxprs=False,  # both would trace or lower the step a second time
-        log_xla_hlo=False,
-        crash_on_nan=False,  # the loop says it better
-        crash_on_inf=False,
     )
-    micro_steps = _micro_steps(batch_size, per_device_parallelism, config.data_axis_size)
-
-    def scaled_loss(model: Any, batch: Any, *, key: Any = None) -> tuple[jax.Array, dict[str, Any]]:
-        # Levanter averages over micro-batches; ours are parts of one sum.
-        return loss(model, batch) * micro_steps, {}
-
-    transform = optax.chain(record_grad_norm(), optimizer.build(num_train_steps))
-    return Trainer(config, transform, cast(Any, scaled_loss), add_default_hooks=False)
 
 
-def _micro_steps(batch_size: int, per_device_parallelism: int, devices: int) -> int:
+def build_trainer(config: TrainerConfig, optimizer: optax.GradientTransformation) -> Trainer:
+    """Of Levanter's Trainer we use the context (mesh, axis mappings) and the state; the step is `train_step`'s."""
+
+    def no_loss(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError("steps are taken by train_step.step_function, which is given the loss")
+
+    return Trainer(config, optimizer, cast(Any, no_loss), add_default_hooks=False)
+
+
+def layout(config: TrainerConfig, batch_size: int, per_device_parallelism: int) -> Layout:
+    """How a batch of so many examples is spread; `per_device_parallelism` as in `TrainConfig`.
+
+    Raises:
+        TrainingError: when the batch does not divide over the devices, or not into micro-batches.
+    """
+    devices = config.data_axis_size
     micro_batch = batch_size if per_device_parallelism < 0 else min(per_device_parallelism * devices, batch_size)
     if batch_size % devices or batch_size % micro_batch or micro_batch % devices:
         raise TrainingError(
             f"train_batch_size = {batch_size}: expected a multiple of the {devices} data-parallel devices and of "
             f"per_device_parallelism x devices = {per_device_parallelism} x {devices}; change one of the two"
         )
-    return batch_size // micro_batch
+    return Layout(devices, batch_size // micro_batch)
 
 
-def initial_state(trainer: Trainer, model: Any, seed: int) -> Any:
-    """The train state before step 0. `model` is donated: do not use it afterwards."""
-    return trainer.initial_state(jax.random.PRNGKey(seed), model=model)
+def initial_state(trainer: Trainer, model: Any, seed: int, reference: Any = None) -> Any:
+    """The train state before step 0. `model` is donated: do not use it afterwards.
 
-
-class StepMetrics(NamedTuple):
-    """Figures of one step, scalars on the devices: waiting for them is up to the caller."""
-
-    loss: jax.Array
-    grad_norm: jax.Array  # before clipping
-    learning_rate: jax.Array
-
-
-def step_function(trainer: Trainer) -> Callable[[Any, Any], tuple[Any, StepMetrics]]:
-    """`step(state, batch)`: the state after one step and its metrics. It returns once the step is under way.
-
-    `state` is donated. (`Trainer.train_step` waits for the loss: the devices would be idle until the next call.)
+    `reference`: a `ModelAveraging` to update with each step, see `Objective.reference`.
     """
-
-    def step(state: Any, batch: Any) -> tuple[Any, StepMetrics]:
-        result = trainer._train_step(state, (batch,), {}, _no_hooks=True)
-        recorded, adam = result.new_state.opt_state
-        return result.new_state, StepMetrics(result.loss, recorded.norm, adam.hyperparams["learning_rate"])
-
-    mapping = trainer.parameter_axis_mapping
-    return hax.named_jit(step, axis_resources=mapping, out_axis_resources=mapping, donate_args=(True, False))
-
-
-def without_update(state: Any) -> tuple[Any, StepMetrics]:
-    """The state after a step on nothing: weights, optimizer and its schedule stay, only the step counts."""
-    zero, rate = jnp.zeros((), jnp.float32), state.opt_state[1].hyperparams["learning_rate"]
-    return dataclasses.replace(state, step=state.step + 1), StepMetrics(zero, zero, jnp.copy(rate))
+    state = trainer.initial_state(jax.random.PRNGKey(seed), model=model)
+    return dataclasses.replace(state, model_averaging=reference)
 
 
 @jax.jit
@@ -136,34 +82,42 @@ def all_finite(state: Any) -> bool:
     return bool(_finite([leaf for leaf in jax.tree_util.tree_leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]))
 
 
-def process_rows(trainer: Trainer, batch_size: int) -> tuple[int, int]:
-    """(part, parts): of so many equal slices of a batch's rows, the one that this process's devices work on."""
-    sharding = _sharding(trainer, (hax.Axis(BATCH, batch_size),))
-    rows = [index[0].indices(batch_size) for index in sharding.addressable_devices_indices_map((batch_size,)).values()]
-    first, end = min(start for start, _, _ in rows), max(stop for _, stop, _ in rows)
+def process_rows(trainer: Trainer, rows: int) -> tuple[int, int]:
+    """(part, parts): of so many equal slices of a micro-batch's rows, the one that this process's devices work on."""
+    sharding = _sharding(trainer, (hax.Axis(BATCH, rows),))
+    places = [index[0].indices(rows) for index in sharding.addressable_devices_indices_map((rows,)).values()]
+    first, end = min(start for start, _, _ in places), max(stop for _, stop, _ in places)
     count = end - first
-    return (first // count, batch_size // count) if first % count == 0 == batch_size % count else (0, 1)
+    return (first // count, rows // count) if first % count == 0 == rows % count else (0, 1)
 
 
 def to_devices(
     trainer: Trainer, arrays: Mapping[str, np.ndarray], part: int = 0, parts: int = 1
 ) -> dict[str, hax.NamedArray]:
-    """Host arrays [batch, position] as global sharded arrays; each process hands in its slice of the rows.
+    """Host arrays as global ones. Those of [micro, batch, position] are spread by rows, of which each process hands in
+    its slice; those of [micro, anything] are whole on each device.
 
     `part`, `parts`: which slice that is, see `process_rows`.
     """
 
-    def place(array: np.ndarray) -> hax.NamedArray:
-        first, axes = part * len(array), (hax.Axis(BATCH, len(array) * parts), hax.Axis(POSITION, array.shape[1]))
+    def place(name: str, array: np.ndarray) -> hax.NamedArray:
+        micro = hax.Axis(MICRO, array.shape[0])
+        if array.ndim == 2:
+            return _placed(trainer, array, (micro, hax.Axis(name, array.shape[1])), 0)
+        rows = array.shape[1]
+        axes = (micro, hax.Axis(BATCH, rows * parts), hax.Axis(POSITION, array.shape[2]))
+        return _placed(trainer, array, axes, part * rows)
 
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[0].indices(axes[0].size)
-            return array[start - first : stop - first, index[1]]
+    return {name: place(name, array) for name, array in arrays.items()}
 
-        shape = tuple(axis.size for axis in axes)
-        return hax.named(jax.make_array_from_callback(shape, _sharding(trainer, axes), shard), axes)
 
-    return {name: place(array) for name, array in arrays.items()}
+def _placed(trainer: Trainer, array: np.ndarray, axes: tuple[hax.Axis, ...], first_row: int) -> hax.NamedArray:
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = index[1].indices(axes[1].size)
+        return array[index[0], start - first_row : stop - first_row, *index[2:]]
+
+    shape = tuple(axis.size for axis in axes)
+    return hax.named(jax.make_array_from_callback(shape, _sharding(trainer, axes), shard), axes)
 
 
 def _sharding(trainer: Trainer, axes: tuple[hax.Axis, ...]) -> jax.sharding.NamedSharding:

@@ -13,8 +13,8 @@ from marin_sft import progress
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, exports, levanter_trainer
 from marin_sft.training.checkpoints import Cadence, Checkpoint
-from marin_sft.training.levanter_trainer import StepMetrics, without_update
 from marin_sft.training.metrics_log import Meter, MetricsLog, read_lines
+from marin_sft.training.train_step import StepMetrics, without_update
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,18 @@ class _Dispatched:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How long, where to write, how often. `rows_per_epoch` and `batch_size` only tell the epoch of a step.
+    """How long, where to write, how often. `examples_per_epoch` and `batch_size` only tell the epoch of a step.
 
     `identity`: what a checkpoint must have been trained with to go on from it, JSON values by name. `data_digest(i)`:
     a digest of the data of step i, which must be the same when training goes on.
-    `export(step, model, metrics)` is called every `steps_per_export` steps and after the last; so is `evaluate(model)`
+    `check(step, figures)` is called with what is logged for a step, and raises when that cannot be right.
+    `export(step, model, metrics)` is called every `steps_per_export` steps and after the last; so is `evaluate(state)`
     every `steps_per_eval`, whose figures are logged with those of the step.
     """
 
     num_steps: int
     batch_size: int
-    rows_per_epoch: int
+    examples_per_epoch: int
     output_path: str
     earlier_attempts: tuple[str, ...]
     steps_per_log: int
@@ -55,14 +56,22 @@ class Loop:
     minutes_per_checkpoint: float | None
     identity: Mapping[str, Any]
     data_digest: Callable[[int], str]
+    check: Callable[[int, Mapping[str, float]], None] | None = None
     steps_per_export: int | None = None
     export: Callable[[int, Any, Mapping[str, float]], None] | None = None
     steps_per_eval: int | None = None
     evaluate: Callable[[Any], Mapping[str, float]] | None = None
 
-    def run(self, trainer: Any, state: Any, step_input: Callable[[int], StepInput]) -> Any:
+    def run(
+        self,
+        trainer: Any,
+        state: Any,
+        take_step: Callable[[Any, Any], tuple[Any, StepMetrics]],
+        step_input: Callable[[int], StepInput],
+    ) -> Any:
         """Train `state` to `num_steps`, from the newest earlier checkpoint if there is one; the final state.
 
+        `take_step`: see `train_step.step_function`.
         `step_input(i)` is the batch of step i, from 0; it must depend on i only, so that a resume sees the same data.
         A batch without a trained token changes nothing. `state` is consumed.
 
@@ -78,7 +87,6 @@ class Loop:
         state, meter, lines = self._restore(start, state, trainer)
         log = MetricsLog(self.output_path, lines, writes=jax.process_index() == 0)
         cadence = Cadence(self.steps_per_checkpoint, self.minutes_per_checkpoint)
-        take_step = levanter_trainer.step_function(trainer)
         under_way: _Dispatched | None = None
         for step in range(int(state.step), self.num_steps):
             this, done = step_input(step), step + 1
@@ -91,7 +99,7 @@ class Loop:
             checkpoints_now = done < self.num_steps and _agreed(cadence.due(done))
             if not (exports_now or evaluates_now or checkpoints_now or done == self.num_steps):
                 continue
-            evaluated = self.evaluate(state.model) if self.evaluate and evaluates_now else {}
+            evaluated = self.evaluate(state) if self.evaluate and evaluates_now else {}
             loss, under_way = self._settle(under_way, log, meter, evaluated), None
             _require_finite_state(state, done)
             # Before the checkpoint: what a resumed attempt takes over from this one is complete.
@@ -109,20 +117,23 @@ class Loop:
     ) -> float:
         """Wait for a step, count it, and log it if it is time or it was `evaluated`; its loss."""
         step, this = dispatched.step, dispatched.input
-        loss, grad_norm, learning_rate = (float(figure) for figure in dispatched.metrics)
+        loss, grad_norm, learning_rate = (float(figure) for figure in dispatched.metrics[:3])
         meter.add(int(this.tokens), this.trained_tokens)
         _require_finite(loss, grad_norm, step, self.output_path)
         if step == 1 or step % self.steps_per_log == 0 or step == self.num_steps or evaluated:
             metrics = {
                 "step": step,
-                "epoch": step * self.batch_size / self.rows_per_epoch,
+                "epoch": step * self.batch_size / self.examples_per_epoch,
                 "loss": loss,
                 "lr": learning_rate,
                 "grad_norm": grad_norm,
+                **{name: float(figure) for name, figure in dispatched.metrics.figures.items()},
                 **meter.counters(),
                 "tokens_per_second": meter.tokens_per_second(),
                 **(evaluated or {}),
             }
+            if self.check:
+                self.check(step, metrics)
             log.add(metrics)
             shown = {name: metrics[name] for name in ("loss", "tokens_per_second")}
             progress.report(step, self.num_steps, "steps", **shown)

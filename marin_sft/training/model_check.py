@@ -1,12 +1,15 @@
-"""Whether a downloaded model has the shape that an experiment says it has."""
+"""Whether a downloaded model has the shape that an experiment says it has, and can take its data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.models import LlamaConfig
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # From our names to those of config.json.
 NAMES = {
@@ -49,4 +52,37 @@ def check_model(expected: LlamaConfig, config: Mapping[str, Any], path: str) -> 
             f"the model config of the experiment ({type(expected).__name__}) is not that of the base model "
             f"({path}/config.json): {'; '.join(differ)}. Give the model config that belongs to the base model, or "
             "None to take the base model's"
+        )
+
+
+class Limits(NamedTuple):
+    """What a model can take: token ids below `vocab_size`, documents of at most `max_seq_len` tokens."""
+
+    vocab_size: int
+    max_seq_len: int
+
+
+def limits_of(path: str) -> Limits:
+    """The limits of the model in a Hugging Face directory."""
+    from marin_sft.training import hf_directory
+    from marin_sft.training.architectures import levanter_config
+
+    with hf_directory.reading(path) as local:
+        config = hf_directory.read_config(local)
+    return Limits(config["vocab_size"], levanter_config(config).max_seq_len)
+
+
+def check_tokens(tokens: np.ndarray, length: int, limits: Limits) -> None:
+    """Raise TrainingError unless the model knows all ids of `tokens`, and documents of `length` tokens."""
+    if length > limits.max_seq_len:
+        raise TrainingError(
+            f"got rows of {length} tokens, expected at most {limits.max_seq_len}, the base model's "
+            "max_position_embeddings: tokenize to a shorter length, or take another base model"
+        )
+    largest = int(tokens.max(initial=0))
+    if largest >= limits.vocab_size:
+        raise TrainingError(
+            f"got token id {largest}, expected ids below {limits.vocab_size}, the base model's vocabulary: "
+            "the data were tokenized with another model's tokenizer, or with one that was given tokens after the model "
+            "was made; in that case resize the model's embeddings with transformers, and train the result"
         )

@@ -1,32 +1,45 @@
-"""The loss on held-out rows, measured while training."""
+"""The loss on held-out rows, measured while training, and of a batch by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import haliax as hax
 import numpy as np
-from levanter.trainer import Trainer
 
 from marin_sft.training import levanter_trainer
 from marin_sft.training.loss import Batch, LossBatch, loss_arrays, row_nll
 
 
+def summed_nll(devices: Any, cast: Callable[[Any], Any] = lambda model: model) -> Callable[[Any, Batch], float]:
+    """From a model and a batch on the host to the NLL of its trained tokens, summed, in nats.
+
+    `devices`: Levanter's Trainer or its config, within whose context it is to be called. `cast`: of the weights.
+    """
+
+    def of_rows(model: Any, batch: Mapping[str, hax.NamedArray]) -> hax.NamedArray:
+        whole = LossBatch(**{name: array[levanter_trainer.MICRO, 0] for name, array in batch.items()})
+        return row_nll(cast(model), whole)
+
+    # Replicated, so that each process can read it.
+    compiled = hax.named_jit(of_rows, axis_resources=devices.compute_axis_mapping, out_axis_resources={})
+
+    def nll(model: Any, batch: Batch) -> float:
+        arrays = loss_arrays(batch, trained_tokens=1)  # a sum, no mean
+        one_micro_batch = {name: array[None] for name, array in arrays.items()}
+        rows = compiled(model, levanter_trainer.to_devices(devices, one_micro_batch))
+        return float(np.asarray(rows.array).sum(dtype=np.float64))
+
+    return nll
+
+
 class Validation:
     """`sets`: the batches of each component by its name, which can be gone through again and again."""
 
-    def __init__(self, sets: Mapping[str, Iterable[Batch]], trainer: Trainer) -> None:
+    def __init__(self, sets: Mapping[str, Iterable[Batch]], trainer: Any) -> None:
         self._sets = sets
-        self._trainer = trainer
-
-        def nll_of_rows(model: Any, batch: LossBatch) -> hax.NamedArray:
-            return row_nll(trainer.mp.cast_to_compute(model), batch)
-
-        # Replicated, so that each process can read it.
-        self._nll_of_rows = hax.named_jit(
-            nll_of_rows, axis_resources=trainer.compute_axis_mapping, out_axis_resources={}
-        )
+        self._summed_nll = summed_nll(trainer, trainer.mp.cast_to_compute)
 
     def losses(self, model: Any) -> dict[str, float]:
         """NLL per trained token, in nats: `validation/loss` over all rows, `validation/loss/{name}` of each component.
@@ -42,8 +55,6 @@ class Validation:
         """NLL and number of the trained tokens."""
         nll, tokens = 0.0, 0
         for batch in batches:
-            arrays = levanter_trainer.to_devices(self._trainer, loss_arrays(batch, trained_tokens=1))  # a sum, no mean
-            rows = self._nll_of_rows(model, LossBatch(**arrays))
-            nll += float(np.asarray(rows.array).sum(dtype=np.float64))
+            nll += self._summed_nll(model, batch)
             tokens += int((batch.loss_weight > 0).sum())
         return nll, tokens

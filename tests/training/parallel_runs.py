@@ -10,13 +10,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from levanter.optim import AdamConfig
+import optax
 
-from marin_sft.training import levanter_model, levanter_trainer
+from marin_sft.training import levanter_model, levanter_trainer, optimizers
 from marin_sft.training.fakes import FakeBatch, pack
-from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import train
+from marin_sft.training.sft_run import SFTObjective, train
+from marin_sft.training.train_step import recording, step_function
 
 LENGTH = 24
 STEPS = 3
@@ -53,23 +53,19 @@ class Batches:
 
 def steps(base_model: str, batches: Batches, rows: int, per_device_parallelism: int) -> dict[str, np.ndarray]:
     """Losses and gradient norms of the steps, and the first gradient: with beta1 = 0, Adam's first moment is it."""
-    trainer = levanter_trainer.build_trainer(
-        nll,
-        AdamConfig(beta1=0.0, max_grad_norm=None, weight_decay=0.0),
-        batch_size=rows,
-        num_train_steps=STEPS,
-        per_device_parallelism=per_device_parallelism,
-        precision="fp32",
-        seed=0,
-    )
+    config = config_for(base_model, "unused", rows, per_device_parallelism, beta1=0.0, max_grad_norm=None)
+    settings = levanter_trainer.trainer_config(precision="fp32", seed=0)
+    layout = levanter_trainer.layout(settings, rows, per_device_parallelism)
+    objective = SFTObjective(config, batches, {}, layout)
+    optimizer = optax.chain(recording(optax.constant_schedule(0.0)), optimizers.optimizer(config, STEPS))
+    trainer = levanter_trainer.build_trainer(settings, optimizer)
     found: dict[str, np.ndarray] = {}
     with trainer:
         model = levanter_model.load_model(base_model, axis_mapping=trainer.parameter_axis_mapping)
         state = levanter_trainer.initial_state(trainer, model, 0)
-        take_step = levanter_trainer.step_function(trainer)
+        take_step = step_function(trainer, objective.loss)
         for i in range(STEPS):
-            arrays = levanter_trainer.to_devices(trainer, loss_arrays(batches.batch(i)))
-            state, metrics = take_step(state, LossBatch(**arrays))
+            state, metrics = take_step(state, levanter_trainer.to_devices(trainer, objective.arrays(i, 0, 1)))
             found |= {f"loss {i}": np.asarray(metrics.loss), f"grad_norm {i}": np.asarray(metrics.grad_norm)}
             if i == 0:
                 moments = jax.tree_util.tree_leaves(state.opt_state[1].inner_state[0].mu)

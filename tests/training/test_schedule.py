@@ -1,8 +1,8 @@
 import pytest
 
 from marin_sft.errors import ConfigError
+from marin_sft.training import optimizers
 from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import optimizer
 
 STEPS, PEAK = 100, 1e-3
 
@@ -13,7 +13,7 @@ def config(**fields):
 
 
 def rates(**fields):
-    schedule = optimizer(config(**fields)).lr_scheduler(STEPS)
+    schedule = optimizers.schedule(config(**fields), STEPS)
     return [float(schedule(step)) for step in (0, 5, 10, 55, 80, 90, 100)]
 
 

@@ -1,13 +1,13 @@
 import json
 
 import numpy as np
+import optax
 import pytest
 
 from marin_sft.training import levanter_model, levanter_trainer
 from marin_sft.training.fakes import CountingBatches, pack
-from marin_sft.training.loss import nll
 from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import optimizer, train
+from marin_sft.training.sft_run import train
 from marin_sft.training.validation import Validation
 
 A, B, C = [5, 9, 12, 7], [30, 31, 8], [20, 4, 6, 19, 11, 40, 3]
@@ -31,10 +31,7 @@ def mean_nll(model, documents):
 
 
 def test_it_is_the_mean_over_tokens_of_each_set_and_of_all(base_model):
-    settings = config(base_model)
-    trainer = levanter_trainer.build_trainer(
-        nll, optimizer(settings), batch_size=2, num_train_steps=4, per_device_parallelism=-1, precision="fp32", seed=0
-    )
+    trainer = levanter_trainer.build_trainer(levanter_trainer.trainer_config(precision="fp32", seed=0), optax.sgd(0.1))
     model = levanter_model.load_model(base_model)
     with trainer:
         losses = Validation(SETS, trainer).losses(model)

@@ -1,0 +1,78 @@
+"""Log-probabilities of completions: what losses of preference pairs are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import haliax as hax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marin_sft.data.pair_batches import PairBatch
+from marin_sft.training.token_logps import PairRows, sums_by_completion, token_logps
+
+
+class Completions(NamedTuple):
+    """float32[pairs, 2] each, chosen and rejected, in nats, summed over the completion's tokens.
+
+    `logps`; `tails`, the part of it beyond the length of the pair's shorter completion; `entropies` and
+    `log_sum_squares` as in `TokenLogps`. `lengths` int32: tokens. A pair that only fills the batch up has none.
+    """
+
+    logps: jax.Array
+    tails: jax.Array
+    entropies: jax.Array
+    log_sum_squares: jax.Array
+    lengths: jax.Array
+
+    @property
+    def valid(self) -> jax.Array:
+        """bool[pairs]"""
+        return self.lengths.sum(axis=1) > 0
+
+
+def completion_arrays(batch: PairBatch) -> dict[str, np.ndarray]:
+    """The arrays of `batch` for `completions`, as `Objective.arrays` gives them: an axis of micro-batches in front."""
+    arrays = {
+        "tokens": batch.tokens,
+        "segment_ids": batch.segment_ids,
+        "position_ids": batch.position_ids,
+        "completion": batch.completion,
+        "tail": _tails(batch),
+        "lengths": batch.lengths,
+    }
+    return arrays if batch.branch is None else {**arrays, "branch": batch.branch}
+
+
+def _tails(batch: PairBatch) -> np.ndarray:
+    """int32, the shape of `completion`: 1 at targets beyond the length of the pair's shorter completion, else 0."""
+    tails = np.zeros_like(batch.completion)
+    for micro, (completion, lengths) in enumerate(zip(batch.completion, batch.lengths, strict=True)):
+        shared = np.repeat(lengths.reshape(-1, 2).min(axis=1), 2)
+        at = np.flatnonzero(completion >= 0)  # a completion's targets lie in one row, in order
+        which = completion.reshape(-1)[at]
+        by_completion = np.argsort(which, kind="stable")
+        counts = np.bincount(which, minlength=len(lengths))
+        rank = np.empty(len(at), np.int64)
+        rank[by_completion] = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
+        tails[micro].reshape(-1)[at] = rank >= shared[which]
+    return tails
+
+
+def completions(model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array | None = None) -> Completions:
+    """Both completions of every pair of one micro-batch, in one forward pass."""
+    names = ("tokens", "segment_ids", "position_ids", "completion")
+    rows = PairRows(**{name: batch[name] for name in names}, branch=batch.get("branch"))
+    lengths = batch["lengths"].array
+    found = token_logps(model, rows, key)
+
+    def sums(values: jax.Array) -> jax.Array:
+        return sums_by_completion(values, rows.completion, len(lengths)).reshape(-1, 2)
+
+    tail = batch["tail"].rearrange(rows.completion.axes).array
+    beyond = jnp.where(tail > 0, found.logp, 0.0)
+    return Completions(
+        sums(found.logp), sums(beyond), sums(found.entropy), sums(found.log_sum_squares), lengths.reshape(-1, 2)
+    )

@@ -1,0 +1,106 @@
+"""What `dpo` does, with JAX: see `marin_sft.training.dpo`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import haliax as hax
+import jax
+import numpy as np
+
+from marin_sft.data.pair_batches import PairBatches
+from marin_sft.errors import TrainingError
+from marin_sft.training import levanter_model
+from marin_sft.training.dpo_config import DPOConfig
+from marin_sft.training.dpo_validation import DPOValidation
+from marin_sft.training.model_check import check_tokens, limits_of
+from marin_sft.training.objective import Evaluate, Figures, Layout
+from marin_sft.training.pair_loss import PairLoss, pair_arrays
+from marin_sft.training.references import References
+from marin_sft.training.synced_reference import SyncedReference
+from marin_sft.training.train_run import num_steps_of, train
+
+# Of a mean log-probability summed over a completion, by the rounding that packing pairs otherwise brings about.
+TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2}
+
+
+def run(config: DPOConfig) -> None:
+    """Train on the pairs of the config's mixture, and write the model."""
+    train(config, lambda layout: DPOObjective(config, layout))
+
+
+class DPOObjective:
+    """A weighted sum of losses of preference pairs: see `marin_sft.training.dpo_losses`."""
+
+    def __init__(self, config: DPOConfig, layout: Layout) -> None:
+        self._config = config
+        self._batches = PairBatches(
+            config.mixture,
+            config.tokenized,
+            config.train_batch_size,
+            config.seed,
+            micro_batches=layout.micro_steps,
+            rows_multiple=layout.devices,
+            share_prefix=config.share_prefix,
+        )
+        self.examples_per_epoch = self._batches.rows_per_epoch
+        self._batches.require_steps(num_steps_of(config, self.examples_per_epoch))
+        self._limits = limits_of(config.base_model)
+        self._references = (
+            References(config.reference_logprobs, self._batches.components, "train")
+            if config.reference_logprobs
+            else None
+        )
+        self._losses = PairLoss(config)
+        self._layout = layout
+
+    def arrays(self, step: int, part: int, parts: int) -> dict[str, np.ndarray]:
+        batch = self._batches.batch(step, part, parts)
+        check_tokens(batch.tokens, int(batch.position_ids.max(initial=0)) + 1, self._limits)
+        return pair_arrays(batch, self._references)
+
+    def trained_tokens(self, step: int) -> int:
+        return self._batches.trained_tokens(step)
+
+    def digest(self, step: int) -> str:
+        batch = self._batches.batch(step)
+        arrays = (batch.tokens, batch.segment_ids, batch.completion, batch.lengths)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
+
+    def loss(
+        self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: Any
+    ) -> tuple[jax.Array, Figures]:
+        return self._losses(model, batch, key, reference)
+
+    def reference(self, trainer: Any) -> SyncedReference | None:
+        config = self._config
+        if config.reference_model is None:
+            return None
+        model = levanter_model.load_model(config.reference_model, axis_mapping=trainer.parameter_axis_mapping)
+        return SyncedReference(model, config.ref_model_sync_steps, config.ref_model_mixup_alpha)
+
+    def evaluation(self, trainer: Any) -> Evaluate | None:
+        return DPOValidation.of(self._config, self._layout, trainer, self._losses)
+
+    def check(self, step: int, figures: Mapping[str, float]) -> None:
+        """At the first step the policy is the reference, so rewards are 0 and the loss of "sigmoid" is ln 2."""
+        config = self._config
+        if step != 1 or not config.starts_at_reference:
+            return
+        scale = max(1.0, abs(figures["logps/chosen"]), abs(figures["logps/rejected"]))
+        tolerance = config.beta * TOLERANCE[config.precision] * scale
+        found = {name: figures[name] for name in ("rewards/chosen", "rewards/rejected")}
+        if config.reference_model is not None:
+            tolerance = 0.0  # the same computation twice
+        if config.loss_type == "sigmoid" and config.label_smoothing == 0:
+            found["loss - ln 2"] = figures["loss"] - math.log(2)
+        wrong = {name: value for name, value in found.items() if abs(value) > max(tolerance, 1e-6)}
+        if wrong:
+            raise TrainingError(
+                f"step 1: {wrong}, expected 0 (to {max(tolerance, 1e-6):.1e}), because the reference is the model that "
+                "training begins with: the reference's log-probabilities are not of this model, these pairs or this "
+                "precision; compute them again with --force_run for the reference's step"
+            )

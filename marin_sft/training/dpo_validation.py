@@ -1,0 +1,81 @@
+"""The loss and the rewards of held-out pairs, measured while training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import haliax as hax
+import numpy as np
+
+from marin_sft.data.batches import validation_components
+from marin_sft.data.pair_batches import PairValidation
+from marin_sft.training import levanter_trainer
+from marin_sft.training.dpo_config import DPOConfig
+from marin_sft.training.objective import Layout
+from marin_sft.training.pair_loss import PairLoss, pair_arrays
+from marin_sft.training.references import References
+
+
+class DPOValidation:
+    """Figures of the validation pairs of each component; `losses` is the loss that training minimises."""
+
+    def __init__(self, config: DPOConfig, layout: Layout, trainer: Any, losses: PairLoss, names: list[str]) -> None:
+        self._trainer = trainer
+        self._sets = {
+            name: PairValidation(
+                config.mixture,
+                config.tokenized,
+                name,
+                config.train_batch_size,
+                rows_multiple=layout.devices,
+                share_prefix=config.share_prefix,
+            )
+            for name in names
+        }
+        self._references = {
+            name: References(config.reference_logprobs, {name: pairs.pairs}, "validation")
+            for name, pairs in self._sets.items()
+            if config.reference_logprobs
+        }
+
+        def figures(state: Any, batch: Mapping[str, hax.NamedArray]) -> Mapping[str, Any]:
+            model = trainer.mp.cast_to_compute(eqx.nn.inference_mode(state.model))
+            averaged = state.model_averaging
+            reference = None if averaged is None else trainer.mp.cast_to_compute(averaged.model_params)
+            with hax.axis_mapping(trainer.compute_axis_mapping):
+                whole = {name: array[levanter_trainer.MICRO, 0] for name, array in batch.items()}
+                loss, others = losses(model, whole, None, reference)
+            return {"loss": loss, **others}
+
+        self._figures = hax.named_jit(figures, axis_resources=trainer.compute_axis_mapping, out_axis_resources={})
+
+    @staticmethod
+    def of(config: DPOConfig, layout: Layout, trainer: Any, losses: PairLoss) -> Any:
+        """What to call with the train state; None where the mixture keeps nothing out."""
+        names = validation_components(config.mixture)
+        return DPOValidation(config, layout, trainer, losses, names).measure if names else None
+
+    def measure(self, state: Any) -> dict[str, float]:
+        """Figures by name, under `eval/`: means over all pairs, and under `eval/{component}/` over those of each, where
+        there are several. To be called within the trainer's context."""
+        found = {name: self._of_component(name, state) for name in self._sets}
+        pairs = {name: batches.pairs for name, batches in self._sets.items()}
+        total, names = sum(pairs.values()), next(iter(found.values()))
+        means = {f"eval/{key}": sum(found[name][key] * pairs[name] for name in found) / total for key in names}
+        if len(found) == 1:
+            return means
+        return means | {
+            f"eval/{name}/{key}": value for name, figures in found.items() for key, value in figures.items()
+        }
+
+    def _of_component(self, name: str, state: Any) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for batch in self._sets[name]:
+            arrays = pair_arrays(batch, self._references.get(name))
+            pairs = float(arrays["totals"][0, 0])
+            figures = self._figures(state, levanter_trainer.to_devices(self._trainer, arrays))
+            for key, value in figures.items():
+                sums[key] = sums.get(key, 0.0) + float(np.asarray(value)) * pairs
+        return {key: value / self._sets[name].pairs for key, value in sums.items()}

@@ -1,0 +1,111 @@
+"""The loss of one micro-batch of preference pairs, and the figures that are logged with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import haliax as hax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marin_sft.data.pair_batches import PairBatch
+from marin_sft.training.completions import completion_arrays, completions
+from marin_sft.training.dpo_config import DPOConfig
+from marin_sft.training.dpo_loss_types import loss_weights_of
+from marin_sft.training.dpo_losses import dpo_loss_parts, implicit_rewards, wpo_weights
+from marin_sft.training.objective import Figures
+from marin_sft.training.references import References
+
+
+def pair_arrays(batch: PairBatch, references: References | None) -> dict[str, np.ndarray]:
+    """The arrays of `completions`, and what `PairLoss` needs besides: see `Objective.arrays`."""
+    micro_steps = len(batch.lengths)
+    chosen, rejected = batch.lengths[:, 0::2].sum(), batch.lengths[:, 1::2].sum()
+    totals = np.array([(batch.lengths[:, 0::2] > 0).sum(), chosen, rejected], np.float32)
+    arrays = {**completion_arrays(batch), "totals": np.tile(totals, (micro_steps, 1))}
+    if references is not None:
+        arrays["reference"] = references.of(batch.pairs).reshape(micro_steps, -1)
+    return arrays
+
+
+class PairLoss:
+    """From a model and a micro-batch of `pair_arrays` to its part of the loss, and figures to log.
+
+    Means are over all pairs (tokens, for `entropy` and `sft`) of the global batch. `kl` is the mean of
+    log(policy / reference) over the completions: how far the policy has moved on them, in nats.
+    """
+
+    def __init__(self, config: DPOConfig) -> None:
+        self._config = config
+        self._weights = {name: weight for name, weight in loss_weights_of(config.loss_type).items() if weight}
+
+    def __call__(
+        self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array | None, reference: Any
+    ) -> tuple[jax.Array, Figures]:
+        config = self._config
+        found = completions(model, batch, key)
+        valid, lengths = found.valid, found.lengths
+        plain = found.logps
+        policy, ref = self._desensitised(plain, found.tails), self._reference(batch, reference, plain)
+        pairs, chosen_tokens, rejected_tokens = batch["totals"].array
+        logps = {"policy_chosen": policy[:, 0], "policy_rejected": policy[:, 1]}
+        of_tokens = {"chosen_lengths": lengths[:, 0], "rejected_lengths": lengths[:, 1]}
+        weights = None
+        if config.use_weighting:
+            squares = found.log_sum_squares
+            weights = wpo_weights(
+                **logps, **of_tokens, chosen_log_sum_squares=squares[:, 0], rejected_log_sum_squares=squares[:, 1]
+            )
+        parts = dpo_loss_parts(
+            self._weights,
+            **logps,
+            **of_tokens,
+            ref_chosen=ref[:, 0],
+            ref_rejected=ref[:, 1],
+            beta=config.beta,
+            label_smoothing=config.label_smoothing,
+            f_divergence_type=config.f_divergence_type,
+            f_alpha_divergence_coef=config.f_alpha_divergence_coef,
+            discopop_tau=config.discopop_tau,
+            simpo_gamma=config.simpo_gamma,
+            valid=valid,
+            pair_weights=weights,
+            sft_chosen=plain[:, 0],
+            total_pairs=pairs,
+            total_chosen_tokens=chosen_tokens,
+        )
+        loss = sum((self._weights[name] * part for name, part in parts.items()), start=jnp.float32(0))
+
+        def mean(values: jax.Array) -> jax.Array:
+            return jnp.where(valid, jax.lax.stop_gradient(values), 0.0).sum() / pairs
+
+        rewards = implicit_rewards(policy, ref, config.beta)
+        figures = {
+            "rewards/chosen": mean(rewards[:, 0]),
+            "rewards/rejected": mean(rewards[:, 1]),
+            "rewards/accuracies": mean((rewards[:, 0] > rewards[:, 1]).astype(jnp.float32)),
+            "rewards/margins": mean(rewards[:, 0] - rewards[:, 1]),
+            "logps/chosen": mean(policy[:, 0]),
+            "logps/rejected": mean(policy[:, 1]),
+            "entropy": found.entropies.sum() / (chosen_tokens + rejected_tokens),
+            "kl": mean((policy - ref).mean(axis=1)),
+        }
+        if len(parts) > 1:
+            figures |= {f"loss/{name}": jax.lax.stop_gradient(part) for name, part in parts.items()}
+        return loss, figures
+
+    def _desensitised(self, logps: jax.Array, tails: jax.Array) -> jax.Array:
+        """LD-DPO (arXiv:2409.06411): what lies beyond the shorter completion's length counts `ld_alpha` times."""
+        alpha = self._config.ld_alpha
+        return logps if alpha is None else logps - (1 - alpha) * tails
+
+    def _reference(self, batch: Mapping[str, hax.NamedArray], reference: Any, like: jax.Array) -> jax.Array:
+        if reference is not None:
+            found = completions(jax.lax.stop_gradient(reference), batch)
+            return jax.lax.stop_gradient(self._desensitised(found.logps, found.tails))
+        if "reference" in batch:
+            cached = batch["reference"].array.reshape(-1, 4)
+            return self._desensitised(cached[:, :2], cached[:, 2:])
+        return jnp.zeros_like(like)

@@ -1,0 +1,69 @@
+"""What `reference_logprobs` does, with JAX: see `marin_sft.training.reference`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import haliax as hax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from marin_sft import progress
+from marin_sft.data.files import write_array
+from marin_sft.data.mixture import read_mixture
+from marin_sft.data.pair_batches import PairValidation
+from marin_sft.errors import TrainingError
+from marin_sft.training import levanter_model, levanter_trainer
+from marin_sft.training.completions import completion_arrays, completions
+from marin_sft.training.dpo_config import ReferenceConfig
+from marin_sft.training.model_check import check_tokens, limits_of
+from marin_sft.training.references import logps_path
+
+
+def run(config: ReferenceConfig) -> None:
+    """Write the log-probabilities of every component and split of the mixture."""
+    settings = levanter_trainer.trainer_config(precision=config.precision, seed=0)
+    trainer = levanter_trainer.build_trainer(settings, optax.identity())
+    limits = limits_of(config.model)
+    with trainer:
+        model = levanter_model.load_model(config.model, axis_mapping=trainer.parameter_axis_mapping)
+        model = hax.named_jit(trainer.mp.cast_to_compute)(model)
+        logps_of = _compiled(trainer)
+        for component, splits in sorted(read_mixture(config.mixture)["components"].items()):
+            for split in sorted(splits):
+                batches = PairValidation(
+                    config.mixture,
+                    config.tokenized,
+                    component,
+                    config.batch_size,
+                    split=split,
+                    rows_multiple=settings.data_axis_size,
+                )
+                found = np.empty((batches.pairs, 4), np.float32)
+                for done, batch in enumerate(batches, 1):
+                    check_tokens(batch.tokens, int(batch.position_ids.max(initial=0)) + 1, limits)
+                    numbers = batch.pairs[0, :, 1]
+                    values = logps_of(model, batch)
+                    found[numbers[numbers >= 0]] = values[numbers >= 0]
+                    progress.report(done, len(batches), f"batches of {component} {split}")
+                if not np.isfinite(found).all():
+                    raise TrainingError(f"{config.model}: log-probabilities of {component} {split} are not all finite")
+                if jax.process_index() == 0:
+                    write_array(logps_path(config.output_path, component, split), found)
+
+
+def _compiled(trainer: Any) -> Any:
+    def of_pairs(model: Any, batch: Mapping[str, hax.NamedArray]) -> jax.Array:
+        with hax.axis_mapping(trainer.compute_axis_mapping):
+            found = completions(model, {name: array[levanter_trainer.MICRO, 0] for name, array in batch.items()})
+        return jnp.concatenate([found.logps, found.tails], axis=1)
+
+    compiled = hax.named_jit(of_pairs, axis_resources=trainer.compute_axis_mapping, out_axis_resources={})
+
+    def logps_of(model: Any, batch: Any) -> np.ndarray:
+        return np.asarray(compiled(model, levanter_trainer.to_devices(trainer, completion_arrays(batch))))
+
+    return logps_of

@@ -1,0 +1,112 @@
+"""What every kind of training does, with JAX: load a model, loop over an objective's batches, write the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from marin_sft.data.prefetch import Prefetched
+from marin_sft.training import checkpoints, exports, hf_directory, levanter_model, levanter_trainer, optimizers
+from marin_sft.training.loop import Loop, StepInput
+from marin_sft.training.objective import Layout, Objective
+from marin_sft.training.train_config import TrainConfig
+from marin_sft.training.train_step import recording, step_function
+
+
+def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
+    """Train the base model on the objective that `build` makes for the devices, and write the model."""
+    settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed)
+    layout = levanter_trainer.layout(settings, config.train_batch_size, config.per_device_parallelism)
+    objective = build(layout)
+    num_steps = num_steps_of(config, objective.examples_per_epoch)
+    schedule = optimizers.schedule(config, num_steps)
+    optimizer = optax.chain(recording(schedule), optimizers.optimizer(config, num_steps))
+    trainer = levanter_trainer.build_trainer(settings, optimizer)
+    loop = Loop(
+        num_steps=num_steps,
+        batch_size=config.train_batch_size,
+        examples_per_epoch=objective.examples_per_epoch,
+        output_path=config.output_path,
+        earlier_attempts=tuple(config.earlier_attempts),
+        steps_per_log=config.steps_per_log,
+        steps_per_checkpoint=config.steps_per_checkpoint,
+        minutes_per_checkpoint=config.minutes_per_checkpoint,
+        identity=_identity(config, num_steps),
+        data_digest=objective.digest,
+        check=objective.check,
+        steps_per_export=config.hf_exports.steps if config.hf_exports else None,
+        export=functools.partial(_export, config),
+        steps_per_eval=config.steps_per_eval,
+        evaluate=objective.evaluation(trainer) if config.steps_per_eval else None,
+    )
+    with trainer:
+        model = levanter_model.load_model(
+            config.base_model,
+            axis_mapping=trainer.parameter_axis_mapping,
+            gradient_checkpointing=config.gradient_checkpointing,
+            expected=config.expected_model,
+        )
+        part, parts = levanter_trainer.process_rows(trainer, layout.devices)
+
+        def host_arrays(step: int) -> dict[str, Any]:
+            return objective.arrays(step, part, parts)
+
+        def step_input(step: int) -> StepInput:
+            batch = levanter_trainer.to_devices(trainer, next_arrays(step), part, parts)
+            return StepInput(batch, _count_tokens(batch["segment_ids"].array), objective.trained_tokens(step))
+
+        with Prefetched(host_arrays, num_steps) as next_arrays:
+            state = levanter_trainer.initial_state(trainer, model, config.seed, objective.reference(trainer))
+            state = loop.run(trainer, state, step_function(trainer, objective.loss), step_input)
+        _write_model(config, state.model)
+    if jax.process_index() == 0:
+        checkpoints.remove(config.output_path)
+
+
+def num_steps_of(config: TrainConfig, examples_per_epoch: int) -> int:
+    """Optimizer steps of the whole run."""
+    if config.num_train_steps is not None:
+        return config.num_train_steps
+    assert config.num_train_epochs is not None
+    return math.ceil(config.num_train_epochs * examples_per_epoch / config.train_batch_size)
+
+
+@jax.jit
+def _count_tokens(segment_ids: jax.Array) -> jax.Array:
+    return jnp.sum(segment_ids >= 0)
+
+
+def _identity(config: TrainConfig, num_steps: int) -> dict[str, Any]:
+    """What the weights after a step depend on, but for data and base model, whose paths may differ between attempts."""
+    paths = ("mixture", "base_model", "output_path")
+    counted = [field.name for field in dataclasses.fields(config) if not field.metadata.get("execution_only")]
+    values = {name: getattr(config, name) for name in counted if name not in paths}
+    plain = {name: value for name, value in values.items() if value is None or isinstance(value, str | int | float)}
+    return {**plain, "num_steps": num_steps}
+
+
+def _export(config: TrainConfig, step: int, model: Any, metrics: Mapping[str, float]) -> None:
+    tensors = levanter_model.model_tensors(model)  # all processes take part in gathering
+    if jax.process_index() != 0 or config.hf_exports is None:
+        return
+    with hf_directory.reading(config.base_model) as base:
+        shape = hf_directory.read_config(base)
+    config.hf_exports.write(exports.export_path(config.output_path, step), tensors, shape, metrics)
+
+
+def _write_model(config: TrainConfig, model: Any) -> None:
+    tensors = levanter_model.model_tensors(model)  # all processes take part in gathering
+    if jax.process_index() != 0:
+        return
+    with hf_directory.reading(config.base_model) as base:
+        shape = hf_directory.read_config(base)
+    with hf_directory.writing(f"{config.output_path}/model") as local:
+        hf_directory.write_json(local, "config.json", hf_directory.with_dtype(shape, "float32"))
+        hf_directory.write_tensors(local, tensors)
