@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # A first import of jax and levanter without bytecode costs half a minute; compile once instead.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl quickstart test torture check format lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft quickstart test torture check format lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -52,6 +52,15 @@ peers-trl: .peers-trl/.done
 	$(UV) pip install --quiet --python .peers-trl/bin/python --no-deps torch==2.13.0
 	@touch $@
 
+# What our adapters are loaded in by `.venv/bin/python benchmarks/peft_parity.py`.
+peers-peft: .peers-peft/.done
+
+.peers-peft/.done: requirements-peft.lock | $(BIN)/python
+	$(UV) venv --quiet --clear --python $(PYTHON) .peers-peft
+	$(UV) pip install --quiet --compile-bytecode --python .peers-peft/bin/python --no-deps --require-hashes -r $<
+	$(UV) pip install --quiet --python .peers-peft/bin/python --no-deps torch==2.13.0
+	@touch $@
+
 quickstart: env
 	$(BIN)/python experiments/quickstart.py $(ARGS)
 
@@ -86,6 +95,7 @@ lock: | $(BIN)/python
 	$(COMPILE) --group pyproject.toml:peers -o requirements-peers.lock
 	$(COMPILE) --group pyproject.toml:transformers5 -o requirements-transformers5.lock
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:trl -o requirements-trl.lock
+	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:peft -o requirements-peft.lock
 
 clean:
-	rm -rf .venv .peers .peers-transformers5 .peers-trl
+	rm -rf .venv .peers .peers-transformers5 .peers-trl .peers-peft

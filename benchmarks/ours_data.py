@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import resource
 import sys
@@ -24,32 +25,42 @@ SEQ_LEN, BATCH_SIZE, WARM, STEPS = 128, 16, 5, 60
 
 
 def tokenize(rows: str, tokenizer: str, output: str) -> dict[str, float]:
-    return _tokenize(rows, tokenizer, output, warm_rows=100)
+    """Imports are no part of the work: a few rows go first."""
+    _tokenize(rows, tokenizer, f"{output}-warm", first=100)
+    return _tokenize(rows, tokenizer, output)
 
 
 def workers(rows: str, tokenizer: str, output: str) -> dict[str, float]:
-    """`cpu` is this process's alone: what it costs to drive the shards."""
-    from marin_sft.data.token_cache import ROWS_PER_SHARD
+    """`fixed_cpu` and `shard_cpu` are this process's alone: what it costs to drive a step, and each shard of it.
+
+    They are the line through a step of two shards and one of all rows.
+    """
+    from marin_sft.data.token_cache import ROWS_PER_SHARD, TokenCache
     from marin_sft.execution.ray_backend import RayBackend
 
     backend = RayBackend()
     backend.start()
     try:
-        return _tokenize(rows, tokenizer, output, warm_rows=ROWS_PER_SHARD + 1)  # two shards: both workers start
+        _tokenize(rows, tokenizer, f"{output}-warm", first=2 * ROWS_PER_SHARD)  # two shards: both workers start
+        few = _tokenize(rows, tokenizer, f"{output}-few", first=2 * ROWS_PER_SHARD)
+        many = _tokenize(rows, tokenizer, output)
     finally:
         backend.close()
+    shards = math.ceil(len(TokenCache.open(f"{output}/train")) / ROWS_PER_SHARD)
+    shard_cpu = (many["cpu"] - few["cpu"]) / (shards - 2)
+    return {**many, "shards": shards, "shard_cpu": shard_cpu, "fixed_cpu": few["cpu"] - 2 * shard_cpu}
 
 
-def _tokenize(rows: str, tokenizer: str, output: str, warm_rows: int) -> dict[str, float]:
-    """Imports and the start of workers are no part of the work: a few rows go first."""
+def _tokenize(rows: str, tokenizer: str, output: str, first: int | None = None) -> dict[str, float]:
+    """Tokenize all rows of a file, or the `first` of them."""
     from marin_sft.data.tokenize import TokenizeConfig
     from marin_sft.data.tokenize import tokenize as run
 
-    few = Path(f"{output}-warm", "few.jsonl")
-    few.parent.mkdir(parents=True)
-    with open(rows) as source:
-        few.write_text("".join(itertools.islice(source, warm_rows)))
-    run(TokenizeConfig((str(few),), tokenizer, output_path=str(few.parent)))
+    if first is not None:
+        some = Path(f"{output}.jsonl")
+        with open(rows) as source:
+            some.write_text("".join(itertools.islice(source, first)))
+        rows = str(some)
     return _timed(lambda: run(TokenizeConfig((rows,), tokenizer, output_path=output)))
 
 
@@ -78,6 +89,7 @@ def loader(tokenized: str, tokenizer: str, output: str) -> dict[str, float]:
     from marin_sft.training import levanter_model, levanter_trainer, optimizers
     from marin_sft.training.models import Qwen3Config
     from marin_sft.training.random_model import RandomModelConfig, random_model
+    from marin_sft.training.schedules import schedule
     from marin_sft.training.sft_config import SFTConfig
     from marin_sft.training.sft_run import SFTObjective
     from marin_sft.training.train_step import recording, step_function
@@ -106,8 +118,8 @@ def loader(tokenized: str, tokenizer: str, output: str) -> dict[str, float]:
     batches = PackedBatches(mixed, components, BATCH_SIZE)
     settings = levanter_trainer.trainer_config(precision="fp32", seed=0)
     objective = SFTObjective(config, batches, {}, levanter_trainer.layout(settings, BATCH_SIZE, -1))
-    schedule = optimizers.schedule(config, WARM + STEPS)
-    optimizer = optax.chain(recording(schedule), optimizers.optimizer(config, WARM + STEPS))
+    rate = schedule(config, WARM + STEPS)
+    optimizer = optax.chain(recording(rate), optimizers.optimizer(config, WARM + STEPS))
     trainer = levanter_trainer.build_trainer(settings, optimizer)
     take_step = step_function(trainer, objective.loss)
     waited, begun = 0.0, 0.0

@@ -4,7 +4,8 @@ make peers-transformers5
 .venv/bin/python benchmarks/serve_export.py EXPORT [--ask "2 + 2 = ?"]
 
 Loads the directory in both, each in a process of its own, and compares: the rope and the dtype read, logits, the chat
-template's text and ids, and greedy answers, which have to end by themselves. Exit code 1 when anything differs.
+template's text and ids, the ids of awkward texts, and greedy answers, which have to end by themselves. Exit code 1 when
+anything differs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,13 @@ ROOT = Path(__file__).parents[1]
 INTERPRETERS = {"4": ROOT / ".venv/bin/python", "5": ROOT / ".peers-transformers5/bin/python"}
 LOGIT_TOLERANCE = 1e-4  # both compute in float32
 POSITIONS, MAX_NEW_TOKENS = 48, 256
+# White space, what normalizing joins, digits, what lies outside of any vocabulary, contractions, tokens within text.
+TEXTS = [
+    "  two  spaces\n\n\tand a tab ",
+    "l'\u00e9te\u0301 12345 \u4e2d\U0001f600",
+    "don't\r\nDON'T",
+    "a<s>b</s> c<|im_end|>\nd<end_of_turn> e",
+]
 
 
 def report(path: str, question: str) -> dict[str, Any]:
@@ -47,6 +57,7 @@ def report(path: str, question: str) -> dict[str, Any]:
         "eos": model.generation_config.eos_token_id,
         "text": text,
         "ids": prompt["input_ids"][0].tolist(),
+        "texts": [tokenizer.encode(text) for text in TEXTS],
         "answer": answer,
         "stopped": bool(answer) and answer[-1] in model.generation_config.eos_token_id,
         "decoded": tokenizer.decode(answer),
@@ -60,6 +71,47 @@ def _inverse_frequencies(model: Any) -> list[list[float]]:
     return [list(frequencies) for frequencies in sorted(found)]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What transformers 4 (`old`) and 5 (`new`) made of an export; `difference`: the largest one of logits."""
+
+    old: dict[str, Any]
+    new: dict[str, Any]
+    difference: float
+
+    @property
+    def differs(self) -> list[str]:
+        """The names of what differs, other than logits."""
+        return [key for key in self.old if key != "transformers" and self.old[key] != self.new[key]]
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.old["stopped"])
+
+    def good_but_for(self, names: Sequence[str] = ()) -> bool:
+        """Whether just `names` differ."""
+        return self.differs == list(names) and self.difference <= LOGIT_TOLERANCE and self.stopped
+
+    def details(self) -> list[str]:
+        return [f"{key} differs: {self.old[key]!r} and {self.new[key]!r}" for key in self.differs]
+
+
+def compare(export: str, question: str) -> Comparison:
+    old, new = (_in(python, export, question) for python in INTERPRETERS.values())
+    pairs = zip(old.pop("logits"), new.pop("logits"), strict=True)
+    return Comparison(old, new, max(abs(a - b) for a, b in pairs))
+
+
+def _in(python: Path, export: str, question: str) -> dict[str, Any]:
+    if not python.exists():
+        raise SystemExit(f"{python} is not there; run: make env-dev peers-transformers5")
+    command = [str(python), __file__, export, "--ask", question, "--report"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{python} could not serve {export}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export")
@@ -69,29 +121,13 @@ def main() -> int:
     if arguments.report:
         print(json.dumps(report(arguments.export, arguments.ask)))
         return 0
-    missing = [python for python in INTERPRETERS.values() if not python.exists()]
-    if missing:
-        parser.error(f"{missing[0]} is not there; run: make env-dev peers-transformers5")
-    old, new = (_in(python, arguments.export, arguments.ask) for python in INTERPRETERS.values())
-    difference = max(abs(a - b) for a, b in zip(old.pop("logits"), new.pop("logits"), strict=True))
-    print(
-        f"transformers {old['transformers']} and {new['transformers']}; largest difference of logits {difference:.2g}"
-    )
-    print(f"answer: {old['decoded']!r}, ends by itself: {old['stopped']}")
-    differ = [key for key in old if key != "transformers" and old[key] != new[key]]
-    for key in differ:
-        print(f"{key} differs: {old[key]!r} and {new[key]!r}")
-    good = not differ and difference <= LOGIT_TOLERANCE and old["stopped"]
-    print("serves the same in both" if good else "does not serve the same in both")
+    found = compare(arguments.export, arguments.ask)
+    versions = f"transformers {found.old['transformers']} and {found.new['transformers']}"
+    print(f"{versions}; largest difference of logits {found.difference:.2g}")
+    print(f"answer: {found.old['decoded']!r}, ends by itself: {found.stopped}")
+    good = found.good_but_for()
+    print("\n".join([*found.details(), "serves the same in both" if good else "does not serve the same in both"]))
     return 0 if good else 1
-
-
-def _in(python: Path, export: str, question: str) -> dict[str, Any]:
-    command = [str(python), __file__, export, "--ask", question, "--report"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{python} could not serve {export}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -12,19 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from parity import FAMILIES, WORDS, require_trl, run_trl, verdict, write_model, write_rows
 
-HERE = Path(__file__).parent
-PYTHON = HERE.parent / ".peers-trl/bin/python"
-TOLERANCE = 1e-4
-WORDS = [f"w{i}" for i in range(200)]
-FAMILIES = ("Llama", "Qwen3")
 OPTIONS = {
     "batch_size": 4,
     "gradient_accumulation_steps": 2,
@@ -37,28 +32,15 @@ OPTIONS = {
 Figures = dict[str, list[float]]
 
 
-def write_rows(path: Path, count: int) -> None:
+def chat_rows(count: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
-    with open(path, "w") as file:
-        for _ in range(count):
-            turns = [" ".join(rng.choice(WORDS, rng.integers(2, 12))) for _ in range(2 * rng.integers(1, 3))]
-            roles = ("user", "assistant")
-            messages = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
-            file.write(json.dumps({"messages": messages}) + "\n")
-
-
-def write_model(folder: Path, family: str) -> str:
-    from marin_sft.training import models
-    from marin_sft.training.fakes import word_tokenizer
-    from marin_sft.training.random_model import RandomModelConfig, random_model
-
-    word_tokenizer(WORDS).save_pretrained(folder / "tokenizer")
-    shape = getattr(models, f"{family}Config")(
-        max_seq_len=64, hidden_dim=64, intermediate_dim=128, num_layers=3, num_heads=4, num_kv_heads=2
-    )
-    path = str(folder / family)
-    random_model(RandomModelConfig(model=shape, tokenizer=str(folder / "tokenizer"), output_path=path))
-    return path
+    roles = ("user", "assistant")
+    dialogues = [
+        [" ".join(rng.choice(WORDS, rng.integers(2, 12))) for _ in range(2 * rng.integers(1, 3))] for _ in range(count)
+    ]
+    return [
+        {"messages": [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]} for turns in dialogues
+    ]
 
 
 def ours(folder: Path, model: str, options: dict[str, Any]) -> Figures:
@@ -95,15 +77,6 @@ def ours(folder: Path, model: str, options: dict[str, Any]) -> Figures:
     return {name: [line[name] for line in lines] for name in ("loss", "grad_norm")}
 
 
-def trl(folder: Path, model: str, options: dict[str, Any]) -> Figures:
-    script, report = HERE / "peers/trl_sft.py", f"{model}-trl.json"
-    command = [str(PYTHON), str(script), model, str(folder / "rows.jsonl"), json.dumps(options), report]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        sys.exit(f"{script} failed:\n{done.stdout}")
-    return json.loads(Path(report).read_text())
-
-
 def print_figures(family: str, mine: Figures, theirs: Figures) -> float:
     """Both columns, step by step; the largest difference of losses."""
     print(f"\n{family:<10} {'ours':>10} {'TRL':>10} {'difference':>10}   gradient norm {'ours':>8} {'TRL':>8}")
@@ -119,18 +92,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8)
     options = {**OPTIONS, "steps": parser.parse_args().steps}
-    if not PYTHON.exists():
-        sys.exit(f"no {PYTHON}: TRL runs there; build it with `make peers-trl`")
+    require_trl()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_rows(folder / "rows.jsonl", options["steps"] * options["batch_size"])
+        rows = folder / "rows.jsonl"
+        write_rows(rows, chat_rows(options["steps"] * options["batch_size"]))
         worst = 0.0
         for family in FAMILIES:
             model = write_model(folder, family)
-            worst = max(worst, print_figures(family, ours(folder, model, options), trl(folder, model, options)))
-    holds = worst <= TOLERANCE
-    print(f"\nlargest difference of losses {worst:.1e}, allowed {TOLERANCE:.0e}: {'ok' if holds else 'FAILED'}")
-    return 0 if holds else 1
+            theirs = run_trl("trl_sft.py", model, str(rows), json.dumps(options))
+            worst = max(worst, print_figures(family, ours(folder, model, options), theirs))
+    return verdict(worst, "losses")
 
 
 if __name__ == "__main__":

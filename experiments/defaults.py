@@ -8,61 +8,50 @@ trained = default_sft("chatty", tokens, llama_8b, SimpleSFTConfig(tpu_type="v4-1
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from experiments.hub_revisions import id_and_revision
+from experiments.simple_dpo_config import SimpleDPOConfig
 from experiments.simple_sft_config import SimpleSFTConfig
 from experiments.simple_train_config import SimpleTrainConfig
+from experiments.sources import (
+    MODEL_FILES,
+    TOKENIZER_FILES,
+    default_download,
+    model_of,
+    model_step,
+    refuse_held_out,
+    rows_of,
+    tokenizer_of,
+    tokenizer_step,
+)
 from experiments.training_data import Tokenized, check_tokenization, tokenization_of, training_data
-from marin_sft.data.adapters import UnchangedAdapter
 from marin_sft.data.data_configs import LmDataConfig
-from marin_sft.data.download import TOKENIZER_FILES, DownloadConfig, download
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.levanter_formats import from_levanter
 from marin_sft.data.sources import HfDataset
 from marin_sft.data.tokenize import TokenizeConfig
-from marin_sft.data.transform import TransformConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources
-from marin_sft.execution.step import ExecutorStep, InputName
-from marin_sft.steps import Source, mixture, random_model, sft, tokenize, transform
+from marin_sft.execution.step import ExecutorStep
+from marin_sft.steps import Source, dpo, mixture, random_model, sft, tokenize
+from marin_sft.training.dpo import DPOConfig
 from marin_sft.training.levanter_configs import from_levanter as from_levanter_model
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.sft import SFTConfig
+from marin_sft.training.train_config import TrainConfig
 
-MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "generation_config.json", *TOKENIZER_FILES)
-"""What training reads of a model's repository: weights as safetensors alone, config.json and the tokenizer."""
-
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", re.ASCII)
-_HELD_OUT = re.compile(r"(?<![a-zA-Z])(test|validation)(?![a-zA-Z])")
-
-
-def default_download(
-    name: str,
-    hf_dataset_id: str,
-    revision: str,
-    override_output_path: str | None = None,
-    *,
-    kind: str = "dataset",
-    allow_patterns: Sequence[str] = (),
-    ignore_patterns: Sequence[str] = (),
-) -> ExecutorStep[DownloadConfig]:
-    """`{name}`: the files of a repository on the Hugging Face Hub, `kind` "dataset" or "model", at a revision.
-
-    `allow_patterns`, `ignore_patterns`: globs over its files; all are taken where none is allowed.
-    """
-    config = DownloadConfig(
-        id=hf_dataset_id,
-        kind=kind,
-        revision=revision,
-        allow_patterns=tuple(allow_patterns),
-        ignore_patterns=tuple(ignore_patterns),
-    )
-    description = f"{hf_dataset_id} at {revision}"
-    return ExecutorStep(name, download, config, description, override_output_path)
+__all__ = [
+    "MODEL_FILES",
+    "TOKENIZER_FILES",
+    "default_download",
+    "default_dpo",
+    "default_sft",
+    "default_tokenize",
+    "default_train",
+    "model_step",
+    "tokenizer_step",
+]
 
 
 def default_tokenize(
@@ -91,12 +80,12 @@ def default_tokenize(
     """
     where = f"default_tokenize('{name}')"
     if not is_validation and not allow_test_in_train:
-        _refuse_held_out(dataset, where)
-    rows = _rows(dataset, "validation" if is_validation else "train")
+        refuse_held_out(dataset, where)
+    rows = rows_of(dataset, "validation" if is_validation else "train")
     return tokenize(
         name,
         () if is_validation else rows,
-        tokenizer=_tokenizer(tokenizer, where),
+        tokenizer=tokenizer_of(tokenizer, where),
         format=ChatLmDatasetFormat() if format is None else from_levanter(format),
         validation=rows if is_validation else (),
         resources=resources,
@@ -140,15 +129,14 @@ def default_train(
     trained = sft(
         name,
         mixture=mixture(name, data, seq_len=seq_len),
-        base_model=_model(base_model, where),
+        base_model=model_of(base_model, where),
         expected_model=shape,
         resources=train_config.resources,
         steps_per_hf_export=train_config.hf_cadence(),
         hf_generation_eos_token_ids=train_config.hf_generation_eos_token_ids,
-        **_settings_of_training(train_config),
+        **_settings_of_training(train_config, SFTConfig),
     )
-    description = f"Training of {name}" + (f"; tags: {', '.join(tags)}" if tags else "")
-    return dataclasses.replace(trained, description=description)
+    return dataclasses.replace(trained, description=_description(name, tags))
 
 
 def default_sft(
@@ -183,7 +171,7 @@ def default_sft(
     check_tokenization(
         where,
         data,
-        tokenizer=None if sft_config.tokenizer is None else _tokenizer(sft_config.tokenizer, where),
+        tokenizer=None if sft_config.tokenizer is None else tokenizer_of(sft_config.tokenizer, where),
         input_role=sft_config.input_role,
         output_role=sft_config.output_role,
     )
@@ -191,35 +179,65 @@ def default_sft(
     return default_train(name, data, model_config, config, tags=("sft", *tags), base_model=base_model)
 
 
-def model_step(hub_id: str) -> ExecutorStep[DownloadConfig]:
-    """`models/{org--name}`: a model on the Hub, "org/name" or "org/name@revision", with its tokenizer."""
-    id, revision = id_and_revision(hub_id)
-    return default_download(f"models/{id.replace('/', '--')}", id, revision, kind="model", allow_patterns=MODEL_FILES)
+def default_dpo(
+    name: str,
+    tokenized: Tokenized,
+    model_config: Any,
+    dpo_config: SimpleDPOConfig,
+    mixture_weights: Mapping[str, float] | None = None,
+    tags: Sequence[str] = (),
+) -> ExecutorStep[DPOConfig]:
+    """`checkpoints/{name}_seed{seed}`: the model of `dpo_config` trained to prefer the chosen answers of `tokenized`.
 
+    Args:
+        tokenized: as for `default_sft`, of preference pairs.
+        model_config: see `default_train`.
+        mixture_weights: of each dataset, by name; they count pairs.
+        tags: kept in the step's description.
 
-def tokenizer_step(hub_id: str) -> ExecutorStep[DownloadConfig]:
-    """`tokenizers/{org--name}`: the tokenizer of a model on the Hub, "org/name" or "org/name@revision"."""
-    id, revision = id_and_revision(hub_id)
-    return default_download(
-        f"tokenizers/{id.replace('/', '--')}", id, revision, kind="model", allow_patterns=TOKENIZER_FILES
+    Experiments on the same data and model that differ in losses, beta or rates share one mixture and one computation
+    of the reference's log-probabilities.
+
+    Raises:
+        ConfigError: data that were tokenized otherwise than `dpo_config` says, or settings that contradict each other.
+    """
+    where = f"default_dpo('{name}')"
+    shared = dpo_config.shared()
+    data = training_data(where, tokenized, mixture_weights)
+    if dpo_config.validation_split_fraction and not data.num_validation_sequences:
+        data = dataclasses.replace(data, validation_fraction=dpo_config.validation_split_fraction)
+    tokenizer = None if shared.tokenizer is None else tokenizer_of(shared.tokenizer, where)
+    check_tokenization(where, data, tokenizer=tokenizer, input_role=None, output_role=None)
+    pairs = mixture(
+        f"pairs_{'_'.join(data.training)}",
+        data,
+        seq_len=dpo_config.longest(),
+        max_prompt_length=dpo_config.max_prompt_length,
+        max_completion_length=dpo_config.max_completion_length,
     )
+    config, reference = shared.train_config(), dpo_config.reference_model_path
+    trained = dpo(
+        name,
+        mixture=pairs,
+        base_model=model_of(shared.base_model(), where),
+        reference=None if reference is None else model_of(reference, where),
+        expected_model=None if model_config is None else from_levanter_model(model_config, scaled_rope=True),
+        resources=config.resources,
+        steps_per_hf_export=config.hf_cadence(),
+        hf_generation_eos_token_ids=config.hf_generation_eos_token_ids,
+        **dpo_config.pair_settings(),
+        **_settings_of_training(config, DPOConfig),
+    )
+    return dataclasses.replace(trained, description=_description(name, ("dpo", *tags)))
 
 
-def _rows(dataset: Source | HfDataset, split: str) -> Source:
-    if isinstance(dataset, str) and _is_hub_id(dataset):
-        dataset = HfDataset(*id_and_revision(dataset), split=split)
-    if not isinstance(dataset, HfDataset):
-        return dataset
-    name = dataset.id.replace("/", "--")
-    raw = default_download(f"raw/{name}", dataset.id, dataset.revision or id_and_revision(dataset.id)[1])
-    subsets = () if dataset.subset is None else (dataset.subset,)
-    rows = transform(name, raw, source=dataset.id, adapter=UnchangedAdapter(), subsets=subsets, splits=(dataset.split,))
-    return rows / "**/*.jsonl.gz"
+def _description(name: str, tags: Sequence[str]) -> str:
+    return f"Training of {name}" + (f"; tags: {', '.join(tags)}" if tags else "")
 
 
-def _settings_of_training(config: SimpleTrainConfig) -> dict[str, Any]:
-    """The fields that `SFTConfig` has under the same names."""
-    known = {field.name for field in dataclasses.fields(SFTConfig)}
+def _settings_of_training(config: SimpleTrainConfig, of: type[TrainConfig]) -> dict[str, Any]:
+    """The fields that the config class `of` has under the same names."""
+    known = {field.name for field in dataclasses.fields(of)}
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in known}
 
 
@@ -228,55 +246,3 @@ def _random_weights(where: str, name: str, data: LmDataConfig, shape: LlamaConfi
     if shape is None or tokens is None:
         raise ConfigError(f"{where}: no base_model; expected one, or a model_config and data from a tokenization step")
     return random_model(name, shape, tokenizer=tokens.tokenizer, seed=seed)
-
-
-def _model(model: Source, where: str) -> Source:
-    """The directory of a Hugging Face model: that of a hub id is a download, that of a training step its `model`."""
-    if isinstance(model, ExecutorStep) and isinstance(model.config, SFTConfig):
-        return model / "model"
-    if isinstance(model, str) and _is_hub_id(model):
-        return model_step(model)
-    if isinstance(model, str) and "://" not in model and not Path(model).is_dir():
-        raise ConfigError(
-            f"{where}: base model {model!r}; expected a step, an existing directory, or a hub id 'org/name'"
-        )
-    return model
-
-
-def _tokenizer(tokenizer: Source, where: str) -> Source:
-    if not isinstance(tokenizer, str) or "://" in tokenizer:
-        return tokenizer
-    if Path(tokenizer).is_dir():
-        return tokenizer
-    if _is_hub_id(tokenizer):
-        return tokenizer_step(tokenizer)
-    raise ConfigError(
-        f"{where}: tokenizer={tokenizer!r}; expected a step, an existing directory, or a hub id 'org/name'"
-    )
-
-
-def _is_hub_id(text: str) -> bool:
-    return _HUB_ID.fullmatch(text) is not None and not Path(text).exists()
-
-
-def _refuse_held_out(dataset: Source | HfDataset, where: str) -> None:
-    for text in _names_of(dataset):
-        if _HELD_OUT.search(text):
-            raise ConfigError(
-                f"{where}: would train on {text!r}, which is called test or validation; name the training data, set "
-                "is_validation=True, or allow_test_in_train=True"
-            )
-
-
-def _names_of(dataset: Source | HfDataset) -> list[str]:
-    """Of everything that `dataset` would train on, as far as planning can tell."""
-    if isinstance(dataset, HfDataset):
-        return [dataset.split]
-    if isinstance(dataset, str | Path):
-        return [str(dataset)]
-    name = dataset.name or "" if isinstance(dataset, InputName) else ""
-    step = dataset.step if isinstance(dataset, InputName) else dataset
-    # A glob over all of a transform step's output takes all of its splits.
-    takes_all = name == "" or name.startswith("**")
-    transformed = step is not None and isinstance(step.config, TransformConfig)
-    return [name, *(step.config.splits if takes_all and transformed and step is not None else ())]

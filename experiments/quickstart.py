@@ -1,5 +1,6 @@
 """The whole pipeline at a size for a laptop: two made-up chat datasets, a tokenizer, a random base model, tokenization,
-a weighted mixture, SFT, export to Hugging Face format, and an evaluation before and after.
+a weighted mixture, SFT, export to Hugging Face format, and an evaluation before and after; then a short DPO that goes
+on from there, and the share of answers in the preferred style before and after.
 
     python experiments/quickstart.py                       # runs what has not run yet
     python experiments/quickstart.py --dry_run             # what would run, and why
@@ -10,9 +11,9 @@ import json
 import os
 from pathlib import Path
 
-from experiments.quickstart_data import quickstart_dataset
+from experiments.quickstart_data import exclaimed_preferences, quickstart_dataset
 from marin_sft import CpuConfig, Run, executor_main
-from marin_sft.steps import evaluate, export, mixture, random_model, sft, tokenize, train_tokenizer
+from marin_sft.steps import dpo, evaluate, export, mixture, random_model, sft, tokenize, train_tokenizer
 from marin_sft.training.models import Qwen3Config
 
 SEQ_LEN = 128
@@ -63,16 +64,40 @@ exported = export("quickstart", trained)
 before = evaluate("quickstart_base", base_model, held_out, max_new_tokens=16)
 after = evaluate("quickstart", exported, held_out, max_new_tokens=16)
 
+exclaimed = exclaimed_preferences([opposites, reversals])
+preferred = {"preferred": exclaimed / "held_out/*.jsonl.gz"}
+pairs = {"exclaimed": tokenize("exclaimed", exclaimed / "train/*.jsonl.gz", tokenizer=tokenizer)}
+
+aligned = dpo(
+    "quickstart_dpo",
+    mixture=mixture("exclaimed", pairs, weights={"exclaimed": 1}, seq_len=SEQ_LEN),
+    base_model=exported,
+    train_batch_size=32,
+    num_train_epochs=2,
+    learning_rate=float(os.environ.get("DPO_LEARNING_RATE", "0.0002")),
+    loss_type={"sigmoid": 1.0, "sft": 1.0},  # the second keeps the rest of the answer as it was
+    beta=0.1,
+    precision="fp32",
+    gradient_checkpointing=False,
+    resources=WHOLE_MACHINE,
+)
+aligned_export = export("quickstart_dpo", aligned)
+
+style_before = evaluate("quickstart_style", exported, preferred, max_new_tokens=16)
+style_after = evaluate("quickstart_dpo", aligned_export, preferred, max_new_tokens=16)
+
 
 def report(run: Run) -> None:
     """What came of it; nothing after a dry run."""
-    paths = [run.output_path(step, "metrics.json") for step in (before, after)]
+    paths = [run.output_path(step, "metrics.json") for step in (before, after, style_before, style_after)]
     if not run.results or not all(paths):
         return
     scores = [json.loads(Path(path).read_text())["exact_match"] for path in paths if path]
     print(
-        f"\nHeld-out prompts answered exactly: {scores[0]:.0%} before, {scores[1]:.0%} after.\n"
-        f"The model, in Hugging Face format: {run.output_path(exported)}\n"
+        f"\nHeld-out prompts answered exactly: {scores[0]:.0%} before SFT, {scores[1]:.0%} after.\n"
+        f"Answered exactly, and in the style that DPO prefers: {scores[2]:.0%} before DPO, {scores[3]:.0%} after.\n"
+        f"The models, in Hugging Face format: {run.output_path(exported)}\n"
+        f"                              and: {run.output_path(aligned_export)}\n"
         "Next:\n"
         "  LEARNING_RATE=0.002 python experiments/quickstart.py --dry_run\n"
         """  python experiments/quickstart.py --force_run '["tokenized/opposites"]'"""
@@ -80,4 +105,5 @@ def report(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    report(executor_main(steps=[before, after], description="A small chat model, from made-up data to a scored export"))
+    steps = [before, after, style_before, style_after]
+    report(executor_main(steps=steps, description="A small chat model, from made-up data to scored exports"))

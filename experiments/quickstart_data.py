@@ -1,17 +1,22 @@
-"""Two small chat datasets made by program, with skills that a tiny model can learn and be scored on.
+"""Two small chat datasets made by program, with skills that a tiny model can learn and be scored on, and a preference.
 
 opposites: "Give the opposite of each word: hot, near, big." -> "cold, far, small."
 reversals: "Write these words backwards in order: sun, tree, nine." -> "nine, tree, sun."
+
+exclaimed: pairs of answers to the prompts of the others: "cold, far, small!" is preferred to "cold, far, small."
 
 Held-out prompts share no list of words with any training dialogue, so they cannot be answered from memory.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from marin_sft.data.rows import write_rows
+from marin_sft.data.rows import find_files, read_rows, write_rows
 from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
+
+Message = dict[str, Any]
 
 OPPOSITES = """
     hot cold, big small, fast slow, near far, light dark, open closed, early late, full empty, high low, hard soft,
@@ -63,6 +68,50 @@ def make_dialogues(config: QuickstartDataConfig) -> None:
         train.append({"messages": messages})
     write_rows(f"{config.output_path}/train", train)
     write_rows(f"{config.output_path}/held_out", held_out)
+
+
+@dataclass(frozen=True)
+class ExclaimedConfig:
+    """`dialogues`: outputs of `quickstart_dataset`. `pairs_each`: how many are made from each."""
+
+    dialogues: tuple[str, ...]
+    pairs_each: int = 240
+    output_path: str = this_output_path()
+
+
+def exclaimed_preferences(
+    datasets: Sequence[ExecutorStep[QuickstartDataConfig]],
+) -> ExecutorStep[ExclaimedConfig]:
+    """`train/*.jsonl.gz`, rows with `prompt`, `chosen` and `rejected`, and `held_out/*.jsonl.gz`, rows with `messages`
+    whose last is the preferred answer."""
+    return ExecutorStep(
+        name="documents/exclaimed",
+        description="Pairs that prefer answers with an exclamation mark",
+        fn=make_preferences,
+        config=ExclaimedConfig(tuple(datasets)),  # type: ignore[arg-type]  # paths by the time that it runs
+    )
+
+
+@step_fn(kind="quickstart_preferences")
+def make_preferences(config: ExclaimedConfig) -> None:
+    train, held_out = [], []
+    for path in config.dialogues:
+        for question, answer in _first_turns(f"{path}/train")[: config.pairs_each]:
+            train.append({"prompt": [question], "chosen": [_exclaimed(answer)], "rejected": [answer]})
+        held_out += [
+            {"messages": [question, _exclaimed(answer)]} for question, answer in _first_turns(f"{path}/held_out")
+        ]
+    write_rows(f"{config.output_path}/train", train)
+    write_rows(f"{config.output_path}/held_out", held_out)
+
+
+def _first_turns(directory: str) -> list[tuple[Message, Message]]:
+    rows = (source.row for file in find_files([directory]) for source in read_rows(file))
+    return [(row["messages"][0], row["messages"][1]) for row in rows if isinstance(row, dict)]
+
+
+def _exclaimed(answer: Message) -> Message:
+    return {**answer, "content": f"{answer['content'].removesuffix('.')}!"}
 
 
 def _distinct_lists(config: QuickstartDataConfig, dice: random.Random) -> list[tuple[str, ...]]:

@@ -1,11 +1,21 @@
-"""Qwen 3 shapes as published, and the hub ids of their tokenizers. Light values, see `llama.py`."""
+"""Qwen 2.5 and 3 shapes as published, and the hub ids of their tokenizers. Light values, see `llama.py`."""
 
-from marin_sft.training.models import Qwen3Config
+from marin_sft.training.models import Qwen3Config, QwenConfig
 
 qwen3_tokenizer = "Qwen/Qwen3-14B"
 """All Qwen 3 models share one vocabulary and chat template."""
 
 qwen2_5_1_5b_tokenizer = "Qwen/Qwen2.5-1.5B"
+
+qwen2_5_1_5b = QwenConfig(
+    max_seq_len=4096,
+    hidden_dim=1536,
+    intermediate_dim=8960,
+    num_heads=12,
+    num_kv_heads=2,
+    num_layers=28,
+    tie_word_embeddings=True,
+)
 
 qwen3_30m = Qwen3Config(
     max_seq_len=1024,

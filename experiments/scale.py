@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
+from experiments.simple_dpo_config import SimpleDPOConfig
 from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import CpuConfig
@@ -23,21 +25,27 @@ SCALES = ("full", "tiny")
 
 def at_scale(config: SimpleSFTConfig) -> SimpleSFTConfig:
     """`config` at the scale that MARIN_SFT_SCALE says."""
-    if not _tiny():
-        return config
-    return dataclasses.replace(
-        config,
-        resources=CpuConfig(cpus=os.cpu_count() or 1),
-        tpu_type=None,
-        node_count=None,
-        train_batch_size=min(config.train_batch_size, 4),
-        num_train_steps=4,
-        num_train_epochs=None,
-        max_seq_len=min(config.max_seq_len, 256),
-        steps_per_checkpoint=2,
-        steps_per_eval=2,
-        steps_per_hf_export=2,
-    )
+    return dataclasses.replace(config, **_tiny_fields(config)) if _tiny() else config
+
+
+def _tiny_fields(config: SimpleSFTConfig | SimpleDPOConfig) -> dict[str, Any]:
+    return {
+        "resources": CpuConfig(cpus=os.cpu_count() or 1),
+        "tpu_type": None,
+        "node_count": None,
+        "train_batch_size": min(config.train_batch_size, 4),
+        "num_train_steps": 4,
+        "num_train_epochs": None,
+        "max_seq_len": min(config.max_seq_len, 256),
+        "steps_per_checkpoint": 2,
+        "steps_per_eval": 2,
+        "steps_per_hf_export": 2,
+    }
+
+
+def dpo_at_scale(config: SimpleDPOConfig) -> SimpleDPOConfig:
+    """`config` at the scale that MARIN_SFT_SCALE says."""
+    return dataclasses.replace(config, **_tiny_fields(config), num_epochs=None) if _tiny() else config
 
 
 def shape_at_scale(model_config: LlamaConfig) -> LlamaConfig | None:

@@ -11,8 +11,10 @@ from experiments.simple_train_config import SimpleTrainConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
 from marin_sft.steps import Source
+from marin_sft.training.lora_config import LoraConfig
 
 DEFAULT_STEPS = 10_000
+DEFAULT_LORA: dict[str, Any] = {"r": 8, "alpha": 16, "dropout": 0.05}
 _STOP_STRATEGIES = {"exit": "first_exhausted"}
 
 
@@ -44,6 +46,8 @@ class SimpleSFTConfig:
     warmup.
     z_loss_weight, max_grad_norm, warmup, lr_schedule, min_lr_ratio, weight_decay, beta1, beta2: see `SFTConfig`.
     steps_per_eval, steps_per_checkpoint, steps_per_hf_export, hf_generation_eos_token_ids: see `SimpleTrainConfig`.
+    lora, a `LoraConfig` | use_lora with lora_r (None: 8), lora_alpha (None: 16) and lora_dropout (None: 0.05): train an
+    adapter in place of all weights.
     seed: of the order of the data; also in the step's name.
 
     Refused, since training has nothing for them: int8, reinit_tokens.
@@ -85,6 +89,12 @@ class SimpleSFTConfig:
     steps_per_checkpoint: int | None = 1000
     steps_per_hf_export: int | None = 500
     hf_generation_eos_token_ids: Sequence[int] | None = None
+
+    lora: LoraConfig | None = None
+    use_lora: bool = False
+    lora_r: int | None = None
+    lora_alpha: float | None = None
+    lora_dropout: float | None = None
 
     mixture_block_size: int | None = None
     stop_strategy: str | None = None
@@ -147,6 +157,7 @@ class SimpleSFTConfig:
             "resources": self.hardware(),
             "train_seq_len": self.max_seq_len,
             "decay": self._decay(),
+            "lora": self._lora(),
             "hf_generation_eos_token_ids": None if ends is None else tuple(ends),
         }
         if self.num_train_steps is None and self.num_train_epochs is None:
@@ -161,6 +172,15 @@ class SimpleSFTConfig:
         if self.decay is not None and self.cooldown:
             raise self._contradiction("decay", "cooldown", expected="one of them: they are two names of one setting")
         return self.decay if self.decay is not None else self.cooldown or None
+
+    def _lora(self) -> LoraConfig | None:
+        settings = {"r": self.lora_r, "alpha": self.lora_alpha, "dropout": self.lora_dropout}
+        given = {name: value for name, value in settings.items() if value is not None}
+        if (given and not self.use_lora) or (self.use_lora and self.lora is not None):
+            raise self._contradiction(
+                "lora", "use_lora", "lora_r", "lora_alpha", "lora_dropout", expected="lora alone, or use_lora=True"
+            )
+        return LoraConfig(**{**DEFAULT_LORA, **given}) if self.use_lora else self.lora
 
     def _refuse_what_training_has_not(self) -> None:
         if self.int8:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources
+from marin_sft.training.lora_config import LoraConfig
 
 NEVER = -1
 
@@ -20,6 +21,7 @@ class SimpleTrainConfig:
     warmup: fraction of the steps in which the rate rises from 0; decay: fraction of them, at the end, in which
     `lr_schedule` takes it to `min_lr_ratio * learning_rate`, None: all after the warmup.
     max_grad_norm: clipping; None: off. z_loss_weight: see `SFTConfig`.
+    lora: train an adapter in place of all weights; None: all weights.
     per_device_parallelism: rows of a micro-batch on each device; -1: no accumulation.
     steps_per_eval: how often to measure the loss on validation data. steps_per_checkpoint: how often to keep state to
     resume from (every ten minutes besides). steps_per_hf_export: how often to write the model in Hugging Face format
@@ -44,6 +46,7 @@ class SimpleTrainConfig:
     min_lr_ratio: float = 0.1
     max_grad_norm: float | None = 1.0
     z_loss_weight: float = 0.0
+    lora: LoraConfig | None = None
     seed: int = 0
     per_device_parallelism: int = -1
     steps_per_eval: int | None = 1000

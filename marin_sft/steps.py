@@ -42,11 +42,16 @@ from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf import ExportConfig
 from marin_sft.export.hf import export_hf as run_export
 from marin_sft.export.hf_config import PeriodicExports
+from marin_sft.training.dpo import DPOConfig
+from marin_sft.training.dpo import dpo as run_dpo
+from marin_sft.training.dpo_config import ReferenceConfig, needs_reference
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.random_model import RandomModelConfig
 from marin_sft.training.random_model import random_model as run_random_model
+from marin_sft.training.reference import reference_logprobs as run_reference_logprobs
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft import sft as run_sft
+from marin_sft.training.train_config import TrainConfig
 
 # What a config's path field takes before it is resolved to a string: a step, a place in its output, or a path or glob.
 Source = ExecutorStep[Any] | InputName | str | Path
@@ -154,19 +159,25 @@ def mixture(
     *,
     seq_len: int,
     weights: Mapping[str, float] | None = None,
+    max_prompt_length: int | None = None,
+    max_completion_length: int | None = None,
     **options: Any,
 ) -> ExecutorStep[MixtureConfig]:
-    """`mixtures/{name}`: token caches packed into rows of `seq_len` tokens, drawn by weight.
+    """`mixtures/{name}`: token caches packed into rows of `seq_len` tokens, drawn by weight; or preference pairs.
 
     `data` as `lm_mixture_data_config` and its like make it; or tokenization steps by name, with the `weights` and other
-    arguments of that function.
+    arguments of that function. Of pairs, `seq_len` is the most that a prompt and a completion have together, and the
+    other two are limits of each, see `pair_limits`.
     """
     if not isinstance(data, LmDataConfig):
         data = lm_mixture_data_config(data, weights or {}, **options)
     elif weights is not None or options:
         given = sorted([*options, *(["weights"] if weights is not None else [])])
         raise ConfigError(f"mixture '{name}': got {given} beside an LmDataConfig, which holds them; set them there")
-    return ExecutorStep(f"mixtures/{name}", run_mixture, MixtureConfig(data, seq_len))
+    config = MixtureConfig(
+        data, seq_len, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length
+    )
+    return ExecutorStep(f"mixtures/{name}", run_mixture, config)
 
 
 def sft(
@@ -186,20 +197,13 @@ def sft(
     steps_per_hf_export: also export to `hf/step-N` of the output, every so many steps and after the last; -1: never.
     hf_save_dtype, hf_generation_eos_token_ids: of these exports, see `HfExport`.
     """
-    data, epochs = mixture.config.data, training.get("num_train_epochs") or 1
-    if not data.training:
-        raise ConfigError(f"step '{mixture.name}': no component has a weight above 0; expected something to train on")
-    if data.stop_strategy != "restart" and isinstance(epochs, int | float) and epochs > 1:
-        raise ConfigError(
-            f"step '{mixture.name}': stop_strategy={data.stop_strategy!r} ends the data after one epoch; expected "
-            f"num_train_epochs of at most 1, got {epochs}, or stop_strategy='restart'"
-        )
+    _check_length(mixture, training)
     config = SFTConfig(
         mixture=_path(mixture),
-        tokenized=data.tokenized,
+        tokenized=mixture.config.data.tokenized,
         base_model=_path(base_model),
         seed=seed,
-        **training,
+        **_adapter_found(training),
     )
     if steps_per_hf_export != -1:
         exports = PeriodicExports(
@@ -212,9 +216,102 @@ def sft(
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", run_sft, config, resources=resources or CpuConfig())
 
 
+def reference_logprobs(
+    mixture: ExecutorStep[MixtureConfig], model: Source, *, resources: Resources | None = None, **options: Any
+) -> ExecutorStep[ReferenceConfig]:
+    """`reference_logprobs/{mixture}_{model}`: log-probabilities of a mixture's pairs under a fixed model.
+
+    Its name says nothing of the training it is for: all trainings that compare with the same figures share it.
+    `options`: more fields of `ReferenceConfig`.
+    """
+    config = ReferenceConfig(
+        mixture=_path(mixture), tokenized=mixture.config.data.tokenized, model=_path(model), **options
+    )
+    name = f"reference_logprobs/{_last_part(mixture)}_{_last_part(model)}"
+    return ExecutorStep(name, run_reference_logprobs, config, resources=resources or CpuConfig())
+
+
+def dpo(
+    name: str,
+    *,
+    mixture: ExecutorStep[MixtureConfig],
+    base_model: Source,
+    reference: Source | None = None,
+    resources: Resources | None = None,
+    seed: int = 0,
+    steps_per_hf_export: int = -1,
+    hf_save_dtype: str | None = None,
+    hf_generation_eos_token_ids: Sequence[int] | None = None,
+    **training: Any,
+) -> ExecutorStep[DPOConfig]:
+    """`checkpoints/{name}_seed{seed}`: the base model trained on a mixture of preference pairs.
+
+    reference: the model to compare with; None: the base model. Its log-probabilities are computed once, by a step of
+    `reference_logprobs` that is made here; with `ref_model_sync_steps` the model is held beside the policy instead.
+    training: fields of `DPOConfig`. The others: see `sft`.
+    """
+    _check_length(mixture, training)
+    starts_at_reference = reference is None or reference == base_model
+    against = base_model if reference is None else reference
+    fields: dict[str, Any] = {}
+    if training.get("ref_model_sync_steps") is not None:
+        fields["reference_model"] = _path(against)
+    elif needs_reference(training.get("loss_type", "sigmoid"), training.get("reference_free", False)):
+        options = {key: training[key] for key in ("precision",) if key in training}
+        fields["reference_logprobs"] = reference_logprobs(mixture, against, resources=resources, **options)
+    config = DPOConfig(
+        mixture=_path(mixture),
+        tokenized=mixture.config.data.tokenized,
+        base_model=_path(base_model),
+        seed=seed,
+        starts_at_reference=bool(fields) and starts_at_reference,
+        **{**fields, **_adapter_found(training)},
+    )
+    if steps_per_hf_export != -1:
+        exports = PeriodicExports(
+            steps=steps_per_hf_export,
+            dtype=hf_save_dtype,
+            generation_eos_token_ids=_ids(hf_generation_eos_token_ids),
+            **export_fields(name, name, config),
+        )
+        config = replace(config, hf_exports=exports)
+    return ExecutorStep(f"checkpoints/{name}_seed{seed}", run_dpo, config, resources=resources or CpuConfig())
+
+
+def _adapter_found(training: Mapping[str, Any]) -> dict[str, Any]:
+    """`training` with the directory of the adapter in it: of a training step that is its `adapter`."""
+    lora = training.get("lora")
+    if lora is None or lora.adapter_path is None:
+        return dict(training)
+    source = lora.adapter_path
+    if isinstance(source, ExecutorStep) and isinstance(source.config, TrainConfig):
+        source = source / "adapter"
+    return {**training, "lora": replace(lora, adapter_path=_path(source))}
+
+
+def _check_length(mixture: ExecutorStep[MixtureConfig], training: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the mixture has data for training as long as `training` says."""
+    data, epochs = mixture.config.data, training.get("num_train_epochs") or 1
+    if not data.training:
+        raise ConfigError(f"step '{mixture.name}': no component has a weight above 0; expected something to train on")
+    if data.stop_strategy != "restart" and isinstance(epochs, int | float) and epochs > 1:
+        raise ConfigError(
+            f"step '{mixture.name}': stop_strategy={data.stop_strategy!r} ends the data after one epoch; expected "
+            f"num_train_epochs of at most 1, got {epochs}, or stop_strategy='restart'"
+        )
+
+
+def _last_part(source: Source) -> str:
+    """What a step, a place in its output or a path is called, without the folders before it."""
+    if isinstance(source, InputName) and source.step is not None:
+        source = source.step
+    name = source.name if isinstance(source, ExecutorStep) else str(source)
+    return name.rstrip("/").rpartition("/")[2]
+
+
 def export(
     name: str,
-    trained: ExecutorStep[SFTConfig],
+    trained: ExecutorStep[SFTConfig] | ExecutorStep[DPOConfig],
     *,
     dtype: str | None = None,
     generation_eos_token_ids: Sequence[int] | None = None,
@@ -286,6 +383,8 @@ def lm_eval(
     `options`: more fields of `LmEvalConfig`.
     """
     chosen = tasks if isinstance(tasks, str) else tuple(tasks)
+    if options.get("task_files") is not None:
+        options["task_files"] = _path(options["task_files"])
     config = LmEvalConfig(model=_path(model), tasks=chosen, **options)  # type: ignore[arg-type]  # refused there
     return ExecutorStep(f"lm_eval/{name}", run_lm_eval, config, resources=resources or CpuConfig())
 

@@ -19,9 +19,11 @@
     selection   which documents of a component are trained, which validated
     packing     documents -> rows of a fixed length
     mixture     the step: token caches -> packed rows and weights
+    pair_limits what is kept of the prompt and the completions of a preference pair; pair_mixture: that step for pairs
     interleaving which component comes when
-    order       which packed row comes when
+    order       which packed row comes when; training_steps: which of them each training step takes
     batches     packed rows -> arrays to train on
+    pair_batches pairs -> arrays to train on (pair_table, row_sizes)
     prefetch    the next batches made in the background
 
 Importing this package, `tokenize`, `mixture` or `tokenizer` loads no numpy, transformers or jax: planning stays light.

@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import unicodedata
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,21 +53,20 @@ class Aligner:
         backend.no_padding()
         backend.encode_special_tokens = False
         encodings = backend.encode_batch_fast([spanned.text for spanned in texts], add_special_tokens=False)
-        ids_of_each = [encoding.ids for encoding in encodings]
-        edges = np.zeros(len(texts) + 1, np.int64)  # of the rows, in tokens
-        np.cumsum([len(ids) for ids in ids_of_each], out=edges[1:])
-        ids = np.fromiter(itertools.chain.from_iterable(ids_of_each), np.int32, edges[-1])
-        mask = _mask(len(ids), self._trained(texts, ids, edges))
-        bounds = edges.tolist()
+        unsigned, bounds = array("I"), [0]  # of the rows, in tokens
+        for encoding in encodings:
+            unsigned.fromlist(encoding.ids)  # a third of the time that NumPy takes
+            bounds.append(len(unsigned))
+        ids = np.frombuffer(unsigned, np.int32)
+        mask = _mask(len(ids), self._trained(texts, ids, bounds))
         return [TokenRow(ids[start:end], mask[start:end]) for start, end in itertools.pairwise(bounds)]
 
-    def _trained(self, texts: Sequence[SpannedText], ids: np.ndarray, edges: np.ndarray) -> np.ndarray:
-        """The trained ranges of tokens of all `texts`, int64[ranges, 2]."""
-        starts = edges.tolist()
+    def _trained(self, texts: Sequence[SpannedText], ids: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+        """The trained ranges of tokens, int64[ranges, 2]. The tokens of text i are starts[i] to starts[i + 1]."""
         found: list[Range] = []  # ranges of tokens
         places: list[int] = []  # of the first and the last character of ranges, in bytes
         ends = _byte_ends(self._byte_lengths, ids)
-        behind = [0] * len(starts) if ends is None else np.append(0, ends)[edges].tolist()  # bytes before each text
+        behind = [0] * len(starts) if ends is None else np.append(0, ends)[starts].tolist()  # bytes before each text
         for index, (text, trained) in enumerate(texts):
             if trained is None:
                 found.append((starts[index], starts[index + 1]))

@@ -10,9 +10,9 @@ import numpy as np
 
 from marin_sft.data.chat import TokenRow
 from marin_sft.data.mixture import TRAIN, VALIDATION, PackedRows, read_mixture, read_packs
-from marin_sft.data.order import Order
 from marin_sft.data.prefetch import prefetched
 from marin_sft.data.token_cache import TokenCache
+from marin_sft.data.training_steps import TrainingSteps, check_batch_size, training_components
 from marin_sft.errors import ConfigError
 
 
@@ -57,6 +57,13 @@ def assemble(rows: Sequence[Sequence[TokenRow]], seq_len: int) -> Batch:
     return batch
 
 
+def open_cache(tokenized: Mapping[str, str], component: str, split: str) -> TokenCache:
+    """Raises ConfigError when `tokenized` lacks the component of a mixture."""
+    if component not in tokenized:
+        raise ConfigError(f"tokenized has no {component!r} (it has {sorted(tokenized)}); the mixture was made from it")
+    return TokenCache.open(f"{tokenized[component]}/{split}")
+
+
 @dataclass(frozen=True, eq=False)
 class _Component:
     packs: PackedRows
@@ -65,10 +72,8 @@ class _Component:
 
     @staticmethod
     def open(mixture: str, tokenized: Mapping[str, str], name: str, split: str) -> _Component:
-        if name not in tokenized:
-            raise ConfigError(f"tokenized has no {name!r} (it has {sorted(tokenized)}); the mixture was made from it")
         packs = read_packs(mixture, name, split)
-        cache = TokenCache.open(f"{tokenized[name]}/{packs.source}")
+        cache = open_cache(tokenized, name, packs.source)
         return _Component(packs, cache, read_mixture(mixture)["seq_len"])
 
     def read(self, rows: np.ndarray) -> list[list[TokenRow]]:
@@ -85,62 +90,23 @@ class _Component:
         return TokenRow(document.input_ids[start:end], document.mask[start:end])
 
 
-class PackedBatches:
+class PackedBatches(TrainingSteps):
     """The training batches of a mixture: deterministic, each one available by its step.
 
     `mixture`: the output of the mixture step; `tokenized`: those of the tokenize steps, by component.
-    `rows_per_epoch`: see `stop_strategy` of `LmDataConfig`. `num_steps`: how many batches there are; None: no end.
+    `rows_per_epoch`, `num_steps`: see `TrainingSteps`.
 
     Raises:
-        ConfigError: a mixture without training components, or whose stop strategy has no end.
+        ConfigError: a mixture of pairs or without training components, or whose stop strategy has no end.
     """
 
     def __init__(self, mixture: str, tokenized: Mapping[str, str], batch_size: int, seed: int = 0) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}; expected at least 1")
-        about = read_mixture(mixture)
-        ordering = about["order"]
-        names = sorted(ordering["stages"][0]["share_of_rows"])
-        if not names:
-            raise ConfigError(f"{mixture}: no component has a weight above 0; this mixture is for evaluation only")
-        self.seq_len: int = about["seq_len"]
-        self.batch_size = batch_size
+        check_batch_size(batch_size)
+        names = training_components(mixture)
+        self.seq_len: int = read_mixture(mixture)["seq_len"]
         self._components = [_Component.open(mixture, tokenized, name, TRAIN) for name in names]
-        caps = ordering["max_train_batches"]
-        rows = [
-            min(len(component.packs), caps[name] * batch_size) if name in caps else len(component.packs)
-            for name, component in zip(names, self._components, strict=True)
-        ]
-        stages = [
-            (stage["start_step"] * batch_size, [stage["share_of_rows"][name] for name in names])
-            for stage in ordering["stages"]
-        ]
-        self._order = Order(rows, stages, seed, ordering["shuffle"], ordering["block_size"])
-        self.stop_strategy: str = ordering["stop_strategy"]
-        self.rows_per_epoch = self._epoch()
-        self.num_steps = None if self.stop_strategy == "restart" else -(-self.rows_per_epoch // batch_size)
-
-    def _epoch(self) -> int:
-        if self.stop_strategy == "restart":
-            return int(self._order.rows.sum())
-        if self.stop_strategy == "all_exhausted":
-            return self._order.all_exhausted()
-        rows = self._order.first_exhausted()
-        if rows < self.batch_size:
-            raise ConfigError(
-                f"stop_strategy='first_exhausted': a component runs out after {rows} rows, within the first batch of "
-                f"{self.batch_size}; lower its weight or the batch size, or take another stop_strategy"
-            )
-        return rows - rows % self.batch_size  # whole batches: none needs a row twice
-
-    def require_steps(self, steps: int) -> None:
-        """Raises ConfigError when there are fewer batches."""
-        if self.num_steps is not None and steps > self.num_steps:
-            raise ConfigError(
-                f"{steps} training steps, but stop_strategy={self.stop_strategy!r} ends the data after "
-                f"{self.num_steps} (one epoch); train for num_train_epochs=1 or fewer steps, or use "
-                "stop_strategy='restart'"
-            )
+        sizes = {name: len(component.packs) for name, component in zip(names, self._components, strict=True)}
+        super().__init__(mixture, sizes, batch_size, seed)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Batch number `step`, from 0: the `part`-th of `parts` equal slices of its rows.
@@ -150,7 +116,7 @@ class PackedBatches:
         Raises:
             ConfigError: a batch size that `parts` does not divide.
         """
-        order = self._places(step)
+        order = self.places(step)
         if self.batch_size % parts:
             raise ConfigError(f"batch_size={self.batch_size}; expected a multiple of the {parts} parts")
         order = order[part * len(order) // parts : (part + 1) * len(order) // parts]
@@ -163,15 +129,12 @@ class PackedBatches:
 
     def trained_tokens(self, step: int) -> int:
         """Of the whole batch number `step`; nothing of it is read."""
-        return sum(int(self._components[number].packs.trained[row]) for number, row in self._places(step).tolist())
+        return sum(int(self._components[number].packs.trained[row]) for number, row in self.places(step).tolist())
 
     def iterate(self, start: int = 0, stop: int | None = None, ahead: int = 2) -> Iterator[Batch]:
         """Batches `start` to `stop` (None: without end), `ahead` of them made in a background thread meanwhile."""
         steps = itertools.count(start) if stop is None else range(start, stop)
         return prefetched(self.batch, steps, ahead)
-
-    def _places(self, step: int) -> np.ndarray:
-        return self._order.at(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
 
 
 class ValidationBatches:

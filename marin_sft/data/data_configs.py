@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from marin_sft.data.over_length import POLICIES, OverLength
 from marin_sft.errors import ConfigError
-from marin_sft.execution.step import ExecutorStep, InputName, UnversionedValue
+from marin_sft.execution.step import ExecutorStep, InputName, UnversionedValue, omitted_when
 
 Weights = Mapping[str, float]
 Schedule = Sequence[tuple[int, Weights]]
@@ -47,6 +47,7 @@ class LmDataConfig:
     order of their documents.
     mixture_block_size: components come in random order within each block of so many rows; None: as evenly as can be.
     num_validation_sequences: so many training documents of a component are kept out of training for validation.
+    validation_fraction: that share of the documents of every other component without a validation split is.
     max_documents, max_train_batches: train on no more than so many documents of a component, or batches of its rows.
     Which documents are kept out or kept is decided by a hash of their tokens: it is the same documents however they
     are ordered, and equal ones stay together.
@@ -63,6 +64,7 @@ class LmDataConfig:
     num_validation_sequences: dict[str, int] = field(default_factory=dict)
     max_documents: dict[str, int] = field(default_factory=dict)
     max_train_batches: dict[str, int] = field(default_factory=dict)
+    validation_fraction: float = omitted_when(0.0, default=0.0)
 
     def __post_init__(self) -> None:
         if any(isinstance(value, UnversionedValue) for value in vars(self).values()):
@@ -74,18 +76,20 @@ class LmDataConfig:
         for name, allowed in (("weights_are", WeightsAre), ("stop_strategy", StopStrategy)):
             _require(getattr(self, name) in get_args(allowed), f"{name}={getattr(self, name)!r}", get_args(allowed))
         _require(self.over_length in POLICIES, f"over_length={self.over_length!r}", POLICIES)
+        share = self.validation_fraction
+        _require(0 <= share < 1, f"validation_fraction={share!r}", "a share of the documents, from 0 to below 1")
         for name in ("num_validation_sequences", "max_documents", "max_train_batches"):
             for component, value in getattr(self, name).items():
                 _require(component in self.training, f"{name} names {component!r}", f"one to train: {self.training}")
-                _require(_is_count(value), f"{name}[{component!r}]={value!r}", "a whole number of at least 1")
+                _require(is_count(value), f"{name}[{component!r}]={value!r}", "a whole number of at least 1")
         for component, value in self.pack.items():
             _require(component in self.tokenized, f"pack names {component!r}", f"one of {sorted(self.tokenized)}")
-            holds = isinstance(value, bool) or _is_count(value)
+            holds = isinstance(value, bool) or is_count(value)
             _require(holds, f"pack[{component!r}]={value!r}", "True, False, or a number of documents")
-        shuffles = isinstance(self.shuffle, bool) or _is_count(self.shuffle)
+        shuffles = isinstance(self.shuffle, bool) or is_count(self.shuffle)
         _require(shuffles, f"shuffle={self.shuffle!r}", "True, False, or a window of at least 1 row")
         block = self.mixture_block_size
-        _require(block is None or _is_count(block), f"mixture_block_size={block!r}", "at least 1, or None")
+        _require(block is None or is_count(block), f"mixture_block_size={block!r}", "at least 1, or None")
 
     @property
     def training(self) -> list[str]:
@@ -253,7 +257,7 @@ def _check_stages(stages: Sequence[tuple[int, Weights]], components: set[str]) -
     _require(len(idle) in (0, len(stages)), f"no weight above 0 from step {idle[:1]} on", "one in each stage")
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 

@@ -217,4 +217,6 @@ def _checked(encoded: Encoded) -> Encoded:
     for row in (encoded.chosen, encoded.rejected) if isinstance(encoded, PreferenceRow) else (encoded,):
         if trained_tokens(row.mask) == 0:
             raise BadRow("no_trained_token", f"none of the {len(row.mask)} tokens of the row is trained")
+    if isinstance(encoded, PreferenceRow) and np.array_equal(encoded.chosen.input_ids, encoded.rejected.input_ids):
+        raise BadRow("identical_pair", f"chosen and rejected are the same {len(encoded.chosen.mask)} tokens")
     return encoded

@@ -4,20 +4,21 @@
     {output_path}/metrics.json                  totals of what is trained
     {output_path}/packs/{component}/{split}/    offsets.npy, docs.npy, starts.npy, trained.npy: see `PackedRows`
 
-Tokens are not copied: rows point into the token caches.
+Tokens are not copied: rows point into the token caches. Of preference data a row is a pair, see pair_mixture.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marin_sft import progress
-from marin_sft.data.data_configs import LmDataConfig
+from marin_sft.data.data_configs import LmDataConfig, is_count
 from marin_sft.data.files import read_array, read_json, write_array, write_json
-from marin_sft.data.tokenize import TRAIN, VALIDATION
+from marin_sft.data.tokenize import PAIRS, TRAIN, VALIDATION
 from marin_sft.errors import ConfigError, DataError
-from marin_sft.execution.step import step_fn, this_output_path
+from marin_sft.execution.step import UnversionedValue, omitted_when, step_fn, this_output_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,15 +31,29 @@ _READ_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """`data`: the components (outputs of `tokenize` steps), weights and policies. `seq_len`: tokens in a row."""
+    """`data`: the components (outputs of `tokenize` steps), weights and policies. `seq_len`: tokens in a row.
+
+    Of preference data, `seq_len` is the most that prompt and completion have together; `max_prompt_length` and
+    `max_completion_length` the most that each has by itself, see `pair_limits`.
+    """
 
     data: LmDataConfig
     seq_len: int
     output_path: str = this_output_path()
+    max_prompt_length: int | None = omitted_when(None, default=None)
+    max_completion_length: int | None = omitted_when(None, default=None)
 
     def __post_init__(self) -> None:
         if isinstance(self.seq_len, int) and self.seq_len < 2:
             raise ConfigError(f"seq_len={self.seq_len}; expected at least 2: a token and the one to predict from it")
+        for name in _PAIR_FIELDS:
+            value = getattr(self, name)
+            # Without a token of the prompt the first of the completion could not be predicted.
+            if value is not None and not isinstance(value, UnversionedValue) and not is_count(value):
+                raise ConfigError(f"{name}={value!r}; expected at least 1 token, or None for no limit")
+
+
+_PAIR_FIELDS = ("max_prompt_length", "max_completion_length")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,22 +79,27 @@ def mixture(config: MixtureConfig) -> None:
     """Write the packed rows of `config`.
 
     Raises:
-        DataError: a component without the split it is used for, with another tokenizer than the others, or without a
-            document that can be trained at this `seq_len`; an over-long document under over_length="raise".
+        ConfigError: fields that only pairs can have, for documents, and the other way round.
+        DataError: a component without the split it is used for, with another tokenizer than the others, of pairs where
+            others are of documents, or without a document that can be trained at this `seq_len`; an over-long document
+            under over_length="raise".
     """
     from marin_sft.data.selection import select
 
     data = config.data
     vocabulary = _common_vocabulary(data.tokenized)
+    of_pairs = _are_pairs(data.tokenized)
+    write_split = _split_writer(config, of_pairs)
     components: dict[str, Any] = {}
     for done, (name, directory) in enumerate(sorted(data.tokenized.items())):
         progress.report(done, len(data.tokenized), "components")
         there = [split for split in (TRAIN, VALIDATION) if split in _stats(directory)]
-        selections = select(data, name, directory, there)
-        components[name] = {split: _pack_split(config, name, split, some) for split, some in selections.items()}
+        selections = select(data, name, directory, there, documents_each=2 if of_pairs else 1)
+        components[name] = {split: write_split(config, name, split, some) for split, some in selections.items()}
     progress.report(len(components), len(components), "components")
     trained = {name: components[name][TRAIN] for name in data.training}
     about = {
+        **({"kind": PAIRS, **{field: getattr(config, field) for field in _PAIR_FIELDS}} if of_pairs else {}),
         "seq_len": config.seq_len,
         "pack": data.pack,
         "over_length": data.over_length,
@@ -123,6 +143,34 @@ def _stats(directory: str) -> dict[str, Any]:
         return read_json(f"{directory}/stats.json")
     except FileNotFoundError as error:
         raise DataError(f"{directory}: no stats.json; expected the output of a tokenize step") from error
+
+
+def _are_pairs(tokenized: dict[str, str]) -> bool:
+    """Whether the components hold preference pairs. Raises DataError when only some of them do."""
+    kinds = {
+        name: any(_stats(path).get(split, {}).get("kind") == PAIRS for split in (TRAIN, VALIDATION))
+        for name, path in sorted(tokenized.items())
+    }
+    if len(set(kinds.values())) > 1:
+        pairs, documents = ([name for name, found in kinds.items() if found is which] for which in (True, False))
+        raise DataError(
+            f"components {pairs} hold preference pairs, and {documents} single documents; expected the same in all: "
+            "make a mixture of each kind"
+        )
+    return next(iter(kinds.values()))
+
+
+def _split_writer(config: MixtureConfig, of_pairs: bool) -> Callable[..., dict[str, Any]]:
+    """What writes the rows of one split. Raises ConfigError for fields that rows of that kind cannot have."""
+    if of_pairs:
+        from marin_sft.data.pair_mixture import pair_limits, write_pairs
+
+        pair_limits(config)
+        return write_pairs
+    given = {field: getattr(config, field) for field in _PAIR_FIELDS if getattr(config, field) is not None}
+    if given:
+        raise ConfigError(f"{given}: the components hold no preference pairs, which these are for; expected None")
+    return _pack_split
 
 
 def _pack_split(config: MixtureConfig, name: str, split: str, selection: Selection) -> dict[str, Any]:
@@ -190,7 +238,10 @@ def read_mixture(path: str) -> dict[str, Any]:
 
 
 def read_packs(path: str, component: str, split: str) -> PackedRows:
-    """The packed rows of one component."""
-    source = read_mixture(path)["components"][component][split]["source"]
+    """The packed rows of one component. Raises ConfigError for a mixture of preference pairs."""
+    about = read_mixture(path)
+    if about.get("kind") == PAIRS:
+        raise ConfigError(f"{path}: a mixture of preference pairs; expected one of documents to train on")
+    source = about["components"][component][split]["source"]
     names = ("offsets", "docs", "starts", "trained")
     return PackedRows(source, *(read_array(f"{path}/packs/{component}/{split}/{name}.npy") for name in names))

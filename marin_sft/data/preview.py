@@ -12,13 +12,14 @@ from marin_sft.data.examples import BadRow, Dialogue, Example, Message, Preferen
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages import examples_of
 from marin_sft.data.over_length import OverLength, fit
+from marin_sft.data.pair_limits import PairLimits
 from marin_sft.data.rows import SourceRow, find_files, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from marin_sft.data.chat import TokenRow
-    from marin_sft.data.encode import Encoder
+    from marin_sft.data.encode import Encoded, Encoder
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def preview(
     """The first `rows` rows of `path`: a file, a directory or a glob.
 
     Raises:
-        ConfigError: dialogues, and no chat template.
+        ConfigError: dialogues, and no chat template; over_length="split", and preferences.
         DataError: no file, or one that cannot be read.
     """
     from marin_sft.data.encode import Encoder
@@ -75,11 +76,7 @@ def _preview(
             raise source.row
         examples = examples_of(source.row, format)
         documents = [Document(role, said, []) for example in examples for role, said in _messages(example)]
-        fitted = [
-            _fitted(row, max_length, over_length)
-            for encoded in encoder.encode(examples)
-            for row in _token_rows(encoded)
-        ]
+        fitted = [rows for encoded in encoder.encode(examples) for rows in _fitted(encoded, max_length, over_length)]
         whole = [Document(d.role, d.messages, rows) for d, rows in zip(documents, fitted, strict=True)]
         return RowPreview(source, _shape(source.row, format), whole)
     except BadRow as bad:
@@ -97,16 +94,19 @@ def _messages(example: Example) -> list[tuple[str | None, list[Message] | None]]
     return [("chosen", None), ("rejected", None)] if hasattr(example, "chosen") else [(None, None)]
 
 
-def _token_rows(encoded: Any) -> list[TokenRow]:
+def _fitted(encoded: Encoded | BadRow, max_length: int | None, over_length: OverLength) -> list[list[TokenRow]]:
+    """What is trained of each document of an example."""
     from marin_sft.data.encode import PreferenceRow
 
     if isinstance(encoded, BadRow):
         raise encoded
-    return [encoded.chosen, encoded.rejected] if isinstance(encoded, PreferenceRow) else [encoded]
-
-
-def _fitted(row: TokenRow, max_length: int | None, over_length: OverLength) -> list[TokenRow]:
-    return [row] if max_length is None else fit(row, max_length, over_length)
+    if isinstance(encoded, PreferenceRow):
+        branches = [encoded.chosen, encoded.rejected]
+        if max_length is not None:
+            both = PairLimits(max_length, over_length).keep(*branches)
+            branches = [kept.of(row) for kept, row in zip(both, branches, strict=True)]
+        return [[row] for row in branches]
+    return [[encoded] if max_length is None else fit(encoded, max_length, over_length)]
 
 
 def _shape(row: Any, format: ChatLmDatasetFormat) -> str | None:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from marin_sft.data.files import open_file
-from marin_sft.data.text_rows import RawRow, csv_rows, json_line_rows, json_rows, parsed_row, tsv_rows
+from marin_sft.data.text_rows import RawRow, count_json_lines, csv_rows, json_line_rows, json_rows, parsed_row, tsv_rows
 from marin_sft.errors import DataError
 
 _TEXTS = {
@@ -137,7 +137,9 @@ def count_rows(file: SourceFile) -> int:
         from marin_sft.data import table_rows
 
         return table_rows.count_rows(file.path, kind)
-    return sum(1 for _ in _raw_rows(file))
+    with _reading(file) as stream:
+        rows_of = _TEXTS[kind]
+        return count_json_lines(stream) if rows_of is json_line_rows else sum(1 for _ in rows_of(stream))
 
 
 def read_rows(file: SourceFile, start: int = 0, stop: int | None = None) -> Iterator[SourceRow]:
@@ -157,14 +159,20 @@ def read_rows(file: SourceFile, start: int = 0, stop: int | None = None) -> Iter
 
 
 def _raw_rows(file: SourceFile) -> Iterator[RawRow]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stream = stack.enter_context(_opened(file.path))
-            yield from _TEXTS[_kind(file.path)](stream)
-        except errors_of_reading(file.path) as error:
-            raise DataError(f"{file.path}: cannot be read to its end ({error}); write or fetch it again") from error
-        except ValueError as error:
-            raise DataError(f"{file.path}: {error}") from error
+    with _reading(file) as stream:
+        yield from _TEXTS[_kind(file.path)](stream)
+
+
+@contextlib.contextmanager
+def _reading(file: SourceFile) -> Iterator[Any]:
+    """The open file; what goes wrong inside is a DataError that names it."""
+    try:
+        with _opened(file.path) as stream:
+            yield stream
+    except errors_of_reading(file.path) as error:
+        raise DataError(f"{file.path}: cannot be read to its end ({error}); write or fetch it again") from error
+    except ValueError as error:
+        raise DataError(f"{file.path}: {error}") from error
 
 
 def errors_of_reading(path: str) -> tuple[type[Exception], ...]:

@@ -1,9 +1,9 @@
-"""Which documents of a component are trained, and which validated."""
+"""Which documents of a component are trained, and which validated; or which pairs."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,10 @@ _READ_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Documents `chosen`, int64[chosen] and ascending, of the token cache of split `source`; `left_out` by reason."""
+    """Documents `chosen`, int64[chosen] and ascending, of the token cache of split `source`; `left_out` by reason.
+
+    Of preference data it is pairs that are numbered.
+    """
 
     source: str
     cache: TokenCache
@@ -26,8 +29,12 @@ class Selection:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def select(data: LmDataConfig, name: str, directory: str, there: Sequence[str]) -> dict[str, Selection]:
+def select(
+    data: LmDataConfig, name: str, directory: str, there: Sequence[str], documents_each: int = 1
+) -> dict[str, Selection]:
     """By split, what is used of component `name`, whose tokenization in `directory` has the splits `there`.
+
+    documents_each: how many documents after one another belong together; 2 for pairs, which are then what is counted.
 
     Raises:
         DataError: no train split to train on, or no documents to keep out for validation.
@@ -37,19 +44,22 @@ def select(data: LmDataConfig, name: str, directory: str, there: Sequence[str]) 
         raise DataError(f"num_validation_sequences names {name!r}, which has a validation split; expected one without")
     if name not in data.training:
         # Validated on its validation split, or else on all it has.
-        return {VALIDATION: _whole(directory, VALIDATION if VALIDATION in there else TRAIN)}
+        return {VALIDATION: _whole(directory, VALIDATION if VALIDATION in there else TRAIN, documents_each)}
     if TRAIN not in there:
         raise DataError(f"component {name!r} has a weight above 0 and no train split; expected weight 0")
-    train = _whole(directory, TRAIN)
+    train = _whole(directory, TRAIN, documents_each)
+    if data.validation_fraction and not held_out and VALIDATION not in there:
+        held_out = max(round(data.validation_fraction * len(train.chosen)), 1)
     most = data.max_documents.get(name, len(train.chosen))
-    validated = {VALIDATION: _whole(directory, VALIDATION)} if VALIDATION in there else {}
+    validated = {VALIDATION: _whole(directory, VALIDATION, documents_each)} if VALIDATION in there else {}
     if not held_out and most >= len(train.chosen):
         return {TRAIN: train, **validated}
-    kept_out, kept = _lowest_hashes(train.cache, held_out, most)
+    kept_out, kept = _lowest_hashes(_hashes(train.cache, documents_each), held_out, most)
     if not len(kept):
+        of = f"{len(train.chosen)} {'documents' if documents_each == 1 else 'pairs'}"
         raise DataError(
-            f"num_validation_sequences[{name!r}]={held_out} takes {len(kept_out)} of {len(train.cache)} documents "
-            "(copies stay together) and leaves none to train on; expected fewer"
+            f"validation of {name!r} on {held_out} takes {len(kept_out)} of {of} (copies stay together) and "
+            "leaves none to train on; expected fewer"
         )
     if held_out:
         validated = {VALIDATION: Selection(TRAIN, train.cache, kept_out)}
@@ -57,25 +67,28 @@ def select(data: LmDataConfig, name: str, directory: str, there: Sequence[str]) 
     return {TRAIN: Selection(TRAIN, train.cache, kept, left_out), **validated}
 
 
-def _whole(directory: str, split: str) -> Selection:
+def _whole(directory: str, split: str, documents_each: int) -> Selection:
     cache = TokenCache.open(f"{directory}/{split}")
-    return Selection(split, cache, np.arange(len(cache), dtype=np.int64))
+    return Selection(split, cache, np.arange(len(cache) // documents_each, dtype=np.int64))
 
 
-def _lowest_hashes(cache: TokenCache, held_out: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `held_out` documents with the lowest hashes of their tokens, and the next `most`."""
-    hashes = _hashes(cache)
+def _lowest_hashes(hashes: np.ndarray, held_out: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the `held_out` lowest of `hashes` are, and the next `most`."""
     by_hash = np.argsort(hashes, kind="stable")
     # Equal documents have equal hashes: a copy of a validated one is not trained.
     first = int(np.searchsorted(hashes[by_hash], hashes[by_hash[held_out - 1]], side="right")) if held_out else 0
     return np.sort(by_hash[:first]), np.sort(by_hash[first : first + most])
 
 
-def _hashes(cache: TokenCache) -> np.ndarray:
-    """uint64[documents]: of the token ids of each."""
+def _hashes(cache: TokenCache, documents_each: int) -> np.ndarray:
+    """uint64: of the token ids of each document, or of those that belong together."""
     hashes = np.empty(len(cache), np.uint64)
     for start in range(0, len(cache), _READ_AT_ONCE):
         rows = cache.read(range(start, min(start + _READ_AT_ONCE, len(cache))))
-        digests = [hashlib.blake2b(row.input_ids.tobytes(), digest_size=8).digest() for row in rows]
-        hashes[start : start + len(rows)] = np.frombuffer(b"".join(digests), "<u8")
-    return hashes
+        hashes[start : start + len(rows)] = _hash_each([row.input_ids for row in rows])
+    return hashes if documents_each == 1 else _hash_each(hashes.reshape(-1, documents_each))
+
+
+def _hash_each(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    digests = [hashlib.blake2b(array.tobytes(), digest_size=8).digest() for array in arrays]
+    return np.frombuffer(b"".join(digests), "<u8")

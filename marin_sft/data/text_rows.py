@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain, count
 from typing import Any, BinaryIO
@@ -64,6 +65,13 @@ def json_line_rows(stream: Iterable[bytes]) -> Iterator[RawRow]:
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if line.strip():
             yield number, line
+
+
+def count_json_lines(stream: Iterable[bytes]) -> int:
+    """How many rows `json_line_rows` gives, for a fraction of its time."""
+    lines = iter(stream)
+    first = next(lines, b"").removeprefix(codecs.BOM_UTF8)
+    return bool(first.strip()) + Counter(map(bytes.isspace, lines))[False]
 
 
 def json_rows(stream: BinaryIO) -> Iterator[RawRow]:

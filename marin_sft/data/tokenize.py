@@ -2,9 +2,12 @@
 
 {output_path}/train/        a token cache, see token_cache.py
 {output_path}/validation/   the same, when there are validation paths
-{output_path}/stats.json    per split: rows, documents, tokens, trained tokens, dropped rows by reason
+{output_path}/stats.json    per split: rows, documents, tokens, trained tokens, dropped rows by reason; of pairs their
+                            number and "kind": "pairs"
 {output_path}/metrics.json  the totals
 {output_path}/dropped.jsonl the first few dropped rows of each reason, when there are any
+
+A preference pair is two documents, chosen and then rejected; a tokenization holds pairs only, or none.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from marin_sft.data.files import write_json
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.messages import check_dropped, examples_of
 from marin_sft.data.rows import SourceRow, count_rows, find_files
-from marin_sft.errors import ConfigError
+from marin_sft.errors import ConfigError, DataError
 from marin_sft.execution.step import step_fn, this_output_path
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from marin_sft.data.token_cache import Shard
 
 TRAIN, VALIDATION = "train", "validation"
+PAIRS = "pairs"
+"""The `kind` of a split of preference pairs. One of documents names none."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class _Block:
 @dataclass(frozen=True)
 class _Result:
     shard: Shard
+    pairs: int
     dropped: Dropped
 
 
@@ -91,7 +97,8 @@ def tokenize(config: TokenizeConfig) -> None:
 
     Raises:
         ConfigError: no usable tokenizer or chat template.
-        DataError: unreadable files, no row left, or more than `max_dropped` of a split's rows dropped.
+        DataError: unreadable files, no row left, more than `max_dropped` of a split's rows dropped, or both preference
+            pairs and single documents.
     """
     from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
 
@@ -104,6 +111,7 @@ def tokenize(config: TokenizeConfig) -> None:
         if paths:
             stats[split], lost = _tokenize_split(config, contents, split, paths)
             dropped.append(lost)
+    _check_one_kind({split: stats[split] for split in (TRAIN, VALIDATION) if split in stats})
     write_json(f"{config.output_path}/stats.json", stats)
     write_dropped(config.output_path, dropped)
     write_json(f"{config.output_path}/metrics.json", _totals([stats[s] for s in (TRAIN, VALIDATION) if s in stats]))
@@ -112,6 +120,18 @@ def tokenize(config: TokenizeConfig) -> None:
 def _totals(splits: list[dict[str, Any]]) -> dict[str, int]:
     totals = {key: sum(split[key] for split in splits) for key in ("documents", "tokens", "trained_tokens")}
     return {**totals, "dropped": sum(sum(split["dropped"].values()) for split in splits)}
+
+
+def _check_one_kind(splits: dict[str, Any]) -> None:
+    """Raises DataError when there are pairs and other documents."""
+    pairs = {split: about.get("pairs", 0) for split, about in splits.items()}
+    single = {split: about["documents"] - 2 * pairs[split] for split, about in splits.items()}
+    if any(pairs.values()) and any(single.values()):
+        raise DataError(
+            f"the rows hold preference pairs {pairs} and single documents {single}; expected one kind: tokenize them "
+            "as two data sets, or name the shape of those to keep in the format, as in shape='preference', and let "
+            "max_dropped allow for the others"
+        )
 
 
 def _tokenize_split(
@@ -139,6 +159,8 @@ def _tokenize_split(
         "trained_tokens": int(cache.trained.sum()),
         "dropped": dict(dropped.counts),
     }
+    if pairs := sum(result.pairs for result in results):
+        stats |= {"kind": PAIRS, "pairs": pairs}
     progress.report(rows, rows, f"{split} rows", tokens=stats["tokens"], dropped=dropped.counts.total())
     for sample in dropped.samples:
         sample["split"] = split
@@ -158,20 +180,24 @@ def _nothing_old_collected() -> Iterator[None]:
 @_nothing_old_collected()
 def _tokenize_block(block: _Block) -> _Result:
     """Tokenize the rows of `block` and write them as one shard."""
-    from marin_sft.data.encode import EXAMPLES_AT_ONCE, Encoder
+    from marin_sft.data.encode import EXAMPLES_AT_ONCE, Encoder, PreferenceRow
     from marin_sft.data.token_cache import write_shard
 
     # A block is the work of one core; others are at work on other blocks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoder = Encoder(_tokenizer(block.config.tokenizer, block.contents), block.config.format)
     kept: list[TokenRow] = []
+    pairs = 0
     dropped = Dropped()
     last_dropped = 0
     # The encoder reads ahead.
     read, ahead = itertools.tee(_examples(rows_of(block.spans), block.config.format))
-    encoded = map(_single, encoder.encode(example for _, _, example in ahead))
+    encoded = encoder.encode(example for _, _, example in ahead)
     for (number, source, _), row in zip(read, encoded, strict=True):
-        if not isinstance(row, BadRow):
+        if isinstance(row, PreferenceRow):
+            kept += (row.chosen, row.rejected)  # both in this shard
+            pairs += 1
+        elif not isinstance(row, BadRow):
             kept.append(row)
         elif number != last_dropped:  # of several bad examples in a row, the first is told
             dropped.add(source, row)
@@ -179,7 +205,7 @@ def _tokenize_block(block: _Block) -> _Result:
         if number % EXAMPLES_AT_ONCE == 0:
             # Heard when the blocks are tokenized in the step's own process.
             progress.report(block.first + number, block.total, "rows")
-    return _Result(write_shard(block.directory, block.index, kept), dropped)
+    return _Result(write_shard(block.directory, block.index, kept), pairs, dropped)
 
 
 _LOADED: dict[str, PreTrainedTokenizerFast] = {}
@@ -211,11 +237,3 @@ def _examples(
                 yield number, source, example
         except BadRow as bad:
             yield number, source, bad
-
-
-def _single(encoded: Any) -> TokenRow | BadRow:
-    from marin_sft.data.encode import PreferenceRow
-
-    if isinstance(encoded, PreferenceRow):
-        return BadRow("preference_row", "the row holds a better and a worse answer; expected one document to train on")
-    return encoded

@@ -1,8 +1,10 @@
 """Where in a rendered dialogue each assistant turn stands, found without the template's help.
 
-The dialogue is rendered a second time with marks in the text of the assistant's turns: single characters of a private
-plane, one per turn. Where taking the marks out gives back the first rendering, they stand exactly where the turns do.
-From there a turn reaches back to the end of the generation prompt and forward to the end of its end-of-turn token.
+Mostly each generation prompt in the text is followed by what the next assistant turn says, and that by an end-of-turn
+token. Any other dialogue is rendered a second time with marks in the text of the assistant's turns: single characters
+of a private plane, one per turn. Where taking the marks out gives back the first rendering, they stand exactly where
+the turns do. From there a turn reaches back to the end of the generation prompt and forward to the end of its
+end-of-turn token.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from marin_sft.data.reasoning import CLOSE, KEYS, OPEN
 
 _PLANE = 0xF0000
 _SPACES = re.compile(r"\s*")
-_MARK = re.compile(f"[{chr(_PLANE)}-{chr(_PLANE + 0xFFFD)}]")
+_MARK = re.compile(f"([{chr(_PLANE)}-{chr(_PLANE + 0xFFFD)}])")
 
 
 class Chat(Protocol):
@@ -51,7 +53,7 @@ def find_turns(chat: Chat, text: str) -> list[Turn]:
     Raises:
         BadRow: `unverified_mask`.
     """
-    if _MARK.search(text):
+    if _holds_marks(text):
         raise BadRow("unverified_mask", "the dialogue has characters of the private plane U+F0000, used to find turns")
     answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
     marked = [_marked(message, i) for i, message in enumerate(chat.messages)]
@@ -75,13 +77,39 @@ def spans_of_turns(chat: Chat, text: str, header: str) -> dict[int, Range]:
 
     `header` is the generation prompt up to the reasoning that it may open; empty where the template has none.
     """
-    # What opens a turn closes none.
-    closer = _any_of(frozenset(token for token in chat.special if token not in header))
+    closer = _closer(chat.special, header)
+    if plain := _spans_of_plain_turns(chat, text, header, closer):
+        return plain
     spans: dict[int, Range] = {}
     behind = 0
     for turn in find_turns(chat, text):
         spans[turn.index] = (_start(chat, text, turn, header, behind), _end(chat, text, turn, closer))
         behind = spans[turn.index][1]
+    return spans
+
+
+def _spans_of_plain_turns(chat: Chat, text: str, header: str, closer: re.Pattern[str]) -> dict[int, Range] | None:
+    """`spans_of_turns` of the usual dialogue, without a second rendering; None for any other.
+
+    No message holds the generation prompt, so that it stands in `text` only where the template put it: once for each
+    assistant turn, with what the turn says right behind it, and then a token that closes a turn.
+    """
+    answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+    if not header or text.count(header) != len(answers) or _holds_marks(text):
+        return None
+    if any(len(message) > 2 or header in message["content"] for message in chat.messages):
+        return None
+    spans: dict[int, Range] = {}
+    end = 0
+    for index in answers:
+        said = chat.messages[index]["content"].strip()
+        found = text.find(header, end)
+        start = found + len(header)
+        closed = closer.match(text, start + len(said))
+        if found < 0 or not said or not closed or CLOSE in said or not text.startswith(said, start):
+            return None
+        end = closed.end()
+        spans[index] = (start, end)
     return spans
 
 
@@ -197,15 +225,26 @@ def _marked_leaves(value: Any, mark: str) -> Any:
 
 def _mark_places(marked: str, text: str) -> dict[int, list[int]]:
     """Where in `text` the marks of each message stand."""
-    pieces = _MARK.split(marked)
+    split = _MARK.split(marked)  # a piece of text, a mark, a piece of text and so on
+    pieces, marks = split[::2], split[1::2]
     if "".join(pieces) != text:
         raise BadRow("unverified_mask", f"marks in the assistant's turns change what is rendered. {_ADVICE}")
     places: dict[int, list[int]] = {}
     done = 0
-    for piece, match in zip(pieces, _MARK.finditer(marked), strict=False):
+    for piece, mark in zip(pieces, marks, strict=False):
         done += len(piece)
-        places.setdefault(ord(match.group()) - _PLANE, []).append(done)
+        places.setdefault(ord(mark) - _PLANE, []).append(done)
     return places
+
+
+def _holds_marks(text: str) -> bool:
+    return not text.isascii() and _MARK.search(text) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _closer(special: frozenset[str], header: str) -> re.Pattern[str]:
+    """The tokens that may close a turn after `header`: what opens one closes none."""
+    return _any_of(frozenset(token for token in special if token not in header))
 
 
 @functools.lru_cache(maxsize=64)

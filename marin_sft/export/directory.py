@@ -12,6 +12,7 @@ The same weights and config give the same bytes.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from marin_sft.data.download import PROVENANCE
 from marin_sft.errors import ExportError
-from marin_sft.export import serving
+from marin_sft.export import serving, tokenizer_files
 from marin_sft.export.hf_config import DTYPES, HfExport
 from marin_sft.export.model_card import model_card
 from marin_sft.export.verify import verify, verify_upload
@@ -96,13 +97,15 @@ def write_export(
         hf_directory.write_json(local, "config.json", config)
         hf_directory.write_json(local, "generation_config.json", generation)
         hf_directory.write_tensors(local, cast, export.max_shard_bytes)
-        hf_directory.save_tokenizer(local, tokenizer)
+        tokenizer_files.save(local, tokenizer)
         with open(os.path.join(local, "README.md"), "w", encoding="utf-8") as file:
             file.write(model_card(export, origin, dtype, metrics, path))
         tokenizer.chat_template = trained_template
         verify(local, cast, config, generation, tokenizer, export.chat_template_kwargs)
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(local) if entry.is_file()}
     verify_upload(path, sizes)
+    for limit in tokenizer_files.limits(tokenizer, config["model_type"]):
+        print(f"{path}: {limit}", file=sys.stderr)
 
 
 def _dtype_of(config: dict[str, Any]) -> str:

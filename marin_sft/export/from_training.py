@@ -12,10 +12,10 @@ from marin_sft.data.tokenize import TokenizeConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.export.card_config import CardConfig
-from marin_sft.training.sft_config import SFTConfig
+from marin_sft.training.train_config import TrainConfig
 
 
-def export_fields(title: str, trained: str, config: SFTConfig) -> dict[str, Any]:
+def export_fields(title: str, trained: str, config: TrainConfig) -> dict[str, Any]:
     """The fields of an `HfExport` that follow from the config of the training step named `trained`.
 
     Raises:
@@ -31,6 +31,7 @@ def export_fields(title: str, trained: str, config: SFTConfig) -> dict[str, Any]
         "chat_template_kwargs": dict(format.chat_template_kwargs),
         "card": CardConfig(
             title=title,
+            method=type(config).__name__.removesuffix("Config"),
             datasets=_datasets_of(_trained_on(config)),
             mixture=config.mixture,
             hyperparameters=_hyperparameters(config),
@@ -38,7 +39,7 @@ def export_fields(title: str, trained: str, config: SFTConfig) -> dict[str, Any]
     }
 
 
-def _tokenization_of(trained: str, config: SFTConfig) -> TokenizeConfig:
+def _tokenization_of(trained: str, config: TrainConfig) -> TokenizeConfig:
     """How the data of a training step was tokenized; the same for all its chat components."""
     found = [_config_of(source) for source in _trained_on(config)]
     made = [tokens for tokens in found if isinstance(tokens, TokenizeConfig)]
@@ -57,7 +58,7 @@ def _tokenization_of(trained: str, config: SFTConfig) -> TokenizeConfig:
     return (chats or made)[0]
 
 
-def _trained_on(config: SFTConfig) -> list[Any]:
+def _trained_on(config: TrainConfig) -> list[Any]:
     """The tokenize steps of the components trained on; others are there for validation."""
     data = getattr(_config_of(config.mixture), "data", None)
     names = sorted(config.tokenized) if data is None else data.training
@@ -81,10 +82,12 @@ def _datasets_of(value: Any) -> tuple[str, ...]:
     return tuple(sorted({id for part in parts for id in _datasets_of(part)}))
 
 
-def _hyperparameters(config: SFTConfig) -> dict[str, Any]:
+def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
     """The plain values of a training config that can change its result, but for those that are off."""
     counted = [field for field in fields(config) if not field.metadata.get("execution_only")]
     values = {
         field.name: getattr(config, field.name) for field in counted if field.name not in ("base_model", "mixture")
     }
+    if config.lora is not None:
+        values |= {f"lora_{name}": value for name, value in vars(config.lora).items() if value}
     return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}

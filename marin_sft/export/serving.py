@@ -18,6 +18,9 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Of GenerationConfig, but of the architecture too.
 _SHARED_FIELDS = {"bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "output_attentions"}
 _SHARED_FIELDS |= {"output_hidden_states", "transformers_version"}
+# Models with rope fields for each kind of layer in transformers 5, and the theta of sliding layers where config.json
+# has no `rope_local_base_freq`; None: that of the others. (Of the older fields transformers 5 takes another one.)
+_LOCAL_THETAS = {"gemma3_text": 10_000.0, "olmo3": None}
 
 
 def model_config(
@@ -57,10 +60,12 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = scaling.pop("rope_type", None) or scaling.get("type", "default")
     scaling.pop("type", None)
     parameters = {"rope_type": kind, **scaling, "rope_theta": theta}
-    legacy = {} if kind == "default" else {"rope_scaling": {"rope_type": kind, **scaling}}
-    fields = {"rope_theta": theta, "rope_scaling": None, **legacy}
-    # Gemma 3 has a theta for each kind of layer: transformers 5 makes its nested form of the older fields alone.
-    return fields if "rope_local_base_freq" in config else {**fields, "rope_parameters": parameters}
+    legacy = None if kind == "default" else {"rope_type": kind, **scaling}
+    if config["model_type"] in _LOCAL_THETAS:
+        local = config.get("rope_local_base_freq", _LOCAL_THETAS[config["model_type"]] or theta)
+        sliding = {"rope_type": "default", "rope_theta": local}
+        parameters = {"full_attention": parameters, "sliding_attention": sliding}
+    return {"rope_theta": theta, "rope_scaling": legacy, "rope_parameters": parameters}
 
 
 def generation_config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,11 +57,16 @@ class Mistral(LlamaConfig):
         return dataclasses.replace(super().attention_config(), sliding_window=self.sliding_window)
 
 
-def levanter_config(config: Mapping[str, Any], gradient_checkpointing: bool = False) -> Any:
+def levanter_config(
+    config: Mapping[str, Any], gradient_checkpointing: bool | str = False, attention_backend: str | None = None
+) -> Any:
     """Levanter's model config for the fields of a `config.json` (see `hf_directory.read_config`).
 
+    gradient_checkpointing, attention_backend: see `TrainConfig`.
+
     Raises:
-        TrainingError: for an architecture that we do not train as transformers would run it.
+        TrainingError: for an architecture that we do not train as transformers would run it, or an attention backend
+            that does not run here.
     """
     from transformers import AutoConfig
 
@@ -72,7 +78,7 @@ def levanter_config(config: Mapping[str, Any], gradient_checkpointing: bool = Fa
     levanter = getattr(importlib.import_module(module), name).from_hf_config(hf_config)
     changes: dict[str, Any] = {
         "gradient_checkpointing": gradient_checkpointing,
-        "attn_backend": _attention_backend(levanter),
+        "attn_backend": _attention_backend(levanter, attention_backend),
         "head_dim": getattr(hf_config, "head_dim", None),
         "use_flash_attention": None,  # attn_backend says it
         "layer_types": tuple(getattr(hf_config, "layer_types", None) or ()),  # a list could not be hashed
@@ -111,11 +117,27 @@ def _activation(name: str) -> ActivationFunctionEnum:
         raise TrainingError(f"config.json: hidden_act {name!r}: expected one of {known}") from error
 
 
-def _attention_backend(levanter: Any) -> AttentionBackend | None:
-    """None: the accelerator's own."""
-    if jax.default_backend() == "cpu":
+def _attention_backend(levanter: Any, name: str | None) -> AttentionBackend | None:
+    """None: the accelerator's own, or Levanter's flash attention where that cannot do it."""
+    platform, windowed = jax.default_backend(), getattr(levanter, "sliding_window", None) is not None
+    if name is not None:
+        _require_backend(name, platform, windowed)
+        return AttentionBackend(name)
+    if platform == "cpu":
         return AttentionBackend.VANILLA  # flash attention pays on accelerators only
-    windowed = getattr(levanter, "sliding_window", None) is not None
-    if jax.default_backend() == "gpu" and windowed:
+    if platform == "gpu" and windowed:
         return AttentionBackend.JAX_FLASH  # the GPU's fused kernel would leave the window out
     return None
+
+
+def _require_backend(name: str, platform: str, windowed: bool) -> None:
+    needs = {AttentionBackend.SPLASH: "tpu", AttentionBackend.NVTE: "gpu"}.get(AttentionBackend(name))
+    asked = f"attention_backend = {name!r}"
+    if needs not in (None, platform):
+        raise TrainingError(f"{asked}: runs on {needs} only, and the devices here are {platform}; leave it out")
+    if needs == "gpu" and importlib.util.find_spec("transformer_engine") is None:
+        raise TrainingError(f"{asked}: needs the package transformer_engine; install it, or take 'jax_flash'")
+    if platform == "gpu" and windowed and name in (AttentionBackend.NVTE, AttentionBackend.DEFAULT):
+        raise TrainingError(
+            f"{asked}: would leave out the sliding window that this model has; take 'jax_flash', or leave it out"
+        )

@@ -18,14 +18,15 @@ class Completions(NamedTuple):
     """float32[pairs, 2] each, chosen and rejected, in nats, summed over the completion's tokens.
 
     `logps`; `tails`, the part of it beyond the length of the pair's shorter completion; `entropies` and
-    `log_sum_squares` as in `TokenLogps`. `lengths` int32: tokens. A pair that only fills the batch up has none.
+    `log_sum_squares` as in `TokenLogps`, where asked for. `lengths` int32: tokens. A pair that only fills the batch up
+    has none.
     """
 
     logps: jax.Array
     tails: jax.Array
-    entropies: jax.Array
-    log_sum_squares: jax.Array
     lengths: jax.Array
+    entropies: jax.Array | None
+    log_sum_squares: jax.Array | None
 
     @property
     def valid(self) -> jax.Array:
@@ -61,18 +62,28 @@ def _tails(batch: PairBatch) -> np.ndarray:
     return tails
 
 
-def completions(model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array | None = None) -> Completions:
+def completions(
+    model: Any,
+    batch: Mapping[str, hax.NamedArray],
+    key: jax.Array | None = None,
+    *,
+    entropy: bool = False,
+    log_sum_squares: bool = False,
+) -> Completions:
     """Both completions of every pair of one micro-batch, in one forward pass."""
     names = ("tokens", "segment_ids", "position_ids", "completion")
     rows = PairRows(**{name: batch[name] for name in names}, branch=batch.get("branch"))
     lengths = batch["lengths"].array
-    found = token_logps(model, rows, key)
+    found = token_logps(model, rows, key, entropy=entropy, log_sum_squares=log_sum_squares)
 
     def sums(values: jax.Array) -> jax.Array:
         return sums_by_completion(values, rows.completion, len(lengths)).reshape(-1, 2)
 
     tail = batch["tail"].rearrange(rows.completion.axes).array
-    beyond = jnp.where(tail > 0, found.logp, 0.0)
     return Completions(
-        sums(found.logp), sums(beyond), sums(found.entropy), sums(found.log_sum_squares), lengths.reshape(-1, 2)
+        sums(found.logp),
+        sums(jnp.where(tail > 0, found.logp, 0.0)),
+        lengths.reshape(-1, 2),
+        None if found.entropy is None else sums(found.entropy),
+        None if found.log_sum_squares is None else sums(found.log_sum_squares),
     )

@@ -7,10 +7,35 @@ from dataclasses import dataclass
 from marin_sft.execution.step import execution_only, this_output_path
 from marin_sft.training.checks import require, unresolved
 from marin_sft.training.dpo_loss_types import check_ld_alpha, check_loss_options, loss_weights_of
-from marin_sft.training.train_config import PRECISIONS, TrainConfig
+from marin_sft.training.precision import check_precision
+from marin_sft.training.train_config import TrainConfig
 
 NO_REFERENCE = ("sft", "simpo")
 """Losses that do not look at a reference."""
+
+
+PAIR_FIELDS = (
+    "reference_free",
+    "ref_model_sync_steps",
+    "ref_model_mixup_alpha",
+    "loss_type",
+    "beta",
+    "label_smoothing",
+    "f_divergence_type",
+    "f_alpha_divergence_coef",
+    "discopop_tau",
+    "simpo_gamma",
+    "ld_alpha",
+    "use_weighting",
+    "share_prefix",
+)
+"""The fields of `DPOConfig` that are about pairs and are no path."""
+
+
+def needs_reference(loss_type: str | dict[str, float], reference_free: bool) -> bool:
+    """Whether a training with such losses compares with a reference model."""
+    names = {name for name, weight in loss_weights_of(loss_type).items() if weight}
+    return not reference_free and not names <= set(NO_REFERENCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +54,7 @@ class ReferenceConfig:
 
     def __post_init__(self) -> None:
         if not unresolved(self):
-            require(self, "precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+            check_precision(self)
             require(self, "batch_size", self.batch_size >= 1, "at least 1")
 
 
@@ -90,7 +115,7 @@ class DPOConfig(TrainConfig):
         given = [name for name in ("reference_logprobs", "reference_model") if getattr(self, name) is not None]
         if self.reference_free:
             require(self, "reference_free", not given, f"False beside {' and '.join(given)}")
-        elif not set(names) <= set(NO_REFERENCE):
+        elif needs_reference(self.loss_type, self.reference_free):
             one = "exactly one of reference_logprobs and reference_model, or reference_free=True"
             require(self, given[0] if given else "reference_logprobs", len(given) == 1, one)
         synced = self.ref_model_sync_steps

@@ -10,7 +10,9 @@ import haliax as hax
 import numpy as np
 
 from marin_sft.data.batches import validation_components
+from marin_sft.data.mixture import read_mixture
 from marin_sft.data.pair_batches import PairValidation
+from marin_sft.data.tokenize import VALIDATION
 from marin_sft.training import levanter_trainer
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.objective import Layout
@@ -34,9 +36,11 @@ class DPOValidation:
             )
             for name in names
         }
+        about = read_mixture(config.mixture)["components"]
+        self._pairs = {name: about[name][VALIDATION]["pairs"] for name in names}
         self._references = {
-            name: References(config.reference_logprobs, {name: pairs.pairs}, "validation")
-            for name, pairs in self._sets.items()
+            name: References(config.reference_logprobs, config.mixture, batches.components, VALIDATION)
+            for name, batches in self._sets.items()
             if config.reference_logprobs
         }
 
@@ -61,16 +65,15 @@ class DPOValidation:
         """Figures by name, under `eval/`: means over all pairs, and under `eval/{component}/` over those of each, where
         there are several. To be called within the trainer's context."""
         found = {name: self._of_component(name, state) for name in self._sets}
-        pairs = {name: batches.pairs for name, batches in self._sets.items()}
-        total, names = sum(pairs.values()), next(iter(found.values()))
-        means = {f"eval/{key}": sum(found[name][key] * pairs[name] for name in found) / total for key in names}
+        total, keys = sum(self._pairs.values()), next(iter(found.values()))
+        means = {f"eval/{key}": sum(found[name][key] * self._pairs[name] for name in found) / total for key in keys}
         if len(found) == 1:
             return means
-        return means | {
-            f"eval/{name}/{key}": value for name, figures in found.items() for key, value in figures.items()
-        }
+        of_each = {f"eval/{name}/{key}": value for name, some in found.items() for key, value in some.items()}
+        return means | of_each
 
     def _of_component(self, name: str, state: Any) -> dict[str, float]:
+        """Means over batches, weighted by their pairs."""
         sums: dict[str, float] = {}
         for batch in self._sets[name]:
             arrays = pair_arrays(batch, self._references.get(name))
@@ -78,4 +81,4 @@ class DPOValidation:
             figures = self._figures(state, levanter_trainer.to_devices(self._trainer, arrays))
             for key, value in figures.items():
                 sums[key] = sums.get(key, 0.0) + float(np.asarray(value)) * pairs
-        return {key: value / self._sets[name].pairs for key, value in sums.items()}
+        return {key: value / self._pairs[name] for key, value in sums.items()}

@@ -8,7 +8,7 @@ tensors they do not know (the biases of a Llama with `attention_bias`). So the t
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -25,9 +25,14 @@ from haliax.state_dict import (
 
 from marin_sft.errors import TrainingError
 from marin_sft.training import hf_directory
+from marin_sft.training.adapted_weights import starting_tensors
 from marin_sft.training.architectures import levanter_config
+from marin_sft.training.lora import with_adapters
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.model_check import check_model
 from marin_sft.training.models import LlamaConfig
+from marin_sft.training.peft_directory import resolved
+from marin_sft.training.reinit import token_ids, with_new_rows
 
 
 def random_model(config: Mapping[str, Any], seed: int) -> Any:
@@ -42,26 +47,39 @@ def load_model(
     *,
     dtype: Any = jnp.float32,
     axis_mapping: Any = None,
-    gradient_checkpointing: bool = False,
+    gradient_checkpointing: bool | str = False,
+    attention_backend: str | None = None,
+    reinit_tokens: Sequence[str] = (),
     expected: LlamaConfig | None = None,
+    lora: LoraConfig | None = None,
+    seed: int = 0,
 ) -> Any:
     """The model of a Hugging Face directory, its floating-point weights as `dtype`, laid out by `axis_mapping`.
 
+    `reinit_tokens`: tokens whose embeddings are made anew with `seed`, see `reinit`.
+    `lora`: an adapter to put into it, in float32: that of its `adapter_path`, or a new one made with `seed`.
+
     Raises:
-        TrainingError: when a tensor is missing, left over, or of another shape than config.json says; or when
-            config.json does not say what is `expected`.
+        TrainingError: when a tensor is missing, left over, or of another shape than config.json says; when config.json
+            does not say what is `expected`; or when `lora` does not fit the model.
     """
     with hf_directory.reading(path) as local:
         config = hf_directory.read_config(local)
         if expected is not None:
             check_model(expected, config, path)
         tensors = hf_directory.read_tensors(local)
-    levanter = levanter_config(config, gradient_checkpointing)
+        if reinit_tokens:
+            tensors = with_new_rows(tensors, token_ids(local, reinit_tokens), seed)
+    levanter = levanter_config(config, gradient_checkpointing, attention_backend)
     template = eqx.filter_eval_shape(levanter.build, hax.Axis("vocab", config["vocab_size"]), key=jax.random.PRNGKey(0))
     if levanter.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)  # some writers keep a copy of the tied matrix
     _check_tensors(path, tensors, state_shapes(template))
     cast = {name: np.asarray(tensor, dtype) for name, tensor in tensors.items()}
+    if lora is not None:
+        lora = resolved(lora)
+        template, layers = with_adapters(template, lora)
+        cast.update(starting_tensors(lora, layers, tensors, seed))
     place = hax.named_jit(from_torch_compatible_state_dict, out_axis_resources=axis_mapping)
     return place(template, cast)
 
@@ -87,8 +105,8 @@ def state_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def model_tensors(model: Any) -> dict[str, np.ndarray]:
-    """The weights by Hugging Face tensor name, on the host."""
-    return {name: np.asarray(tensor) for name, tensor in to_torch_compatible_state_dict(model).items()}
+    """The weights by Hugging Face tensor name, on the host, in float32."""
+    return {name: np.asarray(tensor, np.float32) for name, tensor in to_torch_compatible_state_dict(model).items()}
 
 
 @eqx.filter_jit

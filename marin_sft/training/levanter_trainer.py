@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
+import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
@@ -16,22 +17,30 @@ import numpy as np
 import optax
 from levanter.tracker import NoopConfig
 from levanter.trainer import Trainer, TrainerConfig
+from levanter.trainer_state import saveable_training_mask
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.loss import BATCH, POSITION
+from marin_sft.training.mesh import levanter_mesh
 from marin_sft.training.objective import Layout
+from marin_sft.training.precision import policy
 
 MICRO = "micro_batch"
 
-POLICIES = {"fp32": "p=f32,c=f32,o=f32", "bf16": "p=f32,c=bf16,o=f32"}
 
+def trainer_config(*, precision: str, seed: int, mesh: Any = None) -> TrainerConfig:
+    """Levanter's settings for the devices that there are: mesh, number types, nothing of its own loop.
 
-def trainer_config(*, precision: str, seed: int) -> TrainerConfig:
-    """Levanter's settings for the devices that there are: mesh, number types, nothing of its own loop."""
+    `mesh`: see `mesh.mesh_config`; None: each device has different rows, and a slice of the weights.
+
+    Raises:
+        TrainingError: when the mesh does not fit the devices.
+    """
     return TrainerConfig(
         id="train",
         seed=seed,
-        mp=jmp.get_policy(POLICIES[precision]),
+        mp=jmp.get_policy(policy(precision)),
+        mesh=levanter_mesh(mesh),
         tracker=NoopConfig(),
         require_accelerator=False,
         load_checkpoint=False,
@@ -63,12 +72,13 @@ def layout(config: TrainerConfig, batch_size: int, per_device_parallelism: int) 
     return Layout(devices, batch_size // micro_batch)
 
 
-def initial_state(trainer: Trainer, model: Any, seed: int, reference: Any = None) -> Any:
+def initial_state(trainer: Trainer, model: Any, seed: int, reference: Any = None, trainable: Any = True) -> Any:
     """The train state before step 0. `model` is donated: do not use it afterwards.
 
-    `reference`: a `ModelAveraging` to update with each step, see `Objective.reference`.
+    `reference`: a `ModelAveraging` to update with each step, see `Objective.reference`. `trainable`: True, or a tree
+    like `model` that says it of each array; the others are held in the type that is computed with, and not saved.
     """
-    state = trainer.initial_state(jax.random.PRNGKey(seed), model=model)
+    state = trainer.initial_state(jax.random.PRNGKey(seed), model=model, is_trainable=trainable)
     return dataclasses.replace(state, model_averaging=reference)
 
 
@@ -104,7 +114,11 @@ def to_devices(
         micro = hax.Axis(MICRO, array.shape[0])
         if array.ndim == 2:
             return _placed(trainer, array, (micro, hax.Axis(name, array.shape[1])), 0)
-        rows = array.shape[1]
+        rows, (sequence, length) = array.shape[1], (trainer.device_mesh.shape["context"], array.shape[2])
+        if length % sequence:
+            raise TrainingError(
+                f"mesh: sequence = {sequence} does not divide rows of {length} tokens; expected a divisor"
+            )
         axes = (micro, hax.Axis(BATCH, rows * parts), hax.Axis(POSITION, array.shape[2]))
         return _placed(trainer, array, axes, part * rows)
 
@@ -125,17 +139,19 @@ def _sharding(trainer: Trainer, axes: tuple[hax.Axis, ...]) -> jax.sharding.Name
 
 
 def save_state(path: str, state: Any, step: int) -> None:
-    """Write the whole train state to directory `path`."""
+    """Write the train state, but for weights that are not trained, to directory `path`."""
     levanter.checkpoint.save_checkpoint(state.saveable_state, step, path)
 
 
 def load_state(path: str, like: Any, trainer: Trainer) -> Any:
-    """The train state saved at `path`, with the structure and layout of `like`, whose arrays are freed first.
+    """The train state saved at `path`, with the structure and layout of `like`, whose arrays are freed first, but for
+    weights that are not trained: these stay.
 
     Raises:
         TrainingError: when anything of it is missing, unreadable, or of another shape or type.
     """
-    shapes = _release(like)
+    saved, kept = eqx.partition(like, saveable_training_mask(like, like.is_trainable))
+    shapes = _release(saved)
     advice = "delete this checkpoint directory to go on from an older one, or start over with --force_run"
     # It warns of each field that is None in the exemplar, one line per field.
     logging.getLogger("levanter.tensorstore_serialization").setLevel(logging.ERROR)
@@ -151,7 +167,7 @@ def load_state(path: str, like: Any, trainer: Trainer) -> Any:
                 f"cannot restore the train state at {path}: got an array of {got.dtype}{list(got.shape)}, "
                 f"expected {expected.dtype}{list(expected.shape)}; {advice}"
             )
-    return state
+    return eqx.combine(state, kept)
 
 
 def _release(state: Any) -> Any:

@@ -6,6 +6,7 @@ however the batch is cut into micro-batches and over devices.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import equinox as eqx
@@ -14,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marin_sft.errors import TrainingError
 from marin_sft.training.levanter_model import logit_soft_cap
+from marin_sft.training.neftune import with_noise
 
 BATCH, POSITION = "batch", "position"
 
@@ -59,26 +62,60 @@ def loss_arrays(batch: Batch, trained_tokens: int | None = None) -> dict[str, np
     }
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What the loss of a token has beside its NLL, log Z - z[target], where Z sums the exponentiated logits z.
+
+    z_loss_weight: of log(Z)^2. label_smoothing: e, by which the NLL becomes log Z - (1 - e) z[target] - e mean z.
+    neftune_noise_alpha: of the noise on the embeddings, see `neftune`; None: no noise.
+    """
+
+    z_loss_weight: float = 0.0
+    label_smoothing: float = 0.0
+    neftune_noise_alpha: float | None = None
+
+
 def row_nll(model: Any, batch: LossBatch) -> hax.NamedArray:
     """float32[batch]: as `nll`, for each row by itself. To be called under a jit that knows the devices."""
-    return _nll(model, batch, over=POSITION)
+    return _nll(model, _activations(model, batch, None), batch, over=POSITION)
 
 
-def nll(model: Any, batch: LossBatch, *, z_loss_weight: float = 0.0) -> jax.Array:
+def nll(model: Any, batch: LossBatch, terms: Terms = Terms(), key: jax.Array | None = None) -> jax.Array:
     """Scalar: sum over tokens of weight * -log p(next token), attention kept inside each segment, in float32.
 
-    `z_loss_weight` adds that much of log(Z)^2 to each token's term, Z the sum of the exponentiated logits.
+    `key`: for what is random in training: noise, dropout. None: nothing is.
+
+    Raises:
+        TrainingError: for label smoothing where the model caps its logits.
     """
-    return _nll(model, batch, z_loss_weight).scalar()
+    noisy = model
+    if terms.neftune_noise_alpha is not None and key is not None:
+        key, noise_key = jax.random.split(key)
+        noisy = with_noise(model, batch.segment_ids, terms.neftune_noise_alpha, noise_key)
+    activations = _activations(noisy, batch, key)
+    loss = _nll(model, activations, batch, terms.z_loss_weight).scalar()
+    if terms.label_smoothing:
+        loss += terms.label_smoothing * _smoothing(model, activations, batch)
+    return loss
 
 
-def _nll(model: Any, batch: LossBatch, z_loss_weight: float = 0.0, over: str | None = None) -> hax.NamedArray:
-    """Summed over axis `over`; None: over both."""
+def _activations(model: Any, batch: LossBatch, key: jax.Array | None) -> hax.NamedArray:
     from levanter.layers.attention import AttentionMask
-    from levanter.models.loss import maybe_fused_next_token_loss
 
     mask = AttentionMask.causal().with_segment_ids(batch.segment_ids)
-    activations = model.activations(batch.tokens, attn_mask=mask, pos_ids=batch.position_ids)
+    return model.activations(batch.tokens, attn_mask=mask, pos_ids=batch.position_ids, key=key)
+
+
+def _nll(
+    model: Any,
+    activations: hax.NamedArray,
+    batch: LossBatch,
+    z_loss_weight: float = 0.0,
+    over: str | None = None,
+) -> hax.NamedArray:
+    """Summed over axis `over`; None: over both."""
+    from levanter.models.loss import maybe_fused_next_token_loss
+
     return maybe_fused_next_token_loss(
         batch.tokens.resolve_axis(POSITION),
         model.Embed,
@@ -93,3 +130,20 @@ def _nll(model: Any, batch: LossBatch, z_loss_weight: float = 0.0, over: str | N
         dtype=jnp.float32,
         logit_soft_cap=logit_soft_cap(model),
     )
+
+
+def _smoothing(model: Any, activations: hax.NamedArray, batch: LossBatch) -> jax.Array:
+    """What smoothing of 1 adds to the NLL: sum of weight * (z[target] - mean z).
+
+    Logits are linear in the rows of the head, so neither all logits nor their mean are needed: the mean row will do.
+    """
+    if logit_soft_cap(model) is not None:
+        raise TrainingError(
+            "label_smoothing: this model caps its logits (final_logit_softcapping in config.json), which smoothing "
+            "cannot take into account; expected label_smoothing = 0"
+        )
+    head = model.get_lm_head()
+    targets = hax.roll(batch.tokens, -1, POSITION)
+    rows = head.take(model.Vocab, targets).astype(jnp.float32) - hax.mean(head.astype(jnp.float32), model.Vocab)
+    margins = hax.sum(activations.astype(jnp.float32) * rows, model.Embed)
+    return hax.sum(batch.weight * margins).scalar()

@@ -37,6 +37,8 @@ def check_model(expected: LlamaConfig, config: Mapping[str, Any], path: str) -> 
     known = config.get("model_type") == expected.model_type
     # Fields that the file leaves out have the defaults of its architecture.
     found = AutoConfig.for_model(**config).to_dict() if known else dict(config)
+    if known and found.get("head_dim") is None:  # Qwen 2 has no such field
+        found["head_dim"] = found["hidden_size"] // found["num_attention_heads"]
     differ = [
         f"{ours} = {getattr(expected, ours)!r}, but {theirs} = {found.get(theirs)!r}"
         for ours, theirs in NAMES.items()

@@ -18,6 +18,9 @@ from marin_sft.training.dpo_losses import dpo_loss_parts, implicit_rewards, wpo_
 from marin_sft.training.objective import Figures
 from marin_sft.training.references import References
 
+ROUNDING = 1e-6
+"""Of a completion's log-probability, relative: packed otherwise, it is summed in another order."""
+
 
 def pair_arrays(batch: PairBatch, references: References | None) -> dict[str, np.ndarray]:
     """The arrays of `completions`, and what `PairLoss` needs besides: see `Objective.arrays`."""
@@ -45,16 +48,16 @@ class PairLoss:
         self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array | None, reference: Any
     ) -> tuple[jax.Array, Figures]:
         config = self._config
-        found = completions(model, batch, key)
+        found = completions(model, batch, key, entropy=True, log_sum_squares=config.use_weighting)
         valid, lengths = found.valid, found.lengths
         plain = found.logps
         policy, ref = self._desensitised(plain, found.tails), self._reference(batch, reference, plain)
         pairs, chosen_tokens, rejected_tokens = batch["totals"].array
         logps = {"policy_chosen": policy[:, 0], "policy_rejected": policy[:, 1]}
         of_tokens = {"chosen_lengths": lengths[:, 0], "rejected_lengths": lengths[:, 1]}
-        weights = None
-        if config.use_weighting:
-            squares = found.log_sum_squares
+        weights, squares, entropies = None, found.log_sum_squares, found.entropies
+        assert entropies is not None
+        if squares is not None:
             weights = wpo_weights(
                 **logps, **of_tokens, chosen_log_sum_squares=squares[:, 0], rejected_log_sum_squares=squares[:, 1]
             )
@@ -82,14 +85,16 @@ class PairLoss:
             return jnp.where(valid, jax.lax.stop_gradient(values), 0.0).sum() / pairs
 
         rewards = implicit_rewards(policy, ref, config.beta)
+        # What rounding makes of equal rewards is a tie, which counts as wrong: at the first step all are.
+        ties = config.beta * ROUNDING * (jnp.abs(policy) + jnp.abs(ref)).sum(axis=1)
         figures = {
             "rewards/chosen": mean(rewards[:, 0]),
             "rewards/rejected": mean(rewards[:, 1]),
-            "rewards/accuracies": mean((rewards[:, 0] > rewards[:, 1]).astype(jnp.float32)),
+            "rewards/accuracies": mean((rewards[:, 0] - rewards[:, 1] > ties).astype(jnp.float32)),
             "rewards/margins": mean(rewards[:, 0] - rewards[:, 1]),
             "logps/chosen": mean(policy[:, 0]),
             "logps/rejected": mean(policy[:, 1]),
-            "entropy": found.entropies.sum() / (chosen_tokens + rejected_tokens),
+            "entropy": jax.lax.stop_gradient(entropies).sum() / (chosen_tokens + rejected_tokens),
             "kl": mean((policy - ref).mean(axis=1)),
         }
         if len(parts) > 1:

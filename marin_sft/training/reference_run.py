@@ -33,7 +33,7 @@ def run(config: ReferenceConfig) -> None:
         model = hax.named_jit(trainer.mp.cast_to_compute)(model)
         logps_of = _compiled(trainer)
         for component, splits in sorted(read_mixture(config.mixture)["components"].items()):
-            for split in sorted(splits):
+            for split, counts in sorted(splits.items()):
                 batches = PairValidation(
                     config.mixture,
                     config.tokenized,
@@ -42,7 +42,7 @@ def run(config: ReferenceConfig) -> None:
                     split=split,
                     rows_multiple=settings.data_axis_size,
                 )
-                found = np.empty((batches.pairs, 4), np.float32)
+                found = np.empty((counts["pairs"], 4), np.float32)
                 for done, batch in enumerate(batches, 1):
                     check_tokens(batch.tokens, int(batch.position_ids.max(initial=0)) + 1, limits)
                     numbers = batch.pairs[0, :, 1]

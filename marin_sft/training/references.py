@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
 from marin_sft.data.files import read_array
+from marin_sft.data.mixture import read_mixture
 from marin_sft.errors import DataError
 
 
@@ -15,29 +16,37 @@ def logps_path(output_path: str, component: str, split: str) -> str:
 
 
 class References:
-    """float32[..., 4] of pairs: see `marin_sft.training.reference`. `components`: in the order of `PairBatch.pairs`."""
+    """float32[..., 4] of the pairs of a mixture's split: see `marin_sft.training.reference`.
 
-    def __init__(self, path: str, components: Mapping[str, int], split: str) -> None:
-        """`components`: how many pairs the mixture has of each.
+    `path`: the output of the reference's step. `components`: by their numbers in `PairBatch.pairs`.
 
-        Raises:
-            DataError: another number of pairs: the reference was computed on another mixture.
-        """
-        self._logps = []
-        for name, pairs in components.items():
-            found = read_array(logps_path(path, name, split))
-            if len(found) != pairs:
-                raise DataError(
-                    f"{path}: {len(found)} pairs of {name!r}, expected {pairs}: the reference was computed on another "
-                    "mixture; compute it on the one that is trained on"
-                )
-            self._logps.append(found)
+    Raises:
+        DataError: another number of pairs: the reference was computed on another mixture.
+    """
+
+    def __init__(self, path: str, mixture: str, components: Sequence[str], split: str) -> None:
+        about = read_mixture(mixture)["components"]
+        self._logps = {
+            number: _read(path, name, split, about[name][split]["pairs"])
+            for number, name in enumerate(components)
+            if split in about[name]
+        }
 
     def of(self, pairs: np.ndarray) -> np.ndarray:
         """float32[..., 4] of `pairs` int[..., 2], (component, number) each; 0 where there is none (-1)."""
         flat = pairs.reshape(-1, 2)
         found = np.zeros((len(flat), 4), np.float32)
-        for component, logps in enumerate(self._logps):
-            there = (flat[:, 0] == component) & (flat[:, 1] >= 0)
+        for number, logps in self._logps.items():
+            there = (flat[:, 0] == number) & (flat[:, 1] >= 0)
             found[there] = logps[flat[there, 1]]
         return found.reshape(*pairs.shape[:-1], 4)
+
+
+def _read(path: str, component: str, split: str, pairs: int) -> np.ndarray:
+    logps = read_array(logps_path(path, component, split))
+    if len(logps) != pairs:
+        raise DataError(
+            f"{path}: {len(logps)} pairs of {component!r}, expected {pairs}: the reference was computed on another "
+            "mixture; compute it on the one that is trained on"
+        )
+    return logps

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from marin_sft.errors import TrainingError
-from marin_sft.training.loss import Batch, LossBatch, loss_arrays, nll
+from marin_sft.training.loss import Batch, LossBatch, Terms, loss_arrays, nll
 from marin_sft.training.model_check import Limits, check_tokens, limits_of
 from marin_sft.training.objective import Evaluate, Figures, Layout
 from marin_sft.training.sft_config import SFTConfig
@@ -54,6 +54,7 @@ class SFTObjective:
     ) -> None:
         self._config, self._batches, self._sets, self._layout = config, batches, validation_sets, layout
         self._limits = limits_of(config.base_model)
+        self._terms = Terms(config.z_loss_weight, config.label_smoothing, config.neftune_noise_alpha)
         self.examples_per_epoch = batches.rows_per_epoch
 
     def arrays(self, step: int, part: int, parts: int) -> dict[str, np.ndarray]:
@@ -74,7 +75,7 @@ class SFTObjective:
     def loss(
         self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: Any
     ) -> tuple[jax.Array, Figures]:
-        return nll(model, LossBatch(**batch), z_loss_weight=self._config.z_loss_weight), {}
+        return nll(model, LossBatch(**batch), self._terms, key), {}
 
     def reference(self, trainer: Any) -> None:
         return None

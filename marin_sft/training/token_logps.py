@@ -1,8 +1,8 @@
-"""Log-probabilities of the tokens of packed rows, and of the completions that they make up."""
+"""Log-probabilities of the targets of packed rows, and of the completions that they make up."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import equinox as eqx
 import haliax as hax
@@ -11,10 +11,9 @@ import jax.numpy as jnp
 
 from marin_sft.training.levanter_model import logit_soft_cap
 from marin_sft.training.loss import BATCH, POSITION
+from marin_sft.training.target_logps import Head, TokenLogps, target_logps
 
 KEY_POSITION = "key_position"
-_LOGITS_AT_ONCE = 2**24
-"""Of all rows together; more are computed block by block, and again in the backward pass, to save memory."""
 
 
 class PairRows(eqx.Module):
@@ -30,20 +29,13 @@ class PairRows(eqx.Module):
     branch: hax.NamedArray | None = None
 
 
-class TokenLogps(NamedTuple):
-    """float32[batch, position], nats, of the token after each position, whether it is a target or not.
+def token_logps(
+    model: Any, rows: PairRows, key: jax.Array | None = None, *, entropy: bool = False, log_sum_squares: bool = False
+) -> TokenLogps:
+    """Figures [batch, position], of one forward pass. `entropy`, `log_sum_squares`: see `TokenLogps`.
 
-    `entropy` of the distribution it is drawn from, and `log_sum_squares`, log of the sum of its squared probabilities;
-    both without gradient.
+    Tokens see those before them in their own segment, and of their own or the shared branch.
     """
-
-    logp: jax.Array
-    entropy: jax.Array
-    log_sum_squares: jax.Array
-
-
-def token_logps(model: Any, rows: PairRows, key: jax.Array | None = None) -> TokenLogps:
-    """One forward pass. Tokens see those before them in their own segment, and of their own or the shared branch."""
     from levanter.layers.attention import AttentionMask
 
     mask = AttentionMask.causal().with_segment_ids(rows.segment_ids)
@@ -53,37 +45,29 @@ def token_logps(model: Any, rows: PairRows, key: jax.Array | None = None) -> Tok
     activations = model.activations(rows.tokens, attn_mask=mask, pos_ids=rows.position_ids, key=key)
     if isinstance(activations, tuple):
         activations = activations[0]
-    targets = hax.roll(rows.tokens, -1, POSITION)
-    head = model.get_lm_head()
-    hidden = activations.rearrange((BATCH, POSITION, model.Embed)).array
-    weights = head.rearrange((model.Embed, model.Vocab)).array
-    return _blockwise(hidden, weights, targets.rearrange((BATCH, POSITION)).array, logit_soft_cap(model))
+    batch = rows.tokens.resolve_axis(BATCH)
+    groups = _devices_of(batch)
+
+    def grouped(array: hax.NamedArray, *others: hax.Axis) -> jax.Array:
+        """The rows of each device as one group."""
+        found = array.rearrange((batch, POSITION, *others)).array
+        return found.reshape(groups, -1, *found.shape[2:])
+
+    found = target_logps(
+        grouped(activations, model.Embed),
+        model.get_lm_head().rearrange((model.Embed, model.Vocab)).array,
+        grouped(hax.roll(rows.tokens, -1, POSITION)),
+        grouped(rows.completion >= 0),
+        Head(logit_soft_cap(model), entropy, log_sum_squares),
+    )
+    return TokenLogps(*(None if array is None else array.reshape(batch.size, -1) for array in found))
 
 
-def _blockwise(hidden: jax.Array, weights: jax.Array, targets: jax.Array, soft_cap: float | None) -> TokenLogps:
-    """`hidden` [batch, position, embed], `weights` [embed, vocab], `targets` int[batch, position]."""
-    rows, length, embed = hidden.shape
-    blocks = 1
-    while rows * (length // blocks) * weights.shape[1] > _LOGITS_AT_ONCE and length % (2 * blocks) == 0:
-        blocks *= 2
-    if blocks == 1:
-        return _from_hidden(hidden, weights, targets, soft_cap)
-    in_blocks = hidden.reshape(rows, blocks, length // blocks, embed).swapaxes(0, 1)
-    targets_in_blocks = targets.reshape(rows, blocks, length // blocks).swapaxes(0, 1)
-    again = jax.checkpoint(lambda hidden, targets: _from_hidden(hidden, weights, targets, soft_cap))
-    found = jax.lax.map(lambda block: again(*block), (in_blocks, targets_in_blocks))
-    return TokenLogps(*(array.swapaxes(0, 1).reshape(rows, length) for array in found))
-
-
-def _from_hidden(hidden: jax.Array, weights: jax.Array, targets: jax.Array, soft_cap: float | None) -> TokenLogps:
-    logits = jnp.einsum("bpe,ev->bpv", hidden, weights, preferred_element_type=jnp.float32).astype(jnp.float32)
-    if soft_cap is not None:
-        logits = soft_cap * jnp.tanh(logits / soft_cap)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    logp = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - log_z
-    fixed = jax.lax.stop_gradient(logits - log_z[..., None])
-    probabilities = jnp.exp(fixed)
-    return TokenLogps(logp, -jnp.sum(probabilities * fixed, axis=-1), jnp.log(jnp.sum(probabilities**2, axis=-1)))
+def _devices_of(axis: hax.Axis) -> int:
+    """Over how many of them the axis is spread, by the mapping that holds here."""
+    if hax.partitioning.physical_axis_name(axis) is None:
+        return 1
+    return hax.partitioning.physical_axis_size(axis) or 1
 
 
 def sums_by_completion(values: jax.Array, completion: hax.NamedArray, completions: int) -> jax.Array:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import earlier_attempts, execution_only, omitted_when, this_output_path
-from marin_sft.training.checks import require, unresolved
+from marin_sft.training.checks import require, require_pattern, unresolved
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.mesh import mesh_config
 from marin_sft.training.models import LlamaConfig
+from marin_sft.training.optimizer_specs import check_optimizer
+from marin_sft.training.precision import check_precision
 
 if TYPE_CHECKING:
     from marin_sft.training.exports import Exporter
 
-LR_SCHEDULES = ("constant", "linear", "cosine", "inv_sqrt")
-PRECISIONS = ("fp32", "bf16")
+LR_SCHEDULES = ("constant", "linear", "cosine", "inv_sqrt", "wsd")
+NEVER_DECAY = ("constant", "inv_sqrt")  # of them: those for which `decay` has no meaning
+DEFAULT_MIN_LR_RATIO = 0.1
+# Levanter's and Haliax's names.
+ATTENTION_BACKENDS = ("default", "nvte", "splash", "jax_flash", "vanilla")
+CHECKPOINTING = ("offload", "recompute", "full", "save_all", "nested")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +33,35 @@ class TrainConfig:
     base_model: a Hugging Face directory; its config.json says the architecture.
     train_batch_size: examples per step over all devices. num_train_epochs or num_train_steps: exactly one; an epoch is
     as many examples as the mixture's training components hold.
-    warmup: fraction of the steps over which the rate rises from 0 to `learning_rate`; then `lr_schedule` takes it to
-    `min_lr_ratio * learning_rate`, over the last `decay` (a fraction; None: all) of the steps.
-    Weight decay spares norms and embeddings. max_grad_norm: clipping; None: off.
-    precision: "fp32", or "bf16": float32 weights and optimizer, bfloat16 forward and backward pass.
+
+    warmup: the steps over which the rate rises from 0 to `learning_rate`. decay: the last steps, over which
+    `lr_schedule` takes it to the floor; None: all after the warmup. Both whole numbers of steps, or fractions of them.
+    lr_schedule: "constant"; "linear"; "cosine", half a period of it; "wsd", warmup, stable, decay: as "linear", but
+    decay=None is the last tenth; "inv_sqrt", learning_rate * sqrt(T / (T + steps since the warmup)), T the steps of the
+    warmup or 10,000 without.
+    The floor is `min_lr_ratio * learning_rate`, or `learning_rate_end` where that is given.
+    optimizer, optimizer_options: one of `optimizer_specs.OPTIMIZERS`, and what it can be told by name; see there.
+    epsilon: of the optimizer; None: its own.
+    weight_decay: decoupled, times the rate. weight_decay_parameters: a regular expression for the tensors that decay,
+    see `tensor_names`; None: all but norms, embeddings and biases.
+    max_grad_norm: of the gradient, clipped over all that is trained; None: off.
+    skip_bad_steps: leave the weights as they are in a step whose loss or gradient norm is more than six standard
+    deviations above the mean of so many steps before; None: never.
+    precision: "fp32"; "bf16": float32 weights and optimizer, bfloat16 forward and backward pass; "bf16_full": all of it
+    in bfloat16; or types by name, see `precision`.
+    frozen_parameters: a regular expression for tensors that are never trained, see `tensor_names`. unfreeze: by regular
+    expression, the number of updates after which tensors are trained; it goes before `frozen_parameters`.
+    reinit_tokens: tokens of the base model's tokenizer whose embeddings are made anew before training, see `reinit`.
+    lora: train an adapter in place of the weights, which stay as they are, held in the type that `precision` computes
+    with; None: train all weights.
     hf_exports: writes the model in Hugging Face format while training (`PeriodicExports`); None: not.
 
     Without influence on the result but for rounding: expected_model, the shape that the base model must have, or
     training fails before it starts (None: any); per_device_parallelism, examples of a micro-batch per device (-1: no
-    accumulation); gradient_checkpointing, recompute activations to save memory; how often to log, to checkpoint, and to
-    evaluate on the mixture's validation examples (None: never).
+    accumulation); mesh, how devices share the work, see `mesh.mesh_config` (None: each has different rows, and a slice
+    of the weights); gradient_checkpointing, recompute activations to save memory (True, or one of `CHECKPOINTING`);
+    attention_backend, one of `ATTENTION_BACKENDS` (None: what is best for device and model); how often to log, to
+    checkpoint, and to evaluate on the mixture's validation examples (None: never).
 
     Raises:
         ConfigError: for a value that cannot be used.
@@ -48,22 +75,34 @@ class TrainConfig:
     num_train_epochs: float | None = None
     num_train_steps: int | None = None
     lr_schedule: str = "cosine"
-    warmup: float = 0.03
-    decay: float | None = None
-    min_lr_ratio: float = 0.1
+    warmup: int | float = 0.03
+    decay: int | float | None = None
+    min_lr_ratio: float | None = DEFAULT_MIN_LR_RATIO
+    learning_rate_end: float | None = omitted_when(None, default=None)
+    optimizer: str = omitted_when("adamw", default="adamw")
+    optimizer_options: dict[str, Any] = omitted_when({}, default_factory=dict)
+    epsilon: float | None = omitted_when(None, default=None)
     weight_decay: float = 0.0
+    weight_decay_parameters: str | None = omitted_when(None, default=None)
     beta1: float = 0.9
     beta2: float = 0.95
     max_grad_norm: float | None = 1.0
+    skip_bad_steps: int | None = omitted_when(None, default=None)
     seed: int = 0
     precision: str = "bf16"
+    frozen_parameters: str | None = omitted_when(None, default=None)
+    unfreeze: dict[str, int] = omitted_when({}, default_factory=dict)
+    reinit_tokens: tuple[str, ...] = omitted_when((), default=())
+    lora: LoraConfig | None = omitted_when(None, default=None)
     hf_exports: Exporter | None = omitted_when(None, default=None)
     output_path: str = this_output_path()
 
     expected_model: LlamaConfig | None = execution_only(default=None)
     earlier_attempts: tuple[str, ...] = earlier_attempts()
     per_device_parallelism: int = execution_only(default=-1)
-    gradient_checkpointing: bool = execution_only(default=True)
+    mesh: Any = execution_only(default=None)
+    gradient_checkpointing: bool | str = execution_only(default=True)
+    attention_backend: str | None = execution_only(default=None)
     steps_per_eval: int | None = execution_only(default=None)
     steps_per_checkpoint: int | None = execution_only(default=None)
     minutes_per_checkpoint: float | None = execution_only(default=10.0)
@@ -81,19 +120,74 @@ class TrainConfig:
         require(self, length, getattr(self, length) > 0, "a number above 0")
         require(self, "train_batch_size", self.train_batch_size >= 1, "at least 1")
         require(self, "learning_rate", self.learning_rate > 0, "a number above 0")
-        require(self, "lr_schedule", self.lr_schedule in LR_SCHEDULES, f"one of {', '.join(LR_SCHEDULES)}")
-        require(self, "warmup", 0 <= self.warmup < 1, "a fraction of the steps, from 0 to below 1")
-        require(self, "decay", self.decay is None or 0 < self.decay <= 1, "a fraction of the steps, above 0, or None")
-        decays = self.decay is None or self.lr_schedule != "constant"
-        require(self, "decay", decays, "None where lr_schedule is 'constant'; 'linear' is constant until it decays")
-        require(self, "min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "a fraction of learning_rate, from 0 to 1")
+        self._check_schedule()
+        check_optimizer(self)
         require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
         for beta in ("beta1", "beta2"):
             require(self, beta, 0 <= getattr(self, beta) < 1, "from 0 to below 1")
+        if self.weight_decay_parameters is not None:
+            require(self, "weight_decay_parameters", self.weight_decay > 0, "None where weight_decay is 0")
+            require_pattern(self, "weight_decay_parameters", self.weight_decay_parameters)
+        require(self, "epsilon", self.epsilon is None or self.epsilon > 0, "above 0, or None")
+        skips = self.skip_bad_steps is None or self.skip_bad_steps >= 2
+        require(self, "skip_bad_steps", skips, "at least 2 steps to compare with, or None")
         require(self, "max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "above 0, or None")
-        require(self, "precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        check_precision(self)
+        self._check_what_is_trained()
+        self._check_devices()
         require(self, "per_device_parallelism", self.per_device_parallelism not in (0,), "at least 1, or -1")
         for cadence in ("steps_per_eval", "steps_per_checkpoint", "minutes_per_checkpoint"):
             every = getattr(self, cadence)
             require(self, cadence, every is None or every > 0, "above 0, or None")
         require(self, "steps_per_log", self.steps_per_log >= 1, "at least 1")
+
+    def _check_schedule(self) -> None:
+        require(self, "lr_schedule", self.lr_schedule in LR_SCHEDULES, f"one of {', '.join(LR_SCHEDULES)}")
+        steps = "a whole number of steps, or a fraction of them below 1"
+        require(self, "warmup", _is_part(self.warmup) and self.warmup >= 0, steps)
+        if self.decay is not None:
+            decays = (_is_part(self.decay) or self.decay == 1.0) and self.decay > 0
+            require(self, "decay", decays, "a whole number of steps, a fraction of them above 0, or None")
+            shape = self.lr_schedule not in NEVER_DECAY
+            require(self, "decay", shape, f"None where lr_schedule is {self.lr_schedule!r}; 'wsd' decays at the end")
+        given = [part for part in (self.warmup, self.decay) if isinstance(part, int)]
+        fits = self.num_train_steps is None or sum(given) <= self.num_train_steps
+        require(self, "warmup", fits, f"with decay = {self.decay} at most num_train_steps = {self.num_train_steps}")
+        ratio = self.min_lr_ratio
+        require(self, "min_lr_ratio", ratio is None or 0 <= ratio <= 1, "a fraction of learning_rate, from 0 to 1")
+        end = self.learning_rate_end
+        if end is not None:
+            require(self, "learning_rate_end", 0 <= end <= self.learning_rate, "from 0 to learning_rate, or None")
+            require(self, "learning_rate_end", self.lr_schedule != "constant", "None where lr_schedule is 'constant'")
+            one = ratio in (None, DEFAULT_MIN_LR_RATIO)
+            require(self, "min_lr_ratio", one, f"nothing beside learning_rate_end = {end}, which says the same")
+
+    def _check_what_is_trained(self) -> None:
+        if self.frozen_parameters is not None:
+            require_pattern(self, "frozen_parameters", self.frozen_parameters)
+        for pattern, step in self.unfreeze.items():
+            require_pattern(self, "unfreeze", pattern)
+            require(self, "unfreeze", isinstance(step, int) and step >= 0, "whole numbers of updates by expression")
+        named = not isinstance(self.reinit_tokens, str) and all(isinstance(token, str) for token in self.reinit_tokens)
+        require(self, "reinit_tokens", named, "a sequence of tokens")
+        if self.lora is not None:
+            for field in ("frozen_parameters", "unfreeze", "reinit_tokens", "weight_decay_parameters"):
+                none = not getattr(self, field)
+                require(
+                    self, field, none, "nothing beside lora, which trains its adapters alone: LoraConfig says where"
+                )
+
+    def _check_devices(self) -> None:
+        if self.mesh is not None:
+            sequence = mesh_config(self.mesh).sequence
+            vanilla = sequence == 1 or self.attention_backend in (None, "vanilla")
+            require(self, "attention_backend", vanilla, f"None or 'vanilla' where mesh has sequence = {sequence}")
+        remat = isinstance(self.gradient_checkpointing, bool) or self.gradient_checkpointing in CHECKPOINTING
+        require(self, "gradient_checkpointing", remat, f"True, False, or one of {', '.join(CHECKPOINTING)}")
+        known = self.attention_backend in (None, *ATTENTION_BACKENDS)
+        require(self, "attention_backend", known, f"None, or one of {', '.join(ATTENTION_BACKENDS)}")
+
+
+def _is_part(value: Any) -> bool:
+    """A whole number of steps, or a fraction of them."""
+    return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value < 1))

@@ -4,30 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from marin_sft.data.prefetch import Prefetched
-from marin_sft.training import checkpoints, exports, hf_directory, levanter_model, levanter_trainer, optimizers
+from marin_sft.training import (
+    checkpoints,
+    exports,
+    hf_directory,
+    levanter_model,
+    levanter_trainer,
+    lora,
+    mesh,
+    optimizers,
+    peft_directory,
+)
+from marin_sft.training.adapted_weights import Merged
+from marin_sft.training.freezing import freezing
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.objective import Layout, Objective
+from marin_sft.training.peft_directory import Adapter
+from marin_sft.training.schedules import schedule
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 
 
 def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     """Train the base model on the objective that `build` makes for the devices, and write the model."""
-    settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed)
+    if config.lora is not None:
+        config = dataclasses.replace(config, lora=peft_directory.resolved(config.lora))
+    settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed, mesh=config.mesh)
+    with hf_directory.reading(config.base_model) as base:
+        mesh.check_model(hf_directory.read_config(base), settings.device_mesh.shape)
     layout = levanter_trainer.layout(settings, config.train_batch_size, config.per_device_parallelism)
     objective = build(layout)
     num_steps = num_steps_of(config, objective.examples_per_epoch)
-    schedule = optimizers.schedule(config, num_steps)
-    optimizer = optax.chain(recording(schedule), optimizers.optimizer(config, num_steps))
+    rate = schedule(config, num_steps)
+    optimizer = optax.chain(recording(rate), optimizers.optimizer(config, num_steps))
+    frozen = freezing(config)
+    if frozen is not None:
+        optimizer = frozen.applied_to(optimizer)
     trainer = levanter_trainer.build_trainer(settings, optimizer)
     loop = Loop(
         num_steps=num_steps,
@@ -51,8 +74,16 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             config.base_model,
             axis_mapping=trainer.parameter_axis_mapping,
             gradient_checkpointing=config.gradient_checkpointing,
+            attention_backend=_attention_backend(config),
+            reinit_tokens=config.reinit_tokens,
             expected=config.expected_model,
+            dtype=settings.mp.param_dtype if config.lora is None else settings.mp.compute_dtype,
+            lora=config.lora,
+            seed=config.seed,
         )
+        trainable = True if config.lora is None else lora.trainable(model)
+        if frozen is not None:
+            trainable = frozen.trainable(model)
         part, parts = levanter_trainer.process_rows(trainer, layout.devices)
 
         def host_arrays(step: int) -> dict[str, Any]:
@@ -63,7 +94,8 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             return StepInput(batch, _count_tokens(batch["segment_ids"].array), objective.trained_tokens(step))
 
         with Prefetched(host_arrays, num_steps) as next_arrays:
-            state = levanter_trainer.initial_state(trainer, model, config.seed, objective.reference(trainer))
+            reference = objective.reference(trainer)
+            state = levanter_trainer.initial_state(trainer, model, config.seed, reference, trainable)
             state = loop.run(trainer, state, step_function(trainer, objective.loss), step_input)
         _write_model(config, state.model)
     if jax.process_index() == 0:
@@ -78,6 +110,12 @@ def num_steps_of(config: TrainConfig, examples_per_epoch: int) -> int:
     return math.ceil(config.num_train_epochs * examples_per_epoch / config.train_batch_size)
 
 
+def _attention_backend(config: TrainConfig) -> str | None:
+    """Of those, the plain one alone can be split by positions."""
+    splits = config.mesh is not None and mesh.mesh_config(config.mesh).sequence != 1
+    return "vanilla" if splits else config.attention_backend
+
+
 @jax.jit
 def _count_tokens(segment_ids: jax.Array) -> jax.Array:
     return jnp.sum(segment_ids >= 0)
@@ -85,28 +123,51 @@ def _count_tokens(segment_ids: jax.Array) -> jax.Array:
 
 def _identity(config: TrainConfig, num_steps: int) -> dict[str, Any]:
     """What the weights after a step depend on, but for data and base model, whose paths may differ between attempts."""
-    paths = ("mixture", "base_model", "output_path")
+    paths = ("mixture", "tokenized", "base_model", "output_path")
     counted = [field.name for field in dataclasses.fields(config) if not field.metadata.get("execution_only")]
     values = {name: getattr(config, name) for name in counted if name not in paths}
-    plain = {name: value for name, value in values.items() if value is None or isinstance(value, str | int | float)}
-    return {**plain, "num_steps": num_steps}
+    kinds = str | int | float | list | tuple | dict | None
+    plain = {name: value for name, value in values.items() if isinstance(value, kinds)}
+    adapter = None if config.lora is None else dataclasses.asdict(dataclasses.replace(config.lora, adapter_path=None))
+    return json.loads(json.dumps({**plain, "lora": adapter, "num_steps": num_steps}))
 
 
 def _export(config: TrainConfig, step: int, model: Any, metrics: Mapping[str, float]) -> None:
-    tensors = levanter_model.model_tensors(model)  # all processes take part in gathering
+    trained = _trained_tensors(config, model)
     if jax.process_index() != 0 or config.hf_exports is None:
         return
     with hf_directory.reading(config.base_model) as base:
-        shape = hf_directory.read_config(base)
-    config.hf_exports.write(exports.export_path(config.output_path, step), tensors, shape, metrics)
+        shape, weights = hf_directory.read_config(base), _weights(config, model, trained, base)
+        config.hf_exports.write(exports.export_path(config.output_path, step), weights, shape, metrics)
 
 
 def _write_model(config: TrainConfig, model: Any) -> None:
-    tensors = levanter_model.model_tensors(model)  # all processes take part in gathering
+    """`model`, the weights; `adapter` beside it, where one was trained."""
+    trained = _trained_tensors(config, model)
     if jax.process_index() != 0:
         return
     with hf_directory.reading(config.base_model) as base:
-        shape = hf_directory.read_config(base)
-    with hf_directory.writing(f"{config.output_path}/model") as local:
-        hf_directory.write_json(local, "config.json", hf_directory.with_dtype(shape, "float32"))
-        hf_directory.write_tensors(local, tensors)
+        shape, weights = hf_directory.read_config(base), _weights(config, model, trained, base)
+        with hf_directory.writing(f"{config.output_path}/model") as local:
+            hf_directory.write_json(local, "config.json", hf_directory.with_dtype(shape, "float32"))
+            hf_directory.write_tensors(local, weights)
+        if config.lora is not None:
+            with hf_directory.writing(f"{config.output_path}/adapter") as local:
+                peft_directory.write_adapter(local, Adapter(config.lora, trained), base, config.base_model)
+
+
+def _trained_tensors(config: TrainConfig, model: Any) -> dict[str, np.ndarray]:
+    """What was trained, on the host: all weights, or the adapter. All processes take part in gathering."""
+    return levanter_model.model_tensors(model) if config.lora is None else lora.adapter_tensors(model)
+
+
+def _weights(config: TrainConfig, model: Any, trained: Mapping[str, np.ndarray], base: str) -> Mapping[str, np.ndarray]:
+    """The weights of the whole model; those that were not trained, as they are in the directory `base`."""
+    if config.lora is None:
+        frozen = freezing(config)
+        if frozen is None:
+            return trained
+        stored = hf_directory.StoredTensors(base)  # the devices may hold what is frozen in a shorter type
+        return {**trained, **{name: np.asarray(stored[name], np.float32) for name in frozen.frozen()}}
+    names = levanter_model.state_shapes(model).keys() - trained.keys()
+    return Merged(hf_directory.StoredTensors(base), Adapter(config.lora, trained), names)

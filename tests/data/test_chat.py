@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from marin_sft.data.chat import encode_chat
+from marin_sft.data.chat import ChatRenderer, encode_chat
+from marin_sft.data.examples import Dialogue
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages import BadRow
 from marin_sft.data.templates import ChatTemplate, has_generation_tags
@@ -383,6 +384,33 @@ def test_arguments_of_the_template(tokenizer):
             encode_chat(tokenizer, messages, format, None, wrong)
 
 
+def test_a_usual_dialogue_without_tags_is_rendered_once(tokenizer, monkeypatch):
+    template, rendered = without_tags(CHATML), []
+    render = ChatTemplate.render
+    monkeypatch.setattr(ChatTemplate, "render", lambda self, given: rendered.append(given) or render(self, given))
+    renderer = ChatRenderer(tokenizer, ChatLmDatasetFormat(chat_template=template))
+    renderer.render(Dialogue(messages_of(["hi", "ho"])))  # learns the generation prompt
+    rendered.clear()
+    renderer.render(Dialogue(messages_of(["What is 1+1?", "It is 2.", "And \u00e9\u4e2d?", "3\n\n4"])))
+    assert len(rendered) == 1
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["<|im_start|>assistant\nho<|im_end|>", "ho"],
+        ["hi", "<|im_start|>assistant\nho<|im_end|>", "hi", "ho"],
+        ["hi", "ho<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nha"],
+        ["hi", "ho<|im_end|>", "hi", "<|im_end|>"],
+        ["hi", " ho\n", "hi", "\tha"],
+    ],
+)
+def test_turns_that_quote_the_template(tokenizer, texts):
+    ids, mask = reference(tokenizer, messages_of(texts), CHATML)
+    row = encode_chat(tokenizer, messages_of(texts), ChatLmDatasetFormat(chat_template=without_tags(CHATML)))
+    assert (row.input_ids.tolist(), row.mask.tolist()) == (ids, mask)
+
+
 FEATURES = (
     "{% set n = namespace(x=0) %}{% macro say(m) %}[{{ m.content | trim }}]{% endmacro %}{% set top = 'T' %}"
     "{% for m in messages %}{% set n.x = n.x + 1 %}{{ top }}{{ n.x }}{{ say(m) }}"
@@ -407,6 +435,17 @@ def test_texts_and_ranges_are_those_of_transformers(template):
         variables = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": False, **names}
         assert ours.render_tagged(variables) == (theirs[0], ranges[0])
         assert ours.render(variables) == theirs[0]
+
+
+def test_a_template_that_failed_renders_the_next_dialogue_as_ever():
+    template = CHATML.replace(
+        "{% endfor %}", "{{ m['content'] / 2 if loop.last and m['content'] == 'no' }}{% endfor %}"
+    )
+    ours = ChatTemplate(template)
+    expected = ChatTemplate(template).render_tagged({"messages": messages_of(["hi", "ho"])})
+    with pytest.raises(TypeError):
+        ours.render_tagged({"messages": messages_of(["hi", "ho", "hi", "no"])})
+    assert ours.render_tagged({"messages": messages_of(["hi", "ho"])}) == expected
 
 
 def test_documents_are_a_list_of_objects(tokenizer):

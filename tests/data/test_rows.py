@@ -82,6 +82,25 @@ def test_what_a_json_file_may_be(tmp_path, text, rows):
     assert [(r.line, reason_or_row(r)) for r in read_rows(file)] == rows and count_rows(file) == len(rows)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "\ufeff",
+        "\ufeff\n{}",
+        '\ufeff{"i": 0}\n\n{}',
+        " \t\r\n{}\r\n\x0b\x0c\n{}\n\n",
+        "{}\n\u00a0\n{}",
+        "{}\n\ufeff\n",
+    ],
+)
+def test_json_lines_are_counted_as_they_are_read(tmp_path, text):
+    (tmp_path / "x.jsonl").write_bytes(text.encode())
+    (file,) = find_files([f"{tmp_path}/x.jsonl"])
+    assert count_rows(file) == len(list(read_rows(file)))
+
+
 def reason_or_row(source):
     return source.row.reason if isinstance(source.row, BadRow) else source.row
 

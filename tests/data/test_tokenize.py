@@ -151,7 +151,6 @@ def test_ten_thousand_fuzzed_rows(tmp_path, tokenizer_path, helpers):
         {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
         {"instruction": "a", "input": "b", "output": "c"},
         {"prompt": "a", "completion": "b"},
-        {"prompt": asked[:1], "chosen": asked[1:], "rejected": asked[1:]},
         {"text": "a"},
         {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]},
         "not an object",
@@ -175,6 +174,23 @@ def test_ten_thousand_fuzzed_rows(tmp_path, tokenizer_path, helpers):
         assert sample["file"] == "rows.jsonl" and 1 <= sample["line"] <= 10_000 and sample["message"]
 
 
+def test_fuzzed_pairs(tmp_path, tokenizer_path, helpers):
+    """Whatever is in a file, every row of it is a pair or a counted drop."""
+    chance = random.Random(0)
+    user, answers = {"role": "user", "content": "a"}, [{"role": "assistant", "content": text} for text in "bc"]
+    shapes = [
+        {"prompt": [user], "chosen": answers[:1], "rejected": answers[1:]},
+        {"chosen": [user, *answers[:1]], "rejected": [user, *answers[1:]]},
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+    ]
+    path = helpers.write_jsonl(tmp_path / "x.jsonl", [_fuzzed(chance, chance.choice(shapes)) for _ in range(1000)])
+    format = ChatLmDatasetFormat(shape="preference")
+    tokenize(TokenizeConfig((path,), tokenizer_path, format, max_dropped=1.0, output_path=f"{tmp_path}/out"))
+    stats = json.loads((tmp_path / "out/stats.json").read_text())["train"]
+    assert stats["rows"] == 1000 == stats["pairs"] + sum(stats["dropped"].values())
+    assert stats["pairs"] > 200 and len(stats["dropped"]) > 5 and stats["documents"] == 2 * stats["pairs"]
+
+
 def test_a_file_cut_off_is_an_error_that_names_it(tmp_path, tokenizer_path, helpers):
     path = helpers.write_jsonl(tmp_path / "x.jsonl.gz", helpers.chat_rows(200))
     whole = (tmp_path / "x.jsonl.gz").read_bytes()
@@ -193,11 +209,13 @@ def test_rows_nested_deep_are_counted(tmp_path, tokenizer_path, helpers):
 
 
 def test_a_row_with_several_examples_is_dropped_once(tmp_path, tokenizer_path, helpers):
-    answers = [{"answer": text, "rank": rank} for rank, text in enumerate("abc", 1)]
-    path = helpers.write_jsonl(tmp_path / "x.jsonl", [{"prompt": "q", "answers": answers}, *helpers.chat_rows(2)])
+    silent = [{"content": text, "role": "assistant", "train": False} for text in "abc"]
+    answers = [{"answer": [turn], "rank": rank} for rank, turn in enumerate(silent, 1)]
+    rows = [{"prompt": "q", "answers": answers}, {"prompt": "q", "chosen": "a", "rejected": "b"}]
+    path = helpers.write_jsonl(tmp_path / "x.jsonl", rows)
     tokenize(TokenizeConfig((path,), tokenizer_path, max_dropped=0.5, output_path=f"{tmp_path}/out"))
     stats = json.loads((tmp_path / "out/stats.json").read_text())["train"]
-    assert stats["documents"] == 2 and stats["dropped"] == {"preference_row": 1}
+    assert stats["documents"] == 2 and stats["dropped"] == {"no_trained_token": 1}
 
 
 def test_ten_times_the_rows_take_the_same_memory(tmp_path, tokenizer_path, helpers):
@@ -215,7 +233,7 @@ def test_ten_times_the_rows_take_the_same_memory(tmp_path, tokenizer_path, helpe
 
 
 def test_rows_of_other_kinds(tmp_path, tokenizer, tokenizer_path, helpers):
-    """Each format's rows become documents; a preference pair is no document."""
+    """Each format's rows become documents; of a preference pair two."""
     cases = [
         (TextLmDatasetFormat("body"), {"body": "some text"}, "some text<|im_end|>"),
         (SupervisedLmDatasetFormat(), {"input": "q:\n", "target": "a"}, "a<|im_end|>"),
@@ -227,8 +245,9 @@ def test_rows_of_other_kinds(tmp_path, tokenizer, tokenizer_path, helpers):
         (document,) = TokenCache.open(f"{tmp_path}/out{index}/train").read([0])
         assert tokenizer.decode(document.input_ids[document.mask == 1]) == expected
     path = helpers.write_jsonl(tmp_path / "pair.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
-    with pytest.raises(DataError, match="preference_row: 1"):
-        tokenize(TokenizeConfig((path,), tokenizer_path, max_dropped=1.0, output_path=f"{tmp_path}/pair"))
+    tokenize(TokenizeConfig((path,), tokenizer_path, output_path=f"{tmp_path}/pair"))
+    documents = TokenCache.open(f"{tmp_path}/pair/train").read([0, 1])
+    assert [tokenizer.decode(row.input_ids[row.mask == 1]) for row in documents] == ["a<|im_end|>", "b<|im_end|>"]
 
 
 def test_another_template_in_the_same_place_is_used(tmp_path, tokenizer, tokenizer_path, helpers):

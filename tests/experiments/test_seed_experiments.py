@@ -2,6 +2,7 @@
 with small datasets and models under the published names, and otherwise as they are."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,8 @@ EXPERIMENTS = {
     "exp808_sft_mixture": ("llama3.1_mixture_total", "marin-community/marin-tokenizer"),
     "exp_sft_wildchat_qwen3_14b": ("qwen3_14b_wildchat", "Qwen/Qwen3-14B"),
     "exp_sft_hh_rlhf_llama3": ("llama3.1_hh_rlhf", "meta-llama/Llama-3.1-8B-Instruct"),
+    "exp_dpo_orpo_mix_qwen3_14b": ("qwen3_14b_orpo_dpo_mix", "Qwen/Qwen3-14B"),
+    "exp_sft_alpaca_lora": ("qwen2.5_1.5b_alpaca_lora", "Qwen/Qwen2.5-1.5B"),
 }
 DEAD_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 
@@ -50,7 +53,8 @@ def test_planned_at_full_scale(experiment, tmp_path):
     stdout = launch(experiment, tmp_path / "store", DEAD_HUB, "--dry_run", "--json")
     names = [item["name"] for item in json.loads(stdout)]
     name, _ = EXPERIMENTS[experiment]
-    assert {f"mixtures/{name}", f"checkpoints/{name}_seed0", f"hf/{name}"} <= set(names)
+    assert {f"checkpoints/{name}_seed0", f"hf/{name}"} <= set(names)
+    assert any(step.startswith("mixtures/") for step in names)
     assert len(set(names)) == len(names)
     assert not (tmp_path / "store").exists()
 
@@ -127,6 +131,23 @@ def test_a_tenth_of_hh_rlhf_is_trained_on_and_the_rest_validated_on(stores):
     assert texts["train"]["documents"] == 4
     measured = metrics_of(latest(store, "checkpoints/llama3.1_hh_rlhf_seed0"))
     assert [line["step"] for line in measured if "validation/loss/held_out" in line] == [2, 4]
+
+
+def test_pairs_are_compared_with_the_model_that_training_begins_with(stores):
+    trained = latest(stores("exp_dpo_orpo_mix_qwen3_14b"), "checkpoints/qwen3_14b_orpo_dpo_mix_seed0")
+    measured = metrics_of(trained)
+    assert measured[0]["loss"] == pytest.approx(math.log(2), abs=1e-2)  # bfloat16
+    assert [line["step"] for line in measured if "eval/rewards/margins" in line] == [2, 4]
+
+
+def test_the_adapter_of_alpaca_lies_beside_the_merged_model(stores):
+    store = stores("exp_sft_alpaca_lora")
+    adapter = latest(store, "checkpoints/qwen2.5_1.5b_alpaca_lora_seed0") / "adapter"
+    stored = json.loads((adapter / "adapter_config.json").read_text())
+    expected = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "base_model_name_or_path": "Qwen/Qwen2.5-1.5B"}
+    assert {name: stored[name] for name in expected} == expected
+    card = (latest(store, "hf/qwen2.5_1.5b_alpaca_lora") / "README.md").read_text()
+    assert "lora_r" in card and "lora_alpha" in card
 
 
 def test_a_forced_dataset_reruns_itself_alone_when_its_tokens_are_the_same(hub, stores):

@@ -13,6 +13,7 @@ from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.errors import ConfigError
 from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
+from marin_sft.training.lora_config import LoraConfig
 
 BASE = {
     "tpu_type": "v4-128",
@@ -78,6 +79,11 @@ TABLE = {
     "steps_per_checkpoint": (EXECUTION, {"steps_per_checkpoint": 10}),
     "steps_per_hf_export": (RESULT, {"steps_per_hf_export": 100}),
     "hf_generation_eos_token_ids": (RESULT, {"hf_generation_eos_token_ids": [128009]}),
+    "lora": (RESULT, {"lora": LoraConfig(r=16, alpha=32)}),
+    "use_lora": (RESULT, {"use_lora": True}),
+    "lora_r": ("lora_r=16.*expected lora alone, or use_lora=True", {"lora_r": 16}),
+    "lora_alpha": ("lora_alpha=8.*expected lora alone, or use_lora=True", {"lora_alpha": 8}),
+    "lora_dropout": ("lora_dropout=0.1.*expected lora alone, or use_lora=True", {"lora_dropout": 0.1}),
     "mixture_block_size": (RESULT, {"mixture_block_size": 2048}),
     "stop_strategy": (RESULT, {"stop_strategy": "first_exhausted"}),
     "per_device_parallelism": (EXECUTION, {"per_device_parallelism": 2}),
@@ -132,6 +138,11 @@ SPELLINGS = {
     "an alias on the hub": ({}, {"model_name_or_path": "meta-llama/Meta-Llama-3.1-8B"}),
     "stop_strategy": ({"stop_strategy": "exit"}, {"stop_strategy": "first_exhausted"}),
     "the default number of steps": ({}, {"num_train_steps": 10_000}),
+    "LoRA": ({"lora": LoraConfig(r=8, alpha=16, dropout=0.05)}, {"use_lora": True}),
+    "LoRA with other values": (
+        {"lora": LoraConfig(r=4, alpha=4, dropout=0.0)},
+        {"use_lora": True, "lora_r": 4, "lora_alpha": 4, "lora_dropout": 0.0},
+    ),
     "what is not checked": ({}, {"tokenizer": None, "input_role": None, "output_role": None}),
 }
 
@@ -161,6 +172,7 @@ CONTRADICTIONS = {
     "steps and epochs": ({"num_train_steps": 1, "num_train_epochs": 1}, "expected exactly one of them"),
     "decay and cooldown": ({"decay": 0.1, "cooldown": 0.1}, "two names of one setting"),
     "a decay of a constant rate": ({"decay": 0.1, "lr_schedule": "constant"}, "'linear' is constant until it decays"),
+    "two adapters": ({"use_lora": True, "lora": LoraConfig(r=8, alpha=16)}, "expected lora alone, or use_lora=True"),
     "a schedule of batch sizes": ({"train_batch_size": [(0, 64)]}, "expected a whole number of rows"),
     "longer than the model": ({"max_seq_len": 8192}, "rows of 8192 tokens, but the model config's max_seq_len is 4096"),
     "a directory that is not there": ({"model_name_or_path": "no/such/model"}, "base model 'no/such/model'; expected"),

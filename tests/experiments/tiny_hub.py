@@ -10,9 +10,9 @@ from experiments.hub_revisions import HUB_REVISIONS
 from experiments.instruction_datasets import INSTRUCTION_DATASET_NAME_TO_CONFIG
 from experiments.preference_datasets import PREFERENCE_DATASET_NAME_TO_CONFIG
 from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer
-from marin_sft.training.models import LlamaConfig, Qwen3Config
+from marin_sft.training.models import LlamaConfig, Qwen3Config, QwenConfig
 from marin_sft.training.random_model import RandomModelConfig, random_model
-from tests.experiments.schemas import INSTRUCTIONS
+from tests.experiments.schemas import INSTRUCTIONS, TRAIN_ONLY, assistant, parquet, turns, user
 from tests.hub_server import HubServer
 
 TEMPLATES = Path(__file__).parents[1] / "data/templates"
@@ -46,6 +46,8 @@ def tiny_hub(root: Path):
         hub.add_dataset(
             "Anthropic/hh-rlhf", hh_rlhf(), tag=PREFERENCE_DATASET_NAME_TO_CONFIG["Anthropic/hh-rlhf"].revision
         )
+        mix = "mlabonne/orpo-dpo-mix-40k"
+        hub.add_dataset(mix, orpo_dpo_mix(), tag=PREFERENCE_DATASET_NAME_TO_CONFIG[mix].revision)
         yield hub
 
 
@@ -60,6 +62,20 @@ def hh_rlhf() -> dict[str, bytes]:
     return {"helpful-base/train.jsonl.gz": texts(0, 40), "helpful-base/test.jsonl.gz": texts(100, 5)}
 
 
+def orpo_dpo_mix() -> dict[str, bytes]:
+    """Forty pairs of dialogues."""
+
+    def dialogue(i: int, answer: str) -> list[dict[str, str]]:
+        return turns(user(f"What is {i} + 1?"), assistant(answer))
+
+    pairs = [(dialogue(i, f"{i} + 1 is {i + 1}."), dialogue(i, "No.")) for i in range(40)]
+    rows = [
+        {"source": "sums", "chosen": chosen, "rejected": rejected, "prompt": chosen[0]["content"], "question": None}
+        for chosen, rejected in pairs
+    ]
+    return {"README.md": TRAIN_ONLY, "data/train-00000-of-00001.parquet": parquet(*rows)}
+
+
 def tiny_models(root: Path) -> dict[str, Path]:
     """Directories of models and tokenizers by their ids. Those of Llama 3 have one vocabulary."""
     words = root / "words.jsonl"
@@ -67,15 +83,17 @@ def tiny_models(root: Path) -> dict[str, Path]:
     words.write_text("".join(json.dumps({"messages": row["messages"]}) + "\n" for row in rows))
     train_tokenizer(TrainTokenizerConfig((str(words),), 400, output_path=str(root / "plain")))
     llama, qwen = LlamaConfig(**SHAPE), Qwen3Config(**SHAPE, tie_word_embeddings=False)
-    template = {name: (TEMPLATES / f"{name}.jinja").read_text().rstrip("\n") for name in ("llama3", "qwen3")}
+    template = {name: (TEMPLATES / f"{name}.jinja").read_text().rstrip("\n") for name in ("llama3", "qwen2_5", "qwen3")}
     llama_base = tiny_tokenizer(root, LLAMA_TOKENS, None, eos="<|end_of_text|>")
     llama_chat = tiny_tokenizer(root, LLAMA_TOKENS, template["llama3"], eos="<|eot_id|>")
     marked = tiny_tokenizer(root, LLAMA_TOKENS, MARKED, eos="<|end_of_text|>")
+    qwen2_chat = tiny_tokenizer(root, QWEN_TOKENS, template["qwen2_5"], eos="<|im_end|>")
     qwen_chat = tiny_tokenizer(root, QWEN_TOKENS, template["qwen3"], eos="<|im_end|>")
     return {
         "marin-community/marin-tokenizer": marked,
         "meta-llama/Llama-3.1-8B": tiny_model(root, llama, llama_base),
         "meta-llama/Llama-3.1-8B-Instruct": tiny_model(root, llama, llama_chat),
+        "Qwen/Qwen2.5-1.5B": tiny_model(root, QwenConfig(**SHAPE, tie_word_embeddings=True), qwen2_chat),
         "Qwen/Qwen3-14B": tiny_model(root, qwen, qwen_chat),
     }
 

@@ -3,10 +3,12 @@
 python parallel_runs.py BASE_MODEL OUTPUT [COORDINATOR PROCESS PROCESSES]
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +27,14 @@ WAYS = {
     1: [(True, -1), (True, 2), (True, 1), (False, -1), (False, 2)],
     2: [(True, -1), (True, 1), (False, 2)],
     4: [(True, -1), (False, 1)],
+}
+# How four devices share the work.
+MESHES = {
+    "data": {"data": 4},
+    "fsdp": {"fsdp": 4},
+    "tensor and data": {"tensor": 2, "data": -1},
+    "sequence and data": {"sequence": 2, "data": 2},
+    "dims of EasyDeL": (1, -1, 1, 2, 2),
 }
 
 
@@ -51,10 +61,13 @@ class Batches:
         return self.batch(step).trained_tokens
 
 
-def steps(base_model: str, batches: Batches, rows: int, per_device_parallelism: int) -> dict[str, np.ndarray]:
+def steps(
+    base_model: str, batches: Batches, rows: int, per_device_parallelism: int, mesh: Any = None
+) -> dict[str, np.ndarray]:
     """Losses and gradient norms of the steps, and the first gradient: with beta1 = 0, Adam's first moment is it."""
-    config = config_for(base_model, "unused", rows, per_device_parallelism, beta1=0.0, max_grad_norm=None)
-    settings = levanter_trainer.trainer_config(precision="fp32", seed=0)
+    config = config_for(base_model, "unused", rows, per_device_parallelism)
+    config = dataclasses.replace(config, beta1=0.0, max_grad_norm=None)
+    settings = levanter_trainer.trainer_config(precision="fp32", seed=0, mesh=mesh)
     layout = levanter_trainer.layout(settings, rows, per_device_parallelism)
     objective = SFTObjective(config, batches, {}, layout)
     optimizer = optax.chain(recording(optax.constant_schedule(0.0)), optimizers.optimizer(config, STEPS))
@@ -68,7 +81,7 @@ def steps(base_model: str, batches: Batches, rows: int, per_device_parallelism: 
             state, metrics = take_step(state, levanter_trainer.to_devices(trainer, objective.arrays(i, 0, 1)))
             found |= {f"loss {i}": np.asarray(metrics.loss), f"grad_norm {i}": np.asarray(metrics.grad_norm)}
             if i == 0:
-                moments = jax.tree_util.tree_leaves(state.opt_state[1].inner_state[0].mu)
+                moments = jax.tree_util.tree_leaves(state.opt_state[1][0][0].mu)
                 found |= {f"gradient {j}": np.asarray(moment) for j, moment in enumerate(moments)}
     return found
 
@@ -113,6 +126,9 @@ def main(base_model: str, output: str, *distributed: str) -> None:
     for packed, per_device in ways:
         way = f"{'packed' if packed else 'unpacked'} {per_device}"
         np.savez(f"{output}/{way}.npz", **steps(base_model, Batches(packed), 4 if packed else 8, per_device))
+    if jax.device_count() == 4:
+        for name, mesh in MESHES.items():
+            np.savez(f"{output}/{name}.npz", **steps(base_model, Batches(packed=True), 4, -1, mesh))
     packed, per_device = ways[-1]
     train(config_for(base_model, f"{output}/logged", 4 if packed else 8, per_device), Batches(packed))
 

@@ -1,18 +1,26 @@
+import dataclasses
+
 import haliax as hax
 import jax
 import numpy as np
 import pytest
+import torch
 
+from marin_sft.errors import TrainingError
 from marin_sft.training import levanter_model
 from marin_sft.training.fakes import FakeBatch, pack
-from marin_sft.training.loss import LossBatch, loss_arrays, nll
+from marin_sft.training.loss import LossBatch, Terms, loss_arrays, nll
+from marin_sft.training.neftune import with_noise
 
 A, B, C = [5, 9, 12, 7], [30, 31, 8], [20, 4, 6, 19, 11, 40, 3]
 
 
 def loss_of(model, batch: FakeBatch) -> float:
-    arrays = {name: hax.named(array, ("batch", "position")) for name, array in loss_arrays(batch).items()}
-    return float(nll(model, LossBatch(**arrays)))
+    return float(nll(model, on_devices(batch)))
+
+
+def on_devices(batch: FakeBatch) -> LossBatch:
+    return LossBatch(**{name: hax.named(array, ("batch", "position")) for name, array in loss_arrays(batch).items()})
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +56,77 @@ def test_untrained_tokens_and_padding_do_not_count(model):
 
 def test_z_loss_adds_the_square_of_the_log_normaliser(model):
     batch = pack([[A, C]], 16)
-    arrays = {name: hax.named(array, ("batch", "position")) for name, array in loss_arrays(batch).items()}
     normalisers = [
         jax.nn.logsumexp(row[i])
         for doc in (A, C)
         for row in [np.asarray(levanter_model.logits(model, np.array([doc], np.int32)))[0]]
         for i in range(len(doc) - 1)
     ]
-    added = float(nll(model, LossBatch(**arrays), z_loss_weight=0.1)) - loss_of(model, batch)
+    added = float(nll(model, on_devices(batch), Terms(z_loss_weight=0.1))) - loss_of(model, batch)
     assert added == pytest.approx(0.1 * float(np.mean(np.square(normalisers))), abs=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.7])
+def test_label_smoothing_is_that_of_torch(model, smoothing):
+    logits = [torch.tensor(np.asarray(levanter_model.logits(model, np.array([doc], np.int32)))[0]) for doc in (A, B, C)]
+    predicted = torch.cat([row[:-1] for row in logits])
+    targets = torch.tensor(A[1:] + B[1:] + C[1:])
+    expected = torch.nn.functional.cross_entropy(predicted, targets, label_smoothing=smoothing)
+    batch = on_devices(pack([[A, B], [C]], 16))
+    assert float(nll(model, batch, Terms(label_smoothing=smoothing))) == pytest.approx(expected.item(), abs=2e-6)
+    plain = torch.nn.functional.cross_entropy(predicted, targets).item()
+    assert abs(expected.item() - plain) > 1e-4
+
+    def gradient(model):
+        return nll(model, batch, Terms(label_smoothing=smoothing))
+
+    head = jax.grad(lambda weight: gradient(_with_embeddings(model, weight)))(_embeddings(model))
+    step = 1e-2
+    direction = np.random.default_rng(0).normal(size=head.shape).astype(np.float32)
+    moved = [float(gradient(_with_embeddings(model, _embeddings(model) + sign * step * direction))) for sign in (1, -1)]
+    assert (moved[0] - moved[1]) / (2 * step) == pytest.approx(float((head * direction).sum()), rel=2e-2)
+
+
+def _embeddings(model):
+    return model.embeddings.token_embeddings.weight.array
+
+
+def _with_embeddings(model, array):
+    weight = dataclasses.replace(model.embeddings.token_embeddings.weight, array=array)
+    table = dataclasses.replace(model.embeddings.token_embeddings, weight=weight)
+    return dataclasses.replace(model, embeddings=dataclasses.replace(model.embeddings, token_embeddings=table))
+
+
+def test_label_smoothing_refuses_capped_logits(model):
+    capped = dataclasses.replace(model.config)
+    object.__setattr__(capped, "final_logit_softcapping", 30.0)
+
+    class Capped:
+        config = capped
+        activations = model.activations
+        get_lm_head = model.get_lm_head
+        Embed, Vocab = model.Embed, model.Vocab
+
+    with pytest.raises(TrainingError, match="label_smoothing: this model caps its logits"):
+        nll(Capped(), on_devices(pack([[A]], 8)), Terms(label_smoothing=0.1))
+
+
+def test_the_noise_is_that_of_the_paper(model):
+    batch, alpha, d = on_devices(pack([[A, B], [C]], 16)), 5.0, model.Embed.size
+    key = jax.random.PRNGKey(7)
+    noisy = with_noise(model, batch.segment_ids, alpha, key)
+    clean = model.embeddings.embed(batch.tokens).array
+    noise = np.asarray(noisy.embeddings.embed(batch.tokens).array - clean)
+    uniform = np.asarray(jax.random.uniform(key, noise.shape, minval=-1, maxval=1))
+    lengths = np.array([[len(A)] * len(A) + [len(B)] * len(B) + [0] * 9, [len(C)] * len(C) + [0] * 9])
+    scale = np.where(lengths > 0, alpha / np.sqrt(np.maximum(lengths, 1) * d), 0)[..., None]
+    np.testing.assert_allclose(noise, uniform * scale, atol=1e-6)
+
+
+def test_noise_is_only_where_there_is_a_key(model):
+    batch, terms = on_devices(pack([[A, B], [C]], 16)), Terms(neftune_noise_alpha=5.0)
+    noisy = [float(nll(model, batch, terms, jax.random.PRNGKey(seed))) for seed in (0, 0, 1)]
+    clean = float(nll(model, batch))
+    assert noisy[0] == noisy[1] != noisy[2] and abs(noisy[0] - clean) > 1e-4
+    assert float(nll(model, batch, terms)) == clean
+    assert float(nll(model, batch, Terms(), jax.random.PRNGKey(0))) == clean

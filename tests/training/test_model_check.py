@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from experiments.llama import llama_8b
-from experiments.qwen3 import qwen3_14b
+from experiments.qwen3 import qwen2_5_1_5b, qwen3_14b
 from marin_sft.errors import TrainingError
 from marin_sft.training.levanter_model import load_model
 from marin_sft.training.model_check import check_model
@@ -15,8 +15,15 @@ LLAMA_3_1_8B = {
     "max_position_embeddings": 131072, "vocab_size": 128256,
 }  # fmt: skip
 
+QWEN_2_5_1_5B = {
+    "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+    "num_attention_heads": 12, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+    "max_position_embeddings": 131072, "tie_word_embeddings": True, "vocab_size": 151936,
+}  # fmt: skip
+
 
 def test_the_published_shapes_are_recognised():
+    check_model(qwen2_5_1_5b, QWEN_2_5_1_5B, "models/qwen2")
     check_model(llama_8b, LLAMA_3_1_8B, "models/llama")
     check_model(qwen3_14b, {**qwen3_14b.hf_config(151936), "max_position_embeddings": 40960}, "models/qwen")
 

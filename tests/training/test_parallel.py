@@ -31,7 +31,7 @@ def test_losses_and_gradients(runs):
     expected = dict(np.load(runs[1] / "packed -1.npz"))
     assert max(np.abs(leaf).max() for name, leaf in expected.items() if name.startswith("gradient")) > 1e-2
     paths = [path for output in runs.values() for path in output.glob("*.npz")]
-    assert len(paths) == sum(map(len, parallel_runs.WAYS.values()))
+    assert len(paths) == sum(map(len, parallel_runs.WAYS.values())) + len(parallel_runs.MESHES)
     for path in paths:
         found = dict(np.load(path))
         assert found.keys() == expected.keys()

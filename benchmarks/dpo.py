@@ -1,0 +1,131 @@
+"""Pairs per second of our DPO beside TRL's and Levanter's, on one model and the same real pairs, in one run.
+
+python benchmarks/dpo.py [--runs 3] [--only ENGINE ...] [--data ../shared/data/dpo_en_demo.json]
+
+A random Qwen3 of 6.8M parameters, fp32, on CPU, steps of 8 pairs. All trainers see the same pairs in the same steps,
+none of them cut; compilation and the first steps are left out. TRL is run at its best size of a micro-batch, which is
+found first. `make peers-trl` builds the environment that TRL runs in; without it, it is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ours_dpo import BATCH_SIZE, LEARNING_RATE, SEQ_LEN, STEPS
+from parity import TRL_PYTHON
+from table import Row, Target, print_table
+
+HERE = Path(__file__).parent
+DATA = HERE.parent.parent / "shared/data/dpo_en_demo.json"
+WARM = 2
+MICRO_BATCHES = (1, 2, 4, 8)
+ENGINES = ("trl cached", "trl online", "levanter online")
+
+
+class Bench:
+    """Processes that measure, over one prepared folder."""
+
+    def __init__(self, folder: Path, runs: int) -> None:
+        self.folder, self.runs = folder, runs
+        self._reports = 0
+
+    def run(self, python: str | Path, script: str, *arguments: str, report_last: bool = False) -> dict[str, Any]:
+        self._reports += 1
+        report = self.folder / f"report-{self._reports}.json"
+        given = [*arguments, str(report)] if report_last else [str(report), *arguments]
+        done = subprocess.run(
+            [str(python), str(HERE / script), *given], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        if done.returncode:
+            sys.exit(f"{script} {' '.join(arguments)} failed:\n{done.stdout}")
+        found: dict[str, Any] = json.loads(report.read_text())
+        return found
+
+    def ours(self, mode: str) -> dict[str, Any]:
+        return self.run(sys.executable, "ours_dpo.py", "train", str(self.folder), mode)
+
+    def levanter(self) -> dict[str, Any]:
+        return self.run(sys.executable, "peers/levanter_dpo.py", str(self.folder))
+
+    def trl(self, cached: bool, micro_batch: int, steps: int = STEPS) -> dict[str, Any]:
+        """As `ours_dpo.train`; `reference_seconds`: of all pairs, before."""
+        options = {
+            "batch_size": BATCH_SIZE,
+            "seq_len": SEQ_LEN,
+            "learning_rate": LEARNING_RATE,
+            "beta1": 0.9,
+            "beta2": 0.95,
+            "max_grad_norm": 1.0,
+            "cases": {
+                "measured": {
+                    "steps": WARM + steps,
+                    "per_device_train_batch_size": micro_batch,
+                    "precompute_ref_log_probs": cached,
+                }
+            },
+        }
+        arguments = (str(self.folder / "model"), str(self.folder / "pairs.jsonl"), json.dumps(options))
+        found = self.run(TRL_PYTHON, "peers/trl_dpo.py", *arguments, report_last=True)["measured"]
+        ended = found["ended"]
+        return {**found, "seconds": (ended[-1] - ended[WARM - 1]) / steps}
+
+    def median(self, measure: Callable[[], Mapping[str, Any]], figure: str = "seconds") -> float:
+        return statistics.median(measure()[figure] for _ in range(self.runs))
+
+
+def rows(bench: Bench, prepared: Mapping[str, float], engines: list[str]) -> Iterator[Row]:
+    cached = {"ours": bench.median(lambda: bench.ours("cached"))}
+    online = {"ours": bench.median(lambda: bench.ours("online"))}
+    reference = {"ours": prepared["pairs/reference_seconds"]}
+    for engine in engines:
+        if engine == "levanter online":
+            online[engine] = bench.median(bench.levanter)
+            continue
+        of_cache = engine == "trl cached"
+        micro = min(MICRO_BATCHES, key=lambda size: bench.trl(of_cache, size, steps=2)["seconds"])
+        print(f"{engine}: fastest with {micro} pairs at once", file=sys.stderr)
+        found = [bench.trl(of_cache, micro) for _ in range(bench.runs)]
+        (cached if of_cache else online)[engine] = statistics.median(one["seconds"] for one in found)
+        if of_cache:
+            reference[engine] = statistics.median(one["reference_seconds"] for one in found)
+    limits = {"trl cached": 4.0, "trl online": 5.0, "levanter online": 3.0}
+    targets = [Target(f">= {limit:g}x of", limit=limit, peer=engine) for engine, limit in limits.items()]
+    yield Row(f"step of {BATCH_SIZE} pairs, ours with a cached reference", {**online, **cached}, targets)
+    yield Row("the same, ours with the reference beside", online)
+    yield Row(f"cached reference of {prepared['pairs/pairs']:.0f} pairs, once, as it starts", reference)
+    long = {"ours": bench.median(lambda: bench.ours("shared")), "unshared": bench.median(lambda: bench.ours("long"))}
+    yield Row("long prompts, ours with share_prefix", long)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=ENGINES, metavar="ENGINE", default=ENGINES)
+    parser.add_argument("--data", default=str(DATA))
+    given = parser.parse_args()
+    engines = [name for name in given.only if TRL_PYTHON.exists() or not name.startswith("trl")]
+    with tempfile.TemporaryDirectory() as temporary:
+        bench = Bench(Path(temporary), given.runs)
+        prepared = bench.run(sys.executable, "ours_dpo.py", "prepare", temporary, given.data)
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {prepared['parameters'] / 1e6:.1f}M parameters")
+        for name in ("pairs", "long"):
+            about = {key.split("/")[1]: value for key, value in prepared.items() if key.startswith(f"{name}/")}
+            print(
+                f"{name}: {about['pairs']:.0f}, branches of {about['tokens']:.0f} tokens on average, "
+                f"{about['targets']:.0f} of them targets, the longest {about['longest']:.0f}, max_length {SEQ_LEN}"
+            )
+        print_table(["ours", *ENGINES, "unshared"], rows(bench, prepared, engines))
+        print(f"load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()

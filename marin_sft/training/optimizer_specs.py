@@ -1,0 +1,158 @@
+"""Which optimizers there are and what each can be told: light values, to check a config with when it is planned."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from marin_sft.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """What an optimizer can be told.
+
+    betas: which of beta1 and beta2 it has. epsilon: the value of `epsilon` where the config gives none; None: it has
+    no such setting. options: its `optimizer_options` with their defaults.
+    """
+
+    betas: tuple[str, ...] = ("beta1", "beta2")
+    epsilon: float | None = 1e-8
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Betas are decay rates of the running means of gradients and of their squares, where nothing else is said.
+OPTIMIZERS = {
+    # arXiv 1711.05101. nesterov: arXiv's NAdam update.
+    "adamw": OptimizerSpec(options={"nesterov": False}),
+    # arXiv 1804.04235: second moments by row and column sums for matrices whose both sides are at least
+    # min_dim_size_to_factor; clipping_threshold of an update's root mean square, None: off.
+    "adafactor": OptimizerSpec(
+        betas=(),
+        epsilon=1e-30,
+        options={
+            "decay_rate": 0.8,
+            "clipping_threshold": 1.0,
+            "min_dim_size_to_factor": 128,
+            "multiply_by_parameter_scale": False,
+        },
+    ),
+    # arXiv 2406.16793: one second moment for each head, row or matrix.
+    "adam_mini": OptimizerSpec(),
+    # arXiv 2411.02853. The first update is 0: it only fills the second moments.
+    "adopt": OptimizerSpec(epsilon=1e-6),
+    # arXiv 2411.16085: AdamW without the coordinates in which update and gradient disagree.
+    "cautious": OptimizerSpec(),
+    # PSGD with Kronecker-factored preconditioners, arXiv 1512.04202; the names are Levanter's.
+    "kron": OptimizerSpec(
+        betas=("beta1",),
+        epsilon=None,
+        options={
+            "normalize_grads": False,
+            "preconditioner_update_probability": 0.05,
+            "update_prob_flat_start": 500,
+            "max_size_triangular": 25000,
+            "min_ndim_triangular": 2,
+            "memory_save_mode": None,
+            "preconditioner_lr": 0.1,
+            "preconditioner_init_scale": 1.0,
+            "merge_small_dims": True,
+            "target_merged_dim_size": 8192,
+            "partition_grads_into_blocks": True,
+            "block_size": 256,
+        },
+    ),
+    # arXiv 2302.06675: the sign of a mean by beta1 of gradient and momentum; the momentum decays by beta2.
+    "lion": OptimizerSpec(epsilon=None),
+    # arXiv 2411.10438, with AdamW's direction; gamma: how much of the variance correction.
+    "mars": OptimizerSpec(options={"gamma": 0.025}),
+    # https://kellerjordan.github.io/posts/muon for the weights of linear layers, Adam for all others, at rate adam_lr
+    # where it is not None. use_kimi_scaling, arXiv 2502.16982: updates as large as Adam's, so one rate fits both.
+    "muon": OptimizerSpec(
+        options={
+            "momentum": 0.95,
+            "nesterov": True,
+            "backend_steps": 5,
+            "muon_epsilon": 1e-8,
+            "coefficient_type": "quintic",
+            "use_kimi_scaling": True,
+            "adam_lr": None,
+        }
+    ),
+    # As torch.optim.RMSprop, whose alpha is beta2.
+    "rmsprop": OptimizerSpec(betas=("beta2",), options={"momentum": 0.0}),
+    # arXiv 2502.07529 for the weights of linear layers; for others the sign of the momentum by beta1, at
+    # scion_to_signum_lr times the rate.
+    "scion": OptimizerSpec(
+        betas=("beta1",),
+        epsilon=None,
+        options={
+            "momentum": 0.95,
+            "backend_steps": 10,
+            "scion_epsilon": 1e-8,
+            "coefficient_type": "quintic",
+            "scion_to_signum_lr": 0.25,
+        },
+    ),
+    # arXiv 2409.11321; the names are Levanter's.
+    "soap": OptimizerSpec(
+        options={
+            "shampoo_beta": 0.95,
+            "precondition_frequency": 10,
+            "max_precond_dim": 10000,
+            "merge_small_dims": True,
+            "target_merged_dim_size": 2048,
+            "one_diag": False,
+            "partition_grads_into_blocks": True,
+            "block_size": 256,
+        }
+    ),
+}
+DEFAULT_BETAS = {"beta1": 0.9, "beta2": 0.95}
+_COEFFICIENTS = ("simple", "quintic", "polar_express", "aol")  # of the Newton-Schulz iteration, in Levanter
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "coefficient_type": _COEFFICIENTS,
+    "memory_save_mode": (None, "one_diag", "all_diag"),
+}
+_NUMBER_OR_NONE = ("clipping_threshold", "adam_lr")
+
+
+def check_optimizer(config: Any) -> None:
+    """Raise ConfigError unless `optimizer`, `optimizer_options`, betas and `epsilon` of a `TrainConfig` go together."""
+    where, name = type(config).__name__, config.optimizer
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"{where}.optimizer = {name!r}: {_expected(str(name), OPTIMIZERS)}")
+    spec = OPTIMIZERS[name]
+    for beta, default in DEFAULT_BETAS.items():
+        if beta not in spec.betas and getattr(config, beta) != default:
+            raise ConfigError(f"{where}.{beta} = {getattr(config, beta)!r}: {name} has no {beta}; leave it out")
+    if config.epsilon is not None and spec.epsilon is None:
+        raise ConfigError(f"{where}.epsilon = {config.epsilon!r}: {name} has no epsilon; leave it out")
+    for option, value in config.optimizer_options.items():
+        at = f"{where}.optimizer_options[{option!r}] = {value!r}"
+        if option not in spec.options:
+            raise ConfigError(f"{at}: not an option of {name}; {_expected(str(option), spec.options)}")
+        expected = _refusal(option, value, spec.options[option])
+        if expected is not None:
+            raise ConfigError(f"{at}: expected {expected}")
+
+
+def _refusal(option: str, value: Any, default: Any) -> str | None:
+    """What was expected where `value` is not of the kind that the option has."""
+    if option in _CHOICES:
+        return None if value in _CHOICES[option] else f"one of {', '.join(map(repr, _CHOICES[option]))}"
+    if option in _NUMBER_OR_NONE and value is None:
+        return None
+    if isinstance(default, bool) or isinstance(value, bool):
+        return None if isinstance(value, bool) == isinstance(default, bool) else f"a value like {default!r}"
+    kinds: Any = int if isinstance(default, int) else int | float
+    kind = "whole number" if kinds is int else "number"
+    return None if isinstance(value, kinds) and value >= 0 else f"a {kind} of at least 0"
+
+
+def _expected(got: str, names: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(got.lower(), names, 1)
+    suggestion = f"did you mean {near[0]!r}? " if near else ""
+    return f"{suggestion}expected one of {', '.join(names) or 'none: it has no options'}"

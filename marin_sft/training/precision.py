@@ -1,0 +1,45 @@
+"""Number types of training by name.
+
+"fp32", "bf16" and "bf16_full", or a policy "p=...,c=...,o=..." as jmp and Levanter write it: the types of weights and
+optimizer (p), of the forward and backward pass (c) and of its output (o); f32 or bf16, f32 where one is left out.
+The loss is computed in float32 in any case.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marin_sft.training.checks import require
+
+NAMED = {
+    "fp32": "p=f32,c=f32,o=f32",
+    "bf16": "p=f32,c=bf16,o=f32",
+    "bf16_full": "p=bf16,c=bf16,o=f32",
+}
+_PARTS = {"p": "p", "params": "p", "c": "c", "compute": "c", "o": "o", "output": "o"}
+_TYPES = {"f32": "f32", "float32": "f32", "full": "f32", "bf16": "bf16", "bfloat16": "bf16"}
+_HALF = {"fp16", "f16", "float16", "half"}
+
+
+def policy(precision: str) -> str:
+    """For `jmp.get_policy`. `precision` has passed `check_precision`."""
+    if precision in NAMED:
+        return NAMED[precision]
+    types = {"p": "f32", "c": "f32", "o": "f32"} | {_PARTS[part]: _TYPES[name] for part, name in _pairs(precision)}
+    return ",".join(f"{part}={name}" for part, name in types.items())
+
+
+def check_precision(config: Any) -> None:
+    """Raise ConfigError unless `precision` of a `TrainConfig` is a name or a policy."""
+    text = config.precision
+    pairs = _pairs(text)
+    halves = text in _HALF or any(name in _HALF for _, name in pairs)
+    require(config, "precision", not halves, "bf16: float16 needs its loss scaled, which is not done here")
+    known = text in NAMED or all(part in _PARTS and name in _TYPES for part, name in pairs)
+    once = len({_PARTS.get(part) for part, _ in pairs}) == len(pairs)
+    require(config, "precision", known and once, f"one of {', '.join(NAMED)}, or a policy like 'p=f32,c=bf16'")
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    split = [part.partition("=") for part in text.split(",")]
+    return [(part.strip(), name.strip()) for part, _, name in split]

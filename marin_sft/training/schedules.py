@@ -1,0 +1,77 @@
+"""The learning rate of each update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from marin_sft.errors import TrainingError
+from marin_sft.training.train_config import TrainConfig
+
+WSD_DECAY = 0.1  # the part of the steps in which "wsd" decays where `decay` says nothing
+INV_SQRT_TIMESCALE = 10_000  # of "inv_sqrt" without a warmup
+
+
+def schedule(config: TrainConfig, num_steps: int) -> optax.Schedule:
+    """The learning rate of each update, counted from 0: see `lr_schedule` of `TrainConfig`.
+
+    Raises:
+        TrainingError: when warmup and decay do not fit into so many steps.
+    """
+    warmup, decay = _steps(config, num_steps)
+    peak, stable = config.learning_rate, num_steps - warmup - decay
+    parts = [
+        (warmup, optax.linear_schedule(0.0, peak, warmup)),
+        (stable, optax.constant_schedule(peak)),
+        (decay, _decaying(config, warmup, decay)),
+    ]
+    parts = [(steps, part) for steps, part in parts if steps > 0]
+    ends = [sum(steps for steps, _ in parts[: i + 1]) for i in range(len(parts))]
+    return optax.join_schedules([part for _, part in parts], ends[:-1])
+
+
+def _steps(config: TrainConfig, num_steps: int) -> tuple[int, int]:
+    """Of warmup and of decay."""
+    warmup, wanted = _count(config.warmup, num_steps), config.decay
+    if config.lr_schedule == "wsd" and wanted is None:
+        wanted = WSD_DECAY
+    left = max(num_steps - warmup, 0)
+    # A fraction is at most what the warmup leaves; a number of steps is what was asked for.
+    decay = left if wanted is None else min(_count(wanted, num_steps), left if isinstance(wanted, float) else num_steps)
+    if config.lr_schedule == "constant":
+        decay = 0
+    if warmup + decay > num_steps:
+        raise TrainingError(
+            f"warmup = {config.warmup!r} and decay = {config.decay!r} take {warmup} + {decay} steps, but training has "
+            f"{num_steps}; expected at most that: give fewer, or fractions of the steps"
+        )
+    return warmup, decay
+
+
+def _count(part: int | float, num_steps: int) -> int:
+    return int(part * num_steps) if isinstance(part, float) else part
+
+
+def _decaying(config: TrainConfig, warmup: int, steps: int) -> optax.Schedule:
+    """From the peak to the floor; counted from its own start."""
+    peak, floor = config.learning_rate, _floor(config)
+    match config.lr_schedule:
+        case "cosine":
+            return optax.cosine_decay_schedule(peak, max(steps, 1), floor / peak)
+        case "inv_sqrt":
+            timescale = warmup or INV_SQRT_TIMESCALE
+            return lambda count: jnp.maximum(peak * jnp.sqrt(timescale / (timescale + _float(count))), floor)
+        case _:
+            return optax.linear_schedule(peak, floor, steps)
+
+
+def _floor(config: TrainConfig) -> float:
+    if config.learning_rate_end is not None:
+        return config.learning_rate_end
+    return config.learning_rate * (config.min_lr_ratio or 0.0)
+
+
+def _float(count: Any) -> Any:
+    return jnp.asarray(count, jnp.float32)

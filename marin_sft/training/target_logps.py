@@ -1,0 +1,152 @@
+"""Log-probabilities of target tokens from hidden states, computed for the targets alone.
+
+Where only completions are trained, a good part of all positions has no target, and the product with the language
+model's head is a good part of all work. Hidden states of targets are gathered, and go through the head block by block;
+how many blocks that are is known when it runs, not when it is compiled. No logits are kept for the backward pass.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_LOGITS_AT_ONCE = 2**22
+_LEAST_AT_ONCE = 256
+
+
+class TokenLogps(NamedTuple):
+    """float32, a figure of each position, in nats; 0 where there is no target.
+
+    `logp` of the token after the position; of the distribution it is drawn from, without gradient and None unless
+    asked for: `entropy`, and `log_sum_squares`, the log of the sum of its squared probabilities.
+    """
+
+    logp: jax.Array
+    entropy: jax.Array | None
+    log_sum_squares: jax.Array | None
+
+
+class Head(NamedTuple):
+    """What is done with a hidden state besides the product with the head's weights.
+
+    `soft_cap`: c, where logits x are c * tanh(x / c). `entropy`, `log_sum_squares`: whether they are asked for.
+    """
+
+    soft_cap: float | None = None
+    entropy: bool = False
+    log_sum_squares: bool = False
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def target_logps(
+    hidden: jax.Array, weights: jax.Array, tokens: jax.Array, is_target: jax.Array, head: Head
+) -> TokenLogps:
+    """Figures [groups, positions] for `hidden` [groups, positions, embed] and `weights` [embed, vocab].
+
+    `tokens` int[groups, positions]: the one after each position; `is_target` bool[groups, positions]: where it counts.
+    Targets are gathered within each group, so that groups may lie on different devices.
+    """
+    return _forward(hidden, weights, tokens, is_target, head)[0]
+
+
+def _forward(
+    hidden: jax.Array, weights: jax.Array, tokens: jax.Array, is_target: jax.Array, head: Head
+) -> tuple[TokenLogps, Any]:
+    blocks = _Blocks(is_target, weights.shape[1])
+    figures = 2 + head.entropy + head.log_sum_squares
+
+    def add(i: jax.Array, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        logits = _logits(blocks.gathered(hidden, i), weights, head.soft_cap)
+        values = _figures(logits, blocks.gathered(tokens, i), head)
+        return tuple(jax.lax.dynamic_update_index_in_dim(*some, i, 0) for some in zip(found, values, strict=True))
+
+    zeros = (jnp.zeros(blocks.order.shape, jnp.float32),) * figures
+    log_z, logp, *others = jax.lax.fori_loop(0, blocks.used, add, zeros)
+    placed = iter([jnp.where(is_target, blocks.placed(values), 0.0) for values in (logp, *others)])
+    found = TokenLogps(
+        next(placed), next(placed) if head.entropy else None, next(placed) if head.log_sum_squares else None
+    )
+    return found, (hidden, weights, tokens, is_target, log_z)
+
+
+def _backward(head: Head, kept: Any, gradient: TokenLogps) -> tuple[jax.Array | None, ...]:
+    """That of `logp`; the other figures have none."""
+    hidden, weights, tokens, is_target, log_z = kept
+    blocks = _Blocks(is_target, weights.shape[1])
+    of_logp = jnp.where(is_target, gradient.logp, 0.0)
+
+    def add(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        by_hidden, by_weights = sums
+        states = blocks.gathered(hidden, i)
+        logits = _logits(states, weights, head.soft_cap)
+        is_token = blocks.gathered(tokens, i)[..., None] == jnp.arange(weights.shape[1])
+        by_logits = blocks.gathered(of_logp, i)[..., None] * (is_token - jnp.exp(logits - log_z[i][..., None]))
+        if head.soft_cap is not None:
+            by_logits *= 1 - jnp.square(logits / head.soft_cap)
+        by_logits = by_logits.astype(hidden.dtype)
+        here = jnp.einsum("gpv,ev->gpe", by_logits, weights)
+        there = jnp.einsum("gpe,gpv->ev", states, by_logits, preferred_element_type=jnp.float32)
+        return jax.lax.dynamic_update_index_in_dim(by_hidden, here, i, 0), by_weights + there
+
+    zeros = (
+        jnp.zeros((*blocks.order.shape, hidden.shape[-1]), hidden.dtype),
+        jnp.zeros(weights.shape, jnp.float32),
+    )
+    by_hidden, by_weights = jax.lax.fori_loop(0, blocks.used, add, zeros)
+    return blocks.placed(by_hidden), by_weights.astype(weights.dtype), None, None
+
+
+target_logps.defvjp(_forward, _backward)
+
+
+class _Blocks:
+    """Positions with targets before those without, in blocks of equally many.
+
+    `order` int[blocks, groups, places]: the position in its group, 0 in places that only fill the last block up;
+    `used`: blocks with a target in any group.
+    """
+
+    def __init__(self, is_target: jax.Array, vocab: int) -> None:
+        groups, positions = is_target.shape
+        places = min(positions, max(_LEAST_AT_ONCE, _LOGITS_AT_ONCE // vocab))
+        order = jnp.argsort(~is_target, axis=1, stable=True)
+        self._place = jnp.argsort(order, axis=1)
+        self._real = jnp.arange(positions + -positions % places).reshape(-1, 1, places) < positions
+        self.order = jnp.pad(order, ((0, 0), (0, -positions % places))).reshape(groups, -1, places).swapaxes(0, 1)
+        self.used = -(-is_target.sum(axis=1).max() // places)
+
+    def gathered(self, values: jax.Array, i: jax.Array) -> jax.Array:
+        """[groups, places, ...] of `values` [groups, positions, ...]: block `i`; 0 where it is only filled up."""
+        found = jax.vmap(lambda of_group, order: of_group[order])(values, self.order[i])
+        real = self._real[i].reshape(1, -1, *(1,) * (found.ndim - 2))
+        return jnp.where(real, found, 0)
+
+    def placed(self, values: jax.Array) -> jax.Array:
+        """[groups, positions, ...] of `values` [blocks, groups, places, ...]: the way back."""
+        blocks, groups, places = values.shape[:3]
+        in_order = values.swapaxes(0, 1).reshape(groups, blocks * places, *values.shape[3:])
+        return jax.vmap(lambda of_group, place: of_group[place])(in_order, self._place)
+
+
+def _logits(hidden: jax.Array, weights: jax.Array, soft_cap: float | None) -> jax.Array:
+    logits = jnp.einsum("gpe,ev->gpv", hidden, weights, preferred_element_type=jnp.float32)
+    return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
+
+
+def _figures(logits: jax.Array, tokens: jax.Array, head: Head) -> tuple[jax.Array, ...]:
+    """log Z, log p(token), and what else is asked for, of `logits` [..., vocab]."""
+    highest = logits.max(axis=-1, keepdims=True)
+    below = logits - highest
+    powers = jnp.exp(below)
+    total = powers.sum(axis=-1)
+    log_total = jnp.log(total)
+    logp = jnp.take_along_axis(below, tokens[..., None], axis=-1)[..., 0] - log_total
+    found = [highest[..., 0] + log_total, logp]
+    if head.entropy:
+        found.append(log_total - (powers * below).sum(axis=-1) / total)
+    if head.log_sum_squares:
+        found.append(jnp.log(jnp.square(powers).sum(axis=-1)) - 2 * log_total)
+    return tuple(found)

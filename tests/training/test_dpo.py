@@ -1,0 +1,265 @@
+"""DPO: figures against logits of single dialogues, however pairs are packed, cut, resumed, or compared."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import haliax as hax
+import jax
+import numpy as np
+import pytest
+
+from marin_sft.data.data_configs import lm_mixture_data_config
+from marin_sft.data.mixture import MixtureConfig, mixture
+from marin_sft.data.pair_batches import PairBatches
+from marin_sft.data.token_cache import TokenCache
+from marin_sft.data.tokenize import TokenizeConfig, tokenize
+from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.training import checkpoints, hf_directory, levanter_model
+from marin_sft.training.dpo import DPOConfig, dpo
+from marin_sft.training.dpo_loss_types import LOSS_TYPES
+from marin_sft.training.pair_loss import PairLoss, pair_arrays
+from marin_sft.training.random_model import RandomModelConfig, random_model
+from marin_sft.training.reference import ReferenceConfig, reference_logprobs
+from tests.training.conftest import SHAPE, WORDS
+
+PAIRS = 40
+FIGURES = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
+           "logps/chosen", "logps/rejected", "entropy", "kl")  # fmt: skip
+
+
+def rows() -> list[dict]:
+    """Pairs of very unequal lengths."""
+    rng = np.random.default_rng(0)
+
+    def words(most: int) -> str:
+        return " ".join(rng.choice(WORDS, rng.integers(1, most)))
+
+    def says(role: str, most: int) -> list[dict]:
+        return [{"role": role, "content": words(most)}]
+
+    return [
+        {"prompt": says("user", 8), "chosen": says("assistant", 14), "rejected": says("assistant", 14)}
+        for _ in range(PAIRS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, tokenizer_path):
+    """(mixture, tokenized)"""
+    root = tmp_path_factory.mktemp("pairs")
+    (root / "rows.jsonl").write_text("\n".join(map(json.dumps, rows())))
+    tokenize(TokenizeConfig((f"{root}/rows.jsonl",), tokenizer_path, output_path=f"{root}/tokens"))
+    tokenized = {"pairs": f"{root}/tokens"}
+    config = lm_mixture_data_config(tokenized, {"pairs": 1.0}, num_validation_sequences={"pairs": 6})
+    mixture(MixtureConfig(config, seq_len=32, output_path=f"{root}/mixture"))
+    return f"{root}/mixture", tokenized
+
+
+@pytest.fixture(scope="module")
+def reference(data, base_model, tmp_path_factory):
+    output = str(tmp_path_factory.mktemp("reference"))
+    reference_logprobs(reference_config(data, base_model, output))
+    return output
+
+
+def reference_config(data, model: str, output: str, **changes) -> ReferenceConfig:
+    fields = {"precision": "fp32", "batch_size": 6, **changes}
+    return ReferenceConfig(mixture=data[0], tokenized=data[1], model=model, output_path=output, **fields)
+
+
+def config_for(data, base_model: str, output: Path, **changes) -> DPOConfig:
+    fields = {
+        "train_batch_size": 8,
+        "num_train_steps": 5,
+        "learning_rate": 3e-3,
+        "lr_schedule": "constant",
+        "warmup": 0.0,
+        "precision": "fp32",
+        "gradient_checkpointing": False,
+        "steps_per_log": 1,
+        **changes,
+    }
+    return DPOConfig(
+        mixture=data[0],
+        tokenized=data[1],
+        base_model=base_model,
+        output_path=str(output),
+        earlier_attempts=(),
+        **fields,
+    )
+
+
+def logged(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    for expected, got in zip(logged(one), logged(other), strict=True):
+        for name in FIGURES:
+            assert got[name] == pytest.approx(expected[name], abs=tolerance, rel=tolerance), (expected["step"], name)
+
+
+@pytest.fixture(scope="module")
+def cached(data, base_model, reference, tmp_path_factory):
+    output = tmp_path_factory.mktemp("cached")
+    dpo(config_for(data, base_model, output, reference_logprobs=reference, starts_at_reference=True, steps_per_eval=5))
+    return output
+
+
+def single_logps(model, document) -> float:
+    """Of the completion's tokens, from the logits of this dialogue alone."""
+    ids, mask = np.asarray(document.input_ids), np.asarray(document.mask)
+    logits = np.asarray(levanter_model.logits(model, ids[None]), np.float64)[0]
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return sum(log_probs[i - 1, ids[i]] for i in range(1, len(ids)) if mask[i])
+
+
+def test_the_first_step_is_at_the_reference(cached):
+    first = logged(cached)[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert first["rewards/chosen"] == pytest.approx(0, abs=1e-6)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
+
+
+def test_log_probabilities_are_those_of_each_dialogue_alone(data, base_model, cached):
+    model = levanter_model.load_model(base_model)
+    batch = PairBatches(*data, 8, 0).batch(0)
+    cache = TokenCache.open(f"{data[1]['pairs']}/train")
+    numbers = np.load(f"{data[0]}/packs/pairs/train/pairs.npy")[batch.pairs[0, :, 1]]
+    chosen = [single_logps(model, document) for document in cache.read(2 * numbers)]
+    rejected = [single_logps(model, document) for document in cache.read(2 * numbers + 1)]
+    first = logged(cached)[0]
+    assert first["logps/chosen"] == pytest.approx(np.mean(chosen), rel=1e-5)
+    assert first["logps/rejected"] == pytest.approx(np.mean(rejected), rel=1e-5)
+
+
+def test_a_cached_reference_is_one_held_beside(data, base_model, cached, tmp_path):
+    dpo(config_for(data, base_model, tmp_path, reference_model=base_model, starts_at_reference=True))
+    assert_close(cached, tmp_path)
+    assert logged(tmp_path)[0]["rewards/chosen"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows_at_once", [4, 1])
+def test_micro_batches_make_no_difference(data, base_model, reference, cached, tmp_path, rows_at_once):
+    dpo(config_for(data, base_model, tmp_path, reference_logprobs=reference, per_device_parallelism=rows_at_once))
+    assert_close(cached, tmp_path)
+
+
+def test_a_shared_prompt_makes_no_difference(data, base_model, reference, cached, tmp_path):
+    dpo(config_for(data, base_model, tmp_path, reference_logprobs=reference, share_prefix=True))
+    assert_close(cached, tmp_path)
+
+
+def test_it_learns_the_preference(cached):
+    first, last = logged(cached)[0], logged(cached)[-1]
+    assert last["loss"] < first["loss"]
+    assert last["rewards/margins"] > 0 and last["kl"] != 0
+
+
+def test_held_out_pairs_are_measured(cached):
+    evaluated = logged(cached)[-1]
+    assert 0 < evaluated["eval/loss"] < 2 and 0 <= evaluated["eval/rewards/accuracies"] <= 1
+    assert evaluated["eval/logps/chosen"] < 0
+
+
+def test_a_reference_of_another_model_is_noticed(data, base_model, tokenizer_path, tmp_path):
+    other = str(tmp_path / "other")
+    random_model(RandomModelConfig(model=SHAPE, tokenizer=tokenizer_path, seed=4, output_path=other))
+    reference_logprobs(reference_config(data, other, str(tmp_path / "reference")))
+    config = config_for(
+        data, base_model, tmp_path / "out", reference_logprobs=str(tmp_path / "reference"), starts_at_reference=True
+    )
+    with pytest.raises(TrainingError, match="step 1: .*expected 0"):
+        dpo(config)
+    dpo(dataclasses.replace(config, starts_at_reference=False, output_path=str(tmp_path / "meant")))
+
+
+def test_each_loss_is_another(data, base_model, tmp_path):
+    """Away from the reference, of which the first step knows nothing but zeros."""
+    model = levanter_model.load_model(base_model)
+    arrays = pair_arrays(PairBatches(*data, 8, 0).batch(0), None)
+    arrays["reference"] = np.random.default_rng(0).uniform(-60, -20, (1, 8 * 4)).astype(np.float32)
+    axes = {name: ("batch", "position") if array.ndim == 3 else name for name, array in arrays.items()}
+    batch = {name: hax.named(array[0], axes[name]) for name, array in arrays.items()}
+    losses = {}
+    for name in LOSS_TYPES:
+        smoothing = {"exo_pair": 1e-3, "robust": 0.1}.get(name, 0.0)
+        known = {} if name in ("sft", "simpo") else {"reference_logprobs": "unused"}
+        config = config_for(data, base_model, tmp_path, loss_type=name, label_smoothing=smoothing, **known)
+        losses[name] = PairLoss(config)
+    found = jax.jit(lambda model: {name: loss(model, batch, None, None)[0] for name, loss in losses.items()})(model)
+    assert len({float(value) for value in found.values()}) == len(LOSS_TYPES)
+    assert all(np.isfinite(list(found.values())))
+
+
+def test_a_weighted_sum_is_one_of_its_parts(data, base_model, reference, tmp_path):
+    mpo = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
+    dpo(config_for(data, base_model, tmp_path, reference_logprobs=reference, loss_type=mpo, num_train_steps=2))
+    for line in logged(tmp_path):
+        assert line["loss"] == pytest.approx(sum(w * line[f"loss/{name}"] for name, w in mpo.items()), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"ld_alpha": 0.3}, {"use_weighting": True}])
+def test_each_option_counts(data, base_model, reference, cached, tmp_path, options):
+    dpo(config_for(data, base_model, tmp_path, reference_logprobs=reference, num_train_steps=2, **options))
+    one, other = logged(cached)[1], logged(tmp_path)[1]
+    assert any(one[name] != pytest.approx(other[name], rel=1e-4) for name in ("loss", "grad_norm", "logps/chosen"))
+
+
+def test_a_reference_that_follows(data, base_model, tmp_path):
+    """With a = 1, each sync makes the policy the reference."""
+    dpo(
+        config_for(
+            data, base_model, tmp_path, reference_model=base_model, ref_model_sync_steps=2, ref_model_mixup_alpha=1.0
+        )
+    )
+    rewards = [line["rewards/margins"] for line in logged(tmp_path)]
+    assert [rewards[i] for i in (0, 2, 4)] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert abs(rewards[1]) > 1e-4 and abs(rewards[3]) > 1e-4
+
+
+def test_it_goes_on_in_the_same_bits(data, base_model, tmp_path, monkeypatch):
+    options = {
+        "reference_model": base_model,
+        "ref_model_sync_steps": 2,
+        "num_train_steps": 6,
+        "steps_per_checkpoint": 3,
+    }
+    dpo(config_for(data, base_model, tmp_path / "whole", **options))
+
+    class Killed(Exception):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "remove", kill)  # after the first checkpoint is finished
+        with pytest.raises(Killed):
+            dpo(config_for(data, base_model, tmp_path / "first", **options))
+    config = config_for(data, base_model, tmp_path / "second", **options)
+    dpo(dataclasses.replace(config, earlier_attempts=(str(tmp_path / "first"),)))
+    whole, resumed = (hf_directory.read_tensors(str(tmp_path / name / "model")) for name in ("whole", "second"))
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+    without_speed = [
+        [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in logged(tmp_path / name)]
+        for name in ("whole", "second")
+    ]
+    assert without_speed[0] == without_speed[1]
+
+
+def test_what_cannot_be_is_refused():
+    paths = {"mixture": "m", "tokenized": {}, "base_model": "b", "train_batch_size": 1, "learning_rate": 1e-6}
+    for fields, message in [
+        ({}, "exactly one of reference_logprobs and reference_model"),
+        ({"reference_logprobs": "r", "reference_model": "m"}, "exactly one of"),
+        ({"reference_logprobs": "r", "reference_free": True}, "reference_free"),
+        ({"reference_logprobs": "r", "ref_model_sync_steps": 2}, "cached figures cannot move"),
+        ({"reference_logprobs": "r", "loss_type": "sigmod"}, "did you mean|nearest|sigmoid"),
+        ({"reference_logprobs": "r", "beta": 0.0}, "beta"),
+        ({"reference_logprobs": "r", "ld_alpha": 2.0}, "ld_alpha"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            DPOConfig(**paths, num_train_steps=1, **fields)

@@ -1,0 +1,340 @@
+"""LoRA: the formulas against torch, what trains and what stays, resume to the same bits, and merged weights."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import haliax as hax
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.training import checkpoints, hf_directory, levanter_model, lora, peft_directory
+from marin_sft.training.adapted_weights import Merged
+from marin_sft.training.fakes import CountingBatches, pack
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.loss import LossBatch, loss_arrays, nll
+from marin_sft.training.sft import SFTConfig
+from marin_sft.training.sft_run import train
+from tests.training.test_architectures import IDS, MODELS, saved
+
+BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
+VARIANTS = {
+    "plain": LoraConfig(r=4, alpha=8),
+    "rslora": LoraConfig(r=4, alpha=8, use_rslora=True, target_modules=["q_proj", "v_proj", "down_proj"]),
+    "dora": LoraConfig(r=4, alpha=8, use_dora=True),
+}
+
+
+def config_for(base_model: str, output: Path, lora: LoraConfig, *earlier: Path, **changes) -> SFTConfig:
+    config = SFTConfig(
+        mixture="unused",
+        tokenized={},
+        base_model=base_model,
+        output_path=str(output),
+        earlier_attempts=tuple(map(str, earlier)),
+        train_batch_size=4,
+        num_train_steps=4,
+        learning_rate=1e-2,
+        lr_schedule="constant",
+        warmup=0.0,
+        weight_decay=0.1,
+        max_grad_norm=0.3,
+        precision="fp32",
+        gradient_checkpointing=False,
+        steps_per_log=1,
+        lora=lora,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def lines_of(output: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "per_second" not in name} for line in lines]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def trained(request, base_model, tmp_path_factory) -> SFTConfig:
+    output = tmp_path_factory.mktemp(request.param)
+    config = config_for(base_model, output, VARIANTS[request.param])
+    train(config, BATCHES)
+    return config
+
+
+class TorchLora(torch.nn.Module):
+    """W x + scale * B A x, or magnitude / |W + scale * B A| times that, for a layer of `base` that starts with A."""
+
+    def __init__(self, base: torch.nn.Linear, a: np.ndarray, config: LoraConfig) -> None:
+        super().__init__()
+        self.base, self.scale = base, config.alpha / (config.r**0.5 if config.use_rslora else config.r)
+        self.A = torch.nn.Parameter(torch.tensor(a))
+        self.B = torch.nn.Parameter(torch.zeros(base.out_features, config.r))
+        if config.use_dora:
+            self.magnitude = torch.nn.Parameter(base.weight.detach().norm(dim=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = x @ self.base.weight.T + self.scale * (x @ self.A.T) @ self.B.T
+        if hasattr(self, "magnitude"):
+            out = out * (self.magnitude / (self.base.weight + self.scale * self.B @ self.A).norm(dim=1).detach())
+        return out if self.base.bias is None else out + self.base.bias
+
+
+def sum_of_nll(model: torch.nn.Module, batch) -> torch.Tensor:
+    total = torch.zeros(())
+    for row in range(len(batch.tokens)):
+        for segment in range(batch.segment_ids[row].max() + 1):
+            ids = torch.tensor(batch.tokens[row, batch.segment_ids[row] == segment].tolist())
+            log_probs = torch.log_softmax(model(ids[None]).logits[0, :-1], -1)
+            total = total - log_probs[torch.arange(len(ids) - 1), ids[1:]].sum()
+    return total
+
+
+def train_with_torch(config: SFTConfig) -> tuple[list[tuple[float, float]], dict[str, np.ndarray]]:
+    """(loss, gradient norm) of each step, and the adapter after the last."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(config.base_model).requires_grad_(False)
+    start = levanter_model.load_model(config.base_model, lora=config.lora, seed=config.seed)
+    layers = {}
+    for name, a in lora.adapter_tensors(start).items():
+        if name.endswith(peft_directory.A):
+            parent, _, own = name.removesuffix(peft_directory.A).rpartition(".")
+            layers[f"{parent}.{own}"] = TorchLora(getattr(model.get_submodule(parent), own), a, config.lora)
+            setattr(model.get_submodule(parent), own, layers[f"{parent}.{own}"])
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+    )
+    figures = []
+    for step in range(config.num_train_steps):
+        batch = BATCHES.batch(step)
+        loss = sum_of_nll(model, batch) / batch.trained_tokens
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        figures.append((loss.item(), norm.item()))
+    names = {"A": peft_directory.A, "B": peft_directory.B, "magnitude": peft_directory.MAGNITUDE}
+    tensors = {
+        layer + names[name]: tensor.detach().numpy()
+        for layer, module in layers.items()
+        for name, tensor in module.named_parameters(recurse=False)
+    }
+    return figures, tensors
+
+
+def test_steps_are_those_of_torch(trained):
+    figures, expected = train_with_torch(trained)
+    lines = lines_of(Path(trained.output_path))
+    np.testing.assert_allclose([(line["loss"], line["grad_norm"]) for line in lines], figures, atol=1e-5)
+    got = peft_directory.read_adapter(f"{trained.output_path}/adapter").tensors
+    assert got.keys() == expected.keys()
+    for name, tensor in got.items():
+        np.testing.assert_allclose(tensor, expected[name], atol=1e-4, err_msg=name)
+        assert np.abs(tensor).max() > 1e-3
+
+
+def test_the_adapter_and_the_merged_weights_are_one_model(trained):
+    batch = LossBatch(
+        **{name: hax.named(array, ("batch", "position")) for name, array in loss_arrays(BATCHES.batch(9)).items()}
+    )
+    output, measure = trained.output_path, hax.named_jit(nll)
+    adapted = levanter_model.load_model(trained.base_model, lora=LoraConfig(adapter_path=f"{output}/adapter"))
+    losses = {
+        "adapter": measure(adapted, batch),
+        "merged": measure(levanter_model.load_model(f"{output}/model"), batch),
+        "base": measure(levanter_model.load_model(trained.base_model), batch),
+    }
+    assert abs(losses["adapter"] - losses["merged"]) < 1e-5 < abs(losses["adapter"] - losses["base"])
+
+
+def test_the_base_model_stays_as_it_is(trained):
+    base = hf_directory.read_tensors(trained.base_model)
+    merged = hf_directory.read_tensors(f"{trained.output_path}/model")
+    adapted = {f"{name}.weight" for name in peft_directory.layers_of(adapter_of(trained).tensors)}
+    assert base.keys() == merged.keys() and len(adapted) == (6 if trained.lora.use_rslora else 14)
+    changed = {name for name in base if not np.array_equal(base[name], merged[name])}
+    assert changed == adapted
+
+
+def adapter_of(config: SFTConfig) -> peft_directory.Adapter:
+    return peft_directory.read_adapter(f"{config.output_path}/adapter")
+
+
+KILLED = """
+import os, signal, sys
+from marin_sft import progress
+from marin_sft.training.sft_run import train
+from tests.training.test_lora import BATCHES, dropping
+
+def kill(update):
+    if update.done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with progress.listening(kill):
+    train(dropping(sys.argv[1], sys.argv[2]), BATCHES)
+"""
+
+
+def dropping(base_model: str, output: str | Path, *earlier: Path, **changes) -> SFTConfig:
+    config = LoraConfig(r=4, alpha=8, dropout=0.2, use_dora=True)
+    options = {"num_train_steps": 7, "steps_per_checkpoint": 3, "precision": "bf16", "per_device_parallelism": 2}
+    return config_for(base_model, Path(output), config, *earlier, **options | changes)
+
+
+@pytest.fixture(scope="module")
+def killed(base_model, tmp_path_factory) -> Path:
+    """An attempt that was killed after step 5, with a checkpoint of step 3."""
+    output = tmp_path_factory.mktemp("killed")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", KILLED, base_model, str(output)], env=environment)
+    assert done.returncode == -signal.SIGKILL
+    return output
+
+
+def test_killed_with_dropout_it_ends_in_the_same_bits(killed, base_model, tmp_path):
+    train(dropping(base_model, tmp_path / "whole", steps_per_checkpoint=None), BATCHES)
+    train(dropping(base_model, tmp_path / "resumed", killed), BATCHES)
+    for file in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "resumed" / file).read_bytes()
+    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "resumed")
+
+
+def test_checkpoints_hold_what_trains_alone(killed, base_model):
+    found = checkpoints.newest([str(killed)])
+    assert found is not None and found.step == 3
+    written = sum(path.stat().st_size for path in Path(found.path).rglob("*") if path.is_file())
+    model = levanter_model.load_model(base_model, lora=dropping(base_model, killed).lora)
+    adapter = sum(tensor.nbytes for tensor in lora.adapter_tensors(model).values())
+    base = sum(tensor.nbytes for tensor in hf_directory.read_tensors(base_model).values())
+    names = {str(path.relative_to(found.path)) for path in Path(found.path).rglob("*")}
+    assert not any("embed" in name for name in names)
+    assert 3 * adapter < written + 40_000 < 3 * adapter + base, (written, adapter, base)
+
+
+def test_resuming_with_another_adapter_is_loud(killed, base_model, tmp_path):
+    other = LoraConfig(r=4, alpha=16, dropout=0.2, use_dora=True)
+    with pytest.raises(TrainingError, match=r"lora was .*'alpha': 8.* and is .*'alpha': 16"):
+        train(dropping(base_model, tmp_path, killed, lora=other), BATCHES)
+    with pytest.raises(TrainingError, match=r"lora was .* and is None"):
+        train(dropping(base_model, tmp_path, killed, lora=None), BATCHES)
+
+
+def test_dropout_is_drawn_from_the_key_and_in_training_only(base_model):
+    model = levanter_model.load_model(base_model, lora=LoraConfig(r=4, alpha=8, dropout=0.5))
+    model = jax.tree_util.tree_map(lambda leaf: leaf + 0.1 if leaf.shape[-1:] == (4,) else leaf, model)  # B is not 0
+    arrays = {name: hax.named(array, ("batch", "position")) for name, array in loss_arrays(BATCHES.batch(0)).items()}
+    measure = hax.named_jit(lambda model, key: nll(model, LossBatch(**arrays), key=key))
+    one, other = jax.random.PRNGKey(1), jax.random.PRNGKey(2)
+    losses = [float(measure(model, key)) for key in (one, one, other, None)]
+    assert losses[0] == losses[1] and len(set(losses)) == 3
+
+
+def test_training_goes_on_from_an_adapter(trained, base_model, tmp_path):
+    again = LoraConfig(adapter_path=f"{trained.output_path}/adapter")
+    train(config_for(base_model, tmp_path, again, num_train_steps=1), BATCHES)
+    (first,) = lines_of(tmp_path)
+    assert first["loss"] < lines_of(Path(trained.output_path))[0]["loss"]
+    before, after = adapter_of(trained), peft_directory.read_adapter(str(tmp_path / "adapter"))
+    assert before.config.scale == after.config.scale
+    stored = [Path(path, "adapter", "adapter_config.json") for path in (trained.output_path, tmp_path)]
+    assert json.loads(stored[0].read_text()) == json.loads(stored[1].read_text())
+    contradiction = dataclasses.replace(again, r=8, use_dora=True)
+    with pytest.raises(TrainingError, match=r"r = 8, but the adapter has 4"):
+        train(config_for(base_model, tmp_path / "2", contradiction), BATCHES)
+
+
+def test_an_adapter_of_another_model(trained, tmp_path):
+    path = tmp_path / "adapter"
+    path.mkdir()
+    found = adapter_of(trained)
+    name = f"model.layers.1.self_attn.q_proj{peft_directory.B}"
+    narrow = {**found.tensors, name: found.tensors[name][:8]}
+    peft_directory.write_adapter(str(path), dataclasses.replace(found, tensors=narrow), trained.base_model, "base")
+    with pytest.raises(TrainingError, match=r"1 tensors do not fit .*q_proj.lora_B.weight: got \(8, 4\), expected"):
+        levanter_model.load_model(trained.base_model, lora=LoraConfig(adapter_path=str(path)))
+
+
+def test_layers_are_chosen_as_in_peft(base_model):
+    def layers(**choice) -> set[str]:
+        model = levanter_model.load_model(base_model, lora=LoraConfig(r=2, alpha=2, **choice))
+        return {name.removeprefix("model.layers.") for name in peft_directory.layers_of(lora.adapter_tensors(model))}
+
+    assert layers(target_modules=["q_proj", "mlp.up_proj"]) == {
+        "0.self_attn.q_proj", "0.mlp.up_proj", "1.self_attn.q_proj", "1.mlp.up_proj"
+    }  # fmt: skip
+    assert layers(target_modules=r".*\.(k|v)_proj", exclude_modules=["v_proj"]) == {
+        "0.self_attn.k_proj", "1.self_attn.k_proj"
+    }  # fmt: skip
+    assert layers(target_modules="all-linear") == layers() and len(layers()) == 14
+    with pytest.raises(TrainingError, match=r"'qproj' fits no linear layer, expected of .*q_proj"):
+        layers(target_modules=["k_proj", "qproj"])
+    with pytest.raises(TrainingError, match=r"adapts model.layers.1.self_attn.q_proj, but not model.layers.0"):
+        layers(target_modules=r"model\.layers\.1\..*q_proj")
+
+
+def test_config_values_are_checked_by_name():
+    with pytest.raises(ConfigError, match=r"LoraConfig.r = None: expected a number, unless adapter_path"):
+        LoraConfig(alpha=8)
+    with pytest.raises(ConfigError, match=r"LoraConfig.dropout = 1.0"):
+        LoraConfig(r=4, alpha=8, dropout=1.0)
+    for targets in (["q_proj", "lm_head"], ["embed_tokens"], ".*"):
+        with pytest.raises(ConfigError, match=r"LoraConfig.target_modules = .*: expected linear layers without"):
+            LoraConfig(r=4, alpha=8, target_modules=targets)
+    with pytest.raises(ConfigError, match="not a regular expression"):
+        LoraConfig(r=4, alpha=8, target_modules="(q_proj")
+    with pytest.raises(ConfigError, match=r"init_lora_weights = 'pissa': expected True or 'gaussian'"):
+        LoraConfig(r=4, alpha=8, init_lora_weights="pissa")
+
+
+@pytest.fixture(
+    scope="module", params=["llama, tied", "mistral", "qwen2", "gemma", "gemma2", "gemma3", "olmo2", "olmo3"]
+)
+def family(request, tmp_path_factory) -> tuple[str, LoraConfig]:
+    """A model of a family, and an adapter for it with random values."""
+    path = tmp_path_factory.mktemp("family")
+    saved(MODELS[request.param], path / "base")
+    config = LoraConfig(r=3, alpha=8, use_dora=True)
+    start = lora.adapter_tensors(levanter_model.load_model(str(path / "base"), lora=config))
+    rng = np.random.default_rng(0)
+    tensors = {name: tensor + rng.normal(0, 0.1, tensor.shape).astype(np.float32) for name, tensor in start.items()}
+    (path / "adapter").mkdir()
+    peft_directory.write_adapter(str(path / "adapter"), peft_directory.Adapter(config, tensors), str(path), "base")
+    return str(path / "base"), LoraConfig(adapter_path=str(path / "adapter"), dropout=0.5)
+
+
+def test_each_family_is_adapted_as_it_is_merged(family, tmp_path):
+    path, config = family
+    adapter = peft_directory.read_adapter(config.adapter_path)
+    assert len(peft_directory.layers_of(adapter.tensors)) == 3 * 7
+    base = hf_directory.StoredTensors(path)
+    (tmp_path / "config.json").write_bytes(Path(path, "config.json").read_bytes())
+    hf_directory.write_tensors(str(tmp_path), Merged(base, adapter, base))
+    adapted = levanter_model.load_model(path, lora=config)
+    ours, merged = (levanter_model.logits(model, IDS) for model in (adapted, levanter_model.load_model(str(tmp_path))))
+    np.testing.assert_allclose(ours, merged, atol=2e-4)
+    assert np.abs(ours - levanter_model.logits(levanter_model.load_model(path), IDS)).max() > 0.1
+
+
+def test_each_family_hands_its_layers_a_key_for_dropout(family, monkeypatch):
+    path, config = family
+    model, rates, dropout = levanter_model.load_model(path, lora=config), [], lora.hnn.dropout
+
+    def counted(x, rate, *, key, inference):
+        rates.append(rate)
+        return dropout(x, rate, key=key, inference=inference)
+
+    monkeypatch.setattr(lora.hnn, "dropout", counted)
+    arrays = loss_arrays(pack([[[3, 4, 5, 6]]], 8))
+    batch = LossBatch(**{name: hax.named(array, ("batch", "position")) for name, array in arrays.items()})
+    eqx.filter_eval_shape(nll, model, batch, key=jax.random.PRNGKey(0))
+    # All layers of a model are traced as one, unless they differ.
+    assert rates in ([0.5] * 7, [0.5] * 7 * 3)
+    eqx.filter_eval_shape(nll, model, batch)
+    assert len(rates) in (7, 7 * 3)
