@@ -43,7 +43,7 @@ peers-transformers5: .peers-transformers5/.done
 	$(UV) pip install --quiet --python .peers-transformers5/bin/python --no-deps torch==2.13.0
 	@touch $@
 
-# TRL's trainer, beside ours in `.venv/bin/python benchmarks/trl_parity.py`.
+# TRL's trainers, beside ours in benchmarks/trl_parity.py, trl_dpo_parity.py and dpo.py.
 peers-trl: .peers-trl/.done
 
 .peers-trl/.done: requirements-trl.lock | $(BIN)/python
@@ -83,6 +83,8 @@ format: env-dev
 bench: env-dev
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/sft.py
+	$(BIN)/python benchmarks/dpo.py
 
 COMPILE := $(UV) pip compile --quiet --no-header --python-version 3.11 --universal --no-emit-index-url \
 	--no-emit-find-links --generate-hashes --prerelease=if-necessary-or-explicit

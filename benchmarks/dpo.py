@@ -3,8 +3,8 @@
 python benchmarks/dpo.py [--runs 3] [--only ENGINE ...] [--data ../shared/data/dpo_en_demo.json]
 
 A random Qwen3 of 6.8M parameters, fp32, on CPU, steps of 8 pairs. All trainers see the same pairs in the same steps,
-none of them cut; compilation and the first steps are left out. TRL is run at its best size of a micro-batch, which is
-found first. `make peers-trl` builds the environment that TRL runs in; without it, it is left out.
+none of them cut; compilation and the first steps are left out. TRL is given the batch at once, as we take it, and pair
+by pair, which pads least. `make peers-trl` builds the environment that TRL runs in; without it, it is left out.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from table import Row, Target, print_table
 HERE = Path(__file__).parent
 DATA = HERE.parent.parent / "shared/data/dpo_en_demo.json"
 WARM = 2
-MICRO_BATCHES = (1, 2, 4, 8)
-ENGINES = ("trl cached", "trl online", "levanter online")
+LEVANTER = "levanter online"
+# By name: whether the reference is computed before, and pairs at once.
+TRL = {"trl cached": (True, BATCH_SIZE), "trl cached by 1": (True, 1), "trl online": (False, BATCH_SIZE)}
+ENGINES = (*TRL, LEVANTER)
 
 
 class Bench:
@@ -56,8 +58,9 @@ class Bench:
     def levanter(self) -> dict[str, Any]:
         return self.run(sys.executable, "peers/levanter_dpo.py", str(self.folder))
 
-    def trl(self, cached: bool, micro_batch: int, steps: int = STEPS) -> dict[str, Any]:
+    def trl(self, engine: str) -> dict[str, Any]:
         """As `ours_dpo.train`; `reference_seconds`: of all pairs, before."""
+        cached, micro_batch = TRL[engine]
         options = {
             "batch_size": BATCH_SIZE,
             "seq_len": SEQ_LEN,
@@ -67,7 +70,7 @@ class Bench:
             "max_grad_norm": 1.0,
             "cases": {
                 "measured": {
-                    "steps": WARM + steps,
+                    "steps": WARM + STEPS,
                     "per_device_train_batch_size": micro_batch,
                     "precompute_ref_log_probs": cached,
                 }
@@ -76,10 +79,11 @@ class Bench:
         arguments = (str(self.folder / "model"), str(self.folder / "pairs.jsonl"), json.dumps(options))
         found = self.run(TRL_PYTHON, "peers/trl_dpo.py", *arguments, report_last=True)["measured"]
         ended = found["ended"]
-        return {**found, "seconds": (ended[-1] - ended[WARM - 1]) / steps}
+        return {**found, "seconds": (ended[-1] - ended[WARM - 1]) / STEPS}
 
-    def median(self, measure: Callable[[], Mapping[str, Any]], figure: str = "seconds") -> float:
-        return statistics.median(measure()[figure] for _ in range(self.runs))
+    def median(self, measure: Callable[[], Mapping[str, Any]]) -> float:
+        """Seconds of a step."""
+        return statistics.median(measure()["seconds"] for _ in range(self.runs))
 
 
 def rows(bench: Bench, prepared: Mapping[str, float], engines: list[str]) -> Iterator[Row]:
@@ -87,17 +91,15 @@ def rows(bench: Bench, prepared: Mapping[str, float], engines: list[str]) -> Ite
     online = {"ours": bench.median(lambda: bench.ours("online"))}
     reference = {"ours": prepared["pairs/reference_seconds"]}
     for engine in engines:
-        if engine == "levanter online":
+        if engine == LEVANTER:
             online[engine] = bench.median(bench.levanter)
             continue
-        of_cache = engine == "trl cached"
-        micro = min(MICRO_BATCHES, key=lambda size: bench.trl(of_cache, size, steps=2)["seconds"])
-        print(f"{engine}: fastest with {micro} pairs at once", file=sys.stderr)
-        found = [bench.trl(of_cache, micro) for _ in range(bench.runs)]
+        found = [bench.trl(engine) for _ in range(bench.runs)]
+        of_cache = TRL[engine][0]
         (cached if of_cache else online)[engine] = statistics.median(one["seconds"] for one in found)
         if of_cache:
             reference[engine] = statistics.median(one["reference_seconds"] for one in found)
-    limits = {"trl cached": 4.0, "trl online": 5.0, "levanter online": 3.0}
+    limits = {"trl cached": 4.0, "trl online": 5.0, LEVANTER: 3.0}
     targets = [Target(f">= {limit:g}x of", limit=limit, peer=engine) for engine, limit in limits.items()]
     yield Row(f"step of {BATCH_SIZE} pairs, ours with a cached reference", {**online, **cached}, targets)
     yield Row("the same, ours with the reference beside", online)

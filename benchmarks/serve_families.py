@@ -100,7 +100,7 @@ def fine_tuned(folder: Path, base: Path) -> str:
     documents.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows * 4))
     tokens = {"chat": tokenize("chat", documents, tokenizer=base, format=ChatLmDatasetFormat())}
     blend = mixture("chat", tokens, weights={"chat": 1}, seq_len=128)
-    options = {"train_batch_size": 4, "num_train_steps": 60, "learning_rate": 1e-2, "precision": "fp32"}
+    options: dict[str, Any] = {"train_batch_size": 4, "num_train_steps": 60, "learning_rate": 1e-2, "precision": "fp32"}
     exported = export("chat", sft("chat", mixture=blend, base_model=base, **options))
     path = Executor(ExecutorFlags(prefix=str(folder / "store"), backend="inline")).run([exported]).output_path(exported)
     assert path is not None

@@ -39,6 +39,7 @@ from marin_sft.training.dpo import DPOConfig
 from marin_sft.training.levanter_configs import from_levanter as from_levanter_model
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.sft import SFTConfig
+from marin_sft.training.trackers import with_tags
 from marin_sft.training.train_config import TrainConfig
 
 __all__ = [
@@ -107,7 +108,7 @@ def default_train(
         tokenized: a tokenization step, or a mixture made by `lm_mixture_data_config` and its like.
         model_config: the shape, ours or Levanter's. That of `base_model` is compared with it when training starts;
             None: whatever `base_model` has.
-        tags: kept in the step's description.
+        tags: kept in the step's description, and given to `WandbConfig`.
         base_model: a step, a directory, or a hub id "org/name" or "org/name@revision".
 
     Raises:
@@ -134,7 +135,7 @@ def default_train(
         resources=train_config.resources,
         steps_per_hf_export=train_config.hf_cadence(),
         hf_generation_eos_token_ids=train_config.hf_generation_eos_token_ids,
-        **_settings_of_training(train_config, SFTConfig),
+        **_settings_of_training(train_config, SFTConfig, tags),
     )
     return dataclasses.replace(trained, description=_description(name, tags))
 
@@ -193,7 +194,7 @@ def default_dpo(
         tokenized: as for `default_sft`, of preference pairs.
         model_config: see `default_train`.
         mixture_weights: of each dataset, by name; they count pairs.
-        tags: kept in the step's description.
+        tags: kept in the step's description, and given to `WandbConfig`.
 
     Experiments on the same data and model that differ in losses, beta or rates share one mixture and one computation
     of the reference's log-probabilities.
@@ -225,8 +226,7 @@ def default_dpo(
         resources=config.resources,
         steps_per_hf_export=config.hf_cadence(),
         hf_generation_eos_token_ids=config.hf_generation_eos_token_ids,
-        **dpo_config.pair_settings(),
-        **_settings_of_training(config, DPOConfig),
+        **{**_settings_of_training(config, DPOConfig, ("dpo", *tags)), **dpo_config.pair_settings()},
     )
     return dataclasses.replace(trained, description=_description(name, ("dpo", *tags)))
 
@@ -235,10 +235,11 @@ def _description(name: str, tags: Sequence[str]) -> str:
     return f"Training of {name}" + (f"; tags: {', '.join(tags)}" if tags else "")
 
 
-def _settings_of_training(config: SimpleTrainConfig, of: type[TrainConfig]) -> dict[str, Any]:
-    """The fields that the config class `of` has under the same names."""
+def _settings_of_training(config: SimpleTrainConfig, of: type[TrainConfig], tags: Sequence[str]) -> dict[str, Any]:
+    """The fields that the config class `of` has under the same names; trackers are given the tags."""
     known = {field.name for field in dataclasses.fields(of)}
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in known}
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in known}
+    return {**settings, "trackers": with_tags(config.trackers, tags)}
 
 
 def _random_weights(where: str, name: str, data: LmDataConfig, shape: LlamaConfig | None, seed: int) -> Source:

@@ -8,21 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.simple_sft_config import SimpleSFTConfig
+from experiments.training_options import TrainingOptions
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources
 from marin_sft.steps import Source
 from marin_sft.training.dpo_config import PAIR_FIELDS
 from marin_sft.training.dpo_loss_types import loss_weights_of
+from marin_sft.training.lora_config import LoraConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimpleDPOConfig:
-    """What `default_dpo` trains with. Where two names stand in a line, they are two spellings of one setting.
+class SimpleDPOConfig(TrainingOptions):
+    """What `default_dpo` trains with: the settings of `TrainingOptions`, and those below. Where two names stand in a
+    line, they are two spellings of one setting.
 
     resources | tpu_type with node_count, per_device_parallelism (here pairs), model_name_or_path, initialize_from_hf,
     initialize_from_checkpoint_path, tokenizer, weight_decay, beta1, beta2, warmup, decay | cooldown, lr_schedule,
     min_lr_ratio, max_grad_norm, steps_per_eval, steps_per_checkpoint, steps_per_hf_export,
-    hf_generation_eos_token_ids, seed: see `SimpleSFTConfig`.
+    hf_generation_eos_token_ids, lora | use_lora, lora_r, lora_alpha, lora_dropout, seed: see `SimpleSFTConfig`.
 
     train_batch_size: pairs in a step, over all devices.
     num_train_steps | num_train_epochs | num_epochs: at most one; without, one epoch.
@@ -78,9 +81,9 @@ class SimpleDPOConfig:
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.95
-    warmup: float = 0.0
-    decay: float | None = None
-    cooldown: float | None = None
+    warmup: int | float = 0.0
+    decay: int | float | None = None
+    cooldown: int | float | None = None
     lr_schedule: str = "linear"
     min_lr_ratio: float = 0.0
     max_grad_norm: float | None = 1.0
@@ -89,6 +92,11 @@ class SimpleDPOConfig:
     steps_per_checkpoint: int | None = 1000
     steps_per_hf_export: int | None = 500
     hf_generation_eos_token_ids: Sequence[int] | None = None
+    lora: LoraConfig | None = None
+    use_lora: bool = False
+    lora_r: int | None = None
+    lora_alpha: float | None = None
+    lora_dropout: float | None = None
     per_device_parallelism: int = -1
     seed: int = 0
 
@@ -100,7 +108,7 @@ class SimpleDPOConfig:
 
     def shared(self) -> SimpleSFTConfig:
         """The settings that supervised fine-tuning has, too."""
-        same = {field.name for field in dataclasses.fields(SimpleSFTConfig)} & self.__dict__.keys()
+        same = ({field.name for field in dataclasses.fields(SimpleSFTConfig)} & self.__dict__.keys()) - {*PAIR_FIELDS}
         given: dict[str, Any] = {name: getattr(self, name) for name in same}
         epochs = [e for e in (self.num_train_epochs, self.num_epochs) if e is not None]
         if len(epochs) > 1 or (epochs and self.num_train_steps is not None):

@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.simple_train_config import SimpleTrainConfig
+from experiments.training_options import TrainingOptions
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
 from marin_sft.steps import Source
 from marin_sft.training.lora_config import LoraConfig
 
 DEFAULT_STEPS = 10_000
+DEFAULT_MIN_LR_RATIO = 0.0
 DEFAULT_LORA: dict[str, Any] = {"r": 8, "alpha": 16, "dropout": 0.05}
 _STOP_STRATEGIES = {"exit": "first_exhausted"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimpleSFTConfig:
-    """What `default_sft` trains with. Where two names stand in a line, they are two spellings of one setting.
+class SimpleSFTConfig(TrainingOptions):
+    """What `default_sft` trains with: the settings of `TrainingOptions`, and those below. Where two names stand in a
+    line, they are two spellings of one setting.
 
     Hardware, which is no part of a step's identity:
     resources | tpu_type with node_count: what training runs on, "v4-128" with the number of slices.
@@ -42,15 +45,17 @@ class SimpleSFTConfig:
 
     Training:
     num_train_steps | num_train_epochs: at most one; without, 10,000 steps.
-    decay | cooldown: fraction of the steps, at the end, in which the rate falls; None (a cooldown of 0): all after the
-    warmup.
-    z_loss_weight, max_grad_norm, warmup, lr_schedule, min_lr_ratio, weight_decay, beta1, beta2: see `SFTConfig`.
+    warmup: steps, or the fraction of them, in which the rate rises from 0.
+    decay | cooldown: steps, or the fraction of them, at the end, in which the rate falls; None (a cooldown of 0): all
+    after the warmup. min_lr_ratio | learning_rate_end: to which share of the rate, or to which rate.
+    z_loss_weight, label_smoothing, neftune_noise_alpha, max_grad_norm, lr_schedule, weight_decay, beta1, beta2: see
+    `SFTConfig`.
     steps_per_eval, steps_per_checkpoint, steps_per_hf_export, hf_generation_eos_token_ids: see `SimpleTrainConfig`.
     lora, a `LoraConfig` | use_lora with lora_r (None: 8), lora_alpha (None: 16) and lora_dropout (None: 0.05): train an
     adapter in place of all weights.
     seed: of the order of the data; also in the step's name.
 
-    Refused, since training has nothing for them: int8, reinit_tokens.
+    Refused, since training has nothing for it: int8.
 
     Raises:
         ConfigError: settings that contradict each other, or that are refused.
@@ -77,13 +82,15 @@ class SimpleSFTConfig:
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.95
-    warmup: float = 0.03
-    decay: float | None = None
-    cooldown: float | None = None
+    warmup: int | float = 0.03
+    decay: int | float | None = None
+    cooldown: int | float | None = None
     lr_schedule: str = "linear"
-    min_lr_ratio: float = 0.0
+    min_lr_ratio: float = DEFAULT_MIN_LR_RATIO
     max_grad_norm: float | None = None
     z_loss_weight: float = 0.0
+    label_smoothing: float = 0.0
+    neftune_noise_alpha: float | None = None
 
     steps_per_eval: int | None = 1000
     steps_per_checkpoint: int | None = 1000
@@ -102,7 +109,6 @@ class SimpleSFTConfig:
     seed: int = 0
 
     int8: bool = False
-    reinit_tokens: Sequence[str] | bool = False
 
     def __post_init__(self) -> None:
         self._refuse_what_training_has_not()
@@ -158,6 +164,8 @@ class SimpleSFTConfig:
             "train_seq_len": self.max_seq_len,
             "decay": self._decay(),
             "lora": self._lora(),
+            "reinit_tokens": tuple(self.reinit_tokens or ()),
+            "min_lr_ratio": self._min_lr_ratio(),
             "hf_generation_eos_token_ids": None if ends is None else tuple(ends),
         }
         if self.num_train_steps is None and self.num_train_epochs is None:
@@ -168,10 +176,15 @@ class SimpleSFTConfig:
         """`stop_strategy` in our words."""
         return None if self.stop_strategy is None else _STOP_STRATEGIES.get(self.stop_strategy, self.stop_strategy)
 
-    def _decay(self) -> float | None:
+    def _decay(self) -> int | float | None:
         if self.decay is not None and self.cooldown:
             raise self._contradiction("decay", "cooldown", expected="one of them: they are two names of one setting")
         return self.decay if self.decay is not None else self.cooldown or None
+
+    def _min_lr_ratio(self) -> float | None:
+        """None where `learning_rate_end` says it, and nothing else was said."""
+        unsaid = self.learning_rate_end is not None and self.min_lr_ratio == DEFAULT_MIN_LR_RATIO
+        return None if unsaid else self.min_lr_ratio
 
     def _lora(self) -> LoraConfig | None:
         settings = {"r": self.lora_r, "alpha": self.lora_alpha, "dropout": self.lora_dropout}
@@ -185,10 +198,10 @@ class SimpleSFTConfig:
     def _refuse_what_training_has_not(self) -> None:
         if self.int8:
             raise ConfigError("SimpleSFTConfig.int8=True: there is no int8 training; leave it out: bfloat16 is used")
-        if self.reinit_tokens:
+        if isinstance(self.reinit_tokens, bool) and self.reinit_tokens:  # Marin's type; False is no tokens there
             raise ConfigError(
-                f"SimpleSFTConfig.reinit_tokens={self.reinit_tokens!r}: embeddings are not made anew; leave it out, or "
-                "give as model_name_or_path a model directory in which they are"
+                "SimpleSFTConfig.reinit_tokens=True: which tokens are to be made anew depends on the model; expected "
+                "a list of them, e.g. ['<|start_header_id|>']"
             )
         if not self.pad_tokenizer_to_match_model:
             raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from experiments.training_options import TrainingOptions
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources
 from marin_sft.training.lora_config import LoraConfig
@@ -12,15 +13,17 @@ NEVER = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimpleTrainConfig:
-    """resources: what training runs on; no part of its identity.
+class SimpleTrainConfig(TrainingOptions):
+    """The settings of `TrainingOptions`, and:
+
+    resources: what training runs on; no part of its identity.
 
     train_batch_size: packed rows in a step, over all devices.
     num_train_steps, num_train_epochs: exactly one. An epoch is as many rows as the data hold.
     train_seq_len: tokens in a row; None: the model config's `max_seq_len`.
-    warmup: fraction of the steps in which the rate rises from 0; decay: fraction of them, at the end, in which
-    `lr_schedule` takes it to `min_lr_ratio * learning_rate`, None: all after the warmup.
-    max_grad_norm: clipping; None: off. z_loss_weight: see `SFTConfig`.
+    warmup, decay: steps, or fractions of them, at the start and at the end, in which the rate rises from 0, and
+    `lr_schedule` takes it to `min_lr_ratio * learning_rate`; a decay of None: all after the warmup.
+    max_grad_norm: clipping; None: off. z_loss_weight, label_smoothing, neftune_noise_alpha: see `SFTConfig`.
     lora: train an adapter in place of all weights; None: all weights.
     per_device_parallelism: rows of a micro-batch on each device; -1: no accumulation.
     steps_per_eval: how often to measure the loss on validation data. steps_per_checkpoint: how often to keep state to
@@ -40,12 +43,14 @@ class SimpleTrainConfig:
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
-    warmup: float = 0.01
-    decay: float | None = None
+    warmup: int | float = 0.01
+    decay: int | float | None = None
     lr_schedule: str = "cosine"
-    min_lr_ratio: float = 0.1
+    min_lr_ratio: float | None = 0.1
     max_grad_norm: float | None = 1.0
     z_loss_weight: float = 0.0
+    label_smoothing: float = 0.0
+    neftune_noise_alpha: float | None = None
     lora: LoraConfig | None = None
     seed: int = 0
     per_device_parallelism: int = -1

@@ -246,18 +246,24 @@ def dpo(
 ) -> ExecutorStep[DPOConfig]:
     """`checkpoints/{name}_seed{seed}`: the base model trained on a mixture of preference pairs.
 
-    reference: the model to compare with; None: the base model. Its log-probabilities are computed once, by a step of
-    `reference_logprobs` that is made here; with `ref_model_sync_steps` the model is held beside the policy instead.
+    reference: the model to compare with; None: the base model, with the adapter that `lora` starts from. Its
+    log-probabilities are computed once, by a step of `reference_logprobs` that is made here; with
+    `ref_model_sync_steps` the model is held beside the policy instead.
     training: fields of `DPOConfig`. The others: see `sft`.
     """
     _check_length(mixture, training)
-    starts_at_reference = reference is None or reference == base_model
+    training = _adapter_found(training)
+    adapter = training["lora"].adapter_path if training.get("lora") else None
+    same = reference is None or (reference == base_model and adapter is None)
+    starts_at_reference = same and not training.get("reinit_tokens")
     against = base_model if reference is None else reference
     fields: dict[str, Any] = {}
     if training.get("ref_model_sync_steps") is not None:
         fields["reference_model"] = _path(against)
     elif needs_reference(training.get("loss_type", "sigmoid"), training.get("reference_free", False)):
         options = {key: training[key] for key in ("precision",) if key in training}
+        if reference is None and adapter is not None:
+            options["adapter"] = adapter
         fields["reference_logprobs"] = reference_logprobs(mixture, against, resources=resources, **options)
     config = DPOConfig(
         mixture=_path(mixture),
@@ -265,7 +271,7 @@ def dpo(
         base_model=_path(base_model),
         seed=seed,
         starts_at_reference=bool(fields) and starts_at_reference,
-        **{**fields, **_adapter_found(training)},
+        **{**fields, **training},
     )
     if steps_per_hf_export != -1:
         exports = PeriodicExports(

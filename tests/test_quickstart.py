@@ -13,6 +13,16 @@ import torch
 import transformers
 
 ROOT = Path(__file__).parents[1]
+STEPS = 19
+AFTER_SFT = [
+    "hf/quickstart",
+    "evaluation/quickstart",
+    "evaluation/quickstart_style",
+    "reference_logprobs/exclaimed_quickstart",
+    "checkpoints/quickstart_dpo_seed0",
+    "hf/quickstart_dpo",
+    "evaluation/quickstart_dpo",
+]
 
 
 def command(store: Path, *flags: str) -> list[str]:
@@ -58,8 +68,9 @@ def store(tmp_path_factory):
 def test_killed_and_started_again_it_finishes_what_was_open(store):
     text = (store / "second.txt").read_text()
     ran = set(re.findall(r"^([a-z]\S+) +ran ", text, re.MULTILINE))
-    assert ran == {"checkpoints/quickstart_seed0", "hf/quickstart", "evaluation/quickstart"}
-    assert "8 cached, 0 not finished" in text
+    assert {"checkpoints/quickstart_seed0", *AFTER_SFT} <= ran
+    assert not ran & {"tokenized/opposites", "mixtures/quickstart", "models/quickstart_base"}
+    assert f"{len(ran)} steps run, {STEPS - len(ran)} cached, 0 not finished" in text
     attempt = latest(store, "checkpoints/quickstart_seed0")
     assert attempt.name == "2"
     steps = [json.loads(line)["step"] for line in (attempt / "metrics.jsonl").read_text().splitlines()]
@@ -76,6 +87,17 @@ def test_it_learns_what_was_held_out(store):
     assert "Held-out prompts answered exactly: 0% before" in (store / "second.txt").read_text()
 
 
+def test_it_answers_in_the_preferred_style(store):
+    names = ("evaluation/quickstart_style", "evaluation/quickstart_dpo")
+    before, after = (json.loads((latest(store, name) / "metrics.json").read_text()) for name in names)
+    assert before["prompts"] == after["prompts"] == 200
+    assert before["exact_match"] <= 0.05 and after["exact_match"] >= 0.8
+    first = json.loads(
+        (latest(store, "checkpoints/quickstart_dpo_seed0") / "metrics.jsonl").read_text().splitlines()[0]
+    )
+    assert first["loss/sigmoid"] == pytest.approx(np.log(2), abs=1e-6)
+
+
 def test_held_out_prompts_are_not_in_training(store):
     import gzip
 
@@ -90,7 +112,7 @@ def test_held_out_prompts_are_not_in_training(store):
 
 def test_a_second_run_does_nothing(store):
     assert {action for action, _, _ in actions(store).values()} == {"SKIP"}
-    assert "0 steps run, 11 cached" in run(store)
+    assert f"0 steps run, {STEPS} cached" in run(store)
 
 
 def test_another_learning_rate_reruns_training_and_what_follows(store):
@@ -99,21 +121,19 @@ def test_another_learning_rate_reruns_training_and_what_follows(store):
     cause = "checkpoints/quickstart_seed0: learning_rate 0.001 -> 0.002"
     assert rerun == {
         "checkpoints/quickstart_seed0": ("CONFIG", "learning_rate 0.001 -> 0.002"),
-        "hf/quickstart": ("UPSTREAM", cause),
-        "evaluation/quickstart": ("UPSTREAM", cause),
+        **dict.fromkeys(AFTER_SFT, ("UPSTREAM", cause)),
     }
 
 
 def test_a_forced_tokenization_gives_the_same_tokens_and_stops_there(store):
     text = run(store, "--force_run", '["tokenized/opposites"]')
-    assert "1 step run, 10 cached" in text
+    assert f"1 step run, {STEPS - 1} cached" in text
     cascade = actions(store, "--force_run", "tokenized/opposites", "--cascade")
     assert {name for name, (action, _, _) in cascade.items() if action == "RUN"} == {
         "tokenized/opposites",
         "mixtures/quickstart",
         "checkpoints/quickstart_seed0",
-        "hf/quickstart",
-        "evaluation/quickstart",
+        *AFTER_SFT,
     }
 
 

@@ -90,13 +90,14 @@ class _Layout:
 
         All have the rows of the one that needs most. Which pair is in which one makes no difference to their sum.
         """
+        whole: np.ndarray = lines[..., None, :]
         if self.micro_batches == 1:
-            return lines[..., None, :]
+            return whole
         # Longest first, dealt forth and back: 0 1 2 2 1 0 0 1 ...
         places = np.argsort(-self.table.units[lines].sum(axis=-1), axis=-1, kind="stable")
         dealt = places.reshape(*lines.shape[:-1], -1, self.micro_batches)
         dealt[..., 1::2, :] = dealt[..., 1::2, ::-1].copy()
-        return np.take_along_axis(lines[..., None, :], np.sort(dealt.swapaxes(-1, -2), axis=-1), axis=-1)
+        return np.take_along_axis(whole, np.sort(dealt.swapaxes(-1, -2), axis=-1), axis=-1)
 
     def _fill(self, batch: PairBatch, micro: np.ndarray, packed: list[tuple[Packs, np.ndarray]], rows: range) -> None:
         """Write the units of `rows`, which are all that is read."""

@@ -130,8 +130,8 @@ def _rows(selection: Selection, limits: PairLimits, counts: Counter[str]) -> Pai
         line = [value for kept in both for value in (kept.start, kept.length, kept.trained)]
         table.extend([pair, _common_prompt(both, chosen, rejected), *line])
     columns = np.array(table, np.int64).reshape(-1, 8)
-    branches = columns[:, 2:].reshape(-1, 2, 3)
-    return PairRows(selection.source, columns[:, 0], *np.moveaxis(branches, -1, 0), columns[:, 1])
+    starts, lengths, trained = np.moveaxis(columns[:, 2:].reshape(-1, 2, 3), -1, 0)
+    return PairRows(selection.source, columns[:, 0], starts, lengths, trained, prompts=columns[:, 1])
 
 
 def _read(cache: TokenCache, pairs: np.ndarray) -> Iterator[tuple[int, TokenRow, TokenRow]]:

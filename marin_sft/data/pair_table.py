@@ -81,7 +81,8 @@ class PairTable:
 
     def lines(self, order: np.ndarray) -> np.ndarray:
         """The numbers here of int64[n, 2]: (number of a component in `names`, pair of it)."""
-        return self._firsts[order[:, 0]] + order[:, 1]
+        lines: np.ndarray = self._firsts[order[:, 0]] + order[:, 1]
+        return lines
 
     def runs(self, units: np.ndarray) -> list[list[Run]]:
         """The tokens of units, int64[units, 2]: (pair, 0 or 1); only they are read."""
@@ -119,5 +120,6 @@ def _shared(chosen: TokenRow, rejected: TokenRow, prefix: int) -> list[Run]:
 def _row_length(about: Mapping[str, Any], share_prefix: bool) -> int:
     key = "longest_shared" if share_prefix else "longest"
     longest: int = max(counts[key] for splits in about["components"].values() for counts in splits.values())
+    seq_len: int = about["seq_len"]
     rounded = -(-longest // _TILE) * _TILE
-    return min(rounded, about["seq_len"]) if longest <= about["seq_len"] else rounded
+    return min(rounded, seq_len) if longest <= seq_len else rounded  # units with a shared prefix may be longer

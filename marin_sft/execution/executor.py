@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 a step failed, 2 a user's mistake before anything ran, 130
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -21,6 +22,7 @@ from marin_sft.execution.backends import Backend, InlineBackend
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
 from marin_sft.execution.plan import Plan, make_plan
+from marin_sft.execution.ray_environment import LAUNCHER
 from marin_sft.execution.record import RunRecord, launch_provenance
 from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
 from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
@@ -205,7 +207,7 @@ def executor_main(
         sys.exit(1)
     except KeyboardInterrupt:
         command = shlex.join(["python", *sys.argv])
-        print(f"\nInterrupted. Finished steps are kept; this continues: {command}", file=sys.stderr)
+        print(f"\nInterrupted. Finished steps are kept; this continues: {_launcher()}{command}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -240,4 +242,10 @@ def _this_command(flags: ExecutorFlags) -> str:
     """The command of this launch, without its choice of steps."""
     prefix = ["--prefix", flags.prefix] if "--prefix" in " ".join(sys.argv[1:]) else []
     backend = ["--backend", flags.backend] if flags.backend != "ray" else []
-    return shlex.join(["python", sys.argv[0], *prefix, *backend])
+    return _launcher() + shlex.join(["python", sys.argv[0], *prefix, *backend])
+
+
+def _launcher() -> str:
+    """What goes before this launch's command to give it again as it was given."""
+    launcher = os.environ.get(LAUNCHER)
+    return f"{launcher} " if launcher else ""

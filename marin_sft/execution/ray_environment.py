@@ -22,6 +22,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EXCLUDES = (".git", ".venv", "venv", "/store", "__pycache__", ".*_cache", ".hypothesis", "node_modules", "*.pack")
 
 SECRETS = "MARIN_SFT_SECRETS"  # names of variables, joined by commas, that steps get as a task's argument
+LAUNCHER = "MARIN_SFT_LAUNCHER"  # set in a job by ray_run: what goes before its command to submit it again
 LAUNCH_DIR = "MARIN_SFT_LAUNCH_DIR"  # set in a job by ray_run: what relative prefixes start from there
 
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn
 
 from marin_sft import progress
+from marin_sft.errors import MarinSftError
 from marin_sft.execution.attempt import (
     Claim,
     Commit,
@@ -125,7 +126,10 @@ def _run_body(fn: Callable[[Any], Any], config: Any, beat: Beat) -> Failure | No
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        traceback.print_exc()
+        if isinstance(error, MarinSftError):  # says by itself what is wrong; where, the failure's record tells
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return Failure(
             error=_first_lines(f"{type(error).__name__}: {error}"),
             location=_user_location(error.__traceback__),

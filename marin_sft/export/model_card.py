@@ -62,6 +62,7 @@ def _data(card: CardConfig) -> str:
     if card.mixture is None:
         return ""
     from marin_sft.data.mixture import read_mixture
+    from marin_sft.data.tokenize import PAIRS
 
     about = read_mixture(card.mixture)
     stages = about["order"]["stages"]
@@ -78,6 +79,10 @@ def _data(card: CardConfig) -> str:
         )
     headings = ("component", "share of rows", "documents", "tokens", "trained tokens", "seen per epoch")
     packed = f"Rows are packed to {about['seq_len']} tokens."
+    if about.get("kind") == PAIRS:
+        packed = (
+            f"Documents are the answers of preference pairs, of at most {about['seq_len']} tokens with their prompt."
+        )
     return f"{_table('Data', headings, lines)}\n\n{packed}"
 
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from marin_sft.errors import UserError
-from marin_sft.execution.ray_environment import is_loopback, prepare
+from marin_sft.execution.ray_environment import LAUNCHER, is_loopback, prepare
 from marin_sft.run.job import Job, make_job, parse_variables
 
 DASHBOARD = "http://127.0.0.1:8265"
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process would ignore it
     try:
         flags, command = parse(sys.argv[1:] if argv is None else argv)
-        variables = parse_variables(flags.env_vars)
+        variables = {LAUNCHER: _launcher(flags), **parse_variables(flags.env_vars)}
         client = connect(flags.address)
         job = make_job(
             command,
@@ -119,6 +119,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     job.forget_secrets()
     return code
+
+
+def _launcher(flags: argparse.Namespace) -> str:
+    """What to put before the job's command to submit it again; values of variables are not repeated."""
+    keys = [word for given in flags.env_vars for word in ("--env_vars", given[0].partition("=")[0])]
+    address = ["--address", flags.address] if flags.address else []
+    return shlex.join(["python", sys.argv[0], *address, *keys, "--"])
 
 
 def connect(address: str | None) -> Any:

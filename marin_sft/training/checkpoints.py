@@ -109,7 +109,7 @@ def _difference(expected: Mapping[str, int], got: Mapping[str, int]) -> str | No
 
 
 def remove(output_path: str, keep: int = 0) -> None:
-    """Remove this attempt's checkpoints but for the `keep` newest."""
+    """Remove this attempt's checkpoints but for the `keep` newest; 0: all of them."""
     filesystem, plain = fsspec.core.url_to_fs(output_path)
     old = sorted(_steps(output_path), reverse=True)[keep:]
     for step in old:

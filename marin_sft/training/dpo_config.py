@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marin_sft.execution.step import execution_only, this_output_path
+from marin_sft.execution.step import execution_only, omitted_when, this_output_path
 from marin_sft.training.checks import require, unresolved
 from marin_sft.training.dpo_loss_types import check_ld_alpha, check_loss_options, loss_weights_of
 from marin_sft.training.precision import check_precision
@@ -40,7 +40,8 @@ def needs_reference(loss_type: str | dict[str, float], reference_free: bool) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceConfig:
-    """`model`: a Hugging Face directory whose log-probabilities of all pairs of `mixture` are wanted.
+    """`model`: a Hugging Face directory whose log-probabilities of all pairs of `mixture` are wanted; with the PEFT
+    adapter in directory `adapter`, where one is given.
 
     `precision`: as in `TrainConfig`. Without influence on the result but for rounding: batch_size, pairs at once.
     """
@@ -48,6 +49,7 @@ class ReferenceConfig:
     mixture: str
     tokenized: dict[str, str]
     model: str
+    adapter: str | None = omitted_when(None, default=None)
     precision: str = "bf16"
     output_path: str = this_output_path()
     batch_size: int = execution_only(default=16)
@@ -121,5 +123,7 @@ class DPOConfig(TrainConfig):
         synced = self.ref_model_sync_steps
         require(self, "ref_model_sync_steps", synced is None or synced >= 1, "at least 1, or None")
         online = synced is None or self.reference_model is not None
+        require(self, "ref_model_sync_steps", synced is None or self.lora is None, "None beside lora")
         require(self, "ref_model_sync_steps", online, "None without a reference_model: cached figures cannot move")
+        require(self, "max_evaluation_steps", self.max_evaluation_steps is None, "None: DPO evaluates on all pairs")
         require(self, "ref_model_mixup_alpha", 0 <= self.ref_model_mixup_alpha <= 1, "from 0 to 1")

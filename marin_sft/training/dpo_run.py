@@ -70,9 +70,12 @@ class DPOObjective:
         return self._batches.trained_tokens(step)
 
     def digest(self, step: int) -> str:
-        batch = self._batches.batch(step)
-        arrays = (batch.tokens, batch.segment_ids, batch.completion, batch.lengths)
-        return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
+        # Of batches that are laid out the same on any devices.
+        config = self._config
+        batches = PairBatches(config.mixture, config.tokenized, config.train_batch_size, config.seed)
+        arrays = pair_arrays(batches.batch(step), self._references)
+        contents = (np.ascontiguousarray(arrays[name]).tobytes() for name in sorted(arrays))
+        return hashlib.sha256(b"".join(contents)).hexdigest()
 
     def loss(
         self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: Any

@@ -51,3 +51,11 @@ def carry_over(start: Checkpoint, output_path: str) -> None:
             copy = target + file.removeprefix(source)
             filesystem.makedirs(copy.rpartition("/")[0], exist_ok=True)
             filesystem.cp_file(file, copy)
+
+
+def prune(output_path: str, keep: int) -> None:
+    """Remove all exports below `output_path` but for the `keep` newest."""
+    filesystem, plain = fsspec.core.url_to_fs(output_path)
+    found = sorted(filesystem.glob(f"{plain}/hf/step-*"), key=lambda path: int(path.rpartition("-")[2]))
+    for path in found[:-keep]:
+        filesystem.rm(path, recursive=True)

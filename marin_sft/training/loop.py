@@ -9,21 +9,26 @@ from typing import Any
 
 import jax
 
-from marin_sft import progress
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, exports, levanter_trainer
 from marin_sft.training.checkpoints import Cadence, Checkpoint
-from marin_sft.training.metrics_log import Meter, MetricsLog, read_lines
+from marin_sft.training.metrics_log import Meter
+from marin_sft.training.reporting import Report, Reporting
+from marin_sft.training.stops import EarlyStopping, TimeLimit
+from marin_sft.training.throughput import Throughput
 from marin_sft.training.train_step import StepMetrics, without_update
+from marin_sft.training.weight_distribution import weight_distribution
 
 
 @dataclass(frozen=True)
 class StepInput:
-    """One step's batch on the devices, and how many tokens it holds over all devices (padding not counted)."""
+    """One step's batch on the devices, how many tokens it holds over all devices (padding not counted), and how many a
+    row has room for."""
 
     batch: Any
     tokens: int | jax.Array
     trained_tokens: int
+    row_length: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ class Loop:
     a digest of the data of step i, which must be the same when training goes on.
     `check(step, figures)` is called with what is logged for a step, and raises when that cannot be right.
     `export(step, model, metrics)` is called every `steps_per_export` steps and after the last; so is `evaluate(state)`
-    every `steps_per_eval`, whose figures are logged with those of the step.
+    every `steps_per_eval`, whose figures are logged with those of the step, and can end training, see `EarlyStopping`.
+    `exports_kept`, `checkpoints_kept`: the newest so many; None: all. `time_limit`: seconds from the start of `run`.
+    `weights`: every so many steps, the distribution of the tensors with a pattern in their names is reported.
     """
 
     num_steps: int
@@ -56,11 +63,18 @@ class Loop:
     minutes_per_checkpoint: float | None
     identity: Mapping[str, Any]
     data_digest: Callable[[int], str]
+    throughput: Throughput
+    reporting: Reporting
     check: Callable[[int, Mapping[str, float]], None] | None = None
     steps_per_export: int | None = None
     export: Callable[[int, Any, Mapping[str, float]], None] | None = None
     steps_per_eval: int | None = None
     evaluate: Callable[[Any], Mapping[str, float]] | None = None
+    early_stopping: EarlyStopping | None = None
+    time_limit: float | None = None
+    checkpoints_kept: int | None = checkpoints.KEPT
+    exports_kept: int | None = None
+    weights: tuple[int, str] | None = None
 
     def run(
         self,
@@ -79,41 +93,66 @@ class Loop:
         loss that is not finite stops the run a step late, but no such state is written.
 
         Raises:
-            TrainingError: for a checkpoint that cannot be restored, or a loss or gradient that is not finite.
+            TrainingError: for a checkpoint that cannot be restored, a loss or gradient that is not finite, or when the
+                time is over, with a checkpoint to go on from.
         """
+        limit, first_process = TimeLimit(self.time_limit), jax.process_index() == 0
         start = checkpoints.newest((self.output_path, *self.earlier_attempts))
-        if start and jax.process_index() == 0:
+        if start and first_process:
             exports.carry_over(start, self.output_path)
-        state, meter, lines = self._restore(start, state, trainer)
-        log = MetricsLog(self.output_path, lines, writes=jax.process_index() == 0)
+        state, meter = self._restore(start, state, trainer)
+        report = self.reporting.start(self.output_path, self.num_steps, start, first_process=first_process)
+        try:
+            state = self._train(state, take_step, step_input, meter, report, limit)
+        except BaseException:
+            report.close(failed=True)
+            raise
+        report.close(failed=False)
+        return state
+
+    def _train(
+        self,
+        state: Any,
+        take_step: Callable[[Any, Any], tuple[Any, StepMetrics]],
+        step_input: Callable[[int], StepInput],
+        meter: Meter,
+        report: Report,
+        limit: TimeLimit,
+    ) -> Any:
         cadence = Cadence(self.steps_per_checkpoint, self.minutes_per_checkpoint)
         under_way: _Dispatched | None = None
         for step in range(int(state.step), self.num_steps):
             this, done = step_input(step), step + 1
             state, metrics = take_step(state, this.batch) if this.trained_tokens else without_update(state)
             if under_way:
-                self._settle(under_way, log, meter)
-            under_way = _Dispatched(done, this, metrics)
+                self._settle(under_way, report, meter)
+            under_way, last = _Dispatched(done, this, metrics), done == self.num_steps
+            if self.weights and done % self.weights[0] == 0:
+                report.add_weights(done, *weight_distribution(state.model, self.weights[1]))
             exports_now = self.export and self.steps_per_export and done % self.steps_per_export == 0
-            evaluates_now = self.steps_per_eval and (done % self.steps_per_eval == 0 or done == self.num_steps)
-            checkpoints_now = done < self.num_steps and _agreed(cadence.due(done))
-            if not (exports_now or evaluates_now or checkpoints_now or done == self.num_steps):
+            evaluates_now = self.steps_per_eval and (done % self.steps_per_eval == 0 or last)
+            checkpoints_now = not last and _agreed(cadence.due(done) or limit.over())
+            if not (exports_now or evaluates_now or checkpoints_now or last):
                 continue
             evaluated = self.evaluate(state) if self.evaluate and evaluates_now else {}
-            loss, under_way = self._settle(under_way, log, meter, evaluated), None
+            loss, under_way = self._settle(under_way, report, meter, evaluated), None
             _require_finite_state(state, done)
+            stops = bool(evaluated) and not last and self._stops(done, evaluated, report)
             # Before the checkpoint: what a resumed attempt takes over from this one is complete.
-            if self.export and self.steps_per_export and (exports_now or done == self.num_steps):
+            if self.export and self.steps_per_export and (exports_now or last or stops):
                 self.export(done, state.model, {"step": done, "loss": loss, **meter.counters()})
+                self._prune_exports()
+            if stops:
+                break
             if checkpoints_now:
-                log.flush()
-                self._checkpoint(state, done, meter)
+                self._checkpoint(state, done, meter, report)
                 cadence.reset()
-        log.close()
+                if _agreed(limit.over()):
+                    raise TrainingError(self._out_of_time(done))
         return state
 
     def _settle(
-        self, dispatched: _Dispatched, log: MetricsLog, meter: Meter, evaluated: Mapping[str, float] | None = None
+        self, dispatched: _Dispatched, report: Report, meter: Meter, evaluated: Mapping[str, float] | None = None
     ) -> float:
         """Wait for a step, count it, and log it if it is time or it was `evaluated`; its loss."""
         step, this = dispatched.step, dispatched.input
@@ -121,6 +160,7 @@ class Loop:
         meter.add(int(this.tokens), this.trained_tokens)
         _require_finite(loss, grad_norm, step, self.output_path)
         if step == 1 or step % self.steps_per_log == 0 or step == self.num_steps or evaluated:
+            speed = meter.tokens_per_second()
             metrics = {
                 "step": step,
                 "epoch": step * self.batch_size / self.examples_per_epoch,
@@ -129,33 +169,58 @@ class Loop:
                 "grad_norm": grad_norm,
                 **{name: float(figure) for name, figure in dispatched.metrics.figures.items()},
                 **meter.counters(),
-                "tokens_per_second": meter.tokens_per_second(),
+                "tokens_per_second": speed,
                 **(evaluated or {}),
             }
             if self.check:
                 self.check(step, metrics)
-            log.add(metrics)
-            shown = {name: metrics[name] for name in ("loss", "tokens_per_second")}
-            progress.report(step, self.num_steps, "steps", **shown)
+            report.add({**metrics, "mfu": self.throughput.utilisation(speed, this.row_length)})
         return loss
 
-    def _checkpoint(self, state: Any, step: int, meter: Meter) -> None:
+    def _stops(self, step: int, evaluated: Mapping[str, float], report: Report) -> bool:
+        stopping = self.early_stopping
+        if stopping is None:
+            return False
+        if stopping.metric not in evaluated:
+            raise TrainingError(
+                f"early_stopping.metric = {stopping.metric!r}: evaluation gives {', '.join(sorted(evaluated))}"
+            )
+        reason = stopping.reason(report.log.history(stopping.metric))
+        if reason is not None and jax.process_index() == 0:
+            print(f"early stopping after step {step} of {self.num_steps}: {reason}", flush=True)
+        return reason is not None
+
+    def _out_of_time(self, step: int) -> str:
+        path = checkpoints.checkpoint_path(self.output_path, step)
+        return (
+            f"training_time_limit: time is over after step {step} of {self.num_steps}, whose state is kept at {path}; "
+            "the same command goes on from there, and training_time_limit gives it as long again"
+        )
+
+    def _prune_exports(self) -> None:
+        if self.exports_kept is not None and jax.process_index() == 0:
+            exports.prune(self.output_path, self.exports_kept)
+
+    def _checkpoint(self, state: Any, step: int, meter: Meter, report: Report) -> None:
+        trackers = report.state()
         levanter_trainer.save_state(checkpoints.checkpoint_path(self.output_path, step), state, step)
         if jax.process_index() == 0:
             about = {
                 "counters": meter.counters(),
                 "identity": dict(self.identity),
                 "data_digest": self.data_digest(step - 1),
+                "trackers": trackers,
             }
             checkpoints.finish(self.output_path, step, about)
-            checkpoints.remove(self.output_path, keep=checkpoints.KEPT)
+            if self.checkpoints_kept is not None:
+                checkpoints.remove(self.output_path, keep=self.checkpoints_kept)
 
-    def _restore(self, start: Checkpoint | None, state: Any, trainer: Any) -> tuple[Any, Meter, list[str]]:
+    def _restore(self, start: Checkpoint | None, state: Any, trainer: Any) -> tuple[Any, Meter]:
         if start is None:
-            return state, Meter(), []
+            return state, Meter()
         self._require_same_run(start)
         state = levanter_trainer.load_state(start.path, state, trainer)
-        return state, Meter(**start.about["counters"]), read_lines(start.output_path, start.step)
+        return state, Meter(**start.about["counters"])
 
     def _require_same_run(self, start: Checkpoint) -> None:
         before, now = start.about["identity"], self.identity

@@ -20,6 +20,7 @@ from marin_sft.training.levanter_model import logit_soft_cap
 from marin_sft.training.neftune import with_noise
 
 BATCH, POSITION = "batch", "position"
+LONG_ROW = 128  # from there on it pays to leave out what documents of a packed row cannot see
 
 
 class Batch(Protocol):
@@ -102,7 +103,11 @@ def nll(model: Any, batch: LossBatch, terms: Terms = Terms(), key: jax.Array | N
 def _activations(model: Any, batch: LossBatch, key: jax.Array | None) -> hax.NamedArray:
     from levanter.layers.attention import AttentionMask
 
+    from marin_sft.training.cpu_attention import PackedMask, can_pack, with_packed_attention
+
     mask = AttentionMask.causal().with_segment_ids(batch.segment_ids)
+    if can_pack(model) and batch.tokens.axis_size(POSITION) > LONG_ROW:
+        model, mask = with_packed_attention(model), PackedMask.of(batch.segment_ids, None)
     return model.activations(batch.tokens, attn_mask=mask, pos_ids=batch.position_ids, key=key)
 
 

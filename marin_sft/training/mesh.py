@@ -55,7 +55,7 @@ def mesh_config(given: Any) -> MeshConfig:
     if isinstance(given, Mapping):
         sizes = {_NAMES.get(name, name): size for name, size in given.items()}
         if set(sizes) <= set(_NAMES.values()) and len(sizes) == len(given):
-            absorbs = {} if "fsdp" in sizes or -1 not in sizes.values() else {"fsdp": 1}
+            absorbs: dict[str, int] = {} if "fsdp" in sizes or -1 not in sizes.values() else {"fsdp": 1}
             return MeshConfig(**{**absorbs, **sizes})
     elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) == len(EASYDEL_AXES):
         dp, fsdp, ep, tp, sp = given

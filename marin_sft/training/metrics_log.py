@@ -50,11 +50,16 @@ class MetricsLog:
         self._writes = writes  # one process of a job does
         self.flush()
 
-    def add(self, metrics: Mapping[str, float]) -> None:
+    def add(self, metrics: Mapping[str, float | None]) -> None:
         line = json.dumps(metrics)
         self._lines.append(line)
         if self._appends:
             self._write("a", [line])
+
+    def history(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of each line that has the figure, from the first step of the run on."""
+        logged = map(json.loads, self._lines)
+        return [(line["step"], line[name]) for line in logged if line.get(name) is not None]
 
     def flush(self) -> None:
         self._write("w", self._lines)

@@ -14,17 +14,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import levanter.tracker
 import optax
 import optax.contrib
 from levanter.optim import AdamConfig
 from levanter.optim.adam_mini import MiniConfig
 from levanter.optim.cautious import scale_by_cautious
-from levanter.optim.kron import precond_update_prob_schedule, scale_by_kron
 from levanter.optim.mars import scale_by_mars
 from levanter.optim.muon import MuonConfig, scale_with_muon
 from levanter.optim.scion import ScionConfig, scale_with_scion
 from levanter.optim.skipstep import SkipStepConfig
-from levanter.optim.soap import scale_by_soap
 
 from marin_sft.training.matrices import for_each_matrix
 from marin_sft.training.optimizer_specs import OPTIMIZERS
@@ -44,8 +43,18 @@ def optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformati
         parts.append(_weight_decay(config))
     direction = optax.chain(*parts)
     if config.skip_bad_steps is not None:
-        direction = SkipStepConfig(rolling_interval_length=config.skip_bad_steps).wrap(direction)
+        direction = _skipping(direction, config.skip_bad_steps)
     return optax.chain(direction, optax.scale_by_learning_rate(schedule(config, num_steps)))
+
+
+def _skipping(direction: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    skipping = SkipStepConfig(rolling_interval_length=steps).wrap(direction)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        with levanter.tracker.defer_tracker_for_jit():  # it logs, by a call from the devices, which nobody reads
+            return skipping.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(skipping.init, update)
 
 
 def _weight_decay(config: TrainConfig) -> optax.GradientTransformation:
@@ -97,7 +106,7 @@ def _adam_mini(config: TrainConfig, epsilon: float) -> optax.GradientTransformat
         beta1=config.beta1,
         beta2=config.beta2,
         epsilon=epsilon,
-        max_grad_norm=None,  # type: ignore[arg-type]  # off, though its type does not say so
+        max_grad_norm=None,  # off, though its type does not say so
     )
     return optax.chain(mini.build(1), optax.scale(-1.0))  # it gives updates, which go down
 
@@ -109,23 +118,6 @@ def _adopt(config: TrainConfig, epsilon: float) -> optax.GradientTransformation:
 
 def _cautious(config: TrainConfig, epsilon: float) -> optax.GradientTransformation:
     return scale_by_cautious(config.beta1, config.beta2, epsilon)
-
-
-def _kron(
-    config: TrainConfig,
-    epsilon: None,
-    *,
-    preconditioner_update_probability: float,
-    update_prob_flat_start: int,
-    **options: Any,
-) -> optax.GradientTransformation:
-    probability = precond_update_prob_schedule(
-        min_prob=preconditioner_update_probability, flat_start=update_prob_flat_start
-    )
-    kron = scale_by_kron(
-        b1=config.beta1, preconditioner_update_probability=probability, lax_map_scanned_layers=False, **options
-    )
-    return optax.chain(kron, optax.clip_by_block_rms(1.1))  # as Levanter does
 
 
 def _lion(config: TrainConfig, epsilon: None) -> optax.GradientTransformation:
@@ -176,21 +168,15 @@ def _scion(
     return optax.multi_transform({"scion": scion, "signum": signum}, ScionConfig().create_mask)
 
 
-def _soap(config: TrainConfig, epsilon: float, **options: Any) -> optax.GradientTransformation:
-    return scale_by_soap(b1=config.beta1, b2=config.beta2, epsilon=epsilon, lax_map_scanned_layers=False, **options)
-
-
 _DIRECTIONS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": _adamw,
     "adafactor": _adafactor,
     "adam_mini": _adam_mini,
     "adopt": _adopt,
     "cautious": _cautious,
-    "kron": _kron,
     "lion": _lion,
     "mars": _mars,
     "muon": _muon,
     "rmsprop": _rmsprop,
     "scion": _scion,
-    "soap": _soap,
 }

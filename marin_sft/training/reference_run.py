@@ -19,6 +19,7 @@ from marin_sft.errors import TrainingError
 from marin_sft.training import levanter_model, levanter_trainer
 from marin_sft.training.completions import completion_arrays, completions
 from marin_sft.training.dpo_config import ReferenceConfig
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.model_check import check_tokens, limits_of
 from marin_sft.training.references import logps_path
 
@@ -29,7 +30,8 @@ def run(config: ReferenceConfig) -> None:
     trainer = levanter_trainer.build_trainer(settings, optax.identity())
     limits = limits_of(config.model)
     with trainer:
-        model = levanter_model.load_model(config.model, axis_mapping=trainer.parameter_axis_mapping)
+        adapter = None if config.adapter is None else LoraConfig(adapter_path=config.adapter)
+        model = levanter_model.load_model(config.model, axis_mapping=trainer.parameter_axis_mapping, lora=adapter)
         model = hax.named_jit(trainer.mp.cast_to_compute)(model)
         logps_of = _compiled(trainer)
         for component, splits in sorted(read_mixture(config.mixture)["components"].items()):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import haliax as hax
@@ -18,6 +20,8 @@ from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.train_run import num_steps_of
 from marin_sft.training.train_run import train as train_on
 from marin_sft.training.validation import Validation
+
+TRAIN_SLICE = 8  # batches to evaluate on where nothing is held out
 
 
 class Batches(Protocol):
@@ -44,6 +48,16 @@ def train(config: SFTConfig, batches: Batches, validation_sets: Mapping[str, Ite
     `validation_sets`: batches of as many rows, by name, to measure the loss on every `config.steps_per_eval` steps.
     """
     train_on(config, lambda layout: SFTObjective(config, batches, validation_sets or {}, layout))
+
+
+class First:
+    """The first `count` of `batches`, each time that they are gone through; None: all."""
+
+    def __init__(self, batches: Iterable[Batch], count: int | None) -> None:
+        self._batches, self._count = batches, count
+
+    def __iter__(self) -> Iterator[Batch]:
+        return itertools.islice(self._batches, self._count)
 
 
 class SFTObjective:
@@ -81,8 +95,27 @@ class SFTObjective:
         return None
 
     def evaluation(self, trainer: Any) -> Evaluate | None:
-        validation = Validation(self._sets, trainer)
-        return (lambda state: validation.losses(state.model)) if self._sets else None
+        config = self._config
+        if self._sets:
+            most = config.max_evaluation_steps
+            validation = Validation({name: First(batches, most) for name, batches in self._sets.items()}, trainer)
+        elif config.do_eval:
+            validation = Validation({"slice": self._train_slice()}, trainer, "train")
+        else:
+            return None
+        return lambda state: validation.losses(state.model)
+
+    def _train_slice(self) -> list[Batch]:
+        most = self._config.max_evaluation_steps or TRAIN_SLICE
+        steps = min(most, num_steps_of(self._config, self.examples_per_epoch))
+        if jax.process_index() == 0:
+            print(
+                f"warning: do_eval = True, and the mixture holds nothing out: train/loss is the loss on the first "
+                f"{steps} training batches, which says nothing of other data; "
+                "lm_mixture_data_config(..., validation_fraction=0.01) holds rows out",
+                file=sys.stderr,
+            )
+        return [self._batches.batch(step) for step in range(steps)]
 
     def check(self, step: int, figures: Mapping[str, float]) -> None:
         """Nothing that the loop does not check by itself."""
@@ -91,7 +124,7 @@ class SFTObjective:
 def _validation_sets(config: SFTConfig) -> dict[str, Iterable[Batch]]:
     from marin_sft.data.batches import ValidationBatches, validation_components
 
-    names = validation_components(config.mixture) if config.steps_per_eval else []
+    names = validation_components(config.mixture) if config.eval_cadence(config.steps_per_eval, 1) else []
     return {name: ValidationBatches(config.mixture, config.tokenized, name, config.train_batch_size) for name in names}
 
 

@@ -38,15 +38,20 @@ _NARROW = {
 def names_of(base_model: str) -> Names:
     """For the model of a Hugging Face directory."""
     with hf_directory.reading(base_model) as local:
-        config = {**hf_directory.read_config(local), **_NARROW}
+        return names_of_config(hf_directory.read_config(local))
+
+
+def names_of_config(config: Mapping[str, Any]) -> Names:
+    """For the model of a `config.json`."""
+    config = {**config, **_NARROW}
     build = levanter_config(config).build
     template = eqx.filter_eval_shape(build, hax.Axis("vocab", config["vocab_size"]), key=jax.random.PRNGKey(0))
     shapes = state_shapes(template)
     names = list(shapes)
-    numbers = {name: np.full(shape, i, np.int32) for i, (name, shape) in enumerate(shapes.items())}
+    numbers = {name: np.full(shape, i, np.float32) for i, (name, shape) in enumerate(shapes.items())}
     numbered = from_torch_compatible_state_dict(template, numbers)
     leaves = jax.tree_util.tree_leaves_with_path(numbered, is_leaf=_is_named)
-    return {jax.tree_util.keystr(path): _names(names, np.asarray(leaf.array)) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): _names(names, np.asarray(leaf.array).astype(int)) for path, leaf in leaves}
 
 
 def _names(names: list[str], leaf: np.ndarray) -> tuple[str, ...]:

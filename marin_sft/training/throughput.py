@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 # Dense bfloat16 FLOPs per second of one device, as JAX counts devices, by a part of `jax.Device.device_kind`; the
@@ -26,8 +27,29 @@ PEAK_FLOPS = {
     "A10G": 70e12,
     "A40": 149.7e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
 }
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """`model`: the fields of a `config.json`. `peak`: FLOPs per second of all devices; None: not known."""
+
+    model: Mapping[str, Any]
+    peak: float | None
+
+    def utilisation(self, tokens_per_second: float, length: int) -> float | None:
+        """MFU: the share of the peak that the model's own FLOPs make up, where rows have `length` tokens."""
+        if self.peak is None:
+            return None
+        return tokens_per_second * flops_per_token(self.model, length) / self.peak
+
+
+def throughput(model: Mapping[str, Any], device_kind: str, devices: int) -> Throughput:
+    """On so many devices of one kind."""
+    peak = peak_flops(device_kind)
+    return Throughput(model, None if peak is None else devices * peak)
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -8,7 +8,9 @@ import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
+from levanter.layers.attention import AttentionMask
 
+from marin_sft.training.cpu_attention import PackedMask, can_pack, with_packed_attention
 from marin_sft.training.levanter_model import logit_soft_cap
 from marin_sft.training.loss import BATCH, POSITION
 from marin_sft.training.target_logps import Head, TokenLogps, target_logps
@@ -36,12 +38,10 @@ def token_logps(
 
     Tokens see those before them in their own segment, and of their own or the shared branch.
     """
-    from levanter.layers.attention import AttentionMask
-
-    mask = AttentionMask.causal().with_segment_ids(rows.segment_ids)
-    if rows.branch is not None:
-        keys = rows.branch.rename({POSITION: KEY_POSITION})
-        mask = mask & AttentionMask.explicit((keys == 0) | (keys == rows.branch.broadcast_axis(keys.axes)))
+    if can_pack(model):
+        model, mask = with_packed_attention(model), PackedMask.of(rows.segment_ids, rows.branch)
+    else:
+        mask = _mask(rows)
     activations = model.activations(rows.tokens, attn_mask=mask, pos_ids=rows.position_ids, key=key)
     if isinstance(activations, tuple):
         activations = activations[0]
@@ -61,6 +61,14 @@ def token_logps(
         Head(logit_soft_cap(model), entropy, log_sum_squares),
     )
     return TokenLogps(*(None if array is None else array.reshape(batch.size, -1) for array in found))
+
+
+def _mask(rows: PairRows) -> AttentionMask:
+    mask = AttentionMask.causal().with_segment_ids(rows.segment_ids)
+    if rows.branch is None:
+        return mask
+    keys = rows.branch.rename({POSITION: KEY_POSITION})
+    return mask & AttentionMask.explicit((keys == 0) | (keys == rows.branch.broadcast_axis(keys.axes)))
 
 
 def _devices_of(axis: hax.Axis) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from marin_sft.errors import ConfigError
@@ -93,6 +93,14 @@ class TensorboardConfig:
         from marin_sft.training.tensorboard_tracker import TensorboardTracker
 
         return TensorboardTracker(run.output_path, run.resumed)
+
+
+def with_tags(trackers: Sequence[TrackerConfig], tags: Sequence[str]) -> tuple[TrackerConfig, ...]:
+    """The same, with more tags for those that have tags."""
+    return tuple(
+        replace(tracker, tags=(*tracker.tags, *tags)) if isinstance(tracker, WandbConfig) else tracker
+        for tracker in trackers
+    )
 
 
 def check_trackers(trackers: Sequence[TrackerConfig]) -> None:

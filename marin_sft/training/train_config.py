@@ -13,6 +13,7 @@ from marin_sft.training.mesh import mesh_config
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.optimizer_specs import check_optimizer
 from marin_sft.training.precision import check_precision
+from marin_sft.training.run_config import RunConfig
 
 if TYPE_CHECKING:
     from marin_sft.training.exports import Exporter
@@ -26,7 +27,7 @@ CHECKPOINTING = ("offload", "recompute", "full", "save_all", "nested")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(RunConfig):
     """What to train, on what, and how long. An example is what the mixture packs: a row of documents, or a pair.
 
     mixture: output of a mixture step. tokenized: output of a tokenize step by the mixture's component names.
@@ -61,7 +62,8 @@ class TrainConfig:
     accumulation); mesh, how devices share the work, see `mesh.mesh_config` (None: each has different rows, and a slice
     of the weights); gradient_checkpointing, recompute activations to save memory (True, or one of `CHECKPOINTING`);
     attention_backend, one of `ATTENTION_BACKENDS` (None: what is best for device and model); how often to log, to
-    checkpoint, and to evaluate on the mixture's validation examples (None: never).
+    checkpoint, and to evaluate on the mixture's validation examples (None: never). How training is watched and when it
+    ends: see `RunConfig`.
 
     Raises:
         ConfigError: for a value that cannot be used.
@@ -140,13 +142,14 @@ class TrainConfig:
             every = getattr(self, cadence)
             require(self, cadence, every is None or every > 0, "above 0, or None")
         require(self, "steps_per_log", self.steps_per_log >= 1, "at least 1")
+        self.check_run(self.steps_per_eval, self.num_train_epochs)
 
     def _check_schedule(self) -> None:
         require(self, "lr_schedule", self.lr_schedule in LR_SCHEDULES, f"one of {', '.join(LR_SCHEDULES)}")
         steps = "a whole number of steps, or a fraction of them below 1"
         require(self, "warmup", _is_part(self.warmup) and self.warmup >= 0, steps)
         if self.decay is not None:
-            decays = (_is_part(self.decay) or self.decay == 1.0) and self.decay > 0
+            decays = _is_part(self.decay, whole=True) and self.decay > 0
             require(self, "decay", decays, "a whole number of steps, a fraction of them above 0, or None")
             shape = self.lr_schedule not in NEVER_DECAY
             require(self, "decay", shape, f"None where lr_schedule is {self.lr_schedule!r}; 'wsd' decays at the end")
@@ -188,6 +191,8 @@ class TrainConfig:
         require(self, "attention_backend", known, f"None, or one of {', '.join(ATTENTION_BACKENDS)}")
 
 
-def _is_part(value: Any) -> bool:
-    """A whole number of steps, or a fraction of them."""
-    return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value < 1))
+def _is_part(value: Any, whole: bool = False) -> bool:
+    """A whole number of steps, or a fraction of them; `whole`: which may be 1.0, all."""
+    if isinstance(value, float):
+        return value < 1 or (whole and value == 1)
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -32,8 +32,10 @@ from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.objective import Layout, Objective
 from marin_sft.training.peft_directory import Adapter
 from marin_sft.training.schedules import schedule
+from marin_sft.training.throughput import throughput
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
+from marin_sft.training.watching import evaluation_of, watching
 
 
 def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
@@ -42,9 +44,11 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         config = dataclasses.replace(config, lora=peft_directory.resolved(config.lora))
     settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed, mesh=config.mesh)
     with hf_directory.reading(config.base_model) as base:
-        mesh.check_model(hf_directory.read_config(base), settings.device_mesh.shape)
+        shape = hf_directory.read_config(base)
+        mesh.check_model(shape, settings.device_mesh.shape)
     layout = levanter_trainer.layout(settings, config.train_batch_size, config.per_device_parallelism)
     objective = build(layout)
+    examples_per_epoch = examples_per_epoch_of(config, objective.examples_per_epoch)
     num_steps = num_steps_of(config, objective.examples_per_epoch)
     rate = schedule(config, num_steps)
     optimizer = optax.chain(recording(rate), optimizers.optimizer(config, num_steps))
@@ -52,10 +56,11 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     if frozen is not None:
         optimizer = frozen.applied_to(optimizer)
     trainer = levanter_trainer.build_trainer(settings, optimizer)
+    steps_per_eval = config.eval_cadence(config.steps_per_eval, num_steps)
     loop = Loop(
         num_steps=num_steps,
         batch_size=config.train_batch_size,
-        examples_per_epoch=objective.examples_per_epoch,
+        examples_per_epoch=examples_per_epoch,
         output_path=config.output_path,
         earlier_attempts=tuple(config.earlier_attempts),
         steps_per_log=config.steps_per_log,
@@ -66,8 +71,10 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         check=objective.check,
         steps_per_export=config.hf_exports.steps if config.hf_exports else None,
         export=functools.partial(_export, config),
-        steps_per_eval=config.steps_per_eval,
-        evaluate=objective.evaluation(trainer) if config.steps_per_eval else None,
+        steps_per_eval=steps_per_eval,
+        evaluate=evaluation_of(config, objective, trainer) if steps_per_eval else None,
+        throughput=throughput(shape, jax.devices()[0].device_kind, jax.device_count()),
+        **watching(config),
     )
     with trainer:
         model = levanter_model.load_model(
@@ -91,7 +98,8 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
 
         def step_input(step: int) -> StepInput:
             batch = levanter_trainer.to_devices(trainer, next_arrays(step), part, parts)
-            return StepInput(batch, _count_tokens(batch["segment_ids"].array), objective.trained_tokens(step))
+            segments = batch["segment_ids"].array
+            return StepInput(batch, _count_tokens(segments), objective.trained_tokens(step), segments.shape[-1])
 
         with Prefetched(host_arrays, num_steps) as next_arrays:
             reference = objective.reference(trainer)
@@ -107,7 +115,14 @@ def num_steps_of(config: TrainConfig, examples_per_epoch: int) -> int:
     if config.num_train_steps is not None:
         return config.num_train_steps
     assert config.num_train_epochs is not None
-    return math.ceil(config.num_train_epochs * examples_per_epoch / config.train_batch_size)
+    examples = examples_per_epoch_of(config, examples_per_epoch)
+    return math.ceil(config.num_train_epochs * examples / config.train_batch_size)
+
+
+def examples_per_epoch_of(config: TrainConfig, examples: int) -> int:
+    """As many as the data make, `examples`, or as the config says."""
+    steps = config.per_epoch_training_steps
+    return examples if steps is None else steps * config.train_batch_size
 
 
 def _attention_backend(config: TrainConfig) -> str | None:
@@ -122,12 +137,15 @@ def _count_tokens(segment_ids: jax.Array) -> jax.Array:
 
 
 def _identity(config: TrainConfig, num_steps: int) -> dict[str, Any]:
-    """What the weights after a step depend on, but for data and base model, whose paths may differ between attempts."""
-    paths = ("mixture", "tokenized", "base_model", "output_path")
+    """What the weights after a step depend on, but for data and models, whose paths may differ between attempts."""
+    data_and_models = ("mixture", "tokenized", "base_model", "reference_logprobs", "reference_model")
+    places = (*data_and_models, "output_path", "earlier_attempts")
     counted = [field.name for field in dataclasses.fields(config) if not field.metadata.get("execution_only")]
-    values = {name: getattr(config, name) for name in counted if name not in paths}
+    values = {name: getattr(config, name) for name in counted if name not in places}
     kinds = str | int | float | list | tuple | dict | None
     plain = {name: value for name, value in values.items() if isinstance(value, kinds)}
+    if config.early_stopping is not None:
+        plain["early_stopping"] = dataclasses.asdict(config.early_stopping)
     adapter = None if config.lora is None else dataclasses.asdict(dataclasses.replace(config.lora, adapter_path=None))
     return json.loads(json.dumps({**plain, "lora": adapter, "num_steps": num_steps}))
 

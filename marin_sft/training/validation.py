@@ -35,21 +35,23 @@ def summed_nll(devices: Any, cast: Callable[[Any], Any] = lambda model: model) -
 
 
 class Validation:
-    """`sets`: the batches of each component by its name, which can be gone through again and again."""
+    """`sets`: the batches of each component by its name, which can be gone through again and again. `name`: of the
+    figures."""
 
-    def __init__(self, sets: Mapping[str, Iterable[Batch]], trainer: Any) -> None:
-        self._sets = sets
+    def __init__(self, sets: Mapping[str, Iterable[Batch]], trainer: Any, name: str = "validation") -> None:
+        self._sets, self._name = sets, name
         self._summed_nll = summed_nll(trainer, trainer.mp.cast_to_compute)
 
     def losses(self, model: Any) -> dict[str, float]:
-        """NLL per trained token, in nats: `validation/loss` over all rows, `validation/loss/{name}` of each component.
+        """NLL per trained token, in nats: `{name}/loss` over all rows, `{name}/loss/{component}` of each component.
 
         To be called within the trainer's context.
         """
         sums = {name: self._sums(model, batches) for name, batches in self._sets.items()}
         nll, tokens = map(sum, zip(*sums.values(), strict=True))
-        by_component = {f"validation/loss/{name}": nll / tokens for name, (nll, tokens) in sums.items()}
-        return {"validation/loss": nll / tokens, **by_component}
+        loss = f"{self._name}/loss"
+        by_component = {f"{loss}/{name}": nll / tokens for name, (nll, tokens) in sums.items()}
+        return {loss: nll / tokens, **by_component}
 
     def _sums(self, model: Any, batches: Iterable[Batch]) -> tuple[float, int]:
         """NLL and number of the trained tokens."""

@@ -45,6 +45,8 @@ class WandbTracker:
             # The attempt's log has what is printed; neither code nor environment leaves the machine.
             settings=wandb.Settings(console="off", silent=True, disable_code=True, disable_git=True),
         )
+        if self._run.url:
+            print(f"wandb: {self._run.url}", flush=True)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self._run.log(dict(figures), step=step)

@@ -15,6 +15,7 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import CpuConfig
 from marin_sft.execution.step import InputName
+from marin_sft.training.lora_config import LoraConfig
 
 SETTINGS = SimpleSFTConfig(tpu_type="v4-8", model_name_or_path="meta-llama/Llama-3.1-8B", num_train_steps=10)
 TRAINING = SimpleTrainConfig(resources=CpuConfig(), train_batch_size=8, learning_rate=1e-3, num_train_steps=10)
@@ -157,9 +158,15 @@ TRAIN_FIELDS = {
     "train_batch_size": 16, "learning_rate": 2e-3, "num_train_steps": 20, "train_seq_len": 256, "weight_decay": 0.0,
     "beta1": 0.8, "beta2": 0.99, "warmup": 0.1, "decay": 0.5, "lr_schedule": "linear", "min_lr_ratio": 0.0,
     "max_grad_norm": None, "z_loss_weight": 1e-4, "seed": 1, "steps_per_hf_export": -1,
-    "hf_generation_eos_token_ids": (1,),
+    "hf_generation_eos_token_ids": (1,), "learning_rate_end": 1e-5, "optimizer": "lion", "epsilon": 1e-6,
+    "optimizer_options": {"nesterov": True}, "weight_decay_parameters": "mlp", "skip_bad_steps": 9, "precision": "fp32",
+    "frozen_parameters": "embed", "unfreeze": {"embed": 9}, "reinit_tokens": ("x",), "label_smoothing": 0.1,
+    "neftune_noise_alpha": 5.0, "lora": LoraConfig(r=4, alpha=8),
 }  # fmt: skip
-EXECUTION_FIELDS = {"per_device_parallelism": 4, "steps_per_eval": 5, "resources": CpuConfig(cpus=4)}
+EXECUTION_FIELDS = {
+    "per_device_parallelism": 4, "steps_per_eval": 5, "resources": CpuConfig(cpus=4), "mesh": {"tensor": 2},
+    "gradient_checkpointing": False, "attention_backend": "vanilla",
+}  # fmt: skip
 
 
 def test_every_setting_of_training_counts():

@@ -22,6 +22,7 @@ SHOW = """
     print(json.dumps({
         "argv": sys.argv[1:],
         "env": {name: os.environ.get(name) for name in ("PLAIN", "SPACED", "COPIED", "HF_TOKEN", "GIT_COMMIT")},
+        "launcher": os.environ["MARIN_SFT_LAUNCHER"],
         "executable": sys.executable,
     }))
     code = os.environ.get("CODE", "0")
@@ -65,6 +66,8 @@ def test_argv_variables_and_secrets_arrive_and_leave_no_trace(head, work):
     assert done.stderr == "" and "Running entrypoint" not in done.stdout
     expected = {"PLAIN": "1", "SPACED": "a 'b' $c", "COPIED": "from here", "HF_TOKEN": SECRET, "GIT_COMMIT": None}
     assert shown(done)["env"] == expected
+    keys = "--env_vars PLAIN --env_vars SPACED --env_vars COPIED --env_vars HF_TOKEN --"
+    assert shown(done)["launcher"].endswith(f"ray_run.py {keys}"), "what says how to go on names it, without values"
     assert os.path.dirname(shown(done)["executable"]) == os.path.dirname(sys.executable)
     # The script printed its variables, and so its log has the secret. Nothing else may.
     assert [line for line in (done.stdout + done.stderr).splitlines() if SECRET in line] == [json.dumps(shown(done))]

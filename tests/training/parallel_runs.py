@@ -28,10 +28,9 @@ WAYS = {
     2: [(True, -1), (True, 1), (False, 2)],
     4: [(True, -1), (False, 1)],
 }
-# How four devices share the work.
+# How four devices share the work, where they do not all slice the weights, which is what they do above.
 MESHES = {
     "data": {"data": 4},
-    "fsdp": {"fsdp": 4},
     "tensor and data": {"tensor": 2, "data": -1},
     "sequence and data": {"sequence": 2, "data": 2},
     "dims of EasyDeL": (1, -1, 1, 2, 2),

@@ -47,11 +47,18 @@ def test_it_ends_after_so_many_evaluations_without_a_better_one():
 
 def test_it_says_what_was_best_and_when():
     reason = EarlyStopping(steps=10, patience=1).reason([(10, 2.0), (20, 1.5), (30, 1.75)])
-    assert reason == "validation/loss is 1.75, and was 1.5 at step 20: not better by more than min_delta = 0 in 1 evaluations"
+    assert (
+        reason
+        == "validation/loss is 1.75, and was 1.5 at step 20: not better by more than min_delta = 0 in 1 evaluations"
+    )
 
 
 def test_values_that_cannot_be_used_are_refused():
-    for fields in ({"steps": 0, "patience": 1}, {"steps": 1, "patience": 0}, {"steps": 1, "patience": 1, "min_delta": -1}):
+    for fields in (
+        {"steps": 0, "patience": 1},
+        {"steps": 1, "patience": 0},
+        {"steps": 1, "patience": 1, "min_delta": -1},
+    ):
         with pytest.raises(ConfigError, match="EarlyStopping"):
             EarlyStopping(**fields)
 

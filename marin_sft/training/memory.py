@@ -1,0 +1,39 @@
+"""Peak memory of this process and of its devices."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+GIB = 2**30
+
+
+class MemoryWatch:
+    """`seconds`: at least so many between two readings that are told. Peaks are kept by the system: none is missed."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._told = seconds, -float("inf")
+
+    def figures(self) -> dict[str, float]:
+        """In GiB, since the process began: memory/host_peak, memory/device_peak of the fullest device where devices
+        say it (a CPU does not). {}: it is not time yet."""
+        now = time.monotonic()
+        if now - self._told < self._seconds:
+            return {}
+        self._told = now
+        return {"memory/host_peak_gib": _host_peak() / GIB, **_device_peak()}
+
+
+def _host_peak() -> int:
+    """Bytes. Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _device_peak() -> dict[str, float]:
+    import jax
+
+    told = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [stats["peak_bytes_in_use"] for stats in told if stats and "peak_bytes_in_use" in stats]
+    return {"memory/device_peak_gib": max(peaks) / GIB} if peaks else {}

@@ -1,0 +1,155 @@
+"""Causal attention within the documents of packed rows, for CPUs.
+
+Of a row's scores, those within documents are a small part where documents are many. Queries and keys are taken in
+blocks, and the keys that a block of queries cannot see are left out: those after it, and those before the document
+that its first query is of. Scores are computed again in the backward pass (FlashAttention-2, arXiv:2307.08691).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_BLOCK = 128
+_HIDDEN = -1e30  # a finite score of what cannot be seen: a query of padding sees nothing else in some blocks
+
+
+class Rows(NamedTuple):
+    """int32[rows, positions] each: documents are runs of equal `segments`; a query sees keys before it in its own
+    segment, of branch 0 or of its own branch."""
+
+    segments: jax.Array
+    branches: jax.Array
+
+
+def packed_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows) -> jax.Array:
+    """[rows, kv_heads, heads_per_kv, positions, size], as `queries`, which are scaled already.
+
+    `keys`, `values` [rows, kv_heads, positions, size].
+    """
+    length = queries.shape[-2]
+    missing = -length % _BLOCK  # to whole blocks; what is appended is seen by no one
+
+    def whole(array: jax.Array, axis: int) -> jax.Array:
+        return jnp.pad(array, [(0, missing if i == axis % array.ndim else 0) for i in range(array.ndim)])
+
+    padded = (whole(array, -2) for array in (queries, keys, values))
+    return _attention(*padded, Rows(whole(rows.segments, -1), whole(rows.branches, -1)))[..., :length, :]
+
+
+@jax.custom_vjp
+def _attention(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows) -> jax.Array:
+    return _forward(queries, keys, values, rows)[0]
+
+
+def _forward(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows) -> tuple[jax.Array, Any]:
+    blocks = _Blocks(queries, rows)
+
+    def of_queries(n: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        row, i = n // blocks.count, n % blocks.count
+        q = blocks.of_queries(queries, row, i)
+
+        def of_keys(j: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            highest, total, output = so_far
+            scores = blocks.scores(q, blocks.of_keys(keys, row, j), row, i, j)
+            new = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
+            powers, shrink = jnp.exp(scores - new), jnp.exp(highest - new)
+            here = jnp.einsum("hqk,hkd->hqd", powers, blocks.of_keys(values, row, j))
+            return new, total * shrink + powers.sum(axis=-1, keepdims=True), output * shrink + here
+
+        column = jnp.full((*q.shape[:2], 1), -jnp.inf, jnp.float32)
+        start = (column, jnp.zeros_like(column), jnp.zeros(q.shape, jnp.float32))
+        highest, total, output = jax.lax.fori_loop(blocks.first[row, i], i + 1, of_keys, start)
+        outputs, logs = found
+        return blocks.put(outputs, output / total, row, i), blocks.put(logs, highest + jnp.log(total), row, i)
+
+    start = (jnp.zeros(queries.shape, jnp.float32), jnp.zeros((*queries.shape[:-1], 1), jnp.float32))
+    outputs, logs = jax.lax.fori_loop(0, blocks.rows * blocks.count, of_queries, start)
+    outputs = outputs.astype(queries.dtype)
+    return outputs, (queries, keys, values, rows, outputs, logs)
+
+
+def _backward(kept: Any, gradient: jax.Array) -> tuple[Any, ...]:
+    queries, keys, values, rows, outputs, logs = kept
+    blocks = _Blocks(queries, rows)
+    inner = (gradient.astype(jnp.float32) * outputs).sum(axis=-1, keepdims=True)
+
+    def of_queries(n: jax.Array, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        row, i = n // blocks.count, n % blocks.count
+        q, log, by_output, dot = (blocks.of_queries(array, row, i) for array in (queries, logs, gradient, inner))
+
+        def of_keys(j: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            by_q, by_keys, by_values = so_far
+            k, v = blocks.of_keys(keys, row, j), blocks.of_keys(values, row, j)
+            weights = jnp.exp(blocks.scores(q, k, row, i, j) - log)
+            by_values = blocks.add(by_values, jnp.einsum("hqk,hqd->hkd", weights, by_output), row, j)
+            by_scores = weights * (jnp.einsum("hqd,hkd->hqk", by_output, v) - dot)
+            by_keys = blocks.add(by_keys, jnp.einsum("hqk,hqd->hkd", by_scores, q), row, j)
+            return by_q + jnp.einsum("hqk,hkd->hqd", by_scores, k), by_keys, by_values
+
+        by_queries, by_keys, by_values = found
+        start = (jnp.zeros(q.shape, jnp.float32), by_keys, by_values)
+        by_q, by_keys, by_values = jax.lax.fori_loop(blocks.first[row, i], i + 1, of_keys, start)
+        return blocks.put(by_queries, by_q, row, i), by_keys, by_values
+
+    start = tuple(jnp.zeros(array.shape, jnp.float32) for array in (queries, keys, values))
+    found = jax.lax.fori_loop(0, blocks.rows * blocks.count, of_queries, start)
+    return *(by.astype(queries.dtype) for by in found), None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+class _Blocks:
+    """`count` blocks of `_BLOCK` positions in each of `rows`; heads that share keys are one head of more queries.
+
+    `first` int[rows, count]: the block of keys that the document of a block's first query begins in.
+    """
+
+    def __init__(self, queries: jax.Array, rows: Rows) -> None:
+        self.rows, self.kv_heads, self.group, length, self.width = queries.shape
+        self.size = _BLOCK
+        self.count = length // _BLOCK
+        self._segments, self._branches = rows.segments, rows.branches
+        places = jnp.arange(length)
+        begins = rows.segments != jnp.roll(rows.segments, 1, axis=1)
+        begin = jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
+        self.first = begin[:, :: self.size] // self.size
+
+    def of_queries(self, array: jax.Array, row: jax.Array, i: jax.Array) -> jax.Array:
+        """[kv_heads, heads_per_kv * size, ...] of [rows, kv_heads, heads_per_kv, positions, ...]."""
+        shape = (1, self.kv_heads, self.group, self.size, array.shape[-1])
+        found = jax.lax.dynamic_slice(array, (row, 0, 0, i * self.size, 0), shape)
+        return found.reshape(self.kv_heads, -1, array.shape[-1])
+
+    def put(self, array: jax.Array, block: jax.Array, row: jax.Array, i: jax.Array) -> jax.Array:
+        block = block.reshape(1, self.kv_heads, self.group, self.size, -1)
+        return jax.lax.dynamic_update_slice(array, block, (row, 0, 0, i * self.size, 0))
+
+    def of_keys(self, array: jax.Array, row: jax.Array, j: jax.Array) -> jax.Array:
+        """[kv_heads, size, width] of [rows, kv_heads, positions, width]."""
+        return jax.lax.dynamic_slice(array, (row, 0, j * self.size, 0), (1, self.kv_heads, self.size, self.width))[0]
+
+    def add(self, array: jax.Array, block: jax.Array, row: jax.Array, j: jax.Array) -> jax.Array:
+        new = (self.of_keys(array, row, j) + block)[None]
+        return jax.lax.dynamic_update_slice(array, new, (row, 0, j * self.size, 0))
+
+    def scores(self, q: jax.Array, k: jax.Array, row: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+        """float32[kv_heads, queries, size]; where a query does not see a key, so low that its weight is 0."""
+        scores = jnp.einsum("hqd,hkd->hqk", q, k, preferred_element_type=jnp.float32)
+        visible = jnp.tile(self._visible(row, i, j), (self.group, 1))
+        return jnp.where(visible, scores, _HIDDEN)
+
+    def _visible(self, row: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+        """bool[queries, keys]"""
+        places = jnp.arange(self.size)
+        before = (j * self.size + places) <= (i * self.size + places)[:, None]
+        take = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=self.size)
+        (of_query, of_key), (query_branch, key_branch) = (
+            (take(array[row], i * self.size)[:, None], take(array[row], j * self.size))
+            for array in (self._segments, self._branches)
+        )
+        return before & (of_query == of_key) & ((key_branch == 0) | (key_branch == query_branch))

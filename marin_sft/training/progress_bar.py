@@ -1,0 +1,58 @@
+"""How a training shows how far it is, in the style that its config names.
+
+rich: what all steps have: a bar on the terminal of the launch, lines in its log elsewhere.
+tqdm: a bar of tqdm's as well, in the attempt's log. json: a line of JSON for each logged step as well.
+none: nothing; metrics.jsonl and trackers get what they get.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from marin_sft import progress
+
+STYLES = ("rich", "tqdm", "json", "none")
+SHOWN = ("loss", "tokens_per_second")
+_WHOLE = ("lr", "learning_rate")  # too small for three decimals
+
+
+class ProgressBar:
+    """`shows`: one process of a job does."""
+
+    def __init__(self, style: str, total: int, *, shows: bool = True) -> None:
+        self._style, self._total, self._shows = style, total, shows
+        self._bar: Any = None
+
+    def update(self, metrics: Mapping[str, float | None]) -> None:
+        """`metrics` of a step, "step" among them."""
+        if self._style == "none":
+            return
+        shown = {name: value for name in SHOWN if (value := metrics.get(name)) is not None}
+        progress.report(metrics["step"] or 0, self._total, "steps", **shown)
+        if self._shows and self._style == "json":
+            print(json.dumps(rounded(metrics)), flush=True)
+        elif self._shows and self._style == "tqdm":
+            self._update_bar(int(metrics["step"] or 0), shown)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _update_bar(self, step: int, shown: Mapping[str, float]) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total, initial=step - 1, unit="step", file=sys.stderr)
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()}, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+
+def rounded(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Floats to three decimals, but for the learning rate."""
+    return {
+        name: round(value, 3) if isinstance(value, float) and name not in _WHOLE else value
+        for name, value in metrics.items()
+    }

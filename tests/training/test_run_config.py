@@ -1,0 +1,194 @@
+"""How a training is watched and when it ends: each option of `RunConfig` in a training, or refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from marin_sft import progress
+from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.training import hf_directory
+from marin_sft.training.fakes import CountingBatches, pack
+from marin_sft.training.sft import SFTConfig
+from marin_sft.training.sft_run import train
+from marin_sft.training.stops import EarlyStopping
+from marin_sft.training.trackers import TensorboardConfig
+from marin_sft.training.watching import run_name
+from tests.training.test_trackers import events, scalars
+
+BATCHES = CountingBatches(vocab_size=40, batch_size=2, length=16)
+# Learning to count makes these worse after a while: they go backwards.
+HELD_OUT = {"back": [pack([[[9, 8, 7, 6]], [[5, 4, 3]]], 16), pack([[[39, 38, 37]], [[20, 19]]], 16)]}
+
+
+def config(base_model="unused", output="unused", *earlier, **fields):
+    settings = {"train_batch_size": 2, "num_train_steps": 6, "learning_rate": 3e-2, "precision": "fp32", "warmup": 0.0}
+    length = {"num_train_steps": None} if "num_train_epochs" in fields else {}
+    return SFTConfig(
+        mixture="unused",
+        tokenized={},
+        base_model=base_model,
+        output_path=str(output),
+        earlier_attempts=tuple(map(str, earlier)),
+        **{**settings, "steps_per_log": 1, "minutes_per_checkpoint": None, **length, **fields},
+    )
+
+
+def lines_of(output):
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_metrics_go_to_the_log_the_trackers_and_the_screen(base_model, tmp_path, capsys):
+    watched = config(
+        base_model,
+        tmp_path,
+        num_train_steps=3,
+        trackers=(TensorboardConfig(),),
+        progress_bar="json",
+        track_memory=True,
+        weight_distribution_log_steps=2,
+        weight_distribution_pattern=r"layers\.1\.mlp\.up_proj",
+    )
+    reports = []
+    with progress.listening(reports.append):
+        train(watched, BATCHES)
+    lines = lines_of(tmp_path)
+    expected = {"step", "epoch", "loss", "lr", "grad_norm", "tokens", "trained_tokens", "tokens_per_second", "mfu"}
+    assert expected <= lines[0].keys() and [line["mfu"] for line in lines] == [None] * 3  # no known peak
+    assert 0.1 < lines[0]["memory/host_peak_gib"] <= lines[2]["memory/host_peak_gib"] < 100
+    assert [report.done for report in reports] == [1, 2, 3] and reports[2].metrics["loss"] == lines[2]["loss"]
+
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["loss"] for line in shown] == [round(line["loss"], 3) for line in lines]
+    assert [line["lr"] for line in shown] == [line["lr"] for line in lines]
+
+    tracked = {(step, name): value for step, name, value in scalars(tmp_path)}
+    assert [tracked[line["step"], "loss"] for line in lines] == pytest.approx([line["loss"] for line in lines])
+    name = "weights/model.layers.1.mlp.up_proj.weight"
+    assert {key for key in tracked if "weights" in key[1]} == {(2, f"{name}/{f}") for f in ("mean", "std", "max_abs")}
+    (histogram,) = (value for event in events(tmp_path) for value in event.summary.value if value.HasField("histo"))
+    assert histogram.tag == name and histogram.histo.num == 32 * 64
+    assert tracked[2, f"{name}/std"] == pytest.approx(
+        hf_directory.read_tensors(base_model)["model.layers.1.mlp.up_proj.weight"].std(), rel=0.2
+    )
+
+
+def test_early_stopping_ends_with_the_model_of_that_step(base_model, tmp_path, capsys):
+    stopping = EarlyStopping(steps=2, patience=1)
+    stopped = tmp_path / "stopped"
+    train(config(base_model, stopped, num_train_steps=20, early_stopping=stopping), BATCHES, HELD_OUT)
+    lines = lines_of(stopped)
+    losses = [line["validation/loss"] for line in lines if "validation/loss" in line]
+    assert lines[-1]["step"] == 2 * len(losses) < 20
+    assert losses[-1] > losses[-2] and losses[:-1] == sorted(losses[:-1], reverse=True)
+    assert f"early stopping after step {lines[-1]['step']} of 20: validation/loss is" in capsys.readouterr().out
+    assert json.loads((stopped / "metrics.json").read_text())["step"] == lines[-1]["step"]
+
+    # Evaluations before a checkpoint count in the attempt that goes on from it.
+    first, second = tmp_path / "1", tmp_path / "2"
+    cut = {"num_train_steps": 20, "early_stopping": stopping, "steps_per_checkpoint": lines[-1]["step"] - 1}
+    with pytest.raises(TrainingError, match="training_time_limit"):
+        train(config(base_model, first, **cut, training_time_limit="0.001s"), BATCHES, HELD_OUT)
+    train(config(base_model, second, first, **cut), BATCHES, HELD_OUT)
+    assert lines_of(second)[-1]["step"] == lines[-1]["step"]
+    expected, got = (hf_directory.read_tensors(f"{output}/model") for output in (stopped, second))
+    assert all(np.array_equal(expected[name], got[name]) for name in expected)
+
+
+def test_early_stopping_on_a_figure_that_is_not_there(base_model, tmp_path):
+    stopping = EarlyStopping(steps=1, patience=1, metric="accuracy")
+    with pytest.raises(TrainingError, match="'accuracy': evaluation gives validation/loss, validation/loss/back"):
+        train(config(base_model, tmp_path, early_stopping=stopping), BATCHES, HELD_OUT)
+    with pytest.raises(TrainingError, match="early_stopping: the mixture holds nothing out"):
+        train(config(base_model, tmp_path, early_stopping=EarlyStopping(steps=1, patience=1)), BATCHES)
+
+
+def test_when_time_is_over_the_next_attempt_goes_on(base_model, tmp_path):
+    whole, first, second = (tmp_path / name for name in ("whole", "1", "2"))
+    train(config(base_model, whole), BATCHES)
+    limited = config(base_model, first, training_time_limit="0.001s", trackers=(TensorboardConfig(),))
+    with pytest.raises(TrainingError, match=r"time is over after step 1 of 6.*step-1; the same command goes on"):
+        train(limited, BATCHES)
+    assert not (first / "model").exists() and not (first / "metrics.json").exists()
+    train(config(base_model, second, first, trackers=(TensorboardConfig(),)), BATCHES)
+    expected, got = (hf_directory.read_tensors(f"{output}/model") for output in (whole, second))
+    assert all(np.array_equal(expected[name], got[name]) for name in expected)
+    assert [step for step, name, _ in scalars(second) if name == "loss"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_evaluation_on_part_of_the_data_on_training_data_and_never(base_model, tmp_path, capsys):
+    some, on_training, never = (tmp_path / name for name in ("some", "on_training", "never"))
+    train(config(base_model, some, steps_per_eval=6, max_evaluation_steps=1), BATCHES, HELD_OUT)
+    one = {"one": HELD_OUT["back"][:1]}
+    train(config(base_model, tmp_path / "one", steps_per_eval=6), BATCHES, one)
+    assert lines_of(some)[-1]["validation/loss"] == lines_of(tmp_path / "one")[-1]["validation/loss"]
+
+    by_epochs = {"num_train_epochs": 1.5, "per_epoch_training_steps": 4}
+    train(config(base_model, on_training, do_eval=True, max_evaluation_steps=2, **by_epochs), BATCHES)
+    last = lines_of(on_training)[-1]
+    assert (last["step"], last["epoch"]) == (6, 1.5)
+    assert 0 < last["train/loss"] < 4 and [line["step"] for line in lines_of(on_training) if "train/loss" in line] == [
+        6
+    ]
+    assert "holds nothing out: train/loss is the loss on the first 2 training batches" in capsys.readouterr().err
+
+    train(config(base_model, never, steps_per_eval=2, do_eval=False, num_train_steps=2), BATCHES, HELD_OUT)
+    assert not any("validation/loss" in line for line in lines_of(never))
+
+
+class Exports:
+    """Writes an empty directory for each export."""
+
+    steps = 1
+
+    def write(self, path, tensors, config, metrics):
+        with hf_directory.writing(path) as local:
+            hf_directory.write_json(local, "config.json", {"step": metrics["step"]})
+
+
+def test_so_many_checkpoints_and_exports_are_kept(base_model, tmp_path):
+    kept = {"steps_per_checkpoint": 1, "hf_exports": Exports(), "hf_exports_kept": 2}
+
+    class Stop(Exception):
+        pass
+
+    def at_the_end(update):
+        if update.done == 6:
+            raise Stop
+
+    for limit, expected in ((0, [1, 2, 3, 4, 5]), (3, [3, 4, 5]), (None, [4, 5])):
+        output = tmp_path / str(limit)
+        with pytest.raises(Stop), progress.listening(at_the_end):
+            train(config(base_model, output, save_total_limit=limit, **kept), BATCHES)
+        assert sorted(int(path.name[5:]) for path in output.glob("checkpoints/step-*")) == expected
+        assert sorted(path.name for path in output.glob("hf/*")) == ["step-4", "step-5"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"training_time_limit": "90"}, "'90': expected a time above 0 with its units"),
+        ({"progress_bar": "bar"}, "progress_bar = 'bar': expected one of rich, tqdm, json, none"),
+        ({"per_epoch_training_steps": 4}, "expected None where num_train_epochs is not given"),
+        ({"save_total_limit": -1}, "save_total_limit = -1: expected at least 0"),
+        ({"weight_distribution_log_steps": 5}, "expected None without trackers"),
+        ({"max_evaluation_steps": 0}, "max_evaluation_steps = 0: expected at least 1, or None"),
+        ({"weight_distribution_pattern": "("}, "expected a regular expression"),
+        (
+            {"early_stopping": EarlyStopping(steps=5, patience=1), "steps_per_eval": 10},
+            "expected steps = 10, as steps_per_eval, or that to be None",
+        ),
+        (
+            {"early_stopping": EarlyStopping(steps=5, patience=1), "do_eval": False},
+            "expected None where do_eval is False",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**fields)
+
+
+def test_the_name_of_a_run_is_that_of_its_step():
+    assert run_name("gs://bucket/checkpoints/chat-7b_seed0-0123456789/12") == "chat-7b_seed0"
+    assert run_name("/tmp/out") == "out"
