@@ -111,7 +111,8 @@ def measure(shape: LlamaConfig, vocabulary: int, batch_size: int, steps: int, op
             for rows in (packed_rows(batch_size, shape.max_seq_len, vocabulary, mean, seed) for seed in range(4))
         ]
         take_step = step_function(trainer, loss)
-        ended, under_way = [], None
+        ended: list[float] = []
+        under_way: Any = None
         for step in range(WARM + steps):
             state, metrics = take_step(state, batches[step % len(batches)])
             if under_way is not None:

@@ -23,7 +23,7 @@ LEARNING_RATE = 1e-5
 SHAPE = {"hidden_dim": 256, "intermediate_dim": 512, "num_layers": 8, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64}
 VOCABULARY = 8000
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
-MODES = {
+MODES: dict[str, tuple[str, dict[str, Any]]] = {
     "cached": ("pairs", {}),
     "online": ("pairs", {}),
     "long": ("long", {}),
@@ -136,7 +136,7 @@ def train(folder: str, mode: str) -> dict[str, Any]:
 
     name, options = MODES[mode]
     steps = STEPS if name == "pairs" else LONG_STEPS
-    reference = (
+    reference: dict[str, Any] = (
         {"reference_model": f"{folder}/model"}
         if mode == "online"
         else {"reference_logprobs": f"{folder}/{name}-reference"}
@@ -161,7 +161,11 @@ def train(folder: str, mode: str) -> dict[str, Any]:
         **options,
     )
     ended: dict[int, float] = {}
-    with progress.listening(lambda update: ended.setdefault(int(update.done), time.perf_counter())):
+
+    def note(update: progress.Progress) -> None:
+        ended.setdefault(int(update.done), time.perf_counter())
+
+    with progress.listening(note):
         run(config)
     lines = [json.loads(line) for line in Path(config.output_path, "metrics.jsonl").read_text().splitlines()]
     return {

@@ -11,12 +11,20 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 SEQ_LEN, BATCH_SIZE = 512, 8
 WARM = 3  # steps until it is compiled and at speed
-SHAPE = {"hidden_dim": 256, "intermediate_dim": 768, "num_layers": 6, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64}
+SHAPE: dict[str, Any] = {
+    "hidden_dim": 256,
+    "intermediate_dim": 768,
+    "num_layers": 6,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 64,
+}
 VOCABULARY = 8000
 
 
@@ -106,8 +114,11 @@ def train(folder: str, steps: str) -> dict[str, float]:
 
         return step
 
-    train_run.step_function = keeping
-    with progress.listening(lambda update: ended.setdefault(int(update.done), time.perf_counter())):
+    def hear(update: progress.Progress) -> None:
+        ended[int(update.done)] = time.perf_counter()
+
+    train_run.step_function = keeping  # type: ignore[assignment]
+    with progress.listening(hear):
         sft_run.run(config)
     lines = [json.loads(line) for line in Path(config.output_path, "metrics.jsonl").read_text().splitlines()]
     measured = [line for line in lines if WARM <= line["step"] < count]
@@ -136,7 +147,8 @@ def matmul(size: str = "2048") -> dict[str, float]:
 
 def main() -> None:
     report, name, *arguments = sys.argv[1:]
-    figures = {"prepare": prepare, "train": train, "matmul": matmul}[name](*arguments)
+    works: dict[str, Callable[..., dict[str, float]]] = {"prepare": prepare, "train": train, "matmul": matmul}
+    figures = works[name](*arguments)
     Path(report).write_text(json.dumps(figures))
 
 

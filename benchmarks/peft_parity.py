@@ -31,7 +31,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rsLoRA": {"r": 4, "alpha": 8, "use_rslora": True},
     "DoRA": {"r": 4, "alpha": 8, "use_dora": True},
 }
-OPTIONS = {"learning_rate": 3e-3, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1, "max_grad_norm": 0.5}
+OPTIONS: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.5,
+}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from table import Row, Target, print_table
@@ -49,7 +50,7 @@ class Bench:
         }
         if TRL.exists():
             for setting in SETTINGS:
-                engines[f"TRL {setting}"] = lambda setting=setting: self.trl(setting, prepared)
+                engines[f"TRL {setting}"] = partial(self.trl, setting, prepared)
         found: dict[str, list[Figures]] = {name: [] for name in engines}
         for run in range(self.runs):
             for name, engine in engines.items():

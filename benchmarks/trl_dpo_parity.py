@@ -9,7 +9,8 @@ steps are printed, relative where a figure is above 1. Exits with 1 if one is ab
 `.peers-trl`, in which TRL runs.
 
 Left out: `bco_pair`, which in TRL 1.16 lacks the mean reward that BCO subtracts; `simpo`, a loss of another trainer.
-TRL's `sft` is a mean over the tokens of a micro-batch, ours of the batch: it is compared on one micro-batch.
+Compared on one micro-batch: `sft`, in TRL a mean over the tokens of a micro-batch, for us of the batch; and the AOT
+losses, which sort the pairs of a micro-batch: TRL cuts a batch in order, we into parts of about equal length.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from parity import FAMILIES, WORDS, require_trl, run_trl, verdict, write_model, 
 
 FIGURES = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
            "logps/chosen", "logps/rejected")  # fmt: skip
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "batch_size": 4,
     "seq_len": 64,
     "learning_rate": 1e-3,
@@ -57,8 +58,8 @@ class Case:
         return {**fields, **about, "precompute_ref_log_probs": not self.online}
 
 
-def _loss(name: str, **fields: Any) -> Case:
-    return Case({"loss_type": name, **fields})
+def _loss(name: str, micro_batch: int = 2, **fields: Any) -> Case:
+    return Case({"loss_type": name, **fields}, micro_batch=micro_batch)
 
 
 CASES = {
@@ -71,9 +72,9 @@ CASES = {
     "nca_pair": _loss("nca_pair"),
     "robust": _loss("robust", label_smoothing=0.1),
     "sppo_hard": _loss("sppo_hard"),
-    "aot": _loss("aot"),
-    "aot, smoothed": _loss("aot", label_smoothing=0.1),
-    "aot_unpaired": _loss("aot_unpaired"),
+    "aot": _loss("aot", 4),
+    "aot, smoothed": _loss("aot", 4, label_smoothing=0.1),
+    "aot_unpaired": _loss("aot_unpaired", 4),
     "apo_zero": _loss("apo_zero"),
     "apo_down": _loss("apo_down"),
     "discopop": _loss("discopop"),
@@ -121,14 +122,16 @@ class Ours:
         tokenize(TokenizeConfig((str(rows),), model, output_path=self._tokenized["pairs"]))
         data = lm_mixture_data_config(self._tokenized, {"pairs": 1}, shuffle=False)
         mixture(MixtureConfig(data, OPTIONS["seq_len"], output_path=f"{model}-mixture"))
-        of_data = {"mixture": f"{model}-mixture", "tokenized": self._tokenized}
+        of_data: dict[str, Any] = {"mixture": f"{model}-mixture", "tokenized": self._tokenized}
         run(ReferenceConfig(model=model, precision="fp32", output_path=f"{model}-reference", **of_data))
 
     def figures(self, name: str, case: Case) -> Figures:
         from marin_sft.training.dpo_config import DPOConfig
         from marin_sft.training.dpo_run import run
 
-        place = "reference_model" if case.online else "reference_logprobs"
+        reference: dict[str, Any] = (
+            {"reference_model": self._model} if case.online else {"reference_logprobs": f"{self._model}-reference"}
+        )
         config = DPOConfig(
             mixture=f"{self._model}-mixture",
             tokenized=self._tokenized,
@@ -148,7 +151,7 @@ class Ours:
             gradient_checkpointing=False,
             steps_per_log=1,
             starts_at_reference=True,
-            **{place: self._model if case.online else f"{self._model}-reference"},
+            **reference,
             **case.fields,
         )
         run(config)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from marin_sft.data.adapters import Adapter, FormatAdapter
 from marin_sft.data.data_configs import LmDataConfig, lm_mixture_data_config, mixture_for_evaluation
@@ -53,6 +53,7 @@ from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft import sft as run_sft
 from marin_sft.training.train_config import TrainConfig
 
+Trained = TypeVar("Trained", bound=TrainConfig)
 # What a config's path field takes before it is resolved to a string: a step, a place in its output, or a path or glob.
 Source = ExecutorStep[Any] | InputName | str | Path
 
@@ -206,13 +207,7 @@ def sft(
         **_adapter_found(training),
     )
     if steps_per_hf_export != -1:
-        exports = PeriodicExports(
-            steps=steps_per_hf_export,
-            dtype=hf_save_dtype,
-            generation_eos_token_ids=_ids(hf_generation_eos_token_ids),
-            **export_fields(name, name, config),
-        )
-        config = replace(config, hf_exports=exports)
+        config = _exporting(config, name, steps_per_hf_export, hf_save_dtype, hf_generation_eos_token_ids)
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", run_sft, config, resources=resources or CpuConfig())
 
 
@@ -274,14 +269,16 @@ def dpo(
         **{**fields, **training},
     )
     if steps_per_hf_export != -1:
-        exports = PeriodicExports(
-            steps=steps_per_hf_export,
-            dtype=hf_save_dtype,
-            generation_eos_token_ids=_ids(hf_generation_eos_token_ids),
-            **export_fields(name, name, config),
-        )
-        config = replace(config, hf_exports=exports)
+        config = _exporting(config, name, steps_per_hf_export, hf_save_dtype, hf_generation_eos_token_ids)
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", run_dpo, config, resources=resources or CpuConfig())
+
+
+def _exporting(config: Trained, name: str, steps: int, dtype: str | None, ends: Sequence[int] | None) -> Trained:
+    """`config` with exports every so many `steps`. `ends`: ids that end an answer, see `HfExport`."""
+    fields = export_fields(name, name, config)
+    return replace(
+        config, hf_exports=PeriodicExports(steps=steps, dtype=dtype, generation_eos_token_ids=_ids(ends), **fields)
+    )
 
 
 def _adapter_found(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import haliax as hax
+import jax.numpy as jnp
 import optax
 
 from marin_sft.errors import TrainingError
@@ -46,7 +47,10 @@ class Freezing:
             count = state[0].updates
 
             def trained_now(starts: Any, array: hax.NamedArray) -> hax.NamedArray:
-                return hax.where(starts <= count, array, 0.0).astype(array.dtype)
+                now = starts <= count
+                if isinstance(now, hax.NamedArray):  # of each layer, which are the first axis
+                    now = now.array.reshape(-1, *[1] * (array.ndim - 1))
+                return hax.named(jnp.where(now, array.array, 0), array.axes)
 
             def masked(tree: Any) -> Any:
                 return map_tensors(trained_now, self.names, self.trained_from, tree)

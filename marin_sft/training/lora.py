@@ -44,16 +44,17 @@ class LoraLinear(ModuleWithStateDictSerialization):
         if self.lora_magnitude_vector is None:
             return self.wrapped(x) + low.astype(x.dtype)
         plain = dataclasses.replace(self.wrapped, bias=None)(x)
-        out = (plain + low.astype(x.dtype)) * (self.lora_magnitude_vector / self._row_norms())
+        out = (plain + low.astype(x.dtype)) * (
+            self.lora_magnitude_vector / self._row_norms(self.lora_magnitude_vector.dtype)
+        )
         return out if self.wrapped.bias is None else out + self.wrapped.bias
 
-    def _row_norms(self) -> hax.NamedArray:
-        """Of W + scale * B A, over the inputs, without gradient; rounded as the magnitudes are, so that an adapter that
+    def _row_norms(self, dtype: Any) -> hax.NamedArray:
+        """Of W + scale * B A, over the inputs, without gradient; as `dtype`, that of the magnitudes, so that an adapter that
         changes nothing has a ratio of exactly 1."""
         weight, a, b = (linear.weight.astype(jnp.float32) for linear in (self.wrapped, self.lora_A, self.lora_B))
         whole = jax.lax.stop_gradient(weight + self.scale * hax.dot(b, a, axis=RANK))
-        norms = hax.sqrt(hax.sum(whole * whole, axis=self.wrapped.In))
-        return norms.astype(self.lora_magnitude_vector.dtype)
+        return hax.sqrt(hax.sum(whole * whole, axis=self.wrapped.In)).astype(dtype)
 
     def _state_dict_key_map(self) -> dict[str, str | None]:
         return {"wrapped": None}
@@ -140,9 +141,9 @@ def _names(path: Any, linear: hnn.Linear) -> list[str]:
 
 def _check_targets(config: LoraConfig, names: list[str], all_names: list[str]) -> None:
     targets = config.target_modules
-    single = [targets] if targets is None or isinstance(targets, str) else targets
+    single: list[Any] = [targets] if targets is None or isinstance(targets, str) else [[name] for name in targets]
     for target in single:
-        alone = dataclasses.replace(config, target_modules=target if isinstance(targets, str | None) else [target])
+        alone = dataclasses.replace(config, target_modules=target)
         if not any(map(alone.adapts, names)):
             known = sorted({name.rpartition(".")[2] for name in all_names})
             raise TrainingError(

@@ -53,7 +53,7 @@ def mesh_config(given: Any) -> MeshConfig:
     if isinstance(given, MeshConfig):
         return given
     if isinstance(given, Mapping):
-        sizes = {_NAMES.get(name, name): size for name, size in given.items()}
+        sizes = {str(_NAMES.get(name, name)): size for name, size in given.items()}
         if set(sizes) <= set(_NAMES.values()) and len(sizes) == len(given):
             absorbs: dict[str, int] = {} if "fsdp" in sizes or -1 not in sizes.values() else {"fsdp": 1}
             return MeshConfig(**{**absorbs, **sizes})

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import haliax as hax
 import jax
 import jax.numpy as jnp
 import levanter.tracker
@@ -68,7 +69,10 @@ def _weight_decay(config: TrainConfig) -> optax.GradientTransformation:
         return config.weight_decay if re.search(pattern, name) else 0.0
 
     def decay(updates: Any, params: Any) -> Any:
-        return map_tensors(lambda rates, update, weight: update + rates * weight, names, rate, updates, params)
+        def decayed(rates: Any, update: hax.NamedArray, weight: hax.NamedArray) -> hax.NamedArray:
+            return (update + rates * weight).rearrange(update.axes)
+
+        return map_tensors(decayed, names, rate, updates, params)
 
     return optax.stateless(decay)
 

@@ -43,7 +43,7 @@ class ProgressBar:
 
     def _update_bar(self, step: int, shown: Mapping[str, float]) -> None:
         if self._bar is None:
-            from tqdm import tqdm
+            from tqdm import tqdm  # type: ignore[import-untyped]
 
             self._bar = tqdm(total=self._total, initial=step - 1, unit="step", file=sys.stderr)
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()}, refresh=False)

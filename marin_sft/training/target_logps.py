@@ -13,8 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-_LOGITS_AT_ONCE = 2**22
-_LEAST_AT_ONCE = 256
+
+def _places_at_once(vocab: int) -> int:
+    """Positions whose logits are computed together.
+
+    Few, so that a CPU's caches hold them. On accelerators enough that reading and writing the sum of the weights'
+    gradients, once for each block, takes little of the time.
+    """
+    logits, least = (2**21, 256) if jax.default_backend() == "cpu" else (2**24, 1024)
+    return max(least, logits // vocab)
 
 
 class TokenLogps(NamedTuple):
@@ -111,7 +118,7 @@ class _Blocks:
 
     def __init__(self, is_target: jax.Array, vocab: int) -> None:
         groups, positions = is_target.shape
-        places = min(positions, max(_LEAST_AT_ONCE, _LOGITS_AT_ONCE // vocab))
+        places = min(positions, _places_at_once(vocab))
         order = jnp.argsort(~is_target, axis=1, stable=True)
         self._place = jnp.argsort(order, axis=1)
         self._real = jnp.arange(positions + -positions % places).reshape(-1, 1, places) < positions

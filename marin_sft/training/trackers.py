@@ -10,13 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from marin_sft.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
 
+T = TypeVar("T")
 WANDB_MODES = ("online", "offline", "disabled")
 Histograms = Mapping[str, "tuple[np.ndarray, np.ndarray]"]
 """By name: float counts of n bins, and their n + 1 edges."""
@@ -129,7 +131,9 @@ class Trackers:
         self._running: dict[str, Tracker] = {}
         for each in configs:
             run = Run(name, config, output_path, states.get(each.kind, {}))
-            self._guarded(each.kind, lambda each=each, run=run: self._running.update({each.kind: each.start(run)}))
+            tracker = self._guarded(each.kind, partial(each.start, run))
+            if tracker is not None:
+                self._running[each.kind] = tracker
 
     def log(self, step: int, figures: Mapping[str, float | None]) -> None:
         numbers = {name: value for name, value in figures.items() if name != "step" and value is not None}
@@ -139,10 +143,8 @@ class Trackers:
         self._each(lambda tracker: tracker.log_histograms(step, histograms))
 
     def state(self) -> dict[str, dict[str, Any]]:
-        states: dict[str, dict[str, Any]] = {}
-        for kind, tracker in list(self._running.items()):
-            self._guarded(kind, lambda kind=kind, tracker=tracker: states.update({kind: tracker.state()}))
-        return states
+        states = {kind: self._guarded(kind, tracker.state) for kind, tracker in list(self._running.items())}
+        return {kind: state for kind, state in states.items() if state is not None}
 
     def close(self, *, failed: bool) -> None:
         self._each(lambda tracker: tracker.close(failed=failed))
@@ -150,11 +152,12 @@ class Trackers:
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
         for kind, tracker in list(self._running.items()):
-            self._guarded(kind, lambda tracker=tracker: call(tracker))
+            self._guarded(kind, partial(call, tracker))
 
-    def _guarded(self, kind: str, call: Callable[[], Any]) -> None:
+    def _guarded(self, kind: str, call: Callable[[], T]) -> T | None:
+        """What it gives; None: it failed, and the tracker is out."""
         try:
-            call()
+            return call()
         except Exception as error:  # whatever is wrong with a network, a key or a library: the training is worth more
             self._running.pop(kind, None)
             print(
@@ -162,3 +165,4 @@ class Trackers:
                 "metrics.jsonl has all of it",
                 file=sys.stderr,
             )
+            return None

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import fsspec
 
@@ -36,7 +36,7 @@ class WandbTracker:
             group=config.group,
             name=config.name or run.name,
             tags=config.tags or None,
-            mode=config.mode,
+            mode=cast(Any, config.mode),
             config=dict(run.config),
             dir=directory,
             id=run.resumed.get("id"),

@@ -16,6 +16,8 @@ from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import CpuConfig
 from marin_sft.execution.step import InputName
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.stops import EarlyStopping
+from marin_sft.training.trackers import TensorboardConfig, WandbConfig
 
 SETTINGS = SimpleSFTConfig(tpu_type="v4-8", model_name_or_path="meta-llama/Llama-3.1-8B", num_train_steps=10)
 TRAINING = SimpleTrainConfig(resources=CpuConfig(), train_batch_size=8, learning_rate=1e-3, num_train_steps=10)
@@ -161,19 +163,25 @@ TRAIN_FIELDS = {
     "hf_generation_eos_token_ids": (1,), "learning_rate_end": 1e-5, "optimizer": "lion", "epsilon": 1e-6,
     "optimizer_options": {"nesterov": True}, "weight_decay_parameters": "mlp", "skip_bad_steps": 9, "precision": "fp32",
     "frozen_parameters": "embed", "unfreeze": {"embed": 9}, "reinit_tokens": ("x",), "label_smoothing": 0.1,
-    "neftune_noise_alpha": 5.0, "lora": LoraConfig(r=4, alpha=8),
+    "neftune_noise_alpha": 5.0, "lora": LoraConfig(r=4, alpha=8), "max_evaluation_steps": 3, "hf_exports_kept": 2,
+    "early_stopping": EarlyStopping(steps=1000, patience=2),
 }  # fmt: skip
 EXECUTION_FIELDS = {
     "per_device_parallelism": 4, "steps_per_eval": 5, "resources": CpuConfig(cpus=4), "mesh": {"tensor": 2},
-    "gradient_checkpointing": False, "attention_backend": "vanilla",
+    "gradient_checkpointing": False, "attention_backend": "vanilla", "do_eval": True, "training_time_limit": "2h",
+    "save_total_limit": 3, "trackers": (TensorboardConfig(),), "progress_bar": "json", "track_memory": True,
+    "weight_distribution_pattern": "mlp",
 }  # fmt: skip
 
 
 def test_every_setting_of_training_counts():
-    tested = {*TRAIN_FIELDS, *EXECUTION_FIELDS, "num_train_epochs", "steps_per_checkpoint"}
+    tested = {*TRAIN_FIELDS, *EXECUTION_FIELDS, "num_train_epochs", "steps_per_checkpoint", "per_epoch_training_steps"}
+    tested.add("weight_distribution_log_steps")
     assert tested == {field.name for field in dataclasses.fields(SimpleTrainConfig)}
     changed = [dataclasses.replace(TRAINING, **{name: value}) for name, value in TRAIN_FIELDS.items()]
     changed.append(dataclasses.replace(TRAINING, num_train_steps=None, num_train_epochs=2))
+    by_epochs = dataclasses.replace(TRAINING, num_train_steps=None, num_train_epochs=2, per_epoch_training_steps=7)
+    changed.append(by_epochs)
     # Where exports keep its pace, their cadence counts; otherwise not.
     changed.append(dataclasses.replace(TRAINING, steps_per_checkpoint=5))
     steps = [default_train("x", CHAT, llama_nano, config) for config in (TRAINING, *changed)]
@@ -182,6 +190,15 @@ def test_every_setting_of_training_counts():
         step = default_train("x", CHAT, llama_nano, dataclasses.replace(TRAINING, **{name: value}))
         assert fingerprint_of(step) == fingerprint_of(steps[0])
         assert value in (step.resources, getattr(step.config, name, None))
+    watched = dataclasses.replace(TRAINING, trackers=(TensorboardConfig(),), weight_distribution_log_steps=5)
+    step = default_train("x", CHAT, llama_nano, watched)
+    assert fingerprint_of(step) == fingerprint_of(steps[0]) and step.config.weight_distribution_log_steps == 5
+
+
+def test_tags_are_given_to_trackers():
+    settings = dataclasses.replace(SETTINGS, trackers=(WandbConfig(project="x", tags=("a",)), TensorboardConfig()))
+    trackers = default_sft("x", CHAT, llama_8b, settings, tags=["b"]).config.trackers
+    assert trackers == (WandbConfig(project="x", tags=("a", "sft", "b")), TensorboardConfig())
 
 
 def test_ids_that_end_an_answer_need_an_export():

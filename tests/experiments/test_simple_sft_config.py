@@ -14,6 +14,8 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.stops import EarlyStopping
+from marin_sft.training.trackers import WandbConfig
 
 BASE = {
     "tpu_type": "v4-128",
@@ -45,7 +47,9 @@ def path(step):
 
 def numbers(step):
     """The plain values of its config."""
-    return {name: value for name, value in vars(step.config).items() if isinstance(value, int | float | str | None)}
+    return {
+        name: value for name, value in vars(step.config).items() if isinstance(value, int | float | str | tuple | None)
+    }
 
 
 RESULT, EXECUTION = "another result", "the same result, made otherwise"
@@ -104,6 +108,18 @@ TABLE = {
     "mesh": (EXECUTION, {"mesh": {"tensor": 2}}),
     "gradient_checkpointing": (EXECUTION, {"gradient_checkpointing": "offload"}),
     "attention_backend": (EXECUTION, {"attention_backend": "jax_flash"}),
+    "early_stopping": (RESULT, {"early_stopping": EarlyStopping(steps=1000, patience=2)}),
+    "max_evaluation_steps": (RESULT, {"max_evaluation_steps": 10}),
+    "per_epoch_training_steps": ("num_train_epochs is not given", {"per_epoch_training_steps": 10}),
+    "hf_exports_kept": (RESULT, {"hf_exports_kept": 2}),
+    "do_eval": (EXECUTION, {"do_eval": True}),
+    "training_time_limit": (EXECUTION, {"training_time_limit": "23h"}),
+    "save_total_limit": (EXECUTION, {"save_total_limit": 1}),
+    "trackers": (EXECUTION, {"trackers": (WandbConfig(project="chat"),)}),
+    "progress_bar": (EXECUTION, {"progress_bar": "tqdm"}),
+    "track_memory": (EXECUTION, {"track_memory": 10.0}),
+    "weight_distribution_log_steps": ("None without trackers", {"weight_distribution_log_steps": 500}),
+    "weight_distribution_pattern": (EXECUTION, {"weight_distribution_pattern": "mlp"}),
 }
 
 

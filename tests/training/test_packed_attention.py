@@ -8,7 +8,8 @@ import pytest
 from marin_sft.training.packed_attention import Rows, packed_attention
 
 ROWS, KV_HEADS, GROUP, LENGTH, WIDTH = 3, 2, 2, 300, 8
-# By row: lengths of the documents, the rest is padding. They end within blocks, at their ends, and far beyond; the last block is not whole.
+# By row: lengths of the documents, the rest is padding. They end within blocks, at their ends, and far beyond; the last
+# block is not whole.
 DOCUMENTS = [[5, 60, 63, 100], [300], [128, 1, 30]]
 
 

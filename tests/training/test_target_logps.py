@@ -14,8 +14,7 @@ SHARES = {"none": 0.0, "few": 0.02, "half": 0.5, "all": 1.0}
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(module, "_LEAST_AT_ONCE", 16)
-    monkeypatch.setattr(module, "_LOGITS_AT_ONCE", 16 * VOCAB)
+    monkeypatch.setattr(module, "_places_at_once", lambda vocab: 16)
 
 
 def inputs(share: float, groups: int = 2, positions: int = 70, dtype=jnp.float32):
