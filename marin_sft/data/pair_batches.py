@@ -88,7 +88,8 @@ class _Layout:
     def _micro_batches(self, lines: np.ndarray) -> np.ndarray:
         """int64[..., micro_batches, pairs] of int64[..., batch_size]: about as many tokens in each.
 
-        All have the rows of the one that needs most. Which pair is in which one makes no difference to their sum.
+        All have the rows of the one that needs most. Which pair is in which one makes no difference to their sum, but
+        for losses that look at all pairs of a micro-batch (see `dpo_losses.dpo_loss`).
         """
         whole: np.ndarray = lines[..., None, :]
         if self.micro_batches == 1:

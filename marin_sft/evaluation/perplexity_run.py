@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from levanter.trainer import TrainerConfig
 
 from marin_sft import progress
 from marin_sft.data.batches import ValidationBatches, validation_components
@@ -18,7 +17,7 @@ from marin_sft.data.mixture import read_mixture
 from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.perplexity_config import PerplexityConfig
-from marin_sft.training import levanter_model
+from marin_sft.training import levanter_model, levanter_trainer
 from marin_sft.training.loss import Batch
 from marin_sft.training.validation import summed_nll
 
@@ -74,7 +73,7 @@ def _total(config: PerplexityConfig, name: str, nll_of: Callable[[Batch], float]
 
 def _nll_of(config: PerplexityConfig) -> Callable[[Batch], float]:
     """The summed NLL of a batch under the config's model, which is spread over all devices."""
-    devices: Any = TrainerConfig(require_accelerator=False)
+    devices: Any = levanter_trainer.trainer_config(precision="fp32", seed=0)  # the model is loaded as it is asked for
     length = read_mixture(config.mixture)["seq_len"]
     with devices.use_device_mesh():
         model = levanter_model.load_model(
