@@ -1,0 +1,16 @@
+import gc
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_go() -> Iterator[None]:
+    """What JAX compiled for a module is mapped into memory until it is dropped, and a process may have so many maps."""
+    yield
+    if "jax" in sys.modules:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
