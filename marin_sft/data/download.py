@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -105,10 +106,12 @@ def download(config: DownloadConfig) -> None:
     asked = Repository(config.id, config.kind, config.revision, endpoint())
     commit = patiently(lambda: commit_of(asked))
     if not _SHORT_COMMIT.fullmatch(config.revision):
-        _logger.warning(
-            "%s: revision %r is a name that can move; to get the same files for ever, give revision=%r",
-            asked.page, config.revision, commit,
-        )  # fmt: skip
+        # Not logged: whoever sets up logging in this process could silence it.
+        print(
+            f"{asked.page}: revision {config.revision!r} is a name that can move; to get the same files for ever, give "
+            f"revision={commit!r}",
+            file=sys.stderr,
+        )
     at_commit = Repository(config.id, config.kind, commit, asked.endpoint)
     files = patiently(lambda: list_files(at_commit, config.allow_patterns, config.ignore_patterns))
     said = {"id": config.id, "kind": config.kind, "revision": config.revision, "commit": commit}
