@@ -7,18 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.fine_tuning import FineTuning
 from experiments.simple_sft_config import SimpleSFTConfig
-from experiments.training_options import TrainingOptions
 from marin_sft.errors import ConfigError
-from marin_sft.execution.resources import Resources
 from marin_sft.steps import Source
 from marin_sft.training.dpo_config import PAIR_FIELDS
 from marin_sft.training.dpo_loss_types import loss_weights_of
-from marin_sft.training.lora_config import LoraConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimpleDPOConfig(TrainingOptions):
+class SimpleDPOConfig(FineTuning):
     """What `default_dpo` trains with: the settings of `TrainingOptions`, and those below. Where two names stand in a
     line, they are two spellings of one setting.
 
@@ -42,21 +40,9 @@ class SimpleDPOConfig(TrainingOptions):
         ConfigError: settings that contradict each other.
     """
 
-    resources: Resources | None = None
-    tpu_type: str | None = None
-    node_count: int | None = None
-
-    train_batch_size: int = 128
-    num_train_steps: int | None = None
-    num_train_epochs: float | None = None
     num_epochs: float | None = None
     learning_rate: float = 1e-6
 
-    tokenizer: Source | None = None
-    model_name_or_path: Source | None = None
-    initialize_from_hf: Source | bool | None = None
-    initialize_from_checkpoint_path: Source | None = None
-    max_seq_len: int = 4096
     train_seq_len: int | None = None
     max_prompt_length: int | None = None
     max_completion_length: int | None = None
@@ -78,27 +64,11 @@ class SimpleDPOConfig(TrainingOptions):
     use_weighting: bool = False
     share_prefix: bool = False
 
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
     warmup: int | float = 0.0
-    decay: int | float | None = None
-    cooldown: int | float | None = None
-    lr_schedule: str = "linear"
     min_lr_ratio: float = 0.0
     max_grad_norm: float | None = 1.0
 
     steps_per_eval: int | None = 100
-    steps_per_checkpoint: int | None = 1000
-    steps_per_hf_export: int | None = 500
-    hf_generation_eos_token_ids: Sequence[int] | None = None
-    lora: LoraConfig | None = None
-    use_lora: bool = False
-    lora_r: int | None = None
-    lora_alpha: float | None = None
-    lora_dropout: float | None = None
-    per_device_parallelism: int = -1
-    seed: int = 0
 
     def __post_init__(self) -> None:
         self.shared()

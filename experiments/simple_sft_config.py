@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.fine_tuning import FineTuning
 from experiments.simple_train_config import SimpleTrainConfig
-from experiments.training_options import TrainingOptions
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
 from marin_sft.steps import Source
@@ -21,7 +20,7 @@ _STOP_STRATEGIES = {"exit": "first_exhausted"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimpleSFTConfig(TrainingOptions):
+class SimpleSFTConfig(FineTuning):
     """What `default_sft` trains with: the settings of `TrainingOptions`, and those below. Where two names stand in a
     line, they are two spellings of one setting.
 
@@ -61,31 +60,13 @@ class SimpleSFTConfig(TrainingOptions):
         ConfigError: settings that contradict each other, or that are refused.
     """
 
-    resources: Resources | None = None
-    tpu_type: str | None = None
-    node_count: int | None = None
-
-    train_batch_size: int = 128
-    num_train_steps: int | None = None
-    num_train_epochs: float | None = None
     learning_rate: float = 5e-6
 
-    tokenizer: Source | None = None
-    model_name_or_path: Source | None = None
-    initialize_from_hf: Source | bool | None = None
-    initialize_from_checkpoint_path: Source | None = None
     pad_tokenizer_to_match_model: bool = True
-    max_seq_len: int = 4096
     input_role: str | None = None
     output_role: str | None = None
 
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
     warmup: int | float = 0.03
-    decay: int | float | None = None
-    cooldown: int | float | None = None
-    lr_schedule: str = "linear"
     min_lr_ratio: float = DEFAULT_MIN_LR_RATIO
     max_grad_norm: float | None = None
     z_loss_weight: float = 0.0
@@ -93,20 +74,9 @@ class SimpleSFTConfig(TrainingOptions):
     neftune_noise_alpha: float | None = None
 
     steps_per_eval: int | None = 1000
-    steps_per_checkpoint: int | None = 1000
-    steps_per_hf_export: int | None = 500
-    hf_generation_eos_token_ids: Sequence[int] | None = None
-
-    lora: LoraConfig | None = None
-    use_lora: bool = False
-    lora_r: int | None = None
-    lora_alpha: float | None = None
-    lora_dropout: float | None = None
 
     mixture_block_size: int | None = None
     stop_strategy: str | None = None
-    per_device_parallelism: int = -1
-    seed: int = 0
 
     int8: bool = False
 

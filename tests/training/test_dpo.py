@@ -265,17 +265,3 @@ def test_what_cannot_be_is_refused():
     ]:
         with pytest.raises(ConfigError, match=message):
             DPOConfig(**paths, num_train_steps=1, **fields)
-
-
-def test_with_an_adapter_to_start_from_the_reference_is_that_model(data, base_model, reference, tmp_path):
-    """Not its base: the first step's rewards are 0 against base and adapter together."""
-    lora = LoraConfig(r=4, alpha=8)
-    first = tmp_path / "first"
-    dpo(config_for(data, base_model, first, reference_logprobs=reference, starts_at_reference=True, lora=lora))
-    assert logged(first)[-1]["rewards/margins"] > 0
-    adapter = str(first / "adapter")
-    reference_logprobs(reference_config(data, base_model, str(tmp_path / "reference"), adapter=adapter))
-    options = {"lora": LoraConfig(adapter_path=adapter), "starts_at_reference": True, "num_train_steps": 1}
-    dpo(config_for(data, base_model, tmp_path / "on", reference_logprobs=f"{tmp_path}/reference", **options))
-    with pytest.raises(TrainingError, match="step 1: .*expected 0"):
-        dpo(config_for(data, base_model, tmp_path / "base", reference_logprobs=reference, **options))

@@ -1,5 +1,6 @@
 """DPO of an adapter: against the base model, and against base and adapter where it goes on from one."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from experiments.defaults import default_dpo, default_tokenize
 from experiments.simple_dpo_config import SimpleDPOConfig
 from marin_sft import CpuConfig
 from marin_sft.data import PreferenceChatLmDatasetFormat
-from marin_sft.errors import ConfigError
+from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.steps import dpo as dpo_step
 from marin_sft.steps import mixture, sft, tokenize
 from marin_sft.training.dpo import dpo
@@ -32,7 +33,7 @@ def test_it_starts_at_the_base_model_and_learns(trained):
     assert (trained / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_it_goes_on_from_an_adapter_which_is_the_reference(trained, data, base_model, tmp_path):  # noqa: F811
+def test_it_goes_on_from_an_adapter_which_is_the_reference(trained, data, base_model, reference, tmp_path):  # noqa: F811
     adapter = f"{trained}/adapter"
     reference_logprobs(reference_config(data, base_model, str(tmp_path / "reference"), adapter=adapter))
     config = config_for(
@@ -47,6 +48,9 @@ def test_it_goes_on_from_an_adapter_which_is_the_reference(trained, data, base_m
     first, before = logged(tmp_path / "again")[0], logged(trained)[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first["logps/chosen"] != pytest.approx(before["logps/chosen"], abs=1e-4)
+    of_the_base = dataclasses.replace(config, reference_logprobs=reference, output_path=str(tmp_path / "base"))
+    with pytest.raises(TrainingError, match="step 1: .*expected 0"):
+        dpo(of_the_base)
 
 
 def test_the_reference_of_a_step_has_the_adapter_that_the_step_starts_from():
