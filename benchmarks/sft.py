@@ -18,10 +18,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from table import Row, Target, print_table
 
@@ -30,6 +31,7 @@ TRL = HERE.parent / ".peers-trl/bin/python"
 DATA = HERE.parent.parent / "shared/data/alpaca_en_demo.json"
 SETTINGS = ("padded", "packed")
 Figures = dict[str, float]
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ class Bench:
         return {"prepared": prepared, **{name: _medians(figures) for name, figures in found.items()}}
 
     def ours(self, work: str, *arguments: str) -> Figures:
-        return self.run([sys.executable, str(HERE / "ours_sft.py")], work, *arguments)
+        """In the environment that a training step's worker has."""
+        from marin_sft.execution.ray_backend import FRESH_PROCESS
+
+        return self.run([sys.executable, str(HERE / "ours_sft.py")], work, *arguments, environment=FRESH_PROCESS)
 
     def python(self, script: str, *arguments: str) -> Figures:
         return self.run([sys.executable, str(HERE / script)], *arguments)
@@ -69,10 +74,14 @@ class Bench:
         given = (str(self.folder), str(self.rows), str(self.trl_steps), "2", setting, json.dumps(options))
         return self.run([str(TRL), str(HERE / "peers/trl_speed.py")], *given)
 
-    def run(self, command: list[str], *arguments: str) -> Figures:
+    def run(
+        self, command: list[str], *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> Figures:
         report, log = self.folder / "report.json", self.folder / "log"
         with log.open("w") as file:
-            done = subprocess.run([*command, str(report), *arguments], stdout=file, stderr=file)
+            done = subprocess.run(
+                [*command, str(report), *arguments], stdout=file, stderr=file, env={**os.environ, **environment}
+            )
         if done.returncode:
             sys.exit(f"{command[-1]} failed:\n{log.read_text()[-4000:]}")
         return json.loads(report.read_text())

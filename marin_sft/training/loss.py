@@ -18,6 +18,7 @@ import numpy as np
 from marin_sft.errors import TrainingError
 from marin_sft.training.levanter_model import logit_soft_cap
 from marin_sft.training.neftune import with_noise
+from marin_sft.training.target_logps import weighted_nll
 
 BATCH, POSITION = "batch", "position"
 LONG_ROW = 128  # from there on it pays to leave out what documents of a packed row cannot see
@@ -121,6 +122,8 @@ def _nll(
     """Summed over axis `over`; None: over both."""
     from levanter.models.loss import maybe_fused_next_token_loss
 
+    if over is None and jax.default_backend() == "cpu" and jax.device_count() == 1:
+        return hax.named(_nll_of_targets(model, activations, batch, z_loss_weight), ())
     return maybe_fused_next_token_loss(
         batch.tokens.resolve_axis(POSITION),
         model.Embed,
@@ -134,6 +137,22 @@ def _nll(
         logsumexp_weight=z_loss_weight or None,
         dtype=jnp.float32,
         logit_soft_cap=logit_soft_cap(model),
+    )
+
+
+def _nll_of_targets(model: Any, activations: hax.NamedArray, batch: LossBatch, z_loss_weight: float) -> jax.Array:
+    """Levanter keeps the logits of all positions on a CPU. (On accelerators it does not.)"""
+
+    def array(named: hax.NamedArray, *others: hax.Axis) -> jax.Array:
+        return named.rearrange((BATCH, POSITION, *others)).array.reshape(1, -1, *(axis.size for axis in others))
+
+    return weighted_nll(
+        array(activations, model.Embed),
+        model.get_lm_head().rearrange((model.Embed, model.Vocab)).array,
+        array(hax.roll(batch.tokens, -1, POSITION)),
+        array(batch.weight),
+        logit_soft_cap(model),
+        z_loss_weight,
     )
 
 

@@ -109,6 +109,75 @@ def _backward(head: Head, kept: Any, gradient: TokenLogps) -> tuple[jax.Array | 
 target_logps.defvjp(_forward, _backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def weighted_nll(
+    hidden: jax.Array,
+    weights: jax.Array,
+    tokens: jax.Array,
+    weight: jax.Array,
+    soft_cap: float | None,
+    z_loss_weight: float,
+) -> jax.Array:
+    """Scalar: sum of weight * (-logp + z_loss_weight * log(Z)^2), arguments else as for `target_logps`.
+
+    `weight` float32[groups, positions]: above 0 at targets, else 0. As the gradient by the logits is known with them,
+    each block's part of the gradients is computed in the forward pass, where it is asked for: no logits are kept,
+    and none computed twice.
+    """
+    blocks, loss = _Blocks(weight > 0, weights.shape[1]), jnp.zeros((), jnp.float32)
+
+    def add(i: jax.Array, loss: jax.Array) -> jax.Array:
+        logits = _logits(blocks.gathered(hidden, i), weights, soft_cap)
+        log_z, logp = _figures(logits, blocks.gathered(tokens, i), Head())
+        of_tokens = z_loss_weight * jnp.square(log_z) - logp
+        return loss + (blocks.gathered(weight, i) * of_tokens).sum()
+
+    return jax.lax.fori_loop(0, blocks.used, add, loss)
+
+
+def _nll_forward(
+    hidden: jax.Array,
+    weights: jax.Array,
+    tokens: jax.Array,
+    weight: jax.Array,
+    soft_cap: float | None,
+    z_loss_weight: float,
+) -> tuple[jax.Array, Any]:
+    blocks = _Blocks(weight > 0, weights.shape[1])
+
+    def add(i: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        loss, by_hidden, by_weights = sums
+        states, targets, of_block = (blocks.gathered(array, i) for array in (hidden, tokens, weight))
+        logits = _logits(states, weights, soft_cap)
+        log_z, logp = _figures(logits, targets, Head())
+        scale = of_block * (1 + 2 * z_loss_weight * log_z)
+        is_token = targets[..., None] == jnp.arange(weights.shape[1])
+        by_logits = scale[..., None] * jnp.exp(logits - log_z[..., None]) - of_block[..., None] * is_token
+        if soft_cap is not None:
+            by_logits *= 1 - jnp.square(logits / soft_cap)
+        by_logits = by_logits.astype(hidden.dtype)
+        here = jnp.einsum("gpv,ev->gpe", by_logits, weights)
+        there = jnp.einsum("gpe,gpv->ev", states, by_logits, preferred_element_type=jnp.float32)
+        loss += (of_block * (z_loss_weight * jnp.square(log_z) - logp)).sum()
+        return loss, jax.lax.dynamic_update_index_in_dim(by_hidden, here, i, 0), by_weights + there
+
+    zeros = (
+        jnp.zeros((), jnp.float32),
+        jnp.zeros((*blocks.order.shape, hidden.shape[-1]), hidden.dtype),
+        jnp.zeros(weights.shape, jnp.float32),
+    )
+    loss, by_hidden, by_weights = jax.lax.fori_loop(0, blocks.used, add, zeros)
+    return loss, (blocks.placed(by_hidden), by_weights.astype(weights.dtype))
+
+
+def _nll_backward(soft_cap: float | None, z_loss_weight: float, kept: Any, gradient: jax.Array) -> tuple[Any, ...]:
+    by_hidden, by_weights = ((gradient * by).astype(by.dtype) for by in kept)
+    return by_hidden, by_weights, None, None
+
+
+weighted_nll.defvjp(_nll_forward, _nll_backward)
+
+
 class _Blocks:
     """Positions with targets before those without, in blocks of equally many.
 

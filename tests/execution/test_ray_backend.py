@@ -33,7 +33,9 @@ SCRIPT = """
 
     @step_fn(kind="fresh", fresh_process=True)
     def fresh(config):
-        note(config, str(os.getpid()))
+        held = b"x" * 2**26
+        flags = [line for line in open("/proc/self/smaps") if line.startswith("VmFlags")]
+        note(config, f"{os.getpid()} {any('hg' in line.split() for line in flags)}")
 
     def square(number):
         return number * number, os.getpid()
@@ -144,6 +146,12 @@ def test_a_task_carries_its_step_s_name(launch):
 def test_steps_that_ask_for_it_get_a_process_of_their_own(launch):
     pids = {read(launch[0], name).split()[0] for name in ("named/a", "fresh0", "fresh1")}
     assert len(pids) == 3
+
+
+def test_a_process_of_its_own_has_its_memory_in_huge_pages(launch):
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("this system has no huge pages")
+    assert read(launch[0], "fresh0").split()[1] == "True"
 
 
 def test_map_shards_uses_other_processes_and_keeps_order(launch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from marin_sft.training import target_logps as module
-from marin_sft.training.target_logps import Head, TokenLogps, target_logps
+from marin_sft.training.target_logps import Head, TokenLogps, target_logps, weighted_nll
 
 EMBED, VOCAB = 6, 40
 SHARES = {"none": 0.0, "few": 0.02, "half": 0.5, "all": 1.0}
@@ -59,6 +59,32 @@ def test_gradients_are_those_of_all_positions_at_once(share, soft_cap):
 
     for got, expected in zip(gradients(target_logps), gradients(plain), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("z_loss_weight", [0.0, 0.1])
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+@pytest.mark.parametrize("share", SHARES)
+def test_weighted_nll_and_its_gradients_are_those_of_all_positions_at_once(share, soft_cap, z_loss_weight):
+    hidden, weights, tokens, is_target = inputs(SHARES[share])
+    factors = np.random.default_rng(1).random(tokens.shape) + 0.1
+    weight = jnp.asarray(np.where(is_target, factors, 0), jnp.float32)
+
+    def dense(hidden, weights):
+        logits = jnp.einsum("gpe,ev->gpv", hidden, weights)
+        if soft_cap is not None:
+            logits = soft_cap * jnp.tanh(logits / soft_cap)
+        logp = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], -1)[..., 0]
+        return (weight * (z_loss_weight * jax.nn.logsumexp(logits, axis=-1) ** 2 - logp)).sum()
+
+    def ours(hidden, weights):
+        return weighted_nll(hidden, weights, tokens, weight, soft_cap, z_loss_weight)
+
+    np.testing.assert_allclose(ours(hidden, weights), dense(hidden, weights), rtol=1e-5)
+    got, expected = (
+        jax.jit(jax.grad(lambda *given, f=f: 3 * f(*given), argnums=(0, 1)))(hidden, weights) for f in (ours, dense)
+    )
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_not_asked_for_is_not_there():
