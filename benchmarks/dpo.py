@@ -18,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ours_dpo import BATCH_SIZE, LEARNING_RATE, SEQ_LEN, STEPS
 from parity import TRL_PYTHON
+from step_python import STEP_PYTHON
 from table import Row, Target, print_table
 
 HERE = Path(__file__).parent
@@ -47,39 +48,23 @@ class Bench:
         self.folder, self.runs = folder, runs
         self._reports = 0
 
-    def run(
-        self,
-        python: str | Path,
-        script: str,
-        *arguments: str,
-        report_last: bool = False,
-        environment: Mapping[str, str] = MappingProxyType({}),
-    ) -> dict[str, Any]:
+    def run(self, python: list[str], script: str, *arguments: str, report_last: bool = False) -> dict[str, Any]:
         self._reports += 1
         report = self.folder / f"report-{self._reports}.json"
         given = [*arguments, str(report)] if report_last else [str(report), *arguments]
         done = subprocess.run(
-            [str(python), str(HERE / script), *given],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **environment},
+            [*python, str(HERE / script), *given], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         if done.returncode:
             sys.exit(f"{script} {' '.join(arguments)} failed:\n{done.stdout}")
         found: dict[str, Any] = json.loads(report.read_text())
-        if "seconds" in found:
-            print(f"{script} {arguments[-1]}: {found['seconds']:.2f} s a step", file=sys.stderr, flush=True)
         return found
 
     def ours(self, mode: str) -> dict[str, Any]:
-        """In the environment that a training step's worker has."""
-        from marin_sft.execution.ray_backend import FRESH_PROCESS
-
-        return self.run(sys.executable, "ours_dpo.py", "train", str(self.folder), mode, environment=FRESH_PROCESS)
+        return self.run(STEP_PYTHON, "ours_dpo.py", "train", str(self.folder), mode)
 
     def levanter(self) -> dict[str, Any]:
-        return self.run(sys.executable, "peers/levanter_dpo.py", str(self.folder))
+        return self.run([sys.executable], "peers/levanter_dpo.py", str(self.folder))
 
     def trl(self, engine: str) -> dict[str, Any]:
         """As `ours_dpo.train`; `reference_seconds`: of all pairs, before."""
@@ -100,37 +85,38 @@ class Bench:
             },
         }
         arguments = (str(self.folder / "model"), str(self.folder / "pairs.jsonl"), json.dumps(options))
-        found = self.run(TRL_PYTHON, "peers/trl_dpo.py", *arguments, report_last=True)["measured"]
+        found = self.run([str(TRL_PYTHON)], "peers/trl_dpo.py", *arguments, report_last=True)["measured"]
         ended = found["ended"]
         seconds = (ended[-1] - ended[WARM - 1]) / STEPS
-        print(f"{engine}: {seconds:.2f} s a step", file=sys.stderr, flush=True)
         return {**found, "seconds": seconds}
 
-    def median(self, measure: Callable[[], Mapping[str, Any]]) -> float:
-        """Seconds of a step."""
-        return statistics.median(measure()["seconds"] for _ in range(self.runs))
+    def medians(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> dict[str, float]:
+        """Over the runs: `seconds` of a step, and what else the engine measures in seconds."""
+        found = []
+        for _ in range(self.runs):
+            found.append({key: value for key, value in measure().items() if key.endswith("seconds")})
+            print(f"{name}: {found[-1]}", file=sys.stderr, flush=True)
+        return {key: statistics.median(one[key] for one in found) for key in found[0]}
 
 
 def rows(bench: Bench, prepared: Mapping[str, float], engines: list[str]) -> Iterator[Row]:
-    cached = {"ours": bench.median(lambda: bench.ours("cached"))}
-    online = {"ours": bench.median(lambda: bench.ours("online"))}
+    def ours(mode: str) -> float:
+        return bench.medians(f"ours {mode}", lambda: bench.ours(mode))["seconds"]
+
+    cached, online = {"ours": ours("cached")}, {"ours": ours("online")}
     reference = {"ours": prepared["pairs/reference_seconds"]}
     for engine in engines:
-        if engine == LEVANTER:
-            online[engine] = bench.median(bench.levanter)
-            continue
-        found = [bench.trl(engine) for _ in range(bench.runs)]
-        of_cache = TRL[engine][0]
-        (cached if of_cache else online)[engine] = statistics.median(one["seconds"] for one in found)
+        found = bench.medians(engine, bench.levanter if engine == LEVANTER else partial(bench.trl, engine))
+        of_cache = engine != LEVANTER and TRL[engine][0]
+        (cached if of_cache else online)[engine] = found["seconds"]
         if of_cache:
-            reference[engine] = statistics.median(one["reference_seconds"] for one in found)
+            reference[engine] = found["reference_seconds"]
     limits = {**{name: 4.0 for name, (of_cache, _) in TRL.items() if of_cache}, "trl online": 5.0, LEVANTER: 3.0}
     targets = [Target(f">= {limit:g}x of", limit=limit, peer=engine) for engine, limit in limits.items()]
     yield Row(f"step of {BATCH_SIZE} pairs, ours with a cached reference", {**online, **cached}, targets)
     yield Row("the same, ours with the reference beside", online)
     yield Row(f"cached reference of {prepared['pairs/pairs']:.0f} pairs, once, as it starts", reference)
-    long = {"ours": bench.median(lambda: bench.ours("shared")), "unshared": bench.median(lambda: bench.ours("long"))}
-    yield Row("long prompts, ours with share_prefix", long)
+    yield Row("long prompts, ours with share_prefix", {"ours": ours("shared"), "unshared": ours("long")})
 
 
 def main() -> None:
@@ -142,7 +128,7 @@ def main() -> None:
     engines = [name for name in given.only if TRL_PYTHON.exists() or not name.startswith("trl")]
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(Path(temporary), given.runs)
-        prepared = bench.run(sys.executable, "ours_dpo.py", "prepare", temporary, given.data)
+        prepared = bench.run(STEP_PYTHON, "ours_dpo.py", "prepare", temporary, given.data)
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {prepared['parameters'] / 1e6:.1f}M parameters")
         for name in ("pairs", "long"):
             about = {key.split("/")[1]: value for key, value in prepared.items() if key.startswith(f"{name}/")}

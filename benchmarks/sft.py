@@ -18,12 +18,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
+from step_python import STEP_PYTHON
 from table import Row, Target, print_table
 
 HERE = Path(__file__).parent
@@ -31,7 +31,6 @@ TRL = HERE.parent / ".peers-trl/bin/python"
 DATA = HERE.parent.parent / "shared/data/alpaca_en_demo.json"
 SETTINGS = ("padded", "packed")
 Figures = dict[str, float]
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,7 @@ class Bench:
         return {"prepared": prepared, **{name: _medians(figures) for name, figures in found.items()}}
 
     def ours(self, work: str, *arguments: str) -> Figures:
-        """In the environment that a training step's worker has."""
-        from marin_sft.execution.ray_backend import FRESH_PROCESS
-
-        return self.run([sys.executable, str(HERE / "ours_sft.py")], work, *arguments, environment=FRESH_PROCESS)
+        return self.run([*STEP_PYTHON, str(HERE / "ours_sft.py")], work, *arguments)
 
     def python(self, script: str, *arguments: str) -> Figures:
         return self.run([sys.executable, str(HERE / script)], *arguments)
@@ -74,14 +70,10 @@ class Bench:
         given = (str(self.folder), str(self.rows), str(self.trl_steps), "2", setting, json.dumps(options))
         return self.run([str(TRL), str(HERE / "peers/trl_speed.py")], *given)
 
-    def run(
-        self, command: list[str], *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
-    ) -> Figures:
+    def run(self, command: list[str], *arguments: str) -> Figures:
         report, log = self.folder / "report.json", self.folder / "log"
         with log.open("w") as file:
-            done = subprocess.run(
-                [*command, str(report), *arguments], stdout=file, stderr=file, env={**os.environ, **environment}
-            )
+            done = subprocess.run([*command, str(report), *arguments], stdout=file, stderr=file)
         if done.returncode:
             sys.exit(f"{command[-1]} failed:\n{log.read_text()[-4000:]}")
         return json.loads(report.read_text())

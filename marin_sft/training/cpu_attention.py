@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from haliax.jax_utils import maybe_rng_split
 from levanter.layers.attention import Attention, AttentionBackend, AttentionMask
 
-from marin_sft.training.loss import BATCH, POSITION
+from marin_sft.training.axes import BATCH, POSITION
+from marin_sft.training.one_cpu import on_one_cpu
 from marin_sft.training.packed_attention import Rows, packed_attention
 
 _HEADS = ("kv_head", "q_heads_per_group", "head_size")
@@ -62,7 +63,7 @@ def can_pack(model: Any) -> bool:
         and layer.config.logits_soft_cap is None
         for layer in found
     )
-    return bool(found) and plain and jax.default_backend() == "cpu" and jax.device_count() == 1
+    return bool(found) and plain and on_one_cpu()
 
 
 def with_packed_attention(model: Any) -> Any:

@@ -14,6 +14,7 @@ from marin_sft.data.mixture import read_mixture
 from marin_sft.data.pair_batches import PairValidation
 from marin_sft.data.tokenize import VALIDATION
 from marin_sft.training import levanter_trainer
+from marin_sft.training.axes import MICRO
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
@@ -49,7 +50,7 @@ class DPOValidation:
             averaged = state.model_averaging
             reference = None if averaged is None else trainer.mp.cast_to_compute(averaged.model_params)
             with hax.axis_mapping(trainer.compute_axis_mapping):
-                whole = {name: array[levanter_trainer.MICRO, 0] for name, array in batch.items()}
+                whole = {name: array[MICRO, 0] for name, array in batch.items()}
                 loss, others = losses(model, whole, None, reference)
             return {"loss": loss, **others}
 

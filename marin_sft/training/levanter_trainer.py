@@ -20,12 +20,10 @@ from levanter.trainer import Trainer, TrainerConfig
 from levanter.trainer_state import saveable_training_mask
 
 from marin_sft.errors import TrainingError
-from marin_sft.training.loss import BATCH, POSITION
+from marin_sft.training.axes import BATCH, MICRO, POSITION
 from marin_sft.training.mesh import levanter_mesh
 from marin_sft.training.objective import Layout
 from marin_sft.training.precision import policy
-
-MICRO = "micro_batch"
 
 
 def trainer_config(*, precision: str, seed: int, mesh: Any = None) -> TrainerConfig:

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from marin_sft.errors import TrainingError
+from marin_sft.training.activations import activations, grouped, head_inputs
+from marin_sft.training.axes import POSITION
 from marin_sft.training.levanter_model import logit_soft_cap
 from marin_sft.training.neftune import with_noise
+from marin_sft.training.one_cpu import on_one_cpu
 from marin_sft.training.target_logps import weighted_nll
-
-BATCH, POSITION = "batch", "position"
-LONG_ROW = 128  # from there on it pays to leave out what documents of a packed row cannot see
 
 
 class Batch(Protocol):
@@ -79,7 +79,7 @@ class Terms:
 
 def row_nll(model: Any, batch: LossBatch) -> hax.NamedArray:
     """float32[batch]: as `nll`, for each row by itself. To be called under a jit that knows the devices."""
-    return _nll(model, _activations(model, batch, None), batch, over=POSITION)
+    return _nll(model, activations(model, batch), batch, over=POSITION)
 
 
 def nll(model: Any, batch: LossBatch, terms: Terms = Terms(), key: jax.Array | None = None) -> jax.Array:
@@ -94,27 +94,16 @@ def nll(model: Any, batch: LossBatch, terms: Terms = Terms(), key: jax.Array | N
     if terms.neftune_noise_alpha is not None and key is not None:
         key, noise_key = jax.random.split(key)
         noisy = with_noise(model, batch.segment_ids, terms.neftune_noise_alpha, noise_key)
-    activations = _activations(noisy, batch, key)
-    loss = _nll(model, activations, batch, terms.z_loss_weight).scalar()
+    hidden = activations(noisy, batch, key)
+    loss = _nll(model, hidden, batch, terms.z_loss_weight).scalar()
     if terms.label_smoothing:
-        loss += terms.label_smoothing * _smoothing(model, activations, batch)
+        loss += terms.label_smoothing * _smoothing(model, hidden, batch)
     return loss
-
-
-def _activations(model: Any, batch: LossBatch, key: jax.Array | None) -> hax.NamedArray:
-    from levanter.layers.attention import AttentionMask
-
-    from marin_sft.training.cpu_attention import PackedMask, can_pack, with_packed_attention
-
-    mask = AttentionMask.causal().with_segment_ids(batch.segment_ids)
-    if can_pack(model) and batch.tokens.axis_size(POSITION) > LONG_ROW:
-        model, mask = with_packed_attention(model), PackedMask.of(batch.segment_ids, None)
-    return model.activations(batch.tokens, attn_mask=mask, pos_ids=batch.position_ids, key=key)
 
 
 def _nll(
     model: Any,
-    activations: hax.NamedArray,
+    hidden: hax.NamedArray,
     batch: LossBatch,
     z_loss_weight: float = 0.0,
     over: str | None = None,
@@ -122,13 +111,14 @@ def _nll(
     """Summed over axis `over`; None: over both."""
     from levanter.models.loss import maybe_fused_next_token_loss
 
-    if over is None and jax.default_backend() == "cpu" and jax.device_count() == 1:
-        return hax.named(_nll_of_targets(model, activations, batch, z_loss_weight), ())
+    if over is None and on_one_cpu():  # where Levanter keeps the logits of all positions
+        inputs, weight = head_inputs(model, batch.tokens, hidden, groups=1), grouped(batch.weight, 1)
+        return hax.named(weighted_nll(*inputs, weight, logit_soft_cap(model), z_loss_weight), ())
     return maybe_fused_next_token_loss(
         batch.tokens.resolve_axis(POSITION),
         model.Embed,
         model.Vocab,
-        activations,
+        hidden,
         model.get_lm_head(),
         batch.tokens,
         loss_weight=batch.weight,
@@ -140,23 +130,7 @@ def _nll(
     )
 
 
-def _nll_of_targets(model: Any, activations: hax.NamedArray, batch: LossBatch, z_loss_weight: float) -> jax.Array:
-    """Levanter keeps the logits of all positions on a CPU. (On accelerators it does not.)"""
-
-    def array(named: hax.NamedArray, *others: hax.Axis) -> jax.Array:
-        return named.rearrange((BATCH, POSITION, *others)).array.reshape(1, -1, *(axis.size for axis in others))
-
-    return weighted_nll(
-        array(activations, model.Embed),
-        model.get_lm_head().rearrange((model.Embed, model.Vocab)).array,
-        array(hax.roll(batch.tokens, -1, POSITION)),
-        array(batch.weight),
-        logit_soft_cap(model),
-        z_loss_weight,
-    )
-
-
-def _smoothing(model: Any, activations: hax.NamedArray, batch: LossBatch) -> jax.Array:
+def _smoothing(model: Any, hidden: hax.NamedArray, batch: LossBatch) -> jax.Array:
     """What smoothing of 1 adds to the NLL: sum of weight * (z[target] - mean z).
 
     Logits are linear in the rows of the head, so neither all logits nor their mean are needed: the mean row will do.
@@ -169,5 +143,5 @@ def _smoothing(model: Any, activations: hax.NamedArray, batch: LossBatch) -> jax
     head = model.get_lm_head()
     targets = hax.roll(batch.tokens, -1, POSITION)
     rows = head.take(model.Vocab, targets).astype(jnp.float32) - hax.mean(head.astype(jnp.float32), model.Vocab)
-    margins = hax.sum(activations.astype(jnp.float32) * rows, model.Embed)
+    margins = hax.sum(hidden.astype(jnp.float32) * rows, model.Embed)
     return hax.sum(batch.weight * margins).scalar()

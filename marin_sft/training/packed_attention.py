@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-_BLOCK = 128
+_BLOCK = 64
 _HIDDEN = -1e30  # a finite score of what cannot be seen: a query of padding sees nothing else in some blocks
 
 

@@ -17,6 +17,7 @@ from marin_sft.data.mixture import read_mixture
 from marin_sft.data.pair_batches import PairValidation
 from marin_sft.errors import TrainingError
 from marin_sft.training import levanter_model, levanter_trainer
+from marin_sft.training.axes import MICRO
 from marin_sft.training.completions import completion_arrays, completions
 from marin_sft.training.dpo_config import ReferenceConfig
 from marin_sft.training.lora_config import LoraConfig
@@ -60,7 +61,7 @@ def run(config: ReferenceConfig) -> None:
 def _compiled(trainer: Any) -> Any:
     def of_pairs(model: Any, batch: Mapping[str, hax.NamedArray]) -> jax.Array:
         with hax.axis_mapping(trainer.compute_axis_mapping):
-            found = completions(model, {name: array[levanter_trainer.MICRO, 0] for name, array in batch.items()})
+            found = completions(model, {name: array[MICRO, 0] for name, array in batch.items()})
         return jnp.concatenate([found.logps, found.tails], axis=1)
 
     compiled = hax.named_jit(of_pairs, axis_resources=trainer.compute_axis_mapping, out_axis_resources={})

@@ -8,14 +8,11 @@ import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
-from levanter.layers.attention import AttentionMask
 
-from marin_sft.training.cpu_attention import PackedMask, can_pack, with_packed_attention
+from marin_sft.training.activations import activations, grouped, head_inputs
+from marin_sft.training.axes import BATCH, POSITION
 from marin_sft.training.levanter_model import logit_soft_cap
-from marin_sft.training.loss import BATCH, POSITION
 from marin_sft.training.target_logps import Head, TokenLogps, target_logps
-
-KEY_POSITION = "key_position"
 
 
 class PairRows(eqx.Module):
@@ -34,41 +31,16 @@ class PairRows(eqx.Module):
 def token_logps(
     model: Any, rows: PairRows, key: jax.Array | None = None, *, entropy: bool = False, log_sum_squares: bool = False
 ) -> TokenLogps:
-    """Figures [batch, position], of one forward pass. `entropy`, `log_sum_squares`: see `TokenLogps`.
-
-    Tokens see those before them in their own segment, and of their own or the shared branch.
-    """
-    if can_pack(model):
-        model, mask = with_packed_attention(model), PackedMask.of(rows.segment_ids, rows.branch)
-    else:
-        mask = _mask(rows)
-    activations = model.activations(rows.tokens, attn_mask=mask, pos_ids=rows.position_ids, key=key)
-    if isinstance(activations, tuple):
-        activations = activations[0]
+    """Figures [batch, position], of one forward pass. `entropy`, `log_sum_squares`: see `TokenLogps`."""
+    hidden = activations(model, rows, key, rows.branch)
     batch = rows.tokens.resolve_axis(BATCH)
-    groups = _devices_of(batch)
-
-    def grouped(array: hax.NamedArray, *others: hax.Axis) -> jax.Array:
-        """The rows of each device as one group."""
-        found = array.rearrange((batch, POSITION, *others)).array
-        return found.reshape(groups, -1, *found.shape[2:])
-
+    groups = _devices_of(batch)  # the rows of each device make one
     found = target_logps(
-        grouped(activations, model.Embed),
-        model.get_lm_head().rearrange((model.Embed, model.Vocab)).array,
-        grouped(hax.roll(rows.tokens, -1, POSITION)),
-        grouped(rows.completion >= 0),
+        *head_inputs(model, rows.tokens, hidden, groups),
+        grouped(rows.completion >= 0, groups),
         Head(logit_soft_cap(model), entropy, log_sum_squares),
     )
     return TokenLogps(*(None if array is None else array.reshape(batch.size, -1) for array in found))
-
-
-def _mask(rows: PairRows) -> AttentionMask:
-    mask = AttentionMask.causal().with_segment_ids(rows.segment_ids)
-    if rows.branch is None:
-        return mask
-    keys = rows.branch.rename({POSITION: KEY_POSITION})
-    return mask & AttentionMask.explicit((keys == 0) | (keys == rows.branch.broadcast_axis(keys.axes)))
 
 
 def _devices_of(axis: hax.Axis) -> int:

@@ -16,9 +16,9 @@ from levanter.trainer_state import trainables_only
 from levanter.utils.jax_utils import zeros_like_tree
 from levanter.utils.tree_utils import inference_mode
 
-from marin_sft.training.levanter_trainer import MICRO
+from marin_sft.training.axes import MICRO
 from marin_sft.training.objective import Figures
-from marin_sft.training.unrolled import unrolled
+from marin_sft.training.one_cpu import for_training_here
 
 Loss = Callable[[Any, Mapping[str, hax.NamedArray], jax.Array, Any], tuple[jax.Array, Figures]]
 """`Objective.loss`."""
@@ -68,7 +68,7 @@ def step_function(trainer: Trainer, loss: Loss) -> Callable[[Any, Any], tuple[An
         trainable = trainables_only(state.model, state.is_trainable)
 
         def micro_loss(trainable: Any, micro_batch: Any, key: jax.Array) -> tuple[jax.Array, Figures]:
-            model = unrolled(inference_mode(eqx.combine(trainable, state.model), False))
+            model = for_training_here(inference_mode(eqx.combine(trainable, state.model), False))
             with hax.axis_mapping(trainer.compute_axis_mapping):
                 return loss(trainer.mp.cast_to_compute(model), micro_batch, key, trainer.mp.cast_to_compute(reference))
 

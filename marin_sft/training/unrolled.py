@@ -48,9 +48,7 @@ class Unrolled(Stacked[Any]):
 
 
 def unrolled(model: Any) -> Any:
-    """The model, with its layers unrolled where that is faster: on a CPU, if they are few and nothing is recomputed."""
-    if jax.default_backend() != "cpu" or jax.device_count() > 1:
-        return model
+    """The same weights, their layers unrolled if they are few and nothing is recomputed."""
     return jax.tree_util.tree_map(_unrolled, model, is_leaf=_is_stacked)
 
 

@@ -9,6 +9,7 @@ import haliax as hax
 import numpy as np
 
 from marin_sft.training import levanter_trainer
+from marin_sft.training.axes import MICRO
 from marin_sft.training.loss import Batch, LossBatch, loss_arrays, row_nll
 
 
@@ -19,7 +20,7 @@ def summed_nll(devices: Any, cast: Callable[[Any], Any] = lambda model: model) -
     """
 
     def of_rows(model: Any, batch: Mapping[str, hax.NamedArray]) -> hax.NamedArray:
-        whole = LossBatch(**{name: array[levanter_trainer.MICRO, 0] for name, array in batch.items()})
+        whole = LossBatch(**{name: array[MICRO, 0] for name, array in batch.items()})
         return row_nll(cast(model), whole)
 
     # Replicated, so that each process can read it.

@@ -1,0 +1,10 @@
+"""The Python that a training step of ours runs in."""
+
+from __future__ import annotations
+
+import sys
+
+from marin_sft.execution.ray_backend import FRESH_PROCESS
+
+STEP_PYTHON = ["env", *(f"{name}={value}" for name, value in FRESH_PROCESS.items()), sys.executable]
+"""Of a command: this one, with the environment that the worker of such a step has."""

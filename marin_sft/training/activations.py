@@ -1,0 +1,65 @@
+"""Hidden states of packed rows, and what their products with the language model's head are made of."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import haliax as hax
+import jax
+from levanter.layers.attention import AttentionMask
+
+from marin_sft.training.axes import BATCH, POSITION
+from marin_sft.training.cpu_attention import PackedMask, can_pack, with_packed_attention
+
+KEY_POSITION = "key_position"
+
+
+class PackedRows(Protocol):
+    """Axes (batch, position): see `marin_sft.training.loss.Batch`."""
+
+    @property
+    def tokens(self) -> hax.NamedArray: ...
+    @property
+    def segment_ids(self) -> hax.NamedArray: ...
+    @property
+    def position_ids(self) -> hax.NamedArray: ...
+
+
+def activations(
+    model: Any, rows: PackedRows, key: jax.Array | None = None, branch: hax.NamedArray | None = None
+) -> hax.NamedArray:
+    """Hidden states, axes (batch, position, embed) in whatever order.
+
+    Tokens see those before them in their own segment and, of these, with `branch` (batch, position) those of branch 0
+    and of their own.
+    """
+    if can_pack(model):
+        model, mask = with_packed_attention(model), PackedMask.of(rows.segment_ids, branch)
+    else:
+        mask = _mask(rows.segment_ids, branch)
+    found = model.activations(rows.tokens, attn_mask=mask, pos_ids=rows.position_ids, key=key)
+    return cast(hax.NamedArray, found)
+
+
+def _mask(segment_ids: hax.NamedArray, branch: hax.NamedArray | None) -> AttentionMask:
+    mask = AttentionMask.causal().with_segment_ids(segment_ids)
+    if branch is None:
+        return mask
+    keys = branch.rename({POSITION: KEY_POSITION})
+    return mask & AttentionMask.explicit((keys == 0) | (keys == branch.broadcast_axis(keys.axes)))
+
+
+def grouped(array: hax.NamedArray, groups: int, *others: hax.Axis) -> jax.Array:
+    """[groups, positions, ...] of axes (batch, position, others): rows one after another, as many in each group."""
+    found = array.rearrange((BATCH, POSITION, *others)).array
+    return found.reshape(groups, -1, *found.shape[2:])
+
+
+def head_inputs(
+    model: Any, tokens: hax.NamedArray, activations: hax.NamedArray, groups: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """[groups, positions, embed], [embed, vocab], int[groups, positions]: hidden states, weights of the head, and the
+    token after each position."""
+    hidden = grouped(activations, groups, model.Embed)
+    weights = model.get_lm_head().rearrange((model.Embed, model.Vocab)).array
+    return hidden, weights, grouped(hax.roll(tokens, -1, POSITION), groups)

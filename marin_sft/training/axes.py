@@ -1,0 +1,3 @@
+"""Names of the axes of batches."""
+
+MICRO, BATCH, POSITION = "micro_batch", "batch", "position"
