@@ -116,7 +116,8 @@ def rows(bench: Bench, prepared: Mapping[str, float], engines: list[str]) -> Ite
     yield Row(f"step of {BATCH_SIZE} pairs, ours with a cached reference", {**online, **cached}, targets)
     yield Row("the same, ours with the reference beside", online)
     yield Row(f"cached reference of {prepared['pairs/pairs']:.0f} pairs, once, as it starts", reference)
-    yield Row("long prompts, ours with share_prefix", {"ours": ours("shared"), "unshared": ours("long")})
+    yield Row("the same, ours with and without share_prefix", {"ours": cached["ours"], "unshared": ours("unshared")})
+    yield Row("long prompts, with and without share_prefix", {"ours": ours("long"), "unshared": ours("long-unshared")})
 
 
 def main() -> None:

@@ -26,8 +26,9 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 MODES: dict[str, tuple[str, dict[str, Any]]] = {
     "cached": ("pairs", {}),
     "online": ("pairs", {}),
+    "unshared": ("pairs", {"share_prefix": False}),
     "long": ("long", {}),
-    "shared": ("long", {"share_prefix": True}),
+    "long-unshared": ("long", {"share_prefix": False}),
 }
 
 
@@ -145,7 +146,7 @@ def train(folder: str, mode: str) -> dict[str, Any]:
         mixture=f"{folder}/{name}-mixture",
         tokenized={name: f"{folder}/{name}-tokens"},
         base_model=f"{folder}/model",
-        output_path=f"{folder}/trained-{mode}",
+        output_path=f"{folder}/trained-{mode.replace(' ', '-')}",
         earlier_attempts=(),
         train_batch_size=BATCH_SIZE,
         num_train_steps=2 * steps,
@@ -179,7 +180,9 @@ def _rows(config: Any) -> dict[str, Any]:
     """How full the rows of the measured steps were, and how many of their tokens targets."""
     from marin_sft.data.pair_batches import PairBatches
 
-    batches = PairBatches(config.mixture, config.tokenized, BATCH_SIZE, config.seed, share_prefix=config.share_prefix)
+    batches = PairBatches(
+        config.mixture, config.tokenized, BATCH_SIZE, config.seed, share_prefix=config.share_prefix is None
+    )
     there = [batches.batch(step) for step in range(batches.rows_per_epoch // BATCH_SIZE)]
     places = sum(batch.tokens.size for batch in there)
     return {

@@ -62,7 +62,7 @@ class SimpleDPOConfig(FineTuning):
     simpo_gamma: float = 0.5
     ld_alpha: float | None = None
     use_weighting: bool = False
-    share_prefix: bool = False
+    share_prefix: bool | None = None
 
     warmup: int | float = 0.0
     min_lr_ratio: float = 0.0

@@ -74,7 +74,8 @@ class DPOConfig(TrainConfig):
     ld_alpha: weight of what a completion has beyond the length of the other one (LD-DPO); None: 1.
     use_weighting: weight pairs by how likely the policy finds them (WPO).
 
-    Without influence on the result but for rounding: share_prefix, run the tokens of a prompt once for both;
+    Without influence on the result but for rounding: share_prefix, run the tokens of a prompt once for both (None: on a
+    CPU, where leaving out what a branch cannot see costs nothing);
     starts_at_reference, whether the reference is the base model: then the first step is checked to have rewards of 0.
 
     Raises:
@@ -95,7 +96,7 @@ class DPOConfig(TrainConfig):
     simpo_gamma: float = 0.5
     ld_alpha: float | None = None
     use_weighting: bool = False
-    share_prefix: bool = execution_only(default=False)
+    share_prefix: bool | None = execution_only(default=None)
     starts_at_reference: bool = execution_only(default=False)
 
     def __post_init__(self) -> None:

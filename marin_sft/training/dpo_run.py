@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.dpo_validation import DPOValidation
 from marin_sft.training.model_check import check_tokens, limits_of
 from marin_sft.training.objective import Evaluate, Figures, Layout
+from marin_sft.training.one_cpu import on_one_cpu
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.precision import policy
 from marin_sft.training.references import References
@@ -40,6 +42,8 @@ class DPOObjective:
     """A weighted sum of losses of preference pairs: see `marin_sft.training.dpo_losses`."""
 
     def __init__(self, config: DPOConfig, layout: Layout) -> None:
+        if config.share_prefix is None:
+            config = dataclasses.replace(config, share_prefix=on_one_cpu())
         self._config = config
         self._batches = PairBatches(
             config.mixture,
@@ -48,7 +52,7 @@ class DPOObjective:
             config.seed,
             micro_batches=layout.micro_steps,
             rows_multiple=layout.devices,
-            share_prefix=config.share_prefix,
+            share_prefix=bool(config.share_prefix),
         )
         self.examples_per_epoch = self._batches.rows_per_epoch
         self._batches.require_steps(num_steps_of(config, self.examples_per_epoch))

@@ -33,7 +33,7 @@ class DPOValidation:
                 name,
                 config.train_batch_size,
                 rows_multiple=layout.devices,
-                share_prefix=config.share_prefix,
+                share_prefix=bool(config.share_prefix),
             )
             for name in names
         }

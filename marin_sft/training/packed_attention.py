@@ -1,8 +1,9 @@
 """Causal attention within the documents of packed rows, for CPUs.
 
 Of a row's scores, those within documents are a small part where documents are many. Queries and keys are taken in
-blocks, and the keys that a block of queries cannot see are left out: those after it, and those before the document
-that its first query is of. Scores are computed again in the backward pass (FlashAttention-2, arXiv:2307.08691).
+blocks, and blocks of keys that no query of a block can see are left out: those after it, those before the document that
+its first query is of, those of other branches. Scores are computed again in the backward pass (FlashAttention-2,
+arXiv:2307.08691).
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+PADDING = -1  # the segment of positions without a token
 _BLOCK = 64
 _HIDDEN = -1e30  # a finite score of what cannot be seen: a query of padding sees nothing else in some blocks
 
 
 class Rows(NamedTuple):
-    """int32[rows, positions] each: documents are runs of equal `segments`; a query sees keys before it in its own
-    segment, of branch 0 or of its own branch."""
+    """int32[rows, positions] each: documents are runs of equal `segments`, another one for each document of the row; a
+    query sees keys before it in its own segment, of branch 0 or of its own branch; one of PADDING, some of these."""
 
     segments: jax.Array
     branches: jax.Array
@@ -33,11 +35,12 @@ def packed_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, row
     length = queries.shape[-2]
     missing = -length % _BLOCK  # to whole blocks; what is appended is seen by no one
 
-    def whole(array: jax.Array, axis: int) -> jax.Array:
-        return jnp.pad(array, [(0, missing if i == axis % array.ndim else 0) for i in range(array.ndim)])
+    def whole(array: jax.Array, axis: int, value: int = 0) -> jax.Array:
+        widths = [(0, missing if i == axis % array.ndim else 0) for i in range(array.ndim)]
+        return jnp.pad(array, widths, constant_values=value)
 
     padded = (whole(array, -2) for array in (queries, keys, values))
-    return _attention(*padded, Rows(whole(rows.segments, -1), whole(rows.branches, -1)))[..., :length, :]
+    return _attention(*padded, Rows(whole(rows.segments, -1, PADDING), whole(rows.branches, -1)))[..., :length, :]
 
 
 @jax.custom_vjp
@@ -52,8 +55,8 @@ def _forward(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows)
         row, i = n // blocks.count, n % blocks.count
         q = blocks.of_queries(queries, row, i)
 
-        def of_keys(j: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            highest, total, output = so_far
+        def of_keys(k: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            j, (highest, total, output) = blocks.seen[row, i, k], so_far
             scores = blocks.scores(q, blocks.of_keys(keys, row, j), row, i, j)
             new = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
             powers, shrink = jnp.exp(scores - new), jnp.exp(highest - new)
@@ -62,7 +65,7 @@ def _forward(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows)
 
         column = jnp.full((*q.shape[:2], 1), -jnp.inf, jnp.float32)
         start = (column, jnp.zeros_like(column), jnp.zeros(q.shape, jnp.float32))
-        highest, total, output = jax.lax.fori_loop(blocks.first[row, i], i + 1, of_keys, start)
+        highest, total, output = jax.lax.fori_loop(0, blocks.seen_count[row, i], of_keys, start)
         outputs, logs = found
         return blocks.put(outputs, output / total, row, i), blocks.put(logs, highest + jnp.log(total), row, i)
 
@@ -81,8 +84,8 @@ def _backward(kept: Any, gradient: jax.Array) -> tuple[Any, ...]:
         row, i = n // blocks.count, n % blocks.count
         q, log, by_output, dot = (blocks.of_queries(array, row, i) for array in (queries, logs, gradient, inner))
 
-        def of_keys(j: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            by_q, by_keys, by_values = so_far
+        def of_keys(n: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            j, (by_q, by_keys, by_values) = blocks.seen[row, i, n], so_far
             k, v = blocks.of_keys(keys, row, j), blocks.of_keys(values, row, j)
             weights = jnp.exp(blocks.scores(q, k, row, i, j) - log)
             by_values = blocks.add(by_values, jnp.einsum("hqk,hqd->hkd", weights, by_output), row, j)
@@ -92,7 +95,7 @@ def _backward(kept: Any, gradient: jax.Array) -> tuple[Any, ...]:
 
         by_queries, by_keys, by_values = found
         start = (jnp.zeros(q.shape, jnp.float32), by_keys, by_values)
-        by_q, by_keys, by_values = jax.lax.fori_loop(blocks.first[row, i], i + 1, of_keys, start)
+        by_q, by_keys, by_values = jax.lax.fori_loop(0, blocks.seen_count[row, i], of_keys, start)
         return blocks.put(by_queries, by_q, row, i), by_keys, by_values
 
     start = tuple(jnp.zeros(array.shape, jnp.float32) for array in (queries, keys, values))
@@ -106,7 +109,8 @@ _attention.defvjp(_forward, _backward)
 class _Blocks:
     """`count` blocks of `_BLOCK` positions in each of `rows`; heads that share keys are one head of more queries.
 
-    `first` int[rows, count]: the block of keys that the document of a block's first query begins in.
+    `seen` int[rows, count, count]: by block of queries, the blocks of keys that it may see, then the others;
+    `seen_count` int[rows, count]: how many it may see.
     """
 
     def __init__(self, queries: jax.Array, rows: Rows) -> None:
@@ -114,10 +118,20 @@ class _Blocks:
         self.size = _BLOCK
         self.count = length // _BLOCK
         self._segments, self._branches = rows.segments, rows.branches
-        places = jnp.arange(length)
-        begins = rows.segments != jnp.roll(rows.segments, 1, axis=1)
-        begin = jax.lax.cummax(jnp.where(begins, places, 0), axis=1)
-        self.first = begin[:, :: self.size] // self.size
+        seen = self._may_see()
+        self.seen, self.seen_count = jnp.argsort(~seen, axis=-1, stable=True), seen.sum(axis=-1)
+
+    def _may_see(self) -> jax.Array:
+        """bool[rows, count, count]: False where no query of the block sees any key of the other.
+
+        A block of keys before that of the queries shares at most one document with it: that of its last key.
+        """
+        segments, branches = (array.reshape(self.rows, self.count, -1) for array in (self._segments, self._branches))
+        lowest, highest = branches.min(axis=-1), branches.max(axis=-1)
+        same = (segments[:, :, None, 0] == segments[:, None, :, -1]) & (segments[:, :, None, 0] != PADDING)
+        shared = (highest[:, :, None] >= lowest[:, None]) & (lowest[:, :, None] <= highest[:, None])
+        before = jnp.tri(self.count, k=-1, dtype=bool) & same & (shared | (lowest == 0)[:, None])
+        return before | jnp.eye(self.count, dtype=bool)
 
     def of_queries(self, array: jax.Array, row: jax.Array, i: jax.Array) -> jax.Array:
         """[kv_heads, heads_per_kv * size, ...] of [rows, kv_heads, heads_per_kv, positions, ...]."""

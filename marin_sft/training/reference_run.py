@@ -22,6 +22,7 @@ from marin_sft.training.completions import completion_arrays, completions
 from marin_sft.training.dpo_config import ReferenceConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.model_check import check_tokens, limits_of
+from marin_sft.training.one_cpu import on_one_cpu
 from marin_sft.training.references import logps_path
 
 
@@ -44,6 +45,7 @@ def run(config: ReferenceConfig) -> None:
                     config.batch_size,
                     split=split,
                     rows_multiple=settings.data_axis_size,
+                    share_prefix=on_one_cpu(),
                 )
                 found = np.empty((counts["pairs"], 4), np.float32)
                 for done, batch in enumerate(batches, 1):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marin_sft.training.packed_attention import Rows, packed_attention
+from marin_sft.training.packed_attention import PADDING, Rows, packed_attention
 
 ROWS, KV_HEADS, GROUP, LENGTH, WIDTH = 3, 2, 2, 300, 8
 # By row: lengths of the documents, the rest is padding. They end within blocks, at their ends, and far beyond; the last
@@ -14,7 +14,7 @@ DOCUMENTS = [[5, 60, 63, 100], [300], [128, 1, 30]]
 
 
 def segments() -> jax.Array:
-    found = np.full((ROWS, LENGTH), -1, np.int32)
+    found = np.full((ROWS, LENGTH), PADDING, np.int32)
     for row, lengths in zip(found, DOCUMENTS, strict=True):
         ends = np.cumsum(lengths)
         for number, (length, end) in enumerate(zip(lengths, ends, strict=True)):
@@ -46,12 +46,16 @@ def dense(queries, keys, values, rows: Rows):
                          ids=["one branch", "branches"])  # fmt: skip
 def test_outputs_and_gradients_are_those_of_all_scores(rows):
     factors = jnp.asarray(np.random.default_rng(1).normal(size=(ROWS, KV_HEADS, GROUP, LENGTH, WIDTH)), jnp.float32)
+    is_token = (rows.segments != PADDING)[:, None, None, :, None]
 
     def both(function):
-        def loss(*inputs):
-            return (factors * jnp.square(function(*inputs, rows))).sum()
+        def outputs(*inputs):
+            return jnp.where(is_token, function(*inputs, rows), 0)
 
-        return function(*arrays(), rows), *jax.grad(loss, argnums=(0, 1, 2))(*arrays())
+        def loss(*inputs):
+            return (factors * jnp.square(outputs(*inputs))).sum()
+
+        return outputs(*arrays()), *jax.grad(loss, argnums=(0, 1, 2))(*arrays())
 
     for got, expected in zip(both(packed_attention), both(dense), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=2e-5)
