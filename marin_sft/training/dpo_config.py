@@ -126,5 +126,4 @@ class DPOConfig(TrainConfig):
         online = synced is None or self.reference_model is not None
         require(self, "ref_model_sync_steps", synced is None or self.lora is None, "None beside lora")
         require(self, "ref_model_sync_steps", online, "None without a reference_model: cached figures cannot move")
-        require(self, "max_evaluation_steps", self.max_evaluation_steps is None, "None: DPO evaluates on all pairs")
         require(self, "ref_model_mixup_alpha", 0 <= self.ref_model_mixup_alpha <= 1, "from 0 to 1")

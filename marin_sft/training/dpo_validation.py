@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,10 @@ from marin_sft.training.references import References
 
 
 class DPOValidation:
-    """Figures of the validation pairs of each component; `losses` is the loss that training minimises."""
+    """Figures of the validation pairs of each component, or of those of its first `max_evaluation_steps` batches.
+
+    `losses` is the loss that training minimises.
+    """
 
     def __init__(self, config: DPOConfig, layout: Layout, trainer: Any, losses: PairLoss, names: list[str]) -> None:
         self._trainer = trainer
@@ -37,8 +41,11 @@ class DPOValidation:
             )
             for name in names
         }
-        about = read_mixture(config.mixture)["components"]
+        about, most = read_mixture(config.mixture)["components"], config.max_evaluation_steps
+        self._batches = most
         self._pairs = {name: about[name][VALIDATION]["pairs"] for name in names}
+        if most is not None:
+            self._pairs = {name: min(pairs, most * config.train_batch_size) for name, pairs in self._pairs.items()}
         self._references = {
             name: References(config.reference_logprobs, config.mixture, batches.components, VALIDATION)
             for name, batches in self._sets.items()
@@ -63,7 +70,7 @@ class DPOValidation:
         return DPOValidation(config, layout, trainer, losses, names).measure if names else None
 
     def measure(self, state: Any) -> dict[str, float]:
-        """Figures by name, under `eval/`: means over all pairs, and under `eval/{component}/` over those of each, where
+        """Figures by name, under `eval/`: means over the pairs, and under `eval/{component}/` over those of each, where
         there are several. To be called within the trainer's context."""
         found = {name: self._of_component(name, state) for name in self._sets}
         total, keys = sum(self._pairs.values()), next(iter(found.values()))
@@ -76,7 +83,7 @@ class DPOValidation:
     def _of_component(self, name: str, state: Any) -> dict[str, float]:
         """Means over batches, weighted by their pairs."""
         sums: dict[str, float] = {}
-        for batch in self._sets[name]:
+        for batch in itertools.islice(self._sets[name], self._batches):
             arrays = pair_arrays(batch, self._references.get(name))
             pairs = float(arrays["totals"][0, 0])
             figures = self._figures(state, levanter_trainer.to_devices(self._trainer, arrays))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,22 +35,36 @@ PEAK_FLOPS = {
 
 @dataclass(frozen=True)
 class Throughput:
-    """`model`: the fields of a `config.json`. `peak`: FLOPs per second of all devices; None: not known."""
+    """`model`: the fields of a `config.json`. `peak`: FLOPs per second of all devices; None: not known.
+    `frozen`, `added`: see `flops_per_token`."""
 
     model: Mapping[str, Any]
     peak: float | None
+    frozen: int = 0
+    added: int = 0
 
     def utilisation(self, tokens_per_second: float, length: int) -> float | None:
         """MFU: the share of the peak that the model's own FLOPs make up, where rows have `length` tokens."""
         if self.peak is None:
             return None
-        return tokens_per_second * flops_per_token(self.model, length) / self.peak
+        flops = flops_per_token(self.model, length, frozen=self.frozen, added=self.added)
+        return tokens_per_second * flops / self.peak
 
 
-def throughput(model: Mapping[str, Any], device_kind: str, devices: int) -> Throughput:
+def throughput(model: Mapping[str, Any], device_kind: str, devices: int, frozen: int = 0, added: int = 0) -> Throughput:
     """On so many devices of one kind."""
     peak = peak_flops(device_kind)
-    return Throughput(model, None if peak is None else devices * peak)
+    return Throughput(model, None if peak is None else devices * peak, frozen, added)
+
+
+def multiplied_weights(shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]) -> int:
+    """How many weights a token is multiplied with: those of matrices, but for embeddings that are not the head, too.
+
+    `shapes`: of tensors of `model` by Hugging Face name.
+    """
+    tied = model.get("tie_word_embeddings", False)
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    return sum(math.prod(shape) for name, shape in matrices.items() if tied or not name.endswith("embed_tokens.weight"))
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -57,16 +72,19 @@ def peak_flops(device_kind: str) -> float | None:
     return next((flops for part, flops in PEAK_FLOPS.items() if part.lower() in device_kind.lower()), None)
 
 
-def flops_per_token(config: Mapping[str, Any], length: int) -> float:
+def flops_per_token(config: Mapping[str, Any], length: int, *, frozen: int = 0, added: int = 0) -> float:
     """What training a model needs for each token of rows of `length`, forward and backward, recomputation left out.
 
     6 N + 12 L H Q T of PaLM (arXiv 2204.02311, appendix B): N weights that are multiplied with, L layers of H heads of
     size Q, T tokens that each token attends to, all those of the row. `config`: the fields of a `config.json` (see
-    `hf_directory.read_config`). A second model, as the reference of DPO, or weights that are frozen do not count.
+    `hf_directory.read_config`). A second model, as the reference of DPO, does not count.
+
+    `frozen`: how many of the N have no gradient, and need 4 in place of the 6 (though layers before the first that is
+    trained are not gone back through). `added`: weights of an adapter, beside the N.
     """
     hidden, heads, layers = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
     head_size = config.get("head_dim") or hidden // heads
     keys = config.get("num_key_value_heads") or heads
     attention = 2 * hidden * head_size * (heads + keys)  # query and output, key and value
     weights = layers * (attention + 3 * hidden * config["intermediate_size"]) + hidden * config["vocab_size"]
-    return 6.0 * weights + 12.0 * layers * heads * head_size * length
+    return 6.0 * (weights + added) - 2.0 * frozen + 12.0 * layers * heads * head_size * length

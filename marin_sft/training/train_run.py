@@ -27,12 +27,12 @@ from marin_sft.training import (
     peft_directory,
 )
 from marin_sft.training.adapted_weights import Merged
-from marin_sft.training.freezing import freezing
+from marin_sft.training.freezing import Freezing, freezing
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.objective import Layout, Objective
 from marin_sft.training.peft_directory import Adapter
 from marin_sft.training.schedules import schedule
-from marin_sft.training.throughput import throughput
+from marin_sft.training.throughput import Throughput, multiplied_weights, throughput
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 from marin_sft.training.watching import evaluation_of, watching
@@ -57,25 +57,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         optimizer = frozen.applied_to(optimizer)
     trainer = levanter_trainer.build_trainer(settings, optimizer)
     steps_per_eval = config.eval_cadence(config.steps_per_eval, num_steps)
-    loop = Loop(
-        num_steps=num_steps,
-        batch_size=config.train_batch_size,
-        examples_per_epoch=examples_per_epoch,
-        output_path=config.output_path,
-        earlier_attempts=tuple(config.earlier_attempts),
-        steps_per_log=config.steps_per_log,
-        steps_per_checkpoint=config.steps_per_checkpoint,
-        minutes_per_checkpoint=config.minutes_per_checkpoint,
-        identity=_identity(config, num_steps),
-        data_digest=objective.digest,
-        check=objective.check,
-        steps_per_export=config.hf_exports.steps if config.hf_exports else None,
-        export=functools.partial(_export, config),
-        steps_per_eval=steps_per_eval,
-        evaluate=evaluation_of(config, objective, trainer) if steps_per_eval else None,
-        throughput=throughput(shape, jax.devices()[0].device_kind, jax.device_count()),
-        **watching(config),
-    )
+    evaluate = evaluation_of(config, objective, trainer) if steps_per_eval else None
     with trainer:
         model = levanter_model.load_model(
             config.base_model,
@@ -91,6 +73,25 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         trainable = True if config.lora is None else lora.trainable(model)
         if frozen is not None:
             trainable = frozen.trainable(model)
+        loop = Loop(
+            num_steps=num_steps,
+            batch_size=config.train_batch_size,
+            examples_per_epoch=examples_per_epoch,
+            output_path=config.output_path,
+            earlier_attempts=tuple(config.earlier_attempts),
+            steps_per_log=config.steps_per_log,
+            steps_per_checkpoint=config.steps_per_checkpoint,
+            minutes_per_checkpoint=config.minutes_per_checkpoint,
+            identity=_identity(config, num_steps),
+            data_digest=objective.digest,
+            check=objective.check,
+            steps_per_export=config.hf_exports.steps if config.hf_exports else None,
+            export=functools.partial(_export, config),
+            steps_per_eval=steps_per_eval,
+            evaluate=evaluate,
+            throughput=_throughput(shape, model, frozen),
+            **watching(config),
+        )
         part, parts = levanter_trainer.process_rows(trainer, layout.devices)
 
         def host_arrays(step: int) -> dict[str, Any]:
@@ -108,6 +109,20 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         _write_model(config, state.model)
     if jax.process_index() == 0:
         checkpoints.remove(config.output_path)
+
+
+def _throughput(shape: Mapping[str, Any], model: Any, frozen: Freezing | None) -> Throughput:
+    """`shape`: the base model's config.json."""
+    shapes = levanter_model.state_shapes(model)
+    adapter = {name: shapes[name] for name in shapes if name.endswith((peft_directory.A, peft_directory.B))}
+    untrained = shapes.keys() - adapter.keys() if adapter else frozen.frozen() if frozen else ()
+    return throughput(
+        shape,
+        jax.devices()[0].device_kind,
+        jax.device_count(),
+        frozen=multiplied_weights({name: shapes[name] for name in untrained}, shape),
+        added=multiplied_weights(adapter, shape),
+    )
 
 
 def num_steps_of(config: TrainConfig, examples_per_epoch: int) -> int:

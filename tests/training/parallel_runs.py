@@ -16,6 +16,7 @@ import optax
 
 from marin_sft.training import levanter_model, levanter_trainer, optimizers
 from marin_sft.training.fakes import FakeBatch, pack
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import SFTObjective, train
 from marin_sft.training.train_step import recording, step_function
@@ -130,6 +131,8 @@ def main(base_model: str, output: str, *distributed: str) -> None:
             np.savez(f"{output}/{name}.npz", **steps(base_model, Batches(packed=True), 4, -1, mesh))
     packed, per_device = ways[-1]
     train(config_for(base_model, f"{output}/logged", 4 if packed else 8, per_device), Batches(packed))
+    adapter = LoraConfig(r=2, alpha=4, use_dora=True)
+    train(config_for(base_model, f"{output}/lora", 4, -1, lora=adapter), Batches(packed=True))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,18 @@ from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
 from marin_sft.data.pair_batches import PairBatches
 from marin_sft.data.token_cache import TokenCache
-from marin_sft.data.tokenize import TokenizeConfig, tokenize
+from marin_sft.data.tokenize import VALIDATION, TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training import checkpoints, hf_directory, levanter_model
 from marin_sft.training.dpo import DPOConfig, dpo
 from marin_sft.training.dpo_loss_types import LOSS_TYPES
+from marin_sft.training.dpo_run import DPOObjective
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.random_model import RandomModelConfig, random_model
 from marin_sft.training.reference import ReferenceConfig, reference_logprobs
+from marin_sft.training.references import logps_path
 from tests.training.conftest import SHAPE, WORDS
 
 PAIRS = 40
@@ -149,8 +152,12 @@ def test_micro_batches_make_no_difference(data, base_model, reference, cached, t
 
 
 def test_a_prompt_for_each_branch_makes_no_difference(data, base_model, reference, cached, tmp_path):
-    """On a CPU the branches share it."""
-    dpo(config_for(data, base_model, tmp_path, reference_logprobs=reference, share_prefix=False))
+    """On a CPU the branches share it, unless told otherwise."""
+    config = config_for(data, base_model, tmp_path, reference_logprobs=reference)
+    each = dataclasses.replace(config, share_prefix=False)
+    assert "branch" in DPOObjective(config, Layout(1, 1)).arrays(0, 0, 1)
+    assert "branch" not in DPOObjective(each, Layout(1, 1)).arrays(0, 0, 1)
+    dpo(each)
     assert_close(cached, tmp_path)
 
 
@@ -164,6 +171,17 @@ def test_held_out_pairs_are_measured(cached):
     evaluated = logged(cached)[-1]
     assert 0 < evaluated["eval/loss"] < 2 and 0 <= evaluated["eval/rewards/accuracies"] <= 1
     assert evaluated["eval/logps/chosen"] < 0
+
+
+def test_as_many_batches_of_them_as_asked_for_are_measured(data, base_model, reference, tmp_path):
+    """Of 6 pairs, those of one batch of 4, after a step that changes next to nothing."""
+    few = {"train_batch_size": 4, "num_train_steps": 1, "steps_per_eval": 1, "max_evaluation_steps": 1}
+    dpo(config_for(data, base_model, tmp_path, reference_logprobs=reference, learning_rate=1e-12, **few))
+    chosen, rejected, *_ = np.load(logps_path(reference, "pairs", VALIDATION)).T
+    (evaluated,) = logged(tmp_path)
+    assert len(chosen) == 6 and abs(chosen.mean() - chosen[:4].mean()) > 1e-2
+    assert evaluated["eval/logps/chosen"] == pytest.approx(chosen[:4].mean(), rel=1e-5)
+    assert evaluated["eval/logps/rejected"] == pytest.approx(rejected[:4].mean(), rel=1e-5)
 
 
 def test_a_reference_of_another_model_is_noticed(data, base_model, tokenizer_path, tmp_path):

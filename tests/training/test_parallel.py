@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from marin_sft.training.peft_directory import B, read_adapter
 from tests.training import parallel_runs
 
 FIGURES = ("step", "loss", "lr", "grad_norm", "trained_tokens", "tokens")
 
 
-def lines_of(run: Path) -> list[list[float]]:
-    lines = [json.loads(line) for line in (run / "logged" / "metrics.jsonl").read_text().splitlines()]
+def lines_of(run: Path, name: str = "logged") -> list[list[float]]:
+    lines = [json.loads(line) for line in (run / name / "metrics.jsonl").read_text().splitlines()]
     return [[line[figure] for figure in FIGURES] for line in lines]
 
 
@@ -44,6 +45,17 @@ def test_logged_metrics(runs):
     assert len(expected) == parallel_runs.STEPS
     for output in runs.values():
         np.testing.assert_allclose(lines_of(output), expected, atol=1e-5, err_msg=str(output))
+
+
+def test_an_adapter(runs):
+    expected = read_adapter(str(runs[1] / "lora" / "adapter")).tensors
+    assert any(np.abs(tensor).max() > 0 for name, tensor in expected.items() if name.endswith(B))  # it was trained
+    for output in runs.values():
+        np.testing.assert_allclose(lines_of(output, "lora"), lines_of(runs[1], "lora"), atol=1e-5, err_msg=str(output))
+        found = read_adapter(str(output / "lora" / "adapter")).tensors
+        assert found.keys() == expected.keys()
+        for name, tensor in found.items():
+            np.testing.assert_allclose(tensor, expected[name], atol=1e-5, err_msg=f"{output}: {name}")
 
 
 def test_two_processes_each_with_its_own_rows(runs, base_model, tmp_path):
