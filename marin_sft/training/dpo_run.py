@@ -97,7 +97,8 @@ class DPOObjective:
         return DPOValidation.of(self._config, self._layout, trainer, self._losses)
 
     def check(self, step: int, figures: Mapping[str, float]) -> None:
-        """At the first step the policy is the reference, so rewards are 0 and the loss of "sigmoid" is ln 2."""
+        """At the first step the policy is the reference, so rewards are 0 and the loss of "sigmoid" is ln 2, if
+        no weights scale it."""
         config = self._config
         if step != 1 or not config.starts_at_reference:
             return
@@ -105,7 +106,7 @@ class DPOObjective:
         summed = max(abs(figures["logps/chosen"]), abs(figures["logps/rejected"]))
         tolerance = max(config.beta * TOLERANCE[computed] * summed, 1e-6)
         found = {name: figures[name] for name in ("rewards/chosen", "rewards/rejected")}
-        if config.loss_type == "sigmoid" and config.label_smoothing == 0:
+        if config.loss_type == "sigmoid" and config.label_smoothing == 0 and not config.use_weighting:
             found["loss - ln 2"] = figures["loss"] - math.log(2)
         wrong = {name: value for name, value in found.items() if abs(value) > tolerance}
         if wrong:

@@ -55,8 +55,8 @@ def _forward(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows)
         row, i = n // blocks.count, n % blocks.count
         q = blocks.of_queries(queries, row, i)
 
-        def of_keys(k: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            j, (highest, total, output) = blocks.seen[row, i, k], so_far
+        def of_keys(place: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            j, (highest, total, output) = blocks.seen[row, i, place], so_far
             scores = blocks.scores(q, blocks.of_keys(keys, row, j), row, i, j)
             new = jnp.maximum(highest, scores.max(axis=-1, keepdims=True))
             powers, shrink = jnp.exp(scores - new), jnp.exp(highest - new)
@@ -84,8 +84,8 @@ def _backward(kept: Any, gradient: jax.Array) -> tuple[Any, ...]:
         row, i = n // blocks.count, n % blocks.count
         q, log, by_output, dot = (blocks.of_queries(array, row, i) for array in (queries, logs, gradient, inner))
 
-        def of_keys(n: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            j, (by_q, by_keys, by_values) = blocks.seen[row, i, n], so_far
+        def of_keys(place: jax.Array, so_far: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            j, (by_q, by_keys, by_values) = blocks.seen[row, i, place], so_far
             k, v = blocks.of_keys(keys, row, j), blocks.of_keys(values, row, j)
             weights = jnp.exp(blocks.scores(q, k, row, i, j) - log)
             by_values = blocks.add(by_values, jnp.einsum("hqk,hqd->hkd", weights, by_output), row, j)

@@ -223,7 +223,9 @@ def test_a_weighted_sum_is_one_of_its_parts(data, base_model, reference, tmp_pat
 
 @pytest.mark.parametrize("options", [{"ld_alpha": 0.3}, {"use_weighting": True}])
 def test_each_option_counts(data, base_model, reference, cached, tmp_path, options):
-    dpo(config_for(data, base_model, tmp_path, reference_logprobs=reference, num_train_steps=2, **options))
+    """And passes the check of the first step."""
+    options = {**options, "num_train_steps": 2, "starts_at_reference": True}
+    dpo(config_for(data, base_model, tmp_path, reference_logprobs=reference, **options))
     one, other = logged(cached)[1], logged(tmp_path)[1]
     assert any(one[name] != pytest.approx(other[name], rel=1e-4) for name in ("loss", "grad_norm", "logps/chosen"))
 
