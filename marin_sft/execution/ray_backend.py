@@ -8,7 +8,7 @@ has to run; it never attaches to another Ray that it finds on the machine.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import Any
 
@@ -17,20 +17,6 @@ from marin_sft.execution import out_of_memory, ray_environment
 from marin_sft.execution.resources import RuntimeEnv, demand
 from marin_sft.execution.signals import handler_of_sigterm_kept
 from marin_sft.execution.worker import Outcome, Task, run_attempt
-
-# A training step on CPUs takes a fifth to a quarter less time with its memory in huge pages, where the system grants
-# them, and less still with memory that is not given back: each step would have it cleared anew. Only the main arena can
-# keep what is large. glibc reads this when a process starts, so only a new process can have it.
-_MALLOC = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {"hugetlb": 1, "arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}.items()
-)
-FRESH_PROCESS = {
-    # Ray lets workers of one runtime environment serve any task; those of this one serve such steps only, once.
-    "MARIN_SFT_FRESH_PROCESS": "1",
-    "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _MALLOC),
-}
-"""The environment of workers for steps of `fresh_process`."""
 
 
 class RayBackend:
@@ -137,12 +123,30 @@ def _attempt(task: Task, secrets: dict[str, str]) -> Outcome:
     return run_attempt(task, own_process=True)
 
 
+def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
+    """The environment of workers for steps of `fresh_process` that are given these of Ray's resources.
+
+    On CPUs a training step takes a fifth to a quarter less time with its memory in huge pages, where the system grants
+    them, and less still with memory that is not given back, which each step would have cleared anew; it then holds more
+    at once. Only the main arena keeps what is large. glibc reads this when a process starts: no other can have it.
+    """
+    malloc = {"hugetlb": 1}
+    if {*asked} <= {"CPU", "memory"}:
+        malloc |= {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
+    tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())
+    return {
+        # Ray lets workers of one runtime environment serve any task; those of this one serve such steps only, once.
+        "MARIN_SFT_FRESH_PROCESS": "1",
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
+    }
+
+
 def _ray_options(asked: dict[str, float], env: RuntimeEnv | None, fresh_process: bool) -> dict[str, Any]:
     rest = dict(asked)
     options: dict[str, Any] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
     options["memory"] = rest.pop("memory", None)
     options["resources"] = rest or None
-    variables = {**(FRESH_PROCESS if fresh_process else {}), **(env.env_vars if env else {})}
+    variables = {**(fresh_process_variables(asked) if fresh_process else {}), **(env.env_vars if env else {})}
     runtime_env: dict[str, Any] = {"env_vars": variables} if variables else {}
     if env and env.pip:
         runtime_env["pip"] = list(env.pip)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from marin_sft.execution.ray_backend import fresh_process_variables
+
 SCRIPT = """
     import os, sys
     from pathlib import Path
@@ -152,6 +154,14 @@ def test_a_process_of_its_own_has_its_memory_in_huge_pages(launch):
     if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("this system has no huge pages")
     assert read(launch[0], "fresh0").split()[1] == "True"
+
+
+def test_memory_is_kept_on_cpus_alone_and_as_the_user_says(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert "trim_threshold" in fresh_process_variables({"CPU", "memory"})["GLIBC_TUNABLES"]
+    assert fresh_process_variables({"CPU", "GPU"})["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
+    assert fresh_process_variables({"CPU"})["GLIBC_TUNABLES"] == "glibc.malloc.check=3"
 
 
 def test_map_shards_uses_other_processes_and_keeps_order(launch):
