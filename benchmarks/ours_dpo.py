@@ -146,7 +146,7 @@ def train(folder: str, mode: str) -> dict[str, Any]:
         mixture=f"{folder}/{name}-mixture",
         tokenized={name: f"{folder}/{name}-tokens"},
         base_model=f"{folder}/model",
-        output_path=f"{folder}/trained-{mode.replace(' ', '-')}",
+        output_path=f"{folder}/trained-{mode}",
         earlier_attempts=(),
         train_batch_size=BATCH_SIZE,
         num_train_steps=2 * steps,

@@ -11,7 +11,6 @@ import haliax as hax
 import numpy as np
 
 from marin_sft.data.batches import validation_components
-from marin_sft.data.mixture import read_mixture
 from marin_sft.data.pair_batches import PairValidation
 from marin_sft.data.tokenize import VALIDATION
 from marin_sft.training import levanter_trainer
@@ -20,6 +19,8 @@ from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.references import References
+
+_PAIRS = "pairs"
 
 
 class DPOValidation:
@@ -41,11 +42,7 @@ class DPOValidation:
             )
             for name in names
         }
-        about, most = read_mixture(config.mixture)["components"], config.max_evaluation_steps
-        self._batches = most
-        self._pairs = {name: about[name][VALIDATION]["pairs"] for name in names}
-        if most is not None:
-            self._pairs = {name: min(pairs, most * config.train_batch_size) for name, pairs in self._pairs.items()}
+        self._most = config.max_evaluation_steps
         self._references = {
             name: References(config.reference_logprobs, config.mixture, batches.components, VALIDATION)
             for name, batches in self._sets.items()
@@ -72,21 +69,22 @@ class DPOValidation:
     def measure(self, state: Any) -> dict[str, float]:
         """Figures by name, under `eval/`: means over the pairs, and under `eval/{component}/` over those of each, where
         there are several. To be called within the trainer's context."""
-        found = {name: self._of_component(name, state) for name in self._sets}
-        total, keys = sum(self._pairs.values()), next(iter(found.values()))
-        means = {f"eval/{key}": sum(found[name][key] * self._pairs[name] for name in found) / total for key in keys}
-        if len(found) == 1:
+        sums = {name: self._sums(name, state) for name in self._sets}
+        keys = [key for key in next(iter(sums.values())) if key != _PAIRS]
+        total = {key: sum(of_component[key] for of_component in sums.values()) for key in (*keys, _PAIRS)}
+        means = {f"eval/{key}": total[key] / total[_PAIRS] for key in keys}
+        if len(sums) == 1:
             return means
-        of_each = {f"eval/{name}/{key}": value for name, some in found.items() for key, value in some.items()}
+        of_each = {f"eval/{name}/{key}": some[key] / some[_PAIRS] for name, some in sums.items() for key in keys}
         return means | of_each
 
-    def _of_component(self, name: str, state: Any) -> dict[str, float]:
-        """Means over batches, weighted by their pairs."""
+    def _sums(self, name: str, state: Any) -> dict[str, float]:
+        """Over the pairs of a component that are measured; their number as `_PAIRS`."""
         sums: dict[str, float] = {}
-        for batch in itertools.islice(self._sets[name], self._batches):
+        for batch in itertools.islice(self._sets[name], self._most):
             arrays = pair_arrays(batch, self._references.get(name))
             pairs = float(arrays["totals"][0, 0])
             figures = self._figures(state, levanter_trainer.to_devices(self._trainer, arrays))
-            for key, value in figures.items():
-                sums[key] = sums.get(key, 0.0) + float(np.asarray(value)) * pairs
-        return {key: value / self._pairs[name] for key, value in sums.items()}
+            here = {key: float(np.asarray(value)) * pairs for key, value in figures.items()} | {_PAIRS: pairs}
+            sums = {key: sums.get(key, 0.0) + value for key, value in here.items()}
+        return sums
