@@ -25,11 +25,11 @@ import numpy as np
 import optax
 
 from marin_sft.training import levanter_trainer
-from marin_sft.training.architectures import levanter_config
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
-from marin_sft.training.memory import MemoryWatch
+from marin_sft.training.metrics.memory import MemoryWatch
+from marin_sft.training.metrics.throughput import peak_flops, throughput
 from marin_sft.training.models import LlamaConfig
-from marin_sft.training.throughput import peak_flops, throughput
+from marin_sft.training.models.architectures import levanter_config
 from marin_sft.training.train_step import recording, step_function
 
 LLAMA_1B = LlamaConfig(

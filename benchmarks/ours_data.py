@@ -86,10 +86,11 @@ def loader(tokenized: str, tokenizer: str, output: str) -> dict[str, float]:
     from marin_sft.data.data_configs import lm_mixture_data_config
     from marin_sft.data.mixture import MixtureConfig, mixture
     from marin_sft.data.prefetch import Prefetched
-    from marin_sft.training import levanter_model, levanter_trainer, optimizers
-    from marin_sft.training.models import Qwen3Config
-    from marin_sft.training.random_model import RandomModelConfig, random_model
-    from marin_sft.training.schedules import schedule
+    from marin_sft.training import levanter_trainer
+    from marin_sft.training.models import Qwen3Config, levanter_model
+    from marin_sft.training.models.random_model import RandomModelConfig, random_model
+    from marin_sft.training.optimization import optimizers
+    from marin_sft.training.optimization.schedules import schedule
     from marin_sft.training.sft_config import SFTConfig
     from marin_sft.training.sft_run import SFTObjective
     from marin_sft.training.train_step import recording, step_function

@@ -35,9 +35,8 @@ MODES: dict[str, tuple[str, dict[str, Any]]] = {
 def prepare(folder: str, pairs: str) -> dict[str, float]:
     """`pairs` has conversations as in ShareGPT. Figures: of the pairs that are trained on."""
     from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
-    from marin_sft.training import hf_directory
-    from marin_sft.training.models import Qwen3Config
-    from marin_sft.training.random_model import RandomModelConfig, random_model
+    from marin_sft.training.models import Qwen3Config, hf_directory
+    from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
     given = [_messages(row) for row in json.loads(Path(pairs).read_text())]
     _write_rows(f"{folder}/all.jsonl", given)

@@ -34,9 +34,8 @@ def prepare(folder: str, rows: str) -> dict[str, float]:
     from marin_sft.data.mixture import MixtureConfig, mixture
     from marin_sft.data.tokenize import TokenizeConfig, tokenize
     from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
-    from marin_sft.training import hf_directory
-    from marin_sft.training.models import Qwen3Config
-    from marin_sft.training.random_model import RandomModelConfig, random_model
+    from marin_sft.training.models import Qwen3Config, hf_directory
+    from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
     train_tokenizer(TrainTokenizerConfig((rows,), VOCABULARY, output_path=f"{folder}/tokenizer"))
     shape = Qwen3Config(max_seq_len=SEQ_LEN, tie_word_embeddings=True, **SHAPE)

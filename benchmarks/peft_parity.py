@@ -59,7 +59,7 @@ class Rows:
 def write_model(folder: Path, family: str) -> str:
     from marin_sft.training import models
     from marin_sft.training.fakes import word_tokenizer
-    from marin_sft.training.random_model import RandomModelConfig, random_model
+    from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
     word_tokenizer(WORDS).save_pretrained(folder / "tokenizer")
     shape = getattr(models, f"{family}Config")(
@@ -72,8 +72,8 @@ def write_model(folder: Path, family: str) -> str:
 
 def write_start(model: str, variant: dict[str, Any], path: Path) -> None:
     """A new adapter for the model."""
-    from marin_sft.training import levanter_model, lora, peft_directory
     from marin_sft.training.lora_config import LoraConfig
+    from marin_sft.training.models import levanter_model, lora, peft_directory
 
     config = LoraConfig(**variant)
     tensors = lora.adapter_tensors(levanter_model.load_model(model, lora=config))
@@ -83,8 +83,8 @@ def write_start(model: str, variant: dict[str, Any], path: Path) -> None:
 
 def ours(model: str, start: Path, rows: Rows, output: Path) -> tuple[list[float], np.ndarray]:
     """The losses of training from `start`, and the logits of the first batch afterwards."""
-    from marin_sft.training import levanter_model
     from marin_sft.training.lora_config import LoraConfig
+    from marin_sft.training.models import levanter_model
     from marin_sft.training.sft import SFTConfig
     from marin_sft.training.sft_run import train
 

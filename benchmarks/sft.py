@@ -113,8 +113,8 @@ def utilisation(found: dict[str, Figures]) -> float:
     """FLOPs that the model needs, without what is computed for padding, by those of a large product in the time."""
     from ours_sft import SEQ_LEN, SHAPE
 
+    from marin_sft.training.metrics.throughput import flops_per_token
     from marin_sft.training.models import Qwen3Config
-    from marin_sft.training.throughput import flops_per_token
 
     shape = Qwen3Config(max_seq_len=SEQ_LEN, **SHAPE).hf_config(vocab_size=int(found["prepared"]["vocabulary"]))
     ours = found["ours"]

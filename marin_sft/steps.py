@@ -46,8 +46,8 @@ from marin_sft.training.dpo import DPOConfig
 from marin_sft.training.dpo import dpo as run_dpo
 from marin_sft.training.dpo_config import ReferenceConfig, needs_reference
 from marin_sft.training.models import LlamaConfig
-from marin_sft.training.random_model import RandomModelConfig
-from marin_sft.training.random_model import random_model as run_random_model
+from marin_sft.training.models.random_model import RandomModelConfig
+from marin_sft.training.models.random_model import random_model as run_random_model
 from marin_sft.training.reference import reference_logprobs as run_reference_logprobs
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft import sft as run_sft

@@ -153,7 +153,7 @@ def test_the_export_has_the_trained_model_s_logits(store):
     import haliax as hax
     from levanter.layers.attention import AttentionMask
 
-    from marin_sft.training.levanter_model import load_model
+    from marin_sft.training.models.levanter_model import load_model
 
     ids = np.random.default_rng(0).integers(0, 300, 100)
     exported = transformers.AutoModelForCausalLM.from_pretrained(latest(store, "hf/quickstart"))

@@ -30,7 +30,7 @@ from levanter.utils.tree_utils import inference_mode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from ours_dpo import BATCH_SIZE, LEARNING_RATE, SEQ_LEN, STEPS
 
-from marin_sft.training import levanter_model
+from marin_sft.training.models import levanter_model
 
 WARM = 2
 

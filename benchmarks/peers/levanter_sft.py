@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ours_sft import BATCH_SIZE, SEQ_LEN, WARM
 
 from marin_sft.data.batches import PackedBatches
-from marin_sft.training import levanter_model
+from marin_sft.training.models import levanter_model
 
 
 def examples(folder: str, steps: int) -> list[LmExample]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from marin_sft.training.levanter_model import logit_soft_cap
+from marin_sft.training.models.levanter_model import logit_soft_cap
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.decoding import Sampling, decode
 from marin_sft.evaluation.generate_config import GenerateConfig
-from marin_sft.training import hf_directory, levanter_model
+from marin_sft.training.models import hf_directory, levanter_model
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def lm_eval(config: LmEvalConfig) -> None:
         TrainingError: a model that is no model directory.
     """
     from marin_sft.data.files import write_text
-    from marin_sft.training import hf_directory
+    from marin_sft.training.models import hf_directory
 
     try:
         import torch

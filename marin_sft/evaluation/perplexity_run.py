@@ -17,8 +17,9 @@ from marin_sft.data.mixture import read_mixture
 from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.perplexity_config import PerplexityConfig
-from marin_sft.training import levanter_model, levanter_trainer
+from marin_sft.training import levanter_trainer
 from marin_sft.training.loss import Batch
+from marin_sft.training.models import levanter_model
 from marin_sft.training.validation import summed_nll
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}

@@ -24,7 +24,7 @@ from marin_sft.export import serving, tokenizer_files
 from marin_sft.export.hf_config import DTYPES, HfExport
 from marin_sft.export.model_card import model_card
 from marin_sft.export.verify import verify, verify_upload
-from marin_sft.training import hf_directory
+from marin_sft.training.models import hf_directory
 
 
 class Cast(Mapping[str, np.ndarray]):

@@ -19,7 +19,7 @@ def export_hf(config: ExportConfig) -> None:
     """
     from marin_sft.data.files import read_json
     from marin_sft.export.directory import write_export
-    from marin_sft.training import hf_directory
+    from marin_sft.training.models import hf_directory
 
     try:
         metrics = read_json(f"{config.checkpoint}/metrics.json")

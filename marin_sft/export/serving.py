@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from marin_sft.errors import ExportError
-from marin_sft.training import hf_directory
+from marin_sft.training.models import hf_directory
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Of GenerationConfig, but of the architecture too.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from marin_sft.training import hf_directory
+from marin_sft.training.models import hf_directory
 
 PLAIN = "PreTrainedTokenizerFast"
 # Whose class transformers 5 takes for these models, whatever tokenizer_config.json says.

@@ -9,7 +9,7 @@ import fsspec
 import numpy as np
 
 from marin_sft.errors import ExportError
-from marin_sft.training import hf_directory
+from marin_sft.training.models import hf_directory
 
 DIALOGUE = [
     {"role": "user", "content": "2 + 2 = ?\n"},

@@ -1,1 +1,18 @@
-"""Packed batches -> train state -> checkpoint. Importing this package, or a config from it, imports no JAX."""
+"""Packed batches -> train state -> checkpoint.
+
+    sft, dpo, reference   the steps; each has a config, and a `_run` that does it with JAX
+    train_config          what all training has to say, beside run_config (how it runs) and lora_config
+    train_run             a config and an objective -> a trained model
+    objective             what a loss has to offer: sft_run.SFTObjective, dpo_run.DPOObjective
+    loop                  the steps of a run: train_step, stops, checkpoints, exports, validation; set up by `watching`
+    loss                  of documents: next tokens (target_logps, neftune)
+    dpo_losses            of pairs: one number each (dpo_formulas, dpo_loss_types)
+    pair_loss             of pairs: from a model and a batch (completions, token_logps, references, synced_reference)
+    levanter_trainer      Levanter's trainer, mesh and precision as they are set up here
+    models/               a Hugging Face directory -> a model, and back; adapters
+    optimization/         optimizers, schedules, what is frozen
+    metrics/              what is measured, and the trackers
+    cpu/                  what is computed in another way on one CPU
+
+Importing this package, or a config from it, imports no JAX.
+"""

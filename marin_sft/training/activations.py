@@ -9,7 +9,7 @@ import jax
 from levanter.layers.attention import AttentionMask
 
 from marin_sft.training.axes import BATCH, POSITION
-from marin_sft.training.cpu_attention import PackedMask, can_pack, with_packed_attention
+from marin_sft.training.cpu.attention import PackedMask, can_pack, with_packed_attention
 
 KEY_POSITION = "key_position"
 

@@ -17,12 +17,12 @@ import numpy as np
 from marin_sft.data.pair_batches import PairBatches
 from marin_sft.data.tokenize import TRAIN
 from marin_sft.errors import TrainingError
-from marin_sft.training import levanter_model
+from marin_sft.training.cpu.one_cpu import on_one_cpu
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.dpo_validation import DPOValidation
-from marin_sft.training.model_check import check_tokens, limits_of
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_check import check_tokens, limits_of
 from marin_sft.training.objective import Evaluate, Figures, Layout
-from marin_sft.training.one_cpu import on_one_cpu
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.precision import policy
 from marin_sft.training.references import References

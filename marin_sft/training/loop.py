@@ -12,12 +12,12 @@ import jax
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, exports, levanter_trainer
 from marin_sft.training.checkpoints import Cadence, Checkpoint
-from marin_sft.training.metrics_log import Meter
-from marin_sft.training.reporting import Report, Reporting
+from marin_sft.training.metrics.metrics_log import Meter
+from marin_sft.training.metrics.reporting import Report, Reporting
+from marin_sft.training.metrics.throughput import Throughput
+from marin_sft.training.metrics.weight_distribution import weight_distribution
 from marin_sft.training.stops import EarlyStopping, TimeLimit
-from marin_sft.training.throughput import Throughput
 from marin_sft.training.train_step import StepMetrics, without_update
-from marin_sft.training.weight_distribution import weight_distribution
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import numpy as np
 from marin_sft.errors import TrainingError
 from marin_sft.training.activations import activations, grouped, head_inputs
 from marin_sft.training.axes import POSITION
-from marin_sft.training.levanter_model import logit_soft_cap
+from marin_sft.training.cpu.one_cpu import on_one_cpu
+from marin_sft.training.models.levanter_model import logit_soft_cap
 from marin_sft.training.neftune import with_noise
-from marin_sft.training.one_cpu import on_one_cpu
 from marin_sft.training.target_logps import weighted_nll
 
 

@@ -16,13 +16,14 @@ from marin_sft.data.files import write_array
 from marin_sft.data.mixture import read_mixture
 from marin_sft.data.pair_batches import PairValidation
 from marin_sft.errors import TrainingError
-from marin_sft.training import levanter_model, levanter_trainer
+from marin_sft.training import levanter_trainer
 from marin_sft.training.axes import MICRO
 from marin_sft.training.completions import completion_arrays, completions
+from marin_sft.training.cpu.one_cpu import on_one_cpu
 from marin_sft.training.dpo_config import ReferenceConfig
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.model_check import check_tokens, limits_of
-from marin_sft.training.one_cpu import on_one_cpu
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_check import check_tokens, limits_of
 from marin_sft.training.references import logps_path
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from marin_sft.execution.step import execution_only, omitted_when
 from marin_sft.training.checks import require, require_pattern
-from marin_sft.training.progress_bar import STYLES
+from marin_sft.training.metrics.progress_bar import STYLES
+from marin_sft.training.metrics.trackers import TrackerConfig, check_trackers
 from marin_sft.training.stops import EarlyStopping, parse_duration
-from marin_sft.training.trackers import TrackerConfig, check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class RunConfig:
     to go on; None: no limit.
     save_total_limit: checkpoints to resume from that are kept while training; 0: all; None: two. They go once the model
     is written.
-    trackers: where metrics go besides metrics.jsonl, see `trackers`. progress_bar: a style of `progress_bar`.
+    trackers: where metrics go besides metrics.jsonl; progress_bar: a style; see the modules so named in `metrics`.
     track_memory: log peak memory of host and devices, True with each logged step, a number at most every so many
     seconds. weight_distribution_log_steps: how often mean, standard deviation, largest absolute value and histogram of
     each tensor with `weight_distribution_pattern` in its name (see `tensor_names`) go to the trackers; None: never.

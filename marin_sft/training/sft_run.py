@@ -14,7 +14,7 @@ import numpy as np
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.loss import Batch, LossBatch, Terms, loss_arrays, nll
-from marin_sft.training.model_check import Limits, check_tokens, limits_of
+from marin_sft.training.models.model_check import Limits, check_tokens, limits_of
 from marin_sft.training.objective import Evaluate, Figures, Layout
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.train_run import num_steps_of

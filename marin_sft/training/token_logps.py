@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from marin_sft.training.activations import activations, grouped, head_inputs
 from marin_sft.training.axes import BATCH, POSITION
-from marin_sft.training.levanter_model import logit_soft_cap
+from marin_sft.training.models.levanter_model import logit_soft_cap
 from marin_sft.training.target_logps import Head, TokenLogps, target_logps
 
 

@@ -11,7 +11,7 @@ from marin_sft.training.checks import require, require_pattern, unresolved
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.mesh import mesh_config
 from marin_sft.training.models import LlamaConfig
-from marin_sft.training.optimizer_specs import check_optimizer
+from marin_sft.training.optimization.optimizer_specs import check_optimizer
 from marin_sft.training.precision import check_precision
 from marin_sft.training.run_config import RunConfig
 

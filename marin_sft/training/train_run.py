@@ -15,24 +15,16 @@ import numpy as np
 import optax
 
 from marin_sft.data.prefetch import Prefetched
-from marin_sft.training import (
-    checkpoints,
-    exports,
-    hf_directory,
-    levanter_model,
-    levanter_trainer,
-    lora,
-    mesh,
-    optimizers,
-    peft_directory,
-)
-from marin_sft.training.adapted_weights import Merged
-from marin_sft.training.freezing import Freezing, freezing
+from marin_sft.training import checkpoints, exports, levanter_trainer, mesh
 from marin_sft.training.loop import Loop, StepInput
+from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput
+from marin_sft.training.models import hf_directory, levanter_model, lora, peft_directory
+from marin_sft.training.models.adapted_weights import Merged
+from marin_sft.training.models.peft_directory import Adapter
 from marin_sft.training.objective import Layout, Objective
-from marin_sft.training.peft_directory import Adapter
-from marin_sft.training.schedules import schedule
-from marin_sft.training.throughput import Throughput, multiplied_weights, throughput
+from marin_sft.training.optimization import optimizers
+from marin_sft.training.optimization.freezing import Freezing, freezing
+from marin_sft.training.optimization.schedules import schedule
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 from marin_sft.training.watching import evaluation_of, watching

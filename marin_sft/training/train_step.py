@@ -17,8 +17,8 @@ from levanter.utils.jax_utils import zeros_like_tree
 from levanter.utils.tree_utils import inference_mode
 
 from marin_sft.training.axes import MICRO
+from marin_sft.training.cpu.one_cpu import for_training_here
 from marin_sft.training.objective import Figures
-from marin_sft.training.one_cpu import for_training_here
 
 Loss = Callable[[Any, Mapping[str, hax.NamedArray], jax.Array, Any], tuple[jax.Array, Figures]]
 """`Objective.loss`."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints
+from marin_sft.training.metrics.reporting import Reporting
 from marin_sft.training.objective import Evaluate, Objective
-from marin_sft.training.reporting import Reporting
 from marin_sft.training.stops import parse_duration
 from marin_sft.training.train_config import TrainConfig
 

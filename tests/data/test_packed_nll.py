@@ -10,10 +10,9 @@ from marin_sft.data.batches import PackedBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
-from marin_sft.training import levanter_model
 from marin_sft.training.loss import LossBatch, nll
-from marin_sft.training.models import Qwen3Config
-from marin_sft.training.random_model import RandomModelConfig, random_model
+from marin_sft.training.models import Qwen3Config, levanter_model
+from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
 SEQ_LEN = 128
 

@@ -10,10 +10,9 @@ from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.cached_decoding import has_cache
 from marin_sft.evaluation.decoding import Sampling, decode
 from marin_sft.evaluation.generate import GenerateConfig, generate
-from marin_sft.training import hf_directory, levanter_model
 from marin_sft.training.fakes import word_tokenizer
-from marin_sft.training.models import LlamaConfig, Qwen3Config
-from marin_sft.training.random_model import RandomModelConfig, random_model
+from marin_sft.training.models import LlamaConfig, Qwen3Config, hf_directory, levanter_model
+from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
 SIZES = dict(max_seq_len=64, hidden_dim=32, intermediate_dim=64, num_layers=2, num_heads=4, num_kv_heads=2)
 

@@ -18,10 +18,9 @@ from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.perplexity import PerplexityConfig, perplexity
-from marin_sft.training import hf_directory
 from marin_sft.training.fakes import word_tokenizer
-from marin_sft.training.models import LlamaConfig
-from marin_sft.training.random_model import RandomModelConfig, random_model
+from marin_sft.training.models import LlamaConfig, hf_directory
+from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
 SHAPE = dict(max_seq_len=64, hidden_dim=32, intermediate_dim=64, num_layers=2, num_heads=4, num_kv_heads=2)
 

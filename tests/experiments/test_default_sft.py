@@ -16,8 +16,8 @@ from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import CpuConfig
 from marin_sft.execution.step import InputName
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.metrics.trackers import TensorboardConfig, WandbConfig
 from marin_sft.training.stops import EarlyStopping
-from marin_sft.training.trackers import TensorboardConfig, WandbConfig
 
 SETTINGS = SimpleSFTConfig(tpu_type="v4-8", model_name_or_path="meta-llama/Llama-3.1-8B", num_train_steps=10)
 TRAINING = SimpleTrainConfig(resources=CpuConfig(), train_batch_size=8, learning_rate=1e-3, num_train_steps=10)

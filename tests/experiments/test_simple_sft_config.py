@@ -14,8 +14,8 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.metrics.trackers import WandbConfig
 from marin_sft.training.stops import EarlyStopping
-from marin_sft.training.trackers import WandbConfig
 
 BASE = {
     "tpu_type": "v4-128",

@@ -11,7 +11,7 @@ from experiments.instruction_datasets import INSTRUCTION_DATASET_NAME_TO_CONFIG
 from experiments.preference_datasets import PREFERENCE_DATASET_NAME_TO_CONFIG
 from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer
 from marin_sft.training.models import LlamaConfig, Qwen3Config, QwenConfig
-from marin_sft.training.random_model import RandomModelConfig, random_model
+from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from tests.experiments.schemas import INSTRUCTIONS, TRAIN_ONLY, assistant, parquet, turns, user
 from tests.hub_server import HubServer
 

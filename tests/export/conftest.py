@@ -2,7 +2,7 @@ import pytest
 
 from marin_sft.training.fakes import CountingBatches, word_tokenizer
 from marin_sft.training.models import LlamaConfig
-from marin_sft.training.random_model import RandomModelConfig, random_model
+from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file, save_file
 from marin_sft.data.download import PROVENANCE
 from marin_sft.errors import TrainingError
 from marin_sft.export.hf_config import PeriodicExports
-from marin_sft.training import hf_directory, peft_directory
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.peft_directory import Adapter, read_adapter, write_adapter
+from marin_sft.training.models import hf_directory, peft_directory
+from marin_sft.training.models.peft_directory import Adapter, read_adapter, write_adapter
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 

@@ -9,8 +9,8 @@ import transformers
 
 from marin_sft.errors import ConfigError, ExportError, TrainingError
 from marin_sft.export.hf import ExportConfig, export_hf
-from marin_sft.training import hf_directory, levanter_model
 from marin_sft.training.fakes import CHAT_TEMPLATE, word_tokenizer
+from marin_sft.training.models import hf_directory, levanter_model
 
 IDS = np.random.default_rng(1).integers(0, 47, (2, 24)).astype(np.int32)
 

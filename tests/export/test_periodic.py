@@ -11,8 +11,8 @@ import transformers
 from marin_sft import progress
 from marin_sft.errors import ConfigError
 from marin_sft.export.hf_config import PeriodicExports
-from marin_sft.training import hf_directory
 from marin_sft.training.fakes import CountingBatches
+from marin_sft.training.models import hf_directory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 

@@ -5,8 +5,8 @@ import pytest
 import transformers
 
 from marin_sft.export import serving
-from marin_sft.training import hf_directory
-from marin_sft.training.architectures import levanter_config
+from marin_sft.training.models import hf_directory
+from marin_sft.training.models.architectures import levanter_config
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
 LINEAR = {"rope_type": "linear", "factor": 4.0}

@@ -10,7 +10,7 @@ from benchmarks.serve_export import TEXTS
 from marin_sft.export import tokenizer_files
 from marin_sft.export.directory import write_export
 from marin_sft.export.hf_config import HfExport
-from marin_sft.training import hf_directory
+from marin_sft.training.models import hf_directory
 
 CLASSES = {
     "qwen": "Qwen2Tokenizer",

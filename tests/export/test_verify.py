@@ -10,8 +10,8 @@ import transformers
 from marin_sft.errors import ExportError
 from marin_sft.export.hf import ExportConfig, export_hf
 from marin_sft.export.verify import verify, verify_upload
-from marin_sft.training import hf_directory
 from marin_sft.training.fakes import CHAT_TEMPLATE
+from marin_sft.training.models import hf_directory
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,15 @@ from marin_sft.data.pair_batches import PairBatches
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import VALIDATION, TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, TrainingError
-from marin_sft.training import checkpoints, hf_directory, levanter_model
+from marin_sft.training import checkpoints
 from marin_sft.training.dpo import DPOConfig, dpo
 from marin_sft.training.dpo_loss_types import LOSS_TYPES
 from marin_sft.training.dpo_run import DPOObjective
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
-from marin_sft.training.random_model import RandomModelConfig, random_model
 from marin_sft.training.reference import ReferenceConfig, reference_logprobs
 from marin_sft.training.references import logps_path
 from tests.training.conftest import SHAPE, WORDS

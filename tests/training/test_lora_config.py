@@ -3,8 +3,8 @@
 import pytest
 
 from marin_sft.errors import ConfigError, TrainingError
-from marin_sft.training import levanter_model, lora, peft_directory
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models import levanter_model, lora, peft_directory
 
 
 def test_layers_are_chosen_as_in_peft(base_model):

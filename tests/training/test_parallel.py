@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from marin_sft.training.peft_directory import B, read_adapter
+from marin_sft.training.models.peft_directory import B, read_adapter
 from tests.training import parallel_runs
 
 FIGURES = ("step", "loss", "lr", "grad_norm", "trained_tokens", "tokens")

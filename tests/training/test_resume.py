@@ -16,10 +16,10 @@ from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import TrainingError
-from marin_sft.training import checkpoints, hf_directory
+from marin_sft.training import checkpoints
 from marin_sft.training.fakes import CountingBatches
-from marin_sft.training.models import Qwen3Config
-from marin_sft.training.random_model import RandomModelConfig, random_model
+from marin_sft.training.models import Qwen3Config, hf_directory
+from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import run, train
 

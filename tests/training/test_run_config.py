@@ -7,14 +7,14 @@ import pytest
 
 from marin_sft import progress
 from marin_sft.errors import ConfigError, TrainingError
-from marin_sft.training import hf_directory
 from marin_sft.training.fakes import CountingBatches, pack
+from marin_sft.training.metrics.trackers import TensorboardConfig
+from marin_sft.training.models import hf_directory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 from marin_sft.training.stops import EarlyStopping
-from marin_sft.training.trackers import TensorboardConfig
 from marin_sft.training.watching import run_name
-from tests.training.test_trackers import events, scalars
+from tests.training.metrics.test_trackers import events, scalars
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=2, length=16)
 # Learning to count makes these worse after a while: they go backwards.

@@ -8,8 +8,8 @@ import pytest
 
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.execution.step import unversioned
-from marin_sft.training import hf_directory
 from marin_sft.training.fakes import CountingBatches
+from marin_sft.training.models import hf_directory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 

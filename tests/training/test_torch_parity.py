@@ -13,7 +13,7 @@ from marin_sft.data.batches import PackedBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
-from marin_sft.training import hf_directory
+from marin_sft.training.models import hf_directory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import run
 

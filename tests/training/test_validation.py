@@ -4,8 +4,9 @@ import numpy as np
 import optax
 import pytest
 
-from marin_sft.training import levanter_model, levanter_trainer
+from marin_sft.training import levanter_trainer
 from marin_sft.training.fakes import CountingBatches, pack
+from marin_sft.training.models import levanter_model
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 from marin_sft.training.validation import Validation

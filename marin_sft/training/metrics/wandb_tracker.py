@@ -1,0 +1,66 @@
+"""Metrics to Weights & Biases: see `trackers.WandbConfig`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import fsspec
+
+from marin_sft.training.metrics.trackers import Histograms, Run
+
+if TYPE_CHECKING:
+    from marin_sft.training.metrics.trackers import WandbConfig
+
+
+class WandbTracker:
+    """One run of wandb's. Its files lie in `wandb/` of the output, from an object store's attempt once it is closed."""
+
+    def __init__(self, config: WandbConfig, run: Run) -> None:
+        import wandb
+
+        self._wandb = wandb
+        self._filesystem, self._output = fsspec.core.url_to_fs(run.output_path)
+        self._stack = contextlib.ExitStack()
+        directory = self._output
+        if type(self._filesystem).__name__ != "LocalFileSystem":
+            directory = self._stack.enter_context(tempfile.TemporaryDirectory())
+        os.makedirs(directory, exist_ok=True)
+        self._directory = directory
+        self._run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            group=config.group,
+            name=config.name or run.name,
+            tags=config.tags or None,
+            mode=cast(Any, config.mode),
+            config=dict(run.config),
+            dir=directory,
+            id=run.resumed.get("id"),
+            resume="allow" if run.resumed else None,
+            reinit="create_new",
+            # The attempt's log has what is printed; neither code nor environment leaves the machine.
+            settings=wandb.Settings(console="off", silent=True, disable_code=True, disable_git=True),
+        )
+        if self._run.url:
+            print(f"wandb: {self._run.url}", flush=True)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._run.log(dict(figures), step=step)
+
+    def log_histograms(self, step: int, histograms: Histograms) -> None:
+        found = {name: self._wandb.Histogram(np_histogram=histogram) for name, histogram in histograms.items()}
+        self._run.log(found, step=step)
+
+    def state(self) -> dict[str, Any]:
+        return {"id": self._run.id}
+
+    def close(self, *, failed: bool) -> None:
+        with self._stack:
+            self._run.finish(exit_code=int(failed))
+            written = os.path.join(self._directory, "wandb")
+            if self._directory != self._output and os.path.isdir(written):
+                self._filesystem.put(written, f"{self._output}/wandb", recursive=True)

@@ -1,0 +1,25 @@
+"""Models: their shapes, and the way from a directory of Hugging Face's to a model of Levanter's and back.
+
+    shapes          the shape of a model, as light values
+    architectures   a `config.json` -> a model config of Levanter's (gemma: one of those); levanter_configs: to a shape
+    hf_directory    a model's directory: config and tensors; tensor_names: what Levanter calls them
+    levanter_model  a directory -> a model on the devices, and back
+    model_check     whether a downloaded model is what the experiment says
+    random_model    the step: a model with random weights
+    reinit          embeddings of named tokens made anew
+    lora            low-rank adapters in a model; adapted_weights: base and adapter put together
+    peft_directory  an adapter's directory
+
+Importing this package loads no JAX.
+"""
+
+from marin_sft.training.models.shapes import (
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Qwen3Config,
+    QwenConfig,
+)
+
+__all__ = ["GemmaConfig", "LlamaConfig", "MistralConfig", "Olmo2Config", "Qwen3Config", "QwenConfig"]

@@ -1,0 +1,84 @@
+"""Adapters in numpy: how they start, and the weights of the model that base and adapter make together. No JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from marin_sft.errors import TrainingError
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models.peft_directory import MAGNITUDE, A, Adapter, B, layers_of, read_adapter
+
+
+def starting_tensors(
+    config: LoraConfig, layers: Sequence[str], weights: Mapping[str, np.ndarray], seed: int
+) -> Mapping[str, np.ndarray]:
+    """What the adapter of `layers` of the model with these `weights` starts as: float32, by name as in `Adapter`.
+
+    That of `adapter_path`; or a new one, which changes nothing as B = 0. The same seed gives the same.
+
+    Raises:
+        TrainingError: the stored adapter is of other layers or shapes.
+    """
+    new = _new_tensors(config, layers, weights, seed)
+    if config.adapter_path is None:
+        return new
+    stored = read_adapter(config.adapter_path).tensors
+    got, expected = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (stored, new))
+    wrong = sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))
+    if wrong:
+        raise TrainingError(
+            f"{config.adapter_path}: {len(wrong)} tensors do not fit the base model, e.g. {wrong[0]}: got "
+            f"{got.get(wrong[0], 'none')}, expected {expected.get(wrong[0], 'none')}; give the base model that the "
+            "adapter was trained on"
+        )
+    return stored
+
+
+def _new_tensors(
+    config: LoraConfig, layers: Sequence[str], weights: Mapping[str, np.ndarray], seed: int
+) -> dict[str, np.ndarray]:
+    assert config.r is not None
+    random = np.random.default_rng(seed)
+    tensors: dict[str, np.ndarray] = {}
+    for layer in sorted(layers):
+        weight = weights[f"{layer}.weight"]
+        out, into = weight.shape
+        if config.init_lora_weights == "gaussian":
+            a = random.standard_normal((config.r, into)) / config.r
+        else:
+            a = random.uniform(-(into**-0.5), into**-0.5, (config.r, into))
+        tensors[layer + A] = a.astype(np.float32)
+        tensors[layer + B] = np.zeros((out, config.r), np.float32)
+        if config.use_dora:
+            tensors[layer + MAGNITUDE] = np.linalg.norm(weight.astype(np.float32), axis=1)
+    return tensors
+
+
+class Merged(Mapping[str, np.ndarray]):
+    """The weights of base and adapter as one model, float32, each computed when it is asked for.
+
+    `base`: weights by Hugging Face name, of whatever floating-point type; of these, `names` are the model's. Layers
+    that are not adapted stay as they are.
+    """
+
+    def __init__(self, base: Mapping[str, np.ndarray], adapter: Adapter, names: Iterable[str]) -> None:
+        self._base, self._adapter, self._names = base, adapter, frozenset(names)
+        self._adapted = {f"{layer}.weight" for layer in layers_of(adapter.tensors)}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        weight = self._base[name].astype(np.float32)
+        if name not in self._adapted:
+            return weight
+        layer, tensors = name.removesuffix(".weight"), self._adapter.tensors
+        weight += np.float32(self._adapter.config.scale) * (tensors[layer + B] @ tensors[layer + A])
+        if layer + MAGNITUDE in tensors:
+            weight *= (tensors[layer + MAGNITUDE] / np.linalg.norm(weight, axis=1))[:, None]
+        return weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names))
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -1,0 +1,143 @@
+"""Levanter's model config for a `config.json`, or a refusal that names what Levanter would compute otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from levanter.layers.attention import AttentionBackend, AttentionConfig
+from levanter.models.llama import LlamaConfig
+from levanter.utils.activation import ActivationFunctionEnum
+
+from marin_sft.errors import TrainingError
+
+# model_type of config.json -> class of the Levanter config
+FAMILIES = {
+    "llama": "levanter.models.llama:LlamaConfig",
+    "mistral": "marin_sft.training.models.architectures:Mistral",
+    "qwen2": "levanter.models.qwen:QwenConfig",
+    "qwen3": "levanter.models.qwen:Qwen3Config",
+    "gemma": "marin_sft.training.models.gemma:Gemma",
+    "gemma2": "marin_sft.training.models.gemma:Gemma2",
+    "gemma3_text": "marin_sft.training.models.gemma:Gemma3",
+    "olmo2": "levanter.models.olmo:Olmo2Config",
+    "olmo3": "levanter.models.olmo3:Olmo3Config",
+}
+ROPE_TYPES = ("default", "linear", "llama3")
+# What Levanter leaves out, or computes otherwise than transformers: the only value of the field that we take.
+ONLY = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_sliding_window": False,  # Qwen's, from some layer on
+    "use_bidirectional_attention": False,
+    "partial_rotary_factor": 1.0,
+    "quantization_config": None,
+}
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new"}  # one function, two names
+
+
+@dataclass(frozen=True)
+class Mistral(LlamaConfig):
+    """A Llama whose tokens see the `sliding_window` last ones, themselves included; None: all."""
+
+    sliding_window: int | None = None
+
+    @classmethod
+    def from_hf_config(cls, hf_config: Any) -> Mistral:
+        llama = LlamaConfig.from_hf_config(hf_config)
+        fields = {field.name: getattr(llama, field.name) for field in dataclasses.fields(llama)}
+        return cls(**fields, sliding_window=hf_config.sliding_window)
+
+    def attention_config(self) -> AttentionConfig:
+        return dataclasses.replace(super().attention_config(), sliding_window=self.sliding_window)
+
+
+def levanter_config(
+    config: Mapping[str, Any], gradient_checkpointing: bool | str = False, attention_backend: str | None = None
+) -> Any:
+    """Levanter's model config for the fields of a `config.json` (see `hf_directory.read_config`).
+
+    gradient_checkpointing, attention_backend: see `TrainConfig`.
+
+    Raises:
+        TrainingError: for an architecture that we do not train as transformers would run it, or an attention backend
+            that does not run here.
+    """
+    from transformers import AutoConfig
+
+    _refuse(config)
+    hf_config = AutoConfig.for_model(**config)
+    module, _, name = FAMILIES[config["model_type"]].partition(":")
+    if "hidden_act" in config:
+        hf_config.hidden_act = _activation(config["hidden_act"])
+    levanter = getattr(importlib.import_module(module), name).from_hf_config(hf_config)
+    changes: dict[str, Any] = {
+        "gradient_checkpointing": gradient_checkpointing,
+        "attn_backend": _attention_backend(levanter, attention_backend),
+        "head_dim": getattr(hf_config, "head_dim", None),
+        "use_flash_attention": None,  # attn_backend says it
+        "layer_types": tuple(getattr(hf_config, "layer_types", None) or ()),  # a list could not be hashed
+    }
+    if config["model_type"] == "gemma":
+        # Levanter always takes the approximation; transformers, what this field says.
+        changes["activation_function"] = _activation(hf_config.hidden_act)
+    known = {field.name for field in dataclasses.fields(levanter)}
+    return dataclasses.replace(levanter, **{field: value for field, value in changes.items() if field in known})
+
+
+def _refuse(config: Mapping[str, Any]) -> None:
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise TrainingError(f"config.json: model_type {model_type!r}: expected one of {', '.join(FAMILIES)}")
+    for field, only in ONLY.items():
+        if config.get(field, only) not in (only, None):
+            raise TrainingError(
+                f"config.json: {field} = {config[field]!r}: models with {only!r} can be trained, others would be "
+                "computed otherwise than transformers does; take another base model"
+            )
+    rope = config.get("rope_scaling") or {}
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    if rope_type not in ROPE_TYPES:
+        raise TrainingError(f"config.json: rope_scaling of type {rope_type!r}: expected one of {', '.join(ROPE_TYPES)}")
+    theta, local = config.get("rope_theta"), config.get("rope_local_base_freq")
+    if model_type != "gemma3_text" and local not in (None, theta):
+        raise TrainingError(f"config.json: rope_theta {local} for sliding layers and {theta} for others: expected one")
+
+
+def _activation(name: str) -> ActivationFunctionEnum:
+    try:
+        return ActivationFunctionEnum(ACTIVATIONS.get(name, name))
+    except ValueError as error:
+        known = ", ".join([*ActivationFunctionEnum, *ACTIVATIONS])
+        raise TrainingError(f"config.json: hidden_act {name!r}: expected one of {known}") from error
+
+
+def _attention_backend(levanter: Any, name: str | None) -> AttentionBackend | None:
+    """None: the accelerator's own, or Levanter's flash attention where that cannot do it."""
+    platform, windowed = jax.default_backend(), getattr(levanter, "sliding_window", None) is not None
+    if name is not None:
+        _require_backend(name, platform, windowed)
+        return AttentionBackend(name)
+    if platform == "cpu":
+        return AttentionBackend.VANILLA  # flash attention pays on accelerators only
+    if platform == "gpu" and windowed:
+        return AttentionBackend.JAX_FLASH  # the GPU's fused kernel would leave the window out
+    return None
+
+
+def _require_backend(name: str, platform: str, windowed: bool) -> None:
+    needs = {AttentionBackend.SPLASH: "tpu", AttentionBackend.NVTE: "gpu"}.get(AttentionBackend(name))
+    asked = f"attention_backend = {name!r}"
+    if needs not in (None, platform):
+        raise TrainingError(f"{asked}: runs on {needs} only, and the devices here are {platform}; leave it out")
+    if needs == "gpu" and importlib.util.find_spec("transformer_engine") is None:
+        raise TrainingError(f"{asked}: needs the package transformer_engine; install it, or take 'jax_flash'")
+    if platform == "gpu" and windowed and name in (AttentionBackend.NVTE, AttentionBackend.DEFAULT):
+        raise TrainingError(
+            f"{asked}: would leave out the sliding window that this model has; take 'jax_flash', or leave it out"
+        )

@@ -1,0 +1,171 @@
+"""An adapter as a directory that PEFT reads and writes. No JAX.
+
+adapter_config.json          rank, scale, which layers
+adapter_model.safetensors    base_model.model.{layer}.lora_A.weight [r, in], .lora_B.weight [out, r] and, for DoRA,
+                             .lora_magnitude_vector [out]
+
+In here, tensors are called by what comes after "base_model.model.".
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from marin_sft.data.download import PROVENANCE
+from marin_sft.errors import TrainingError
+from marin_sft.training.lora_config import ALL_LINEAR, LoraConfig
+from marin_sft.training.models import hf_directory
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+A, B, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+# What we read of adapter_config.json, and what has no part in what the adapter computes. Anything else that is set to
+# something is a kind of adapter that we would compute otherwise than PEFT.
+READ = {
+    "peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "use_rslora", "use_dora",
+    "init_lora_weights", "bias",
+}  # fmt: skip
+WITHOUT_EFFECT = {
+    "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "inference_mode",
+    "layers_pattern", "loftq_config", "megatron_config", "megatron_core", "peft_version", "qalora_group_size",
+    "revision", "runtime_config", "task_type",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`config`: with r and alpha. `tensors`: float32, by layer and kind, "model.layers.0.mlp.up_proj.lora_A.weight"."""
+
+    config: LoraConfig
+    tensors: Mapping[str, np.ndarray]
+
+
+def layers_of(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of the layers adapted, sorted."""
+    return sorted(name.removesuffix(A) for name in tensors if name.endswith(A))
+
+
+def read_adapter(path: str) -> Adapter:
+    """The adapter in a directory, local or remote.
+
+    Raises:
+        TrainingError: no such directory, or an adapter that we would compute otherwise than PEFT.
+    """
+    with hf_directory.reading(path) as local:
+        config = _config_in(local, path)
+        weights = os.path.join(local, WEIGHTS)
+        if not os.path.exists(weights):
+            raise TrainingError(f"{path}: no {WEIGHTS}; expected the directory of a PEFT adapter saved as safetensors")
+        from safetensors.numpy import load_file
+
+        stored = load_file(weights)
+    strange = sorted(name for name in stored if not _plain(name).endswith((A, B, MAGNITUDE)))
+    if strange:
+        raise TrainingError(f"{path}: tensor {strange[0]}; expected names {PREFIX}LAYER{A}, {B} and {MAGNITUDE}")
+    return Adapter(config, {_plain(name): tensor.astype(np.float32) for name, tensor in stored.items()})
+
+
+def resolved(config: LoraConfig) -> LoraConfig:
+    """`config` with everything that it leaves to the adapter it starts from.
+
+    Raises:
+        TrainingError: as `read_adapter`, or an adapter that does not agree with `config`.
+    """
+    if config.adapter_path is None:
+        return config
+    with hf_directory.reading(config.adapter_path) as local:
+        stored = _config_in(local, config.adapter_path)
+    given = {
+        name: value
+        for name in ("r", "alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora")
+        if (value := getattr(config, name)) not in (None, False)
+    }
+    differ = [
+        f"{name} = {value!r}, but the adapter has {getattr(stored, name)!r}"
+        for name, value in given.items()
+        if _as_set(value) != _as_set(getattr(stored, name))
+    ]
+    if differ:
+        raise TrainingError(
+            f"LoraConfig beside the adapter at {config.adapter_path}: {'; '.join(differ)}; leave out what the adapter "
+            "says, or start a new one without adapter_path"
+        )
+    return replace(stored, dropout=config.dropout, adapter_path=config.adapter_path)
+
+
+def write_adapter(directory: str, adapter: Adapter, base: str, base_path: str) -> None:
+    """Write the two files to a local directory. The same adapter gives the same bytes.
+
+    base: a local copy of the base model's directory. base_path: where it lies; the adapter names it, unless it is a
+    download, whose hub id and commit it names then.
+    """
+    from safetensors.numpy import save_file
+
+    config, tensors = adapter.config, adapter.tensors
+    origin = hf_directory.read_json(base, PROVENANCE) or {}
+    targets = config.target_modules
+    if targets in (None, ALL_LINEAR):
+        targets = sorted({name.rpartition(".")[2] for name in layers_of(tensors)})
+    plain = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": origin.get("id", base_path),
+        "revision": origin.get("commit"),
+        "inference_mode": True,
+        "r": config.r,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": _plain_list(targets),
+        "exclude_modules": _plain_list(config.exclude_modules),
+        "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
+        "init_lora_weights": config.init_lora_weights,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+    }
+    hf_directory.write_json(directory, CONFIG, plain)
+    named = {PREFIX + name: np.ascontiguousarray(tensors[name], np.float32) for name in sorted(tensors)}
+    save_file(named, os.path.join(directory, WEIGHTS), metadata={"format": "pt"})
+
+
+def _config_in(local: str, path: str) -> LoraConfig:
+    stored = hf_directory.read_json(local, CONFIG)
+    if stored is None:
+        raise TrainingError(f"{path}: no {CONFIG}; expected the directory of a PEFT adapter")
+    strange = {name: value for name, value in stored.items() if name not in READ | WITHOUT_EFFECT and value}
+    for name, plain in (("peft_type", "LORA"), ("bias", "none"), ("init_lora_weights", True)):
+        if stored.get(name, plain) not in (plain, False, "gaussian"):
+            strange[name] = stored[name]
+    if strange:
+        raise TrainingError(
+            f"{path}/{CONFIG}: {strange}: expected an adapter of A and B matrices alone, with DoRA's magnitudes or "
+            "without, beside the base model's own weights; merge this one with PEFT, and train on the result"
+        )
+    return LoraConfig(
+        r=stored["r"],
+        alpha=stored["lora_alpha"],
+        target_modules=stored["target_modules"],
+        exclude_modules=stored.get("exclude_modules") or None,
+        use_rslora=bool(stored.get("use_rslora")),
+        use_dora=bool(stored.get("use_dora")),
+    )
+
+
+def _plain(name: str) -> str:
+    # Older adapters have ".weight" behind magnitudes too.
+    return name.removeprefix(PREFIX).replace(f"{MAGNITUDE}.weight", MAGNITUDE)
+
+
+def _plain_list(modules: Any) -> Any:
+    return modules if modules is None or isinstance(modules, str) else list(modules)
+
+
+def _as_set(value: Any) -> Any:
+    return value if isinstance(value, str | int | float) or value is None else sorted(value)

@@ -1,0 +1,36 @@
+"""A model with random weights as a Hugging Face directory, to train from scratch or to try a pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marin_sft.execution.step import step_fn, this_output_path
+from marin_sft.training.models import LlamaConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomModelConfig:
+    """`model`: the shape. `tokenizer`: a tokenizer directory, kept with the model; its length is the vocabulary."""
+
+    model: LlamaConfig
+    tokenizer: str
+    seed: int = 0
+    output_path: str = this_output_path()
+
+
+@step_fn(kind="random_model", version=1, fresh_process=True)
+def random_model(config: RandomModelConfig) -> None:
+    """Write config.json, model.safetensors (float32), generation_config.json and the tokenizer's files."""
+    from marin_sft.data.tokenizer import load_tokenizer
+    from marin_sft.training.models import hf_directory, levanter_model
+
+    tokenizer = load_tokenizer(config.tokenizer)
+    shape = config.model.hf_config(vocab_size=len(tokenizer))
+    ends = hf_directory.generation_config(tokenizer)
+    special = {name: ends.get(name) for name in ("bos_token_id", "pad_token_id")}
+    weights = levanter_model.model_tensors(levanter_model.random_model(shape, config.seed))
+    with hf_directory.writing(config.output_path) as local:
+        hf_directory.write_json(local, "config.json", {**shape, **special, "eos_token_id": tokenizer.eos_token_id})
+        hf_directory.write_tensors(local, weights)
+        hf_directory.write_json(local, "generation_config.json", ends)
+        hf_directory.save_tokenizer(local, tokenizer)

@@ -1,0 +1,91 @@
+"""Which Hugging Face tensors the arrays of a Levanter model hold, and choosing among them by regular expression.
+
+A pattern is searched for in names like "model.layers.3.self_attn.q_proj.weight", "model.embed_tokens.weight",
+"model.norm.weight" and "lm_head.weight". Levanter keeps the tensors of all layers in one array, with the layers first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import haliax as hax
+import jax
+import numpy as np
+from haliax.state_dict import from_torch_compatible_state_dict
+
+from marin_sft.errors import TrainingError
+from marin_sft.training.models import hf_directory
+from marin_sft.training.models.architectures import levanter_config
+from marin_sft.training.models.levanter_model import state_shapes
+
+Names = Mapping[str, tuple[str, ...]]
+"""By the path of an array in the model: the tensor that it is, or those of its layers."""
+
+# Names do not depend on widths: they are read off a model as narrow as can be.
+_NARROW = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "vocab_size": 8,
+}
+
+
+def names_of(base_model: str) -> Names:
+    """For the model of a Hugging Face directory."""
+    with hf_directory.reading(base_model) as local:
+        return names_of_config(hf_directory.read_config(local))
+
+
+def names_of_config(config: Mapping[str, Any]) -> Names:
+    """For the model of a `config.json`."""
+    config = {**config, **_NARROW}
+    build = levanter_config(config).build
+    template = eqx.filter_eval_shape(build, hax.Axis("vocab", config["vocab_size"]), key=jax.random.PRNGKey(0))
+    shapes = state_shapes(template)
+    names = list(shapes)
+    numbers = {name: np.full(shape, i, np.float32) for i, (name, shape) in enumerate(shapes.items())}
+    numbered = from_torch_compatible_state_dict(template, numbers)
+    leaves = jax.tree_util.tree_leaves_with_path(numbered, is_leaf=_is_named)
+    return {jax.tree_util.keystr(path): _names(names, np.asarray(leaf.array).astype(int)) for path, leaf in leaves}
+
+
+def _names(names: list[str], leaf: np.ndarray) -> tuple[str, ...]:
+    if (leaf == leaf.flat[0]).all():
+        return (names[leaf.flat[0]],)
+    layers = leaf.reshape(leaf.shape[0], -1)
+    assert (layers == layers[:, :1]).all(), "an array of more tensors than one for each layer"
+    return tuple(names[i] for i in layers[:, 0])
+
+
+def map_tensors(function: Callable[..., Any], names: Names, value: Callable[[str], Any], tree: Any, *rest: Any) -> Any:
+    """`function(values, array, *others)` for each array of `tree`, a model or what has the structure of one, and the
+    arrays of `rest` in the same place.
+
+    `values`: `value(name)` of the tensor that the array is; of those of all layers, an array of them along the layers.
+    """
+
+    def apply(path: Any, leaf: hax.NamedArray, *others: Any) -> Any:
+        values = [value(name) for name in names[jax.tree_util.keystr(path)]]
+        here = values[0] if len(values) == 1 else hax.named(np.asarray(values), leaf.axes[0].name)
+        return function(here, leaf, *others)
+
+    return jax.tree_util.tree_map_with_path(apply, tree, *rest, is_leaf=_is_named)
+
+
+def _is_named(node: Any) -> bool:
+    return isinstance(node, hax.NamedArray)
+
+
+def require_match(names: Names, pattern: str, field: str) -> None:
+    """Raise TrainingError unless the pattern of config field `field` is found in some tensor's name."""
+    every = [name for some in names.values() for name in some]
+    if not any(re.search(pattern, name) for name in every):
+        raise TrainingError(
+            f"{field}: {pattern!r} is in none of the {len(every)} tensors of the base model; expected a regular "
+            f"expression that is found in names like {', '.join(sorted(every)[:3])}"
+        )

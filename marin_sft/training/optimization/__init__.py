@@ -1,0 +1,1 @@
+"""Which weights an update changes, by how much, and at which learning rate."""

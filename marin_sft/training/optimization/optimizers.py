@@ -1,0 +1,186 @@
+"""Optimizers by name. Each is a direction; all else is the same for all of them:
+
+    weights -= rate * (direction(clipped gradient) + weight_decay * weights)
+
+where weight decay is for the parameters that it is for, and the gradient's global norm is clipped to `max_grad_norm`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import haliax as hax
+import jax
+import jax.numpy as jnp
+import levanter.tracker
+import optax
+import optax.contrib
+from levanter.optim import AdamConfig
+from levanter.optim.adam_mini import MiniConfig
+from levanter.optim.cautious import scale_by_cautious
+from levanter.optim.mars import scale_by_mars
+from levanter.optim.muon import MuonConfig, scale_with_muon
+from levanter.optim.scion import ScionConfig, scale_with_scion
+from levanter.optim.skipstep import SkipStepConfig
+
+from marin_sft.training.models.tensor_names import map_tensors, names_of, require_match
+from marin_sft.training.optimization.matrices import for_each_matrix
+from marin_sft.training.optimization.optimizer_specs import OPTIMIZERS
+from marin_sft.training.optimization.schedules import schedule
+from marin_sft.training.train_config import TrainConfig
+
+
+def optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformation:
+    """From gradients to updates of the weights."""
+    spec = OPTIMIZERS[config.optimizer]
+    options = {**spec.options, **config.optimizer_options}
+    epsilon = spec.epsilon if config.epsilon is None else config.epsilon
+    parts = [] if config.max_grad_norm is None else [optax.clip_by_global_norm(config.max_grad_norm)]
+    parts.append(_DIRECTIONS[config.optimizer](config, epsilon, **options))
+    if config.weight_decay > 0:
+        parts.append(_weight_decay(config))
+    direction = optax.chain(*parts)
+    if config.skip_bad_steps is not None:
+        direction = _skipping(direction, config.skip_bad_steps)
+    return optax.chain(direction, optax.scale_by_learning_rate(schedule(config, num_steps)))
+
+
+def _skipping(direction: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    skipping = SkipStepConfig(rolling_interval_length=steps).wrap(direction)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        with levanter.tracker.defer_tracker_for_jit():  # it logs, by a call from the devices, which nobody reads
+            return skipping.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(skipping.init, update)
+
+
+def _weight_decay(config: TrainConfig) -> optax.GradientTransformation:
+    pattern = config.weight_decay_parameters
+    if pattern is None:  # Levanter's choice: all but norms, embeddings and biases
+        return optax.add_decayed_weights(config.weight_decay, AdamConfig().build_weight_decay_mask())
+    names = names_of(config.base_model)
+    require_match(names, pattern, "weight_decay_parameters")
+
+    def rate(name: str) -> float:
+        return config.weight_decay if re.search(pattern, name) else 0.0
+
+    def decay(updates: Any, params: Any) -> Any:
+        def decayed(rates: Any, update: hax.NamedArray, weight: hax.NamedArray) -> hax.NamedArray:
+            return (update + rates * weight).rearrange(update.axes)
+
+        return map_tensors(decayed, names, rate, updates, params)
+
+    return optax.stateless(decay)
+
+
+def _adamw(config: TrainConfig, epsilon: float, *, nesterov: bool) -> optax.GradientTransformation:
+    return optax.scale_by_adam(config.beta1, config.beta2, epsilon, nesterov=nesterov)
+
+
+def _adafactor(
+    config: TrainConfig,
+    epsilon: float,
+    *,
+    decay_rate: float,
+    clipping_threshold: float | None,
+    min_dim_size_to_factor: int,
+    multiply_by_parameter_scale: bool,
+) -> optax.GradientTransformation:
+    factored = optax.scale_by_factored_rms(
+        decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor, epsilon=epsilon
+    )
+    parts = [factored]
+    if clipping_threshold is not None:
+        parts.append(optax.clip_by_block_rms(clipping_threshold))
+    if multiply_by_parameter_scale:
+        parts.append(optax.scale_by_param_block_rms())
+    return for_each_matrix(optax.chain(*parts))
+
+
+def _adam_mini(config: TrainConfig, epsilon: float) -> optax.GradientTransformation:
+    mini = MiniConfig(
+        learning_rate=1.0,
+        lr_schedule="constant",
+        warmup=0.0,
+        weight_decay=0.0,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=epsilon,
+        max_grad_norm=None,  # off, though its type does not say so
+    )
+    return optax.chain(mini.build(1), optax.scale(-1.0))  # it gives updates, which go down
+
+
+def _adopt(config: TrainConfig, epsilon: float) -> optax.GradientTransformation:
+    # Not Levanter's, which lacks the paper's clipping: a weight with no gradient in the first step jumps.
+    return optax.contrib.scale_by_adopt(config.beta1, config.beta2, epsilon)
+
+
+def _cautious(config: TrainConfig, epsilon: float) -> optax.GradientTransformation:
+    return scale_by_cautious(config.beta1, config.beta2, epsilon)
+
+
+def _lion(config: TrainConfig, epsilon: None) -> optax.GradientTransformation:
+    return optax.scale_by_lion(config.beta1, config.beta2)
+
+
+def _mars(config: TrainConfig, epsilon: float, *, gamma: float) -> optax.GradientTransformation:
+    return scale_by_mars(config.beta1, config.beta2, gamma, epsilon)
+
+
+def _muon(
+    config: TrainConfig,
+    epsilon: float,
+    *,
+    momentum: float,
+    nesterov: bool,
+    backend_steps: int,
+    muon_epsilon: float,
+    coefficient_type: Any,
+    use_kimi_scaling: bool,
+    adam_lr: float | None,
+) -> optax.GradientTransformation:
+    muon = scale_with_muon(momentum, nesterov, backend_steps, muon_epsilon, use_kimi_scaling, coefficient_type)
+    share = 1.0 if adam_lr is None else adam_lr / config.learning_rate
+    adam = optax.chain(optax.scale_by_adam(config.beta1, config.beta2, epsilon), optax.scale(share))
+    labels = partial(MuonConfig().create_mask, use_kimi_scaling=use_kimi_scaling)
+    return optax.multi_transform({"muon": muon, "adamw": adam}, labels)
+
+
+def _rmsprop(config: TrainConfig, epsilon: float, *, momentum: float) -> optax.GradientTransformation:
+    scaled = optax.scale_by_rms(config.beta2, epsilon, eps_in_sqrt=False)
+    return optax.chain(scaled, optax.trace(momentum)) if momentum else scaled
+
+
+def _scion(
+    config: TrainConfig,
+    epsilon: None,
+    *,
+    momentum: float,
+    backend_steps: int,
+    scion_epsilon: float,
+    coefficient_type: Any,
+    scion_to_signum_lr: float,
+) -> optax.GradientTransformation:
+    scion = scale_with_scion(momentum, backend_steps, scion_epsilon, coefficient_type)
+    sign = optax.stateless(lambda updates, params: jax.tree_util.tree_map(jnp.sign, updates))
+    signum = optax.chain(optax.ema(config.beta1, debias=False), sign, optax.scale(scion_to_signum_lr))
+    return optax.multi_transform({"scion": scion, "signum": signum}, ScionConfig().create_mask)
+
+
+_DIRECTIONS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "adafactor": _adafactor,
+    "adam_mini": _adam_mini,
+    "adopt": _adopt,
+    "cautious": _cautious,
+    "lion": _lion,
+    "mars": _mars,
+    "muon": _muon,
+    "rmsprop": _rmsprop,
+    "scion": _scion,
+}
