@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # A first import of jax and levanter without bytecode costs half a minute; compile once instead.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft quickstart test torture check format lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel quickstart test torture check format lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -61,6 +61,15 @@ peers-peft: .peers-peft/.done
 	$(UV) pip install --quiet --python .peers-peft/bin/python --no-deps torch==2.13.0
 	@touch $@
 
+# EasyDeL's DPOTrainer, beside ours in benchmarks/dpo.py.
+peers-easydel: .peers-easydel/.done
+
+.peers-easydel/.done: requirements-easydel.lock | $(BIN)/python
+	$(UV) venv --quiet --clear --python $(PYTHON) .peers-easydel
+	$(UV) pip install --quiet --compile-bytecode --python .peers-easydel/bin/python --require-hashes -r $<
+	$(UV) pip install --quiet --python .peers-easydel/bin/python --no-deps torch==2.13.0
+	@touch $@
+
 quickstart: env
 	$(BIN)/python experiments/quickstart.py $(ARGS)
 
@@ -98,6 +107,7 @@ lock: | $(BIN)/python
 	$(COMPILE) --group pyproject.toml:transformers5 -o requirements-transformers5.lock
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:trl -o requirements-trl.lock
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:peft -o requirements-peft.lock
+	$(COMPILE) --group pyproject.toml:easydel -o requirements-easydel.lock
 
 clean:
-	rm -rf .venv .peers .peers-transformers5 .peers-trl .peers-peft
+	rm -rf .venv .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel

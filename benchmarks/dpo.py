@@ -1,11 +1,11 @@
-"""Pairs per second of our DPO beside TRL's and Levanter's, on one model and the same real pairs, in one run.
+"""Pairs per second of our DPO beside TRL's, Levanter's and EasyDeL's, on one model and the same real pairs, in one run.
 
 python benchmarks/dpo.py [--runs 3] [--only ENGINE ...] [--data ../shared/data/dpo_en_demo.json]
 
 A random Qwen3 of 6.8M parameters, fp32, on CPU, steps of 8 pairs. All trainers see the same pairs in the same steps,
-none of them cut; compilation and the first steps are left out. TRL is given the batch at once, as we take it, and by
-two pairs and pair by pair, which pads less. `make peers-trl` builds the environment that TRL runs in; without it, it
-is left out.
+none of them cut, but by EasyDeL; compilation and the first steps are left out. TRL is given the batch at once, as we
+take it, and by two pairs and pair by pair, which pads less. `make peers-trl` and `make peers-easydel` build the
+environments that TRL and EasyDeL run in; without its own, a peer is left out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ TRL = {
     "trl online": (False, BATCH_SIZE),
     "trl online by 2": (False, 2),
 }
-ENGINES = (*TRL, LEVANTER)
+EASYDEL_PYTHON = HERE.parent / ".peers-easydel/bin/python"
+EASYDEL = {"easydel cached": "cached", "easydel online": "online"}
+ENGINES = (*TRL, LEVANTER, *EASYDEL)
+CACHED = [*(name for name, (cached, _) in TRL.items() if cached), "easydel cached"]
+LIMITS = {name: 3.0 if name == LEVANTER or name in EASYDEL else 4.0 if name in CACHED else 5.0 for name in ENGINES}
 
 
 class Bench:
@@ -67,6 +71,10 @@ class Bench:
     def levanter(self) -> dict[str, Any]:
         return self.run([sys.executable], "peers/levanter_dpo.py", str(self.folder))
 
+    def easydel(self, engine: str) -> dict[str, Any]:
+        """`reference_seconds`: loading the model included."""
+        return self.run([str(EASYDEL_PYTHON)], "peers/easydel_dpo.py", str(self.folder), EASYDEL[engine])
+
     def trl(self, engine: str) -> dict[str, Any]:
         """As `ours_dpo.train`; `reference_seconds`: of all pairs, before."""
         cached, micro_batch = TRL[engine]
@@ -91,6 +99,11 @@ class Bench:
         seconds = (ended[-1] - ended[WARM - 1]) / STEPS
         return {**found, "seconds": seconds}
 
+    def measure(self, engine: str) -> dict[str, Any]:
+        if engine == LEVANTER:
+            return self.levanter()
+        return self.easydel(engine) if engine in EASYDEL else self.trl(engine)
+
     def medians(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> dict[str, float]:
         """Over the runs: `seconds` of a step, and what else the engine measures in seconds."""
         found = []
@@ -107,13 +120,11 @@ def rows(bench: Bench, prepared: Mapping[str, float], engines: list[str]) -> Ite
     cached, online = {"ours": ours("cached")}, {"ours": ours("online")}
     reference = {"ours": prepared["pairs/reference_seconds"]}
     for engine in engines:
-        found = bench.medians(engine, bench.levanter if engine == LEVANTER else partial(bench.trl, engine))
-        of_cache = engine != LEVANTER and TRL[engine][0]
-        (cached if of_cache else online)[engine] = found["seconds"]
-        if of_cache:
+        found = bench.medians(engine, partial(bench.measure, engine))
+        (cached if engine in CACHED else online)[engine] = found["seconds"]
+        if engine in CACHED:
             reference[engine] = found["reference_seconds"]
-    limits = {**{name: 4.0 if of_cache else 5.0 for name, (of_cache, _) in TRL.items()}, LEVANTER: 3.0}
-    targets = [Target(f">= {limit:g}x of", limit=limit, peer=engine) for engine, limit in limits.items()]
+    targets = [Target(f">= {limit:g}x of", limit=limit, peer=engine) for engine, limit in LIMITS.items()]
     yield Row(f"step of {BATCH_SIZE} pairs, ours with a cached reference", {**online, **cached}, targets)
     yield Row("the same, ours with the reference beside", online)
     yield Row(f"cached reference of {prepared['pairs/pairs']:.0f} pairs, once, as it starts", reference)
@@ -127,7 +138,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=ENGINES, metavar="ENGINE", default=ENGINES)
     parser.add_argument("--data", default=str(DATA))
     given = parser.parse_args()
-    engines = [name for name in given.only if TRL_PYTHON.exists() or not name.startswith("trl")]
+    missing = {name for name in TRL if not TRL_PYTHON.exists()} | {
+        name for name in EASYDEL if not EASYDEL_PYTHON.exists()
+    }
+    engines = [name for name in given.only if name not in missing]
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(Path(temporary), given.runs)
         prepared = bench.run(STEP_PYTHON, "ours_dpo.py", "prepare", temporary, given.data)
