@@ -74,7 +74,7 @@ quickstart: env
 	$(BIN)/python experiments/quickstart.py $(ARGS)
 
 test: env-dev check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Random crashes and races; ROUNDS=300 for more.
 torture: env-dev
