@@ -77,7 +77,9 @@ def squeezed(text):
 def test_status(edited):
     world, _ = edited
     lines = world.text("status").splitlines()
-    assert len(lines) == 6 and lines[0].split() == ["state", "age", "took", "step"]
+    assert lines[0].split() == ["state", "age", "took", "step"]
+    assert [line.split()[0] for line in lines[1:5]] == ["COMMITTED"] * 4
+    assert squeezed("\n".join(lines[5:])).startswith("4 steps under")  # folded, where the path is long
     assert squeezed(world.text("status")).endswith("4 committed")
     assert len(world.json("status", "raw/*")) == 2 and len(world.json("status", "b")) == 2
     item = world.json("status", "raw/a")[0]
