@@ -5,7 +5,7 @@ python benchmarks/sft.py [--data alpaca.json] [--runs 3] [--steps 8] [--json]
 All train the same model of 6.8 million random parameters in float32 on the same dialogues of at most 512 tokens, of
 which a step takes as many on average: packed into 8 rows, or 21 dialogues padded to the longest. What is compared is
 trained tokens per second once it is compiled; padding and prompts do not count. TRL runs in `.peers-trl` (`make
-peers-trl`), in two settings, of which the better one counts; Levanter's Trainer with its own loss and data loader on
+peers-trl`), in four settings, of which the best one counts; Levanter's Trainer with its own loss and data loader on
 our packed rows.
 """
 
@@ -29,7 +29,7 @@ from table import Row, Target, print_table
 HERE = Path(__file__).parent
 TRL = HERE.parent / ".peers-trl/bin/python"
 DATA = HERE.parent.parent / "shared/data/alpaca_en_demo.json"
-SETTINGS = ("padded", "packed")
+SETTINGS = ("padded", "packed", "padded by 1", "packed by 1")
 Figures = dict[str, float]
 
 
@@ -97,7 +97,7 @@ def compared(found: dict[str, Figures]) -> dict[str, tuple[float | None, bool | 
     outside = 1 - ours["compiled"] / ours["seconds"]
     share = utilisation(found)
     return {
-        "trained tokens/s >= 4x TRL's better setting": (trl, None if trl is None else trl >= 4),
+        "trained tokens/s >= 4x TRL's best setting": (trl, None if trl is None else trl >= 4),
         "trained tokens/s >= 1.1x Levanter's trainer": (levanter, levanter >= 1.1),
         "share of a step outside the compiled step < 5%": (outside, outside < 0.05),
         "share of the rate of a large matrix product >= 60%": (share, share >= 0.6),

@@ -1,7 +1,8 @@
 """Steps of TRL's SFTTrainer on chat rows of a prepared folder; runs in `.peers-trl`.
 
 trl_speed.py REPORT FOLDER ROWS.jsonl STEPS WARM SETTING OPTIONS: SETTING is "padded", a batch of dialogues padded to
-the longest, or "packed", rows packed by best fit without padding; OPTIONS a JSON object, see benchmarks/sft.py.
+the longest, or "packed", rows packed by best fit without padding, or one of these with " by 1" after it: one dialogue
+or row at a time, gradients summed up. OPTIONS a JSON object, see benchmarks/sft.py.
 """
 
 import json
@@ -43,11 +44,14 @@ class Counting(SFTTrainer):
 
 def main(report: str, folder: str, rows: str, steps: str, warm: str, setting: str, options: str) -> None:
     given, first, count = json.loads(options), int(warm), int(warm) + int(steps)
-    packed = setting == "packed"
+    packed = setting.startswith("packed")
+    batch = given["rows"] if packed else given["dialogues"]
+    parts = batch if setting.endswith("by 1") else 1
     config = SFTConfig(
         output_dir=f"{report}.trainer",
         max_steps=count,
-        per_device_train_batch_size=given["rows"] if packed else given["dialogues"],
+        per_device_train_batch_size=batch // parts,
+        gradient_accumulation_steps=parts,
         learning_rate=1e-3,
         lr_scheduler_type="cosine",
         weight_decay=0.0,
@@ -76,8 +80,8 @@ def main(report: str, folder: str, rows: str, steps: str, warm: str, setting: st
     trainer.train()
     figures = {
         "seconds": (clock.ended[-1] - clock.ended[first - 1]) / int(steps),
-        "tokens": sum(trainer.tokens[first:]) / int(steps),
-        "trained_tokens": sum(trainer.trained[first:]) / int(steps),
+        "tokens": sum(trainer.tokens[first * parts :]) / int(steps),
+        "trained_tokens": sum(trainer.trained[first * parts :]) / int(steps),
     }
     Path(report).write_text(json.dumps(figures))
 
