@@ -36,38 +36,18 @@ peers: .peers/.done
 
 # What exports are loaded in beside our own transformers: `.venv/bin/python benchmarks/serve_export.py EXPORT`.
 peers-transformers5: .peers-transformers5/.done
-
-.peers-transformers5/.done: requirements-transformers5.lock | $(BIN)/python
-	$(UV) venv --quiet --clear --python $(PYTHON) .peers-transformers5
-	$(UV) pip install --quiet --compile-bytecode --python .peers-transformers5/bin/python --require-hashes -r $<
-	$(UV) pip install --quiet --python .peers-transformers5/bin/python --no-deps torch==2.13.0
-	@touch $@
-
-# TRL's trainers, beside ours in benchmarks/trl_parity.py, trl_dpo_parity.py and dpo.py.
+# TRL's trainers, beside ours in benchmarks/sft.py, dpo.py, trl_parity.py and trl_dpo_parity.py.
 peers-trl: .peers-trl/.done
-
-.peers-trl/.done: requirements-trl.lock | $(BIN)/python
-	$(UV) venv --quiet --clear --python $(PYTHON) .peers-trl
-	$(UV) pip install --quiet --compile-bytecode --python .peers-trl/bin/python --no-deps --require-hashes -r $<
-	$(UV) pip install --quiet --python .peers-trl/bin/python --no-deps torch==2.13.0
-	@touch $@
-
 # What our adapters are loaded in by `.venv/bin/python benchmarks/peft_parity.py`.
 peers-peft: .peers-peft/.done
-
-.peers-peft/.done: requirements-peft.lock | $(BIN)/python
-	$(UV) venv --quiet --clear --python $(PYTHON) .peers-peft
-	$(UV) pip install --quiet --compile-bytecode --python .peers-peft/bin/python --no-deps --require-hashes -r $<
-	$(UV) pip install --quiet --python .peers-peft/bin/python --no-deps torch==2.13.0
-	@touch $@
-
 # EasyDeL's DPOTrainer, beside ours in benchmarks/dpo.py.
 peers-easydel: .peers-easydel/.done
 
-.peers-easydel/.done: requirements-easydel.lock | $(BIN)/python
-	$(UV) venv --quiet --clear --python $(PYTHON) .peers-easydel
-	$(UV) pip install --quiet --compile-bytecode --python .peers-easydel/bin/python --require-hashes -r $<
-	$(UV) pip install --quiet --python .peers-easydel/bin/python --no-deps torch==2.13.0
+# Without what packages ask for: the locks hold all of it but torch.
+.peers-%/.done: requirements-%.lock | $(BIN)/python
+	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
+	$(UV) pip install --quiet --compile-bytecode --python $(@D)/bin/python --no-deps --require-hashes -r $<
+	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps torch==2.13.0
 	@touch $@
 
 quickstart: env

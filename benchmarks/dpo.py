@@ -43,7 +43,7 @@ EASYDEL_PYTHON = HERE.parent / ".peers-easydel/bin/python"
 EASYDEL = {"easydel cached": "cached", "easydel online": "online"}
 ENGINES = (*TRL, LEVANTER, *EASYDEL)
 CACHED = [*(name for name, (cached, _) in TRL.items() if cached), "easydel cached"]
-LIMITS = {name: 3.0 if name == LEVANTER or name in EASYDEL else 4.0 if name in CACHED else 5.0 for name in ENGINES}
+LIMITS = {**{name: 4.0 if name in CACHED else 5.0 for name in TRL}, **dict.fromkeys((LEVANTER, *EASYDEL), 3.0)}
 
 
 class Bench:
@@ -138,10 +138,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=ENGINES, metavar="ENGINE", default=ENGINES)
     parser.add_argument("--data", default=str(DATA))
     given = parser.parse_args()
-    missing = {name for name in TRL if not TRL_PYTHON.exists()} | {
-        name for name in EASYDEL if not EASYDEL_PYTHON.exists()
-    }
-    engines = [name for name in given.only if name not in missing]
+    pythons = {**dict.fromkeys(TRL, TRL_PYTHON), **dict.fromkeys(EASYDEL, EASYDEL_PYTHON)}
+    engines = [name for name in given.only if name not in pythons or pythons[name].exists()]
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(Path(temporary), given.runs)
         prepared = bench.run(STEP_PYTHON, "ours_dpo.py", "prepare", temporary, given.data)
