@@ -26,7 +26,7 @@ import numpy as np
 from table import Row, Target, print_table
 from tokenize_rows import TARGET
 
-from marin_sft.data.packing import pack
+from marin_sft.data.packing.packs import pack
 from marin_sft.data.token_cache import ROWS_PER_SHARD
 from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
 

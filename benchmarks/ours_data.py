@@ -82,10 +82,10 @@ def loader(tokenized: str, tokenizer: str, output: str) -> dict[str, float]:
     import jax
     import optax
 
-    from marin_sft.data.batches import PackedBatches
+    from marin_sft.data.batches.packed_batches import PackedBatches
+    from marin_sft.data.batches.prefetch import Prefetched
     from marin_sft.data.data_configs import lm_mixture_data_config
     from marin_sft.data.mixture import MixtureConfig, mixture
-    from marin_sft.data.prefetch import Prefetched
     from marin_sft.training import levanter_trainer
     from marin_sft.training.models import Qwen3Config, levanter_model
     from marin_sft.training.models.random_model import RandomModelConfig, random_model

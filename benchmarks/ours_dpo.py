@@ -177,7 +177,7 @@ def train(folder: str, mode: str) -> dict[str, Any]:
 
 def _rows(config: Any) -> dict[str, Any]:
     """How full the rows of the measured steps were, and how many of their tokens targets."""
-    from marin_sft.data.pair_batches import PairBatches
+    from marin_sft.data.batches.pair_batches import PairBatches
 
     batches = PairBatches(
         config.mixture, config.tokenized, BATCH_SIZE, config.seed, share_prefix=config.share_prefix is None

@@ -63,7 +63,7 @@ def prepare(folder: str, rows: str) -> dict[str, float]:
 
 
 def _batches(folder: str) -> Any:
-    from marin_sft.data.batches import PackedBatches
+    from marin_sft.data.batches.packed_batches import PackedBatches
 
     return PackedBatches(f"{folder}/mixture", {"chat": f"{folder}/tokenized"}, BATCH_SIZE)
 

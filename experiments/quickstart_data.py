@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.data.rows import find_files, read_rows, write_rows
+from marin_sft.data.rows.row_files import find_files, read_rows, write_rows
 from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
 
 Message = dict[str, Any]

@@ -24,7 +24,7 @@ from levanter.trainer import Trainer, TrainerConfig
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from ours_sft import BATCH_SIZE, SEQ_LEN, WARM
 
-from marin_sft.data.batches import PackedBatches
+from marin_sft.data.batches.packed_batches import PackedBatches
 from marin_sft.training.models import levanter_model
 
 

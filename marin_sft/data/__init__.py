@@ -1,30 +1,20 @@
 """Raw rows -> messages -> token cache -> mixture -> packed batches.
 
-    formats     which keys of a row hold the dialogue, and which tokens of it are trained
-    download    the steps: a repository of the Hub, or URLs -> files (hub, urls, transfer)
-    sources     a dataset on the Hub, its subset and split, as a value
-    splits      which rows of a downloaded dataset make up a subset and a split
-    rows        rows from files of any kind (text_rows, table_rows), and back
-    shapes      the shapes that rows come in: the keys that tell them, and who reads them
-    messages    one row -> what it holds (examples.py), or a BadRow that says why not
-    adapters    how one dataset's rows are read, named by its registry entry
-    transform   the step: raw rows -> canonical rows (canonical.py)
-    blocks      rows of many files cut into tasks; dropped: the rows that a step leaves out
-    tokenizer   loading a tokenizer; training a small one
-    chat        a dialogue -> token ids and the mask of trained tokens
-    token_cache documents of tokens on disk
-    tokenize    the step: rows -> token cache
-    data_configs which tokenized datasets are trained on, in which proportion
-    over_length what becomes of documents longer than a row
-    selection   which documents of a component are trained, which validated
-    packing     documents -> rows of a fixed length
-    mixture     the step: token caches -> packed rows and weights
-    pair_limits what is kept of the prompt and the completions of a preference pair; pair_mixture: that step for pairs
-    interleaving which component comes when
-    order       which packed row comes when; training_steps: which of them each training step takes
-    batches     packed rows -> arrays to train on
-    pair_batches pairs -> arrays to train on (pair_table, row_sizes)
-    prefetch    the next batches made in the background
+    download      the steps: a repository of the Hub, or URLs -> files (remote/); sources: such a dataset as a value
+    transform     the step: raw rows -> canonical rows; adapters: how one dataset's rows are read, by its registry name
+    tokenizer     loading a tokenizer; the step that trains a small one
+    tokenize      the step: rows -> documents on disk (token_cache), as the format says (formats, levanter_formats)
+    data_configs  which tokenized datasets are trained on, in which proportion
+    mixture       the step: token caches -> packed rows and weights
+    preview       a row on its way to tokens, to look at
+    files         small files of a step's output
+
+    remote/       files from elsewhere
+    rows/         row_files: rows from files of any kind (text_rows, table_rows), and back; splits, blocks, dropped
+    messages/     reading: a row -> what it holds (examples); shapes: those it can come in, and who reads them
+    chat/         encode: what a row holds -> tokens and their mask (renderer, templates, turn_spans, alignment)
+    packing/      packs: documents -> rows of a fixed length; over_length, selection; pairs: pair_limits, pair_mixture
+    batches/      packed_batches, pair_batches: arrays to train on; order, interleaving: what comes when
 
 Importing this package, `tokenize`, `mixture` or `tokenizer` loads no numpy, transformers or jax: planning stays light.
 """

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from marin_sft.data.canonical import canonical_row
-from marin_sft.data.examples import BadRow
 from marin_sft.data.formats import ChatLmDatasetFormat
-from marin_sft.data.messages import examples_of
+from marin_sft.data.messages.canonical import canonical_row
+from marin_sft.data.messages.examples import BadRow
+from marin_sft.data.messages.reading import examples_of
 from marin_sft.errors import ConfigError
 
 Row = dict[str, Any]

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from marin_sft.data.over_length import POLICIES, OverLength
+from marin_sft.data.packing.over_length import POLICIES, OverLength
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName, UnversionedValue, omitted_when
 

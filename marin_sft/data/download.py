@@ -24,7 +24,7 @@ from marin_sft.errors import ConfigError, DataError
 from marin_sft.execution.step import earlier_attempts, step_fn, this_output_path
 
 if TYPE_CHECKING:
-    from marin_sft.data.transfer import RemoteFile
+    from marin_sft.data.remote.transfer import RemoteFile
 
 PROVENANCE = ".provenance.json"
 KINDS = ("dataset", "model")
@@ -100,8 +100,8 @@ def download(config: DownloadConfig) -> None:
     Raises:
         DataError: a repository, revision or file that is not there or may not be read; or the hub is out of reach.
     """
-    from marin_sft.data.hub import Repository, commit_of, endpoint, list_files
-    from marin_sft.data.transfer import patiently
+    from marin_sft.data.remote.hub import Repository, commit_of, endpoint, list_files
+    from marin_sft.data.remote.transfer import patiently
 
     asked = Repository(config.id, config.kind, config.revision, endpoint())
     commit = patiently(lambda: commit_of(asked))
@@ -125,8 +125,8 @@ def download_urls(config: DownloadUrlsConfig) -> None:
     Raises:
         DataError: two URLs with one name; a file that is not there, may not be read, or is out of reach.
     """
-    from marin_sft.data.transfer import patiently
-    from marin_sft.data.urls import remote_file
+    from marin_sft.data.remote.transfer import patiently
+    from marin_sft.data.remote.urls import remote_file
 
     files = [patiently(partial(remote_file, url, config.sha256.get(url))) for url in config.urls]
     names = [file.name for file in files]
@@ -186,7 +186,7 @@ def _batched(files: Sequence[RemoteFile]) -> list[list[RemoteFile]]:
 
 def _fetch_batch(batch: _Batch) -> list[int]:
     """Fetch a few files at a time; their sizes. The first that fails ends the batch: what others got is kept."""
-    from marin_sft.data.transfer import fetch
+    from marin_sft.data.remote.transfer import fetch
 
     arrived: list[int] = []  # appended to by all threads
     with ThreadPoolExecutor(_AT_ONCE) as pool:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from marin_sft.data.shapes import KEYS, SHAPE_BY_NAME, SHAPES
-from marin_sft.data.turns import CONTENT_KEYS, ROLE_KEYS, ROLES
+from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES
+from marin_sft.data.messages.turns import CONTENT_KEYS, ROLE_KEYS, ROLES
 from marin_sft.errors import ConfigError
 
 _INSIDE_MESSAGES = ("role", "content")

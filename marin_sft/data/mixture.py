@@ -23,8 +23,8 @@ from marin_sft.execution.step import UnversionedValue, omitted_when, step_fn, th
 if TYPE_CHECKING:
     import numpy as np
 
-    from marin_sft.data.over_length import Pieces
-    from marin_sft.data.selection import Selection
+    from marin_sft.data.packing.over_length import Pieces
+    from marin_sft.data.packing.selection import Selection
 
 _READ_AT_ONCE = 1024
 
@@ -84,7 +84,7 @@ def mixture(config: MixtureConfig) -> None:
             others are of documents, or without a document that can be trained at this `seq_len`; an over-long document
             under over_length="raise".
     """
-    from marin_sft.data.selection import select
+    from marin_sft.data.packing.selection import select
 
     data = config.data
     vocabulary = _common_vocabulary(data.tokenized)
@@ -163,7 +163,7 @@ def _are_pairs(tokenized: dict[str, str]) -> bool:
 def _split_writer(config: MixtureConfig, of_pairs: bool) -> Callable[..., dict[str, Any]]:
     """What writes the rows of one split. Raises ConfigError for fields that rows of that kind cannot have."""
     if of_pairs:
-        from marin_sft.data.pair_mixture import pair_limits, write_pairs
+        from marin_sft.data.packing.pair_mixture import pair_limits, write_pairs
 
         pair_limits(config)
         return write_pairs
@@ -175,8 +175,8 @@ def _split_writer(config: MixtureConfig, of_pairs: bool) -> Callable[..., dict[s
 
 def _pack_split(config: MixtureConfig, name: str, split: str, selection: Selection) -> dict[str, Any]:
     """Write the packed rows of one split; its counts."""
-    from marin_sft.data.over_length import pieces
-    from marin_sft.data.packing import pack
+    from marin_sft.data.packing.over_length import pieces
+    from marin_sft.data.packing.packs import pack
 
     chosen, lengths = selection.chosen, selection.cache.lengths[selection.chosen]
     try:

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from marin_sft.data.detection import by_our_names, find_shapes
-from marin_sft.data.examples import BadRow, Dialogue, Example, Message, Preference, Rated
 from marin_sft.data.formats import ChatLmDatasetFormat
-from marin_sft.data.messages import examples_of
-from marin_sft.data.over_length import OverLength, fit
-from marin_sft.data.pair_limits import PairLimits
-from marin_sft.data.rows import SourceRow, find_files, read_rows
+from marin_sft.data.messages.detection import by_our_names, find_shapes
+from marin_sft.data.messages.examples import BadRow, Dialogue, Example, Message, Preference, Rated
+from marin_sft.data.messages.reading import examples_of
+from marin_sft.data.packing.over_length import OverLength, fit
+from marin_sft.data.packing.pair_limits import PairLimits
+from marin_sft.data.rows.row_files import SourceRow, find_files, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from marin_sft.data.chat import TokenRow
-    from marin_sft.data.encode import Encoded, Encoder
+    from marin_sft.data.chat.encode import Encoded, Encoder
+    from marin_sft.data.chat.renderer import TokenRow
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def preview(
         ConfigError: dialogues, and no chat template; over_length="split", and preferences.
         DataError: no file, or one that cannot be read.
     """
-    from marin_sft.data.encode import Encoder
+    from marin_sft.data.chat.encode import Encoder
 
     encoder = Encoder(tokenizer, format)
     sources = (row for file in find_files([path]) for row in read_rows(file))
@@ -96,7 +96,7 @@ def _messages(example: Example) -> list[tuple[str | None, list[Message] | None]]
 
 def _fitted(encoded: Encoded | BadRow, max_length: int | None, over_length: OverLength) -> list[list[TokenRow]]:
     """What is trained of each document of an example."""
-    from marin_sft.data.encode import PreferenceRow
+    from marin_sft.data.chat.encode import PreferenceRow
 
     if isinstance(encoded, BadRow):
         raise encoded

@@ -22,20 +22,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marin_sft import progress
-from marin_sft.data.blocks import Span, plan_blocks, rows_of
-from marin_sft.data.dropped import Dropped, write_dropped
-from marin_sft.data.examples import BadRow, Example
 from marin_sft.data.files import write_json
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
-from marin_sft.data.messages import check_dropped, examples_of
-from marin_sft.data.rows import SourceRow, count_rows, find_files
+from marin_sft.data.messages.examples import BadRow, Example
+from marin_sft.data.messages.reading import check_dropped, examples_of
+from marin_sft.data.rows.blocks import Span, plan_blocks, rows_of
+from marin_sft.data.rows.dropped import Dropped, write_dropped
+from marin_sft.data.rows.row_files import SourceRow, count_rows, find_files
 from marin_sft.errors import ConfigError, DataError
 from marin_sft.execution.step import step_fn, this_output_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from marin_sft.data.chat import TokenRow
+    from marin_sft.data.chat.renderer import TokenRow
     from marin_sft.data.token_cache import Shard
 
 TRAIN, VALIDATION = "train", "validation"
@@ -180,7 +180,7 @@ def _nothing_old_collected() -> Iterator[None]:
 @_nothing_old_collected()
 def _tokenize_block(block: _Block) -> _Result:
     """Tokenize the rows of `block` and write them as one shard."""
-    from marin_sft.data.encode import EXAMPLES_AT_ONCE, Encoder, PreferenceRow
+    from marin_sft.data.chat.encode import EXAMPLES_AT_ONCE, Encoder, PreferenceRow
     from marin_sft.data.token_cache import write_shard
 
     # A block is the work of one core; others are at work on other blocks.

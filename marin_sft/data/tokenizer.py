@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marin_sft import progress
-from marin_sft.data.examples import (
+from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.examples import (
     BadRow,
     Dialogue,
     Example,
@@ -24,8 +25,7 @@ from marin_sft.data.examples import (
     Text,
     TextPreference,
 )
-from marin_sft.data.formats import ChatLmDatasetFormat
-from marin_sft.data.messages import check_dropped, examples_of
+from marin_sft.data.messages.reading import check_dropped, examples_of
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import step_fn, this_output_path
 
@@ -114,7 +114,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
 
 def _contents(config: TrainTokenizerConfig, counts: Counter[str]) -> Iterator[str]:
     """All that the rows say; `counts` gets the number of rows and of bad rows by reason."""
-    from marin_sft.data.rows import find_files, read_rows
+    from marin_sft.data.rows.row_files import find_files, read_rows
 
     for file in find_files(config.train_paths):
         for _, _, row in read_rows(file):

@@ -21,13 +21,13 @@ from typing import Any
 
 from marin_sft import progress
 from marin_sft.data.adapters import Adapter, FormatAdapter
-from marin_sft.data.blocks import count_of, cut, rows_of
-from marin_sft.data.dropped import Dropped, write_dropped
-from marin_sft.data.examples import BadRow
 from marin_sft.data.files import write_json
-from marin_sft.data.messages import check_dropped
-from marin_sft.data.rows import SourceRow, Span, write_shard
-from marin_sft.data.splits import split_files, split_spans
+from marin_sft.data.messages.examples import BadRow
+from marin_sft.data.messages.reading import check_dropped
+from marin_sft.data.rows.blocks import count_of, cut, rows_of
+from marin_sft.data.rows.dropped import Dropped, write_dropped
+from marin_sft.data.rows.row_files import SourceRow, Span, write_shard
+from marin_sft.data.rows.splits import split_files, split_spans
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import step_fn, this_output_path
 

@@ -12,7 +12,7 @@ import fsspec
 import jax
 
 from marin_sft import progress
-from marin_sft.data.rows import SourceRow, find_files, read_rows
+from marin_sft.data.rows.row_files import SourceRow, find_files, read_rows
 from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.decoding import Sampling, decode

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from marin_sft import progress
-from marin_sft.data.batches import ValidationBatches, validation_components
+from marin_sft.data.batches.packed_batches import ValidationBatches, validation_components
 from marin_sft.data.files import write_json
 from marin_sft.data.mixture import read_mixture
 from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash

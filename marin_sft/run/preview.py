@@ -20,7 +20,7 @@ from marin_sft.execution.selection import nearest_text
 if TYPE_CHECKING:
     import numpy as np
 
-    from marin_sft.data.chat import TokenRow
+    from marin_sft.data.chat.renderer import TokenRow
 
 AUTO = "auto"
 _SHOWN_CHARACTERS = 400  # of a message
@@ -28,7 +28,7 @@ _GAP = "|"  # between two tokens
 
 
 def add_flags(parser: Any) -> None:
-    from marin_sft.data.over_length import POLICIES
+    from marin_sft.data.packing.over_length import POLICIES
 
     parser.add_argument("--tokenizer", required=True, metavar="T", help="a directory, or a hub id")
     parser.add_argument("--data", required=True, metavar="FILE", help="a file, a directory or a glob")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marin_sft.data.pair_batches import PairBatch
+from marin_sft.data.batches.pair_batches import PairBatch
 from marin_sft.training.token_logps import PairRows, sums_by_completion, token_logps
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import jmp
 import numpy as np
 
-from marin_sft.data.pair_batches import PairBatches
+from marin_sft.data.batches.pair_batches import PairBatches
 from marin_sft.data.tokenize import TRAIN
 from marin_sft.errors import TrainingError
 from marin_sft.training.cpu.one_cpu import on_one_cpu

@@ -10,8 +10,8 @@ import equinox as eqx
 import haliax as hax
 import numpy as np
 
-from marin_sft.data.batches import validation_components
-from marin_sft.data.pair_batches import PairValidation
+from marin_sft.data.batches.packed_batches import validation_components
+from marin_sft.data.batches.pair_batches import PairValidation
 from marin_sft.data.tokenize import VALIDATION
 from marin_sft.training import levanter_trainer
 from marin_sft.training.axes import MICRO

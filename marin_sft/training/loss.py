@@ -25,7 +25,7 @@ from marin_sft.training.target_logps import weighted_nll
 
 
 class Batch(Protocol):
-    """Packed rows, as `marin_sft.data.batches` makes them: B rows of L tokens.
+    """Packed rows, as `marin_sft.data.batches.packed_batches` makes them: B rows of L tokens.
 
     `loss_weight[b, i]` is 1.0 where token i + 1 is a trained target of the same document; `segment_ids` tell the
     documents of a row apart (-1: padding); `position_ids` start at 0 in each document.

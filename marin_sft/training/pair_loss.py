@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marin_sft.data.pair_batches import PairBatch
+from marin_sft.data.batches.pair_batches import PairBatch
 from marin_sft.training.completions import completion_arrays, completions
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.dpo_loss_types import loss_weights_of

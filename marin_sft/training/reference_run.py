@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from marin_sft import progress
+from marin_sft.data.batches.pair_batches import PairValidation
 from marin_sft.data.files import write_array
 from marin_sft.data.mixture import read_mixture
-from marin_sft.data.pair_batches import PairValidation
 from marin_sft.errors import TrainingError
 from marin_sft.training import levanter_trainer
 from marin_sft.training.axes import MICRO

@@ -25,7 +25,7 @@ TRAIN_SLICE = 8  # batches to evaluate on where nothing is held out
 
 
 class Batches(Protocol):
-    """The part of `marin_sft.data.batches.PackedBatches` that training needs."""
+    """The part of `marin_sft.data.batches.packed_batches.PackedBatches` that training needs."""
 
     @property
     def rows_per_epoch(self) -> int: ...
@@ -35,7 +35,7 @@ class Batches(Protocol):
 
 def run(config: SFTConfig) -> None:
     """Train on the packed batches of the config's mixture."""
-    from marin_sft.data.batches import PackedBatches
+    from marin_sft.data.batches.packed_batches import PackedBatches
 
     batches = PackedBatches(config.mixture, config.tokenized, config.train_batch_size, config.seed)
     batches.require_steps(num_steps_of(config, batches.rows_per_epoch))
@@ -122,7 +122,7 @@ class SFTObjective:
 
 
 def _validation_sets(config: SFTConfig) -> dict[str, Iterable[Batch]]:
-    from marin_sft.data.batches import ValidationBatches, validation_components
+    from marin_sft.data.batches.packed_batches import ValidationBatches, validation_components
 
     names = validation_components(config.mixture) if config.eval_cadence(config.steps_per_eval, 1) else []
     return {name: ValidationBatches(config.mixture, config.tokenized, name, config.train_batch_size) for name in names}

@@ -16,7 +16,7 @@ from marin_sft.training.target_logps import Head, TokenLogps, target_logps
 
 
 class PairRows(eqx.Module):
-    """Packed completions, axes (batch, position): see `marin_sft.data.pair_batches.PairBatch`.
+    """Packed completions, axes (batch, position): see `marin_sft.data.batches.pair_batches.PairBatch`.
 
     `branch` is None unless completions of one prompt share its tokens.
     """

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from marin_sft.data.prefetch import Prefetched
+from marin_sft.data.batches.prefetch import Prefetched
 from marin_sft.training import checkpoints, exports, levanter_trainer, mesh
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from marin_sft.data.alignment import TokenRow
+from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.files import write_json
 from marin_sft.data.mixture import MixtureConfig, mixture, read_mixture

@@ -6,8 +6,9 @@ from marin_sft.data.adapters import (
     PreferenceTransformAdapter,
     TransformAdapter,
 )
-from marin_sft.data.canonical import canonical_row
-from marin_sft.data.examples import (
+from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.canonical import canonical_row
+from marin_sft.data.messages.examples import (
     BadRow,
     Dialogue,
     Preference,
@@ -16,8 +17,7 @@ from marin_sft.data.examples import (
     TextPreference,
     Tokens,
 )
-from marin_sft.data.formats import ChatLmDatasetFormat
-from marin_sft.data.messages import examples_of
+from marin_sft.data.messages.reading import examples_of
 from marin_sft.errors import ConfigError
 
 MULTI_TURN = InputDatasetFormat.SINGLE_COLUMN_MULTI_TURN

@@ -13,7 +13,7 @@ import pytest
 
 from marin_sft import executor_main, steps
 from marin_sft.data.download import DownloadConfig, DownloadUrlsConfig, download, download_urls
-from marin_sft.data.transfer import MAX_TRIES, RemoteFile, Transient, fetch, patiently
+from marin_sft.data.remote.transfer import MAX_TRIES, RemoteFile, Transient, fetch, patiently
 from marin_sft.errors import ConfigError, DataError
 from tests.hub_server import Fault, HubServer
 
@@ -121,7 +121,7 @@ def test_a_token_opens_and_stays_secret(hub, tmp_path, monkeypatch, caplog):
 
 
 def test_goes_on_where_the_connection_broke(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr("marin_sft.data.transfer.MAX_TRIES", 3)
+    monkeypatch.setattr("marin_sft.data.remote.transfer.MAX_TRIES", 3)
     hub.add_dataset("org/chats", FILES)
     waits: list[float] = []
     remote = remote_file_of(hub, LARGE)
@@ -134,7 +134,7 @@ def test_goes_on_where_the_connection_broke(hub, tmp_path, monkeypatch):
 
 
 def remote_file_of(hub: HubServer, name: str) -> RemoteFile:
-    from marin_sft.data.hub import Repository, commit_of, list_files
+    from marin_sft.data.remote.hub import Repository, commit_of, list_files
 
     repository = Repository("org/chats", "dataset", "main", hub.url)
     (file,) = list_files(replace(repository, revision=commit_of(repository)), (name,), ())
@@ -295,7 +295,7 @@ def test_into_an_object_store(hub, tmp_path, gcs_bucket):
 
 
 def remote_file_like(hub: HubServer) -> RemoteFile:
-    from marin_sft.data.urls import HttpFile
+    from marin_sft.data.remote.urls import HttpFile
 
     digest = hashlib.sha256(FILES[LARGE]).hexdigest()
     return RemoteFile("x.bin", HttpFile(f"{hub.url}/lfs/{digest}"), len(FILES[LARGE]), f"sha256:{digest}")

@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from marin_sft.data.examples import Dialogue, Preference, Text
 from marin_sft.data.formats import (
     ChatLmDatasetFormat,
     PreferenceChatLmDatasetFormat,
@@ -12,7 +11,8 @@ from marin_sft.data.formats import (
     TextLmDatasetFormat,
     shape_names,
 )
-from marin_sft.data.messages import BadRow, example_of
+from marin_sft.data.messages.examples import Dialogue, Preference, Text
+from marin_sft.data.messages.reading import BadRow, example_of
 from marin_sft.errors import ConfigError
 
 

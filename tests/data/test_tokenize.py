@@ -8,15 +8,15 @@ import pytest
 
 from marin_sft import progress
 from marin_sft.data import token_cache
-from marin_sft.data.blocks import Span, plan_blocks
-from marin_sft.data.chat import encode_chat
+from marin_sft.data.chat.renderer import encode_chat
 from marin_sft.data.formats import (
     ChatLmDatasetFormat,
     PrebuiltLmDatasetFormat,
     SupervisedLmDatasetFormat,
     TextLmDatasetFormat,
 )
-from marin_sft.data.rows import SourceFile
+from marin_sft.data.rows.blocks import Span, plan_blocks
+from marin_sft.data.rows.row_files import SourceFile
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, DataError

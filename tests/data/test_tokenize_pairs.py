@@ -5,11 +5,11 @@ import json
 import pytest
 
 from marin_sft.data import token_cache
+from marin_sft.data.chat.templates import has_generation_tags
 from marin_sft.data.formats import ChatLmDatasetFormat, PreferenceChatLmDatasetFormat
 from marin_sft.data.mixture import read_mixture
-from marin_sft.data.pair_mixture import read_pairs
+from marin_sft.data.packing.pair_mixture import read_pairs
 from marin_sft.data.preview import preview
-from marin_sft.data.templates import has_generation_tags
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, DataError

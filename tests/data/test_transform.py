@@ -10,7 +10,7 @@ import pytest
 from marin_sft import progress
 from marin_sft.data import transform as module
 from marin_sft.data.adapters import InputDatasetFormat, PreferenceTransformAdapter, TransformAdapter
-from marin_sft.data.rows import find_files
+from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.transform import TransformConfig, transform
 from marin_sft.errors import ConfigError, DataError
 

@@ -13,7 +13,7 @@ from experiments.llama import llama3_tokenizer
 from experiments.marin_models import marin_tokenizer
 from marin_sft.data import ChatLmDatasetFormat
 from marin_sft.data.adapters import UnchangedAdapter
-from marin_sft.data.chat import encode_chat
+from marin_sft.data.chat.renderer import encode_chat
 from marin_sft.data.sources import HfDataset
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer

@@ -15,7 +15,7 @@ from marin_sft.training.models.random_model import RandomModelConfig, random_mod
 from tests.experiments.schemas import INSTRUCTIONS, TRAIN_ONLY, assistant, parquet, turns, user
 from tests.hub_server import HubServer
 
-TEMPLATES = Path(__file__).parents[1] / "data/templates"
+TEMPLATES = Path(__file__).parents[1] / "data/chat/templates"
 LLAMA_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 QWEN_TOKENS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 SHAPE = {

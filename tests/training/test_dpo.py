@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from marin_sft.data.batches.pair_batches import PairBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
-from marin_sft.data.pair_batches import PairBatches
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import VALIDATION, TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, TrainingError

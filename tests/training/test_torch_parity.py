@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from marin_sft.data.batches import PackedBatches
+from marin_sft.data.batches.packed_batches import PackedBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
 from marin_sft.data.tokenize import TokenizeConfig, tokenize

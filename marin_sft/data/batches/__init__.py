@@ -1,0 +1,1 @@
+"""Which packed rows and pairs each training step takes, as arrays."""

@@ -1,0 +1,247 @@
+"""Preference pairs -> arrays to train on. Any batch can be made on its own, so that a resumed run sees the same ones.
+
+The branches of a batch's pairs are packed into rows, those of a pair not always into the same one: what belongs
+together is told by numbers, not by places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from marin_sft.data.batches.pair_table import PairTable, Run
+from marin_sft.data.batches.prefetch import prefetched
+from marin_sft.data.batches.row_sizes import choose_sizes, rows_needed, size_for
+from marin_sft.data.batches.training_steps import TrainingSteps, check_batch_size, training_components
+from marin_sft.data.mixture import read_mixture
+from marin_sft.data.packing.packs import Packs, pack
+from marin_sft.data.tokenize import TRAIN, VALIDATION
+from marin_sft.errors import ConfigError
+
+_PLACES_AT_ONCE = 2**13
+_PAIRS_TO_LOOK_AT = 2**15  # several epochs of a small mixture: each deals the pairs in another way
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """P pairs in each of M micro-batches, in R rows of L tokens.
+
+    `tokens`, `segment_ids` (-1 for padding), `position_ids`: int32[M, R, L]. `completion` int32[M, R, L]: 2p or 2p + 1
+    at position i where token i + 1 is a target of the same branch, chosen or rejected, of pair p of the micro-batch;
+    else -1. `lengths` int32[M, 2P]: targets of each completion. `pairs` int64[M, P, 2]: (number of the component in
+    `components` of the batches, number of the pair in that one's packed list); -1 for an absent pair.
+
+    `branch` int32[M, R, L], None where no prefix is shared: a token attends to those before it in its segment that are
+    of branch 0 or of its own. A segment of two branches has the prompt but for its last token as branch 0, and the
+    prompt's last token with each completion, 1 chosen and 2 rejected; both go on from the prefix's positions. A segment
+    of one branch is all 0.
+    """
+
+    tokens: np.ndarray
+    segment_ids: np.ndarray
+    position_ids: np.ndarray
+    completion: np.ndarray
+    lengths: np.ndarray
+    pairs: np.ndarray
+    branch: np.ndarray | None = None
+
+    @property
+    def trained_tokens(self) -> int:
+        """Of the whole batch, also in a slice of it."""
+        return int(self.lengths.sum(dtype=np.int64))
+
+
+class _Layout:
+    """Makes batches of lines of a table. `lines`, int64[batches, batch_size]: those to choose numbers of rows for."""
+
+    def __init__(
+        self, table: PairTable, lines: np.ndarray, micro_batches: int, rows_multiple: int, share_prefix: bool
+    ) -> None:
+        self.table, self.micro_batches, self.rows_multiple = table, micro_batches, rows_multiple
+        self.share_prefix = share_prefix
+        units = table.units[self._micro_batches(lines)].reshape(len(lines) * micro_batches, -1)
+        needed = rows_needed(units, table.row_length).reshape(len(lines), micro_batches).max(axis=1)
+        self.sizes = choose_sizes(needed, rows_multiple)
+
+    def batch(self, lines: np.ndarray, part: int, parts: int) -> PairBatch:
+        if self.rows_multiple % parts:
+            raise ConfigError(f"rows_multiple={self.rows_multiple}; expected a multiple of the {parts} parts")
+        micro = self._micro_batches(lines)
+        packed = [_packed(self.table, some) for some in micro]
+        size = size_for(max(len(packs) for packs, _ in packed), self.sizes, self.rows_multiple)
+        rows = range(part * size // parts, (part + 1) * size // parts)
+        shape = (self.micro_batches, len(rows), self.table.row_length)
+        batch = PairBatch(
+            tokens=np.zeros(shape, np.int32),
+            segment_ids=np.full(shape, -1, np.int32),
+            position_ids=np.zeros(shape, np.int32),
+            completion=np.full(shape, -1, np.int32),
+            lengths=self.table.trained[micro].reshape(self.micro_batches, -1).astype(np.int32),
+            pairs=self.table.pairs[micro],
+            branch=np.zeros(shape, np.int32) if self.share_prefix else None,
+        )
+        self._fill(batch, micro, packed, rows)
+        return batch
+
+    def _micro_batches(self, lines: np.ndarray) -> np.ndarray:
+        """int64[..., micro_batches, pairs] of int64[..., batch_size]: about as many tokens in each.
+
+        All have the rows of the one that needs most. Which pair is in which one makes no difference to their sum, but
+        for losses that look at all pairs of a micro-batch (see `dpo_losses.dpo_loss`).
+        """
+        whole: np.ndarray = lines[..., None, :]
+        if self.micro_batches == 1:
+            return whole
+        # Longest first, dealt forth and back: 0 1 2 2 1 0 0 1 ...
+        places = np.argsort(-self.table.units[lines].sum(axis=-1), axis=-1, kind="stable")
+        dealt = places.reshape(*lines.shape[:-1], -1, self.micro_batches)
+        dealt[..., 1::2, :] = dealt[..., 1::2, ::-1].copy()
+        return np.take_along_axis(whole, np.sort(dealt.swapaxes(-1, -2), axis=-1), axis=-1)
+
+    def _fill(self, batch: PairBatch, micro: np.ndarray, packed: list[tuple[Packs, np.ndarray]], rows: range) -> None:
+        """Write the units of `rows`, which are all that is read."""
+        places = [
+            (m, row - rows.start, segment, unit)
+            for m, (packs, present) in enumerate(packed)
+            for row in range(rows.start, min(rows.stop, len(packs)))
+            for segment, unit in enumerate(present[packs[row]].tolist())
+        ]
+        units = np.array([(micro[m, unit // 2], unit % 2) for m, _, _, unit in places], np.int64).reshape(-1, 2)
+        ends: dict[tuple[int, int], int] = {}  # of what is written of each row
+        for (m, row, segment, unit), runs in zip(places, self.table.runs(units), strict=True):
+            for run in runs:
+                start = ends.get((m, row), 0)
+                end = ends[m, row] = start + run.end - run.start
+                _write(batch, (m, row, slice(start, end)), run, segment, unit // 2)
+
+
+def _packed(table: PairTable, lines: np.ndarray) -> tuple[Packs, np.ndarray]:
+    """Rows of a micro-batch's units, and the number of each: 2p or 2p + 1 of its p-th pair."""
+    lengths = table.units[lines].ravel()
+    present = np.flatnonzero(lengths)
+    return pack(lengths[present], table.row_length), present
+
+
+def _write(batch: PairBatch, at: tuple[int, int, slice], run: Run, segment: int, pair: int) -> None:
+    batch.tokens[at] = run.tokens.input_ids[run.start : run.end]
+    batch.segment_ids[at] = segment
+    batch.position_ids[at] = np.arange(run.start, run.end)
+    # The last token of a run predicts nothing: what comes after it is of another branch, or its end.
+    targets = run.tokens.mask[run.start + 1 : run.end].astype(bool)
+    batch.completion[at][:-1][targets] = 2 * pair + run.side
+    if batch.branch is not None:
+        batch.branch[at] = run.branch
+
+
+class PairBatches(TrainingSteps):
+    """The training batches of a mixture of preference pairs: deterministic, each one available by its step.
+
+    `mixture`: the output of the mixture step; `tokenized`: those of the tokenize steps, by component. `batch_size`
+    counts pairs in a step, `micro_batches` of equally many and about equally long. `share_prefix`: both branches of a
+    pair go on from one copy of their prompt, where it is the same. `rows_per_epoch` (pairs), `num_steps`: see
+    `TrainingSteps`.
+
+    `components`: all of the mixture; `PairBatch.pairs` has their numbers. `row_sizes`: the numbers of rows R, few and
+    chosen from what the batches of an epoch or more need so that there is little padding, each a multiple of
+    `rows_multiple`; a later batch that needs more gets the next multiple. `row_length`, L: the longest branch of the
+    mixture (with `share_prefix` the longest unit), rounded up to a multiple of 64, or `seq_len` where that is less.
+
+    Raises:
+        ConfigError: a mixture of documents or without training components, or whose stop strategy has no end.
+    """
+
+    def __init__(
+        self,
+        mixture: str,
+        tokenized: Mapping[str, str],
+        batch_size: int,
+        seed: int = 0,
+        *,
+        micro_batches: int = 1,
+        rows_multiple: int = 1,
+        share_prefix: bool = False,
+    ) -> None:
+        _check(batch_size, micro_batches, rows_multiple)
+        self._table = PairTable(mixture, tokenized, training_components(mixture), TRAIN, share_prefix)
+        super().__init__(mixture, self._table.sizes, batch_size, seed)
+        self.components = self._table.components
+        self.row_length = self._table.row_length
+        self._layout = _Layout(self._table, self._first_lines(), micro_batches, rows_multiple, share_prefix)
+        self.row_sizes = self._layout.sizes
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> PairBatch:
+        """Batch number `step`, from 0: the `part`-th of `parts` equal slices of its rows; `lengths` and `pairs` whole.
+
+        Depends on nothing but the mixture and the arguments that these batches were made with; only the rows of the
+        slice are read.
+
+        Raises:
+            ConfigError: `parts` does not divide `rows_multiple`.
+        """
+        return self._layout.batch(self._table.lines(self.places(step)), part, parts)
+
+    def trained_tokens(self, step: int) -> int:
+        """Targets in both branches of the whole batch number `step`; nothing of it is read."""
+        return int(self._table.trained[self._table.lines(self.places(step))].sum())
+
+    def _first_lines(self) -> np.ndarray:
+        """int64[steps, batch_size], of all steps of an epoch, and more when these are few."""
+        steps = self.num_steps or -(-max(self.rows_per_epoch, _PAIRS_TO_LOOK_AT) // self.batch_size)
+        at_once = max(_PLACES_AT_ONCE // self.batch_size, 1)
+        places = [self.places(first, min(at_once, steps - first)) for first in range(0, steps, at_once)]
+        return self._table.lines(np.concatenate(places)).reshape(steps, self.batch_size)
+
+
+class PairValidation:
+    """All pairs of one component and split, once, in order, for validation or for what is computed once for each pair.
+
+    The last batch is filled up with absent pairs, which have -1 in `pairs`, 0 in `lengths`, and no tokens. Other
+    arguments are as for `PairBatches`.
+
+    Raises:
+        ConfigError: the component has no such split in the mixture, or it is a mixture of documents.
+    """
+
+    def __init__(
+        self,
+        mixture: str,
+        tokenized: Mapping[str, str],
+        component: str,
+        batch_size: int,
+        *,
+        split: str = VALIDATION,
+        micro_batches: int = 1,
+        rows_multiple: int = 1,
+        share_prefix: bool = False,
+    ) -> None:
+        _check(batch_size, micro_batches, rows_multiple)
+        there = {name: sorted(splits) for name, splits in read_mixture(mixture)["components"].items()}
+        if split not in there.get(component, ()):
+            raise ConfigError(f"{component!r} has no {split} pairs in the mixture, which has {there}")
+        table = PairTable(mixture, tokenized, [component], split, share_prefix)
+        lines = np.arange(-(-table.sizes[component] // batch_size) * batch_size)
+        lines[table.sizes[component] :] = -1
+        self.batch_size = batch_size
+        self.components = table.components
+        self._lines = lines.reshape(-1, batch_size)
+        self._layout = _Layout(table, self._lines, micro_batches, rows_multiple, share_prefix)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> PairBatch:
+        """As `PairBatches.batch`."""
+        return self._layout.batch(self._lines[step], part, parts)
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        return prefetched(self.batch, range(len(self)))
+
+
+def _check(batch_size: int, micro_batches: int, rows_multiple: int) -> None:
+    check_batch_size(batch_size)
+    if micro_batches < 1 or batch_size % micro_batches:
+        raise ConfigError(f"micro_batches={micro_batches}; expected a divisor of batch_size={batch_size}")
+    if rows_multiple < 1:
+        raise ConfigError(f"rows_multiple={rows_multiple}; expected at least 1")

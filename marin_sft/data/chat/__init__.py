@@ -1,0 +1,1 @@
+"""What a row holds -> token ids and the mask of trained tokens."""

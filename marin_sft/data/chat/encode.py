@@ -1,0 +1,222 @@
+"""An example -> rows of tokens with masks.
+
+Dialogue                    its text by the chat template, see chat.py
+Text                        prompt and text tokenized as one, with the BOS that the tokenizer itself puts before texts
+                            and an EOS after it unless it is there. Trained from the first token that holds a character
+                            of the text, a token that straddles prompt and text included, through the EOS
+Segments                    each piece by itself, nothing added
+Tokens                      as they are
+Preference, TextPreference  two rows that share a prompt; what follows it is trained
+Rated                       its dialogue
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from marin_sft.data.chat.alignment import Aligner, SpannedText, TokenRow
+from marin_sft.data.chat.renderer import ChatRenderer
+from marin_sft.data.formats import LmDatasetFormat, TrainOn
+from marin_sft.data.messages.examples import (
+    BadRow,
+    Dialogue,
+    Example,
+    Message,
+    Preference,
+    Rated,
+    Segments,
+    Text,
+    TextPreference,
+    Tokens,
+)
+from marin_sft.data.token_cache import trained_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+EXAMPLES_AT_ONCE, CHARACTERS_AT_ONCE = 256, 2_000_000
+"""Tokenized at a time, whichever is reached first: enough to keep the tokenizer busy, little enough to hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreferenceRow:
+    chosen: TokenRow
+    rejected: TokenRow
+
+
+Encoded = TokenRow | PreferenceRow
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, example: Example, format: LmDatasetFormat) -> Encoded:
+    """The tokens of one example.
+
+    Raises:
+        ConfigError: a dialogue, and no chat template.
+        BadRow: those of `encode_chat`, `empty_text`, `bad_tokens`, `no_trained_token`.
+    """
+    (encoded,) = Encoder(tokenizer, format).encode([example])
+    if isinstance(encoded, BadRow):
+        raise encoded
+    return encoded
+
+
+class _Draft(NamedTuple):
+    """Texts to tokenize, and what is made of their rows; `finish` may raise BadRow."""
+
+    texts: Sequence[SpannedText]
+    finish: Callable[[Sequence[TokenRow]], Encoded]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """Encodes many examples at a time: the tokenizer is asked once for some hundreds of them."""
+
+    tokenizer: PreTrainedTokenizerFast
+    format: LmDatasetFormat
+
+    def encode(self, examples: Iterable[Example | BadRow]) -> Iterator[Encoded | BadRow]:
+        """In the order of `examples`: what became of each, or why it cannot be used. Raises ConfigError.
+
+        Reads ahead by EXAMPLES_AT_ONCE.
+        """
+        drafts: list[_Draft | BadRow] = []
+        characters = 0
+        for example in examples:
+            try:
+                draft = self._draft(example)
+                characters += sum(len(spanned.text) for spanned in draft.texts)
+                drafts.append(draft)
+            except BadRow as bad:
+                drafts.append(bad)
+            if len(drafts) == EXAMPLES_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+                yield from self._finished(drafts)
+                drafts, characters = [], 0
+        yield from self._finished(drafts)
+
+    def _finished(self, drafts: Sequence[_Draft | BadRow]) -> Iterator[Encoded | BadRow]:
+        texts = [text for draft in drafts if not isinstance(draft, BadRow) for text in draft.texts]
+        rows = self._aligner.encode(texts) if texts else []
+        done = 0
+        for draft in drafts:
+            if isinstance(draft, BadRow):
+                yield draft
+            else:
+                of_draft = rows[done : done + len(draft.texts)]
+                yield _finish(draft, of_draft)
+                done += len(of_draft)
+
+    def _draft(self, example: Example | BadRow) -> _Draft:
+        match example:
+            case BadRow():
+                raise example
+            case Dialogue():
+                return self._dialogue(example)
+            case Rated():
+                return self._dialogue(example.dialogue)
+            case Text():
+                return self._text(example)
+            case Segments():
+                texts = [SpannedText(text, None if trained else ()) for text, trained in example.pieces]
+                return _Draft(texts, _joined)
+            case Tokens():
+                return _Draft((), lambda _: self._given(example))
+            case Preference():
+                return self._preference(example)
+            case TextPreference():
+                sides = [Text(example.prompt, side) for side in (example.chosen, example.rejected)]
+                return _pair([self._text(side) for side in sides])
+        raise AssertionError(f"no kind of example: {type(example).__name__}")
+
+    def _dialogue(self, dialogue: Dialogue, train_on: TrainOn | None = None) -> _Draft:
+        spanned = self._renderer.render(dialogue, train_on)
+        return _Draft((spanned,), lambda rows: self._renderer.checked(rows[0], spanned))
+
+    def _text(self, example: Text) -> _Draft:
+        text = example.prompt + example.text
+        spanned = SpannedText(text, ((len(example.prompt), len(text)),) if example.prompt else None)
+        return _Draft((spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), trained_bos=not example.prompt))
+
+    def _preference(self, pair: Preference) -> _Draft:
+        prompt: list[Message] = [{**message, "train": False} for message in pair.prompt]
+        # "all" would train on the prompt, which the two sides share.
+        train_on: TrainOn = "last" if self.format.as_chat().train_on == "last" else "assistant"
+        sides = [[*prompt, *side] for side in (pair.chosen, pair.rejected)]
+        dialogues = [Dialogue(messages, pair.tools, pair.chat_template_kwargs) for messages in sides]
+        return _pair([self._dialogue(dialogue, train_on) for dialogue in dialogues])
+
+    def _with_ends(self, row: TokenRow, trained_bos: bool) -> TokenRow:
+        """With the BOS that the tokenizer itself would add, and an EOS that is trained, each unless it is there."""
+        ids, mask = row.input_ids, row.mask
+        if not len(ids):
+            raise BadRow("empty_text", "the row's text is empty")
+        bos, eos = self._bos, self.tokenizer.eos_token_id
+        if bos is not None and ids[0] != bos:
+            ids, mask = np.append(np.int32(bos), ids), np.append(np.uint8(trained_bos), mask)
+        if eos is not None and ids[-1] != eos:
+            ids, mask = np.append(ids, np.int32(eos)), np.append(mask, np.uint8(1))
+        return TokenRow(ids, mask)
+
+    def _given(self, example: Tokens) -> TokenRow:
+        size = len(self.tokenizer)
+        wrong = [i for i in example.input_ids if not 0 <= i < size]
+        if wrong:
+            raise BadRow("bad_tokens", f"token id {wrong[0]} is not in the tokenizer's vocabulary, 0 to {size - 1}")
+        if len(example.mask) != len(example.input_ids):
+            raise BadRow("bad_tokens", f"{len(example.mask)} entries in the mask of {len(example.input_ids)} tokens")
+        return TokenRow(np.array(example.input_ids, np.int32), np.array(example.mask, np.uint8))
+
+    @functools.cached_property
+    def _renderer(self) -> ChatRenderer:
+        return ChatRenderer(self.tokenizer, self.format.as_chat())
+
+    @functools.cached_property
+    def _aligner(self) -> Aligner:
+        return Aligner(self.tokenizer)
+
+    @functools.cached_property
+    def _bos(self) -> int | None:
+        """The token that the tokenizer puts before a text; None for those that put none."""
+        bos = self.tokenizer.bos_token_id
+        return bos if bos is not None and self.tokenizer("a")["input_ids"][0] == bos else None
+
+
+def _finish(draft: _Draft, rows: Sequence[TokenRow]) -> Encoded | BadRow:
+    try:
+        return _checked(draft.finish(rows))
+    except BadRow as bad:
+        return bad
+
+
+def _pair(drafts: Sequence[_Draft]) -> _Draft:
+    chosen, rejected = drafts
+    cut = len(chosen.texts)
+
+    def finish(rows: Sequence[TokenRow]) -> PreferenceRow:
+        first, second = chosen.finish(rows[:cut]), rejected.finish(rows[cut:])
+        assert isinstance(first, TokenRow) and isinstance(second, TokenRow)
+        return PreferenceRow(first, second)
+
+    return _Draft([*chosen.texts, *rejected.texts], finish)
+
+
+def _to_the_end(row: TokenRow) -> TokenRow:
+    """Trained from its first trained token on: a last character in several tokens is trained whole."""
+    return TokenRow(row.input_ids, np.maximum.accumulate(row.mask))
+
+
+def _joined(rows: Sequence[TokenRow]) -> TokenRow:
+    return TokenRow(np.concatenate([row.input_ids for row in rows]), np.concatenate([row.mask for row in rows]))
+
+
+def _checked(encoded: Encoded) -> Encoded:
+    for row in (encoded.chosen, encoded.rejected) if isinstance(encoded, PreferenceRow) else (encoded,):
+        if trained_tokens(row.mask) == 0:
+            raise BadRow("no_trained_token", f"none of the {len(row.mask)} tokens of the row is trained")
+    if isinstance(encoded, PreferenceRow) and np.array_equal(encoded.chosen.input_ids, encoded.rejected.input_ids):
+        raise BadRow("identical_pair", f"chosen and rejected are the same {len(encoded.chosen.mask)} tokens")
+    return encoded

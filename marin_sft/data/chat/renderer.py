@@ -1,0 +1,253 @@
+"""A dialogue -> its text, and which of its characters are trained.
+
+Ids are those of transformers' `apply_chat_template`; so is the mask where the template marks what is generated with
+`{% generation %}`. Where it does not, the assistant's turns are found by rendering the template, see turn_spans.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from marin_sft.data.chat.alignment import Aligner, Range, SpannedText
+from marin_sft.data.chat.alignment import TokenRow as TokenRow
+from marin_sft.data.chat.reasoning import OPEN, reveal, with_history_thinking
+from marin_sft.data.chat.templates import ChatTemplate
+from marin_sft.data.chat.turn_spans import find_turns, spans_of_turns, unverified
+from marin_sft.data.formats import ChatLmDatasetFormat, TrainOn
+from marin_sft.data.messages.examples import BadRow, Dialogue, Message
+from marin_sft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_NOT_FOR_ROWS = frozenset(
+    "messages conversations tools tokenize return_dict return_assistant_tokens_mask continue_final_message "
+    "return_tensors padding truncation max_length tokenizer_kwargs".split()
+)
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerFast,
+    messages: list[Message],
+    format: ChatLmDatasetFormat,
+    tools: list[dict[str, Any]] | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> TokenRow:
+    """Token ids and target mask of one dialogue. For many, see encode.py.
+
+    Raises:
+        ConfigError: neither the format nor the tokenizer has a chat template.
+        BadRow: `template_error`, `bad_template_kwargs`, `empty_text`, `invalid_unicode`, `doubled_bos`,
+            `no_assistant_turn`, `no_trained_token`, `empty_mask`, `full_mask`, `unverified_mask`.
+    """
+    renderer = ChatRenderer(tokenizer, format)
+    spanned = renderer.render(Dialogue(messages, tools, chat_template_kwargs or {}))
+    return renderer.checked(Aligner(tokenizer).encode([spanned])[0], spanned)
+
+
+@dataclass(frozen=True, eq=False)
+class ChatRenderer:
+    """Renders dialogues with the template of a format, or else of a tokenizer."""
+
+    tokenizer: PreTrainedTokenizerFast
+    format: ChatLmDatasetFormat
+    _headers: dict[ChatTemplate, str] = field(default_factory=dict, repr=False)
+    _usual_templates: dict[bool, ChatTemplate] = field(default_factory=dict, repr=False)
+
+    def render(self, dialogue: Dialogue, train_on: TrainOn | None = None) -> SpannedText:
+        """The text of `dialogue` and what is trained of it; `train_on` overrides the format. Raises as encode_chat."""
+        chat = self._chat(dialogue)
+        chosen = train_on or ("all" if not self.format.mask_user_turns else self.format.train_on)
+        flags = {i: message["train"] for i, message in enumerate(dialogue.messages) if "train" in message}
+        if chosen == "all" and all(flags.values()):
+            return SpannedText(_checked_text(chat.render(chat.messages)))
+        text, tagged = chat.render_tagged()
+        _checked_text(text)
+        answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        if chosen == "all":
+            spans = self._spans(chat, text, tagged, [i for i, flag in flags.items() if not flag])
+            return SpannedText(text, _complement(spans, len(text)))
+        if not answers and not any(flags.values()):
+            roles = sorted({message["role"] for message in chat.messages})
+            raise BadRow("no_assistant_turn", f"roles {roles}; expected an assistant turn to train on")
+        usual = set(answers[-1:] if chosen == "last" else answers)
+        trained = [i for i in range(len(chat.messages)) if flags.get(i, i in usual)] if flags else sorted(usual)
+        if not trained:
+            raise BadRow("no_trained_token", "no turn of the row is to be trained, by the turns' `train` flags")
+        if tagged is not None and trained == answers:
+            return SpannedText(text, tagged)
+        return SpannedText(text, self._spans(chat, text, tagged, trained))
+
+    def checked(self, row: TokenRow, spanned: SpannedText) -> TokenRow:
+        """`row`, made of `spanned`. Raises BadRow: `doubled_bos`, `empty_mask`, `full_mask`."""
+        ids, mask = row.input_ids, row.mask
+        if self._bos is not None and len(ids) > 1 and ids[0] == ids[1] == self._bos:
+            token = self.tokenizer.bos_token
+            raise BadRow("doubled_bos", f"the template begins with {token!r} twice; expected one or none")
+        # A mask that trains nothing or everything hides a template error behind a healthy loss.
+        count = np.count_nonzero(mask)
+        if spanned.trained is not None and count in (0, len(mask)):
+            kind = "full" if count else "empty"
+            raise BadRow(f"{kind}_mask", f"the chat template trains {count} of {len(mask)} tokens of the row")
+        return row
+
+    def _chat(self, dialogue: Dialogue) -> _Chat:
+        kwargs = {**self.format.chat_template_kwargs, **dialogue.chat_template_kwargs}
+        own = _checked_kwargs(kwargs).pop("chat_template", None) if kwargs else None
+        messages = dialogue.messages
+        if any("train" in message for message in messages):
+            messages = [{key: value for key, value in m.items() if key != "train"} for m in messages]
+        if self.format.history_thinking:
+            messages = with_history_thinking(messages, self.format.history_thinking)
+        variables = {"documents": None, **self._names, **kwargs, "tools": dialogue.tools}
+        return _Chat(self._template(own, dialogue.tools), messages, variables, self.closers)
+
+    def _template(self, own: str | None, tools: Any) -> ChatTemplate:
+        # Where a tokenizer has several templates of its own, tools make the choice.
+        usual = self._usual_templates.get(tools is not None)
+        if own is None and usual is not None:
+            return usual
+        try:
+            text = self.tokenizer.get_chat_template(own or self.format.chat_template, tools)
+        except ValueError as error:
+            raise ConfigError(
+                f"no chat template: {error}; set format.chat_template, or use a tokenizer that has one"
+            ) from error
+        with _errors_of_templates():
+            template = ChatTemplate.of(text)
+        if own is None:
+            self._usual_templates[tools is not None] = template
+        return template
+
+    @functools.cached_property
+    def _names(self) -> dict[str, Any]:
+        return dict(self.tokenizer.special_tokens_map)
+
+    @functools.cached_property
+    def _bos(self) -> int | None:
+        return self.tokenizer.bos_token_id
+
+    @functools.cached_property
+    def closers(self) -> frozenset[str]:
+        """Special tokens that may close a turn, also those that are not named bos, eos and so on."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {*self.tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+        # What opens a text closes no turn, but some tokenizers end with the token that they begin with.
+        return frozenset(special - ({self.tokenizer.bos_token} - {self.tokenizer.eos_token}))
+
+    def _spans(self, chat: _Chat, text: str, tagged: list[Range] | None, indices: Sequence[int]) -> list[Range]:
+        """Where the messages with these numbers stand in `text`: of an assistant what it says, else the whole turn."""
+        answers = [i for i in indices if chat.messages[i]["role"] == "assistant"]
+        found: dict[int, list[Range]] = {}
+        if answers and tagged is not None:
+            found = _owners(chat, text, tagged)
+        elif answers:
+            found = {i: [span] for i, span in spans_of_turns(chat, text, self._header(chat, text)).items()}
+        spans = [span for i in indices for span in (found.get(i, []) if i in answers else [_whole_turn(chat, text, i)])]
+        return sorted(spans)
+
+    def _header(self, chat: _Chat, text: str) -> str:
+        """The generation prompt. Reasoning that it opens is the model's own, wherever it is opened."""
+        known = self._headers.get(chat.template)
+        if known and known in text:
+            return known
+        header = chat.render(chat.messages, add_generation_prompt=True).removeprefix(text)
+        if not header or header not in text:
+            # Some templates write it after a user's turn only.
+            answer = next(i for i, message in enumerate(chat.messages) if message["role"] == "assistant")
+            if answer:
+                before = chat.messages[:answer]
+                header = chat.render(before, add_generation_prompt=True).removeprefix(chat.render(before))
+        self._headers[chat.template] = header.partition(OPEN)[0]
+        return self._headers[chat.template]
+
+
+class _Chat(NamedTuple):
+    """One dialogue with all that its rendering depends on. `special`: tokens that may close a turn."""
+
+    template: ChatTemplate
+    messages: list[Message]
+    variables: dict[str, Any]
+    special: frozenset[str]
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+        with _errors_of_templates():
+            return reveal(self.template.render(self._with(messages, add_generation_prompt)))
+
+    def render_tagged(self) -> tuple[str, list[Range] | None]:
+        """The text and what its generation tags enclose; None without tags."""
+        if not self.template.is_tagged:
+            return self.render(self.messages), None
+        with _errors_of_templates():
+            text, ranges = self.template.render_tagged(self._with(self.messages, False))
+        return reveal(text), ranges
+
+    def _with(self, messages: Sequence[Message], add_generation_prompt: bool) -> dict[str, Any]:
+        return {**self.variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
+
+
+class _errors_of_templates:
+    """Makes BadRow of what is raised inside. A class, as it is entered for each row: made of a generator it is slow."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        # A template is a program: it may raise anything on a row it does not expect.
+        if isinstance(error, Exception):
+            raise BadRow("template_error", f"{type(error).__name__}: {error}") from error
+
+
+def _checked_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """`kwargs`, if a row may give them to its template; without what a row to train on has no use for."""
+    if not _NOT_FOR_ROWS.isdisjoint(kwargs):
+        wrong = sorted(_NOT_FOR_ROWS & kwargs.keys())
+        raise BadRow("bad_template_kwargs", f"chat_template_kwargs has {wrong}, which a row may not set")
+    kwargs.pop("add_generation_prompt", None)  # a row to train on has its answer
+    own, documents = kwargs.get("chat_template"), kwargs.get("documents")
+    if own is not None and not isinstance(own, str):
+        raise BadRow("bad_template_kwargs", f"chat_template is a {type(own).__name__}, expected Jinja text")
+    if documents is not None and not (isinstance(documents, list) and all(isinstance(d, dict) for d in documents)):
+        raise BadRow("bad_template_kwargs", "documents: expected a list of objects")
+    return kwargs
+
+
+def _checked_text(text: str) -> str:
+    if not text:
+        raise BadRow("empty_text", "the chat template renders nothing for this row")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadRow("invalid_unicode", f"the text cannot be encoded: {error}") from error
+    return text
+
+
+def _owners(chat: _Chat, text: str, tagged: list[Range]) -> dict[int, list[Range]]:
+    """The tagged ranges by the number of the message that they hold something of."""
+    turns = find_turns(chat, text)
+    owned: dict[int, list[Range]] = {}
+    for start, end in tagged:
+        # A range of its own for the end-of-turn token belongs to the turn before it.
+        begun = [turn.index for turn in turns if turn.first <= end]
+        if not begun:
+            raise BadRow("unverified_mask", f"generation tags enclose {text[start:end][:40]!r}, which is of no turn")
+        owned.setdefault(begun[-1], []).append((start, end))
+    return owned
+
+
+def _whole_turn(chat: _Chat, text: str, index: int) -> Range:
+    start = chat.render(chat.messages[:index]) if index else ""
+    end = chat.render(chat.messages[: index + 1])
+    if not end.startswith(start) or not text.startswith(end):
+        raise unverified(index, "its `train` flag needs a template that renders turn after turn")
+    return len(start), len(end)
+
+
+def _complement(spans: Sequence[Range], length: int) -> list[Range]:
+    edges = [0, *(edge for span in spans for edge in span), length]
+    return [(start, end) for start, end in zip(edges[::2], edges[1::2], strict=True) if start < end]

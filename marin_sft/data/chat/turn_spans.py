@@ -1,0 +1,264 @@
+"""Where in a rendered dialogue each assistant turn stands, found without the template's help.
+
+Mostly each generation prompt in the text is followed by what the next assistant turn says, and that by an end-of-turn
+token. Any other dialogue is rendered a second time with marks in the text of the assistant's turns: single characters
+of a private plane, one per turn. Where taking the marks out gives back the first rendering, they stand exactly where
+the turns do. From there a turn reaches back to the end of the generation prompt and forward to the end of its
+end-of-turn token.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from marin_sft.data.chat.alignment import Range
+from marin_sft.data.chat.reasoning import CLOSE, KEYS, OPEN
+from marin_sft.data.messages.examples import BadRow, Message
+
+_PLANE = 0xF0000
+_SPACES = re.compile(r"\s*")
+_MARK = re.compile(f"([{chr(_PLANE)}-{chr(_PLANE + 0xFFFD)}])")
+
+
+class Chat(Protocol):
+    """A dialogue with all that its rendering depends on."""
+
+    @property
+    def messages(self) -> list[Message]: ...
+
+    @property
+    def special(self) -> frozenset[str]:
+        """The special tokens that may close a turn."""
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str: ...
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Message `index`, as it was marked, and the places in the text of the first and of the last thing it says."""
+
+    index: int
+    marked: Message
+    first: int
+    last: int
+
+
+def find_turns(chat: Chat, text: str) -> list[Turn]:
+    """The assistant turns of `text`, which is the whole of `chat` rendered, in their order.
+
+    Raises:
+        BadRow: `unverified_mask`.
+    """
+    if _holds_marks(text):
+        raise BadRow("unverified_mask", "the dialogue has characters of the private plane U+F0000, used to find turns")
+    answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+    marked = [_marked(message, i) for i, message in enumerate(chat.messages)]
+    places = _mark_places(chat.render(marked), text)
+    silent = [i for i in answers if i not in places]
+    if silent:
+        # A template that leaves tool calls out has only their empty content to mark.
+        marked = [{**m, "content": m["content"] + _mark(i)} if i in silent else m for i, m in enumerate(marked)]
+        places = _mark_places(chat.render(marked), text)
+    for index in silent:
+        if index not in places:
+            raise unverified(index, "nothing that it says is rendered")
+    turns = [Turn(i, marked[i], places[i][0], places[i][-1]) for i in answers]
+    if turns != sorted(turns, key=lambda turn: turn.first):
+        raise BadRow("unverified_mask", "the template renders assistant turns in another order")
+    return turns
+
+
+def spans_of_turns(chat: Chat, text: str, header: str) -> dict[int, Range]:
+    """What the model generates, by index of the message: through the content, to the end of the token that closes it.
+
+    `header` is the generation prompt up to the reasoning that it may open; empty where the template has none.
+    """
+    closer = _closer(chat.special, header)
+    if plain := _spans_of_plain_turns(chat, text, header, closer):
+        return plain
+    spans: dict[int, Range] = {}
+    behind = 0
+    for turn in find_turns(chat, text):
+        spans[turn.index] = (_start(chat, text, turn, header, behind), _end(chat, text, turn, closer))
+        behind = spans[turn.index][1]
+    return spans
+
+
+def _spans_of_plain_turns(chat: Chat, text: str, header: str, closer: re.Pattern[str]) -> dict[int, Range] | None:
+    """`spans_of_turns` of the usual dialogue, without a second rendering; None for any other.
+
+    No message holds the generation prompt, so that it stands in `text` only where the template put it: once for each
+    assistant turn, with what the turn says right behind it, and then a token that closes a turn.
+    """
+    answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+    if not header or text.count(header) != len(answers) or _holds_marks(text):
+        return None
+    if any(len(message) > 2 or header in message["content"] for message in chat.messages):
+        return None
+    spans: dict[int, Range] = {}
+    end = 0
+    for index in answers:
+        said = chat.messages[index]["content"].strip()
+        found = text.find(header, end)
+        start = found + len(header)
+        closed = closer.match(text, start + len(said))
+        if found < 0 or not said or not closed or CLOSE in said or not text.startswith(said, start):
+            return None
+        end = closed.end()
+        spans[index] = (start, end)
+    return spans
+
+
+def _start(chat: Chat, text: str, turn: Turn, header: str, behind: int) -> int:
+    calls = bool(turn.marked.get("tool_calls"))
+    if header:
+        found = text.rfind(header, behind, turn.first)
+        start = found + len(header)
+        if found < 0 or (not calls and _any_of(chat.special).search(text, start, turn.first)):
+            raise unverified(turn.index, f"it does not follow the generation prompt {header!r}")
+        return start
+    # Without a generation prompt a turn begins where what closes the message before ends: nothing may stand between.
+    mark = _mark(turn.index)
+    before = chat.messages[: turn.index]
+    asked = [*before[:-1], {**before[-1], "content": mark}] if before else []
+    ending = _part(chat, turn.index, asked).rpartition(mark)[2]
+    _, *between = _part(chat, turn.index, [*asked, _bare(turn.index)]).split(mark)[-3:]
+    found = text.rfind(ending, max(behind - len(ending), 0), turn.first)
+    start = found + len(ending)
+    lead = text[start : turn.first].replace(OPEN, "").strip()
+    if found >= 0 and between[:1] and between[0].rstrip() == ending.rstrip() and (not lead or (calls and ending)):
+        return start
+    raise unverified(turn.index, "the template has no generation prompt, and the turn is not next to its prompt")
+
+
+def _end(chat: Chat, text: str, turn: Turn, closer: re.Pattern[str]) -> int:
+    """The end of the special token that closes the turn."""
+    if not turn.marked.get("tool_calls"):
+        spaces = _SPACES.match(text, turn.last)
+        match = closer.match(text, spaces.end() if spaces else turn.last)
+        if match is None:
+            raise unverified(turn.index, f"no special token closes it: {text[turn.last : turn.last + 40]!r} follows")
+        return match.end()
+    # After a tool call there may be more special tokens than the last. A turn without calls shows which one is that.
+    before = chat.messages[: turn.index]
+    tail = _MARK.split(_part(chat, turn.index, [*before, turn.marked]))[-1]
+    bare = _part(chat, turn.index, [*before, _bare(turn.index)]).partition(_mark(turn.index))[2]
+    usual = closer.match(bare.lstrip())
+    if usual and usual.group() in tail:
+        tail = tail[: tail.index(usual.group()) + len(usual.group())]
+    else:
+        tail = tail[: max((match.end() for match in closer.finditer(tail)), default=0)]
+    if not tail or not text.startswith(tail, turn.last):
+        raise unverified(turn.index, "no special token closes its tool calls")
+    return turn.last + len(tail)
+
+
+def _part(chat: Chat, index: int, messages: Sequence[Message]) -> str:
+    try:
+        return chat.render(messages, add_generation_prompt=False)
+    except BadRow as bad:
+        raise unverified(index, f"the template cannot render the dialogue up to it alone ({bad.message})") from bad
+
+
+def _bare(index: int) -> Message:
+    """A turn that says nothing but its mark."""
+    return {"role": "assistant", "content": _mark(index)}
+
+
+def _mark(index: int) -> str:
+    return chr(_PLANE + index)
+
+
+def _marked(message: Message, index: int) -> Message:
+    """The message with marks at both ends of what an assistant says, and nowhere that a template may look at."""
+    if message["role"] != "assistant":
+        return message
+    if index > 0xFFFD:
+        raise unverified(index, f"there are more than {0xFFFD} turns")
+    mark = _mark(index)
+    marked = {**message, **{key: _around(message[key], mark) for key in KEYS if isinstance(message.get(key), str)}}
+    content = message["content"]
+    head, close, answer = content.rpartition(CLOSE)
+    if close:
+        lead, opening, thought = head.partition(OPEN) if OPEN in head else ("", "", head)
+        marked["content"] = lead + opening + _around(thought, mark) + close + _around(answer, mark)
+    elif content.strip():
+        marked["content"] = _around(content, mark)
+    elif not message.get("tool_calls"):
+        marked["content"] = content + mark
+    if message.get("tool_calls"):
+        marked["tool_calls"] = [_marked_call(call, mark) for call in message["tool_calls"]]
+    return marked
+
+
+def _around(text: str, mark: str) -> str:
+    """Inside the spaces at its ends, which templates take away."""
+    said = text.strip()
+    if not said:
+        return text
+    start = text.index(said)
+    return f"{text[:start]}{mark}{said}{mark}{text[start + len(said) :]}"
+
+
+def _marked_call(call: dict[str, Any], mark: str) -> dict[str, Any]:
+    function = call.get("function", call)
+    marked = {**function, "name": f"{mark}{function.get('name', '')}{mark}"}
+    if "arguments" in function:
+        marked["arguments"] = _marked_leaves(function["arguments"], mark)
+    return {**call, "function": marked} if "function" in call else marked
+
+
+def _marked_leaves(value: Any, mark: str) -> Any:
+    match value:
+        case str():
+            return value + mark
+        case dict():
+            return {key: _marked_leaves(item, mark) for key, item in value.items()}
+        case list():
+            return [_marked_leaves(item, mark) for item in value]
+    return value
+
+
+def _mark_places(marked: str, text: str) -> dict[int, list[int]]:
+    """Where in `text` the marks of each message stand."""
+    split = _MARK.split(marked)  # a piece of text, a mark, a piece of text and so on
+    pieces, marks = split[::2], split[1::2]
+    if "".join(pieces) != text:
+        raise BadRow("unverified_mask", f"marks in the assistant's turns change what is rendered. {_ADVICE}")
+    places: dict[int, list[int]] = {}
+    done = 0
+    for piece, mark in zip(pieces, marks, strict=False):
+        done += len(piece)
+        places.setdefault(ord(mark) - _PLANE, []).append(done)
+    return places
+
+
+def _holds_marks(text: str) -> bool:
+    return not text.isascii() and _MARK.search(text) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _closer(special: frozenset[str], header: str) -> re.Pattern[str]:
+    """The tokens that may close a turn after `header`: what opens one closes none."""
+    return _any_of(frozenset(token for token in special if token not in header))
+
+
+@functools.lru_cache(maxsize=64)
+def _any_of(tokens: frozenset[str]) -> re.Pattern[str]:
+    """The longest of `tokens`; for none, what never matches."""
+    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
+    return re.compile(f"(?:{'|'.join(re.escape(token) for token in longest_first)})" if tokens else "(?!)")
+
+
+_ADVICE = (
+    "The chat template has no {% generation %} tags: put them around what the assistant says, its end-of-turn token "
+    "included, and pass the text as format.chat_template"
+)
+
+
+def unverified(index: int, what: str) -> BadRow:
+    return BadRow("unverified_mask", f"assistant turn at message {index}: {what}. {_ADVICE}")

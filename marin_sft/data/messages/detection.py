@@ -1,0 +1,136 @@
+"""Which shape a row has.
+
+Keys that are null are absent: columnar files fill them so. Then:
+- A shape is found in a row that has all the keys that it needs.
+- Of two, the one that also uses the other's keys is meant: messages + chosen + rejected is a preference, no dialogue.
+- Ready tokens go before all others; a bare `text` comes last, as it often repeats what other keys say in parts.
+- If several are left and read the row alike, it does not matter which. If not, the row is ambiguous: name the shape.
+
+Which shapes are left depends on the names of a row's keys, and on whether it is rated, alone. Rows with the same keys,
+as those of a file mostly are, cost the decision once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from marin_sft.data.messages.dialogues import Fields
+from marin_sft.data.messages.examples import BadRow, Example
+from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES, Shape, Slot, is_rated
+
+if TYPE_CHECKING:
+    from marin_sft.data.formats import ChatLmDatasetFormat
+
+
+def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
+    """The examples that `row` holds, by the format's shape or the one that is found in it. Raises BadRow."""
+    row = by_our_names(row, format)
+    if format.shape is not None:
+        return _read(SHAPE_BY_NAME[format.shape], row, format)
+    shapes = find_shapes(row, format)
+    if not shapes:
+        raise BadRow(
+            "unknown_format", f"{_keys(row)} fit none of the formats {_described(_candidates(format.named_keys))}"
+        )
+    if len(shapes) == 1:
+        return _read(shapes[0], row, format)
+    readings = [_reading(shape, row, format) for shape in shapes]
+    if readings[0] is None or any(reading != readings[0] for reading in readings):
+        raise BadRow(
+            "ambiguous_format",
+            f"{_keys(row)} fit several formats that read the row differently: {_described(shapes)}; name one with "
+            f"shape={shapes[0].name!r}, or say with columns which keys are meant",
+        )
+    return readings[0]
+
+
+def by_our_names(row: dict[str, Any], format: ChatLmDatasetFormat) -> dict[str, Any]:
+    """`row` without null keys, and with the format's columns under our names instead of theirs."""
+    ours = format.named_keys
+    if not ours:
+        return {key: value for key, value in row.items() if value is not None} if None in row.values() else row
+    theirs = set(ours.values())
+    kept = {key: value for key, value in row.items() if value is not None and key not in theirs and key not in ours}
+    return kept | {key: row[their] for key, their in ours.items() if row.get(their) is not None}
+
+
+def find_shapes(row: dict[str, Any], format: ChatLmDatasetFormat) -> Sequence[Shape]:
+    """The shapes that `row` (by our names) may have, the ones that others make superfluous left out."""
+    return _shapes_of(KEYS.intersection(row), is_rated(row), frozenset(format.named_keys))
+
+
+@functools.lru_cache(maxsize=1024)
+def _shapes_of(keys: frozenset[str], rated: bool, named: frozenset[str]) -> tuple[Shape, ...]:
+    """The shapes of rows with these of our keys, of which the format names the `named` ones."""
+    candidates = [shape for shape in _candidates(named) if rated or not shape.of_rated_rows]
+    found = [shape for shape in candidates if all(_given(slot, keys, named) for slot in shape.needed)]
+    rank = max((shape.rank for shape in found), default=0)
+    found = [shape for shape in found if shape.rank == rank]
+    needs = {shape.name: _all_given(shape.needed, keys, named) for shape in found}
+    uses = {shape.name: _all_given(shape.slots, keys, named) for shape in found}
+    return tuple(
+        shape
+        for shape in found
+        if not any(needs[shape.name] <= uses[o.name] and not needs[o.name] <= uses[shape.name] for o in found)
+    )
+
+
+def _candidates(named: Iterable[str]) -> list[Shape]:
+    """Where the format names columns, only the shapes that know them all."""
+    return [shape for shape in SHAPES if not shape.named_only and shape.keys.issuperset(named)]
+
+
+def _given(slot: Slot, keys: frozenset[str], named: frozenset[str]) -> list[str]:
+    """The keys of `slot` that a row with `keys` has; those that the format names go before the others."""
+    present = [key for key in slot.keys if key in keys]
+    return [key for key in present if key in named] or present
+
+
+def _all_given(slots: Iterable[Slot], keys: frozenset[str], named: frozenset[str]) -> set[str]:
+    return {key for slot in slots for key in _given(slot, keys, named)}
+
+
+def _read(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
+    read = shape.read(_fields(shape, row, format), format)
+    return read if isinstance(read, list) else [read]
+
+
+def _reading(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example] | None:
+    """What `shape` makes of a row that may not have it after all."""
+    try:
+        return _read(shape, row, format)
+    except BadRow:
+        return None
+
+
+def _fields(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> Fields:
+    fields: Fields = {}
+    for slot, keys in _places(shape.name, KEYS.intersection(row), frozenset(format.named_keys)):
+        if not keys:
+            raise BadRow("missing_key", f"{_keys(row)}; the format {_described([shape])} lacks {'|'.join(slot.keys)}")
+        if len(keys) > 1 and any(row[key] != row[keys[0]] for key in keys):
+            raise BadRow(
+                "ambiguous_format",
+                f"{_keys(row)}: {' and '.join(keys)} say different things, the format {shape.name} expects one of "
+                f"them; say which with columns={{{slot.keys[0]!r}: ...}}",
+            )
+        fields[slot.field] = row[keys[0]]
+    return fields
+
+
+@functools.lru_cache(maxsize=1024)
+def _places(shape: str, keys: frozenset[str], named: frozenset[str]) -> list[tuple[Slot, list[str]]]:
+    """Where a row with `keys` has what the slots of `shape` hold. Of the slots that it lacks, the needed ones."""
+    slots, needed = SHAPE_BY_NAME[shape].slots, SHAPE_BY_NAME[shape].needed
+    places = [(slot, _given(slot, keys, named)) for slot in slots]
+    return [(slot, given) for slot, given in places if given or slot in needed]
+
+
+def _keys(row: dict[str, Any]) -> str:
+    return f"the keys {sorted(map(str, row))}"[:500]
+
+
+def _described(shapes: Iterable[Shape]) -> str:
+    return ", ".join(f"{shape.name} ({' + '.join('|'.join(slot.keys) for slot in shape.needed)})" for shape in shapes)

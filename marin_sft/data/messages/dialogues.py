@@ -1,0 +1,137 @@
+"""Readers of rows that hold one dialogue or one text.
+
+A reader takes the fields of a row by our names (see shapes.py; absent ones are missing) and gives an example. No reader
+adds words of its own: an instruction is not wrapped in "### Instruction", a summary is not asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from marin_sft.data.messages.examples import BadRow, Dialogue, Message, Rated, Segments, Text
+from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of, without_nulls
+from marin_sft.data.messages.turns import turns_of, untrained, with_system
+
+if TYPE_CHECKING:
+    from marin_sft.data.formats import ChatLmDatasetFormat
+
+Fields = dict[str, Any]
+
+
+def dialogue_from(turns: list[Message], fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+    """`turns` with the system turn, the tools and the arguments of the template that the row has beside them."""
+    messages = with_system(turns, fields.get("system"), format)
+    if not messages:
+        raise BadRow("empty_dialogue", "only system turns, and drop_system leaves them out")
+    return Dialogue(messages, tools_of(fields.get("tools")), template_kwargs_of(fields))
+
+
+def template_kwargs_of(fields: Fields) -> dict[str, Any]:
+    kwargs = fields.get("chat_template_kwargs")
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, dict):
+        raise BadRow("bad_messages", f"chat_template_kwargs is {kind_of(kwargs)}, expected an object")
+    return without_nulls(kwargs, "chat_template_kwargs", "bad_messages")
+
+
+def read_messages(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+    return dialogue_from(turns_of(fields["messages"], format), fields, format)
+
+
+def read_instruction(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+    """Alpaca and its kin: the input follows the instruction on a new line; `history` holds earlier turns."""
+    turns = _earlier_turns(fields.get("history"))
+    turns += question_turns(fields["instruction"], fields.get("input"), format, "instruction")
+    turns += turns_of(fields["output"], format, "output", "assistant")
+    return dialogue_from(turns, fields, format)
+
+
+def read_question(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+    """A question and an answer; what the question is about stands before it, with a blank line between."""
+    question, context = fields["question"], fields.get("context")
+    if context not in (None, ""):
+        question = f"{text_of(context, 'context')}\n\n{text_of(question, 'question')}"
+    answer = turns_of(fields["answer"], format, "answer", "assistant")
+    return dialogue_from([*turns_of(question, format, "question", "user"), *answer], fields, format)
+
+
+def read_multiple_choice(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+    """The choices follow the question as a list, one a line; the answer is the solution, then the explanation."""
+    choices = fields["choices"]
+    if not isinstance(choices, list):
+        raise BadRow("bad_messages", f"choices is {kind_of(choices)}, expected a list of strings")
+    lines = [f"- {text_of(choice, f'choices[{index}]')}" for index, choice in enumerate(choices)]
+    said = [text_of(fields[key], key) for key in ("solution", "explanation") if key in fields]
+    if not said:
+        raise BadRow("unknown_format", f"keys {list(fields)}; expected a solution or an explanation")
+    question = question_turns(fields["question"], "\n".join(lines), format, "question")
+    return dialogue_from([*question, {"role": "assistant", "content": "\n".join(said)}], fields, format)
+
+
+def question_turns(question: Any, more: Any, format: ChatLmDatasetFormat, where: str) -> list[Message]:
+    """What the user says: `question`, and on the next line `more`; of an empty one, no line is left."""
+    if more not in (None, ""):
+        question = "\n".join(text for text in (text_of(question, where), text_of(more, "input")) if text)
+    return turns_of(question, format, where, "user")
+
+
+def read_completion(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue | Text:
+    """A prompt and how it goes on. Two strings are plain text, unless a system prompt or tools come with them.
+
+    Of a chat, only the completion is trained.
+    """
+    prompt, completion = fields["prompt"], fields["completion"]
+    strings = isinstance(prompt, str) and isinstance(completion, str)
+    if strings and not fields.get("system") and not tools_of(fields.get("tools")):
+        return Text(text_of(prompt, "prompt"), text_of(completion, "completion"))
+    return read_completion_as_chat(fields, format)
+
+
+def read_completion_as_chat(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+    prompt = untrained(turns_of(fields["prompt"], format, "prompt", "user"))
+    completion = turns_of(fields["completion"], format, "completion", "assistant")
+    return dialogue_from([*prompt, *completion], fields, format)
+
+
+def read_rated(fields: Fields, format: ChatLmDatasetFormat) -> Rated:
+    return Rated(read_messages(fields, format), _label(fields["label"]))
+
+
+def read_rated_completion(fields: Fields, format: ChatLmDatasetFormat) -> Rated:
+    """Strings are a chat here too: a rating is about an answer."""
+    return Rated(read_completion_as_chat(fields, format), _label(fields["label"]))
+
+
+def read_text(fields: Fields, format: ChatLmDatasetFormat) -> Text:
+    return Text("", text_of(fields["text"], "text", "bad_text"))
+
+
+def read_segments(fields: Fields, format: ChatLmDatasetFormat) -> Segments:
+    segments = fields["segments"]
+    if not isinstance(segments, list) or not segments:
+        raise BadRow("bad_segments", f"segments is {kind_of(segments)}, expected a list of {{text, label}}")
+    pieces = []
+    for index, segment in enumerate(segments):
+        if not isinstance(segment, dict) or not isinstance(segment.get("label"), bool):
+            raise BadRow("bad_segments", f"segments[{index}]: expected an object with a text and a true or false label")
+        pieces.append((text_of(segment.get("text"), f"segments[{index}].text", "bad_segments"), segment["label"]))
+    return Segments(pieces)
+
+
+def _earlier_turns(history: Any) -> list[Message]:
+    if history is None:
+        return []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise BadRow("bad_messages", "history: expected a list of pairs [question, answer]")
+    return [
+        {"role": role, "content": text_of(said, f"history[{index}]")}
+        for index, pair in enumerate(history)
+        for role, said in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
+def _label(label: Any) -> bool:
+    if not isinstance(label, bool):
+        raise BadRow("bad_label", f"the label is {kind_of(label)}, expected true or false")
+    return label

@@ -1,0 +1,162 @@
+"""Readers of rows that hold a better and a worse answer."""
+
+from __future__ import annotations
+
+import os.path
+import re
+from typing import TYPE_CHECKING, Any
+
+from marin_sft.data.messages.dialogues import Fields, question_turns, template_kwargs_of
+from marin_sft.data.messages.examples import BadRow, Message, Preference, TextPreference
+from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of
+from marin_sft.data.messages.turns import turns_of, with_system
+
+if TYPE_CHECKING:
+    from marin_sft.data.formats import ChatLmDatasetFormat
+
+_MARKER = re.compile(r"\n\n(Human|Assistant):")
+Parts = tuple[list[Message], list[Message], list[Message]]
+"""A prompt, and how chosen and rejected go on from it."""
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+def read_preference(fields: Fields, format: ChatLmDatasetFormat) -> Preference | TextPreference:
+    """The pair under `chosen` and `rejected`: strings, single messages, or lists of messages.
+
+    Lists that begin with the user or the system are whole dialogues: their prompt is what they have in common, and a
+    `prompt` string or `messages` beside them say it again. Otherwise they go on from `messages`, `prompt` or
+    `instruction`. Strings are plain text when the prompt is text under `prompt` or when there is none, unless they are
+    written with "\\n\\nHuman:" and "\\n\\nAssistant:" (hh-rlhf), or a system prompt or tools come with them.
+    """
+    chosen, rejected = fields["chosen"], fields["rejected"]
+    if kind_of(chosen) != kind_of(rejected):
+        raise BadRow(
+            "bad_pair", f"chosen is {kind_of(chosen)}, rejected is {kind_of(rejected)}; expected the same kind"
+        )
+    if isinstance(chosen, str) and _is_plain(fields) and not _by_markers(chosen):
+        return _text_pair(fields.get("prompt"), text_of(chosen, "chosen"), text_of(rejected, "rejected"))
+    better, worse = _side(chosen, "chosen", format), _side(rejected, "rejected", format)
+    whole = better[0]["role"] != "assistant"
+    if whole != (worse[0]["role"] != "assistant"):
+        raise BadRow("bad_pair", "one of chosen and rejected begins with the assistant, the other does not")
+    if whole:
+        return _pair(_split_dialogues(fields, better, worse, format), fields, format)
+    return _pair((_prompt(fields, format), better, worse), fields, format)
+
+
+def _side(value: Any, where: str, format: ChatLmDatasetFormat) -> list[Message]:
+    return isinstance(value, str) and _by_markers(value) or turns_of(value, format, where, "assistant")
+
+
+def read_ranked(fields: Fields, format: ChatLmDatasetFormat) -> list[Preference | TextPreference]:
+    """Nectar: the best answer against each worse one, in the order of the row."""
+    answers = fields["answers"]
+    if not isinstance(answers, list) or not answers:
+        raise BadRow("bad_pair", f"answers is {kind_of(answers)}, expected a list of {{answer, rank}}")
+    for index, one in enumerate(answers):
+        if not isinstance(one, dict) or kind_of(one.get("rank")) != "a number" or one["rank"] != one["rank"]:
+            raise BadRow("bad_pair", f"answers[{index}]: expected an object with an answer and a number as its rank")
+    best = min(answers, key=lambda one: one["rank"])
+    worse = [one for one in answers if one["rank"] > best["rank"]]
+    if not worse:
+        raise BadRow("identical_pair", f"all {len(answers)} answers have the same rank; expected a better and a worse")
+    pairs = [{**fields, "chosen": best.get("answer"), "rejected": one.get("answer")} for one in worse]
+    return [read_preference(pair, format) for pair in pairs]
+
+
+def _pair(parts: Parts, fields: Fields, format: ChatLmDatasetFormat) -> Preference:
+    prompt, chosen, rejected = parts
+    if chosen == rejected:
+        raise BadRow("identical_pair", "chosen and rejected are the same")
+    for name, side in (("chosen", chosen), ("rejected", rejected)):
+        if not any(turn["role"] == "assistant" for turn in side):
+            raise BadRow("no_assistant_turn", f"{name}: no assistant turn follows the prompt")
+    prompt = with_system(prompt, fields.get("system"), format)
+    if not prompt:
+        raise BadRow("no_common_prompt", "nothing precedes chosen and rejected; expected at least one turn")
+    return Preference(prompt, chosen, rejected, tools_of(fields.get("tools")), template_kwargs_of(fields))
+
+
+def _prompt(fields: Fields, format: ChatLmDatasetFormat) -> list[Message]:
+    """What both sides go on from, where they do not say it themselves."""
+    given = {key: fields[key] for key in ("messages", "prompt", "instruction") if key in fields}
+    if any(value != next(iter(given.values())) for value in given.values()):
+        raise BadRow("ambiguous_format", f"{' and '.join(given)} say different things; name the prompt with columns")
+    if "messages" in given:
+        return turns_of(given["messages"], format)
+    if "prompt" in given:
+        written = isinstance(given["prompt"], str) and _by_markers(given["prompt"])
+        if not written:
+            return turns_of(given["prompt"], format, "prompt", "user")
+        # "Assistant:" at the end asks for the answer; it is no turn.
+        return written[:-1] if written[-1] == {"role": "assistant", "content": ""} else written
+    if "instruction" in given:
+        return question_turns(given["instruction"], fields.get("input"), format, "instruction")
+    return turns_of(fields["input"], format, "input", "user") if "input" in fields else []
+
+
+def _split_dialogues(
+    fields: Fields, chosen: list[Message], rejected: list[Message], format: ChatLmDatasetFormat
+) -> Parts:
+    """The prompt of two whole dialogues, and how each goes on."""
+    prompt = fields.get("prompt")
+    if isinstance(prompt, list):
+        turns = turns_of(prompt, format, "prompt", "user")
+        if chosen[: len(turns)] == rejected[: len(turns)] == turns:
+            return turns, chosen[len(turns) :], rejected[len(turns) :]
+        if chosen[0] in turns or rejected[0] in turns:
+            raise BadRow("bad_pair", "chosen and rejected repeat a part of the prompt, expected all of it or nothing")
+        return turns, chosen, rejected  # they go on from it with a turn of the user
+    if chosen == rejected:
+        raise BadRow("identical_pair", "chosen and rejected are the same")
+    common = next(
+        (i for i, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other),
+        min(len(chosen), len(rejected)),
+    )
+    # The answer is never part of the question: chosen may be where rejected only begins.
+    while common and chosen[common - 1]["role"] == "assistant":
+        common -= 1
+    if not common:
+        raise BadRow("no_common_prompt", "chosen and rejected begin with different turns; expected a common prompt")
+    return chosen[:common], chosen[common:], rejected[common:]
+
+
+def _is_plain(fields: Fields) -> bool:
+    """Whether a pair of strings is text, and no answers in a chat."""
+    prompt = fields.get("prompt", "")
+    chat = fields.get("system") or tools_of(fields.get("tools")) or fields.keys() & {"messages", "instruction", "input"}
+    return isinstance(prompt, str) and not chat and not _by_markers(prompt)
+
+
+def _text_pair(prompt: str | None, chosen: str, rejected: str) -> TextPreference:
+    if chosen == rejected:
+        raise BadRow("identical_pair", "chosen and rejected are the same")
+    if prompt is not None:
+        return TextPreference(text_of(prompt, "prompt"), chosen, rejected)
+    end = _common_words(chosen, rejected)
+    if not end:
+        raise BadRow("no_common_prompt", "chosen and rejected begin with different words; expected a common prompt")
+    return TextPreference(chosen[:end], chosen[end:], rejected[end:])
+
+
+def _common_words(one: str, other: str) -> int:
+    """Characters of the whole words with which both begin. A space belongs to the word after it, as for tokenizers."""
+    end = len(os.path.commonprefix([one, other]))
+    if any(text[end : end + 1].isalnum() for text in (one, other)):
+        while end and one[end - 1].isalnum():
+            end -= 1
+    while end and one[end - 1] == " ":
+        end -= 1
+    return end
+
+
+def _by_markers(text: str) -> list[Message]:
+    """The messages of a text that is written with "\\n\\nHuman:" and "\\n\\nAssistant:"; none of any other text."""
+    head, *said = _MARKER.split("\n\n" + text_of(text, "the text").lstrip())
+    if head or said[:1] != ["Human"] or "Assistant" not in said[2::2]:
+        return []
+    # One space belongs to the marker, and what is blank before the next one to that.
+    return [
+        {"role": _SPEAKERS[speaker], "content": content.removeprefix(" ").rstrip()}
+        for speaker, content in zip(said[::2], said[1::2], strict=True)
+    ]

@@ -1,0 +1,80 @@
+"""One row of any accepted shape -> what it holds, or a `BadRow` that says why it cannot be used.
+
+Reasons under which rows are counted:
+
+not_an_object, unknown_format, missing_key, ambiguous_format      the shape of the row
+empty_dialogue, bad_messages, unknown_role, unsupported_field     a list of messages
+null_content, bad_content, invalid_unicode                        what a message says
+bad_tools, bad_tool_call                                          tools
+bad_text, bad_segments, bad_tokens, bad_label                     the other kinds of rows
+bad_pair, identical_pair, no_common_prompt, no_assistant_turn     preferences
+formatting_error                                                  the format's own function
+not_a_dialogue, several_examples                                  a row of another kind than the caller can use
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
+from marin_sft.data.messages.detection import read_row
+from marin_sft.data.messages.dialogues import read_messages
+from marin_sft.data.messages.examples import BadRow as BadRow
+from marin_sft.data.messages.examples import Dialogue, Example, Text
+from marin_sft.data.messages.examples import Message as Message
+from marin_sft.data.messages.tool_calls import kind_of, text_of
+from marin_sft.errors import DataError
+
+
+def examples_of(row: Any, format: LmDatasetFormat) -> list[Example]:
+    """What `row` holds: one example, or, for ranked answers, one for each answer worse than the best. Raises BadRow."""
+    if not isinstance(row, dict):
+        raise BadRow("not_an_object", f"the row is {kind_of(row)}, expected a JSON object")
+    chat = format.as_chat()
+    return [_formatted(row, chat)] if chat.formatting_func else read_row(row, chat)
+
+
+def example_of(row: Any, format: LmDatasetFormat) -> Example:
+    """What `row` holds, where it is one thing. Raises BadRow."""
+    examples = examples_of(row, format)
+    if len(examples) > 1:
+        raise BadRow("several_examples", f"the row holds {len(examples)} examples, expected one")
+    return examples[0]
+
+
+def dialogue_of(row: Any, format: LmDatasetFormat) -> Dialogue:
+    """The dialogue that `row` holds. Raises BadRow."""
+    example = example_of(row, format)
+    if not isinstance(example, Dialogue):
+        kind = type(example).__name__
+        raise BadRow("not_a_dialogue", f"the row holds a {kind}, expected a dialogue; see shape")
+    return example
+
+
+def _formatted(row: dict[str, Any], format: ChatLmDatasetFormat) -> Example:
+    """What the format's own function makes of `row`; tools and arguments of the template are still the row's."""
+    assert format.formatting_func is not None
+    try:
+        made = format.formatting_func(row)
+    except Exception as error:  # the user's code may raise anything on a row that it does not expect
+        raise BadRow("formatting_error", f"formatting_func raised {type(error).__name__}: {error}") from error
+    if isinstance(made, str):
+        return Text("", text_of(made, "what formatting_func returned"))
+    if not isinstance(made, list):
+        raise BadRow(
+            "formatting_error", f"formatting_func returned {kind_of(made)}, expected a string or a list of messages"
+        )
+    beside = {key: row[key] for key in ("tools", "chat_template_kwargs") if row.get(key) is not None}
+    return read_messages({"messages": made, **beside}, format)
+
+
+def check_dropped(rows: int, dropped: Mapping[str, int], max_dropped: float, where: str) -> None:
+    """Raises DataError when no row is left, or when more than the share `max_dropped` was dropped."""
+    lost = sum(dropped.values())
+    if rows == lost or lost > max_dropped * rows:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in sorted(dropped.items(), key=lambda item: -item[1]))
+        raise DataError(
+            f"{where}: {lost} of {rows} rows dropped ({reasons or 'there were no rows'}); expected at least one row "
+            f"kept and at most {max_dropped:.1%} dropped. Mend the rows or the format, or raise max_dropped"
+        )

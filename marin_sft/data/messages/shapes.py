@@ -1,0 +1,127 @@
+"""The shapes that rows come in: the keys that tell them, and who reads them. To add one, add a line to SHAPES."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from marin_sft.data.messages.dialogues import (
+    Fields,
+    read_completion,
+    read_instruction,
+    read_messages,
+    read_multiple_choice,
+    read_question,
+    read_rated,
+    read_rated_completion,
+    read_segments,
+    read_text,
+)
+from marin_sft.data.messages.examples import Example
+from marin_sft.data.messages.preferences import read_preference, read_ranked
+from marin_sft.data.messages.pretokenized import read_tokens
+
+if TYPE_CHECKING:
+    from marin_sft.data.formats import ChatLmDatasetFormat
+
+
+class Slot(NamedTuple):
+    """`field` is the name by which the reader knows what stands under one of `keys` in a row."""
+
+    field: str
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Slot:
+        """ "a" is the key a; "a|b" is either, known as a; "f=a|b" is either, known as f."""
+        field, _, keys = text.rpartition("=")
+        alternatives = tuple(keys.split("|"))
+        return cls(field or alternatives[0], alternatives)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """`needs` and `takes`: the keys that a row must have, and may have (see `Slot.of`); others are ignored.
+
+    `of_rated_rows`: found only in rows that are rated.
+    `rank`: of the shapes found in a row, only those of the highest rank count.
+    `named_only`: never found, only named: its keys mean something else in most rows.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    takes: tuple[str, ...]
+    read: Callable[[Fields, ChatLmDatasetFormat], Example | list[Any]]
+    about: str
+    aliases: tuple[str, ...] = ()
+    rank: int = 0
+    named_only: bool = False
+    of_rated_rows: bool = False
+
+    @functools.cached_property
+    def needed(self) -> tuple[Slot, ...]:
+        return tuple(Slot.of(text) for text in self.needs)
+
+    @functools.cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        return (*self.needed, *(Slot.of(text) for text in self.takes))
+
+    @functools.cached_property
+    def keys(self) -> frozenset[str]:
+        return frozenset(key for slot in self.slots for key in slot.keys)
+
+
+def is_rated(row: dict[str, Any]) -> bool:
+    """Whether `row` says how good it is. A `label` is many things in other data sets; `kto_tag` is nothing else."""
+    return "kto_tag" in row or isinstance(row.get("label"), bool)
+
+
+_MESSAGES = "messages|conversations|conversation"
+_INSTRUCTION = ("instruction|INSTRUCTION", "output|response|answer|RESPONSE")
+_PAIR = ("chosen|chosen_messages|chosen_response|accepted", "rejected|rejected_messages|rejected_response")
+_PROMPT = ("prompt", "instruction|question", "input")
+_MASKS = ("labels", "completion_mask", "assistant_masks", "loss_weights", "attention_mask")
+_LABEL = "label|kto_tag"
+_CHAT = ("system|system_prompt", "tools", "chat_template_kwargs")
+
+# fmt: off
+SHAPES = (
+    Shape("tokens", ("input_ids",), _MASKS, read_tokens,
+          "ids and masks made elsewhere", rank=1),
+    Shape("messages", (_MESSAGES,), _CHAT, read_messages,
+          "a list of {role, content} or {from, value}", ("openai", "sharegpt", "conversations", "conversation")),
+    Shape("alpaca", _INSTRUCTION, ("input|context", "history", *_CHAT), read_instruction,
+          "an instruction, perhaps an input, and an output", ("instruction", "gpteacher", "dolly", "oasst")),
+    Shape("prompt_response", ("instruction=prompt", "output=response"), ("input", *_CHAT), read_instruction,
+          "what the user says and the response to it"),
+    Shape("question_answer", ("question", "answer|response"), ("context|article", *_CHAT), read_question,
+          "a question, perhaps its context, and an answer", ("orca", "context_qa")),
+    Shape("prompt_completion", ("prompt", "completion|generation"), _CHAT, read_completion,
+          "two strings: text of which the completion is trained; lists of messages: a chat", ("metharme",)),
+    Shape("input_output", ("prompt=input", "completion=output"), _CHAT, read_completion,
+          "like prompt_completion"),
+    Shape("segments", ("segments",), (), read_segments,
+          "pieces of text {text, label}, each trained or not"),
+    Shape("preference", _PAIR, (_MESSAGES, *_PROMPT, *_CHAT), read_preference,
+          "a chosen and a rejected answer, with all that precedes them or after a prompt", ("dpo", "orpo")),
+    Shape("ranked", ("prompt", "answers"), _CHAT, read_ranked,
+          "answers {answer, rank}: the best against each worse one", ("nectar",)),
+    Shape("rated", (_MESSAGES, _LABEL), _CHAT, read_rated,
+          "messages, and whether they are good", ("kto",), of_rated_rows=True),
+    Shape("rated_completion", ("prompt", "completion", _LABEL), _CHAT, read_rated_completion,
+          "a prompt and a completion, and whether it is good", of_rated_rows=True),
+    Shape("text", ("text",), (), read_text,
+          "plain text, all of it trained", ("completion",), rank=-1),
+    Shape("jeopardy", ("instruction=question", "output=answer"), ("input=category", *_CHAT), read_instruction,
+          "a question, its category below it, and an answer", named_only=True),
+    Shape("multiple_choice", ("question", "choices"), ("solution", "explanation", *_CHAT), read_multiple_choice,
+          "a question, its choices below it, and the solution", ("explainchoice",), named_only=True),
+    Shape("summary", ("instruction=article", "output=summary"), _CHAT, read_instruction,
+          "an article and its summary", ("summarizetldr",), named_only=True),
+)
+# fmt: on
+
+SHAPE_BY_NAME = {name: shape for shape in SHAPES for name in (shape.name, *shape.aliases)}
+KEYS = frozenset(key for shape in SHAPES for key in shape.keys)

@@ -1,0 +1,116 @@
+"""Tools and calls of them, as people write them -> OpenAI's form, with arguments as objects.
+
+JSON strings are parsed once, key order is kept. Arrow fills the keys that a struct lacks with null, so null keys of
+objects are left out at any depth; those of a JSON string are the author's own and stay.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from marin_sft.data.messages.examples import BadRow
+
+_MAX_DEPTH = 64
+Json = dict[str, Any]
+
+
+def text_of(value: Any, where: str, reason: str = "bad_messages") -> str:
+    """`value`, if it is a string that can be tokenized.
+
+    Raises:
+        BadRow: `reason`, or `invalid_unicode` for half a surrogate pair, which no tokenizer takes.
+    """
+    if not isinstance(value, str):
+        raise BadRow(reason, f"{where} is {kind_of(value)}, expected a string")
+    if not can_be_encoded(value):
+        at = next(i for i, character in enumerate(value) if not can_be_encoded(character))
+        raise BadRow("invalid_unicode", f"{where}: half of a surrogate pair at character {at}")
+    return value
+
+
+def can_be_encoded(text: str) -> bool:
+    """Whether `text` is valid Unicode: has no half of a surrogate pair."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+def kind_of(value: Any) -> str:
+    """What JSON calls a value of this type, with an article."""
+    names = {type(None): "null", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "a number"
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def without_nulls(value: Any, where: str, reason: str, depth: int = 0) -> Any:
+    """A JSON value without the null keys of its objects. Raises BadRow for what is no JSON."""
+    if depth > _MAX_DEPTH:
+        raise BadRow(reason, f"{where} is nested more than {_MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        present = {text_of(key, f"a key of {where}", reason): v for key, v in value.items() if v is not None}
+        return {key: without_nulls(v, where, reason, depth + 1) for key, v in present.items()}
+    if isinstance(value, list):
+        return [without_nulls(v, where, reason, depth + 1) for v in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return text_of(value, where, reason)
+
+
+def tools_of(value: Any) -> list[Json] | None:
+    """The tools of a row: a list, or a JSON string of one. None where there are none.
+
+    A bare function description is put into `{"type": "function", "function": ...}`, which is what templates expect and
+    what servers pass them. Raises BadRow `bad_tools`.
+    """
+    tools = _json_of(value, "tools", "bad_tools") if value else None
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise BadRow("bad_tools", f"tools is {kind_of(tools)}, expected a list of objects, or a JSON string of one")
+    return [tool if "name" not in tool or "type" in tool else {"type": "function", "function": tool} for tool in tools]
+
+
+def tool_calls_of(value: Any, where: str) -> list[Json]:
+    """Calls as `{"type": "function", "function": {"name", "arguments": {...}}, "id"?}`.
+
+    `value`: a call or a list of calls, or a JSON string of that. Raises BadRow `bad_tool_call`.
+    """
+    calls = _json_of(value, where, "bad_tool_call")
+    return [_call(call, where) for call in (calls if isinstance(calls, list) else [calls])]
+
+
+def _call(call: Any, where: str) -> Json:
+    call = _json_of(call, where, "bad_tool_call")
+    if isinstance(call, dict) and "function" not in call:
+        named = {key: value for key, value in call.items() if key not in ("id", "type")}
+        call = {**{key: value for key, value in call.items() if key not in named}, "function": named}
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise BadRow("bad_tool_call", f"{where}: expected an object with a `name` and `arguments`, got {_short(call)}")
+    arguments = _json_of(function.get("arguments") or {}, f"{where}: arguments of {function['name']}", "bad_tool_call")
+    if not isinstance(arguments, dict):
+        raise BadRow(
+            "bad_tool_call", f"{where}: arguments of {function['name']} is {kind_of(arguments)}, expected an object"
+        )
+    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+
+
+def _json_of(value: Any, where: str, reason: str) -> Any:
+    """`value`, or what it says where it is a JSON string."""
+    if not isinstance(value, str):
+        return without_nulls(value, where, reason)
+    try:
+        parsed = json.loads(text_of(value, where, reason))
+    except (ValueError, RecursionError) as error:
+        raise BadRow(reason, f"{where}: expected JSON ({error}), got {_short(value)}") from None
+    without_nulls(parsed, where, reason)  # for its checks alone: these nulls stay
+    return parsed
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]

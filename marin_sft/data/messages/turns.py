@@ -1,0 +1,177 @@
+"""A list of messages as people write it -> messages in normal form.
+
+Roles and contents stand under `role` and `content`, or `from` and `value` (ShareGPT), or what the format's columns say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from marin_sft.data.messages.examples import BadRow, Message
+from marin_sft.data.messages.tool_calls import can_be_encoded, kind_of, text_of, tool_calls_of
+
+if TYPE_CHECKING:
+    from marin_sft.data.formats import ChatLmDatasetFormat
+
+TOOL_CALL = "tool_call"
+"""The role of a turn that is nothing but calls of tools, as ShareGPT has it; it becomes an assistant turn."""
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "user": ("user", "human"),
+    "assistant": ("assistant", "gpt", "model", "bot", "chatgpt"),
+    "system": ("system",),
+    "developer": ("developer",),
+    "tool": ("tool", "observation", "function_response", "tool_response", "function"),
+    TOOL_CALL: (TOOL_CALL, "function_call"),
+}
+"""Which names in rows mean which role, before the format's own."""
+
+ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
+_SYSTEM_ROLES = ("system", "developer")
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_REASONING_PARTS = ("reasoning", "thinking")
+_TRAIN_KEYS = ("train", "loss_weight", "weight")  # ours and axolotl's, LLaMA-Factory's, OpenAI's
+
+
+def turns_of(
+    value: Any, format: ChatLmDatasetFormat, where: str = "messages", speaker: str | None = None
+) -> list[Message]:
+    """The turns in `value`: a list of messages, or, where there is a `speaker`, one message or a string that is theirs.
+
+    Raises:
+        BadRow: `empty_dialogue`, `bad_messages`, `null_content`, `bad_content`, `unknown_role`, `bad_tool_call`,
+            `unsupported_field`, `invalid_unicode`.
+    """
+    if speaker and isinstance(value, str):
+        return [{"role": speaker, "content": text_of(value, where)}]
+    if speaker and isinstance(value, dict):
+        return [_turn(value, format, where)]
+    if not isinstance(value, list):
+        raise BadRow(
+            "bad_messages",
+            f"{where} is {kind_of(value)}, expected {'a string or ' if speaker else ''}a list of messages",
+        )
+    if not value:
+        raise BadRow("empty_dialogue", f"{where} is an empty list")
+    roles = format.roles if (format.role_keys, format.content_keys) == (ROLE_KEYS, CONTENT_KEYS) else {}
+    return [_plain_turn(raw, roles) or _turn(raw, format, f"{where}[{index}]") for index, raw in enumerate(value)]
+
+
+def with_system(turns: list[Message], column: Any, format: ChatLmDatasetFormat) -> list[Message]:
+    """`turns` with the system turn that they should have: their own, else the row's `column`, else the format's."""
+    if format.drop_system:
+        turns = [turn for turn in turns if turn["role"] not in _SYSTEM_ROLES]
+        column = None
+    if column in (None, "") and not format.default_system:
+        return turns
+    if any(turn["role"] in _SYSTEM_ROLES for turn in turns):
+        return turns
+    system = text_of(column, "system") if column not in (None, "") else format.default_system
+    return [{"role": "system", "content": system}, *turns] if system else turns
+
+
+def untrained(turns: Sequence[Message]) -> list[Message]:
+    """`turns` in which the assistant is not trained, but where a message says otherwise itself."""
+    return [{"train": False, **turn} if turn["role"] == "assistant" else turn for turn in turns]
+
+
+def _plain_turn(raw: Any, roles: Mapping[str, str]) -> Message | None:
+    """What `_turn` makes of a message that is no more than a role and a text, as most are, for a tenth of its time.
+
+    None for any other message, and for one that is wrong.
+    """
+    if not isinstance(raw, dict) or len(raw) != 2:
+        return None
+    name, content = raw.get("role"), raw.get("content")
+    if name is None:
+        name, content = raw.get("from"), raw.get("value")
+    if not isinstance(name, str) or not isinstance(content, str) or not can_be_encoded(content):
+        return None
+    role = roles.get(name)
+    return {"role": role, "content": content} if role and role != TOOL_CALL else None
+
+
+def _turn(raw: Any, format: ChatLmDatasetFormat, where: str) -> Message:
+    if not isinstance(raw, dict):
+        raise BadRow("bad_messages", f"{where} is {kind_of(raw)}, expected an object with a role and a content")
+    role, content = _role(raw, format, where), _first(raw, format.content_keys)
+    if role == TOOL_CALL:
+        message = {"role": "assistant", "content": "", "tool_calls": tool_calls_of(content, where)}
+    else:
+        message = {"role": role, **_said(raw, content, f"{where} ({role})")}
+    for key in (*_REASONING_KEYS, "tool_call_id", "name"):
+        if raw.get(key) is not None:
+            message[key] = text_of(raw[key], f"{where}.{key}")
+    train = _train(raw, where)
+    return message if train is None else {**message, "train": train}
+
+
+def _role(raw: Message, format: ChatLmDatasetFormat, where: str) -> str:
+    name = _first(raw, format.role_keys)
+    if not isinstance(name, str):
+        keys = " or ".join(format.role_keys)
+        raise BadRow("bad_messages", f"{where} has {kind_of(name)} as its role, expected a string under {keys}")
+    if name not in format.roles:
+        raise BadRow(
+            "unknown_role", f"{where} has the role {name[:80]!r}, expected one of {list(format.roles)}; see role_map"
+        )
+    return format.roles[name]
+
+
+def _said(raw: Message, content: Any, where: str) -> Message:
+    """The content and the calls of a message. A message that calls tools need not say anything."""
+    calls = raw.get("tool_calls")
+    if calls in (None, []):
+        calls = raw.get("function_call")  # OpenAI's older spelling
+    said: Message = {}
+    if isinstance(content, list):
+        said = _joined_parts(content, where)
+    elif content is not None:
+        said = {"content": text_of(content, where, "bad_content")}
+    if calls is not None:
+        said["tool_calls"] = [*said.get("tool_calls", []), *tool_calls_of(calls, f"{where}.tool_calls")]
+    if "content" not in said:
+        if "tool_calls" not in said:
+            raise BadRow("null_content", f"{where} has no content, expected a string")
+        said = {"content": "", **said}
+    return said
+
+
+def _joined_parts(parts: list[Any], where: str) -> Message:
+    """Typed parts, `[{"type": "text", "text" | "value": ...}]`. Texts are joined as templates do, with no space."""
+    texts, reasoning, calls = [], [], []
+    for index, part in enumerate(parts):
+        at = f"{where} part {index}"
+        kind = part.get("type") or "text" if isinstance(part, dict) else None
+        if kind == "text":
+            texts.append(text_of(_first(part, ("text", "value")), at, "bad_content"))
+        elif isinstance(kind, str) and kind in _REASONING_PARTS:
+            reasoning.append(text_of(_first(part, (kind, "text", "value")), at, "bad_content"))
+        elif kind == TOOL_CALL:
+            calls += tool_calls_of(_first(part, ("value", TOOL_CALL)), at)
+        else:
+            got = kind_of(part) if kind is None else f"of type {str(kind)[:80]!r}"
+            raise BadRow("bad_content", f"{at} is {got}, expected an object of type 'text'")
+    said: Message = {"content": "".join(texts)} if texts or not calls else {}
+    if reasoning:
+        said["reasoning_content"] = "".join(reasoning)
+    if calls:
+        said["tool_calls"] = calls
+    return said
+
+
+def _train(raw: Message, where: str) -> bool | None:
+    flags = {key: raw[key] for key in _TRAIN_KEYS if raw.get(key) is not None}
+    for key, flag in flags.items():
+        if not isinstance(flag, bool | int | float) or flag not in (0, 1):
+            raise BadRow("unsupported_field", f"{where}.{key} is {str(flag)[:80]!r}, expected true, false, 1 or 0")
+    if len({bool(flag) for flag in flags.values()}) > 1:
+        raise BadRow("unsupported_field", f"{where}: {flags} contradict each other")
+    if raw.get("train_detail"):
+        raise BadRow("unsupported_field", f"{where}.train_detail: parts of a turn cannot be left untrained; use train")
+    return next((bool(flag) for flag in flags.values()), None)
+
+
+def _first(raw: Message, keys: Sequence[str]) -> Any:
+    return next((raw[key] for key in keys if raw.get(key) is not None), None)

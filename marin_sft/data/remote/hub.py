@@ -1,0 +1,188 @@
+"""The Hugging Face Hub, read with its own client: which files a revision of a repository has, and their bytes.
+
+Errors of the client become a `DataError` that says what to do, or `Transient` where trying again may help.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, filter_repo_objects, get_session, hf_raise_for_status
+
+from marin_sft.data.remote.transfer import RemoteFile, Transient
+from marin_sft.errors import DataError
+
+TIMEOUT = (10.0, 60.0)
+"""Seconds to connect, and between two pieces of an answer."""
+CHUNK = 1 << 18
+"""Bytes read at once. Less than that is lost when a connection breaks."""
+# A content network may refuse to send more than some 50 GB in one answer.
+_AT_ONCE = 8 << 30
+_WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
+_QUERY = re.compile(r"\?[^\s'\")]+")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """`kind`: "dataset" or "model". `revision`: a branch, tag or commit sha. `endpoint`: the hub's URL."""
+
+    id: str
+    kind: str
+    revision: str
+    endpoint: str
+
+    @property
+    def page(self) -> str:
+        """What a person opens."""
+        return f"{self.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """The bytes of a file of a repository, whose revision is a commit sha. Picklable; holds no token."""
+
+    repository: Repository
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.repository.page}/{self.name}@{self.repository.revision[:7]}"
+
+    def read_from(self, offset: int, size: int | None) -> Iterator[bytes]:
+        repo = self.repository
+        url = hf_hub_url(repo.id, self.name, repo_type=repo.kind, revision=repo.revision, endpoint=repo.endpoint)
+        with _explained(repo):
+            yield from http_bytes(url, offset, size, build_hf_headers())
+
+
+def endpoint() -> str:
+    """Read now, and not when the client was imported."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def commit_of(repository: Repository) -> str:
+    """The full sha of the commit that the revision stands for.
+
+    Raises:
+        DataError: what trying again does not help against.
+        Transient: the rest.
+    """
+    with _explained(repository):
+        info = HfApi(repository.endpoint).repo_info(
+            repository.id, repo_type=repository.kind, revision=repository.revision, timeout=TIMEOUT[1]
+        )
+    return str(info.sha)
+
+
+def list_files(repository: Repository, allow: Sequence[str], ignore: Sequence[str]) -> list[RemoteFile]:
+    """The files whose path matches a pattern of `allow` (none: all) and none of `ignore`, by path.
+
+    Raises:
+        DataError: no file is left, or what trying again does not help against.
+        Transient: the rest.
+    """
+    with _explained(repository):
+        tree = HfApi(repository.endpoint).list_repo_tree(
+            repository.id, recursive=True, repo_type=repository.kind, revision=repository.revision
+        )
+        entries = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    kept = sorted(filter_repo_objects(entries, allow_patterns=list(allow) or None, ignore_patterns=list(ignore)))
+    if not kept:
+        raise DataError(
+            f"{repository.page}: none of its {len(entries)} files is left by allow_patterns={list(allow)} and "
+            f"ignore_patterns={list(ignore)}; its files: {', '.join(sorted(entries)[:10])}"
+        )
+    return [_remote_file(repository, entries[path]) for path in kept]
+
+
+def _remote_file(repository: Repository, entry: RepoFile) -> RemoteFile:
+    digest = f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}"
+    return RemoteFile(entry.path, HubFile(repository, entry.path), entry.size, digest)
+
+
+def http_bytes(url: str, offset: int, size: int | None, headers: dict[str, str] | None = None) -> Iterator[bytes]:
+    """What `url` holds from byte `offset` on, or a first part of that. `size`: of the whole, if known."""
+    # Identity, or the length would be that of something compressed.
+    headers = {**(headers or {}), "Accept-Encoding": "identity"}
+    end = "" if size is None else min(size, offset + _AT_ONCE) - 1
+    if offset or end:
+        headers["Range"] = f"bytes={offset}-{end}"
+    with get_session().get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        hf_raise_for_status(answer)
+        # A server that knows no ranges sends the whole: what is there already is skipped.
+        skip = offset if answer.status_code == 200 else 0
+        for chunk in answer.iter_content(CHUNK):
+            yield chunk[skip:]
+            skip = max(0, skip - len(chunk))
+
+
+@contextmanager
+def _explained(repository: Repository) -> Iterator[None]:
+    with explained(repository.page):
+        try:
+            yield
+        except GatedRepoError:
+            raise DataError(
+                f"{repository.page} is gated: accept its licence on that page, and set HF_TOKEN to a token of the "
+                "account that did"
+            ) from None
+        except RepositoryNotFoundError:
+            raise DataError(
+                f"there is no {repository.kind} {repository.id!r} at {repository.endpoint}, or it is private: check "
+                "the spelling, and set HF_TOKEN to a token that may read it"
+            ) from None
+        except RevisionNotFoundError:
+            raise DataError(
+                f"{repository.page} has no revision {repository.revision!r}; expected a branch, tag or commit sha"
+            ) from None
+        except HfHubHTTPError as error:
+            if error.response.status_code not in (401, 403):
+                raise
+            raise DataError(
+                f"{repository.page}: HTTP {error.response.status_code}: {error.server_message}; "
+                "set HF_TOKEN to a valid token that may read it"
+            ) from None
+        except HFValidationError as error:
+            raise DataError(f"{repository.id!r} cannot be the id of a repository: {error}") from None
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Errors of the client and of HTTP inside the block as ours.
+
+    They lose their cause on purpose: its text, and that of its own causes, has URLs whose queries are secrets.
+    """
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise DataError(f"{what}: the environment forbids downloads; unset HF_HUB_OFFLINE") from None
+    except EntryNotFoundError:
+        raise DataError(f"{what}: the file is not there (404); check its spelling") from None
+    except requests.HTTPError as error:
+        answer: Any = error.response  # there always is one: raise_for_status put it there
+        said = f"{what}: HTTP {answer.status_code}: {_without_secrets(error)}"
+        if answer.status_code in _WORTH_ANOTHER_TRY:
+            raise Transient(said, answer.headers.get("Retry-After")) from None
+        raise DataError(said) from None
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        raise Transient(f"{what}: {_without_secrets(error)}") from None
+
+
+def _without_secrets(error: Exception) -> str:
+    return " ".join(_QUERY.sub("?...", str(error)).split())

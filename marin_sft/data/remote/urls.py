@@ -1,0 +1,85 @@
+"""Files at plain URLs: https:// with the client of the hub, everything else with fsspec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from huggingface_hub.utils import get_session
+
+from marin_sft.data.remote.hub import CHUNK, TIMEOUT, explained, http_bytes
+from marin_sft.data.remote.transfer import RemoteFile, Transient
+from marin_sft.errors import DataError
+
+
+@dataclass(frozen=True)
+class HttpFile:
+    url: str
+
+    def __str__(self) -> str:
+        return self.url.split("?")[0]  # a query may be a signature
+
+    def read_from(self, offset: int, size: int | None) -> Iterator[bytes]:
+        with explained(str(self)):
+            yield from http_bytes(self.url, offset, size)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """In an object store, or whatever else fsspec reads."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def read_from(self, offset: int, size: int | None) -> Iterator[bytes]:
+        import fsspec
+
+        try:
+            with fsspec.open(self.url, "rb") as stream:
+                stream.seek(offset)
+                while chunk := stream.read(CHUNK):
+                    yield chunk
+        except FileNotFoundError as error:
+            raise DataError(f"{self.url}: there is no such file") from error
+        except PermissionError as error:
+            raise DataError(f"{self.url}: may not be read ({error}); check the credentials of this machine") from error
+        except (OSError, TimeoutError) as error:
+            raise Transient(f"{self.url}: {error}") from error
+
+
+def remote_file(url: str, sha256: str | None) -> RemoteFile:
+    """The file at `url`, with its size where its server tells it.
+
+    Raises:
+        DataError: it is not there, or may not be read.
+        Transient: trying again may help.
+    """
+    name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    if not name:
+        raise DataError(f"{url!r} names no file; expected a URL whose path ends in a file name")
+    digest = f"sha256:{sha256.lower()}" if sha256 else None
+    if url.startswith(("https://", "http://")):
+        return RemoteFile(name, HttpFile(url), _http_size(HttpFile(url)), digest)
+    from fsspec.core import url_to_fs
+
+    fs, path = url_to_fs(url)
+    try:
+        return RemoteFile(name, StoredFile(url), int(fs.info(path)["size"]), digest)
+    except FileNotFoundError as error:
+        raise DataError(f"{url}: there is no such file") from error
+
+
+def _http_size(file: HttpFile) -> int | None:
+    """By a HEAD request; None where the server does not answer that or does not know."""
+    with explained(str(file)):
+        headers = {"Accept-Encoding": "identity"}
+        answer = get_session().head(file.url, headers=headers, timeout=TIMEOUT, allow_redirects=True)
+        # A URL signed for GET answers HEAD with 403; what GET says then counts.
+        if answer.status_code in (403, 405, 501):
+            return None
+        answer.raise_for_status()
+    length = answer.headers.get("Content-Length")
+    return int(length) if length is not None else None

@@ -1,0 +1,246 @@
+"""Rows from files, and back. Local paths and any fsspec URL.
+
+    .jsonl .ndjson   a JSON value a line
+    .json            one list of rows, or {"data": [...]}; or JSON lines; or JSON objects one after another
+    .csv .tsv        a header, then rows; every value is text, as it stands there
+    .parquet         .arrow (IPC streams and files, as `datasets` writes them)
+
+All but the last two also as .gz and .zst. However large a file is, reading it takes little memory: a row, a batch of a
+table, or a row group at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from marin_sft.data.files import open_file
+from marin_sft.data.rows.text_rows import (
+    RawRow,
+    count_json_lines,
+    csv_rows,
+    json_line_rows,
+    json_rows,
+    parsed_row,
+    tsv_rows,
+)
+from marin_sft.errors import DataError
+
+_TEXTS = {
+    ".jsonl": json_line_rows,
+    ".ndjson": json_line_rows,
+    ".json": json_rows,
+    ".csv": csv_rows,
+    ".tsv": tsv_rows,
+}
+_TABLES = (".parquet", ".arrow")
+_COMPRESSIONS = (".gz", ".zst")
+_MAGIC = "*?["
+_EXPECTED = ", ".join([*_TEXTS, *_TABLES])
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """`path` opens the file; `name` is the part of it that does not depend on where the data lies."""
+
+    path: str
+    name: str
+
+
+class SourceRow(NamedTuple):
+    """Line numbers count from 1; in a JSON list and in tables, rows count. `row` is a BadRow where it is unreadable."""
+
+    file: SourceFile
+    line: int
+    row: Any
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows `start` to `stop` of a file."""
+
+    file: SourceFile
+    start: int
+    stop: int
+
+
+def is_readable(path: str) -> bool:
+    """Whether the name of a file says that its rows can be read."""
+    return _kind(path) != ""
+
+
+def find_files(patterns: Sequence[str]) -> list[SourceFile]:
+    """The files that `patterns` (paths, directories or globs) name, each once, in order of pattern and then path.
+
+    Files and directories whose name starts with a dot are left out, and of a directory what `is_readable` denies.
+
+    Raises:
+        DataError: a pattern that matches no file, or a file named by a path or glob whose kind cannot be read.
+    """
+    found: dict[str, SourceFile] = {}
+    for pattern in patterns:
+        files = _matches(pattern)
+        if not files:
+            raise DataError(f"no file matches {pattern!r}; expected at least one of {_EXPECTED}")
+        for file in files:
+            found.setdefault(file.path, file)
+    unreadable = [file.path for file in found.values() if not is_readable(file.path)]
+    if unreadable:
+        raise DataError(
+            f"cannot read {unreadable[0]!r}; expected one of {_EXPECTED}, with .gz or .zst after those that are text; "
+            "narrow the glob"
+        )
+    return list(found.values())
+
+
+def files_below(directory: str) -> list[SourceFile]:
+    """All files below `directory`, of whatever kind, by path; what starts with a dot is left out."""
+    from fsspec.core import url_to_fs
+
+    fs, path = url_to_fs(directory)
+    return _named(fs, fs.find(path), path.rstrip("/") + "/", "://" in directory)
+
+
+def _matches(pattern: str) -> list[SourceFile]:
+    from fsspec.core import url_to_fs
+
+    if pattern.startswith(("https://", "http://")):
+        # A web server has no directories, and a "?" there is no wildcard.
+        return [SourceFile(pattern, _name(pattern).rsplit("/", 1)[-1])]
+    fs, path = url_to_fs(pattern)
+    if any(c in path for c in _MAGIC):
+        fixed = path[: min(path.index(c) for c in _MAGIC if c in path)]
+        root = fixed[: fixed.rfind("/") + 1]
+        paths = [str(p) for p in fs.glob(path) if not fs.isdir(p)]
+    elif fs.isdir(path):
+        root = path.rstrip("/") + "/"
+        paths = [p for p in fs.find(path) if is_readable(p)]
+    else:
+        root = path[: path.rfind("/") + 1]
+        paths = [path] if fs.exists(path) else []
+    return _named(fs, paths, root, "://" in pattern)
+
+
+def _named(fs: Any, paths: Iterable[str], root: str, is_url: bool) -> list[SourceFile]:
+    named = [SourceFile(fs.unstrip_protocol(p) if is_url else p, p.removeprefix(root)) for p in sorted(paths)]
+    return [file for file in named if not any(part.startswith(".") for part in file.name.split("/"))]
+
+
+def count_rows(file: SourceFile) -> int:
+    """How many rows `read_rows` gives. Of parquet, only the footer is read; JSON lines are not parsed.
+
+    Raises:
+        DataError: as `read_rows` does.
+    """
+    if (kind := _kind(file.path)) in _TABLES:
+        from marin_sft.data.rows import table_rows
+
+        return table_rows.count_rows(file.path, kind)
+    with _reading(file) as stream:
+        rows_of = _TEXTS[kind]
+        return count_json_lines(stream) if rows_of is json_line_rows else sum(1 for _ in rows_of(stream))
+
+
+def read_rows(file: SourceFile, start: int = 0, stop: int | None = None) -> Iterator[SourceRow]:
+    """Rows `start` to `stop` (counted from 0) of `file`. Tables skip to `start`; other files are read up to there.
+
+    Raises:
+        DataError: a file that cannot be read to its end, or that is not what its name says.
+    """
+    if (kind := _kind(file.path)) in _TABLES:
+        from marin_sft.data.rows import table_rows
+
+        rows = table_rows.read_rows(file.path, kind, start, stop)
+    else:
+        rows = ((line, parsed_row(raw)) for line, raw in islice(_raw_rows(file), start, stop))
+    for line, row in rows:
+        yield SourceRow(file, line, row)
+
+
+def _raw_rows(file: SourceFile) -> Iterator[RawRow]:
+    with _reading(file) as stream:
+        yield from _TEXTS[_kind(file.path)](stream)
+
+
+@contextlib.contextmanager
+def _reading(file: SourceFile) -> Iterator[Any]:
+    """The open file; what goes wrong inside is a DataError that names it."""
+    try:
+        with _opened(file.path) as stream:
+            yield stream
+    except errors_of_reading(file.path) as error:
+        raise DataError(f"{file.path}: cannot be read to its end ({error}); write or fetch it again") from error
+    except ValueError as error:
+        raise DataError(f"{file.path}: {error}") from error
+
+
+def errors_of_reading(path: str) -> tuple[type[Exception], ...]:
+    """What reading a file raises when it breaks off. fsspec lets errors of its web client through as they are."""
+    if path.startswith(("https://", "http://")):
+        import aiohttp
+
+        return (OSError, EOFError, zlib.error, aiohttp.ClientError)
+    return (OSError, EOFError, zlib.error)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """The text of a file as bytes, decompressed. A compressed file that ends early is an OSError or EOFError."""
+    with open_file(path, "rb") as raw:
+        name = _name(path)
+        if name.endswith(_COMPRESSIONS) and not raw.read(1):
+            raise EOFError("the file is empty")
+        raw.seek(0)
+        if name.endswith(".gz"):
+            yield gzip.GzipFile(fileobj=raw)
+        elif name.endswith(".zst"):
+            import pyarrow as pa
+
+            # The zstandard package takes the end of a file that was cut for the end of its data; pyarrow does not.
+            yield io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd"), 1 << 20)
+        else:
+            yield raw
+
+
+def _kind(path: str) -> str:
+    """The suffix that says how rows lie in a file: `.json` of `x.json.gz`; empty for what cannot be read."""
+    name = _name(path)
+    suffix = PurePosixPath(name).suffix
+    if suffix in _COMPRESSIONS:
+        suffix = PurePosixPath(name.removesuffix(suffix)).suffix
+        return suffix if suffix in _TEXTS else ""
+    return suffix if suffix in (*_TEXTS, *_TABLES) else ""
+
+
+def _name(path: str) -> str:
+    """The path without what a web address may have behind it."""
+    return urlsplit(path).path if path.startswith(("https://", "http://")) else path
+
+
+def write_shard(directory: str, index: int, rows: Iterable[dict[str, Any]]) -> str:
+    """Write `{directory}/shard_{index:05d}.jsonl.gz` and return its path. The same rows give the same bytes."""
+    path = f"{directory.rstrip('/')}/shard_{index:05d}.jsonl.gz"
+    with open_file(path, "wb") as raw:
+        # No file name and no time in the gzip header.
+        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as zipped:
+            with io.TextIOWrapper(zipped, encoding="utf-8", newline="\n") as text:
+                text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
+
+
+def write_rows(directory: str, rows: Iterable[dict[str, Any]], rows_per_shard: int = 5000) -> list[str]:
+    """Write all `rows` as `shard_00000.jsonl.gz` and so on below `directory`; their paths. No rows: one empty shard."""
+    rows = iter(rows)
+    paths = [write_shard(directory, 0, islice(rows, rows_per_shard))]
+    while some := list(islice(rows, rows_per_shard)):
+        paths.append(write_shard(directory, len(paths), some))
+    return paths
