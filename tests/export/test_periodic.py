@@ -15,24 +15,15 @@ from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.models import hf_directory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
+from tests.training.small_runs import sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
 
 
 def config_for(base_model: str, output: Path, **changes) -> SFTConfig:
-    config = SFTConfig(
-        mixture="unused",
-        tokenized={},
-        base_model=base_model,
-        output_path=str(output),
-        earlier_attempts=(),
-        train_batch_size=4,
-        num_train_steps=7,
-        learning_rate=1e-2,
-        precision="fp32",
-        hf_exports=PeriodicExports(base_model=base_model, steps=3, dtype="float32", generation_eos_token_ids=(3,)),
-    )
-    return dataclasses.replace(config, **changes)
+    exports = PeriodicExports(base_model=base_model, steps=3, dtype="float32", generation_eos_token_ids=(3,))
+    fields = {"num_train_steps": 7, "gradient_checkpointing": True, "hf_exports": exports, **changes}
+    return sft_config(base_model, output, **fields)
 
 
 def bytes_of(directory: Path) -> dict[str, bytes]:

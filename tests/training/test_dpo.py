@@ -28,6 +28,7 @@ from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.reference import ReferenceConfig, reference_logprobs
 from marin_sft.training.references import logps_path
 from tests.training.conftest import SHAPE, WORDS
+from tests.training.small_runs import logged
 
 PAIRS = 40
 FIGURES = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
@@ -94,10 +95,6 @@ def config_for(data, base_model: str, output: Path, **changes) -> DPOConfig:
         earlier_attempts=(),
         **fields,
     )
-
-
-def logged(output: Path) -> list[dict]:
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
 def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:

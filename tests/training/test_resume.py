@@ -22,40 +22,26 @@ from marin_sft.training.models import Qwen3Config, hf_directory
 from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import run, train
+from tests.training.small_runs import logged, sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
 STEPS = 12
 
 
 def config_for(base_model: str, output: Path, *earlier: Path, **changes) -> SFTConfig:
-    config = SFTConfig(
-        mixture="unused",
-        tokenized={},
-        base_model=base_model,
-        output_path=str(output),
-        earlier_attempts=tuple(map(str, earlier)),
-        train_batch_size=4,
-        num_train_steps=6,
-        learning_rate=1e-2,
-        weight_decay=0.1,
-        precision="fp32",
-        gradient_checkpointing=False,
-        steps_per_log=1,
-        steps_per_checkpoint=2,
-    )
-    return dataclasses.replace(config, **changes)
+    fields = {"num_train_steps": 6, "weight_decay": 0.1, "steps_per_checkpoint": 2, **changes}
+    return sft_config(base_model, output, *earlier, **fields)
 
 
-def logged(output: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+def lines_of(output: Path) -> list[dict]:
+    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in logged(output)]
 
 
 def assert_same_bits(one: Path, other: Path) -> None:
     expected, got = (hf_directory.read_tensors(str(output / "model")) for output in (one, other))
     assert expected.keys() == got.keys()
     assert all(np.array_equal(expected[name], got[name]) for name in expected)
-    assert logged(one) == logged(other)
+    assert lines_of(one) == lines_of(other)
 
 
 @pytest.fixture(scope="module")

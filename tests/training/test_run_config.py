@@ -10,11 +10,11 @@ from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.fakes import CountingBatches, pack
 from marin_sft.training.metrics.trackers import TensorboardConfig
 from marin_sft.training.models import hf_directory
-from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 from marin_sft.training.stops import EarlyStopping
 from marin_sft.training.watching import run_name
 from tests.training.metrics.test_trackers import events, scalars
+from tests.training.small_runs import logged, sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=2, length=16)
 # Learning to count makes these worse after a while: they go backwards.
@@ -24,18 +24,8 @@ HELD_OUT = {"back": [pack([[[9, 8, 7, 6]], [[5, 4, 3]]], 16), pack([[[39, 38, 37
 def config(base_model="unused", output="unused", *earlier, **fields):
     settings = {"train_batch_size": 2, "num_train_steps": 6, "learning_rate": 3e-2, "precision": "fp32", "warmup": 0.0}
     length = {"num_train_steps": None} if "num_train_epochs" in fields else {}
-    return SFTConfig(
-        mixture="unused",
-        tokenized={},
-        base_model=base_model,
-        output_path=str(output),
-        earlier_attempts=tuple(map(str, earlier)),
-        **{**settings, "steps_per_log": 1, "minutes_per_checkpoint": None, **length, **fields},
-    )
-
-
-def lines_of(output):
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    fields = {**settings, "gradient_checkpointing": True, "minutes_per_checkpoint": None, **length, **fields}
+    return sft_config(base_model, output, *earlier, **fields)
 
 
 def test_metrics_go_to_the_log_the_trackers_and_the_screen(base_model, tmp_path, capsys):
@@ -52,7 +42,7 @@ def test_metrics_go_to_the_log_the_trackers_and_the_screen(base_model, tmp_path,
     reports = []
     with progress.listening(reports.append):
         train(watched, BATCHES)
-    lines = lines_of(tmp_path)
+    lines = logged(tmp_path)
     expected = {"step", "epoch", "loss", "lr", "grad_norm", "tokens", "trained_tokens", "tokens_per_second", "mfu"}
     assert expected <= lines[0].keys() and [line["mfu"] for line in lines] == [None] * 3  # no known peak
     assert 0.1 < lines[0]["memory/host_peak_gib"] <= lines[2]["memory/host_peak_gib"] < 100
@@ -77,7 +67,7 @@ def test_early_stopping_ends_with_the_model_of_that_step(base_model, tmp_path, c
     stopping = EarlyStopping(steps=2, patience=1)
     stopped = tmp_path / "stopped"
     train(config(base_model, stopped, num_train_steps=20, early_stopping=stopping), BATCHES, HELD_OUT)
-    lines = lines_of(stopped)
+    lines = logged(stopped)
     losses = [line["validation/loss"] for line in lines if "validation/loss" in line]
     assert lines[-1]["step"] == 2 * len(losses) < 20
     assert losses[-1] > losses[-2] and losses[:-1] == sorted(losses[:-1], reverse=True)
@@ -90,7 +80,7 @@ def test_early_stopping_ends_with_the_model_of_that_step(base_model, tmp_path, c
     with pytest.raises(TrainingError, match="training_time_limit"):
         train(config(base_model, first, **cut, training_time_limit="0.001s"), BATCHES, HELD_OUT)
     train(config(base_model, second, first, **cut), BATCHES, HELD_OUT)
-    assert lines_of(second)[-1]["step"] == lines[-1]["step"]
+    assert logged(second)[-1]["step"] == lines[-1]["step"]
     expected, got = (hf_directory.read_tensors(f"{output}/model") for output in (stopped, second))
     assert all(np.array_equal(expected[name], got[name]) for name in expected)
 
@@ -121,19 +111,17 @@ def test_evaluation_on_part_of_the_data_on_training_data_and_never(base_model, t
     train(config(base_model, some, steps_per_eval=6, max_evaluation_steps=1), BATCHES, HELD_OUT)
     one = {"one": HELD_OUT["back"][:1]}
     train(config(base_model, tmp_path / "one", steps_per_eval=6), BATCHES, one)
-    assert lines_of(some)[-1]["validation/loss"] == lines_of(tmp_path / "one")[-1]["validation/loss"]
+    assert logged(some)[-1]["validation/loss"] == logged(tmp_path / "one")[-1]["validation/loss"]
 
     by_epochs = {"num_train_epochs": 1.5, "per_epoch_training_steps": 4}
     train(config(base_model, on_training, do_eval=True, max_evaluation_steps=2, **by_epochs), BATCHES)
-    last = lines_of(on_training)[-1]
+    last = logged(on_training)[-1]
     assert (last["step"], last["epoch"]) == (6, 1.5)
-    assert 0 < last["train/loss"] < 4 and [line["step"] for line in lines_of(on_training) if "train/loss" in line] == [
-        6
-    ]
+    assert 0 < last["train/loss"] < 4 and [line["step"] for line in logged(on_training) if "train/loss" in line] == [6]
     assert "holds nothing out: train/loss is the loss on the first 2 training batches" in capsys.readouterr().err
 
     train(config(base_model, never, steps_per_eval=2, do_eval=False, num_train_steps=2), BATCHES, HELD_OUT)
-    assert not any("validation/loss" in line for line in lines_of(never))
+    assert not any("validation/loss" in line for line in logged(never))
 
 
 class Exports:

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -12,30 +11,13 @@ from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.models import hf_directory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
+from tests.training.small_runs import logged, sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
 
 
 def config_for(base_model: str, output: Path, **changes) -> SFTConfig:
-    config = SFTConfig(
-        mixture="unused",
-        tokenized={},
-        base_model=base_model,
-        output_path=str(output),
-        earlier_attempts=(),
-        train_batch_size=4,
-        num_train_steps=6,
-        learning_rate=1e-2,
-        weight_decay=0.1,
-        precision="fp32",
-        gradient_checkpointing=False,
-        steps_per_log=1,
-    )
-    return dataclasses.replace(config, **changes)
-
-
-def lines_of(output: Path) -> list[dict]:
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return sft_config(base_model, output, **{"num_train_steps": 6, "weight_decay": 0.1, **changes})
 
 
 def tensors_of(output: Path) -> dict[str, np.ndarray]:
@@ -50,7 +32,7 @@ def trained(base_model, tmp_path_factory):
 
 
 def test_trains_logs_and_leaves_only_the_model(trained):
-    lines = lines_of(trained)
+    lines = logged(trained)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert lines[0]["loss"] == pytest.approx(math.log(47), rel=0.1)
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -64,7 +46,7 @@ def test_trains_logs_and_leaves_only_the_model(trained):
 @pytest.mark.parametrize(("precision", "rounding"), [("bf16", 0.02), ("bf16_full", 0.05)])
 def test_bf16_with_recomputation_trains_too(trained, base_model, tmp_path, precision, rounding):
     train(config_for(base_model, tmp_path, precision=precision, gradient_checkpointing=True), BATCHES)
-    for one, other in zip(lines_of(trained), lines_of(tmp_path), strict=True):
+    for one, other in zip(logged(trained), logged(tmp_path), strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=rounding)
     assert all(tensor.dtype == np.float32 for tensor in tensors_of(tmp_path).values())
 
@@ -103,7 +85,7 @@ class NothingTrained(CountingBatches):
 
 def test_a_batch_without_trained_tokens_changes_nothing(base_model, tmp_path):
     train(config_for(base_model, tmp_path, lr_schedule="constant"), NothingTrained(40, 4, 16))
-    with_nothing = lines_of(tmp_path)
+    with_nothing = logged(tmp_path)
     assert with_nothing[2]["loss"] == with_nothing[2]["grad_norm"] == 0
     assert with_nothing[2]["trained_tokens"] == with_nothing[1]["trained_tokens"]
     assert with_nothing[2]["lr"] == with_nothing[1]["lr"]
@@ -113,14 +95,14 @@ def test_a_batch_without_trained_tokens_changes_nothing(base_model, tmp_path):
 def test_the_logged_gradient_norm_is_that_before_clipping(base_model, tmp_path):
     train(config_for(base_model, tmp_path / "clipped", max_grad_norm=1e-3, num_train_steps=1), BATCHES)
     train(config_for(base_model, tmp_path / "not", max_grad_norm=None, num_train_steps=1), BATCHES)
-    clipped, free = (lines_of(tmp_path / name)[0] for name in ("clipped", "not"))
+    clipped, free = (logged(tmp_path / name)[0] for name in ("clipped", "not"))
     assert clipped["grad_norm"] == free["grad_norm"] > 0.1
 
 
 def test_epochs_count_rows(base_model, tmp_path):
     batches = dataclasses.replace(BATCHES, rows_per_epoch=10)
     train(config_for(base_model, tmp_path, num_train_steps=None, num_train_epochs=1), batches)
-    assert lines_of(tmp_path)[-1]["step"] == 3  # ceil(10 / 4)
+    assert logged(tmp_path)[-1]["step"] == 3  # ceil(10 / 4)
 
 
 def test_config_values_are_checked_by_name():

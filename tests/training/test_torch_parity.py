@@ -16,6 +16,7 @@ from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.training.models import hf_directory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import run
+from tests.training.small_runs import sft_config
 
 STEPS = 5
 
@@ -34,23 +35,18 @@ def config(request, base_model, tmp_path_factory) -> SFTConfig:
     tokenize(TokenizeConfig((f"{root}/rows.jsonl",), base_model, output_path=tokenized["chat"]))
     data = lm_mixture_data_config(tokenized, {"chat": 1}, pack=request.param, shuffle=False)
     mixture(MixtureConfig(data, 32, output_path=f"{root}/mixture"))
-    return SFTConfig(
+    return sft_config(
+        base_model,
+        f"{root}/trained",
         mixture=f"{root}/mixture",
         tokenized=tokenized,
-        base_model=base_model,
-        output_path=f"{root}/trained",
-        earlier_attempts=(),
-        train_batch_size=4,
         num_train_steps=STEPS,
         learning_rate=3e-3,
         lr_schedule="constant",
         warmup=0.0,
         weight_decay=0.1,
         max_grad_norm=0.3,
-        precision="fp32",
         per_device_parallelism=2,
-        gradient_checkpointing=False,
-        steps_per_log=1,
     )
 
 

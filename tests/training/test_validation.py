@@ -7,18 +7,17 @@ import pytest
 from marin_sft.training import levanter_trainer
 from marin_sft.training.fakes import CountingBatches, pack
 from marin_sft.training.models import levanter_model
-from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 from marin_sft.training.validation import Validation
+from tests.training.small_runs import sft_config
 
 A, B, C = [5, 9, 12, 7], [30, 31, 8], [20, 4, 6, 19, 11, 40, 3]
 SETS = {"long": [pack([[A], [C]], 8), pack([[C], []], 8)], "short": [pack([[B], [A, B]], 8)]}
 
 
-def config(base_model, **fields):
-    settings = {"train_batch_size": 2, "num_train_steps": 4, "learning_rate": 1e-2, "precision": "fp32"}
-    paths = {"mixture": "unused", "tokenized": {}, "base_model": base_model, "earlier_attempts": ()}
-    return SFTConfig(**{**paths, **settings, **fields})
+def config(base_model, output, **fields):
+    settings = {"train_batch_size": 2, "gradient_checkpointing": True}
+    return sft_config(base_model, output, **{**settings, **fields})
 
 
 def mean_nll(model, documents):
@@ -43,7 +42,7 @@ def test_it_is_the_mean_over_tokens_of_each_set_and_of_all(base_model):
 
 def trained(base_model, output, **fields):
     batches = CountingBatches(vocab_size=40, batch_size=2, length=16)
-    train(config(base_model, output_path=str(output), **fields), batches, SETS)
+    train(config(base_model, output, **fields), batches, SETS)
     lines = (output / "metrics.jsonl").read_text().splitlines()
     return {line["step"]: line for line in map(json.loads, lines)}
 

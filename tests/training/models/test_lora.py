@@ -27,6 +27,7 @@ from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.models import hf_directory, levanter_model, lora, peft_directory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
+from tests.training.small_runs import logged, sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
 VARIANTS = {
@@ -37,30 +38,13 @@ VARIANTS = {
 
 
 def config_for(base_model: str, output: Path, adapter: LoraConfig, *earlier: Path, **changes) -> SFTConfig:
-    config = SFTConfig(
-        mixture="unused",
-        tokenized={},
-        base_model=base_model,
-        output_path=str(output),
-        earlier_attempts=tuple(map(str, earlier)),
-        train_batch_size=4,
-        num_train_steps=4,
-        learning_rate=3e-3,
-        lr_schedule="constant",
-        warmup=0.0,
-        weight_decay=0.1,
-        max_grad_norm=0.3,
-        precision="fp32",
-        gradient_checkpointing=False,
-        steps_per_log=1,
-        lora=adapter,
-    )
-    return dataclasses.replace(config, **changes)
+    constant = {"learning_rate": 3e-3, "lr_schedule": "constant", "warmup": 0.0}
+    fields = {**constant, "weight_decay": 0.1, "max_grad_norm": 0.3, "lora": adapter, **changes}
+    return sft_config(base_model, output, *earlier, **fields)
 
 
 def lines_of(output: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if "per_second" not in name} for line in lines]
+    return [{name: value for name, value in line.items() if "per_second" not in name} for line in logged(output)]
 
 
 @pytest.fixture(scope="module", params=VARIANTS)

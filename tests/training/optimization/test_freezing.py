@@ -19,28 +19,16 @@ from marin_sft.training.optimization.freezing import freezing
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 from marin_sft.training.train_step import recording
+from tests.training.small_runs import sft_config
 
 FROZEN = r"embed_tokens|layers\.0\.|\.norm\.weight"
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
 
 
 def config_for(base_model: str, output="unused", *earlier, **changes) -> SFTConfig:
-    config = SFTConfig(
-        mixture="unused",
-        tokenized={},
-        base_model=base_model,
-        output_path=str(output),
-        earlier_attempts=tuple(map(str, earlier)),
-        train_batch_size=4,
-        num_train_steps=4,
-        learning_rate=1e-2,
-        lr_schedule="constant",
-        warmup=0.0,
-        weight_decay=0.1,
-        gradient_checkpointing=False,
-        steps_per_checkpoint=2,
-    )
-    return dataclasses.replace(config, **changes)
+    constant = {"lr_schedule": "constant", "warmup": 0.0}
+    fields = {**constant, "weight_decay": 0.1, "precision": "bf16", "steps_per_checkpoint": 2, **changes}
+    return sft_config(base_model, output, *earlier, **fields)
 
 
 def differ(one: dict, other: dict) -> set[str]:

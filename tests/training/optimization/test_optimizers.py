@@ -1,6 +1,5 @@
 """Each optimizer trains and resumes; those that torch or transformers have too are theirs; options and errors."""
 
-import dataclasses
 from pathlib import Path
 
 import equinox as eqx
@@ -21,6 +20,7 @@ from marin_sft.training.optimization.optimizer_specs import OPTIMIZERS
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import SFTObjective
 from marin_sft.training.train_step import recording, step_function
+from tests.training.small_runs import sft_config
 
 STEPS = 12
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
@@ -28,21 +28,8 @@ RATES = {"scion": 3e-2, "lion": 3e-3}
 
 
 def config_for(base_model: str, **changes) -> SFTConfig:
-    config = SFTConfig(
-        mixture="unused",
-        tokenized={},
-        base_model=base_model,
-        output_path="unused",
-        earlier_attempts=(),
-        train_batch_size=4,
-        num_train_steps=STEPS,
-        learning_rate=1e-2,
-        lr_schedule="constant",
-        warmup=0.0,
-        weight_decay=0.1,
-        precision="fp32",
-    )
-    return dataclasses.replace(config, **changes)
+    constant = {"lr_schedule": "constant", "warmup": 0.0}
+    return sft_config(base_model, **{"num_train_steps": STEPS, **constant, "weight_decay": 0.1, **changes})
 
 
 class Run:
