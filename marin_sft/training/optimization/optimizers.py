@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import haliax as hax
@@ -22,7 +21,7 @@ from levanter.optim import AdamConfig
 from levanter.optim.adam_mini import MiniConfig
 from levanter.optim.cautious import scale_by_cautious
 from levanter.optim.mars import scale_by_mars
-from levanter.optim.muon import MuonConfig, scale_with_muon
+from levanter.optim.muon import scale_with_muon
 from levanter.optim.scion import ScionConfig, scale_with_scion
 from levanter.optim.skipstep import SkipStepConfig
 
@@ -147,8 +146,14 @@ def _muon(
     muon = scale_with_muon(momentum, nesterov, backend_steps, muon_epsilon, use_kimi_scaling, coefficient_type)
     share = 1.0 if adam_lr is None else adam_lr / config.learning_rate
     adam = optax.chain(optax.scale_by_adam(config.beta1, config.beta2, epsilon), optax.scale(share))
-    labels = partial(MuonConfig().create_mask, use_kimi_scaling=use_kimi_scaling)
-    return optax.multi_transform({"muon": muon, "adamw": adam}, labels)
+    return optax.multi_transform({"muon": muon, "adamw": adam}, _muon_labels)
+
+
+def _muon_labels(params: Any) -> Any:
+    """Weights of linear layers but the head are "muon", all else is "adamw"."""
+    # By Scion's mask, which has the same parts. Muon's reads the axes of each weight, and those that are not trained
+    # have none: without use_kimi_scaling it insists on Out before In, as all our architectures and adapters have them.
+    return jax.tree_util.tree_map({"scion": "muon", "signum": "adamw"}.get, ScionConfig().create_mask(params))
 
 
 def _rmsprop(config: TrainConfig, epsilon: float, *, momentum: float) -> optax.GradientTransformation:

@@ -9,13 +9,16 @@ import optax
 import pytest
 import torch
 import transformers
+from levanter.trainer_state import trainables_only
 
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training import levanter_trainer
 from marin_sft.training.fakes import CountingBatches
-from marin_sft.training.models import levanter_model
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models import levanter_model, lora
 from marin_sft.training.objective import Layout
 from marin_sft.training.optimization import optimizers
+from marin_sft.training.optimization.freezing import freezing
 from marin_sft.training.optimization.optimizer_specs import OPTIMIZERS
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import SFTObjective
@@ -96,6 +99,24 @@ def updated(config: SFTConfig, steps: int = 4) -> tuple[dict, list[dict], dict]:
         updates, state = optimizer.update(gradient, state, weights, loss=jax.numpy.float32(1.0))
         weights = optax.apply_updates(weights, updates)
     return before, grads, levanter_model.model_tensors(weights)
+
+
+@pytest.mark.parametrize("part", [{"lora": LoraConfig(r=4, alpha=8, use_dora=True)}, {"frozen_parameters": "up_proj"}])
+@pytest.mark.parametrize("name", ["adafactor", "adam_mini", "muon", "scion"])  # that look at layers or matrices
+def test_it_moves_what_is_trained_where_that_is_a_part(name, part, base_model):
+    config = config_for(base_model, optimizer=name, **part)
+    model = levanter_model.load_model(base_model, lora=config.lora)
+    frozen = freezing(config)
+    weights = trainables_only(model, frozen.trainable(model) if frozen else lora.trainable(model))
+    optimizer = optimizers.optimizer(config, STEPS)
+    state, before = optimizer.init(weights), leaves(weights)
+    for _ in range(2):
+        gradient = jax.tree_util.tree_map(lambda leaf: jax.numpy.full_like(leaf, 0.1), weights)
+        updates, state = optimizer.update(gradient, state, weights)
+        weights = optax.apply_updates(weights, updates)
+    assert len(leaves(model)) > len(before)
+    for one, other in zip(leaves(weights), before, strict=True):
+        assert np.isfinite(one).all() and np.abs(one - other).max() > 1e-5
 
 
 def decays(name: str) -> bool:
