@@ -10,9 +10,9 @@ from typing import Any
 
 from marin_sft.export.card_config import CardConfig
 from marin_sft.export.hf_config import HfExport
+from marin_sft.training.metrics.metrics_log import PER_SECOND
 
 _STEP = re.compile(r"(?:^|/)([^/]+-[0-9a-f]{10})(?=/|$)")
-_OF_THE_MACHINE = ("tokens_per_second",)  # metrics that another run of the same would not repeat
 
 
 def model_card(
@@ -98,7 +98,7 @@ def _metrics(metrics: Mapping[str, float]) -> dict[str, str]:
     return {
         name: f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
         for name, value in sorted(metrics.items())
-        if name not in _OF_THE_MACHINE
+        if not name.endswith(PER_SECOND)
     }
 
 

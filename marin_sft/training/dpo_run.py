@@ -41,6 +41,8 @@ def run(config: DPOConfig) -> None:
 class DPOObjective:
     """A weighted sum of losses of preference pairs: see `marin_sft.training.dpo_losses`."""
 
+    example_name: str | None = "pairs"
+
     def __init__(self, config: DPOConfig, layout: Layout) -> None:
         if config.share_prefix is None:
             config = dataclasses.replace(config, share_prefix=on_one_cpu())

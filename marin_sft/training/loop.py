@@ -12,7 +12,7 @@ import jax
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, exports, levanter_trainer
 from marin_sft.training.checkpoints import Cadence, Checkpoint
-from marin_sft.training.metrics.metrics_log import Meter
+from marin_sft.training.metrics.metrics_log import PER_SECOND, Meter
 from marin_sft.training.metrics.reporting import Report, Reporting
 from marin_sft.training.metrics.throughput import Throughput
 from marin_sft.training.metrics.weight_distribution import weight_distribution
@@ -42,7 +42,8 @@ class _Dispatched:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How long, where to write, how often. `examples_per_epoch` and `batch_size` only tell the epoch of a step.
+    """How long, where to write, how often. `examples_per_epoch` and `batch_size` only tell epochs and speed.
+    `example_name`: see `Objective`.
 
     `identity`: what a checkpoint must have been trained with to go on from it, JSON values by name. `data_digest(i)`:
     a digest of the data of step i, which must be the same when training goes on.
@@ -65,6 +66,7 @@ class Loop:
     data_digest: Callable[[int], str]
     throughput: Throughput
     reporting: Reporting
+    example_name: str | None = None
     check: Callable[[int, Mapping[str, float]], None] | None = None
     steps_per_export: int | None = None
     export: Callable[[int, Any, Mapping[str, float]], None] | None = None
@@ -134,18 +136,24 @@ class Loop:
             checkpoints_now = not last and _agreed(cadence.due(done) or limit.over())
             if not (exports_now or evaluates_now or checkpoints_now or last):
                 continue
-            evaluated = self.evaluate(state) if self.evaluate and evaluates_now else {}
+            evaluated: Mapping[str, float] = {}
+            if self.evaluate and evaluates_now:
+                jax.block_until_ready(metrics)
+                with meter.paused():
+                    evaluated = self.evaluate(state)
             loss, under_way = self._settle(under_way, report, meter, evaluated), None
             _require_finite_state(state, done)
             stops = bool(evaluated) and not last and self._stops(done, evaluated, report)
             # Before the checkpoint: what a resumed attempt takes over from this one is complete.
             if self.export and self.steps_per_export and (exports_now or last or stops):
-                self.export(done, state.model, {"step": done, "loss": loss, **meter.counters()})
-                self._prune_exports()
+                with meter.paused():
+                    self.export(done, state.model, {"step": done, "loss": loss, **meter.counters()})
+                    self._prune_exports()
             if stops:
                 break
             if checkpoints_now:
-                self._checkpoint(state, done, meter, report)
+                with meter.paused():
+                    self._checkpoint(state, done, meter, report)
                 cadence.reset()
                 if _agreed(limit.over()):
                     raise TrainingError(self._out_of_time(done))
@@ -157,10 +165,10 @@ class Loop:
         """Wait for a step, count it, and log it if it is time or it was `evaluated`; its loss."""
         step, this = dispatched.step, dispatched.input
         loss, grad_norm, learning_rate = (float(figure) for figure in dispatched.metrics[:3])
-        meter.add(int(this.tokens), this.trained_tokens)
+        meter.add(int(this.tokens), this.trained_tokens, self.batch_size)
         _require_finite(loss, grad_norm, step, self.output_path)
         if step == 1 or step % self.steps_per_log == 0 or step == self.num_steps or evaluated:
-            speed = meter.tokens_per_second()
+            speed, examples = meter.per_second()
             metrics = {
                 "step": step,
                 "epoch": step * self.batch_size / self.examples_per_epoch,
@@ -170,6 +178,7 @@ class Loop:
                 **{name: float(figure) for name, figure in dispatched.metrics.figures.items()},
                 **meter.counters(),
                 "tokens_per_second": speed,
+                **({f"{self.example_name}{PER_SECOND}": examples} if self.example_name else {}),
                 **(evaluated or {}),
             }
             if self.check:

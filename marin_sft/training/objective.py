@@ -25,7 +25,12 @@ class Layout:
 
 
 class Objective(Protocol):
-    """`examples_per_epoch`: how many make an epoch. A step's batch depends on its number only."""
+    """`examples_per_epoch`: how many make an epoch. A step's batch depends on its number only.
+
+    `example_name`: by which `{example_name}_per_second` is logged beside the tokens; None: it is not.
+    """
+
+    example_name: str | None
 
     @property
     def examples_per_epoch(self) -> int: ...

@@ -63,6 +63,8 @@ class First:
 class SFTObjective:
     """NLL per trained token of the global batch: see `marin_sft.training.loss`."""
 
+    example_name: str | None = None  # how many rows documents are packed into says nothing
+
     def __init__(
         self, config: SFTConfig, batches: Batches, validation_sets: Mapping[str, Iterable[Batch]], layout: Layout
     ) -> None:

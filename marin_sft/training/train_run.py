@@ -76,6 +76,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             minutes_per_checkpoint=config.minutes_per_checkpoint,
             identity=_identity(config, num_steps),
             data_digest=objective.digest,
+            example_name=objective.example_name,
             check=objective.check,
             steps_per_export=config.hf_exports.steps if config.hf_exports else None,
             export=functools.partial(_export, config),

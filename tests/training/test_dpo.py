@@ -125,6 +125,15 @@ def test_the_first_step_is_at_the_reference(cached):
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
 
 
+def test_speed_is_told_in_pairs_too(cached):
+    for before, line in zip(logged(cached), logged(cached)[1:], strict=False):
+        pairs = line["pairs_per_second"] * (line["tokens"] - before["tokens"]) / line["tokens_per_second"]
+        assert pairs == pytest.approx(8 * (line["step"] - before["step"]))
+    assert (
+        json.loads((cached / "metrics.json").read_text())["pairs_per_second"] == logged(cached)[-1]["pairs_per_second"]
+    )
+
+
 def test_log_probabilities_are_those_of_each_dialogue_alone(data, base_model, cached):
     model = levanter_model.load_model(base_model)
     batch = PairBatches(*data, 8, 0).batch(0)
@@ -264,7 +273,7 @@ def test_it_goes_on_in_the_same_bits(data, base_model, tmp_path, monkeypatch):
     whole, resumed = (hf_directory.read_tensors(str(tmp_path / name / "model")) for name in ("whole", "second"))
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
     without_speed = [
-        [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in logged(tmp_path / name)]
+        [{k: v for k, v in line.items() if "per_second" not in k} for line in logged(tmp_path / name)]
         for name in ("whole", "second")
     ]
     assert without_speed[0] == without_speed[1]

@@ -34,7 +34,7 @@ def config_for(base_model: str, output: Path, *earlier: Path, **changes) -> SFTC
 
 
 def lines_of(output: Path) -> list[dict]:
-    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in logged(output)]
+    return [{name: value for name, value in line.items() if "per_second" not in name} for line in logged(output)]
 
 
 def assert_same_bits(one: Path, other: Path) -> None:

@@ -1,6 +1,7 @@
 """How a training is watched and when it ends: each option of `RunConfig` in a training, or refused."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -150,6 +151,30 @@ def test_so_many_checkpoints_and_exports_are_kept(base_model, tmp_path):
             train(config(base_model, output, save_total_limit=limit, **kept), BATCHES)
         assert sorted(int(path.name[5:]) for path in output.glob("checkpoints/step-*")) == expected
         assert sorted(path.name for path in output.glob("hf/*")) == ["step-4", "step-5"]
+
+
+PAUSE = 2.0  # seconds
+
+
+class SlowExports(Exports):
+    def write(self, *args):
+        time.sleep(PAUSE)
+        super().write(*args)
+
+
+class SlowBatches(list):
+    def __iter__(self):
+        time.sleep(PAUSE)
+        return super().__iter__()
+
+
+def test_the_speed_is_that_of_training_alone(base_model, tmp_path):
+    also = {"steps_per_eval": 1, "hf_exports": SlowExports(), "steps_per_checkpoint": 1}
+    train(config(base_model, tmp_path, num_train_steps=3, **also), BATCHES, {"back": SlowBatches(HELD_OUT["back"])})
+    _, second, third = logged(tmp_path)  # the first compiles
+    assert third["tokens_per_second"] > (third["tokens"] - second["tokens"]) / PAUSE
+    assert [name for name in third if "per_second" in name] == ["tokens_per_second"]
+    assert json.loads((tmp_path / "metrics.json").read_text())["tokens_per_second"] == third["tokens_per_second"]
 
 
 @pytest.mark.parametrize(

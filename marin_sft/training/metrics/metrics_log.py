@@ -1,15 +1,22 @@
-"""Counting tokens, and metrics.jsonl: one line per logged step, whole again after a resume."""
+"""Counting tokens, and metrics.jsonl: one line per logged step, whole again after a resume.
+
+tokens_per_second is logged for every objective, `{example_name}_per_second` for those that name their examples, as
+pairs_per_second for DPO; both, and mfu with them, are of the time that training took, without evaluation, exports and
+checkpoints.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import fsspec
 
 NAME, SUMMARY = "metrics.jsonl", "metrics.json"
+PER_SECOND = "_per_second"  # ends the names of figures of speed: another run of the same does not repeat them
 
 
 @dataclass
@@ -19,24 +26,34 @@ class Meter:
     tokens: int = 0
     trained_tokens: int = 0
     _read_at: float = field(init=False, default_factory=time.perf_counter)
-    _read_tokens: int = field(init=False)
+    _new_tokens: int = field(init=False, default=0)
+    _new_examples: int = field(init=False, default=0)
 
-    def __post_init__(self) -> None:
-        self._read_tokens = self.tokens
-
-    def add(self, tokens: int, trained_tokens: int) -> None:
+    def add(self, tokens: int, trained_tokens: int, examples: int) -> None:
         self.tokens += tokens
         self.trained_tokens += trained_tokens
+        self._new_tokens += tokens
+        self._new_examples += examples
 
     def counters(self) -> dict[str, int]:
         return {"tokens": self.tokens, "trained_tokens": self.trained_tokens}
 
-    def tokens_per_second(self) -> float:
-        """Since the last call, or since the meter was made; a first step counts with its compilation."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile is no training, and takes no time. To be entered when no step is under way."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._read_at += time.perf_counter() - start
+
+    def per_second(self) -> tuple[float, float]:
+        """Tokens and examples, since the last call, or since the meter was made; a first step counts with its
+        compilation."""
         now = time.perf_counter()
-        speed = (self.tokens - self._read_tokens) / (now - self._read_at)
-        self._read_at, self._read_tokens = now, self.tokens
-        return speed
+        seconds, tokens, examples = now - self._read_at, self._new_tokens, self._new_examples
+        self._read_at, self._new_tokens, self._new_examples = now, 0, 0
+        return tokens / seconds, examples / seconds
 
 
 class MetricsLog:
@@ -68,8 +85,9 @@ class MetricsLog:
         """Flush, and keep the figures of the last step in `metrics.json` for whoever wants the result only."""
         self.flush()
         last = json.loads(self._lines[-1])
-        names = ("loss", "validation/loss", "step", "tokens", "trained_tokens", "tokens_per_second")
-        summary = {name: last[name] for name in names if name in last}
+        names = ("loss", "validation/loss", "step", "tokens", "trained_tokens")
+        speeds = (name for name in last if name.endswith(PER_SECOND))
+        summary = {name: last[name] for name in (*names, *speeds) if name in last}
         self._write("w", [json.dumps(summary)], SUMMARY)
 
     def _write(self, mode: str, lines: list[str], name: str = NAME) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from marin_sft import progress
+from marin_sft.training.metrics.metrics_log import PER_SECOND
 
 STYLES = ("rich", "tqdm", "json", "none")
-SHOWN = ("loss", "tokens_per_second")
 _WHOLE = ("lr", "learning_rate")  # too small for three decimals
 
 
@@ -30,7 +30,8 @@ class ProgressBar:
         """`metrics` of a step, "step" among them."""
         if self._style == "none":
             return
-        shown = {name: value for name in SHOWN if (value := metrics.get(name)) is not None}
+        known = {name: value for name, value in metrics.items() if value is not None}
+        shown = {name: value for name, value in known.items() if name == "loss" or name.endswith(PER_SECOND)}
         progress.report(metrics["step"] or 0, self._total, "steps", **shown)
         if self._shows and self._style == "json":
             print(json.dumps(rounded(metrics)), flush=True)

@@ -9,7 +9,15 @@ from marin_sft.training.metrics.progress_bar import ProgressBar, rounded
 
 STEPS = [
     {"step": 3, "loss": 1.23456, "lr": 1.23456e-5, "tokens": 512, "tokens_per_second": 100.0, "mfu": None},
-    {"step": 6, "loss": 0.98765, "lr": 1.0e-5, "tokens": 1024, "tokens_per_second": 200.0, "mfu": None},
+    {
+        "step": 6,
+        "loss": 0.98765,
+        "lr": 1.0e-5,
+        "tokens": 1024,
+        "tokens_per_second": 200.0,
+        "pairs_per_second": 4.0,
+        "mfu": None,
+    },
 ]
 
 
@@ -25,7 +33,7 @@ def shown(style, **who):
 
 REPORTS = [
     (3, 6, {"loss": 1.23456, "tokens_per_second": 100.0}),
-    (6, 6, {"loss": 0.98765, "tokens_per_second": 200.0}),
+    (6, 6, {"loss": 0.98765, "tokens_per_second": 200.0, "pairs_per_second": 4.0}),
 ]
 
 
