@@ -109,9 +109,11 @@ def _difference(expected: Mapping[str, int], got: Mapping[str, int]) -> str | No
 
 
 def remove(output_path: str, keep: int = 0) -> None:
-    """Remove this attempt's checkpoints but for the `keep` newest; 0: all of them."""
+    """Remove what is older than this attempt's `keep` newest finished checkpoints; 0: all of them."""
     filesystem, plain = fsspec.core.url_to_fs(output_path)
-    old = sorted(_steps(output_path), reverse=True)[keep:]
+    steps = sorted(_steps(output_path), reverse=True)
+    kept = [step for step in steps if _read_mark(checkpoint_path(output_path, step)) is not None][:keep]
+    old = [step for step in steps if keep == 0 or (kept and step < kept[-1])]
     for step in old:
         filesystem.rm(f"{plain}/checkpoints/step-{step}", recursive=True)
     if keep == 0 and filesystem.isdir(f"{plain}/checkpoints"):

@@ -202,6 +202,24 @@ def test_an_unfinished_checkpoint_is_passed_over(preempted, capsys):
     assert newest_step(preempted) is None
 
 
+def test_an_unfinished_checkpoint_takes_no_place_of_those_kept(tmp_path):
+    for step, whole in ((1, True), (2, False), (3, True), (4, True), (5, False)):
+        path = Path(checkpoints.checkpoint_path(str(tmp_path), step))
+        path.mkdir(parents=True)
+        (path / "state").write_text("some")
+        if whole:
+            checkpoints.finish(str(tmp_path), step, {})
+
+    def left(keep: int) -> list[str]:
+        checkpoints.remove(str(tmp_path), keep)
+        return sorted(path.name for path in tmp_path.glob("checkpoints/*"))
+
+    assert left(3) == ["step-1", "step-2", "step-3", "step-4", "step-5"]
+    assert left(2) == ["step-3", "step-4", "step-5"]
+    assert left(1) == ["step-4", "step-5"] and newest_step(tmp_path) == 4
+    assert left(0) == []
+
+
 def test_another_config_or_other_data_are_loud(preempted, base_model, tmp_path):
     changed = config_for(base_model, tmp_path / "2", preempted, learning_rate=1e-3, num_train_steps=8)
     with pytest.raises(TrainingError, match=r"learning_rate was 0.01 and is 0.001; num_steps was 6 and is 8; .*undo"):
