@@ -97,12 +97,12 @@ class SFTObjective:
         return None
 
     def evaluation(self, trainer: Any) -> Evaluate | None:
-        config = self._config
+        config, micro_steps = self._config, self._layout.micro_steps
         if self._sets:
-            most = config.max_evaluation_steps
-            validation = Validation({name: First(batches, most) for name, batches in self._sets.items()}, trainer)
+            sets = {name: First(batches, config.max_evaluation_steps) for name, batches in self._sets.items()}
+            validation = Validation(sets, trainer, micro_steps)
         elif config.do_eval:
-            validation = Validation({"slice": self._train_slice()}, trainer, "train")
+            validation = Validation({"slice": self._train_slice()}, trainer, micro_steps, "train")
         else:
             return None
         return lambda state: validation.losses(state.model)

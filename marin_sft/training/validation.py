@@ -8,28 +8,36 @@ from typing import Any
 import haliax as hax
 import numpy as np
 
+from marin_sft.errors import TrainingError
 from marin_sft.training import levanter_trainer
 from marin_sft.training.axes import MICRO
 from marin_sft.training.loss import Batch, LossBatch, loss_arrays, row_nll
 
 
-def summed_nll(devices: Any, cast: Callable[[Any], Any] = lambda model: model) -> Callable[[Any, Batch], float]:
+def summed_nll(
+    devices: Any, cast: Callable[[Any], Any] = lambda model: model, micro_steps: int = 1
+) -> Callable[[Any, Batch], float]:
     """From a model and a batch on the host to the NLL of its trained tokens, summed, in nats.
 
     `devices`: Levanter's Trainer or its config, within whose context it is to be called. `cast`: of the weights.
+    `micro_steps`: equal parts that the batch's rows are cut into, one in memory at a time.
     """
 
     def of_rows(model: Any, batch: Mapping[str, hax.NamedArray]) -> hax.NamedArray:
-        whole = LossBatch(**{name: array[MICRO, 0] for name, array in batch.items()})
-        return row_nll(cast(model), whole)
+        ready = cast(model)
+
+        def of_micro_batch(_: None, micro_batch: Mapping[str, hax.NamedArray]) -> tuple[None, hax.NamedArray]:
+            return None, row_nll(ready, LossBatch(**micro_batch))
+
+        return hax.scan(of_micro_batch, hax.Axis(MICRO, micro_steps))(None, dict(batch))[1]
 
     # Replicated, so that each process can read it.
     compiled = hax.named_jit(of_rows, axis_resources=devices.compute_axis_mapping, out_axis_resources={})
 
     def nll(model: Any, batch: Batch) -> float:
         arrays = loss_arrays(batch, trained_tokens=1)  # a sum, no mean
-        one_micro_batch = {name: array[None] for name, array in arrays.items()}
-        rows = compiled(model, levanter_trainer.to_devices(devices, one_micro_batch))
+        cut = {name: array.reshape(micro_steps, -1, array.shape[-1]) for name, array in arrays.items()}
+        rows = compiled(model, levanter_trainer.to_devices(devices, cut))
         return float(np.asarray(rows.array).sum(dtype=np.float64))
 
     return nll
@@ -37,18 +45,30 @@ def summed_nll(devices: Any, cast: Callable[[Any], Any] = lambda model: model) -
 
 class Validation:
     """`sets`: the batches of each component by its name, which can be gone through again and again. `name`: of the
-    figures."""
+    figures. `micro_steps`: as of training, so that evaluation fits where training does."""
 
-    def __init__(self, sets: Mapping[str, Iterable[Batch]], trainer: Any, name: str = "validation") -> None:
+    def __init__(
+        self, sets: Mapping[str, Iterable[Batch]], trainer: Any, micro_steps: int, name: str = "validation"
+    ) -> None:
         self._sets, self._name = sets, name
-        self._summed_nll = summed_nll(trainer, trainer.mp.cast_to_compute)
+        self._summed_nll = summed_nll(trainer, trainer.mp.cast_to_compute, micro_steps)
 
     def losses(self, model: Any) -> dict[str, float]:
         """NLL per trained token, in nats: `{name}/loss` over all rows, `{name}/loss/{component}` of each component.
 
         To be called within the trainer's context.
+
+        Raises:
+            TrainingError: no token of a component is trained.
         """
         sums = {name: self._sums(model, batches) for name, batches in self._sets.items()}
+        for name, (_, tokens) in sums.items():
+            if tokens == 0:
+                raise TrainingError(
+                    f"{self._name}: no token of component {name!r} is trained, so it has no loss; expected rows with "
+                    "an assistant's answer or other text to train on: look at them with marin-sft preview, raise "
+                    "max_evaluation_steps if it is set, or hold nothing out of the component"
+                )
         nll, tokens = map(sum, zip(*sums.values(), strict=True))
         loss = f"{self._name}/loss"
         by_component = {f"{loss}/{name}": nll / tokens for name, (nll, tokens) in sums.items()}

@@ -4,8 +4,11 @@ import numpy as np
 import optax
 import pytest
 
-from marin_sft.training import levanter_trainer
+from marin_sft.errors import TrainingError
+from marin_sft.training import levanter_trainer, validation
+from marin_sft.training.axes import BATCH
 from marin_sft.training.fakes import CountingBatches, pack
+from marin_sft.training.loss import row_nll
 from marin_sft.training.models import levanter_model
 from marin_sft.training.sft_run import train
 from marin_sft.training.validation import Validation
@@ -30,14 +33,38 @@ def mean_nll(model, documents):
     return np.mean(losses)
 
 
-def test_it_is_the_mean_over_tokens_of_each_set_and_of_all(base_model):
+def losses_of(base_model, sets, micro_steps=1):
     trainer = levanter_trainer.build_trainer(levanter_trainer.trainer_config(precision="fp32", seed=0), optax.sgd(0.1))
     model = levanter_model.load_model(base_model)
     with trainer:
-        losses = Validation(SETS, trainer).losses(model)
+        return Validation(sets, trainer, micro_steps).losses(model)
+
+
+@pytest.mark.parametrize("micro_steps", [1, 2])
+def test_it_is_the_mean_over_tokens_of_each_set_and_of_all(base_model, micro_steps):
+    losses, model = losses_of(base_model, SETS, micro_steps), levanter_model.load_model(base_model)
     assert losses["validation/loss/long"] == pytest.approx(mean_nll(model, [A, C, C]), abs=1e-5)
     assert losses["validation/loss/short"] == pytest.approx(mean_nll(model, [B, A, B]), abs=1e-5)
     assert losses["validation/loss"] == pytest.approx(mean_nll(model, [A, C, C, B, A, B]), abs=1e-5)
+
+
+def test_a_component_without_trained_tokens_is_named(base_model):
+    nothing = {**SETS, "silent": [pack([[[5]], [[9]]], 8)]}
+    with pytest.raises(TrainingError, match="validation: no token of component 'silent' is trained"):
+        losses_of(base_model, nothing)
+
+
+def test_it_needs_no_more_memory_than_training(base_model, tmp_path, monkeypatch):
+    """A micro-batch goes through the model at a time."""
+    rows = []
+
+    def seen(model, batch):
+        rows.append(batch.tokens.resolve_axis(BATCH).size)
+        return row_nll(model, batch)
+
+    monkeypatch.setattr(validation, "row_nll", seen)
+    trained(base_model, tmp_path, per_device_parallelism=1, steps_per_eval=4)
+    assert set(rows) == {1}
 
 
 def trained(base_model, output, **fields):
