@@ -19,7 +19,7 @@ class LoraConfig:
     """A linear layer computes W x + scale * B A dropout(x); A [r, in] and B [out, r] train, nothing else does.
 
     r: the rank. alpha: scale is alpha / r, with use_rslora alpha / sqrt(r) (rsLoRA, arXiv:2312.03732).
-    dropout: probability that an input of A is 0 in training.
+    dropout: probability that an input of A is 0 in training; None: 0, or that of the adapter at `adapter_path`.
     target_modules: as in PEFT, names of layers, "q_proj" or "self_attn.q_proj"; or a regular expression that matches
     the whole of a name like "model.layers.0.self_attn.q_proj"; None or "all-linear": all linear layers but lm_head.
     exclude_modules: names or an expression in the same way, of layers to leave as they are.
@@ -28,7 +28,7 @@ class LoraConfig:
     init_lora_weights: of A; B starts as 0, magnitudes as the norms of W. True: Kaiming uniform, as PEFT, which is
     uniform within 1 / sqrt(in); "gaussian": normal with standard deviation 1 / r.
     adapter_path: directory of a PEFT adapter to start from. What is left out here is as the adapter has it; what is not
-    must agree with it.
+    must agree with it, but for dropout.
 
     Raises:
         ConfigError: for a value that cannot be used, and for layers that are never adapted.
@@ -36,7 +36,7 @@ class LoraConfig:
 
     r: int | None = None
     alpha: float | None = None
-    dropout: float = 0.0
+    dropout: float | None = None
     target_modules: Sequence[str] | str | None = None
     exclude_modules: Sequence[str] | str | None = None
     use_rslora: bool = False
@@ -45,6 +45,8 @@ class LoraConfig:
     adapter_path: str | None = None
 
     def __post_init__(self) -> None:
+        if self.dropout is None and self.adapter_path is None:
+            object.__setattr__(self, "dropout", 0.0)  # what None is left for is not known before the adapter is read
         if unresolved(self):
             return
         for size in ("r", "alpha"):
@@ -53,7 +55,7 @@ class LoraConfig:
             require(self, size, given, "a number, unless adapter_path is given")
             require(self, size, value is None or value > 0, "above 0")
         require(self, "r", self.r is None or isinstance(self.r, int), "a whole number")
-        require(self, "dropout", 0 <= self.dropout < 1, "from 0 to below 1")
+        require(self, "dropout", self.dropout is None or 0 <= self.dropout < 1, "from 0 to below 1")
         known = " or ".join(map(repr, INITIALISATIONS))
         require(self, "init_lora_weights", self.init_lora_weights in INITIALISATIONS, known)
         for field in ("target_modules", "exclude_modules"):

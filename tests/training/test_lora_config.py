@@ -25,6 +25,17 @@ def test_layers_are_chosen_as_in_peft(base_model):
         layers(target_modules=r"model\.layers\.1\..*q_proj")
 
 
+def test_dropout_is_that_of_the_adapter_unless_it_is_given(base_model, tmp_path):
+    stored = LoraConfig(r=2, alpha=2, dropout=0.3, target_modules=["q_proj"])
+    peft_directory.write_adapter(str(tmp_path), peft_directory.Adapter(stored, {}), base_model, base_model)
+
+    def resolved(**fields) -> float | None:
+        return peft_directory.resolved(LoraConfig(adapter_path=str(tmp_path), **fields)).dropout
+
+    assert (resolved(), resolved(dropout=0.0), resolved(dropout=0.1)) == (0.3, 0.0, 0.1)
+    assert LoraConfig(adapter_path="unknown").dropout is None and LoraConfig(r=2, alpha=2).dropout == 0
+
+
 def test_config_values_are_checked_by_name():
     with pytest.raises(ConfigError, match=r"LoraConfig.r = None: expected a number, unless adapter_path"):
         LoraConfig(alpha=8)

@@ -96,7 +96,8 @@ def resolved(config: LoraConfig) -> LoraConfig:
             f"LoraConfig beside the adapter at {config.adapter_path}: {'; '.join(differ)}; leave out what the adapter "
             "says, or start a new one without adapter_path"
         )
-    return replace(stored, dropout=config.dropout, adapter_path=config.adapter_path)
+    dropout = stored.dropout if config.dropout is None else config.dropout
+    return replace(stored, dropout=dropout, adapter_path=config.adapter_path)
 
 
 def write_adapter(directory: str, adapter: Adapter, base: str, base_path: str) -> None:
@@ -151,6 +152,7 @@ def _config_in(local: str, path: str) -> LoraConfig:
     return LoraConfig(
         r=stored["r"],
         alpha=stored["lora_alpha"],
+        dropout=stored.get("lora_dropout") or 0.0,
         target_modules=stored["target_modules"],
         exclude_modules=stored.get("exclude_modules") or None,
         use_rslora=bool(stored.get("use_rslora")),
