@@ -78,7 +78,7 @@ def load_model(
     if lora is not None:
         lora = resolved(lora)
         template, layers = with_adapters(template, lora)
-        cast.update(starting_tensors(lora, layers, tensors, seed))
+        cast.update(starting_tensors(lora, layers, cast, seed))  # DoRA's norms are of what is computed with
     place = hax.named_jit(from_torch_compatible_state_dict, out_axis_resources=axis_mapping)
     return place(template, cast)
 

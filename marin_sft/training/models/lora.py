@@ -49,8 +49,8 @@ class LoraLinear(ModuleWithStateDictSerialization):
         return out if self.wrapped.bias is None else out + self.wrapped.bias
 
     def _row_norms(self, dtype: Any) -> hax.NamedArray:
-        """Of W + scale * B A, over the inputs, without gradient; as `dtype`, that of the magnitudes, so that an adapter
-        that changes nothing has a ratio of exactly 1."""
+        """Of W + scale * B A, over the inputs, without gradient; as `dtype`, that of the magnitudes, so that those of
+        a new adapter, norms of the same W, have a ratio of 1."""
         weight, a, b = (linear.weight.astype(jnp.float32) for linear in (self.wrapped, self.lora_A, self.lora_B))
         whole = jax.lax.stop_gradient(weight + self.scale * hax.dot(b, a, axis=RANK))
         return hax.sqrt(hax.sum(whole * whole, axis=self.wrapped.In)).astype(dtype)

@@ -11,6 +11,7 @@ from pathlib import Path
 import equinox as eqx
 import haliax as hax
 import jax
+import jmp
 import numpy as np
 import pytest
 import tensorstore
@@ -250,6 +251,17 @@ def test_dropout_is_drawn_from_the_key_and_in_training_only(base_model):
     one, other = jax.random.PRNGKey(1), jax.random.PRNGKey(2)
     losses = [float(measure(model, key)) for key in (one, one, other, None)]
     assert losses[0] == losses[1] and len(set(losses)) == 3
+
+
+def test_dora_starts_as_the_base_that_is_computed_with(base_model):
+    """Of float32 weights in bfloat16, whose norms are not those of the weights before they were rounded."""
+    cast = jmp.get_policy("compute=bfloat16").cast_to_compute
+    measure = hax.named_jit(lambda model: nll(cast(model), loss_batch(BATCHES.batch(0))))
+    base, adapted = (
+        measure(levanter_model.load_model(base_model, dtype=jax.numpy.bfloat16, lora=config))
+        for config in (None, VARIANTS["dora"])
+    )
+    assert base == adapted
 
 
 def test_training_goes_on_from_an_adapter(trained, base_model, tmp_path):
