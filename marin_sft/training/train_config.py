@@ -47,7 +47,7 @@ class TrainConfig(RunConfig):
     see `tensor_names`; None: all but norms, embeddings and biases.
     max_grad_norm: of the gradient, clipped over all that is trained; None: off.
     skip_bad_steps: leave the weights as they are in a step whose loss or gradient norm is more than six standard
-    deviations above the mean of so many steps before; None: never.
+    deviations above the mean of so many steps before; `skipped_steps` in the metrics counts them; None: never.
     precision: "fp32"; "bf16": float32 weights and optimizer, bfloat16 forward and backward pass; "bf16_full": all of it
     in bfloat16; or types by name, see `precision`.
     frozen_parameters: a regular expression for tensors that are never trained, see `tensor_names`. unfreeze: by regular
@@ -59,11 +59,12 @@ class TrainConfig(RunConfig):
 
     Without influence on the result but for rounding: expected_model, the shape that the base model must have, or
     training fails before it starts (None: any); per_device_parallelism, examples of a micro-batch per device (-1: no
-    accumulation); mesh, how devices share the work, see `mesh.mesh_config` (None: each has different rows, and a slice
-    of the weights); gradient_checkpointing, recompute activations to save memory (True, or one of `CHECKPOINTING`);
-    attention_backend, one of `ATTENTION_BACKENDS` (None: what is best for device and model); how often to log, to
-    checkpoint, and to evaluate on the mixture's validation examples (None: never). How training is watched and when it
-    ends: see `RunConfig`.
+    accumulation), but that dropout and NEFTune draw their random numbers for each micro-batch: with them, how a batch
+    is cut has the influence of a seed; mesh, how devices share the work, see `mesh.mesh_config` (None: each has
+    different rows, and a slice of the weights); gradient_checkpointing, recompute activations to save memory (True, or
+    one of `CHECKPOINTING`); attention_backend, one of `ATTENTION_BACKENDS` (None: what is best for device and model);
+    how often to log, to checkpoint, and to evaluate on the mixture's validation examples (None: never), which are cut
+    as training's are. How training is watched and when it ends: see `RunConfig`.
 
     Raises:
         ConfigError: for a value that cannot be used.
