@@ -142,21 +142,20 @@ class Loop:
                 with meter.paused():
                     evaluated = self.evaluate(state)
             loss, under_way = self._settle(under_way, report, meter, evaluated), None
-            _require_finite_state(state, done)
-            stops = bool(evaluated) and not last and self._stops(done, evaluated, report)
-            # Before the checkpoint: what a resumed attempt takes over from this one is complete.
-            if self.export and self.steps_per_export and (exports_now or last or stops):
-                with meter.paused():
+            with meter.paused():
+                _require_finite_state(state, done)
+                stops = bool(evaluated) and not last and self._stops(done, evaluated, report)
+                # Before the checkpoint: what a resumed attempt takes over from this one is complete.
+                if self.export and self.steps_per_export and (exports_now or last or stops):
                     self.export(done, state.model, {"step": done, "loss": loss, **meter.counters()})
                     self._prune_exports()
-            if stops:
-                break
-            if checkpoints_now:
-                with meter.paused():
+                if stops:
+                    break
+                if checkpoints_now:
                     self._checkpoint(state, done, meter, report)
-                cadence.reset()
-                if _agreed(limit.over()):
-                    raise TrainingError(self._out_of_time(done))
+                    cadence.reset()
+                    if _agreed(limit.over()):
+                        raise TrainingError(self._out_of_time(done))
         return state
 
     def _settle(

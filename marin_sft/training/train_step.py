@@ -78,6 +78,7 @@ def step_function(trainer: Trainer, loss: Loss) -> Callable[[Any, Any], tuple[An
         new_state, _ = state.take_step(grads, loss=value, key=new_key)
         new_state = hax.shard(new_state, trainer.parameter_axis_mapping)
         recorded = new_state.opt_state[0]
+        figures = {**figures, **_skipped(new_state)}
         return new_state, StepMetrics(value, recorded.grad_norm, recorded.learning_rate, figures)
 
     mapping = trainer.parameter_axis_mapping
@@ -109,7 +110,14 @@ def _sum(
     return hax.fold(add, micro_steps)(zeros, (dict(batch), keys))
 
 
-def without_update(state: Any, figures: Figures | None = None) -> tuple[Any, StepMetrics]:
+def without_update(state: Any) -> tuple[Any, StepMetrics]:
     """The state after a step on nothing: weights, optimizer and its schedule stay, only the step counts."""
     zero, rate = jnp.zeros((), jnp.float32), jnp.copy(state.opt_state[0].learning_rate)
-    return dataclasses.replace(state, step=state.step + 1), StepMetrics(zero, zero, rate, figures or {})
+    figures = {name: jnp.copy(figure) for name, figure in _skipped(state).items()}
+    return dataclasses.replace(state, step=state.step + 1), StepMetrics(zero, zero, rate, figures)
+
+
+def _skipped(state: Any) -> Figures:
+    """How many steps were skipped so far, where `skip_bad_steps` is on."""
+    count = optax.tree_utils.tree_get(state.opt_state, "skipped_steps")
+    return {} if count is None else {"skipped_steps": count}

@@ -92,6 +92,28 @@ def test_a_batch_without_trained_tokens_changes_nothing(base_model, tmp_path):
     assert all(math.isfinite(line["loss"]) and line["loss"] > 0 for line in with_nothing if line["step"] != 3)
 
 
+class Spike(CountingBatches):
+    """Step 6 (batch 5) weighs its tokens a hundredfold."""
+
+    def batch(self, step: int, part: int = 0, parts: int = 1):
+        batch = super().batch(step, part, parts)
+        return dataclasses.replace(batch, loss_weight=batch.loss_weight * (100 if step == 5 else 1))
+
+    def trained_tokens(self, step: int) -> int:
+        return super().batch(step).trained_tokens
+
+
+def test_a_skipped_step_changes_nothing_and_is_counted(base_model, tmp_path):
+    for steps in (5, 6):
+        skips = {"skip_bad_steps": 4, "num_train_steps": steps, "lr_schedule": "constant", "warmup": 0.0}
+        train(config_for(base_model, tmp_path / str(steps), **skips), Spike(40, 4, 16))
+    lines = logged(tmp_path / "6")
+    assert lines[5]["loss"] > 20 * lines[4]["loss"]
+    assert lines[5]["skipped_steps"] == lines[4]["skipped_steps"] + 1 < 5  # losses of four steps are much alike
+    before, after = (tensors_of(tmp_path / str(steps)) for steps in (5, 6))
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
 def test_the_logged_gradient_norm_is_that_before_clipping(base_model, tmp_path):
     train(config_for(base_model, tmp_path / "clipped", max_grad_norm=1e-3, num_train_steps=1), BATCHES)
     train(config_for(base_model, tmp_path / "not", max_grad_norm=None, num_train_steps=1), BATCHES)

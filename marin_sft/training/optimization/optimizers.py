@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import haliax as hax
 import jax
@@ -47,14 +47,26 @@ def optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformati
     return optax.chain(direction, optax.scale_by_learning_rate(schedule(config, num_steps)))
 
 
+class Skipping(NamedTuple):
+    """State of an optimizer that skips; `train_step` looks for the count by its name."""
+
+    skipped_steps: jax.Array
+    inner: Any
+
+
 def _skipping(direction: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
     skipping = SkipStepConfig(rolling_interval_length=steps).wrap(direction)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        with levanter.tracker.defer_tracker_for_jit():  # it logs, by a call from the devices, which nobody reads
-            return skipping.update(updates, state, params, **extra)
+    def init(params: Any) -> Skipping:
+        return Skipping(jnp.zeros((), jnp.int32), skipping.init(params))
 
-    return optax.GradientTransformationExtraArgs(skipping.init, update)
+    def update(updates: Any, state: Skipping, params: Any = None, **extra: Any) -> tuple[Any, Skipping]:
+        with levanter.tracker.defer_tracker_for_jit() as logged:  # else by a call from the devices, which nobody reads
+            updates, inner = skipping.update(updates, state.inner, params, **extra)
+        skipped = logged["optim/skipped_step"].astype(jnp.int32)
+        return updates, Skipping(state.skipped_steps + skipped, inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _weight_decay(config: TrainConfig) -> optax.GradientTransformation:
