@@ -71,6 +71,7 @@ class SimpleDPOConfig(FineTuning):
     steps_per_eval: int | None = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.shared()
         share = self.validation_split_fraction
         if not 0 <= share < 1:

@@ -9,13 +9,9 @@ from typing import Any
 from experiments.fine_tuning import FineTuning
 from experiments.simple_train_config import SimpleTrainConfig
 from marin_sft.errors import ConfigError
-from marin_sft.execution.resources import Resources, TpuPodConfig
-from marin_sft.steps import Source
-from marin_sft.training.lora_config import LoraConfig
 
 DEFAULT_STEPS = 10_000
 DEFAULT_MIN_LR_RATIO = 0.0
-DEFAULT_LORA: dict[str, Any] = {"r": 8, "alpha": 16, "dropout": 0.05}
 _STOP_STRATEGIES = {"exit": "first_exhausted"}
 
 
@@ -81,48 +77,9 @@ class SimpleSFTConfig(FineTuning):
     int8: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._refuse_what_training_has_not()
-        self.hardware()
-        self.base_model()
         self.train_config()
-
-    def hardware(self) -> Resources:
-        """`resources`, or the slices of `tpu_type`."""
-        if (self.resources is None) == (self.tpu_type is None):
-            raise self._contradiction(
-                "resources", "tpu_type", expected="exactly one of them, e.g. tpu_type='v4-8', or resources=CpuConfig()"
-            )
-        if self.tpu_type is not None:
-            return TpuPodConfig(tpu_type=self.tpu_type, slice_count=self.node_count or 1)
-        assert self.resources is not None
-        slices = getattr(self.resources, "slice_count", 1)
-        if self.node_count in (None, slices):
-            return self.resources
-        if not isinstance(self.resources, TpuPodConfig) or slices != 1:
-            raise self._contradiction(
-                "node_count", "resources", expected="node_count=None: the resources say how many slices"
-            )
-        return dataclasses.replace(self.resources, slice_count=self.node_count or 1)
-
-    def base_model(self) -> Source:
-        """The model to start from: a hub id, a directory, or a step."""
-        checkpoint, named = self.initialize_from_checkpoint_path, self.model_name_or_path
-        hf = checkpoint is None if self.initialize_from_hf is None else self.initialize_from_hf
-        if hf is False:
-            # As in Marin, the name may stand beside the checkpoint, which has all that is needed of its base model.
-            chosen, contradicts = checkpoint, False
-        else:
-            chosen = named if hf is True else hf
-            contradicts = checkpoint is not None or named not in (None, chosen)
-        if chosen is None or contradicts:
-            raise self._contradiction(
-                "initialize_from_hf",
-                "model_name_or_path",
-                "initialize_from_checkpoint_path",
-                expected="one model to start from, e.g. model_name_or_path='meta-llama/Llama-3.1-8B'; for random "
-                "weights, use default_train",
-            )
-        return chosen
 
     def train_config(self) -> SimpleTrainConfig:
         """The settings that are not about fine-tuning."""
@@ -134,7 +91,7 @@ class SimpleSFTConfig(FineTuning):
             "train_seq_len": self.max_seq_len,
             "decay": self._decay(),
             "lora": self._lora(),
-            "reinit_tokens": tuple(self.reinit_tokens or ()),
+            "reinit_tokens": () if isinstance(self.reinit_tokens, bool) else tuple(self.reinit_tokens),
             "min_lr_ratio": self._min_lr_ratio(),
             "hf_generation_eos_token_ids": None if ends is None else tuple(ends),
         }
@@ -146,44 +103,16 @@ class SimpleSFTConfig(FineTuning):
         """`stop_strategy` in our words."""
         return None if self.stop_strategy is None else _STOP_STRATEGIES.get(self.stop_strategy, self.stop_strategy)
 
-    def _decay(self) -> int | float | None:
-        if self.decay is not None and self.cooldown:
-            raise self._contradiction("decay", "cooldown", expected="one of them: they are two names of one setting")
-        return self.decay if self.decay is not None else self.cooldown or None
-
     def _min_lr_ratio(self) -> float | None:
         """None where `learning_rate_end` says it, and nothing else was said."""
         unsaid = self.learning_rate_end is not None and self.min_lr_ratio == DEFAULT_MIN_LR_RATIO
         return None if unsaid else self.min_lr_ratio
 
-    def _lora(self) -> LoraConfig | None:
-        settings = {"r": self.lora_r, "alpha": self.lora_alpha, "dropout": self.lora_dropout}
-        given = {name: value for name, value in settings.items() if value is not None}
-        if (given and not self.use_lora) or (self.use_lora and self.lora is not None):
-            raise self._contradiction(
-                "lora", "use_lora", "lora_r", "lora_alpha", "lora_dropout", expected="lora alone, or use_lora=True"
-            )
-        return LoraConfig(**{**DEFAULT_LORA, **given}) if self.use_lora else self.lora
-
     def _refuse_what_training_has_not(self) -> None:
         if self.int8:
             raise ConfigError("SimpleSFTConfig.int8=True: there is no int8 training; leave it out: bfloat16 is used")
-        if isinstance(self.reinit_tokens, bool) and self.reinit_tokens:  # Marin's type; False is no tokens there
-            raise ConfigError(
-                "SimpleSFTConfig.reinit_tokens=True: which tokens are to be made anew depends on the model; expected "
-                "a list of them, e.g. ['<|start_header_id|>']"
-            )
         if not self.pad_tokenizer_to_match_model:
             raise ConfigError(
                 "SimpleSFTConfig.pad_tokenizer_to_match_model=False: a model's embeddings are never cut down to the "
                 "tokenizer; leave it out"
             )
-        if not isinstance(self.train_batch_size, int):
-            raise ConfigError(
-                f"SimpleSFTConfig.train_batch_size={self.train_batch_size!r}: expected a whole number of rows; the "
-                "batch size does not change during training"
-            )
-
-    def _contradiction(self, *fields: str, expected: str) -> ConfigError:
-        got = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
-        return ConfigError(f"SimpleSFTConfig: {got}; expected {expected}")

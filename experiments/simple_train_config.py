@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from experiments.training_options import TrainingOptions
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources
+from marin_sft.training.checks import check_types
 from marin_sft.training.lora_config import LoraConfig
 
 NEVER = -1
@@ -60,6 +61,7 @@ class SimpleTrainConfig(TrainingOptions):
     hf_generation_eos_token_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if (self.num_train_steps is None) == (self.num_train_epochs is None):
             raise ConfigError(
                 f"{type(self).__name__}: num_train_steps={self.num_train_steps}, "

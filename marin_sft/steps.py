@@ -45,6 +45,7 @@ from marin_sft.export.hf_config import PeriodicExports
 from marin_sft.training.dpo import DPOConfig
 from marin_sft.training.dpo import dpo as run_dpo
 from marin_sft.training.dpo_config import ReferenceConfig, needs_reference
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.random_model import RandomModelConfig
 from marin_sft.training.models.random_model import random_model as run_random_model
@@ -248,7 +249,7 @@ def dpo(
     """
     _check_length(mixture, training)
     training = _adapter_found(training)
-    adapter = training["lora"].adapter_path if training.get("lora") else None
+    adapter = training["lora"].adapter_path if isinstance(training.get("lora"), LoraConfig) else None
     same = reference is None or (reference == base_model and adapter is None)
     starts_at_reference = same and not training.get("reinit_tokens")
     against = base_model if reference is None else reference
@@ -284,9 +285,9 @@ def _exporting(config: Trained, name: str, steps: int, dtype: str | None, ends: 
 def _adapter_found(training: Mapping[str, Any]) -> dict[str, Any]:
     """`training` with the directory of the adapter in it: of a training step that is its `adapter`."""
     lora = training.get("lora")
-    if lora is None or lora.adapter_path is None:
+    if not isinstance(lora, LoraConfig) or lora.adapter_path is None:
         return dict(training)
-    source = lora.adapter_path
+    source: Any = lora.adapter_path
     if isinstance(source, ExecutorStep) and isinstance(source.config, TrainConfig):
         source = source / "adapter"
     return {**training, "lora": replace(lora, adapter_path=_path(source))}

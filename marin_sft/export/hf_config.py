@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from marin_sft.execution.step import execution_only, this_output_path
 from marin_sft.export.card_config import CardConfig
-from marin_sft.training.checks import require, unresolved
+from marin_sft.training.checks import check_types, require, unresolved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +41,7 @@ class HfExport:
     def __post_init__(self) -> None:
         if unresolved(self):
             return
+        check_types(self)
         require(self, "dtype", self.dtype in (None, *DTYPES), f"one of {', '.join(DTYPES)}, or None")
         require(self, "max_shard_bytes", self.max_shard_bytes >= 1, "at least 1")
         require(self, "generation_eos_token_ids", self.generation_eos_token_ids != (), "at least one id, or None")

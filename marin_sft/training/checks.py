@@ -2,16 +2,102 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import math
 import re
+import types
+import typing
+from collections.abc import Collection, Mapping
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from marin_sft.errors import ConfigError
-from marin_sft.execution.step import UnversionedValue
+from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
+
+_BECOMES_TEXT = str | Path | ExecutorStep | InputName | OutputName  # before a config is resolved
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "True or False",
+    str: "text",
+    type(None): "None",
+    Any: "anything",
+}
 
 
 def unresolved(config: Any) -> bool:
     """True while a field is still wrapped in `unversioned`: its checks run again once it is plain."""
     return any(isinstance(value, UnversionedValue) for value in vars(config).values())
+
+
+def check_types(config: Any) -> None:
+    """Raise ConfigError, naming the field, unless each field of a dataclass has a value of its annotated type.
+
+    Numbers are finite, and neither True nor False; any collection does where a tuple is wanted; a text may still be a
+    step or a place in its output. Protocols are left to those who know them.
+    """
+    of: Any = type(config)
+    for field, annotation in _annotations(of).items():
+        value = getattr(config, field)
+        if not _fits(value, annotation):
+            require(config, field, False, _expected(annotation) + _advice(value))
+
+
+@functools.cache
+def _annotations(of: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(of)
+    return {field.name: hints[field.name] for field in dataclasses.fields(of)}
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    kind, parts = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if isinstance(value, UnversionedValue | EarlierAttempts) or kind is Any:
+        return True
+    if kind in (types.UnionType, typing.Union):
+        return any(_fits(value, part) for part in parts)
+    if kind in (int, float):
+        return is_number(value, Integral if kind is int else Real)
+    if kind is str:
+        return isinstance(value, _BECOMES_TEXT)
+    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+        return True
+    if parts and issubclass(kind, Mapping):
+        items = value.items() if isinstance(value, Mapping) else None
+        return items is not None and all(_fits(name, parts[0]) and _fits(each, parts[1]) for name, each in items)
+    if parts and issubclass(kind, Collection):
+        several = isinstance(value, Collection) and not isinstance(value, str | Mapping)
+        return several and all(_fits(each, parts[0]) for each in value)
+    return isinstance(value, kind)
+
+
+def _expected(annotation: Any) -> str:
+    kind, parts = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if kind in (types.UnionType, typing.Union):
+        told = [part for part in parts if part is not int or float not in parts]
+        return " or ".join(dict.fromkeys(map(_expected, told)))
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if parts and issubclass(kind, Mapping):
+        return f"a mapping of {_expected(parts[0])} to {_expected(parts[1])}"
+    if parts and issubclass(kind, Collection):
+        return f"a sequence (list or tuple) of {_expected(parts[0])}"
+    return str(getattr(kind, "__name__", kind))
+
+
+def _advice(value: Any) -> str:
+    """For numbers that were read as text."""
+    try:
+        float(value if isinstance(value, str) else "")
+    except ValueError:
+        return ""
+    return ", which this is not but text: without quotes, and in YAML with a point, 2.0e-5 for 2e-5"
+
+
+def is_number(value: Any, kind: Any = Real) -> bool:
+    """Finite, and neither True nor False."""
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def require(config: Any, field: str, holds: bool, expected: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from marin_sft.execution.step import execution_only, omitted_when, this_output_path
-from marin_sft.training.checks import require, unresolved
+from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.dpo_loss_types import check_ld_alpha, check_loss_options, loss_weights_of
 from marin_sft.training.precision import check_precision
 from marin_sft.training.train_config import TrainConfig
@@ -32,7 +33,7 @@ PAIR_FIELDS = (
 """The fields of `DPOConfig` that are about pairs and are no path."""
 
 
-def needs_reference(loss_type: str | dict[str, float], reference_free: bool) -> bool:
+def needs_reference(loss_type: str | Sequence[str] | Mapping[str, float], reference_free: bool) -> bool:
     """Whether a training with such losses compares with a reference model."""
     names = {name for name, weight in loss_weights_of(loss_type).items() if weight}
     return not reference_free and not names <= set(NO_REFERENCE)
@@ -56,6 +57,7 @@ class ReferenceConfig:
 
     def __post_init__(self) -> None:
         if not unresolved(self):
+            check_types(self)
             check_precision(self)
             require(self, "batch_size", self.batch_size >= 1, "at least 1")
 
@@ -87,7 +89,7 @@ class DPOConfig(TrainConfig):
     reference_free: bool = False
     ref_model_sync_steps: int | None = None
     ref_model_mixup_alpha: float = 0.6
-    loss_type: str | dict[str, float] = "sigmoid"
+    loss_type: str | Sequence[str] | Mapping[str, float] = "sigmoid"
     beta: float = 0.1
     label_smoothing: float = 0.0
     f_divergence_type: str = "reverse_kl"

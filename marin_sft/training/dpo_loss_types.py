@@ -6,12 +6,12 @@ Names are those of TRL 1.16's `DPOConfig.loss_type`, and `simpo`, which has no r
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from marin_sft.errors import ConfigError
+from marin_sft.training.checks import is_number
 
 F_DIVERGENCE_TYPES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 
@@ -72,8 +72,8 @@ def loss_weights_of(
     `{"sigmoid": 1.0, "sft": 0.5}`.
 
     Raises:
-        ConfigError: unknown, repeated or no names; as many weights as types are not given; a negative, infinite or NaN
-            weight, or none above 0.
+        ConfigError: unknown, repeated or no names; as many weights as types are not given; a negative weight, or one
+            that is no finite number; none above 0.
     """
     if isinstance(loss_types, Mapping):
         if loss_weights is not None:
@@ -81,13 +81,17 @@ def loss_weights_of(
                 f"loss_types={dict(loss_types)} has weights of its own; expected no loss_weights beside it"
             )
         loss_weights = list(loss_types.values())
+    named = isinstance(loss_types, str | Sequence | Mapping)
+    _require(named, "loss_type", loss_types, "a name, several, or weights by name")
+    numbers = loss_weights is None or all(is_number(weight) for weight in loss_weights)
+    _require(numbers, "loss_weights", loss_weights, "numbers")
     names = [loss_type_named(name) for name in ([loss_types] if isinstance(loss_types, str) else loss_types)]
     weights = [1.0] * len(names) if loss_weights is None else [float(weight) for weight in loss_weights]
     if len(weights) != len(names):
         raise ConfigError(f"loss_weights={weights}; expected {len(names)}, one for each of {names}")
     if len(set(names)) != len(names):
         raise ConfigError(f"loss_types={names}; expected each loss once: add the weights up")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+    if not all(weight >= 0 for weight in weights) or not any(weights):
         raise ConfigError(f"loss_types={dict(zip(names, weights, strict=True))}; expected weights >= 0, one above 0")
     return dict(zip(names, weights, strict=True))
 
@@ -116,15 +120,17 @@ def check_loss_options(
         ConfigError: a value out of its range, or one that none of the losses, or not all that must, can use.
     """
     names = list(loss_types)
-    _require(0 < beta < math.inf, "beta", beta, "a number above 0")
+    given = {"beta": beta, "label_smoothing": label_smoothing, "f_alpha_divergence_coef": f_alpha_divergence_coef}
+    for field, value in {**given, "discopop_tau": discopop_tau, "simpo_gamma": simpo_gamma}.items():
+        _require(is_number(value), field, value, "a finite number")
+    _require(beta > 0, "beta", beta, "a number above 0")
     _check_label_smoothing(names, label_smoothing)
     _require_one_of("f_divergence_type", f_divergence_type, F_DIVERGENCE_TYPES)
     if f_divergence_type != "reverse_kl":
         able = [name for name, loss in LOSS_TYPES.items() if loss.f_divergence]
         _require(set(names) <= set(able), "f_divergence_type", f_divergence_type, f"reverse_kl, or losses among {able}")
-    _require(math.isfinite(f_alpha_divergence_coef), "f_alpha_divergence_coef", f_alpha_divergence_coef, "a number")
-    _require(0 < discopop_tau < math.inf, "discopop_tau", discopop_tau, "a number above 0 (the paper: 0.05)")
-    _require(0 <= simpo_gamma < math.inf, "simpo_gamma", simpo_gamma, "a number from 0")
+    _require(discopop_tau > 0, "discopop_tau", discopop_tau, "a number above 0 (the paper: 0.05)")
+    _require(simpo_gamma >= 0, "simpo_gamma", simpo_gamma, "a number from 0")
     sorting = [name for name in names if LOSS_TYPES[name].sorts]
     if pair_weights and sorting:
         raise ConfigError(f"pairs are weighted one by one, but {sorting} sort them over the batch; use other losses")

@@ -1,34 +1,13 @@
-"""Exports written while training: who writes them, where they lie, and what a resumed attempt takes over.
+"""Exports written while training: where they lie, and what a resumed attempt takes over.
 
 {output_path}/hf/step-{N}/    the weights after N steps, as `marin_sft.export` writes them
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
-
 import fsspec
 
 from marin_sft.training.checkpoints import Checkpoint
-
-if TYPE_CHECKING:
-    import numpy as np
-
-
-class Exporter(Protocol):
-    """Writes the model every `steps` steps and after the last: see `marin_sft.export.hf_config.PeriodicExports`."""
-
-    @property
-    def steps(self) -> int: ...
-
-    def write(
-        self,
-        path: str,
-        tensors: Mapping[str, np.ndarray],
-        config: Mapping[str, Any],
-        metrics: Mapping[str, float],
-    ) -> None: ...
 
 
 def export_path(output_path: str, step: int) -> str:

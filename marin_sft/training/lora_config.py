@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from marin_sft.errors import ConfigError
-from marin_sft.training.checks import require, unresolved
+from marin_sft.training.checks import check_types, require, unresolved
 
 ALL_LINEAR = "all-linear"
 INITIALISATIONS = (True, "gaussian")
@@ -49,12 +49,12 @@ class LoraConfig:
             object.__setattr__(self, "dropout", 0.0)  # what None is left for is not known before the adapter is read
         if unresolved(self):
             return
+        check_types(self)
         for size in ("r", "alpha"):
             value = getattr(self, size)
             given = value is not None or self.adapter_path is not None
             require(self, size, given, "a number, unless adapter_path is given")
             require(self, size, value is None or value > 0, "above 0")
-        require(self, "r", self.r is None or isinstance(self.r, int), "a whole number")
         require(self, "dropout", self.dropout is None or 0 <= self.dropout < 1, "from 0 to below 1")
         known = " or ".join(map(repr, INITIALISATIONS))
         require(self, "init_lora_weights", self.init_lora_weights in INITIALISATIONS, known)

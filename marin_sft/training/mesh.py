@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin_sft.errors import ConfigError, TrainingError
-from marin_sft.training.checks import require, unresolved
+from marin_sft.training.checks import check_types, require, unresolved
 
 EASYDEL_AXES = ("dp", "fsdp", "ep", "tp", "sp")
 _NAMES = {"data": "data", "fsdp": "fsdp", "tensor": "tensor", "sequence": "sequence"}
@@ -36,9 +36,10 @@ class MeshConfig:
     def __post_init__(self) -> None:
         if unresolved(self):
             return
+        check_types(self)
         sizes = dataclasses.asdict(self)
         for name, size in sizes.items():
-            require(self, name, isinstance(size, int) and (size >= 1 or size == -1), "a whole number, or -1")
+            require(self, name, size >= 1 or size == -1, "at least 1, or -1")
         if sum(size == -1 for size in sizes.values()) > 1:
             raise ConfigError(f"{self}: expected at most one size of -1")
 

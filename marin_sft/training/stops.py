@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from marin_sft.errors import ConfigError
+from marin_sft.training.checks import check_types, require, unresolved
 
 _UNITS = {"d": 86400, "day": 86400, "h": 3600, "hour": 3600, "m": 60, "min": 60, "minute": 60, "s": 1, "sec": 1}
 _UNITS |= {"second": 1, "hr": 3600}
@@ -33,11 +34,12 @@ class EarlyStopping:
     greater_is_better: bool = False
 
     def __post_init__(self) -> None:
+        if unresolved(self):
+            return
+        check_types(self)
         for field in ("steps", "patience"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"EarlyStopping.{field} = {getattr(self, field)}: expected at least 1")
-        if self.min_delta < 0:
-            raise ConfigError(f"EarlyStopping.min_delta = {self.min_delta}: expected at least 0")
+            require(self, field, getattr(self, field) >= 1, "at least 1")
+        require(self, "min_delta", self.min_delta >= 0, "at least 0")
 
     def reason(self, evaluations: Sequence[tuple[int, float]]) -> str | None:
         """Why training ends after these (step, value) of the metric, the newest last; None: it goes on."""

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from marin_sft.errors import ConfigError
+from marin_sft.training.checks import check_types, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,8 +77,8 @@ class WandbConfig:
     kind = "wandb"
 
     def __post_init__(self) -> None:
-        if self.mode not in (*WANDB_MODES, None):
-            raise ConfigError(f"WandbConfig.mode = {self.mode!r}: expected one of {', '.join(WANDB_MODES)}, or None")
+        check_types(self)
+        require(self, "mode", self.mode in (*WANDB_MODES, None), f"one of {', '.join(WANDB_MODES)}, or None")
 
     def start(self, run: Run) -> Tracker:
         from marin_sft.training.metrics.wandb_tracker import WandbTracker

@@ -137,6 +137,6 @@ def test_patterns_that_are_wrong(base_model):
         freezing(config_for(base_model, frozen_parameters="embed", reinit_tokens=("w1",)))
     with pytest.raises(ConfigError, match="frozen_parameters = .*a regular expression"):
         config_for("base", frozen_parameters="(")
-    with pytest.raises(ConfigError, match="unfreeze = .*whole numbers of updates"):
+    with pytest.raises(ConfigError, match="unfreeze = .*a mapping of text to a whole number"):
         config_for("base", unfreeze={"layers": 0.5})
     assert freezing(config_for("base")) is None
