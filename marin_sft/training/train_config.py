@@ -52,7 +52,8 @@ class TrainConfig(RunConfig):
     as many examples as the mixture's training components hold.
 
     warmup: the steps over which the rate rises from 0 to `learning_rate`. decay: the last steps, over which
-    `lr_schedule` takes it to the floor; None: all after the warmup. Both whole numbers of steps, or fractions of them.
+    `lr_schedule` takes it to the floor; None: all after the warmup. Both whole numbers of steps, or fractions of them;
+    a fraction decays over two steps at least, since the first still has the whole rate.
     lr_schedule: "constant"; "linear"; "cosine", half a period of it; "wsd", warmup, stable, decay: as "linear", but
     decay=None is the last tenth; "inv_sqrt", learning_rate * sqrt(T / (T + steps since the warmup)), T the steps of the
     warmup or 10,000 without.

@@ -24,7 +24,7 @@ from marin_sft.training.models.peft_directory import Adapter
 from marin_sft.training.objective import Layout, Objective
 from marin_sft.training.optimization import optimizers
 from marin_sft.training.optimization.freezing import Freezing, freezing
-from marin_sft.training.optimization.schedules import schedule
+from marin_sft.training.optimization.schedules import without_rounding, schedule
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 from marin_sft.training.watching import evaluation_of, watching
@@ -124,7 +124,7 @@ def num_steps_of(config: TrainConfig, examples_per_epoch: int) -> int:
         return config.num_train_steps
     assert config.num_train_epochs is not None
     examples = examples_per_epoch_of(config, examples_per_epoch)
-    return math.ceil(config.num_train_epochs * examples / config.train_batch_size)
+    return max(1, math.ceil(without_rounding(config.num_train_epochs * examples / config.train_batch_size)))
 
 
 def examples_per_epoch_of(config: TrainConfig, examples: int) -> int:

@@ -11,6 +11,7 @@ from marin_sft.errors import TrainingError
 from marin_sft.training.train_config import TrainConfig
 
 WSD_DECAY = 0.1  # the part of the steps in which "wsd" decays where `decay` says nothing
+FEWEST_DECAYING = 2  # of a part of the steps: the first of them still has the peak
 INV_SQRT_TIMESCALE = 10_000  # of "inv_sqrt" without a warmup
 
 
@@ -38,8 +39,12 @@ def _steps(config: TrainConfig, num_steps: int) -> tuple[int, int]:
     if config.lr_schedule == "wsd" and wanted is None:
         wanted = WSD_DECAY
     left = max(num_steps - warmup, 0)
-    # A fraction is at most what the warmup leaves; a number of steps is what was asked for.
-    decay = left if wanted is None else min(_count(wanted, num_steps), left if isinstance(wanted, float) else num_steps)
+    if wanted is None:
+        decay = left
+    elif isinstance(wanted, float):  # at most what the warmup leaves; a number of steps is what was asked for
+        decay = min(max(_count(wanted, num_steps), FEWEST_DECAYING), left)
+    else:
+        decay = _count(wanted, num_steps)
     if config.lr_schedule == "constant":
         decay = 0
     if warmup + decay > num_steps:
@@ -51,7 +56,12 @@ def _steps(config: TrainConfig, num_steps: int) -> tuple[int, int]:
 
 
 def _count(part: int | float, num_steps: int) -> int:
-    return int(part * num_steps) if isinstance(part, float) else part
+    return int(without_rounding(part * num_steps)) if isinstance(part, float) else part
+
+
+def without_rounding(steps: float) -> float:
+    """`steps`, or the whole number that it misses by the rounding of floats alone: 1.1 * 100 / 10 is 11."""
+    return round(steps, 6)
 
 
 def _decaying(config: TrainConfig, warmup: int, steps: int) -> optax.Schedule:

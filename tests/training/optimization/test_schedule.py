@@ -7,6 +7,7 @@ import transformers
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.optimization.schedules import schedule
 from marin_sft.training.sft import SFTConfig
+from marin_sft.training.train_run import num_steps_of
 
 STEPS, PEAK = 100, 1e-3
 POINTS = (0, 5, 10, 55, 80, 90, 100)
@@ -40,6 +41,37 @@ def test_a_decay_at_the_end(decay, lr_schedule):
 def test_wsd_decays_over_the_last_tenth():
     points = (0, 50, 90, 95, 100)
     assert rates(points, warmup=0.0, min_lr_ratio=0.0, lr_schedule="wsd") == shares(1, 1, 1, 0.5, 0)
+
+
+@pytest.mark.parametrize("num_steps", [2, 5, 9, 12])
+def test_a_part_of_few_steps_decays_all_the_same(num_steps):
+    """The last step is below the peak, and what comes after it would be at the floor."""
+    for decay in (None, 0.05):
+        fields = {"warmup": 0.0, "min_lr_ratio": 0.0, "lr_schedule": "wsd", "decay": decay}
+        assert rates((num_steps - 2, num_steps - 1, num_steps), num_steps, **fields) == shares(1, 0.5, 0)
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.29, 29), (0.57, 57), (1 / 3, 33)])
+def test_a_fraction_is_what_it_looks_like(warmup, steps):
+    """In floats 0.29 * 100 is just below 29."""
+    assert rates((steps - 1, steps), lr_schedule="constant", warmup=warmup) == shares(1 - 1 / steps, 1)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rows", "batch_size", "steps"),
+    [
+        (1.1, 100, 10, 11),
+        (2.2, 100, 10, 22),
+        (0.55, 100, 1, 55),
+        (2 / 3, 300, 1, 200),
+        (1.01, 100, 10, 11),
+        (1e-9, 1, 1, 1),
+    ],
+)
+def test_steps_of_epochs(epochs, rows, batch_size, steps):
+    """A step that is begun counts, but not one that the rounding of floats makes."""
+    fields = {"num_train_steps": None, "num_train_epochs": epochs, "train_batch_size": batch_size}
+    assert num_steps_of(config(**fields), rows) == steps
 
 
 def test_half_a_cosine():
