@@ -200,15 +200,17 @@ def sft(
     hf_save_dtype, hf_generation_eos_token_ids: of these exports, see `HfExport`.
     """
     _check_length(mixture, training)
-    config = SFTConfig(
+    exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
+    config = _config(
+        SFTConfig,
+        name,
+        exports,
         mixture=_path(mixture),
         tokenized=mixture.config.data.tokenized,
         base_model=_path(base_model),
         seed=seed,
         **_adapter_found(training),
     )
-    if steps_per_hf_export != -1:
-        config = _exporting(config, name, steps_per_hf_export, hf_save_dtype, hf_generation_eos_token_ids)
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", run_sft, config, resources=resources or CpuConfig())
 
 
@@ -261,7 +263,11 @@ def dpo(
         if reference is None and adapter is not None:
             options["adapter"] = adapter
         fields["reference_logprobs"] = reference_logprobs(mixture, against, resources=resources, **options)
-    config = DPOConfig(
+    exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
+    config = _config(
+        DPOConfig,
+        name,
+        exports,
         mixture=_path(mixture),
         tokenized=mixture.config.data.tokenized,
         base_model=_path(base_model),
@@ -269,17 +275,20 @@ def dpo(
         starts_at_reference=bool(fields) and starts_at_reference,
         **{**fields, **training},
     )
-    if steps_per_hf_export != -1:
-        config = _exporting(config, name, steps_per_hf_export, hf_save_dtype, hf_generation_eos_token_ids)
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", run_dpo, config, resources=resources or CpuConfig())
 
 
-def _exporting(config: Trained, name: str, steps: int, dtype: str | None, ends: Sequence[int] | None) -> Trained:
-    """`config` with exports every so many `steps`. `ends`: ids that end an answer, see `HfExport`."""
-    fields = export_fields(name, name, config)
-    return replace(
-        config, hf_exports=PeriodicExports(steps=steps, dtype=dtype, generation_eos_token_ids=_ids(ends), **fields)
-    )
+def _config(
+    of: type[Trained], name: str, exports: tuple[int, str | None, tuple[int, ...] | None], /, **fields: Any
+) -> Trained:
+    """`exports`: the steps between two while training, or -1; their dtype, and the ids that end an answer."""
+    steps, dtype, ends = exports
+    if steps == -1:
+        return of(**fields)
+    config = of(**{**fields, "hf_exports_kept": None})  # which cannot stand there before the exports do
+    options = {"dtype": dtype, "generation_eos_token_ids": ends, **export_fields(name, name, config)}
+    hf_exports = PeriodicExports(steps=steps, **options)
+    return replace(config, hf_exports=hf_exports, hf_exports_kept=fields.get("hf_exports_kept"))
 
 
 def _adapter_found(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -162,6 +162,8 @@ class TrainConfig(RunConfig):
             every = getattr(self, cadence)
             require(self, cadence, every is None or every > 0, "above 0, or None")
         require(self, "steps_per_log", self.steps_per_log >= 1, "at least 1")
+        written = self.hf_exports_kept is None or self.hf_exports is not None
+        require(self, "hf_exports_kept", written, "None without exports while training (steps_per_hf_export of a step)")
         self.check_run(self.steps_per_eval, self.num_train_epochs)
 
     def _check_schedule(self) -> None:
@@ -178,12 +180,14 @@ class TrainConfig(RunConfig):
         require(self, "warmup", fits, f"with decay = {self.decay} at most num_train_steps = {self.num_train_steps}")
         ratio = self.min_lr_ratio
         require(self, "min_lr_ratio", ratio is None or 0 <= ratio <= 1, "a fraction of learning_rate, from 0 to 1")
+        unsaid = ratio in (None, DEFAULT_MIN_LR_RATIO)
+        flat = self.lr_schedule == "constant" and not unsaid and ratio != 0
+        require(self, "min_lr_ratio", not flat, "nothing where lr_schedule is 'constant', which stays at learning_rate")
         end = self.learning_rate_end
         if end is not None:
             require(self, "learning_rate_end", 0 <= end <= self.learning_rate, "from 0 to learning_rate, or None")
             require(self, "learning_rate_end", self.lr_schedule != "constant", "None where lr_schedule is 'constant'")
-            one = ratio in (None, DEFAULT_MIN_LR_RATIO)
-            require(self, "min_lr_ratio", one, f"nothing beside learning_rate_end = {end}, which says the same")
+            require(self, "min_lr_ratio", unsaid, f"nothing beside learning_rate_end = {end}, which says the same")
 
     def _check_what_is_trained(self) -> None:
         if self.frozen_parameters is not None:
@@ -191,6 +195,9 @@ class TrainConfig(RunConfig):
         for pattern, step in self.unfreeze.items():
             require_pattern(self, "unfreeze", pattern)
             require(self, "unfreeze", step >= 0, "numbers of updates from 0 by expression")
+            trained = self.num_train_steps is None or step < self.num_train_steps
+            expected = f"fewer updates than num_train_steps = {self.num_train_steps}; what is never trained is frozen"
+            require(self, "unfreeze", trained, expected)
         if self.lora is not None:
             for field in ("frozen_parameters", "unfreeze", "reinit_tokens", "weight_decay_parameters"):
                 none = not getattr(self, field)

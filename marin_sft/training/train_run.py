@@ -21,10 +21,11 @@ from marin_sft.training.metrics.throughput import Throughput, multiplied_weights
 from marin_sft.training.models import hf_directory, levanter_model, lora, peft_directory
 from marin_sft.training.models.adapted_weights import Merged
 from marin_sft.training.models.peft_directory import Adapter
+from marin_sft.training.models.tensor_names import require_match
 from marin_sft.training.objective import Layout, Objective
 from marin_sft.training.optimization import optimizers
 from marin_sft.training.optimization.freezing import Freezing, freezing
-from marin_sft.training.optimization.schedules import without_rounding, schedule
+from marin_sft.training.optimization.schedules import schedule, without_rounding
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 from marin_sft.training.watching import evaluation_of, watching
@@ -44,7 +45,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     num_steps = num_steps_of(config, objective.examples_per_epoch)
     rate = schedule(config, num_steps)
     optimizer = optax.chain(recording(rate), optimizers.optimizer(config, num_steps))
-    frozen = freezing(config)
+    frozen = freezing(config, num_steps)
     if frozen is not None:
         optimizer = frozen.applied_to(optimizer)
     trainer = levanter_trainer.build_trainer(settings, optimizer)
@@ -65,6 +66,9 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         trainable = True if config.lora is None else lora.trainable(model)
         if frozen is not None:
             trainable = frozen.trainable(model)
+        if config.weight_distribution_log_steps is not None:
+            tensors = {name: (name,) for name in levanter_model.state_shapes(model)}
+            require_match(tensors, config.weight_distribution_pattern, "weight_distribution_pattern")
         loop = Loop(
             num_steps=num_steps,
             batch_size=config.train_batch_size,

@@ -1,5 +1,6 @@
 """How a training is watched and when it ends: each option of `RunConfig` in a training, or refused."""
 
+import dataclasses
 import json
 import time
 
@@ -9,6 +10,7 @@ import pytest
 from marin_sft import progress
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.fakes import CountingBatches, pack
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics.trackers import TensorboardConfig
 from marin_sft.training.models import hf_directory
 from marin_sft.training.sft_run import train
@@ -62,6 +64,18 @@ def test_metrics_go_to_the_log_the_trackers_and_the_screen(base_model, tmp_path,
     assert tracked[2, f"{name}/std"] == pytest.approx(
         hf_directory.read_tensors(base_model)["model.layers.1.mlp.up_proj.weight"].std(), rel=0.2
     )
+
+
+def test_a_distribution_of_no_tensor_is_told_of_before_the_first_step(base_model, tmp_path):
+    watched = {"num_train_steps": 1, "trackers": (TensorboardConfig(),), "weight_distribution_log_steps": 1}
+    wrong, right = config(base_model, tmp_path / "wrong"), config(base_model, tmp_path / "right")
+    with pytest.raises(TrainingError, match="weight_distribution_pattern: 'lora_A' is in none of .* names like model"):
+        train(dataclasses.replace(wrong, **watched, weight_distribution_pattern="lora_A"), BATCHES)
+    assert not (tmp_path / "wrong").exists()
+    adapted = {"lora": LoraConfig(r=2, alpha=2), "weight_distribution_pattern": "lora_A"}
+    train(dataclasses.replace(right, **watched, **adapted), BATCHES)
+    found = [name for _, name, _ in scalars(tmp_path / "right") if name.startswith("weights/")]
+    assert found and all("lora_A" in name for name in found)
 
 
 def test_early_stopping_ends_with_the_model_of_that_step(base_model, tmp_path, capsys):
@@ -185,6 +199,7 @@ def test_the_speed_is_that_of_training_alone(base_model, tmp_path):
         ({"per_epoch_training_steps": 4}, "expected None where num_train_epochs is not given"),
         ({"save_total_limit": -1}, "save_total_limit = -1: expected at least 0"),
         ({"weight_distribution_log_steps": 5}, "expected None without trackers"),
+        ({"hf_exports_kept": 2}, "hf_exports_kept = 2: expected None without exports while training"),
         ({"max_evaluation_steps": 0}, "max_evaluation_steps = 0: expected at least 1, or None"),
         ({"weight_distribution_pattern": "("}, "expected a regular expression"),
         (

@@ -86,6 +86,6 @@ def require_match(names: Names, pattern: str, field: str) -> None:
     every = [name for some in names.values() for name in some]
     if not any(re.search(pattern, name) for name in every):
         raise TrainingError(
-            f"{field}: {pattern!r} is in none of the {len(every)} tensors of the base model; expected a regular "
+            f"{field}: {pattern!r} is in none of the {len(every)} tensors of the model; expected a regular "
             f"expression that is found in names like {', '.join(sorted(every)[:3])}"
         )

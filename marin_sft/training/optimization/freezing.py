@@ -61,11 +61,12 @@ class Freezing:
         return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
-def freezing(config: TrainConfig) -> Freezing | None:
+def freezing(config: TrainConfig, num_steps: int | None = None) -> Freezing | None:
     """What `frozen_parameters` and `unfreeze` of the config say; None: everything is trained.
 
     Raises:
-        TrainingError: when a pattern is found in no tensor's name, or nothing is left to train at the start.
+        TrainingError: when a pattern is found in no tensor's name, nothing is left to train at the start, or something
+            is thawed after the last of `num_steps`.
     """
     frozen, thaws = config.frozen_parameters, config.unfreeze
     if frozen is None and not thaws:
@@ -75,6 +76,11 @@ def freezing(config: TrainConfig) -> Freezing | None:
         require_match(names, frozen, "frozen_parameters")
     for pattern in thaws:
         require_match(names, pattern, "unfreeze")
+        if num_steps is not None and thaws[pattern] >= num_steps:
+            raise TrainingError(
+                f"unfreeze = {thaws!r}: training has {num_steps} steps, {pattern!r} would never be trained; expected "
+                "fewer updates, or frozen_parameters alone"
+            )
 
     def trained_from(name: str) -> int:
         steps = [step for pattern, step in thaws.items() if re.search(pattern, name)]

@@ -131,6 +131,12 @@ def test_patterns_that_are_wrong(base_model):
         freezing(config_for(base_model, frozen_parameters="layer_0"))
     with pytest.raises(TrainingError, match="unfreeze: 'layer_0' is in none"):
         freezing(config_for(base_model, unfreeze={"layer_0": 3}))
+    with pytest.raises(ConfigError, match="unfreeze = .*expected fewer updates than num_train_steps = 4"):
+        config_for(base_model, unfreeze={"layers": 4})
+    by_epochs = config_for(base_model, unfreeze={"layers": 4}, num_train_steps=None, num_train_epochs=1)
+    with pytest.raises(TrainingError, match="training has 4 steps, 'layers' would never be trained"):
+        freezing(by_epochs, 4)
+    assert freezing(by_epochs, 5) is not None
     with pytest.raises(TrainingError, match="no tensor is left to train at the start"):
         freezing(config_for(base_model, frozen_parameters="."))
     with pytest.raises(TrainingError, match="reinit_tokens = .* makes rows anew that frozen_parameters"):
