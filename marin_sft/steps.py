@@ -42,6 +42,7 @@ from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf import ExportConfig
 from marin_sft.export.hf import export_hf as run_export
 from marin_sft.export.hf_config import PeriodicExports
+from marin_sft.training.checks import check_fields
 from marin_sft.training.dpo import DPOConfig
 from marin_sft.training.dpo import dpo as run_dpo
 from marin_sft.training.dpo_config import ReferenceConfig, needs_reference
@@ -52,7 +53,7 @@ from marin_sft.training.models.random_model import random_model as run_random_mo
 from marin_sft.training.reference import reference_logprobs as run_reference_logprobs
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft import sft as run_sft
-from marin_sft.training.train_config import TrainConfig
+from marin_sft.training.train_config import INSTEAD, TrainConfig
 
 Trained = TypeVar("Trained", bound=TrainConfig)
 # What a config's path field takes before it is resolved to a string: a step, a place in its output, or a path or glob.
@@ -282,6 +283,7 @@ def _config(
     of: type[Trained], name: str, exports: tuple[int, str | None, tuple[int, ...] | None], /, **fields: Any
 ) -> Trained:
     """`exports`: the steps between two while training, or -1; their dtype, and the ids that end an answer."""
+    check_fields(of, fields, INSTEAD)
     steps, dtype, ends = exports
     if steps == -1:
         return of(**fields)

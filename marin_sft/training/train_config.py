@@ -26,6 +26,13 @@ DEFAULT_MIN_LR_RATIO = 0.1
 ATTENTION_BACKENDS = ("default", "nvte", "splash", "jax_flash", "vanilla")
 CHECKPOINTING = ("offload", "recompute", "full", "save_all", "nested")
 
+# Settings of other trainers that are none of ours, and what there is in their place.
+INSTEAD = {
+    "per_epoch_evaluation_steps": "max_evaluation_steps says how many batches an evaluation takes",
+    "gradient_accumulation_steps": "per_device_parallelism says how many examples a device takes at once, and "
+    "train_batch_size how many gradients are added up",
+}
+
 
 class Exporter(Protocol):
     """Writes the model every `steps` steps and after the last: see `marin_sft.export.hf_config.PeriodicExports`."""

@@ -1,3 +1,7 @@
+import pytest
+
+from marin_sft import steps
+from marin_sft.errors import ConfigError
 from marin_sft.execution.fingerprint import payload_of
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.training.mesh import MeshConfig
@@ -41,3 +45,20 @@ def test_what_only_rounds_otherwise_is_no_part_of_identity():
     ):
         assert payload(**fields) == payload()
     assert payload(precision="fp32") != payload()
+
+
+@pytest.mark.parametrize("make", [steps.sft, steps.dpo])
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("num_train_step", "Config has no field 'num_train_step': did you mean 'num_train_steps' or "),
+        ("per_epoch_evaluation_steps", "Config has no field 'per_epoch_evaluation_steps': max_evaluation_steps says"),
+        ("gradient_accumulation_steps", "Config has no field .*: per_device_parallelism says"),
+        ("wörld", "Config has no field 'wörld': see its docstring"),
+    ],
+)
+def test_a_field_that_is_not_there(make, field, message):
+    tokens = steps.tokenize("chat", "gs://b/rows.jsonl", tokenizer="gs://b/tokenizer")
+    blend = steps.mixture("blend", {"chat": tokens}, weights={"chat": 1}, seq_len=32)
+    with pytest.raises(ConfigError, match=message):
+        make("x", mixture=blend, base_model="gs://b/base", learning_rate=1e-4, train_batch_size=4, **{field: 2})
