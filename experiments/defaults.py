@@ -63,6 +63,7 @@ def default_tokenize(
     *,
     is_validation: bool = False,
     allow_test_in_train: bool = False,
+    max_dropped: float = 0.05,
     resources: Resources | None = None,
 ) -> ExecutorStep[TokenizeConfig]:
     """`tokenized/{name}`: a token cache with masks.
@@ -75,6 +76,7 @@ def default_tokenize(
         format: ours or Levanter's; None is `ChatLmDatasetFormat()`.
         is_validation: these rows are for validation only.
         allow_test_in_train: train on paths and splits with "test" or "validation" in their names.
+        max_dropped: the share of rows that may be unusable.
 
     Raises:
         ConfigError: training data that is called test or validation, or a text that names neither files nor a hub id.
@@ -89,6 +91,7 @@ def default_tokenize(
         tokenizer=tokenizer_of(tokenizer, where),
         format=ChatLmDatasetFormat() if format is None else from_levanter(format),
         validation=rows if is_validation else (),
+        max_dropped=max_dropped,
         resources=resources,
     )
 
@@ -205,7 +208,7 @@ def default_dpo(
     where = f"default_dpo('{name}')"
     shared = dpo_config.shared()
     data = training_data(where, tokenized, mixture_weights)
-    if dpo_config.validation_split_fraction and not data.num_validation_sequences:
+    if dpo_config.validation_split_fraction and not _keeps_some_out(data):
         data = dataclasses.replace(data, validation_fraction=dpo_config.validation_split_fraction)
     tokenizer = None if shared.tokenizer is None else tokenizer_of(shared.tokenizer, where)
     check_tokenization(where, data, tokenizer=tokenizer, input_role=None, output_role=None)
@@ -229,6 +232,12 @@ def default_dpo(
         **{**_settings_of_training(config, DPOConfig, ("dpo", *tags)), **dpo_config.pair_settings()},
     )
     return dataclasses.replace(trained, description=_description(name, ("dpo", *tags)))
+
+
+def _keeps_some_out(data: LmDataConfig) -> bool:
+    """Whether `data` says itself what is validated on."""
+    only_validated = data.tokenized.keys() - set(data.training)
+    return bool(data.validation_fraction or data.num_validation_sequences or only_validated)
 
 
 def _description(name: str, tags: Sequence[str]) -> str:

@@ -29,11 +29,13 @@ class SimpleDPOConfig(FineTuning):
     num_train_steps | num_train_epochs | num_epochs: at most one; without, one epoch.
     max_seq_len | train_seq_len: the most tokens that a prompt and one completion have together; max_prompt_length and
     max_completion_length: the most of each; see `MixtureConfig`.
-    validation_split_fraction: share of the pairs of each dataset to keep out for evaluation; 0: none.
+    validation_split_fraction: share of the pairs of each dataset to keep out for evaluation, unless the data say
+    themselves what is; 0: none.
 
     reference_model_path: the model to compare with, as model_name_or_path; None: the model to start from.
     reference_free, ref_model_sync_steps, ref_model_mixup_alpha, beta, loss_type, label_smoothing, f_divergence_type,
-    f_alpha_divergence_coef, discopop_tau, simpo_gamma, ld_alpha, use_weighting, share_prefix: see `DPOConfig`.
+    f_alpha_divergence_coef, discopop_tau, simpo_gamma, bco_delta, ld_alpha, use_weighting, share_prefix: see
+    `DPOConfig`.
     loss_type may be a list, with loss_weights (TRL's spelling of a weighted sum; None: 1 each).
 
     Raises:
@@ -60,6 +62,7 @@ class SimpleDPOConfig(FineTuning):
     f_alpha_divergence_coef: float = 0.5
     discopop_tau: float = 0.05
     simpo_gamma: float = 0.5
+    bco_delta: float = 0.0
     ld_alpha: float | None = None
     use_weighting: bool = False
     share_prefix: bool | None = None

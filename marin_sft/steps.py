@@ -124,10 +124,16 @@ def transform(
 
 
 def train_tokenizer(
-    name: str, documents: Sequence[Source], *, vocab_size: int, format: ChatLmDatasetFormat | None = None
+    name: str,
+    documents: Sequence[Source],
+    *,
+    vocab_size: int,
+    format: ChatLmDatasetFormat | None = None,
+    max_dropped: float = 0.05,
 ) -> ExecutorStep[TrainTokenizerConfig]:
-    """`tokenizers/{name}`: a byte-level BPE tokenizer with a ChatML template, trained on chat rows."""
-    config = TrainTokenizerConfig(_paths(documents), vocab_size, format or ChatLmDatasetFormat())
+    """`tokenizers/{name}`: a byte-level BPE tokenizer with a ChatML template, trained on chat rows. `max_dropped`: see
+    `TrainTokenizerConfig`."""
+    config = TrainTokenizerConfig(_paths(documents), vocab_size, format or ChatLmDatasetFormat(), max_dropped)
     return ExecutorStep(f"tokenizers/{name}", run_train_tokenizer, config)
 
 
@@ -144,14 +150,16 @@ def tokenize(
     tokenizer: Source,
     format: LmDatasetFormat | None = None,
     validation: Source | Sequence[Source] = (),
+    max_dropped: float = 0.05,
     resources: Resources | None = None,
 ) -> ExecutorStep[TokenizeConfig]:
-    """`tokenized/{name}`: a token cache with masks from rows of chat messages."""
+    """`tokenized/{name}`: a token cache with masks from rows of chat messages. `max_dropped`: see `TokenizeConfig`."""
     config = TokenizeConfig(
         train_paths=_paths(documents),
         tokenizer=_path(tokenizer),
         format=format or ChatLmDatasetFormat(),
         validation_paths=_paths(validation),
+        max_dropped=max_dropped,
     )
     return ExecutorStep(f"tokenized/{name}", run_tokenize, config, resources=resources or CpuConfig())
 
@@ -256,10 +264,17 @@ def dpo(
     same = reference is None or (reference == base_model and adapter is None)
     starts_at_reference = same and not training.get("reinit_tokens")
     against = base_model if reference is None else reference
+    loss_type, free = training.get("loss_type", "sigmoid"), training.get("reference_free", False)
+    needed, synced = needs_reference(loss_type, free), training.get("ref_model_sync_steps") is not None
+    if not needed and (synced or reference is not None):
+        raise ConfigError(
+            f"step 'checkpoints/{name}': got {'ref_model_sync_steps' if synced else 'a reference model'}, but with "
+            f"loss_type={loss_type!r} and reference_free={free} nothing is compared with it; expected None"
+        )
     fields: dict[str, Any] = {}
-    if training.get("ref_model_sync_steps") is not None:
+    if synced:
         fields["reference_model"] = _path(against)
-    elif needs_reference(training.get("loss_type", "sigmoid"), training.get("reference_free", False)):
+    elif needed:
         options = {key: training[key] for key in ("precision",) if key in training}
         if reference is None and adapter is not None:
             options["adapter"] = adapter

@@ -105,6 +105,7 @@ def lm_mixture_data_config(
     missing_weights_are_validation: bool = True,
     max_train_batches: Mapping[str, int] | None = None,
     num_validation_sequences: Mapping[str, int] | None = None,
+    validation_fraction: float = 0.0,
     mixture_block_size: int | None = None,
     max_documents: Mapping[str, int] | None = None,
     weights_are: WeightsAre = "documents",
@@ -134,6 +135,7 @@ def lm_mixture_data_config(
         shuffle=shuffle,
         mixture_block_size=mixture_block_size,
         num_validation_sequences=dict(num_validation_sequences or {}),
+        validation_fraction=validation_fraction,
         max_documents=dict(max_documents or {}),
         max_train_batches=dict(max_train_batches or {}),
     )

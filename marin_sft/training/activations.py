@@ -8,8 +8,11 @@ import haliax as hax
 import jax
 from levanter.layers.attention import AttentionMask
 
+from marin_sft.errors import TrainingError
 from marin_sft.training.axes import BATCH, POSITION
 from marin_sft.training.cpu.attention import PackedMask, can_pack, with_packed_attention
+from marin_sft.training.cpu.one_cpu import on_one_cpu
+from marin_sft.training.models.model_check import Limits
 
 KEY_POSITION = "key_position"
 
@@ -39,6 +42,23 @@ def activations(
         mask = _mask(rows.segment_ids, branch)
     found = model.activations(rows.tokens, attn_mask=mask, pos_ids=rows.position_ids, key=key)
     return cast(hax.NamedArray, found)
+
+
+def shares_prefix(asked: bool | None, *models: Limits) -> bool:
+    """Whether completions of one prompt lie behind one copy of it, told apart by `branch`; `asked`: `share_prefix` of
+    `DPOConfig`.
+
+    Raises:
+        TrainingError: asked for with a model that has sliding windows: they are measured along the row, and for the
+            second completion would end too early.
+    """
+    windowed = any(model.windowed for model in models)
+    if asked and windowed:
+        raise TrainingError(
+            "share_prefix = True: got a model with sliding windows (sliding_window in its config.json), for which "
+            "completions cannot share a prompt; expected share_prefix = None or False"
+        )
+    return on_one_cpu() and not windowed if asked is None else asked
 
 
 def _mask(segment_ids: hax.NamedArray, branch: hax.NamedArray | None) -> AttentionMask:

@@ -26,6 +26,7 @@ PAIR_FIELDS = (
     "f_alpha_divergence_coef",
     "discopop_tau",
     "simpo_gamma",
+    "bco_delta",
     "ld_alpha",
     "use_weighting",
     "share_prefix",
@@ -72,7 +73,8 @@ class DPOConfig(TrainConfig):
     ref_model_sync_steps: every so many steps, the reference model moves to a * policy + (1 - a) * reference with
     a = ref_model_mixup_alpha (TR-DPO, arXiv:2404.09656); None: never.
     loss_type: a loss of `dpo_loss_types`, or weights of several by name. beta, label_smoothing,
-    f_divergence_type, f_alpha_divergence_coef, discopop_tau, simpo_gamma: see `dpo_losses.dpo_loss`.
+    f_divergence_type, f_alpha_divergence_coef, discopop_tau, simpo_gamma, bco_delta: see
+    `dpo_losses.dpo_loss`.
     ld_alpha: weight of what a completion has beyond the length of the other one (LD-DPO); None: 1.
     use_weighting: weight pairs by how likely the policy finds them (WPO).
 
@@ -96,6 +98,7 @@ class DPOConfig(TrainConfig):
     f_alpha_divergence_coef: float = 0.5
     discopop_tau: float = 0.05
     simpo_gamma: float = 0.5
+    bco_delta: float = omitted_when(0.0, default=0.0)
     ld_alpha: float | None = None
     use_weighting: bool = False
     share_prefix: bool | None = execution_only(default=None)
@@ -114,6 +117,8 @@ class DPOConfig(TrainConfig):
             f_alpha_divergence_coef=self.f_alpha_divergence_coef,
             discopop_tau=self.discopop_tau,
             simpo_gamma=self.simpo_gamma,
+            bco_delta=self.bco_delta,
+            pair_weights=self.use_weighting,
         )
         if self.ld_alpha is not None:
             check_ld_alpha(self.ld_alpha)

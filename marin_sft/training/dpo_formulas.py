@@ -23,8 +23,9 @@ s = sigmoid, ls = log s, Lc and Lr the lengths in tokens, at least 1, and H(x) =
     simpo         H(b (log policy(chosen) / Lc                                SimPO 2405.14734
                        - log policy(rejected) / Lr) - gamma)
 
-Numbers are arXiv ids. Three differences from TRL 1.16: there `sigmoid` and `sigmoid_norm` ignore smoothing, and
-`bco_pair` has d = 0; `simpo` is a loss of its CPO trainer. With another f-divergence (f-DPO, 2309.16240) a and r are
+Numbers are arXiv ids. BCO subtracts a running mean of the rewards as d; here it is a constant, and 0 is what TRL 1.16
+has. Two differences from TRL 1.16: there `sigmoid` and `sigmoid_norm` ignore smoothing; `simpo` is a loss of its CPO
+trainer. With another f-divergence (f-DPO, 2309.16240) a and r are
 f'(ratio) - f'(1) instead of log(ratio), in the losses that allow it.
 """
 
@@ -61,7 +62,7 @@ class Pairs:
     f_alpha_divergence_coef: float
     discopop_tau: float
     simpo_gamma: float
-    bco_delta: jax.typing.ArrayLike | None
+    bco_delta: float
 
     @property
     def chosen_reward(self) -> jax.Array:
@@ -153,11 +154,8 @@ def _robust(pairs: Pairs) -> jax.Array:
 
 
 def _bco_pair(pairs: Pairs) -> jax.Array:
-    delta = pairs.bco_delta
-    if delta is None:
-        rewards = jnp.where(pairs.valid, pairs.chosen_reward + pairs.rejected_reward, 0.0)
-        delta = jax.lax.stop_gradient(rewards.sum() / (2 * at_least_one(pairs.valid.sum())))
-    return -jax.nn.log_sigmoid(pairs.chosen_reward - delta) - jax.nn.log_sigmoid(delta - pairs.rejected_reward)
+    chosen, rejected = pairs.chosen_reward - pairs.bco_delta, pairs.rejected_reward - pairs.bco_delta
+    return -jax.nn.log_sigmoid(chosen) - jax.nn.log_sigmoid(-rejected)
 
 
 def _sppo_hard(pairs: Pairs) -> jax.Array:

@@ -110,6 +110,7 @@ def check_loss_options(
     f_alpha_divergence_coef: float = 0.5,
     discopop_tau: float = 0.05,
     simpo_gamma: float = 0.5,
+    bco_delta: float = 0.0,
     pair_weights: bool = False,
 ) -> None:
     """Check options against the losses that they are for. `loss_types`: keys of LOSS_TYPES.
@@ -121,7 +122,8 @@ def check_loss_options(
     """
     names = list(loss_types)
     given = {"beta": beta, "label_smoothing": label_smoothing, "f_alpha_divergence_coef": f_alpha_divergence_coef}
-    for field, value in {**given, "discopop_tau": discopop_tau, "simpo_gamma": simpo_gamma}.items():
+    given |= {"discopop_tau": discopop_tau, "simpo_gamma": simpo_gamma, "bco_delta": bco_delta}
+    for field, value in given.items():
         _require(is_number(value), field, value, "a finite number")
     _require(beta > 0, "beta", beta, "a number above 0")
     _check_label_smoothing(names, label_smoothing)

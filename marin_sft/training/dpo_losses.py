@@ -6,7 +6,7 @@ The formulas and their sources are at the top of `dpo_formulas`, the names and w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -44,16 +44,16 @@ def dpo_loss(
     f_alpha_divergence_coef: float = 0.5,
     discopop_tau: float = 0.05,
     simpo_gamma: float = 0.5,
-    bco_delta: jax.typing.ArrayLike | None = None,
+    bco_delta: float = 0.0,
     valid: Array | None = None,
 ) -> jax.Array:
     """float32[pairs]: the loss of each pair. Traceable and differentiable in the arrays; options are Python numbers.
 
     Finite, and so are its gradients, for completions without tokens and for rewards up to 1e4 either way.
 
-    `aot`, `aot_unpaired` and `bco_pair` without a `bco_delta` look at all pairs of the call: over all devices if the
-    arrays are sharded, but only over the micro-batch where gradients are accumulated. There the loss depends on how
-    the batch is cut; with one pair at a time, `aot` and `aot_unpaired` are `sigmoid`.
+    `aot` and `aot_unpaired` look at all pairs of the call: over all devices if the arrays are sharded, but only over
+    the micro-batch where gradients are accumulated. There the loss depends on how the batch is cut; with one pair at a
+    time, it is `sigmoid`.
 
     Args:
         loss_type: a key of `LOSS_TYPES`.
@@ -66,8 +66,7 @@ def dpo_loss(
         f_alpha_divergence_coef: alpha in f'(t) - f'(1) = (t^(alpha - 1) - 1) / (alpha - 1). 1 is reverse_kl, 0
             forward_kl.
         discopop_tau, simpo_gamma: tau and gamma of those losses. SimPO's ratio gamma / beta is `simpo_gamma / beta`.
-        bco_delta: scalar, the mean reward that `bco_pair` subtracts, as `bco_reward_mean` keeps it over batches.
-            None: the mean of this batch, without gradient. 0: TRL 1.16.
+        bco_delta: the reward that `bco_pair` subtracts from those of both completions.
         valid: bool[pairs], False for pairs that only fill the batch up: their loss is 0 whatever they hold, and they
             are left out of ranks and means. None: all are pairs.
 
@@ -83,6 +82,7 @@ def dpo_loss(
         "f_alpha_divergence_coef": f_alpha_divergence_coef,
         "discopop_tau": discopop_tau,
         "simpo_gamma": simpo_gamma,
+        "bco_delta": bco_delta,
     }
     check_loss_options([loss_type], **options)
     log_probs = {
@@ -98,7 +98,6 @@ def dpo_loss(
         **{name: jnp.where(keep, _float32(array), 0.0) for name, array in log_probs.items()},
         **{name: jnp.asarray(array) for name, array in lengths.items()},
         valid=keep,
-        bco_delta=bco_delta,
         **options,
     )
     return jnp.where(keep, FORMULAS[loss_type](pairs), 0.0)
@@ -169,27 +168,6 @@ def weighted_dpo_loss(loss_types: str | Sequence[str] | Mapping[str, float], **a
     weights = loss_weights_of(loss_types)
     parts = dpo_loss_parts(loss_types, **arguments)
     return sum((weights[name] * part for name, part in parts.items()), start=jnp.float32(0))
-
-
-class RewardMean(NamedTuple):
-    """The mean of all implicit rewards seen so far, of chosen and rejected completions, and how many they were."""
-
-    mean: jax.typing.ArrayLike = 0.0
-    count: jax.typing.ArrayLike = 0
-
-
-def bco_reward_mean(
-    seen: RewardMean, chosen_rewards: Array, rejected_rewards: Array, valid: Array | None = None
-) -> RewardMean:
-    """`seen` and the rewards of one more batch, float[pairs] each, without gradient; `mean` is a `bco_delta`.
-
-    BCO (arXiv:2404.04656) shifts rewards by their mean over both kinds. `valid`: as for `dpo_loss`.
-    """
-    keep = _valid(valid, chosen_rewards)
-    rewards = jax.lax.stop_gradient(jnp.stack([_float32(chosen_rewards), _float32(rejected_rewards)]))
-    count = seen.count + 2 * keep.sum()
-    shift = jnp.where(keep, rewards - seen.mean, 0.0).sum() / at_least_one(count)
-    return RewardMean(seen.mean + shift, count)
 
 
 def wpo_weights(

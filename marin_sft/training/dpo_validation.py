@@ -20,13 +20,11 @@ from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.references import References
 
-_PAIRS = "pairs"
-
 
 class DPOValidation:
     """Figures of the validation pairs of each component, or of those of its first `max_evaluation_steps` batches.
 
-    `losses` is the loss that training minimises.
+    `losses` is the loss that training minimises. A batch goes through in micro-batches, as in training.
     """
 
     def __init__(self, config: DPOConfig, layout: Layout, trainer: Any, losses: PairLoss, names: list[str]) -> None:
@@ -36,13 +34,15 @@ class DPOValidation:
                 config.mixture,
                 config.tokenized,
                 name,
-                config.train_batch_size,
+                config.train_batch_size // layout.micro_steps,  # no more at once than in training
                 rows_multiple=layout.devices,
                 share_prefix=bool(config.share_prefix),
             )
             for name in names
         }
-        self._most = config.max_evaluation_steps
+        most = config.max_evaluation_steps
+        self._most = None if most is None else most * layout.micro_steps
+        self._losses = losses
         self._references = {
             name: References(config.reference_logprobs, config.mixture, batches.components, VALIDATION)
             for name, batches in self._sets.items()
@@ -69,22 +69,20 @@ class DPOValidation:
     def measure(self, state: Any) -> dict[str, float]:
         """Figures by name, under `eval/`: means over the pairs, and under `eval/{component}/` over those of each, where
         there are several. To be called within the trainer's context."""
-        sums = {name: self._sums(name, state) for name in self._sets}
-        keys = [key for key in next(iter(sums.values())) if key != _PAIRS]
-        total = {key: sum(of_component[key] for of_component in sums.values()) for key in (*keys, _PAIRS)}
-        means = {f"eval/{key}": total[key] / total[_PAIRS] for key in keys}
-        if len(sums) == 1:
+        measured = {name: self._measured(name, state) for name in self._sets}
+        of_all = self._losses.together([of_batch for some in measured.values() for of_batch in some])
+        means = {f"eval/{key}": value for key, value in of_all.items()}
+        if len(measured) == 1:
             return means
-        of_each = {f"eval/{name}/{key}": some[key] / some[_PAIRS] for name, some in sums.items() for key in keys}
-        return means | of_each
+        for name, some in measured.items():
+            means |= {f"eval/{name}/{key}": value for key, value in self._losses.together(some).items()}
+        return means
 
-    def _sums(self, name: str, state: Any) -> dict[str, float]:
-        """Over the pairs of a component that are measured; their number as `_PAIRS`."""
-        sums: dict[str, float] = {}
+    def _measured(self, name: str, state: Any) -> list[tuple[dict[str, float], np.ndarray]]:
+        """Figures and `totals` of each batch of a component."""
+        found = []
         for batch in itertools.islice(self._sets[name], self._most):
             arrays = pair_arrays(batch, self._references.get(name))
-            pairs = float(arrays["totals"][0, 0])
             figures = self._figures(state, levanter_trainer.to_devices(self._trainer, arrays))
-            here = {key: float(np.asarray(value)) * pairs for key, value in figures.items()} | {_PAIRS: pairs}
-            sums = {key: sums.get(key, 0.0) + value for key, value in here.items()}
-        return sums
+            found.append(({key: float(np.asarray(value)) for key, value in figures.items()}, arrays["totals"][0]))
+        return found

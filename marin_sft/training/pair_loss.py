@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import haliax as hax
@@ -37,7 +37,9 @@ class PairLoss:
     """From a model and a micro-batch of `pair_arrays` to its part of the loss, and figures to log.
 
     Means are over all pairs (tokens, for `entropy` and `sft`) of the global batch. `kl` is the mean of
-    log(policy / reference) over the completions: how far the policy has moved on them, in nats.
+    log(policy / reference) over the completions: how far the policy has moved on them, in nats; `rewards/magnitude`
+    that of the absolute reward of either completion, logged where the first are checked to be 0. Without a reference
+    there is no `kl`, rewards are beta * log(policy), and those of SimPO, which sees nothing else, per token.
     """
 
     def __init__(self, config: DPOConfig) -> None:
@@ -51,7 +53,8 @@ class PairLoss:
         found = completions(model, batch, key, entropy=True, log_sum_squares=config.use_weighting)
         valid, lengths = found.valid, found.lengths
         plain = found.logps
-        policy, ref = self._desensitised(plain, found.tails), self._reference(batch, reference, plain)
+        policy, compared = self._desensitised(plain, found.tails), self._reference(batch, reference)
+        ref = jnp.zeros_like(policy) if compared is None else compared
         pairs, chosen_tokens, rejected_tokens = batch["totals"].array
         logps = {"policy_chosen": policy[:, 0], "policy_rejected": policy[:, 1]}
         of_tokens = {"chosen_lengths": lengths[:, 0], "rejected_lengths": lengths[:, 1]}
@@ -59,7 +62,11 @@ class PairLoss:
         assert entropies is not None
         if squares is not None:
             weights = wpo_weights(
-                **logps, **of_tokens, chosen_log_sum_squares=squares[:, 0], rejected_log_sum_squares=squares[:, 1]
+                policy_chosen=plain[:, 0],
+                policy_rejected=plain[:, 1],
+                **of_tokens,
+                chosen_log_sum_squares=squares[:, 0],
+                rejected_log_sum_squares=squares[:, 1],
             )
         parts = dpo_loss_parts(
             self._weights,
@@ -73,6 +80,7 @@ class PairLoss:
             f_alpha_divergence_coef=config.f_alpha_divergence_coef,
             discopop_tau=config.discopop_tau,
             simpo_gamma=config.simpo_gamma,
+            bco_delta=config.bco_delta,
             valid=valid,
             pair_weights=weights,
             sft_chosen=plain[:, 0],
@@ -85,6 +93,8 @@ class PairLoss:
             return jnp.where(valid, jax.lax.stop_gradient(values), 0.0).sum() / pairs
 
         rewards = implicit_rewards(policy, ref, config.beta)
+        if compared is None and "simpo" in self._weights:
+            rewards /= jnp.maximum(lengths, 1)
         # What rounding makes of equal rewards is a tie, which counts as wrong: at the first step all are.
         ties = config.beta * ROUNDING * (jnp.abs(policy) + jnp.abs(ref)).sum(axis=1)
         figures = {
@@ -95,8 +105,11 @@ class PairLoss:
             "logps/chosen": mean(policy[:, 0]),
             "logps/rejected": mean(policy[:, 1]),
             "entropy": jax.lax.stop_gradient(entropies).sum() / (chosen_tokens + rejected_tokens),
-            "kl": mean((policy - ref).mean(axis=1)),
         }
+        if compared is not None:
+            figures["kl"] = mean((policy - ref).mean(axis=1))
+        if config.starts_at_reference:
+            figures["rewards/magnitude"] = mean(jnp.abs(rewards).mean(axis=1))
         if len(parts) > 1:
             figures |= {f"loss/{name}": jax.lax.stop_gradient(part) for name, part in parts.items()}
         return loss, figures
@@ -106,11 +119,26 @@ class PairLoss:
         alpha = self._config.ld_alpha
         return logps if alpha is None else logps - (1 - alpha) * tails
 
-    def _reference(self, batch: Mapping[str, hax.NamedArray], reference: Any, like: jax.Array) -> jax.Array:
+    def _reference(self, batch: Mapping[str, hax.NamedArray], reference: Any) -> jax.Array | None:
         if reference is not None:
             found = completions(jax.lax.stop_gradient(reference), batch)
             return jax.lax.stop_gradient(self._desensitised(found.logps, found.tails))
         if "reference" in batch:
             cached = batch["reference"].array.reshape(-1, 4)
             return self._desensitised(cached[:, :2], cached[:, 2:])
-        return jnp.zeros_like(like)
+        return None
+
+    def together(self, measured: Sequence[tuple[Mapping[str, float], np.ndarray]]) -> dict[str, float]:
+        """The figures of several batches as one, from those of each and its `totals` (see `pair_arrays`)."""
+        pairs, chosen, rejected = np.array([totals for _, totals in measured], np.float64).T
+
+        def mean(name: str, kind: str) -> float:
+            weights = {"sft": chosen, "entropy": chosen + rejected}.get(kind, pairs)
+            return float(weights @ [figures[name] for figures, _ in measured] / max(weights.sum(), 1.0))
+
+        means = {name: mean(name, name.removeprefix("loss/")) for name in measured[0][0]}
+        if len(self._weights) > 1:
+            means["loss"] = sum(weight * means[f"loss/{name}"] for name, weight in self._weights.items())
+        else:
+            means["loss"] = mean("loss", next(iter(self._weights)))
+        return means

@@ -17,9 +17,9 @@ from marin_sft.data.files import write_array
 from marin_sft.data.mixture import read_mixture
 from marin_sft.errors import TrainingError
 from marin_sft.training import levanter_trainer
+from marin_sft.training.activations import shares_prefix
 from marin_sft.training.axes import MICRO
 from marin_sft.training.completions import completion_arrays, completions
-from marin_sft.training.cpu.one_cpu import on_one_cpu
 from marin_sft.training.dpo_config import ReferenceConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model
@@ -46,7 +46,7 @@ def run(config: ReferenceConfig) -> None:
                     config.batch_size,
                     split=split,
                     rows_multiple=settings.data_axis_size,
-                    share_prefix=on_one_cpu(),
+                    share_prefix=shares_prefix(None, limits),
                 )
                 found = np.empty((counts["pairs"], 4), np.float32)
                 for done, batch in enumerate(batches, 1):

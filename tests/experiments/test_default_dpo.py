@@ -13,7 +13,7 @@ from experiments.qwen3 import qwen3_0_6b
 from experiments.simple_dpo_config import SimpleDPOConfig
 from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft import CpuConfig
-from marin_sft.data import PreferenceChatLmDatasetFormat
+from marin_sft.data import PreferenceChatLmDatasetFormat, lm_data_config
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import InputName
 
@@ -84,6 +84,17 @@ def test_settings_reach_training_and_data(pairs):
     assert (data.seq_len, data.max_prompt_length, data.data.validation_fraction) == (300, 100, 0.1)
 
 
+def test_data_that_say_what_is_validated_on_keep_it(pairs):
+    config = SimpleDPOConfig(**BASE)
+    other = dataclasses.replace(pairs, name="tokenized/other")
+    for data, expected in [
+        (lm_data_config(pairs, validation_fraction=0.01), 0.01),
+        (lm_data_config(pairs, num_validation_sequences={"pairs": 4}), 0.0),
+        (lm_data_config(pairs, {"other": other}), 0.0),
+    ]:
+        assert default_dpo("x", data, None, config).config.mixture.config.data.validation_fraction == expected
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -91,6 +102,8 @@ def test_settings_reach_training_and_data(pairs):
         ({"validation_split_fraction": 1.0}, "validation_split_fraction=1.0"),
         ({"model_name_or_path": None}, "one model to start from"),
         ({"loss_type": "sigmoud"}, "sigmoid"),
+        ({"loss_type": "simpo", "reference_model_path": "Qwen/Qwen3-1.7B"}, "a reference model, but .* expected None"),
+        ({"reference_free": True, "ref_model_sync_steps": 5}, "ref_model_sync_steps, but .* expected None"),
     ],
 )
 def test_contradictions_are_refused(pairs, fields, message):

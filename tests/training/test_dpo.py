@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import haliax as hax
@@ -14,14 +15,16 @@ from marin_sft.data.batches.pair_batches import PairBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
 from marin_sft.data.token_cache import TokenCache
-from marin_sft.data.tokenize import VALIDATION, TokenizeConfig, tokenize
+from marin_sft.data.tokenize import TRAIN, VALIDATION, TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training import checkpoints
+from marin_sft.training.completions import completions
 from marin_sft.training.dpo import DPOConfig, dpo
 from marin_sft.training.dpo_loss_types import LOSS_TYPES
 from marin_sft.training.dpo_run import DPOObjective
+from marin_sft.training.fakes import word_tokenizer
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import MistralConfig, hf_directory, levanter_model
 from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
@@ -221,11 +224,85 @@ def test_each_loss_is_another(data, base_model, tmp_path):
     assert all(np.isfinite(list(found.values())))
 
 
-def test_a_weighted_sum_is_one_of_its_parts(data, base_model, reference, tmp_path):
+def test_a_weighted_sum_is_one_of_its_parts_however_it_is_cut(data, base_model, reference, tmp_path):
+    """Of the 6 held-out pairs, too, in batches of 8, or of 4 and 2."""
     mpo = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
-    dpo(config_for(data, base_model, tmp_path, reference_logprobs=reference, loss_type=mpo, num_train_steps=2))
-    for line in logged(tmp_path):
-        assert line["loss"] == pytest.approx(sum(w * line[f"loss/{name}"] for name, w in mpo.items()), rel=1e-5)
+    options = {"reference_logprobs": reference, "loss_type": mpo, "num_train_steps": 2, "steps_per_eval": 1}
+    dpo(config_for(data, base_model, tmp_path / "whole", **options))
+    dpo(config_for(data, base_model, tmp_path / "cut", per_device_parallelism=4, **options))
+    for line, cut in zip(logged(tmp_path / "whole"), logged(tmp_path / "cut"), strict=True):
+        for at in ("", "eval/"):
+            parts = {name: line[f"{at}loss/{name}"] for name in mpo}
+            assert line[f"{at}loss"] == pytest.approx(sum(mpo[name] * part for name, part in parts.items()), rel=1e-5)
+            for name in ("loss", "loss/sft", "loss/bco_pair", "entropy"):
+                assert cut[at + name] == pytest.approx(line[at + name], rel=1e-5), at + name
+
+
+def test_weights_of_pairs_are_of_whole_completions(data, base_model, reference, tmp_path):
+    """At the reference, a pair's loss is its weight times ln 2, whatever part of the completions counts."""
+    options = {"reference_logprobs": reference, "use_weighting": True, "num_train_steps": 1}
+    dpo(config_for(data, base_model, tmp_path / "all", **options))
+    dpo(config_for(data, base_model, tmp_path / "shared", ld_alpha=0.0, **options))
+    (whole,), (part,) = (logged(tmp_path / name) for name in ("all", "shared"))
+    assert part["logps/chosen"] != pytest.approx(whole["logps/chosen"], rel=1e-2)
+    assert part["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+
+
+def test_branches_do_not_share_a_prompt_where_windows_slide(data, tokenizer_path, tmp_path):
+    """A window is measured along the row, where the other branch lies between."""
+    fields = {name: value for name, value in vars(SHAPE).items() if name in MistralConfig.__dataclass_fields__}
+    windowed, reference = str(tmp_path / "model"), str(tmp_path / "reference")
+    shape = MistralConfig(**{**fields, "sliding_window": 6})
+    random_model(RandomModelConfig(model=shape, tokenizer=tokenizer_path, seed=3, output_path=windowed))
+    reference_logprobs(reference_config(data, windowed, reference))
+    model, cache = levanter_model.load_model(windowed), TokenCache.open(f"{data[1]['pairs']}/train")
+    numbers = np.load(f"{data[0]}/packs/pairs/train/pairs.npy")
+    alone = [[single_logps(model, document) for document in cache.read(2 * numbers + i)] for i in (0, 1)]
+    np.testing.assert_allclose(np.load(logps_path(reference, "pairs", TRAIN))[:, :2].T, alone, rtol=1e-5)
+    with pytest.raises(TrainingError, match="share_prefix = True: got a model with sliding windows"):
+        dpo(config_for(data, windowed, tmp_path / "out", reference_logprobs=reference, share_prefix=True))
+
+
+def test_a_reference_that_is_wrong_only_from_pair_to_pair_is_noticed(data, base_model, reference, tmp_path):
+    """And right in the mean over them."""
+    shutil.copytree(reference, tmp_path / "reference")
+    path = logps_path(str(tmp_path / "reference"), "pairs", TRAIN)
+    known = np.load(path)
+    batch = PairBatches(*data, 8, 0).batch(0).pairs[0, :, 1]
+    known[batch, :2] += np.tile([[0.1], [-0.1]], (4, 1))
+    np.save(path, known)
+    options = {"reference_logprobs": str(tmp_path / "reference"), "starts_at_reference": True}
+    with pytest.raises(TrainingError, match="step 1: .'rewards/magnitude': 0.0"):
+        dpo(config_for(data, base_model, tmp_path / "out", loss_type="ipo", **options))
+
+
+def test_an_online_reference_that_does_not_fit_is_refused(data, base_model, tokenizer_path, tmp_path):
+    deeper, few = str(tmp_path / "deeper"), str(tmp_path / "few")
+    shape = dataclasses.replace(SHAPE, num_layers=3)
+    random_model(RandomModelConfig(model=shape, tokenizer=tokenizer_path, seed=3, output_path=deeper))
+    word_tokenizer(WORDS[:9]).save_pretrained(tmp_path / "words")
+    random_model(RandomModelConfig(model=SHAPE, tokenizer=str(tmp_path / "words"), seed=3, output_path=few))
+    for model, options, message in [
+        (deeper, {"ref_model_sync_steps": 2}, "ref_model_sync_steps: the reference model .* has another shape"),
+        (few, {}, "got token id .*, expected ids below"),
+    ]:
+        with pytest.raises(TrainingError, match=message):
+            dpo(config_for(data, base_model, tmp_path / "out", reference_model=model, **options))
+
+
+def test_without_a_reference_there_is_no_distance_to_it(data, base_model, tmp_path):
+    """And SimPO's rewards are per token."""
+    few = {"num_train_steps": 1, "learning_rate": 1e-12}
+    dpo(config_for(data, base_model, tmp_path / "simpo", loss_type="simpo", **few))
+    dpo(config_for(data, base_model, tmp_path / "free", reference_free=True, **few))
+    (simpo,), (free,) = (logged(tmp_path / name) for name in ("simpo", "free"))
+    assert "kl" not in simpo and "kl" not in free
+    lengths = PairBatches(*data, 8, 0).batch(0).lengths.reshape(-1, 2)
+    batch = {name: hax.named(array[0], ("batch", "position") if array.ndim == 3 else name)
+             for name, array in pair_arrays(PairBatches(*data, 8, 0).batch(0), None).items()}  # fmt: skip
+    logps = np.asarray(completions(levanter_model.load_model(base_model), batch).logps)
+    assert simpo["rewards/chosen"] == pytest.approx(0.1 * (logps / lengths)[:, 0].mean(), rel=1e-5)
+    assert free["rewards/chosen"] == pytest.approx(0.1 * logps[:, 0].mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"ld_alpha": 0.3}, {"use_weighting": True}])
@@ -290,6 +367,8 @@ def test_what_cannot_be_is_refused():
         ({"reference_logprobs": "r", "loss_type": "sigmod"}, "did you mean|nearest|sigmoid"),
         ({"reference_logprobs": "r", "beta": 0.0}, "beta"),
         ({"reference_logprobs": "r", "ld_alpha": 2.0}, "ld_alpha"),
+        ({"reference_logprobs": "r", "loss_type": "aot", "use_weighting": True}, "weighted one by one"),
+        ({"reference_logprobs": "r", "loss_type": "bco_pair", "bco_delta": math.nan}, "bco_delta"),
     ]:
         with pytest.raises(ConfigError, match=message):
             DPOConfig(**paths, num_train_steps=1, **fields)

@@ -48,6 +48,9 @@ def test_it_goes_on_from_an_adapter_which_is_the_reference(trained, data, base_m
     first, before = logged(tmp_path / "again")[0], logged(trained)[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first["logps/chosen"] != pytest.approx(before["logps/chosen"], abs=1e-4)
+    dropping = dataclasses.replace(config, lora=LoraConfig(adapter_path=adapter, dropout=0.5), num_train_steps=1)
+    dpo(dataclasses.replace(dropping, output_path=str(tmp_path / "dropping")))  # it does not start at the reference
+    assert abs(logged(tmp_path / "dropping")[0]["rewards/magnitude"]) > 1e-4
     of_the_base = dataclasses.replace(config, reference_logprobs=reference, output_path=str(tmp_path / "base"))
     with pytest.raises(TrainingError, match="step 1: .*expected 0"):
         dpo(of_the_base)

@@ -102,9 +102,12 @@ def _split_dialogues(
     prompt = fields.get("prompt")
     if isinstance(prompt, list):
         turns = turns_of(prompt, format, "prompt", "user")
-        if chosen[: len(turns)] == rejected[: len(turns)] == turns:
-            return turns, chosen[len(turns) :], rejected[len(turns) :]
-        if chosen[0] in turns or rejected[0] in turns:
+        # They may have a system turn before it.
+        begin = int(chosen[0]["role"] == "system" != turns[0]["role"] and chosen[0] == rejected[0])
+        end = begin + len(turns)
+        if chosen[begin:end] == rejected[begin:end] == turns:
+            return chosen[:end], chosen[end:], rejected[end:]
+        if begin or chosen[0] in turns or rejected[0] in turns:
             raise BadRow("bad_pair", "chosen and rejected repeat a part of the prompt, expected all of it or nothing")
         return turns, chosen, rejected  # they go on from it with a turn of the user
     if chosen == rejected:
@@ -113,8 +116,9 @@ def _split_dialogues(
         (i for i, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other),
         min(len(chosen), len(rejected)),
     )
-    # The answer is never part of the question: chosen may be where rejected only begins.
-    while common and chosen[common - 1]["role"] == "assistant":
+    # Where one of them is the beginning of the other, its answer is what they have in common.
+    whole = common == min(len(chosen), len(rejected))
+    while whole and common and chosen[common - 1]["role"] == "assistant":
         common -= 1
     if not common:
         raise BadRow("no_common_prompt", "chosen and rejected begin with different turns; expected a common prompt")

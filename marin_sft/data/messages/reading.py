@@ -70,9 +70,10 @@ def _formatted(row: dict[str, Any], format: ChatLmDatasetFormat) -> Example:
 
 
 def check_dropped(rows: int, dropped: Mapping[str, int], max_dropped: float, where: str) -> None:
-    """Raises DataError when no row is left, or when more than the share `max_dropped` was dropped."""
+    """Raises DataError when no row is left, or when more than the share `max_dropped` was dropped; pairs of the same
+    answer twice are good rows that say nothing, and do not count."""
     lost = sum(dropped.values())
-    if rows == lost or lost > max_dropped * rows:
+    if rows == lost or lost - dropped.get("identical_pair", 0) > max_dropped * rows:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in sorted(dropped.items(), key=lambda item: -item[1]))
         raise DataError(
             f"{where}: {lost} of {rows} rows dropped ({reasons or 'there were no rows'}); expected at least one row "

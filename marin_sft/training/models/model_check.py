@@ -58,10 +58,19 @@ def check_model(expected: LlamaConfig, config: Mapping[str, Any], path: str) -> 
 
 
 class Limits(NamedTuple):
-    """What a model can take: token ids below `vocab_size`, documents of at most `max_seq_len` tokens."""
+    """What a model can take: token ids below `vocab_size`, documents of at most `max_seq_len` tokens; `windowed`:
+    some of its layers see only the last tokens before each. `shape`: Levanter's config of it."""
 
     vocab_size: int
-    max_seq_len: int
+    shape: Any
+
+    @property
+    def max_seq_len(self) -> int:
+        return int(self.shape.max_seq_len)
+
+    @property
+    def windowed(self) -> bool:
+        return getattr(self.shape, "sliding_window", None) is not None
 
 
 def limits_of(path: str) -> Limits:
@@ -71,20 +80,20 @@ def limits_of(path: str) -> Limits:
 
     with hf_directory.reading(path) as local:
         config = hf_directory.read_config(local)
-    return Limits(config["vocab_size"], levanter_config(config).max_seq_len)
+    return Limits(config["vocab_size"], levanter_config(config))
 
 
 def check_tokens(tokens: np.ndarray, length: int, limits: Limits) -> None:
     """Raise TrainingError unless the model knows all ids of `tokens`, and documents of `length` tokens."""
     if length > limits.max_seq_len:
         raise TrainingError(
-            f"got rows of {length} tokens, expected at most {limits.max_seq_len}, the base model's "
+            f"got rows of {length} tokens, expected at most {limits.max_seq_len}, the model's "
             "max_position_embeddings: tokenize to a shorter length, or take another base model"
         )
     largest = int(tokens.max(initial=0))
     if largest >= limits.vocab_size:
         raise TrainingError(
-            f"got token id {largest}, expected ids below {limits.vocab_size}, the base model's vocabulary: "
+            f"got token id {largest}, expected ids below {limits.vocab_size}, the model's vocabulary: "
             "the data were tokenized with another model's tokenizer, or with one that was given tokens after the model "
             "was made; in that case resize the model's embeddings with transformers, and train the result"
         )

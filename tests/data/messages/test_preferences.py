@@ -93,11 +93,11 @@ def test_tools_and_template_arguments_come_along():
         ([USER, GOOD, MORE, BAD], [USER, BAD], 1),
         # One is where the other begins: the answer that they share is no prompt.
         ([USER, GOOD], [USER, GOOD, MORE, BAD], 1),
-        ([USER, GOOD, MORE, GOOD], [USER, GOOD, SYSTEM, GOOD], 1),
-        ([USER, GOOD, GOOD, BAD], [USER, GOOD, GOOD, GOOD], 1),
+        ([USER, GOOD, MORE, GOOD], [USER, GOOD, SYSTEM, GOOD], 2),
+        ([USER, GOOD, GOOD, BAD], [USER, GOOD, GOOD, GOOD], 3),
     ],
 )
-def test_the_prompt_is_what_both_have_in_common_and_never_ends_with_an_answer(chosen, rejected, common):
+def test_the_prompt_is_what_both_have_in_common(chosen, rejected, common):
     read = example_of({"chosen": chosen, "rejected": rejected}, FORMAT)
     assert (read.prompt, read.chosen, read.rejected) == (chosen[:common], chosen[common:], rejected[common:])
 
@@ -110,6 +110,11 @@ def test_extra_keys_of_messages_do_not_part_a_prompt():
 def test_a_completion_that_begins_with_the_user():
     row = {"prompt": [USER, GOOD], "chosen": [MORE, GOOD], "rejected": [MORE, BAD]}
     assert example_of(row, FORMAT) == Preference([USER, GOOD], [MORE, GOOD], [MORE, BAD])
+
+
+def test_a_prompt_that_is_repeated_behind_a_system_turn():
+    row = {"prompt": [USER], "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}
+    assert example_of(row, FORMAT) == Preference([SYSTEM, USER], [GOOD], [BAD])
 
 
 @pytest.mark.parametrize(
@@ -180,6 +185,7 @@ def test_ratings():
         ({"prompt": "hi", "chosen": [GOOD], "rejected": "no"}, "bad_pair"),
         ({"chosen": "\n\nHuman: hi\n\nAssistant: ho", "rejected": "no"}, "bad_pair"),
         ({"prompt": [SYSTEM, USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "bad_pair"),
+        ({"prompt": [MORE], "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}, "bad_pair"),
         ({"prompt": "hi", "chosen": [], "rejected": []}, "empty_dialogue"),
         ({"prompt": "hi", "chosen": 1, "rejected": 2}, "bad_messages"),
         ({"prompt": 3, "chosen": "a", "rejected": "b"}, "bad_messages"),

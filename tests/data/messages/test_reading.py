@@ -219,6 +219,7 @@ def test_several_examples():
 def test_check_dropped():
     check_dropped(100, {"a": 5}, 0.05, "paths")
     check_dropped(2, {"a": 1}, 1.0, "paths")
+    check_dropped(100, {"a": 5, "identical_pair": 90}, 0.05, "paths")
     for rows, dropped, share in ((100, {"a": 5, "b": 1}, 0.05), (2, {"a": 2}, 1.0), (0, {}, 1.0)):
         with pytest.raises(DataError, match=f"{sum(dropped.values())} of {rows} rows dropped"):
             check_dropped(rows, dropped, share, "paths")
