@@ -8,8 +8,7 @@ option; all are run on the first architecture, `sigmoid` on the other one too. T
 steps are printed, relative where a figure is above 1. Exits with 1 if one is above 1e-4. `make peers-trl` builds
 `.peers-trl`, in which TRL runs.
 
-Left out: `bco_pair`, which in TRL 1.16 lacks the mean reward that BCO subtracts; `simpo`, a loss of another trainer.
-Compared on one micro-batch: `sft`, in TRL a mean over the tokens of a micro-batch, for us of the batch; and the AOT
+Left out: `simpo`, a loss of another trainer. Compared on one micro-batch: `sft`, in TRL a mean over the tokens of a micro-batch, for us of the batch; and the AOT
 losses, which sort the pairs of a micro-batch: TRL cuts a batch in order, we into parts of about equal length.
 """
 
@@ -71,6 +70,7 @@ CASES = {
     "exo_pair": _loss("exo_pair", label_smoothing=1e-3),
     "nca_pair": _loss("nca_pair"),
     "robust": _loss("robust", label_smoothing=0.1),
+    "bco_pair": _loss("bco_pair"),
     "sppo_hard": _loss("sppo_hard"),
     "aot": _loss("aot", 4),
     "aot, smoothed": _loss("aot", 4, label_smoothing=0.1),
@@ -81,9 +81,11 @@ CASES = {
     "sigmoid_norm": _loss("sigmoid_norm"),
     "sigmoid + 0.5 sft": Case({"loss_type": {"sigmoid": 1.0, "sft": 0.5}}, micro_batch=4),
     "0.8 sigmoid + 0.2 ipo": Case({"loss_type": {"sigmoid": 0.8, "ipo": 0.2}}),
+    "MPO": Case({"loss_type": {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}}, micro_batch=4),
     "LD-DPO": Case({"ld_alpha": 0.3}),
     "LD-DPO, online reference": Case({"ld_alpha": 0.3}, online=True),
     "WPO": Case({"use_weighting": True}),
+    "WPO, LD-DPO": Case({"use_weighting": True, "ld_alpha": 0.3}),
     "forward_kl": Case({"f_divergence_type": "forward_kl"}),
     "js_divergence": Case({"f_divergence_type": "js_divergence"}),
     "alpha_divergence": Case({"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3}),
