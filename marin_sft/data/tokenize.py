@@ -91,7 +91,7 @@ class _Result:
     dropped: Dropped
 
 
-@step_fn(kind="tokenize", version=2)
+@step_fn(kind="tokenize", version=3)
 def tokenize(config: TokenizeConfig) -> None:
     """Write the token caches of `config`. What is written does not depend on how the work is spread.
 

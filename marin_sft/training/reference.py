@@ -12,7 +12,7 @@ from marin_sft.training.dpo_config import ReferenceConfig
 __all__ = ["ReferenceConfig", "reference_logprobs"]
 
 
-@step_fn(kind="reference_logprobs", version=1, fresh_process=True)
+@step_fn(kind="reference_logprobs", version=2, fresh_process=True)
 def reference_logprobs(config: ReferenceConfig) -> None:
     """Write the summed log-probabilities of every completion, in nats.
 
