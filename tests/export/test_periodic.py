@@ -20,10 +20,10 @@ from tests.training.small_runs import sft_config
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
 
 
-def config_for(base_model: str, output: Path, **changes) -> SFTConfig:
+def config_for(base_model: str, output: Path, *earlier: Path, **changes) -> SFTConfig:
     exports = PeriodicExports(base_model=base_model, steps=3, dtype="float32", generation_eos_token_ids=(3,))
     fields = {"num_train_steps": 7, "gradient_checkpointing": True, "hf_exports": exports, **changes}
-    return sft_config(base_model, output, **fields)
+    return sft_config(base_model, output, *earlier, **fields)
 
 
 def bytes_of(directory: Path) -> dict[str, bytes]:
@@ -99,7 +99,7 @@ def test_a_resumed_run_has_the_exports_of_an_uninterrupted_one(trained, base_mod
     (first / "hf" / "step-5").mkdir()
     (first / "hf" / "step-5" / "config.json").write_text("{")
 
-    train(config_for(base_model, second, earlier_attempts=(str(first),)), BATCHES)
+    train(config_for(base_model, second, first), BATCHES)
 
     assert bytes_of(second / "hf") == bytes_of(trained / "hf")
 
