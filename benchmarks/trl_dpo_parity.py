@@ -8,8 +8,9 @@ option; all are run on the first architecture, `sigmoid` on the other one too. T
 steps are printed, relative where a figure is above 1. Exits with 1 if one is above 1e-4. `make peers-trl` builds
 `.peers-trl`, in which TRL runs.
 
-Left out: `simpo`, a loss of another trainer. Compared on one micro-batch: `sft`, in TRL a mean over the tokens of a micro-batch, for us of the batch; and the AOT
-losses, which sort the pairs of a micro-batch: TRL cuts a batch in order, we into parts of about equal length.
+Left out: `simpo`, a loss of another trainer. Compared on one micro-batch: `sft`, in TRL a mean over the tokens of a
+micro-batch, for us of the batch; and the AOT losses, which sort the pairs of a micro-batch: TRL cuts a batch in order,
+we into parts of about equal length.
 """
 
 from __future__ import annotations

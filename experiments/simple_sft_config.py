@@ -91,7 +91,7 @@ class SimpleSFTConfig(FineTuning):
             "train_seq_len": self.max_seq_len,
             "decay": self._decay(),
             "lora": self._lora(),
-            "reinit_tokens": () if isinstance(self.reinit_tokens, bool) else tuple(self.reinit_tokens),
+            "reinit_tokens": () if isinstance(self.reinit_tokens, bool) else tuple(self.reinit_tokens or ()),
             "min_lr_ratio": self._min_lr_ratio(),
             "hf_generation_eos_token_ids": None if ends is None else tuple(ends),
         }

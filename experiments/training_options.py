@@ -22,7 +22,7 @@ class TrainingOptions(RunConfig):
     precision: str = "bf16"
     frozen_parameters: str | None = None
     unfreeze: Mapping[str, int] = field(default_factory=dict)
-    reinit_tokens: Sequence[str] | bool = ()
+    reinit_tokens: Sequence[str] | bool | None = ()
     mesh: Any = None
     gradient_checkpointing: bool | str = True
     attention_backend: str | None = None

@@ -79,7 +79,8 @@ class DPOConfig(TrainConfig):
     use_weighting: weight pairs by how likely the policy finds them (WPO).
 
     Without influence on the result but for rounding: share_prefix, run the tokens of a prompt once for both (None: on a
-    CPU, where leaving out what a branch cannot see costs nothing);
+    CPU, where leaving out what a branch cannot see costs nothing), unless the model has sliding windows; with dropout
+    it has the influence of a seed;
     starts_at_reference, whether the reference is the base model: then the first step is checked to have rewards of 0.
 
     Raises:

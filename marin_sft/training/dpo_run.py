@@ -19,7 +19,7 @@ from marin_sft.data.tokenize import TRAIN
 from marin_sft.errors import TrainingError
 from marin_sft.training.activations import shares_prefix
 from marin_sft.training.dpo_config import DPOConfig
-from marin_sft.training.dpo_validation import DPOValidation
+from marin_sft.training.dpo_validation import DPOValidation, held_out
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_check import check_tokens, limits_of
@@ -29,7 +29,7 @@ from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.precision import policy
 from marin_sft.training.references import References
 from marin_sft.training.synced_reference import SyncedReference
-from marin_sft.training.train_run import num_steps_of, train
+from marin_sft.training.train_run import num_steps_of, train, train_slice
 
 # Relative to a completion's log-probability: what rounding in another order, that of other packs, may change.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-3}
@@ -104,7 +104,13 @@ class DPOObjective:
         return SyncedReference(model, config.ref_model_sync_steps, config.ref_model_mixup_alpha)
 
     def evaluation(self, trainer: Any) -> Evaluate | None:
-        return DPOValidation.of(self._config, self._layout, trainer, self._losses)
+        sets = held_out(self._config, self._layout)
+        if sets:
+            return DPOValidation(sets, trainer, self._losses).measure
+        if not self._config.do_eval:
+            return None
+        first = [self.arrays(step, 0, 1) for step in train_slice(self._config, self.examples_per_epoch)]
+        return DPOValidation({"slice": first}, trainer, self._losses, "train").measure
 
     def check(self, step: int, figures: Mapping[str, float]) -> None:
         """At the first step the policy is the reference, unless dropout changes what it starts with: each reward is 0,

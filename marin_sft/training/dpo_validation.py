@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import haliax as hax
@@ -20,69 +21,80 @@ from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.references import References
 
+PairArrays: TypeAlias = Mapping[str, np.ndarray]
+"""What `pair_arrays` gives."""
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """`pair_arrays` of a component's validation pairs, or of its first `most` batches."""
+
+    batches: PairValidation
+    references: References | None
+    most: int | None
+
+    def __iter__(self) -> Iterator[PairArrays]:
+        return (pair_arrays(batch, self.references) for batch in itertools.islice(self.batches, self.most))
+
+
+def held_out(config: DPOConfig, layout: Layout) -> dict[str, Iterable[PairArrays]]:
+    """By component, what the mixture keeps out of training."""
+
+    def of_component(name: str) -> _HeldOut:
+        batches = PairValidation(
+            config.mixture,
+            config.tokenized,
+            name,
+            config.train_batch_size,
+            micro_batches=layout.micro_steps,  # so that evaluation fits where training does
+            rows_multiple=layout.devices,
+            share_prefix=bool(config.share_prefix),
+        )
+        path = config.reference_logprobs
+        references = References(path, config.mixture, batches.components, VALIDATION) if path else None
+        return _HeldOut(batches, references, config.max_evaluation_steps)
+
+    return {name: of_component(name) for name in validation_components(config.mixture)}
+
 
 class DPOValidation:
-    """Figures of the validation pairs of each component, or of those of its first `max_evaluation_steps` batches.
+    """Figures of `sets` of pairs by name, each gone through once whenever they are measured.
 
-    `losses` is the loss that training minimises. A batch goes through in micro-batches, as in training.
+    `losses` is the loss that training minimises. `name`: what the names of figures begin with.
     """
 
-    def __init__(self, config: DPOConfig, layout: Layout, trainer: Any, losses: PairLoss, names: list[str]) -> None:
-        self._trainer = trainer
-        self._sets = {
-            name: PairValidation(
-                config.mixture,
-                config.tokenized,
-                name,
-                config.train_batch_size // layout.micro_steps,  # no more at once than in training
-                rows_multiple=layout.devices,
-                share_prefix=bool(config.share_prefix),
-            )
-            for name in names
-        }
-        most = config.max_evaluation_steps
-        self._most = None if most is None else most * layout.micro_steps
-        self._losses = losses
-        self._references = {
-            name: References(config.reference_logprobs, config.mixture, batches.components, VALIDATION)
-            for name, batches in self._sets.items()
-            if config.reference_logprobs
-        }
+    def __init__(
+        self, sets: Mapping[str, Iterable[PairArrays]], trainer: Any, losses: PairLoss, name: str = "eval"
+    ) -> None:
+        self._sets, self._trainer, self._losses, self._name = sets, trainer, losses, name
 
         def figures(state: Any, batch: Mapping[str, hax.NamedArray]) -> Mapping[str, Any]:
             model = trainer.mp.cast_to_compute(eqx.nn.inference_mode(state.model))
             averaged = state.model_averaging
             reference = None if averaged is None else trainer.mp.cast_to_compute(averaged.model_params)
             with hax.axis_mapping(trainer.compute_axis_mapping):
-                whole = {name: array[MICRO, 0] for name, array in batch.items()}
-                loss, others = losses(model, whole, None, reference)
+                loss, others = losses(model, {name: array[MICRO, 0] for name, array in batch.items()}, None, reference)
             return {"loss": loss, **others}
 
         self._figures = hax.named_jit(figures, axis_resources=trainer.compute_axis_mapping, out_axis_resources={})
 
-    @staticmethod
-    def of(config: DPOConfig, layout: Layout, trainer: Any, losses: PairLoss) -> Any:
-        """What to call with the train state; None where the mixture keeps nothing out."""
-        names = validation_components(config.mixture)
-        return DPOValidation(config, layout, trainer, losses, names).measure if names else None
-
     def measure(self, state: Any) -> dict[str, float]:
-        """Figures by name, under `eval/`: means over the pairs, and under `eval/{component}/` over those of each, where
-        there are several. To be called within the trainer's context."""
-        measured = {name: self._measured(name, state) for name in self._sets}
+        """Means over the pairs under `{name}/`, and under `{name}/{set}/` over those of each set, where there are
+        several. To be called within the trainer's context."""
+        measured = {name: [self._measured(state, arrays) for arrays in some] for name, some in self._sets.items()}
         of_all = self._losses.together([of_batch for some in measured.values() for of_batch in some])
-        means = {f"eval/{key}": value for key, value in of_all.items()}
+        means = {f"{self._name}/{key}": value for key, value in of_all.items()}
         if len(measured) == 1:
             return means
         for name, some in measured.items():
-            means |= {f"eval/{name}/{key}": value for key, value in self._losses.together(some).items()}
+            means |= {f"{self._name}/{name}/{key}": value for key, value in self._losses.together(some).items()}
         return means
 
-    def _measured(self, name: str, state: Any) -> list[tuple[dict[str, float], np.ndarray]]:
-        """Figures and `totals` of each batch of a component."""
-        found = []
-        for batch in itertools.islice(self._sets[name], self._most):
-            arrays = pair_arrays(batch, self._references.get(name))
-            figures = self._figures(state, levanter_trainer.to_devices(self._trainer, arrays))
-            found.append(({key: float(np.asarray(value)) for key, value in figures.items()}, arrays["totals"][0]))
-        return found
+    def _measured(self, state: Any, arrays: PairArrays) -> tuple[dict[str, float], np.ndarray]:
+        """Figures of a batch, those of its micro-batches added up, and its `totals`."""
+        sums: dict[str, float] = {}
+        for i in range(len(arrays["totals"])):
+            micro = {name: array[i : i + 1] for name, array in arrays.items()}
+            figures = self._figures(state, levanter_trainer.to_devices(self._trainer, micro))
+            sums = {name: sums.get(name, 0.0) + float(np.asarray(value)) for name, value in figures.items()}
+        return sums, arrays["totals"][0]

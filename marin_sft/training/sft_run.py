@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -17,11 +16,9 @@ from marin_sft.training.loss import Batch, LossBatch, Terms, loss_arrays, nll
 from marin_sft.training.models.model_check import Limits, check_tokens, limits_of
 from marin_sft.training.objective import Evaluate, Figures, Layout
 from marin_sft.training.sft_config import SFTConfig
-from marin_sft.training.train_run import num_steps_of
+from marin_sft.training.train_run import num_steps_of, train_slice
 from marin_sft.training.train_run import train as train_on
 from marin_sft.training.validation import Validation
-
-TRAIN_SLICE = 8  # batches to evaluate on where nothing is held out
 
 
 class Batches(Protocol):
@@ -102,22 +99,11 @@ class SFTObjective:
             sets = {name: First(batches, config.max_evaluation_steps) for name, batches in self._sets.items()}
             validation = Validation(sets, trainer, micro_steps)
         elif config.do_eval:
-            validation = Validation({"slice": self._train_slice()}, trainer, micro_steps, "train")
+            first = [self._batches.batch(step) for step in train_slice(config, self.examples_per_epoch)]
+            validation = Validation({"slice": first}, trainer, micro_steps, "train")
         else:
             return None
         return lambda state: validation.losses(state.model)
-
-    def _train_slice(self) -> list[Batch]:
-        most = self._config.max_evaluation_steps or TRAIN_SLICE
-        steps = min(most, num_steps_of(self._config, self.examples_per_epoch))
-        if jax.process_index() == 0:
-            print(
-                f"warning: do_eval = True, and the mixture holds nothing out: train/loss is the loss on the first "
-                f"{steps} training batches, which says nothing of other data; "
-                "lm_mixture_data_config(..., validation_fraction=0.01) holds rows out",
-                file=sys.stderr,
-            )
-        return [self._batches.batch(step) for step in range(steps)]
 
     def check(self, step: int, figures: Mapping[str, float]) -> None:
         """Nothing that the loop does not check by itself."""

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +30,8 @@ from marin_sft.training.optimization.schedules import schedule, without_rounding
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 from marin_sft.training.watching import evaluation_of, watching
+
+TRAIN_SLICE = 8  # batches to evaluate on where nothing is held out
 
 
 def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
@@ -129,6 +132,19 @@ def num_steps_of(config: TrainConfig, examples_per_epoch: int) -> int:
     assert config.num_train_epochs is not None
     examples = examples_per_epoch_of(config, examples_per_epoch)
     return max(1, math.ceil(without_rounding(config.num_train_epochs * examples / config.train_batch_size)))
+
+
+def train_slice(config: TrainConfig, examples_per_epoch: int) -> range:
+    """The steps whose batches `do_eval` measures where nothing is held out; it warns of that."""
+    steps = min(config.max_evaluation_steps or TRAIN_SLICE, num_steps_of(config, examples_per_epoch))
+    if jax.process_index() == 0:
+        print(
+            f"warning: do_eval = True, and the mixture holds nothing out: train/loss is the loss on the first {steps} "
+            "training batches, which says nothing of other data; "
+            "lm_mixture_data_config(..., validation_fraction=0.01) holds rows out",
+            file=sys.stderr,
+        )
+    return range(steps)
 
 
 def examples_per_epoch_of(config: TrainConfig, examples: int) -> int:

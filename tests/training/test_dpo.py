@@ -194,6 +194,20 @@ def test_as_many_batches_of_them_as_asked_for_are_measured(data, base_model, ref
     assert evaluated["eval/logps/rejected"] == pytest.approx(rejected[:4].mean(), rel=1e-5)
 
 
+def test_without_held_out_pairs_those_of_the_first_batches_are_measured(data, base_model, tmp_path, capsys):
+    kept = lm_mixture_data_config(data[1], {"pairs": 1.0})
+    mixture(MixtureConfig(kept, seq_len=32, output_path=f"{tmp_path}/mixture"))
+    all_trained = (f"{tmp_path}/mixture", data[1])
+    few = {"num_train_steps": 2, "learning_rate": 1e-12, "do_eval": True, "per_device_parallelism": 4}
+    dpo(config_for(all_trained, base_model, tmp_path / "out", reference_model=base_model, **few))
+    assert "warning: do_eval = True" in capsys.readouterr().err
+    lines = logged(tmp_path / "out")
+    for name in ("logps/chosen", "entropy"):
+        assert lines[-1][f"train/{name}"] == pytest.approx(np.mean([line[name] for line in lines]), rel=1e-2)
+    exact = np.mean([line["logps/chosen"] for line in lines])
+    assert lines[-1]["train/logps/chosen"] == pytest.approx(exact, rel=1e-5)
+
+
 def test_a_reference_of_another_model_is_noticed(data, base_model, tokenizer_path, tmp_path):
     other = str(tmp_path / "other")
     random_model(RandomModelConfig(model=SHAPE, tokenizer=tokenizer_path, seed=4, output_path=other))
