@@ -38,6 +38,7 @@ TRL = {
     "trl cached by 1": (True, 1),
     "trl online": (False, BATCH_SIZE),
     "trl online by 2": (False, 2),
+    "trl online by 1": (False, 1),
 }
 EASYDEL_PYTHON = HERE.parent / ".peers-easydel/bin/python"
 EASYDEL = {"easydel cached": "cached", "easydel online": "online"}
