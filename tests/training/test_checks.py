@@ -75,7 +75,7 @@ def test_what_passes(fields):
     ("of", "fields", "message"),
     [
         (LoraConfig, {"r": "8", "alpha": 16}, "LoraConfig.r = '8'"),
-        (LoraConfig, {"r": 8, "alpha": 16, "dropout": None}, "LoraConfig.dropout = None"),
+        (LoraConfig, {"r": 8, "alpha": 16, "dropout": "0.1"}, "LoraConfig.dropout = '0.1'"),
         (MeshConfig, {"data": 2.0}, "MeshConfig.data = 2.0"),
         (EarlyStopping, {"steps": "5", "patience": 1}, "EarlyStopping.steps = '5'"),
         (WandbConfig, {"tags": "chat"}, "WandbConfig.tags = 'chat'"),
