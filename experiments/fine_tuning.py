@@ -61,7 +61,7 @@ class FineTuning(TrainingOptions):
 
     def __post_init__(self) -> None:
         where = type(self).__name__
-        if isinstance(self.reinit_tokens, bool) and self.reinit_tokens:  # Marin's type; False is no tokens there
+        if self.reinit_tokens is True:  # Marin's type; False is no tokens there
             raise ConfigError(
                 f"{where}.reinit_tokens=True: which tokens are to be made anew depends on the model; expected a list "
                 "of them, e.g. ['<|start_header_id|>']"

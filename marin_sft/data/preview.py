@@ -18,8 +18,8 @@ from marin_sft.data.rows.row_files import SourceRow, find_files, read_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from marin_sft.data.chat.alignment import TokenRow
     from marin_sft.data.chat.encode import Encoded, Encoder
-    from marin_sft.data.chat.renderer import TokenRow
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from marin_sft.data.chat.renderer import TokenRow
+from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.files import read_array, write_array, write_text
 from marin_sft.errors import DataError
 

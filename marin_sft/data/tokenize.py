@@ -35,7 +35,7 @@ from marin_sft.execution.step import step_fn, this_output_path
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from marin_sft.data.chat.renderer import TokenRow
+    from marin_sft.data.chat.alignment import TokenRow
     from marin_sft.data.token_cache import Shard
 
 TRAIN, VALIDATION = "train", "validation"

@@ -20,7 +20,7 @@ from marin_sft.execution.selection import nearest_text
 if TYPE_CHECKING:
     import numpy as np
 
-    from marin_sft.data.chat.renderer import TokenRow
+    from marin_sft.data.chat.alignment import TokenRow
 
 AUTO = "auto"
 _SHOWN_CHARACTERS = 400  # of a message

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from marin_sft.data.chat.renderer import TokenRow
+from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.data_configs import lm_mixture_data_config, mixture_for_evaluation
 from marin_sft.data.files import write_json
 from marin_sft.data.mixture import MixtureConfig, mixture, read_mixture, read_packs

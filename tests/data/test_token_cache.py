@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from marin_sft.data import token_cache
-from marin_sft.data.chat.renderer import TokenRow
+from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.token_cache import TokenCache, finish_cache, trained_tokens, write_shard, write_token_cache
 from marin_sft.errors import DataError
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from marin_sft.data.batches.prefetch import prefetched
 from marin_sft.data.batches.training_steps import TrainingSteps, check_batch_size, training_components
-from marin_sft.data.chat.renderer import TokenRow
+from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.mixture import TRAIN, VALIDATION, PackedRows, read_mixture, read_packs
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.errors import ConfigError

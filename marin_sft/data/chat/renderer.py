@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from marin_sft.data.chat.alignment import Aligner, Range, SpannedText
-from marin_sft.data.chat.alignment import TokenRow as TokenRow
+from marin_sft.data.chat.alignment import Aligner, Range, SpannedText, TokenRow
 from marin_sft.data.chat.reasoning import OPEN, reveal, with_history_thinking
 from marin_sft.data.chat.templates import ChatTemplate
 from marin_sft.data.chat.turn_spans import find_turns, spans_of_turns, unverified

@@ -21,7 +21,7 @@ from marin_sft.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
 
-    from marin_sft.data.chat.renderer import TokenRow
+    from marin_sft.data.chat.alignment import TokenRow
 
 OverLength = Literal["truncate", "drop", "split", "raise"]
 POLICIES: tuple[str, ...] = get_args(OverLength)
@@ -80,7 +80,7 @@ def fit(row: TokenRow, capacity: int, policy: OverLength) -> list[TokenRow]:
     """
     import numpy as np
 
-    from marin_sft.data.chat.renderer import TokenRow
+    from marin_sft.data.chat.alignment import TokenRow
     from marin_sft.data.token_cache import trained_tokens
 
     length = len(row.input_ids)

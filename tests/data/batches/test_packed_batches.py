@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from marin_sft.data.batches.packed_batches import PackedBatches, ValidationBatches, assemble, validation_components
-from marin_sft.data.chat.renderer import TokenRow
+from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.data_configs import lm_mixture_data_config, lm_varying_mixture_data_config, mixture_for_evaluation
 from marin_sft.data.mixture import MixtureConfig, mixture, read_packs
 from marin_sft.data.token_cache import TokenCache

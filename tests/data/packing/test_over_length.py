@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marin_sft.data.chat.renderer import TokenRow
+from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.messages.reading import BadRow
 from marin_sft.data.packing.over_length import POLICIES, fit, pieces
 from marin_sft.data.token_cache import trained_tokens
