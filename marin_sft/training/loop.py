@@ -91,7 +91,7 @@ class Loop:
         `step_input(i)` is the batch of step i, from 0; it must depend on i only, so that a resume sees the same data.
         A batch without a trained token changes nothing. `state` is consumed.
 
-        The host is one step ahead: it hands out the next step before it waits for the figures of the one before. A
+        The host is one step ahead: it hands out the next step before it reads the figures of the one before. A
         loss that is not finite stops the run a step late, but no such state is written.
 
         Raises:
@@ -125,6 +125,9 @@ class Loop:
         under_way: _Dispatched | None = None
         for step in range(int(state.step), self.num_steps):
             this, done = step_input(step), step + 1
+            if under_way and jax.default_backend() == "cpu":
+                # CPUs give a step its memory when it is handed out, so that two would hold twice as much.
+                jax.block_until_ready(under_way.metrics)
             state, metrics = take_step(state, this.batch) if this.trained_tokens else without_update(state)
             if under_way:
                 self._settle(under_way, report, meter)

@@ -7,6 +7,7 @@ import pytest
 
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.execution.step import unversioned
+from marin_sft.training import train_run
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.models import hf_directory
 from marin_sft.training.sft import SFTConfig
@@ -49,6 +50,26 @@ def test_bf16_with_recomputation_trains_too(trained, base_model, tmp_path, preci
     for one, other in zip(logged(trained), logged(tmp_path), strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=rounding)
     assert all(tensor.dtype == np.float32 for tensor in tensors_of(tmp_path).values())
+
+
+def test_on_a_cpu_a_step_begins_when_the_one_before_has_ended(base_model, tmp_path, monkeypatch):
+    """Two under way hold twice the memory there."""
+    step_function, taken, ended = train_run.step_function, [], []
+
+    def watched(*given):
+        take_step = step_function(*given)
+
+        def step(state, batch):
+            ended.extend(metrics.loss.is_ready() for metrics in taken[-1:])
+            state, metrics = take_step(state, batch)
+            taken.append(metrics)
+            return state, metrics
+
+        return step
+
+    monkeypatch.setattr(train_run, "step_function", watched)
+    train(config_for(base_model, tmp_path), BATCHES)
+    assert ended == [True] * 5
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(base_model, tmp_path):
