@@ -1,7 +1,7 @@
 """What our supervised fine-tuning takes on rows of a prepared folder, in a process of its own, as JSON.
 
 ours_sft.py REPORT prepare FOLDER ROWS.jsonl    tokenizer, model, token cache and packed rows, for all engines
-ours_sft.py REPORT train FOLDER                 whole training steps, and the compiled step by itself
+ours_sft.py REPORT train FOLDER STEPS           training steps in the loop, logging and data included
 ours_sft.py REPORT matmul                       FLOPs per second of a large product of float32 matrices
 """
 
@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +70,13 @@ def _batches(folder: str) -> Any:
 
 
 def train(folder: str, steps: str) -> dict[str, float]:
-    """`seconds` of a step in the loop, logging and data included; `compiled`: of the compiled step alone."""
+    """`seconds` from the end of a step to that of the next; `idle`: those of them in which no step was under way."""
     import jax
 
-    from marin_sft import progress
     from marin_sft.training import sft_run, train_run
     from marin_sft.training.sft_config import SFTConfig
 
-    # Half of the steps, the compiled step by itself, the other half: what the machine does meanwhile falls on both.
-    half = int(steps) // 2
-    middle = WARM + half + 1
-    count = middle + half + 1
+    count = WARM + int(steps)
     config = SFTConfig(
         mixture=f"{folder}/mixture",
         tokenized={"chat": f"{folder}/tokenized"},
@@ -94,44 +91,38 @@ def train(folder: str, steps: str) -> dict[str, float]:
         minutes_per_checkpoint=None,
         steps_per_log=1,
     )
-    ended: dict[int, float] = {}
-    compiled: list[float] = []
+    begun: list[float] = []
+    ended: list[float] = []
     step_function = train_run.step_function
 
-    def keeping(*given: Any) -> Any:
-        """The run's own step; in the middle, batches so far are trained on again, one by one."""
+    def await_end(metrics: Any) -> None:
+        jax.block_until_ready(metrics)
+        ended.append(time.perf_counter())
+
+    def timed(*given: Any) -> Any:
+        """The run's own step, with another thread that waits for its end."""
         take_step = step_function(*given)
-        batches: list[Any] = []
 
         def step(state: Any, batch: Any) -> Any:
-            if len(batches) == middle:
-                for again in 2 * batches[WARM:-1]:
-                    jax.block_until_ready((state, again))
-                    begun = time.perf_counter()
-                    state, metrics = take_step(state, again)
-                    jax.block_until_ready((state, metrics))
-                    compiled.append(time.perf_counter() - begun)
-            batches.append(batch)
-            return take_step(state, batch)
+            begun.append(time.perf_counter())
+            state, metrics = take_step(state, batch)
+            watching.submit(await_end, metrics)
+            return state, metrics
 
         return step
 
-    def hear(update: progress.Progress) -> None:
-        ended[int(update.done)] = time.perf_counter()
-
-    train_run.step_function = keeping  # type: ignore[assignment]
-    with progress.listening(hear):
+    train_run.step_function = timed  # type: ignore[assignment]
+    with ThreadPoolExecutor(1) as watching:
         sft_run.run(config)
     lines = [json.loads(line) for line in Path(config.output_path, "metrics.jsonl").read_text().splitlines()]
-    measured = [line for line in lines if WARM <= line["step"] <= count]
-    # A step's end is told while the one after it runs.
-    whole = (ended[middle - 1] - ended[WARM]) + (ended[count] - ended[middle + 1])
+    before, last = lines[WARM - 1], lines[-1]
+    steps_timed = range(WARM, count)
     return {
-        "seconds": whole / (middle - 1 - WARM + count - middle - 1),
-        "compiled": statistics.mean(compiled),
-        "tokens": (measured[-1]["tokens"] - measured[0]["tokens"]) / (len(measured) - 1),
-        "trained_tokens": (measured[-1]["trained_tokens"] - measured[0]["trained_tokens"]) / (len(measured) - 1),
-        "loss": lines[-1]["loss"],
+        "seconds": statistics.mean(ended[step] - ended[step - 1] for step in steps_timed),
+        "idle": statistics.mean(max(0.0, begun[step] - ended[step - 1]) for step in steps_timed),
+        "tokens": (last["tokens"] - before["tokens"]) / len(steps_timed),
+        "trained_tokens": (last["trained_tokens"] - before["trained_tokens"]) / len(steps_timed),
+        "loss": last["loss"],
     }
 
 

@@ -94,7 +94,7 @@ def compared(found: dict[str, Figures]) -> dict[str, tuple[float | None, bool | 
     theirs = [speed(found[name]) for setting in SETTINGS if (name := f"TRL {setting}") in found]
     trl = mine / max(theirs) if theirs else None
     levanter = mine / speed(found["Levanter"])
-    outside = 1 - ours["compiled"] / ours["seconds"]
+    outside = ours["idle"] / ours["seconds"]
     share = utilisation(found)
     return {
         "trained tokens/s >= 4x TRL's best setting": (trl, None if trl is None else trl >= 4),
