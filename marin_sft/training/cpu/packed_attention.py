@@ -8,7 +8,6 @@ arXiv:2307.08691).
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -117,7 +116,8 @@ class _Blocks:
         self.rows, self.kv_heads, self.group, length, self.width = queries.shape
         self.size = _BLOCK
         self.count = length // _BLOCK
-        self._segments, self._branches = rows.segments, rows.branches
+        # In blocks: cut out of whole rows by place, they would be looked up anew for each score.
+        self._segments, self._branches = (array.reshape(self.rows, self.count, -1) for array in rows)
         seen = self._may_see()
         self.seen, self.seen_count = jnp.argsort(~seen, axis=-1, stable=True), seen.sum(axis=-1)
 
@@ -126,7 +126,7 @@ class _Blocks:
 
         A block of keys before that of the queries shares at most one document with it: that of its last key.
         """
-        segments, branches = (array.reshape(self.rows, self.count, -1) for array in (self._segments, self._branches))
+        segments, branches = self._segments, self._branches
         lowest, highest = branches.min(axis=-1), branches.max(axis=-1)
         same = (segments[:, :, None, 0] == segments[:, None, :, -1]) & (segments[:, :, None, 0] != PADDING)
         shared = (highest[:, :, None] >= lowest[:, None]) & (lowest[:, :, None] <= highest[:, None])
@@ -161,9 +161,7 @@ class _Blocks:
         """bool[queries, keys]"""
         places = jnp.arange(self.size)
         before = (j * self.size + places) <= (i * self.size + places)[:, None]
-        take = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=self.size)
         (of_query, of_key), (query_branch, key_branch) = (
-            (take(array[row], i * self.size)[:, None], take(array[row], j * self.size))
-            for array in (self._segments, self._branches)
+            (array[row, i][:, None], array[row, j]) for array in (self._segments, self._branches)
         )
         return before & (of_query == of_key) & ((key_branch == 0) | (key_branch == query_branch))
