@@ -126,9 +126,9 @@ def _attempt(task: Task, secrets: dict[str, str]) -> Outcome:
 def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
     """The environment of workers for steps of `fresh_process` that are given these of Ray's resources.
 
-    On CPUs a training step takes a fifth to a quarter less time with its memory in huge pages, where the system grants
-    them, and less still with memory that is not given back, which each step would have cleared anew; it then holds more
-    at once. Only the main arena keeps what is large. glibc reads this when a process starts: no other can have it.
+    On some CPUs a training step takes a fifth to a quarter less time with its memory in huge pages, where the system
+    grants them, and less still with memory that is not given back, which each step would have cleared anew. Only the
+    main arena keeps what is large. glibc reads this when a process starts: no other can have it.
     """
     malloc = {"hugetlb": 1}
     if {*asked} <= {"CPU", "memory"}:
