@@ -115,13 +115,13 @@ def train(folder: str, steps: str) -> dict[str, float]:
     with ThreadPoolExecutor(1) as watching:
         sft_run.run(config)
     lines = [json.loads(line) for line in Path(config.output_path, "metrics.jsonl").read_text().splitlines()]
-    before, last = lines[WARM - 1], lines[-1]
-    steps_timed = range(WARM, count)
+    before, last, taken = lines[WARM - 1], lines[-1], count - WARM
+    gaps = (max(0.0, start - end) for end, start in zip(ended[WARM - 1 : -1], begun[WARM:], strict=True))
     return {
-        "seconds": statistics.mean(ended[step] - ended[step - 1] for step in steps_timed),
-        "idle": statistics.mean(max(0.0, begun[step] - ended[step - 1]) for step in steps_timed),
-        "tokens": (last["tokens"] - before["tokens"]) / len(steps_timed),
-        "trained_tokens": (last["trained_tokens"] - before["trained_tokens"]) / len(steps_timed),
+        "seconds": (ended[-1] - ended[WARM - 1]) / taken,
+        "idle": sum(gaps) / taken,
+        "tokens": (last["tokens"] - before["tokens"]) / taken,
+        "trained_tokens": (last["trained_tokens"] - before["trained_tokens"]) / taken,
         "loss": last["loss"],
     }
 
