@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from levanter.models.llama import LlamaConfig
 from levanter.utils.activation import ActivationFunctionEnum
 
 from marin_sft.errors import TrainingError
+from marin_sft.training.models.levanter_bridge import with_defaults
 
 # model_type of config.json -> class of the Levanter config
 FAMILIES = {
@@ -68,10 +70,8 @@ def levanter_config(
         TrainingError: for an architecture that we do not train as transformers would run it, or an attention backend
             that does not run here.
     """
-    from transformers import AutoConfig
-
     _refuse(config)
-    hf_config = AutoConfig.for_model(**config)
+    hf_config = SimpleNamespace(**with_defaults(config))
     module, _, name = FAMILIES[config["model_type"]].partition(":")
     if "hidden_act" in config:
         hf_config.hidden_act = _activation(config["hidden_act"])

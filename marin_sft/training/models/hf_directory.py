@@ -73,6 +73,12 @@ def read_config(directory: str) -> dict[str, Any]:
     config = read_json(directory, "config.json")
     if config is None:
         raise TrainingError(f"no config.json in {directory!r}: expected a Hugging Face model directory")
+    return with_rope_fields(config)
+
+
+def with_rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with `rope_theta` and `rope_scaling` at the top level, wherever it has them."""
+    config = dict(config)
     rope = dict(config.get("rope_parameters") or {})
     if "full_attention" in rope:
         config.setdefault("rope_local_base_freq", rope["sliding_attention"]["rope_theta"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from marin_sft.errors import TrainingError
+from marin_sft.training.models.levanter_bridge import with_defaults
 from marin_sft.training.models import LlamaConfig
 
 if TYPE_CHECKING:
@@ -32,11 +33,9 @@ def check_model(expected: LlamaConfig, config: Mapping[str, Any], path: str) -> 
     Raises:
         TrainingError: naming every field that differs, and both its values.
     """
-    from transformers import AutoConfig
-
     known = config.get("model_type") == expected.model_type
     # Fields that the file leaves out have the defaults of its architecture.
-    found = AutoConfig.for_model(**config).to_dict() if known else dict(config)
+    found = with_defaults(config) if known else dict(config)
     if known and found.get("head_dim") is None:  # Qwen 2 has no such field
         found["head_dim"] = found["hidden_size"] // found["num_attention_heads"]
     differ = [
