@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # A first import of jax and levanter without bytecode costs half a minute; compile once instead.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel quickstart test torture check format lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test torture check format lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -88,6 +88,15 @@ lock: | $(BIN)/python
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:trl -o requirements-trl.lock
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:peft -o requirements-peft.lock
 	$(COMPILE) --group pyproject.toml:easydel -o requirements-easydel.lock
+	$(COMPILE) --no-deps --python-version 3.12 --group pyproject.toml:card -o requirements-card.lock
+
+# Wheels for Python 3.12 on Linux x86-64 that benchmarks/card.sh installs where there is no registry; below 60 MiB.
+card-wheels: requirements-card.lock | $(BIN)/python
+	rm -rf wheels
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --require-hashes --dest wheels -r $< \
+		--python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
+		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux1_x86_64
+	du -sm wheels
 
 clean:
-	rm -rf .venv .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel
+	rm -rf .venv .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel wheels

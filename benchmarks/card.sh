@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# All that is measured on one NVIDIA GPU, in at most six minutes, on a machine with CUDA, JAX and PyTorch of its own and
+# no package registry. `make card-wheels` collects in wheels/ what it lacks; carry that folder with the checkout.
+#
+#   benchmarks/card.sh [OUT]            figures are printed as they are known; OUT keeps them, the logs and a profile
+#   TINY=1 benchmarks/card.sh [OUT]     tiny sizes, on whatever device there is: a rehearsal
+#   CARD_SECONDS=300 CARD_PYTHON=python3.12
+set -uo pipefail
+cd "$(dirname "$0")/.."
+OUT=$(mkdir -p "${1:-card}" && cd "${1:-card}" && pwd)
+PYTHON=${CARD_PYTHON:-python3}
+SECONDS_IN_ALL=${CARD_SECONDS:-345}
+TINY_FLAG=${TINY:+--tiny}
+SITE=$(mktemp -d) WORK=$(mktemp -d)
+trap 'rm -rf "$SITE" "$WORK"' EXIT
+begun=$(date +%s)
+export CARD_FIGURES=$OUT/figures.jsonl CARD_END=$((begun + SECONDS_IN_ALL - 15)) PYTHONPATH=$SITE:$PWD PYTHONUNBUFFERED=1
+export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 WANDB_MODE=disabled TF_CPP_MIN_LOG_LEVEL=2
+rm -f "$CARD_FIGURES"
+
+# part NAME SECONDS COMMAND...: a log of its own, a line when it fails. Nothing runs into the 15 s for the profile.
+part() {
+    local name=$1 limit=$2 left=$((CARD_END - $(date +%s)))
+    shift 2
+    if [ "$left" -lt 10 ]; then echo "$name: not run: no time left"; return; fi
+    timeout --kill-after=5 $((left < limit ? left : limit)) "$@" 2>"$OUT/$name.log"
+    local status=$?
+    [ $status -eq 0 ] || echo "$name: exit code $status; the end of its log: $(tail -n 3 "$OUT/$name.log" | tr '\n' ' ' | cut -c1-600)"
+    echo "# $name took until $(($(date +%s) - begun)) s"
+}
+
+"$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$SITE" wheels/*.whl || exit 1
+"$PYTHON" - <<'PY'
+import platform, jax, transformers, torch
+device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+print(f"# {device}; Python {platform.python_version()}, JAX {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}")
+PY
+
+# What a CPU computes is computed while the card is busy with something else.
+CPU="env JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES= $PYTHON benchmarks/gpu_checks.py"
+{ $CPU prepare "$WORK/checks" && $CPU train "$WORK/checks" cpu && touch "$WORK/checks/ready"; } >"$OUT/cpu.log" 2>&1 &
+CHECKS=$!
+if [ -n "$TINY_FLAG" ]; then SIZE="256 24 40" PAIRS=4; else SIZE="1024 120 128" PAIRS=16; fi
+$CPU prepare "$WORK/pairs" $SIZE >"$OUT/pairs.log" 2>&1 &
+PREPARED=$!
+
+if [ -n "$TINY_FLAG" ]; then ROWS=2 TRL_ROWS=2; else ROWS=8 TRL_ROWS=8; fi
+part attention 60 "$PYTHON" benchmarks/gpu_checks.py attention
+part sft 110 "$PYTHON" benchmarks/gpu_sft.py default/recompute/$ROWS jax_flash/none/$ROWS vanilla/recompute/$ROWS \
+    --profile "$OUT/profile" $TINY_FLAG
+wait $CHECKS; [ -e "$WORK/checks/ready" ] || echo "checks: the CPU's part failed: $(tail -n 3 "$OUT/cpu.log")"
+part steps 40 "$PYTHON" benchmarks/gpu_checks.py train "$WORK/checks" device
+part compare 10 "$PYTHON" benchmarks/gpu_checks.py compare "$WORK/checks"
+wait $PREPARED || echo "pairs: could not be prepared: $(tail -n 3 "$OUT/pairs.log")"
+part trl_sft 70 "$PYTHON" benchmarks/peers/trl_gpu.py sft sdpa/mixed/$TRL_ROWS flex_attention/mixed/$TRL_ROWS \
+    --folder "$WORK/pairs" $TINY_FLAG
+part dpo 45 "$PYTHON" benchmarks/gpu_dpo.py "$WORK/pairs" default/recompute/$PAIRS $TINY_FLAG
+part trl_dpo 40 "$PYTHON" benchmarks/peers/trl_gpu.py dpo sdpa/mixed/$PAIRS --folder "$WORK/pairs" $TINY_FLAG
+part more_sft 200 "$PYTHON" benchmarks/gpu_sft.py levanter/recompute/$ROWS default/recompute/$((2 * ROWS)) \
+    jax_flash/save_all/$ROWS default/recompute/$((ROWS / 2)) default/offload/$ROWS --profile "$OUT/profile" $TINY_FLAG
+timeout 30 "$PYTHON" benchmarks/best_profile.py "$OUT/profile" 2>"$OUT/kernels.log" || tail -n 3 "$OUT/kernels.log"
+echo "# all took $(($(date +%s) - begun)) s"

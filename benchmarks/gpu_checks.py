@@ -1,0 +1,267 @@
+"""Whether training computes on this machine's accelerator what it computes on a CPU in float32.
+
+python benchmarks/gpu_checks.py attention          loss and gradients, packed and not, by attention backend and type
+python benchmarks/gpu_checks.py prepare FOLDER     a model, chats and pairs made by program, tokenized; on any device
+python benchmarks/gpu_checks.py train FOLDER NAME  steps of SFT and DPO there, their figures in FOLDER/NAME.json
+python benchmarks/gpu_checks.py compare FOLDER     the figures of "cpu" and "device", as lines
+
+Float32 products run at the highest precision: NVIDIA cards round the factors to 10 bits of mantissa otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+
+import numpy as np
+from figures import tell
+
+LENGTH, VOCABULARY, STEPS = 512, 1024, 5
+DOCUMENTS = (200, 150, 90, 60)  # tokens, of a packed row; the rest is padding
+# Relative: of the loss, and of the gradient's error as a vector.
+TOLERANCE = {"fp32": (1e-5, 1e-4), "bf16": (1e-2, 5e-2)}
+STEP_TOLERANCE = 1e-4
+SHAPE: dict[str, Any] = {
+    "hidden_dim": 256,
+    "intermediate_dim": 512,
+    "num_layers": 4,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 64,
+}
+
+
+def attention() -> bool:
+    """Every backend against plain attention in float32 on unpacked documents."""
+    import haliax as hax
+    import jax
+    import jax.numpy as jnp
+
+    from marin_sft.training import levanter_trainer
+    from marin_sft.training.models import LlamaConfig
+    from marin_sft.training.models.architectures import levanter_config
+
+    config = LlamaConfig(max_seq_len=LENGTH, **SHAPE).hf_config(vocab_size=VOCABULARY)
+    build = levanter_config(config, attention_backend="vanilla").build
+    model = hax.named_jit(build)(hax.Axis("vocab", VOCABULARY), key=jax.random.PRNGKey(0))
+    packed, unpacked = _packed(), _unpacked()
+    exact_loss, exact = _loss_and_gradient(model, unpacked)
+    norm = float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in exact)))
+    right = True
+    for backend in _backends():
+        for precision, (loss_tolerance, tolerance) in TOLERANCE.items():
+            settings = levanter_trainer.trainer_config(precision=precision, seed=0)
+            for rows, name in ((packed, "packed"), (unpacked, "unpacked")):
+                loss, gradient = _loss_and_gradient(_with_backend(model, backend), rows, settings.mp)
+                wrong = abs(loss - exact_loss) / exact_loss
+                error = float(jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(gradient, exact, strict=True)))) / norm
+                holds = wrong <= loss_tolerance and error <= tolerance
+                right &= holds
+                tell(
+                    f"check attention {backend} {precision} {name}",
+                    f"{'holds' if holds else 'WRONG'}: loss off by {wrong:.1e}, gradient by {error:.1e}, relative",
+                    holds=holds,
+                    loss=wrong,
+                    gradient=error,
+                )
+    return right
+
+
+def _backends() -> list[str]:
+    import importlib.util
+
+    import jax
+
+    fused = jax.default_backend() == "gpu" and importlib.util.find_spec("transformer_engine") is not None
+    return ["vanilla", "jax_flash", *(["nvte"] if fused else [])]
+
+
+def _with_backend(model: Any, backend: str) -> Any:
+    import equinox as eqx
+    from levanter.layers.attention import Attention, AttentionBackend
+
+    def is_attention(part: Any) -> bool:
+        return isinstance(part, Attention)
+
+    def change(part: Any) -> Any:
+        if not is_attention(part):
+            return part
+        config = dataclasses.replace(part.config, attn_backend=AttentionBackend(backend))
+        return eqx.tree_at(lambda a: a.config, part, config, is_leaf=lambda x: x is part.config)
+
+    import jax
+
+    return jax.tree_util.tree_map(change, model, is_leaf=is_attention)
+
+
+def _packed() -> Any:
+    """One row of all documents."""
+    from gpu_model import Rows
+
+    rows = Rows(*(np.zeros((1, LENGTH), dtype) for dtype in (np.int32, np.float32, np.int32, np.int32)))
+    rows.segment_ids[:] = -1
+    rng, start = np.random.default_rng(0), 0
+    for segment, size in enumerate(DOCUMENTS):
+        place = slice(start, start + size)
+        rows.tokens[0, place] = rng.integers(0, VOCABULARY, size)
+        rows.segment_ids[0, place], rows.position_ids[0, place] = segment, np.arange(size)
+        rows.loss_weight[0, start + size // 2 : start + size - 1] = 1.0
+        start += size
+    return rows
+
+
+def _unpacked() -> Any:
+    """Each document of the packed row in a row of its own."""
+    from gpu_model import Rows
+
+    packed, count = _packed(), len(DOCUMENTS)
+    rows = Rows(*(np.zeros((count, LENGTH), dtype) for dtype in (np.int32, np.float32, np.int32, np.int32)))
+    rows.segment_ids[:] = -1
+    for row in range(count):
+        place = np.flatnonzero(packed.segment_ids[0] == row)
+        size = len(place)
+        rows.tokens[row, :size], rows.loss_weight[row, :size] = packed.tokens[0, place], packed.loss_weight[0, place]
+        rows.segment_ids[row, :size], rows.position_ids[row, :size] = 0, np.arange(size)
+    return rows
+
+
+def _loss_and_gradient(model: Any, rows: Any, precision: Any = None) -> tuple[float, list[Any]]:
+    import equinox as eqx
+    import haliax as hax
+    import jax
+
+    from marin_sft.training.axes import BATCH, POSITION
+    from marin_sft.training.loss import LossBatch, loss_arrays, nll
+
+    batch = LossBatch(**{name: hax.named(array, (BATCH, POSITION)) for name, array in loss_arrays(rows).items()})
+
+    @eqx.filter_jit
+    @eqx.filter_value_and_grad
+    def value(model: Any) -> Any:
+        return nll(model if precision is None else precision.cast_to_compute(model), batch)
+
+    loss, gradient = value(model)
+    return float(loss), [leaf for leaf in jax.tree_util.tree_leaves(gradient) if leaf is not None]
+
+
+def prepare(folder: str, length: str = str(LENGTH), words: str = "40", pairs: str = "80") -> None:
+    """`length`: tokens of a row, or of a pair's branch; `words`: the most that a turn has."""
+    make(folder, int(length), int(words), int(pairs))
+
+
+def make(folder: str, length: int, words: int, count: int) -> None:
+    from marin_sft.data.data_configs import lm_mixture_data_config
+    from marin_sft.data.mixture import MixtureConfig, mixture
+    from marin_sft.data.tokenize import TokenizeConfig, tokenize
+    from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
+    from marin_sft.training.dpo_config import ReferenceConfig
+    from marin_sft.training.models import LlamaConfig
+    from marin_sft.training.models.random_model import RandomModelConfig, random_model
+    from marin_sft.training.reference_run import run as reference
+
+    rng = random.Random(0)
+
+    def turn(role: str) -> dict[str, str]:
+        numbers = (str(rng.randrange(10_000)) for _ in range(rng.randrange(words // 4, words)))
+        return {"role": role, "content": " ".join(numbers)}
+
+    _write(f"{folder}/chat.jsonl", [{"messages": [turn("user"), turn("assistant")]} for _ in range(200)])
+    pairs = [
+        {"prompt": [turn("user")], "chosen": [turn("assistant")], "rejected": [turn("assistant")]}
+        for _ in range(count)
+    ]
+    _write(f"{folder}/pairs.jsonl", pairs)
+    train_tokenizer(TrainTokenizerConfig((f"{folder}/chat.jsonl",), VOCABULARY, output_path=f"{folder}/tokenizer"))
+    shape = LlamaConfig(max_seq_len=length, tie_word_embeddings=True, **SHAPE)
+    random_model(RandomModelConfig(model=shape, tokenizer=f"{folder}/tokenizer", output_path=f"{folder}/model"))
+    for name in ("chat", "pairs"):
+        tokens = f"{folder}/{name}-tokens"
+        tokenize(TokenizeConfig((f"{folder}/{name}.jsonl",), f"{folder}/tokenizer", output_path=tokens))
+        data = lm_mixture_data_config({name: tokens}, {name: 1}, shuffle=False)
+        mixture(MixtureConfig(data, length, output_path=f"{folder}/{name}-mixture"))
+    reference(
+        ReferenceConfig(
+            mixture=f"{folder}/pairs-mixture",
+            tokenized={"pairs": f"{folder}/pairs-tokens"},
+            model=f"{folder}/model",
+            precision="fp32",
+            batch_size=8,
+            output_path=f"{folder}/reference",
+        )
+    )
+
+
+def _write(path: str, rows: list[Any]) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def train(folder: str, name: str) -> None:
+    from marin_sft.training import dpo_run, sft_run
+    from marin_sft.training.dpo_config import DPOConfig
+    from marin_sft.training.sft_config import SFTConfig
+
+    common: dict[str, Any] = {
+        "base_model": f"{folder}/model",
+        "earlier_attempts": (),
+        "train_batch_size": 8,
+        "num_train_steps": STEPS,
+        "learning_rate": 1e-3,
+        "precision": "fp32",
+        "minutes_per_checkpoint": None,
+        "steps_per_log": 1,
+    }
+    found = {}
+    for what in ("chat", "pairs"):
+        output = f"{folder}/{what}-{name}"
+        if what == "chat":
+            sft_run.run(SFTConfig(output_path=output, **_data(folder, what), **common))
+        else:
+            dpo_run.run(DPOConfig(output_path=output, **prepared_pairs(folder), **common))
+        lines = [json.loads(line) for line in Path(output, "metrics.jsonl").read_text().splitlines()]
+        found[what] = {figure: [line[figure] for line in lines if figure in line] for figure in ("loss", "grad_norm")}
+    Path(folder, f"{name}.json").write_text(json.dumps(found))
+
+
+def prepared_pairs(folder: str) -> dict[str, Any]:
+    """Fields of a DPOConfig: the prepared pairs and their reference, which is the model of the folder."""
+    return {**_data(folder, "pairs"), "reference_logprobs": f"{folder}/reference", "starts_at_reference": True}
+
+
+def _data(folder: str, what: str) -> dict[str, Any]:
+    return {"mixture": f"{folder}/{what}-mixture", "tokenized": {what: f"{folder}/{what}-tokens"}}
+
+
+def compare(folder: str) -> bool:
+    cpu, device = (json.loads(Path(folder, f"{name}.json").read_text()) for name in ("cpu", "device"))
+    right = True
+    for what, name in (("chat", "SFT"), ("pairs", "DPO")):
+        for figure in ("loss", "grad_norm"):
+            ours, theirs = np.array(device[what][figure]), np.array(cpu[what][figure])
+            off = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
+            holds = off <= STEP_TOLERANCE * (1 if figure == "loss" else 10)
+            right &= holds
+            tell(
+                f"check {name} {figure} of {STEPS} steps",
+                f"{'holds' if holds else 'WRONG'}: off by {off:.1e} from the CPU's, relative",
+                holds=holds,
+                off=off,
+            )
+    return right
+
+
+def main() -> int:
+    what, *arguments = sys.argv[1:]
+    works = {"attention": attention, "prepare": prepare, "train": train, "compare": compare}
+    return int(works[what](*arguments) is False)  # type: ignore[operator]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
