@@ -428,6 +428,8 @@ def _path(source: Source) -> Any:
 
     Typed Any: the executor puts a string in its place before the step function sees the config.
     """
+    if isinstance(source, str) and source.startswith("file://"):
+        source = source.removeprefix("file://")
     return Path(source) if isinstance(source, str) and "://" not in source else source
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import json
 import re
 import time
@@ -21,7 +22,7 @@ from typing import Any
 
 from marin_sft.execution.fingerprint import Payload, canonical_json
 from marin_sft.execution.process import ProcessIdentity
-from marin_sft.execution.store import Store
+from marin_sft.execution.store import FileInfo, Store
 
 _TOMBSTONE = "tombstone.json"
 _NUMBERED = re.compile(r"(\d{6})\.json")
@@ -65,11 +66,13 @@ class Commit:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt failed. `location` is the last frame in the user's code, "file:line in function"."""
+    """Why an attempt failed. `location` is the last frame in the user's code, "file:line in function". `resumable`: a
+    later attempt may go on from what this one wrote; not where that was made from other inputs."""
 
     error: str
     location: str | None
     traceback: str
+    resumable: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,12 +149,12 @@ def read_state(store: Store, directory: str) -> StepState:
     commit = _newest_commit(store, directory, commit_numbers(store, directory), tombstone)
     if claim is None or commit is not None and claim.aim <= commit.number:
         return dataclasses.replace(state, commit=commit)
-    failure = _read_json(store, f"{root}/{claim.number}/.failure.json")
+    failure = read_failure(store, directory, claim.number)
     return dataclasses.replace(
         state,
         commit=commit,
         claim=claim,
-        failure=failure and Failure(**failure),
+        failure=failure,
         owner_gone=gone,
         beat_time=beat.get("time"),
     )
@@ -206,12 +209,28 @@ def take_claim(store: Store, directory: str, number: int, aim: int, fingerprint:
     return None
 
 
-def publish(store: Store, directory: str, commit: Commit) -> Commit:
-    """Commit the attempt, or adopt the commit that another launch published under this number first."""
+def output_digest(files: list[FileInfo]) -> str | None:
+    """Of an output as a whole; None when a file has none."""
+    if any(file.digest is None for file in files):
+        return None
+    return hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
+
+
+def publish(store: Store, directory: str, commit: Commit) -> Commit | None:
+    """Commit the attempt, or adopt the commit of the same step that another launch published under this number first.
+
+    None where the number is another step's: two may share a directory that was chosen for them.
+    """
     if store.create_exclusive(f"{store.path(directory)}/commits/{commit.number:06}.json", _to_json(commit)):
         store.point_latest(store.path(directory), str(commit.attempt))
         return commit
-    return read_commit(store, directory, commit.number) or commit
+    found = read_commit(store, directory, commit.number)
+    return found if found is not None and found.fingerprint == commit.fingerprint else None
+
+
+def read_failure(store: Store, directory: str, attempt: int) -> Failure | None:
+    found = _read_json(store, f"{attempt_path(store, directory, attempt)}/.failure.json")
+    return found and Failure(**found)
 
 
 def write_failure(store: Store, directory: str, attempt: int, failure: Failure) -> None:
@@ -227,8 +246,15 @@ def resumable_attempts(store: Store, directory: str, claim: Claim) -> tuple[str,
     return tuple(
         attempt_path(store, directory, other.number)
         for other in earlier
-        if other is not None and (other.aim, other.fingerprint) == (claim.aim, claim.fingerprint)
+        if other is not None
+        and (other.aim, other.fingerprint) == (claim.aim, claim.fingerprint)
+        and _is_resumable(store, directory, other.number)
     )
+
+
+def _is_resumable(store: Store, directory: str, attempt: int) -> bool:
+    failure = read_failure(store, directory, attempt)
+    return failure is None or failure.resumable
 
 
 def beat_path(store: Store, directory: str, claim: int) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin_sft.execution.attempt import now, seconds_since_epoch
-from marin_sft.execution.fingerprint import hardcoded_paths, parts_of
+from marin_sft.execution.configs import hardcoded_paths, parts_of
 from marin_sft.execution.graph import Graph
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.ray_environment import looks_secret, secrets_of_this_process

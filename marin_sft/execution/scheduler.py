@@ -29,9 +29,10 @@ from marin_sft.execution.attempt import (
     write_failure,
 )
 from marin_sft.execution.backends import Backend
-from marin_sft.execution.fingerprint import resolve, settings_of, source_digest
+from marin_sft.execution.configs import resolve, settings_of
 from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs
+from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
 from marin_sft.execution.store import Store
 from marin_sft.execution.worker import Outcome, Task
@@ -184,6 +185,7 @@ class Scheduler:
             retries=self._retries.get(node, 0),
             beat_timeout=self._policy.beat_timeout,
             settings=settings_of(step.config),
+            contents=node.contents,
             provenance=self._provenance,
         )
 
@@ -293,7 +295,7 @@ class Scheduler:
         """Take the output of a step that ran elsewhere once it is there; run the step here if its owner gave up."""
         node = item.node
         state = read_state(self._store, node.directory)
-        before = item.commit.number if item.commit else 0
+        before = item.state.commit.number if item.state.commit else 0  # also of an output that is gone
         if state.commit and state.commit.fingerprint == node.fingerprint and state.commit.number > before:
             del self._waiting[node]
             self._finish(StepResult(item, "adopted", state.commit, state.commit.attempt))

@@ -16,8 +16,9 @@ from rich.text import Text
 
 from marin_sft import progress
 from marin_sft.execution.attempt import attempt_path, beat_path
+from marin_sft.execution.differences import difference_text
 from marin_sft.execution.live_output import LiveOutput
-from marin_sft.execution.plan import Action, Plan, PlanItem, difference_text
+from marin_sft.execution.plan import Action, Plan, PlanItem
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table

@@ -16,8 +16,8 @@ from rich.text import Text
 from marin_sft.errors import UserError
 from marin_sft.execution.attempt import Commit, StepState, attempt_path, claim_numbers, read_state
 from marin_sft.execution.catalog import Found, location, read_states, step_directories, step_name
-from marin_sft.execution.fingerprint import Payload, leaf_differences
-from marin_sft.execution.plan import difference_text
+from marin_sft.execution.differences import difference_text, field_of_input, input_name, leaf_differences, with_names
+from marin_sft.execution.fingerprint import Payload
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.store import Store
 from marin_sft.run.launches import print_facts, status_of
@@ -145,16 +145,27 @@ def payload_of_step(store: Store, found: Found) -> Payload:
 
 def differences(store: Store, old: Payload, new: Payload) -> list[list[Any]]:
     """The fields in which two identities differ, as [field, old, new]; inputs by the names of their directories."""
-    fields = [d for d in leaf_differences(old["config"], new["config"]) if not d[0].endswith("$input")]
-    heads = [(key, old[key], new[key]) for key in ("kind", "version") if old[key] != new[key]]
-    known: dict[str, str] = {}
-    if old["inputs"] != new["inputs"]:
-        known = {directory[-10:]: directory for directory in step_directories(store)}
-    inputs = [
-        (f"inputs{field}", *(known.get(str(value)[:10], value) for value in values))
-        for field, *values in leaf_differences(old["inputs"], new["inputs"])
-    ]
-    return [list(difference) for difference in (*heads, *fields, *inputs)]
+    heads = [[key, old[key], new[key]] for key in ("schema", "kind", "version") if old[key] != new[key]]
+    fields = leaf_differences(*(_with_inputs(payload["config"], payload.get("inputs")) for payload in (old, new)))
+    names: dict[str, str] = {}
+    if "$input" in repr(fields):
+        names = {directory[-10:]: directory for directory in step_directories(store)}
+    for field, *values in fields:
+        of_input = field_of_input(field)
+        if of_input is None:
+            heads.append([field, *(with_names(value, names) for value in values)])
+        else:
+            heads.append([of_input, *(input_name(value, names) for value in values)])
+    return heads
+
+
+def _with_inputs(config: Any, inputs: list[str] | None) -> Any:
+    """Schema 1 had inputs by their numbers in a list of fingerprints."""
+    if inputs is None or not isinstance(config, dict | list):
+        return config
+    if isinstance(config, list):
+        return [_with_inputs(item, inputs) for item in config]
+    return {key: inputs[value] if key == "$input" else _with_inputs(value, inputs) for key, value in config.items()}
 
 
 def print_explanation(console: Console, store: Store, facts: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from marin_sft.errors import UserError
 from marin_sft.execution.catalog import in_parallel
-from marin_sft.execution.plan import difference_text
+from marin_sft.execution.differences import difference_text
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.selection import nearest_text

@@ -53,6 +53,15 @@ def test_cycles_are_named():
         build_graph([a])
 
 
+def test_names_that_no_file_system_takes_are_refused():
+    assert build_graph([step("a" * 244), step(f"{'a' * 255}/b")])
+    for name in ("a" * 245, f"{'a' * 256}/b", "/".join(["a" * 200] * 5)):
+        with pytest.raises(GraphError, match=r"step 'a{60}'\.\.\.: .* which takes \d+ bytes; expected at most \d+"):
+            build_graph([step(name)])
+    with pytest.raises(GraphError, match="takes 260 bytes; expected at most 255 between two slashes"):
+        build_graph([step("a", override_output_path=f"/x/{'é' * 130}")])
+
+
 def test_two_steps_for_one_path():
     steps = [step("a", "1", override_output_path="x"), step("b", "2", override_output_path="x/")]
     with pytest.raises(GraphError, match=r"claim the path 'x': 'a' and 'b' differ in config.inputs\[0\]: '1' and '2'"):
