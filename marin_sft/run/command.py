@@ -31,7 +31,7 @@ from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store, open_store
 from marin_sft.execution.view import make_console, narrow
-from marin_sft.run import explanation, garbage, launches, logs, preview, status
+from marin_sft.run import explanation, garbage, launches, logs, preview, status, verification
 
 _COLUMNS = 80  # of output that goes to no terminal
 
@@ -187,6 +187,14 @@ def gc(context: _Context) -> int:
     return 0
 
 
+def verify(context: _Context) -> int:
+    """whether committed outputs still hold what was committed"""
+    found = verification.verify_outputs(context.store, context.arguments.pattern)
+    values = [verification.verified_json(item) for item in found]
+    context.say(values, lambda: verification.print_verified(context.console, context.store, found))
+    return int(any(item.damaged for item in found))
+
+
 def preview_rows(context: _Context) -> None:
     """what tokenizing makes of a few rows: the tokens, and which are trained"""
     tokenizer, previews = preview.read_previews(context.arguments)
@@ -209,6 +217,7 @@ COMMANDS: dict[str, Callable[[_Context], int | None]] = {
     "pin": pin,
     "unpin": unpin,
     "gc": gc,
+    "verify": verify,
     "preview": preview_rows,
 }
 
@@ -228,7 +237,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers = {name: _add_command(commands, name, run) for name, run in COMMANDS.items()}
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
-    parsers["status"].add_argument("pattern", nargs="?", metavar="PATTERN", help="a part of a name, or a glob")
+    for name in ("status", "verify"):
+        parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a part of a name, or a glob")
     for name in ("why", "path", "logs", "pin", "unpin"):
         parsers[name].add_argument("step", metavar="STEP")
     parsers["logs"].add_argument("-f", "--follow", action="store_true", help="until the attempt has ended")

@@ -78,7 +78,7 @@ def read_statuses(store: Store, pattern: str | None) -> list[StepStatus]:
     for launch in read_launches(store)[:1]:
         planned = [step["directory"] for step in read_begin(store, launch)["steps"]]
         directories += [directory for directory in planned if location(store, directory) not in places]
-    chosen = [directory for directory in directories if pattern is None or _matches(directory, pattern)]
+    chosen = [directory for directory in directories if pattern is None or matches(directory, pattern)]
     if not chosen and pattern is not None:
         names = {step_name(directory) for directory in directories}
         hint = nearest_text(pattern, sorted(names)) if names else "; there is none"
@@ -87,7 +87,8 @@ def read_statuses(store: Store, pattern: str | None) -> list[StepStatus]:
     return in_parallel(store, lambda d: _read_status(store, d, location(store, d) in pinned), sorted(chosen))
 
 
-def _matches(directory: str, pattern: str) -> bool:
+def matches(directory: str, pattern: str) -> bool:
+    """Whether a glob matches a step's name or directory, or a text is a part of its name."""
     if any(character in pattern for character in "*?["):
         return any(fnmatch.fnmatchcase(text, pattern) for text in (step_name(directory), directory))
     return pattern in step_name(directory) or directory.startswith(pattern)  # not within fingerprints

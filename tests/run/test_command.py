@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 from marin_sft.errors import RunFailed
+from marin_sft.execution import local_store
 from marin_sft.execution.attempt import Claim, ProcessIdentity, now, take_claim, write_beat
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path, unversioned
 from marin_sft.execution.store import open_store
-from marin_sft.run import command, logs
+from marin_sft.run import command, explanation, logs
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,6 +108,55 @@ def test_status_of_what_fails_runs_and_waits(world):
     write_beat(store, "going-0123456789", claim, -1, None, released=True)
     assert world.json("status", "going")[0]["state"] == "INTERRUPTED"
     assert "1 failed, 1 interrupted, 1 absent" in squeezed(world.text("status"))
+
+
+def test_differences_of_outputs_of_an_earlier_schema(tmp_path):
+    def payload(fingerprint):
+        inputs = {"inputs": [f"{fingerprint}{'0' * 54}"]}
+        return {"schema": 1, "kind": "k", "version": 1, "config": {"data": {"$input": 0, "name": "x"}}, **inputs}
+
+    (tmp_path / "raw" / "a-0123456789" / "commits").mkdir(parents=True)
+    (tmp_path / "raw" / "a-0123456789" / "commits" / "000001.json").write_text("{}")
+    found = explanation.differences(open_store(str(tmp_path)), payload("0123456789"), payload("9876543210"))
+    assert found == [["data", "raw/a-0123456789", "9876543210"]]
+
+
+def test_verify(world):
+    steps = {name: world.step(f"raw/{name}", text=name) for name in ("whole", "edited", "shortened", "gone", "more")}
+    run = world.launch(*steps.values())
+    files = {name: Path(run.output_path(step, "text.txt")) for name, step in steps.items()}
+    assert {item["result"] for item in world.json("verify")} == {"ok"}
+    assert squeezed(world.text("verify")).endswith("5 outputs under " + f"{world.prefix}: 5 ok")
+    files["edited"].write_text("edixed")
+    files["shortened"].write_text("short")
+    shutil.rmtree(files["gone"].parent)
+    (files["more"].parent / "b.txt").write_text("")
+    found = {item["name"].removeprefix("raw/"): item for item in world.json("verify", code=1)}
+    assert {name: (item["result"], item["files"]) for name, item in found.items()} == {
+        "whole": ("ok", {}),
+        "edited": ("changed", {"text.txt": "other contents"}),
+        "shortened": ("changed", {"text.txt": "9 bytes were committed, 5 are there"}),
+        "gone": ("gone", {}),
+        "more": ("changed", {"b.txt": "added"}),
+    }
+    text = squeezed(world.text("verify", code=1))
+    assert "1 ok, 3 changed, 1 gone" in text and "text.txt: 9 bytes were committed, 5 are there" in text
+    assert "--force_run of the experiment makes a step again" in text
+    assert [item["name"] for item in world.json("verify", "raw/who*")] == ["raw/whole"]
+    assert "did you mean 'raw/whole'?" in world.call("verify", "raw/whale", code=2).err
+    files["edited"].unlink()
+    assert world.json("verify", "edited", code=1)[0]["files"] == {"text.txt": "gone"}
+    (files["edited"].parent / ".files.json").write_text("[")
+    assert world.json("verify", "edited", code=1)[0]["files"] == {".files.json": "does not list what was committed"}
+
+
+def test_verify_says_of_what_there_are_no_digests(world, monkeypatch):
+    monkeypatch.setattr(local_store, "READ_BACK_LIMIT", 0)
+    step = world.step("large")
+    output = Path(world.launch(step).output_path(step, "text.txt"))
+    assert [item["result"] for item in world.json("verify")] == ["unverifiable"]
+    output.write_text("longer")
+    assert [item["result"] for item in world.json("verify", code=1)] == ["changed"]
 
 
 def test_an_empty_prefix(world):
