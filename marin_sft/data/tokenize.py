@@ -100,10 +100,13 @@ def tokenize(config: TokenizeConfig) -> None:
         DataError: unreadable files, no row left, more than `max_dropped` of a split's rows dropped, or both preference
             pairs and single documents.
     """
-    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_size
 
     tokenizer = load_tokenizer(config.tokenizer)
-    stats: dict[str, Any] = {"vocabulary": vocabulary_hash(tokenizer)}
+    stats: dict[str, Any] = {
+        "vocabulary": vocabulary_hash(tokenizer),
+        "vocabulary_size": vocabulary_size(tokenizer),
+    }
     contents = json.dumps([stats["vocabulary"], tokenizer.chat_template, tokenizer.special_tokens_map])
     _keep(tokenizer, contents)  # some or all blocks are tokenized in this process
     dropped: list[Dropped] = []

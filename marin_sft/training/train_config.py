@@ -40,6 +40,8 @@ class Exporter(Protocol):
     @property
     def steps(self) -> int: ...
 
+    def check(self, config: Mapping[str, Any]) -> None: ...
+
     def write(
         self,
         path: str,

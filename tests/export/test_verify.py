@@ -9,7 +9,7 @@ import transformers
 
 from marin_sft.errors import ExportError
 from marin_sft.export.hf import ExportConfig, export_hf
-from marin_sft.export.verify import verify, verify_upload
+from marin_sft.export.verify import verify_files, verify_upload, verify_weights
 from marin_sft.training.fakes import CHAT_TEMPLATE
 from marin_sft.training.models import hf_directory
 
@@ -29,7 +29,8 @@ def copy(exported, tmp_path):
 def verify_against(meant: Path, written: Path) -> None:
     config, generation = (json.loads((meant / f"{name}.json").read_text()) for name in ("config", "generation_config"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(meant)
-    verify(str(written), hf_directory.read_tensors(str(meant)), config, generation, tokenizer, {})
+    verify_files(str(written), config, generation, tokenizer, {})
+    verify_weights(str(written), hf_directory.read_tensors(str(meant)))
 
 
 def edit(file: Path, **changes) -> None:

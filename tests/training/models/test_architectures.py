@@ -13,7 +13,8 @@ from marin_sft.errors import TrainingError
 from marin_sft.training.fakes import pack
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.models import hf_directory, levanter_model
-from marin_sft.training.models.architectures import FAMILIES, levanter_config
+from marin_sft.training.models.architectures import levanter_config
+from marin_sft.training.models.families import FAMILIES
 
 IDS = np.random.default_rng(0).integers(0, 50, (2, 20)).astype(np.int32)
 SIZES = dict(
