@@ -120,8 +120,8 @@ def _files(export: HfExport, trained: Mapping[str, Any], tensors: Mapping[str, n
 
 
 def check_export(export: HfExport, trained_config: Mapping[str, Any]) -> None:
-    """Raise, as `write_export` does, for whatever would keep a model of `trained_config` from being exported, but for its
-    weights: before they are trained."""
+    """Raise, as `write_export` does, for whatever would keep a model of `trained_config` from being exported, but for
+    its weights: before they are trained."""
     embedding = np.broadcast_to(np.float32(0), (trained_config["vocab_size"], 1))
     files = _files(export, trained_config, {serving.EMBEDDING: embedding})
     with tempfile.TemporaryDirectory() as local:

@@ -83,7 +83,8 @@ def read_config(directory: str) -> dict[str, Any]:
     """`config.json`, with `rope_theta` and `rope_scaling` at the top level whoever wrote it.
 
     transformers 5 writes `rope_parameters` (for models with sliding windows, one for each type of layer); readers of
-    the older fields would take their default theta, silently. A `rope_scaling` has its kind as `rope_type`.
+    the older fields would take their default theta, silently. A `rope_scaling` has its kind as `rope_type`. The "gelu" of
+    a Gemma 1 is a slip of its publishers for the approximation, which transformers 5 takes, and 4 does not.
 
     Raises:
         TrainingError: when there is none, or both forms are there and differ.
@@ -91,13 +92,17 @@ def read_config(directory: str) -> dict[str, Any]:
     config = read_json(directory, "config.json")
     if config is None:
         raise TrainingError(f"no config.json in {directory!r}: expected a Hugging Face model directory")
+    if config.get("quantization_config", 0) is None:  # transformers takes the field for one that is set
+        del config["quantization_config"]
+    if config.get("model_type") == "gemma" and config.get("hidden_act") == "gelu":
+        config["hidden_act"] = "gelu_pytorch_tanh"
     if "rope_scaling" in config:
         config["rope_scaling"] = _scaling(config["rope_scaling"])
     for name, value in _older_rope(config.get("rope_parameters") or {}).items():
         if config.get(name) not in (None, value):
             raise TrainingError(
-                f"{directory}/config.json: {name} = {config[name]!r}, but rope_parameters say {value!r}: transformers 4 "
-                "reads the one and transformers 5 the other; leave the wrong one out"
+                f"{directory}/config.json: {name} = {config[name]!r}, but rope_parameters say {value!r}: transformers "
+                "4 reads the one and transformers 5 the other; leave the wrong one out"
             )
         config[name] = value
     return config
