@@ -67,6 +67,51 @@ def test_fields_that_transformers_reads_otherwise(exported, copy, field, value):
         verify_against(exported, copy)
 
 
+REWRITTEN = [
+    ("llama", {"transformers_version": "4.42.3"}),
+    ("llama", {"transformers_version": "5.23.0", "_name_or_path": "somebody/llama"}),
+    ("llama", {"_attn_implementation_autoset": True, "pretraining_tp": 1, "rope_scaling": None}),
+    ("llama", {"head_dim": None}),
+    ("qwen2", {"use_sliding_window": False, "sliding_window": 32768, "max_window_layers": 28}),
+]
+
+
+@pytest.mark.parametrize(("model_type", "fields"), REWRITTEN)
+def test_what_a_reader_rewrites_is_no_difference(exported, copy, tmp_path, model_type, fields):
+    meant = Path(shutil.copytree(exported, tmp_path / "meant"))
+    for directory in (meant, copy):
+        edit(directory / "config.json", model_type=model_type, **fields)
+    verify_against(meant, copy)
+    edit(copy / "config.json", rope_theta=7.0)
+    with pytest.raises(ExportError, match="reads rope_theta = 7.0, expected 5000.0"):
+        verify_against(meant, copy)
+
+
+LOST = ["rope_theta", "rms_norm_eps", "num_key_value_heads", "vocab_size", "max_position_embeddings", "torch_dtype"]
+
+
+@pytest.mark.parametrize("field", LOST)
+def test_a_field_that_is_lost_on_the_way(exported, copy, field):
+    config = json.loads((copy / "config.json").read_text())
+    value = config.pop(field)
+    del config["rope_parameters"]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=f"reads {field} = .+, expected {value!r}: the export would be served other"):
+        verify_against(exported, copy)
+
+
+def test_fields_that_readers_would_take_differently(exported, copy):
+    edit(copy / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+    with pytest.raises(ExportError, match=r"rope_theta = 5000.0, but rope_parameters say 10000.0"):
+        verify_against(exported, copy)
+
+
+def test_files_that_transformers_cannot_read(exported, copy):
+    edit(copy / "generation_config.json", max_new_tokens=-1)
+    with pytest.raises(ExportError, match="generation_config.json: transformers cannot read it: .*max_new_tokens"):
+        verify_against(exported, copy)
+
+
 def test_an_eos_list_that_was_lost(exported, copy):
     edit(copy / "generation_config.json", eos_token_id=1)
     with pytest.raises(ExportError, match=r"reads eos_token_id = 1, expected \[1, 3\]"):

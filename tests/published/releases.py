@@ -30,8 +30,8 @@ TOOLS = "{% for tool in tools %}{{ tool.name }}{% endfor %}"
 class Release:
     """`config`, `generation`: fields of the two files; None for no file. Ids are given as tokens.
 
-    sizes: instead of SIZES; None: the field is left out. tokenizer, template: of `tiny_tokenizers`. tokenizer_files: the
-    form of its files, see `_FORMS`. beyond: tokens of the tokenizer that have no row in the embeddings.
+    sizes: instead of SIZES; None: the field is left out. tokenizer, template: of `tiny_tokenizers`. tokenizer_files:
+    the form of its files, see `_FORMS`. beyond: tokens of the tokenizer that have no row in the embeddings.
     shard_bytes: of a file of weights. extra: tensors stored though the model has no use for them, by shape.
     """
 
@@ -371,7 +371,9 @@ def write(directory: Path, release: Release) -> Path:
     vocab_size = -(-len(tokenizer) // 64) * 64  # most are rounded up
     if release.beyond:
         vocab_size = len(tokenizer)
-        tokenizer.add_special_tokens({"additional_special_tokens": [*tokenizer.additional_special_tokens, *release.beyond]})
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": [*tokenizer.additional_special_tokens, *release.beyond]}
+        )
     sizes = {name: size for name, size in {**SIZES, **release.sizes}.items() if size is not None}
     config = _with_ids({**sizes, "vocab_size": vocab_size, **release.config}, tokenizer)
     _write_json(directory / "config.json", config)

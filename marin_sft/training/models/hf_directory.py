@@ -83,8 +83,8 @@ def read_config(directory: str) -> dict[str, Any]:
     """`config.json`, with `rope_theta` and `rope_scaling` at the top level whoever wrote it.
 
     transformers 5 writes `rope_parameters` (for models with sliding windows, one for each type of layer); readers of
-    the older fields would take their default theta, silently. A `rope_scaling` has its kind as `rope_type`. The "gelu" of
-    a Gemma 1 is a slip of its publishers for the approximation, which transformers 5 takes, and 4 does not.
+    the older fields would take their default theta, silently. A `rope_scaling` has its kind as `rope_type`. The "gelu"
+    of a Gemma 1 is a slip of its publishers for the approximation, which transformers 5 takes, and 4 does not.
 
     Raises:
         TrainingError: when there is none, or both forms are there and differ.
