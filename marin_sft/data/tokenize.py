@@ -3,7 +3,7 @@
 {output_path}/train/        a token cache, see token_cache.py
 {output_path}/validation/   the same, when there are validation paths
 {output_path}/stats.json    per split: rows, documents, tokens, trained tokens, dropped rows by reason; of pairs their
-                            number and "kind": "pairs"
+                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, and its size
 {output_path}/metrics.json  the totals
 {output_path}/dropped.jsonl the first few dropped rows of each reason, when there are any
 

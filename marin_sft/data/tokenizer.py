@@ -215,8 +215,8 @@ def _from_pretrained(place: str, name: str, **options: Any) -> Any:
         if "trust_remote_code" in str(error):
             raise ConfigError(
                 f"the tokenizer {name!r} is a class of its own code (auto_map in its tokenizer_config.json), which is "
-                "never run; expected one that transformers has: where there is a tokenizer.json, leave out auto_map and "
-                f"set tokenizer_class to {PLAIN_CLASS!r}"
+                "never run; expected one that transformers has: where there is a tokenizer.json, leave out auto_map, "
+                f"and set tokenizer_class to {PLAIN_CLASS!r}"
             ) from error
         reason = " ".join(str(error).split())
         raise ConfigError(
