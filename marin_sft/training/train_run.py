@@ -44,7 +44,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         shape = hf_directory.read_config(base)
         mesh.check_model(shape, settings.device_mesh.shape)
     check_tokenizers(config.tokenized, config.base_model, shape["vocab_size"])
-    if config.hf_exports is not None and jax.process_index() == 0:
+    if config.hf_exports is not None:
         config.hf_exports.check(shape)
     layout = levanter_trainer.layout(settings, config.train_batch_size, config.per_device_parallelism)
     objective = build(layout)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import transformers
 
+from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.errors import ExportError
 from marin_sft.export.hf import ExportConfig, export_hf
 from marin_sft.export.verify import verify_files, verify_upload, verify_weights
@@ -151,3 +152,16 @@ def test_a_remote_export_is_complete(checkpoint, base_model, exported):
     filesystem = fsspec.filesystem("memory")
     for file in exported.iterdir():
         assert filesystem.cat(f"/remote/export/{file.name}") == file.read_bytes()
+
+
+def test_several_templates_go_with_a_remote_export(checkpoint, base_model, tmp_path):
+    """Each in a file of a folder, and all in one list, which is what other readers take."""
+    tokenizer = load_tokenizer(base_model)
+    templates = {"default": CHAT_TEMPLATE, "tool_use": "w1 " + CHAT_TEMPLATE}
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(tmp_path)
+    fields = {"checkpoint": checkpoint, "base_model": base_model, "tokenizer": str(tmp_path)}
+    export_hf(ExportConfig(output_path="memory://templates/export", **fields))
+    assert load_tokenizer("memory://templates/export").chat_template == templates
+    stored = json.loads(fsspec.filesystem("memory").cat("/templates/export/tokenizer_config.json"))["chat_template"]
+    assert stored == [{"name": name, "template": text} for name, text in templates.items()]
