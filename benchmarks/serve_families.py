@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tiny_tokenizers as T
 from serve_export import ROOT, compare
 
 sys.path.insert(0, str(ROOT))
 from tests.published import releases
+from tests.published import tiny_tokenizers as T
 
 QUESTIONS = {"2 + 2 = ?": "It is 4.", "Who is there?": "It's me, été.", "Count.": "1, 2, 3"}
 WINDOW = 8

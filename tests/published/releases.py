@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import tiny_tokenizers
+from tests.published import tiny_tokenizers
 
 SIZES = {
     "hidden_size": 32,
