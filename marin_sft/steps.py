@@ -211,7 +211,7 @@ def sft(
     hf_save_dtype, hf_generation_eos_token_ids: of these exports, see `HfExport`.
     """
     _check_length(mixture, training)
-    _check_base_model(base_model, mixture.config.seq_len)
+    _check_model(base_model, mixture.config.seq_len)
     exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
     config = _config(
         SFTConfig,
@@ -262,7 +262,8 @@ def dpo(
     training: fields of `DPOConfig`. The others: see `sft`.
     """
     _check_length(mixture, training)
-    _check_base_model(base_model)
+    _check_model(base_model)
+    _check_model(reference)
     training = _adapter_found(training)
     adapter = training["lora"].adapter_path if isinstance(training.get("lora"), LoraConfig) else None
     same = reference is None or (reference == base_model and adapter is None)
@@ -335,7 +336,7 @@ def _check_length(mixture: ExecutorStep[MixtureConfig], training: Mapping[str, A
         )
 
 
-def _check_base_model(source: Source, seq_len: int | None = None) -> None:
+def _check_model(source: Source | None, seq_len: int | None = None) -> None:
     """Raise ConfigError for a local model that training would refuse. One that is not there is told with all inputs."""
     if isinstance(source, str | Path) and os.path.isdir(source):
         check_directory(str(source), seq_len if isinstance(seq_len, int) else None)

@@ -58,7 +58,7 @@ REFUSED = {
 @pytest.mark.parametrize(("fields", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_model_that_cannot_be_trained_is_refused_when_planned(base, kind, fields, message):
     edit(base / "config.json", **fields)
-    with pytest.raises(ConfigError, match=f"base model {base}: config.json: {message}"):
+    with pytest.raises(ConfigError, match=f"model {base}: config.json: {message}"):
         planned(base, kind)
 
 

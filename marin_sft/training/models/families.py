@@ -56,7 +56,7 @@ def check_family(config: Mapping[str, Any]) -> None:
 
 
 def check_directory(path: str, seq_len: int | None = None) -> None:
-    """Check a local base model while planning: its config.json, and that it has weights. `seq_len`: tokens in a row.
+    """Check a local model while planning: its config.json, and that it has weights. `seq_len`: tokens in a row.
 
     Raises:
         ConfigError: for a model that training would refuse.
@@ -66,10 +66,10 @@ def check_directory(path: str, seq_len: int | None = None) -> None:
         check_family(config)
         hf_directory.weight_files(path)
     except TrainingError as error:
-        raise ConfigError(f"base model {path}: {error}") from error
+        raise ConfigError(f"model {path}: {error}") from error
     longest = config.get("max_position_embeddings")
     if seq_len is not None and longest is not None and seq_len > longest:
         raise ConfigError(
-            f"base model {path}: max_position_embeddings = {longest} of its config.json, but the mixture has rows of "
+            f"model {path}: max_position_embeddings = {longest} of its config.json, but the mixture has rows of "
             f"{seq_len} tokens; expected mixture(..., seq_len={longest}) or less, or another base model"
         )
