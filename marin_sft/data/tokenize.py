@@ -3,7 +3,7 @@
 {output_path}/train/        a token cache, see token_cache.py
 {output_path}/validation/   the same, when there are validation paths
 {output_path}/stats.json    per split: rows, documents, tokens, trained tokens, dropped rows by reason; of pairs their
-                            number and "kind": "pairs"
+                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, and its size
 {output_path}/metrics.json  the totals
 {output_path}/dropped.jsonl the first few dropped rows of each reason, when there are any
 
@@ -100,10 +100,13 @@ def tokenize(config: TokenizeConfig) -> None:
         DataError: unreadable files, no row left, more than `max_dropped` of a split's rows dropped, or both preference
             pairs and single documents.
     """
-    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_size
 
     tokenizer = load_tokenizer(config.tokenizer)
-    stats: dict[str, Any] = {"vocabulary": vocabulary_hash(tokenizer)}
+    stats: dict[str, Any] = {
+        "vocabulary": vocabulary_hash(tokenizer),
+        "vocabulary_size": vocabulary_size(tokenizer),
+    }
     contents = json.dumps([stats["vocabulary"], tokenizer.chat_template, tokenizer.special_tokens_map])
     _keep(tokenizer, contents)  # some or all blocks are tokenized in this process
     dropped: list[Dropped] = []

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 BYTES = 256
-_TOKENIZER_FILES = ("tokenizer", "special", "chat", "added", "vocab", "merges")
+PLAIN_CLASS = "PreTrainedTokenizerFast"
+"""For which transformers takes tokenizer.json as it is."""
+_TEMPLATES = "additional_chat_templates"
+_TOKENIZER_FILES = ("tokenizer", "special", "chat", "added", "vocab", "merges", "config.json", _TEMPLATES)
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 CHATML_TEMPLATE = (
@@ -179,7 +182,7 @@ def load_tokenizer(path: str, chat_template: str | None = None) -> PreTrainedTok
     if "://" in path and not path.startswith("file://"):
         with tempfile.TemporaryDirectory() as local:
             for name in sorted(n for n in names if n.startswith(_TOKENIZER_FILES)):
-                fs.get(f"{root}/{name}", f"{local}/{name}")
+                fs.get(f"{root}/{name}", f"{local}/{name}", recursive=name == _TEMPLATES)
             tokenizer = _from_pretrained(local, path, local_files_only=True)
     else:
         tokenizer = _from_pretrained(root, path, local_files_only=True)
@@ -207,8 +210,14 @@ def _from_pretrained(place: str, name: str, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     except Exception as error:  # the tokenizers library raises bare ones for files that it cannot read
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"the tokenizer {name!r} is a class of its own code (auto_map in its tokenizer_config.json), which is "
+                "never run; expected one that transformers has: where there is a tokenizer.json, leave out auto_map, "
+                f"and set tokenizer_class to {PLAIN_CLASS!r}"
+            ) from error
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"cannot load the tokenizer {name!r}: {reason}; expected a directory with the files of a Hugging Face "
@@ -217,6 +226,11 @@ def _from_pretrained(place: str, name: str, **options: Any) -> Any:
     if not tokenizer.is_fast:
         raise ConfigError(f"{name!r} holds a {type(tokenizer).__name__}; expected a fast one (with a tokenizer.json)")
     return tokenizer
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many rows the embeddings of a model need for it: its largest id, and one."""
+    return 1 + max(tokenizer.get_vocab().values())
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:

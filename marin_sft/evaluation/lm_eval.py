@@ -48,7 +48,7 @@ def lm_eval(config: LmEvalConfig) -> None:
     with hf_directory.reading(config.model) as local:
         found: Any = simple_evaluate(
             model="hf",
-            model_args={"pretrained": local, "dtype": config.dtype},
+            model_args={"pretrained": local, "dtype": config.dtype, "trust_remote_code": False},
             tasks=list(config.tasks),
             num_fewshot=config.num_fewshot,
             limit=config.limit,

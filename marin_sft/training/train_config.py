@@ -35,10 +35,15 @@ INSTEAD = {
 
 
 class Exporter(Protocol):
-    """Writes the model every `steps` steps and after the last: see `marin_sft.export.hf_config.PeriodicExports`."""
+    """Writes the model every `steps` steps and after the last: see `marin_sft.export.hf_config.PeriodicExports`.
+
+    check: raises before the first step for what would make `write` fail, whatever the weights are.
+    """
 
     @property
     def steps(self) -> int: ...
+
+    def check(self, config: Mapping[str, Any]) -> None: ...
 
     def write(
         self,

@@ -21,6 +21,7 @@ from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput
 from marin_sft.training.models import hf_directory, levanter_model, lora, peft_directory
 from marin_sft.training.models.adapted_weights import Merged
+from marin_sft.training.models.model_check import check_tokenizers
 from marin_sft.training.models.peft_directory import Adapter
 from marin_sft.training.models.tensor_names import require_match
 from marin_sft.training.objective import Layout, Objective
@@ -42,6 +43,9 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     with hf_directory.reading(config.base_model) as base:
         shape = hf_directory.read_config(base)
         mesh.check_model(shape, settings.device_mesh.shape)
+    check_tokenizers(config.tokenized, config.base_model, shape["vocab_size"])
+    if config.hf_exports is not None:
+        config.hf_exports.check(shape)
     layout = levanter_trainer.layout(settings, config.train_batch_size, config.per_device_parallelism)
     objective = build(layout)
     examples_per_epoch = examples_per_epoch_of(config, objective.examples_per_epoch)

@@ -47,6 +47,7 @@ def test_tokenize(tmp_path, tokenizer, tokenizer_path, helpers, monkeypatch):
             "trained_tokens": sum(int(r.mask.sum()) for r in expected),
             "dropped": {},
         }
+    assert json.loads((tmp_path / "out/stats.json").read_text())["vocabulary_size"] == len(tokenizer)
     assert not (tmp_path / "out/dropped.jsonl").exists()
     assert (heard[0].done, heard[0].total) == (0, 40) and heard[-1].done == heard[-1].total == 10
 
