@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from marin_sft.data.batches.training_steps import Epochs
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, exports, levanter_trainer
 from marin_sft.training.checkpoints import Cadence, Checkpoint
@@ -42,7 +43,7 @@ class _Dispatched:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How long, where to write, how often. `examples_per_epoch` and `batch_size` only tell epochs and speed.
+    """How long, where to write, how often. `epochs` only tell how far it is, and how fast.
     `example_name`: see `Objective`.
 
     `identity`: what a checkpoint must have been trained with to go on from it, JSON values by name. `data_digest(i)`:
@@ -55,8 +56,7 @@ class Loop:
     """
 
     num_steps: int
-    batch_size: int
-    examples_per_epoch: int
+    epochs: Epochs
     output_path: str
     earlier_attempts: tuple[str, ...]
     steps_per_log: int
@@ -167,13 +167,13 @@ class Loop:
         """Wait for a step, count it, and log it if it is time or it was `evaluated`; its loss."""
         step, this = dispatched.step, dispatched.input
         loss, grad_norm, learning_rate = (float(figure) for figure in dispatched.metrics[:3])
-        meter.add(int(this.tokens), this.trained_tokens, self.batch_size)
+        meter.add(int(this.tokens), this.trained_tokens, self.epochs.before(step) - self.epochs.before(step - 1))
         _require_finite(loss, grad_norm, step, self.output_path)
         if step == 1 or step % self.steps_per_log == 0 or step == self.num_steps or evaluated:
             speed, examples = meter.per_second()
             metrics = {
                 "step": step,
-                "epoch": step * self.batch_size / self.examples_per_epoch,
+                "epoch": self.epochs.before(step) / self.epochs.examples,
                 "loss": loss,
                 "lr": learning_rate,
                 "grad_norm": grad_norm,

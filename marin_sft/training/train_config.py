@@ -56,7 +56,8 @@ class TrainConfig(RunConfig):
     mixture: output of a mixture step. tokenized: output of a tokenize step by the mixture's component names.
     base_model: a Hugging Face directory; its config.json says the architecture.
     train_batch_size: examples per step over all devices. num_train_epochs or num_train_steps: exactly one; an epoch is
-    as many examples as the mixture's training components hold.
+    as many examples as the mixture's training components hold. With num_train_epochs the last step of an epoch takes
+    what is left of it, as in transformers; with num_train_steps every batch is full.
 
     warmup: the steps over which the rate rises from 0 to `learning_rate`. decay: the last steps, over which
     `lr_schedule` takes it to the floor; None: all after the warmup. Both whole numbers of steps, or fractions of them;
@@ -172,6 +173,11 @@ class TrainConfig(RunConfig):
         written = self.hf_exports_kept is None or self.hf_exports is not None
         require(self, "hf_exports_kept", written, "None without exports while training (steps_per_hf_export of a step)")
         self.check_run(self.steps_per_eval, self.num_train_epochs)
+
+    @property
+    def cuts_epochs(self) -> bool:
+        """See `Epochs.cut`."""
+        return self.num_train_epochs is not None and self.per_epoch_training_steps is None
 
     def _check_schedule(self) -> None:
         require(self, "lr_schedule", self.lr_schedule in LR_SCHEDULES, f"one of {', '.join(LR_SCHEDULES)}")
