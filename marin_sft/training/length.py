@@ -35,7 +35,7 @@ def length_text(epochs: Epochs, num_steps: int, examples: str) -> str:
             f"warning: {text}; train_batch_size = {epochs.batch_size:,} is more than the {epochs.examples:,} "
             f"{examples} there are, and each step {takes}"
         )
-    last = f", the last of an epoch of {left:,}" if epochs.cut and left else ""
+    last = f", the last of an epoch of {left:,}" if epochs.cut and left and num_steps >= epochs.steps else ""
     return f"{text} of {epochs.batch_size:,} {examples}{last}"
 
 

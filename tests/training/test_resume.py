@@ -12,9 +12,6 @@ import numpy as np
 import pytest
 
 from marin_sft import progress
-from marin_sft.data.data_configs import lm_mixture_data_config
-from marin_sft.data.mixture import MixtureConfig, mixture
-from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints
 from marin_sft.training.fakes import CountingBatches
@@ -22,7 +19,7 @@ from marin_sft.training.models import Qwen3Config, hf_directory
 from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import run, train
-from tests.training.small_runs import logged, sft_config
+from tests.training.small_runs import chat_mixture, logged, sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
 STEPS = 12
@@ -46,29 +43,17 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def blend(base_model, tmp_path_factory):
-    """SFTConfig for a mixture of two components with 5 and 3 rows, the small one seen more often: 4 steps an epoch."""
+    """SFTConfig for a mixture of two components with 5 and 3 rows, the small one seen more often: epochs of 3 steps, of 3, 3
+    and 2 rows."""
     root = tmp_path_factory.mktemp("blend")
-    rng = np.random.default_rng(0)
-    tokenized = {}
-    for name, count in (("long", 5), ("short", 3)):
-        words = [[f"w{i}" for i in rng.integers(0, 40, 12)] for _ in range(count)]
-        rows = [
-            {"messages": [{"role": "user", "content": " ".join(some[:3])}, {"role": "assistant", "content": answer}]}
-            for some in words
-            for answer in [" ".join(some[3:])]
-        ]
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        tokenized[name] = f"{root}/tokenized/{name}"
-        tokenize(TokenizeConfig((f"{root}/{name}.jsonl",), base_model, output_path=tokenized[name]))
-    data = lm_mixture_data_config(tokenized, {"long": 1, "short": 2}, pack=False)
-    mixture(MixtureConfig(data, 24, output_path=f"{root}/mixture"))
+    mixed, tokenized = chat_mixture(root, base_model, {"long": 5, "short": 3}, {"long": 1, "short": 2})
     return dataclasses.replace(
         config_for(base_model, root / "whole"),
-        mixture=f"{root}/mixture",
+        mixture=mixed,
         tokenized=tokenized,
-        train_batch_size=2,
+        train_batch_size=3,
         num_train_steps=None,
-        num_train_epochs=3,
+        num_train_epochs=4,
     )
 
 
@@ -118,7 +103,7 @@ def run_killed(config: SFTConfig, after: int, *, within_checkpoint: bool = False
 def test_killed_three_times_it_ends_in_the_same_bits(blend, tmp_path):
     run(dataclasses.replace(blend, steps_per_checkpoint=None))
     whole = Path(blend.output_path)
-    assert logged(whole)[-1]["step"] == STEPS and logged(whole)[-1]["epoch"] == 3
+    assert logged(whole)[-1]["step"] == STEPS and logged(whole)[-1]["epoch"] == 4
     assert len({line["lr"] for line in logged(whole)}) > 8
 
     attempts = [tmp_path / str(i) for i in range(1, 5)]
@@ -127,9 +112,9 @@ def test_killed_three_times_it_ends_in_the_same_bits(blend, tmp_path):
         earlier = tuple(str(path) for path in reversed(attempts[:i]))
         return dataclasses.replace(blend, output_path=str(attempts[i]), earlier_attempts=earlier)
 
-    run_killed(attempt(0), after=5)  # goes on from step 4: the end of an epoch
+    run_killed(attempt(0), after=5)  # goes on from step 4: the middle of epoch 2
     run_killed(attempt(1), after=6, within_checkpoint=True)  # its only checkpoint has no mark: from step 4 again
-    run_killed(attempt(2), after=7)  # goes on from step 6: the middle of epoch 2
+    run_killed(attempt(2), after=7)  # goes on from step 6: its end
     run(attempt(3))
     assert [newest_step(path) for path in attempts] == [4, None, 6, None]
     assert_same_bits(whole, attempts[3])

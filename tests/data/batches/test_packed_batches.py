@@ -217,7 +217,9 @@ def test_a_cut_epoch_has_every_row_once(made, tmp_path, weights, larger):
         assert all(batch.tokens.shape == (size, SEQ_LEN) for batch in batches)
         present = [(batch.segment_ids >= 0).any(axis=1) for batch in batches]
         assert [int(some.sum()) for some in present] == [min(size, rows - step * size) for step in range(steps)]
-        orders.append([row.tobytes() for batch, some in zip(batches, present, strict=True) for row in batch.tokens[some]])
+        orders.append(
+            [row.tobytes() for batch, some in zip(batches, present, strict=True) for row in batch.tokens[some]]
+        )
         assert len(set(orders[-1])) == len(orders[-1]) == rows
         for step, batch in enumerate(batches):
             assert batch.trained_tokens == cut.trained_tokens(epoch * steps + step) > 0
