@@ -17,6 +17,7 @@ from marin_sft.training.metrics.metrics_log import PER_SECOND, Meter
 from marin_sft.training.metrics.reporting import Report, Reporting
 from marin_sft.training.metrics.throughput import Throughput
 from marin_sft.training.metrics.weight_distribution import weight_distribution
+from marin_sft.training.restore import restored
 from marin_sft.training.stops import EarlyStopping, TimeLimit
 from marin_sft.training.train_step import StepMetrics, without_update
 
@@ -95,14 +96,15 @@ class Loop:
         loss that is not finite stops the run a step late, but no such state is written.
 
         Raises:
-            TrainingError: for a checkpoint that cannot be restored, a loss or gradient that is not finite, or when the
-                time is over, with a checkpoint to go on from.
+            TrainingError: when there are checkpoints and none can be restored, for a loss or gradient that is not
+                finite, or when the time is over, with a checkpoint to go on from.
         """
         limit, first_process = TimeLimit(self.time_limit), jax.process_index() == 0
-        start = checkpoints.newest((self.output_path, *self.earlier_attempts))
+        attempts = (self.output_path, *self.earlier_attempts)
+        state, start = restored(attempts, state, trainer, self._require_same_run)
         if start and first_process:
             exports.carry_over(start, self.output_path)
-        state, meter = self._restore(start, state, trainer)
+        meter = Meter() if start is None else Meter(**start.about["counters"])
         report = self.reporting.start(self.output_path, self.num_steps, start, first_process=first_process)
         try:
             state = self._train(state, take_step, step_input, meter, report, limit)
@@ -225,13 +227,6 @@ class Loop:
             checkpoints.finish(self.output_path, step, about)
             if self.checkpoints_kept is not None:
                 checkpoints.remove(self.output_path, keep=self.checkpoints_kept)
-
-    def _restore(self, start: Checkpoint | None, state: Any, trainer: Any) -> tuple[Any, Meter]:
-        if start is None:
-            return state, Meter()
-        self._require_same_run(start)
-        state = levanter_trainer.load_state(start.path, state, trainer)
-        return state, Meter(**start.about["counters"])
 
     def _require_same_run(self, start: Checkpoint) -> None:
         before, now = start.about["identity"], self.identity

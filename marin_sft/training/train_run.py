@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
 from marin_sft.training import checkpoints, exports, levanter_trainer, mesh
 from marin_sft.training.length import epochs_of, length_text, num_steps_of
@@ -109,6 +110,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             state = loop.run(trainer, state, step_function(trainer, objective.loss), step_input)
         _write_model(config, state.model)
     if jax.process_index() == 0:
+        disk.sync(config.output_path)  # a power cut takes the model, or the checkpoints, but not both
         checkpoints.remove(config.output_path)
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 import fsspec
 
+from marin_sft import disk
+
 NAME, SUMMARY = "metrics.jsonl", "metrics.json"
 PER_SECOND = "_per_second"  # ends the names of figures of speed: another run of the same does not repeat them
 
@@ -61,8 +63,9 @@ class MetricsLog:
     `flush`, which the loop calls before each checkpoint and at the end."""
 
     def __init__(self, output_path: str, lines: list[str], *, writes: bool = True) -> None:
+        self._output_path = output_path
         self._filesystem, self._directory = fsspec.core.url_to_fs(output_path)
-        self._appends = type(self._filesystem).__name__ == "LocalFileSystem"
+        self._appends = disk.is_local(self._filesystem)
         self._lines = lines
         self._writes = writes  # one process of a job does
         self.flush()
@@ -70,8 +73,8 @@ class MetricsLog:
     def add(self, metrics: Mapping[str, float | None]) -> None:
         line = json.dumps(metrics)
         self._lines.append(line)
-        if self._appends:
-            self._write("a", [line])
+        if self._writes and self._appends:
+            self._append(line)
 
     def history(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of each line that has the figure, from the first step of the run on."""
@@ -79,7 +82,7 @@ class MetricsLog:
         return [(line["step"], line[name]) for line in logged if line.get(name) is not None]
 
     def flush(self) -> None:
-        self._write("w", self._lines)
+        self._write(NAME, self._lines)
 
     def close(self) -> None:
         """Flush, and keep the figures of the last step in `metrics.json` for whoever wants the result only."""
@@ -88,14 +91,15 @@ class MetricsLog:
         names = ("loss", "validation/loss", "step", "tokens", "trained_tokens")
         speeds = (name for name in last if name.endswith(PER_SECOND))
         summary = {name: last[name] for name in (*names, *speeds) if name in last}
-        self._write("w", [json.dumps(summary)], SUMMARY)
+        self._write(SUMMARY, [json.dumps(summary)])
 
-    def _write(self, mode: str, lines: list[str], name: str = NAME) -> None:
-        if not self._writes:
-            return
-        self._filesystem.makedirs(self._directory, exist_ok=True)
-        with self._filesystem.open(f"{self._directory}/{name}", mode) as file:
-            file.writelines(line + "\n" for line in lines)
+    def _append(self, line: str) -> None:
+        with self._filesystem.open(f"{self._directory}/{NAME}", "a") as file:
+            file.write(line + "\n")
+
+    def _write(self, name: str, lines: list[str]) -> None:
+        if self._writes:
+            disk.write_whole(f"{self._output_path}/{name}", "".join(line + "\n" for line in lines))
 
 
 def read_lines(output_path: str, up_to_step: int) -> list[str]:
