@@ -105,8 +105,15 @@ def read(output_path: str, step: int) -> Checkpoint:
 
 
 def _steps(output_path: str) -> list[int]:
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
+    filesystem, plain = _uncached(output_path)
     return [int(found.rpartition("-")[2]) for found in filesystem.glob(f"{plain}/checkpoints/step-*")]
+
+
+def _uncached(path: str) -> tuple[Any, str]:
+    """Other processes, and TensorStore in this one, write without the knowledge of fsspec's listings."""
+    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem.invalidate_cache()
+    return filesystem, plain
 
 
 def _read_mark(path: str) -> Any:
@@ -144,7 +151,7 @@ def _differ(one: str, other: str) -> bool:
 
 def _files(path: str) -> dict[str, dict[str, Any]]:
     """What the file system says of each file below `path`, but for the mark, by name."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = _uncached(path)
     found = filesystem.find(plain, detail=True)
     files = {name.removeprefix(plain).lstrip("/"): about for name, about in found.items()}
     return {name: about for name, about in sorted(files.items()) if name != MARK}
