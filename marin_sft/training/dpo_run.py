@@ -77,6 +77,9 @@ class DPOObjective:
             check_tokens(batch.tokens, int(batch.position_ids.max(initial=0)) + 1, limits)
         return pair_arrays(batch, self._references)
 
+    def tokens(self, step: int) -> int:
+        return self._batches.tokens(step)
+
     def trained_tokens(self, step: int) -> int:
         return self._batches.trained_tokens(step)
 

@@ -13,7 +13,7 @@ from marin_sft.data.batches.training_steps import Epochs
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, exports, levanter_trainer
 from marin_sft.training.checkpoints import Cadence, Checkpoint
-from marin_sft.training.metrics.metrics_log import PER_SECOND, Meter
+from marin_sft.training.metrics.meter import Amount, Meter
 from marin_sft.training.metrics.reporting import Report, Reporting
 from marin_sft.training.metrics.throughput import Throughput
 from marin_sft.training.metrics.weight_distribution import weight_distribution
@@ -24,12 +24,13 @@ from marin_sft.training.train_step import StepMetrics, without_update
 
 @dataclass(frozen=True)
 class StepInput:
-    """One step's batch on the devices, how many tokens it holds over all devices (padding not counted), and how many a
-    row has room for."""
+    """One step's batch on the devices; how many tokens its rows hold over all devices, if not those that are `computed`
+    with; and how many a row has room for. Padding is not counted."""
 
     batch: Any
-    tokens: int | jax.Array
+    tokens: int | None
     trained_tokens: int
+    computed: int | jax.Array
     row_length: int
 
 
@@ -104,14 +105,14 @@ class Loop:
         state, start = restored(attempts, state, trainer, self._require_same_run)
         if start and first_process:
             exports.carry_over(start, self.output_path)
-        meter = Meter() if start is None else Meter(**start.about["counters"])
         report = self.reporting.start(self.output_path, self.num_steps, start, first_process=first_process)
+        meter = Meter() if start is None else Meter.of(start.about["meter"])
         try:
             state = self._train(state, take_step, step_input, meter, report, limit)
         except BaseException:
-            report.close(failed=True)
+            report.close(None)
             raise
-        report.close(failed=False)
+        report.close(meter.summary(self.example_name))
         return state
 
     def _train(
@@ -130,7 +131,8 @@ class Loop:
             if under_way and jax.default_backend() == "cpu":
                 # CPUs give a step its memory when it is handed out, so that two would hold twice as much.
                 jax.block_until_ready(under_way.metrics)
-            state, metrics = take_step(state, this.batch) if this.trained_tokens else without_update(state)
+            with meter.compiling():
+                state, metrics = take_step(state, this.batch) if this.trained_tokens else without_update(state)
             if under_way:
                 self._settle(under_way, report, meter)
             under_way, last = _Dispatched(done, this, metrics), done == self.num_steps
@@ -169,10 +171,12 @@ class Loop:
         """Wait for a step, count it, and log it if it is time or it was `evaluated`; its loss."""
         step, this = dispatched.step, dispatched.input
         loss, grad_norm, learning_rate = (float(figure) for figure in dispatched.metrics[:3])
-        meter.add(int(this.tokens), this.trained_tokens, self.epochs.before(step) - self.epochs.before(step - 1))
+        examples, computed = self.epochs.before(step) - self.epochs.before(step - 1), int(this.computed)
+        tokens = computed if this.tokens is None else this.tokens
+        meter.add(Amount(tokens, this.trained_tokens, examples, computed))
         _require_finite(loss, grad_norm, step, self.output_path)
         if step == 1 or step % self.steps_per_log == 0 or step == self.num_steps or evaluated:
-            speed, examples = meter.per_second()
+            speed = meter.latest()
             metrics = {
                 "step": step,
                 "epoch": self.epochs.before(step) / self.epochs.examples,
@@ -181,13 +185,12 @@ class Loop:
                 "grad_norm": grad_norm,
                 **{name: float(figure) for name, figure in dispatched.metrics.figures.items()},
                 **meter.counters(),
-                "tokens_per_second": speed,
-                **({f"{self.example_name}{PER_SECOND}": examples} if self.example_name else {}),
+                **speed.figures(self.example_name),
                 **(evaluated or {}),
             }
             if self.check:
                 self.check(step, metrics)
-            report.add({**metrics, "mfu": self.throughput.utilisation(speed, this.row_length)})
+            report.add({**metrics, "mfu": self.throughput.utilisation(speed.of("computed"), this.row_length)})
         return loss
 
     def _stops(self, step: int, evaluated: Mapping[str, float], report: Report) -> bool:
@@ -219,7 +222,7 @@ class Loop:
         levanter_trainer.save_state(checkpoints.checkpoint_path(self.output_path, step), state, step)
         if jax.process_index() == 0:
             about = {
-                "counters": meter.counters(),
+                "meter": meter.state(),
                 "identity": dict(self.identity),
                 "data_digest": self.data_digest(step - 1),
                 "trackers": trackers,

@@ -80,6 +80,9 @@ class SFTObjective:
         micro_steps = self._layout.micro_steps
         return {name: array.reshape(micro_steps, -1, array.shape[-1]) for name, array in arrays.items()}
 
+    def tokens(self, step: int) -> None:
+        """Those that the devices are given."""
+
     def trained_tokens(self, step: int) -> int:
         return self._batches.trained_tokens(step)
 

@@ -102,7 +102,8 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         def step_input(step: int) -> StepInput:
             batch = levanter_trainer.to_devices(trainer, next_arrays(step), part, parts)
             segments = batch["segment_ids"].array
-            return StepInput(batch, _count_tokens(segments), objective.trained_tokens(step), segments.shape[-1])
+            computed, trained = _count_tokens(segments), objective.trained_tokens(step)
+            return StepInput(batch, objective.tokens(step), trained, computed, segments.shape[-1])
 
         with Prefetched(host_arrays, num_steps) as next_arrays:
             reference = objective.reference(trainer)

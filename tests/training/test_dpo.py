@@ -132,9 +132,16 @@ def test_speed_is_told_in_pairs_too(cached):
     for before, line in zip(logged(cached), logged(cached)[1:], strict=False):
         pairs = line["pairs_per_second"] * (line["tokens"] - before["tokens"]) / line["tokens_per_second"]
         assert pairs == pytest.approx(8 * (line["step"] - before["step"]))
-    assert (
-        json.loads((cached / "metrics.json").read_text())["pairs_per_second"] == logged(cached)[-1]["pairs_per_second"]
-    )
+    whole = json.loads((cached / "metrics.json").read_text())
+    assert whole["pairs_per_second"] == pytest.approx(5 * 8 / whole["training_seconds"])
+
+
+def test_tokens_are_those_of_both_dialogues_of_a_pair(data, cached):
+    """Though here a prompt is computed once for both."""
+    apart, shared = (PairBatches(*data, 8, 0, share_prefix=shares) for shares in (False, True))
+    computed = [[int((some.batch(step).segment_ids >= 0).sum()) for step in range(5)] for some in (apart, shared)]
+    assert [line["tokens"] for line in logged(cached)] == np.cumsum(computed[0]).tolist()
+    assert sum(computed[1]) < sum(computed[0])
 
 
 def test_log_probabilities_are_those_of_each_dialogue_alone(data, base_model, cached):
