@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from marin_sft.errors import ConfigError
@@ -212,6 +214,9 @@ class TrainConfig(RunConfig):
             expected = f"fewer updates than num_train_steps = {self.num_train_steps}; what is never trained is frozen"
             require(self, "unfreeze", trained, expected)
         if self.lora is not None:
+            shape = _known_shape(self.base_model, self.expected_model)
+            if shape is not None and not unresolved(self.lora):
+                self.lora.check_layers(*shape)
             for field in ("frozen_parameters", "unfreeze", "reinit_tokens", "weight_decay_parameters"):
                 none = not getattr(self, field)
                 require(
@@ -227,6 +232,19 @@ class TrainConfig(RunConfig):
         require(self, "gradient_checkpointing", remat, f"True, False, or one of {', '.join(CHECKPOINTING)}")
         known = self.attention_backend in (None, *ATTENTION_BACKENDS)
         require(self, "attention_backend", known, f"None, or one of {', '.join(ATTENTION_BACKENDS)}")
+
+
+def _known_shape(base_model: Any, expected: LlamaConfig | None) -> tuple[str, int] | None:
+    """Family and number of layers of the base model, where that can be known before anything runs."""
+    if expected is not None:
+        return expected.model_type, expected.num_layers
+    if not isinstance(base_model, str | Path):
+        return None
+    try:
+        config = json.loads(Path(base_model, "config.json").read_text())
+        return config["model_type"], int(config["num_hidden_layers"])
+    except (OSError, ValueError, KeyError, TypeError):  # elsewhere, or no model: training says so
+        return None
 
 
 def _is_part(value: int | float, whole: bool = False) -> bool:
