@@ -82,7 +82,8 @@ class LoraConfig:
         if field == "target_modules" and modules != ALL_LINEAR:
             refused = [name for name in NEVER_ADAPTED if matches(modules or (), name)]
             require(self, field, not refused, f"linear layers without {' and '.join(refused)}: these are not adapted")
-            unknown = [target for target in _single(modules) if not _fits(target)]
+            single = [modules] if isinstance(modules, str) else modules or ()
+            unknown = [name for name in single if not _fits(name if isinstance(modules, str) else [name])]
             short = ", ".join(name.partition(".")[2] for name in LINEAR)
             of_all = f"some of {short}, or an expression for the whole of names like model.layers.0.{LINEAR[0]}"
             require(self, field, not unknown, f"{of_all}; there is none for {', '.join(map(repr, unknown))}")
@@ -110,10 +111,6 @@ class LoraConfig:
         if name.rpartition(".")[2] in NEVER_ADAPTED or matches(self.exclude_modules or (), name):
             return False
         return self.target_modules in (None, ALL_LINEAR) or matches(self.target_modules or (), name)
-
-
-def _single(modules: Sequence[str] | str | None) -> list[Sequence[str] | str]:
-    return [] if modules is None else [modules] if isinstance(modules, str) else [[name] for name in modules]
 
 
 def _fits(target: Sequence[str] | str) -> bool:
