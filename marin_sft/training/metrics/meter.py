@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import jax.monitoring
-
 PER_SECOND = "_per_second"
 TIMED = (PER_SECOND, "_seconds")  # end the names of figures that another run of the same does not repeat
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -98,6 +96,8 @@ class Meter:
     @contextmanager
     def compiling(self) -> Iterator[None]:
         """If JAX compiles meanwhile, the time is that of compilation."""
+        import jax.monitoring  # planning reads names of this module
+
         compiled: list[float] = []
 
         def listen(event: str, seconds: float, **_: Any) -> None:
