@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import fsspec
 
+from marin_sft import disk
 from marin_sft.training.metrics.trackers import Histograms, Run
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class WandbTracker:
         self._filesystem, self._output = fsspec.core.url_to_fs(run.output_path)
         self._stack = contextlib.ExitStack()
         directory = self._output
-        if type(self._filesystem).__name__ != "LocalFileSystem":
+        if not disk.is_local(self._filesystem):
             directory = self._stack.enter_context(tempfile.TemporaryDirectory())
         os.makedirs(directory, exist_ok=True)
         self._directory = directory
