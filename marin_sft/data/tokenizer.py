@@ -28,6 +28,7 @@ from marin_sft.data.messages.examples import (
 from marin_sft.data.messages.reading import check_dropped, examples_of
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import step_fn, this_output_path
+from marin_sft.paths import file_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -151,11 +152,9 @@ def _texts(example: Example) -> list[str]:
 
 def _save(tokenizer: PreTrainedTokenizerFast, output_path: str) -> None:
     """save_pretrained knows local directories only; anything else is copied there."""
-    from fsspec.core import url_to_fs
-
     with tempfile.TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
-        fs, root = url_to_fs(output_path)
+        fs, root = file_system(output_path)
         fs.makedirs(root, exist_ok=True)
         fs.put(local.rstrip("/") + "/", root.rstrip("/") + "/", recursive=True)
 
@@ -166,10 +165,8 @@ def load_tokenizer(path: str, chat_template: str | None = None) -> PreTrainedTok
     Raises:
         ConfigError: no tokenizer there, one that cannot be read, or one that is not fast, which masks need.
     """
-    from fsspec.core import url_to_fs
-
     path = os.fspath(path)  # a config holds a Path where the directory counts by content
-    fs, root = url_to_fs(path)
+    fs, root = file_system(path)
     names = {posixpath.basename(p) for p in fs.ls(root, detail=False)} if fs.isdir(root) else set()
     if not names & {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"}:
         raise ConfigError(
@@ -179,7 +176,7 @@ def load_tokenizer(path: str, chat_template: str | None = None) -> PreTrainedTok
     if "://" in path and not path.startswith("file://"):
         with tempfile.TemporaryDirectory() as local:
             for name in sorted(n for n in names if n.startswith(_TOKENIZER_FILES)):
-                fs.get(f"{root}/{name}", f"{local}/{name}")
+                fs.get_file(f"{root}/{name}", f"{local}/{name}")
             tokenizer = _from_pretrained(local, path, local_files_only=True)
     else:
         tokenizer = _from_pretrained(root, path, local_files_only=True)

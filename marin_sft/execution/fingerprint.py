@@ -14,10 +14,8 @@ import dataclasses
 import datetime
 import enum
 import functools
-import glob
 import hashlib
 import inspect
-import itertools
 import json
 import math
 import pathlib
@@ -36,6 +34,7 @@ from marin_sft.execution.step import (
     UnversionedValue,
     kind_of,
 )
+from marin_sft.paths import find_local, nearest_path
 
 SCHEMA = 1
 Payload = dict[str, Any]
@@ -261,23 +260,22 @@ def source_digest(function: Callable[..., Any]) -> str | None:
 
 def _content_digest(location: str, path: str) -> str:
     """sha256 over the names and bytes of a local file, of all in a directory, or of all that a glob matches."""
-    root = pathlib.Path(location)
-    if root.exists():
-        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    else:
-        fixed = itertools.takewhile(lambda part: not glob.has_magic(part), root.parts)
-        files = sorted(p for p in map(pathlib.Path, glob.glob(location, recursive=True)) if p.is_file())
-        root = pathlib.Path(*fixed)
-        if not files:
-            raise ConfigError(
-                f"{path}: expected an existing file or directory, or a glob of some, got {location!r} "
-                "(a Path counts by content)"
-            )
+    try:
+        root, names, _ = find_local(location)
+    except OSError as error:
+        raise ConfigError(f"{path}: {location!r} cannot be read ({error})") from error
+    if not names and not pathlib.Path(location).is_dir():
+        raise ConfigError(
+            f"{path}: expected an existing file or directory, or a glob of some, got {location!r}"
+            f"{nearest_path(location)}"
+        )
     digest = hashlib.sha256()
-    for file in files:
+    for name in names:
+        file = pathlib.Path(root, name)
         with file.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(root).as_posix()}\0{content}\n".encode())
+        counted = "." if file == pathlib.Path(location) else name
+        digest.update(f"{counted}\0{content}\n".encode())
     return digest.hexdigest()
 
 

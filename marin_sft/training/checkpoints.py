@@ -13,9 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
-
 from marin_sft.errors import TrainingError
+from marin_sft.paths import file_system, names_in, remove_all
 
 MARK = "checkpoint.json"
 KEPT = 2  # the newest, and the one before in case that a file of the newest is lost
@@ -44,7 +43,7 @@ def checkpoint_path(output_path: str, step: int) -> str:
 def finish(output_path: str, step: int, about: Mapping[str, Any]) -> None:
     """Say that the checkpoint of `step`, all its files written, is whole. One process does."""
     path = checkpoint_path(output_path, step)
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     with filesystem.open(f"{plain}/{MARK}", "w") as file:
         json.dump({"about": about, "files": _sizes(path)}, file)
 
@@ -79,12 +78,12 @@ def newest(output_paths: Iterable[str]) -> Checkpoint | None:
 
 
 def _steps(output_path: str) -> list[int]:
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
-    return [int(found.rpartition("-")[2]) for found in filesystem.glob(f"{plain}/checkpoints/step-*")]
+    names = names_in(f"{output_path}/checkpoints")
+    return [int(name.removeprefix("step-")) for name in names if name.startswith("step-")]
 
 
 def _read_mark(path: str) -> Any:
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     try:
         with filesystem.open(f"{plain}/{MARK}", "r") as file:
             return json.load(file)
@@ -94,7 +93,7 @@ def _read_mark(path: str) -> Any:
 
 def _sizes(path: str) -> dict[str, int]:
     """Bytes of each file below `path`, but for the mark."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     found = filesystem.find(plain, detail=True)
     sizes = {name.removeprefix(plain).lstrip("/"): about["size"] for name, about in found.items()}
     sizes.pop(MARK, None)
@@ -110,14 +109,13 @@ def _difference(expected: Mapping[str, int], got: Mapping[str, int]) -> str | No
 
 def remove(output_path: str, keep: int = 0) -> None:
     """Remove what is older than this attempt's `keep` newest finished checkpoints; 0: all of them."""
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
     steps = sorted(_steps(output_path), reverse=True)
     kept = [step for step in steps if _read_mark(checkpoint_path(output_path, step)) is not None][:keep]
     old = [step for step in steps if keep == 0 or (kept and step < kept[-1])]
     for step in old:
-        filesystem.rm(f"{plain}/checkpoints/step-{step}", recursive=True)
-    if keep == 0 and filesystem.isdir(f"{plain}/checkpoints"):
-        filesystem.rm(f"{plain}/checkpoints", recursive=True)
+        remove_all(checkpoint_path(output_path, step))
+    if keep == 0:
+        remove_all(f"{output_path}/checkpoints")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import fsspec
+from marin_sft.paths import file_system
 
 NAME, SUMMARY = "metrics.jsonl", "metrics.json"
 PER_SECOND = "_per_second"  # ends the names of figures of speed: another run of the same does not repeat them
@@ -61,7 +61,7 @@ class MetricsLog:
     `flush`, which the loop calls before each checkpoint and at the end."""
 
     def __init__(self, output_path: str, lines: list[str], *, writes: bool = True) -> None:
-        self._filesystem, self._directory = fsspec.core.url_to_fs(output_path)
+        self._filesystem, self._directory = file_system(output_path)
         self._appends = type(self._filesystem).__name__ == "LocalFileSystem"
         self._lines = lines
         self._writes = writes  # one process of a job does
@@ -100,7 +100,7 @@ class MetricsLog:
 
 def read_lines(output_path: str, up_to_step: int) -> list[str]:
     """The lines of an attempt's log whose step is at most `up_to_step`; a torn last line is left out."""
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
+    filesystem, plain = file_system(output_path)
     if not filesystem.exists(f"{plain}/{NAME}"):
         return []
     with filesystem.open(f"{plain}/{NAME}", "r") as file:

@@ -19,6 +19,7 @@ import fsspec
 import numpy as np
 
 from marin_sft.errors import TrainingError
+from marin_sft.paths import file_system
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -32,7 +33,7 @@ def reading(path: str) -> Iterator[str]:
     Raises:
         TrainingError: when there is no such directory. A hub id is not looked up: download it in a step of its own.
     """
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     if not filesystem.isdir(plain):
         raise TrainingError(
             f"no model directory at {path!r}: expected a directory with config.json and *.safetensors; "
@@ -42,14 +43,15 @@ def reading(path: str) -> Iterator[str]:
         yield plain
         return
     with tempfile.TemporaryDirectory() as local:
-        filesystem.get(plain.rstrip("/") + "/", local + "/", recursive=True)
+        files = filesystem.find(plain)
+        filesystem.get(files, [local + file.removeprefix(plain.rstrip("/")) for file in files])
         yield local
 
 
 @contextmanager
 def writing(path: str) -> Iterator[str]:
     """A local directory whose files are at `path` once the block is done: uploaded when `path` is remote."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     if _is_local(filesystem):
         os.makedirs(plain, exist_ok=True)
         yield plain
