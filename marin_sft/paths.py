@@ -7,9 +7,14 @@ of directories; `*` and `**` leave out names that start with a dot. Links to dir
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import fnmatch
+import functools
+import glob
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +55,24 @@ def file_system(path: str) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(path)
 
 
+def unchained(path: str) -> str:
+    """A name of `path` without `::`, for libraries that hand paths to fsspec as they are; it ends with this process."""
+    local = local_path(path)
+    if local is None or "::" not in local:
+        return path
+    end = local.find("/", local.rindex("::"))
+    return _link_to(local) if end < 0 else _link_to(local[:end]) + local[end:]
+
+
+@functools.cache
+def _link_to(directory: str) -> str:
+    os.makedirs(directory, exist_ok=True)
+    links = tempfile.mkdtemp(prefix="marin_sft_paths_")
+    atexit.register(shutil.rmtree, links, ignore_errors=True)
+    os.symlink(directory, f"{links}/to")
+    return f"{links}/to"
+
+
 def names_in(path: str) -> list[str]:
     """The names of what lies in a directory, sorted; none where there is no directory."""
     filesystem, plain = file_system(path)
@@ -60,8 +83,6 @@ def names_in(path: str) -> list[str]:
 
 def remove_all(path: str) -> None:
     """Remove a directory and all below it; nothing there is no error."""
-    import glob
-
     filesystem, plain = file_system(path)
     if filesystem.isdir(plain):
         # Elsewhere than on a disk, fsspec takes what it removes for a pattern.

@@ -20,6 +20,7 @@ from levanter.trainer import Trainer, TrainerConfig
 from levanter.trainer_state import saveable_training_mask
 
 from marin_sft.errors import TrainingError
+from marin_sft.paths import unchained
 from marin_sft.training.axes import BATCH, MICRO, POSITION
 from marin_sft.training.mesh import levanter_mesh
 from marin_sft.training.objective import Layout
@@ -138,7 +139,7 @@ def _sharding(trainer: Trainer, axes: tuple[hax.Axis, ...]) -> jax.sharding.Name
 
 def save_state(path: str, state: Any, step: int) -> None:
     """Write the train state, but for weights that are not trained, to directory `path`."""
-    levanter.checkpoint.save_checkpoint(state.saveable_state, step, path)
+    levanter.checkpoint.save_checkpoint(state.saveable_state, step, unchained(path))
 
 
 def load_state(path: str, like: Any, trainer: Trainer) -> Any:
@@ -155,7 +156,7 @@ def load_state(path: str, like: Any, trainer: Trainer) -> Any:
     logging.getLogger("levanter.tensorstore_serialization").setLevel(logging.ERROR)
     try:
         state = levanter.checkpoint.load_checkpoint(
-            shapes, path, axis_mapping=trainer.parameter_axis_mapping, mesh=trainer.device_mesh
+            shapes, unchained(path), axis_mapping=trainer.parameter_axis_mapping, mesh=trainer.device_mesh
         )
     except Exception as error:
         raise TrainingError(f"cannot restore the train state at {path}: {error}; {advice}") from error
