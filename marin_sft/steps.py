@@ -428,7 +428,7 @@ def _path(source: Source) -> Any:
 
     Typed Any: the executor puts a string in its place before the step function sees the config.
     """
-    return Path(source) if isinstance(source, str) and "://" not in source else source
+    return Path(source).expanduser() if isinstance(source, str) and "://" not in source else source
 
 
 def _paths(sources: Source | Sequence[Source]) -> tuple[Any, ...]:

@@ -128,8 +128,8 @@ def _objects(scanner: _Scanner) -> Iterator[RawRow]:
     # A file with one dialogue is one row; one with a list of rows under a name of its own is not.
     if not scanner.peek() and not (isinstance(first, BadRow) or KEYS.intersection(first)):
         raise ValueError(
-            f"got one JSON object, expected a list of rows or several; its keys are {list(first)[:10]}; if it is a row, "
-            "put it on one line"
+            f"got one JSON object, expected a list of rows or several; if it is a row, put it on one line; its "
+            f"keys are {list(first)[:10]}"
         )
     yield number, first
     while scanner.peek():

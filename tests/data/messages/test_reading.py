@@ -4,8 +4,7 @@ import pytest
 
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.examples import Dialogue, Text
-from marin_sft.data.messages.reading import BadRow, check_dropped, dialogue_of, example_of, examples_of
-from marin_sft.errors import DataError
+from marin_sft.data.messages.reading import BadRow, dialogue_of, example_of, examples_of
 
 FORMAT = ChatLmDatasetFormat()
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}
@@ -214,12 +213,3 @@ def test_several_examples():
     assert len(examples_of(row, FORMAT)) == 2
     assert reason_of(row) == "several_examples"
     assert examples_of({"text": "hi"}, FORMAT) == [Text("", "hi")]
-
-
-def test_check_dropped():
-    check_dropped(100, {"a": 5}, 0.05, "paths")
-    check_dropped(2, {"a": 1}, 1.0, "paths")
-    check_dropped(100, {"a": 5, "identical_pair": 90}, 0.05, "paths")
-    for rows, dropped, share in ((100, {"a": 5, "b": 1}, 0.05), (2, {"a": 2}, 1.0), (0, {}, 1.0)):
-        with pytest.raises(DataError, match=f"{sum(dropped.values())} of {rows} rows dropped"):
-            check_dropped(rows, dropped, share, "paths")
