@@ -11,7 +11,6 @@ import atexit
 import difflib
 import fnmatch
 import functools
-import glob
 import os
 import shutil
 import tempfile
@@ -84,9 +83,11 @@ def names_in(path: str) -> list[str]:
 def remove_all(path: str) -> None:
     """Remove a directory and all below it; nothing there is no error."""
     filesystem, plain = file_system(path)
-    if filesystem.isdir(plain):
-        # Elsewhere than on a disk, fsspec takes what it removes for a pattern.
-        filesystem.rm(plain if local_path(path) is not None else glob.escape(plain), recursive=True)
+    if local_path(path) is None and any(c in plain for c in _MAGIC):  # elsewhere, fsspec takes it for a pattern
+        for file in filesystem.find(plain):
+            filesystem.rm_file(file)
+    elif filesystem.isdir(plain):
+        filesystem.rm(plain, recursive=True)
 
 
 def find(path: str) -> Found:
@@ -128,7 +129,7 @@ def nearest_path(path: str) -> str:
     """`; did you mean 'x'?` for a path of which a part does not exist here, or nothing."""
     there = Path(path)
     missing = next((part for part in (*reversed(there.parents), there) if not os.path.lexists(part)), None)
-    if missing is None or not missing.parent.is_dir() or any(c in missing.name for c in _MAGIC):
+    if missing is None or not missing.parent.is_dir() or any(c in missing.name for c in "*?"):
         return ""
     try:
         names = os.listdir(missing.parent)

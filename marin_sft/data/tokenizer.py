@@ -204,8 +204,8 @@ def load_tokenizer_by_name(name: str) -> PreTrainedTokenizerFast:
         return load_tokenizer(name)
     if not _HUB_ID.fullmatch(name):
         raise ConfigError(
-            f"tokenizer {name!r}: no such directory{nearest_path(name)}; expected a directory with tokenizer.json, or a "
-            "hub id"
+            f"tokenizer {name!r}: no such directory; expected a directory with tokenizer.json, or a hub id"
+            f"{nearest_path(name)}"
         )
     return _from_pretrained(name, name, local_files_only=not _is_on_hub(name))
 
@@ -225,8 +225,8 @@ def _is_on_hub(name: str) -> bool:
         HfApi().model_info(name, timeout=_HUB_SECONDS)
     except RepositoryNotFoundError as error:
         raise ConfigError(
-            f"tokenizer {name!r}: no such directory{nearest_path(name)}, and no such model on the hub, or none that may "
-            "be read from here"
+            f"tokenizer {name!r}: no such directory, and no such model on the hub, or none that may be read from here"
+            f"{nearest_path(name)}"
         ) from error
     except Exception as error:  # of whatever client it uses
         _logger.info("the hub cannot be asked for %s: %s", name, error)
@@ -242,8 +242,9 @@ def _from_pretrained(place: str, name: str, **options: Any) -> Any:
     except Exception as error:  # the tokenizers library raises bare ones for files that it cannot read
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"cannot load the tokenizer {name!r}{nearest_path(name)}: {reason}; expected a directory with the files of a "
-            "Hugging Face tokenizer, or the id of one on the hub that can be reached from here or is in its cache"
+            f"cannot load the tokenizer {name!r}: {reason}; expected a directory with the files of a Hugging Face "
+            "tokenizer, or the id of one on the hub that can be reached from here or is in its cache"
+            f"{nearest_path(name)}"
         ) from error
     if not tokenizer.is_fast:
         raise ConfigError(f"{name!r} holds a {type(tokenizer).__name__}; expected a fast one (with a tokenizer.json)")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,18 @@ def test_the_two_newest_checkpoints_are_kept_until_the_model_is_written(preempte
     assert not (second / "checkpoints").exists()
     train(config_for(base_model, whole, steps_per_checkpoint=None), BATCHES)
     assert_same_bits(whole, second)
+
+
+def test_under_a_prefix_with_any_characters(base_model, tmp_path):
+    strange, whole = tmp_path / "lr=[1e-4]*::y", tmp_path / "whole"
+    with preempt_at(5), pytest.raises(Preempted):
+        train(config_for(base_model, strange / "1"), BATCHES)
+    assert newest_step(strange / "1") == 4
+    shutil.copytree(base_model, strange / "base")
+    train(config_for(str(strange / "base"), strange / "2", strange / "1"), BATCHES)
+    assert not (strange / "2/checkpoints").exists()
+    train(config_for(base_model, whole, steps_per_checkpoint=None), BATCHES)
+    assert_same_bits(whole, strange / "2")
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_message(preempted, base_model, tmp_path, capsys):

@@ -33,7 +33,7 @@ def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
     shapes = find_shapes(row, format)
     if not shapes:
         meant = _meant(tuple(map(str, row)), frozenset(format.named_keys))
-        formats = _described(_candidates(format.named_keys))
+        formats = _described(shape for shape in _candidates(format.named_keys) if not shape.of_rated_rows)
         raise BadRow("unknown_format", f"{meant}{_keys(row)} fit none of the formats {formats}")
     _check_label(row, shapes, format)
     if len(shapes) == 1:

@@ -121,7 +121,7 @@ def _matches(pattern: str) -> list[SourceFile]:
     if _is_directory(pattern, found):
         files = [file for file in without_descriptions(files) if is_readable(file.path)]
     if not files:
-        raise DataError(f"no file matches {pattern!r}{nearest_path(pattern)}; expected at least one of {_EXPECTED}")
+        raise DataError(f"no file matches {pattern!r}; expected at least one of {_EXPECTED}{nearest_path(pattern)}")
     return files
 
 
