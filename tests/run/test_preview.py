@@ -12,6 +12,7 @@ from rich.cells import cell_len
 
 from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer
 from marin_sft.run import command
+from tests.hub_server import HubServer
 
 ROWS = [
     {"messages": [{"role": "user", "content": "\u4e2d\U0001f600\n\tx"}, {"role": "assistant", "content": "ok " * 60}]},
@@ -124,6 +125,38 @@ def test_mistakes(preview, tmp_path, tokenizer):
     broken = tmp_path / "broken.jsonl.gz"
     broken.write_bytes(gzip.compress(json.dumps(ROWS[1]).encode() * 1000)[:60])
     assert "broken.jsonl.gz" in preview(code=1, data=broken)
+
+
+def test_rows_of_which_none_can_be_used(tmp_path, capsys, tokenizer):
+    def run(*rows, name="rows.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        code = command.main(["preview", "--tokenizer", tokenizer, "--data", f"{tmp_path}/rows.jsonl"])
+        return code, *capsys.readouterr()
+
+    code, out, err = run({"mesages": []}, {"nothing": 1})
+    assert code == 1 and "did you mean 'messages'" in out and "none of the 2 rows looked at can be used" in err
+    assert run({"mesages": []}, ROWS[1])[0] == 0
+    code, out, err = run()
+    assert code == 1 and out == "" and "rows.jsonl: no rows" in err
+
+
+def test_names_that_are_nearly_right(preview, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "mymodel").symlink_to(tokenizer)
+    for name in ("mymodle", "./mymodle"):
+        assert "did you mean 'mymodel'?" in preview(code=2, tokenizer=name)
+    assert "did you mean 'rows.jsonl'?" in preview(code=2, data="rosw.jsonl")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert preview("--json", data="~/rows.jsonl") == preview("--json")
+
+
+def test_a_model_that_the_hub_does_not_have_is_asked_for_once(preview, tmp_path, monkeypatch):
+    with HubServer() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.chdir(tmp_path)
+        assert "no such directory, and no such model on the hub" in preview(code=2, tokenizer="mymodle")
+        assert len(hub.requests) == 1
 
 
 def test_a_hub_id_that_cannot_be_reached(tmp_path):

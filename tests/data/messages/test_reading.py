@@ -207,6 +207,28 @@ def test_errors_say_what_was_found_and_tried():
         example_of({"output": "x"}, ChatLmDatasetFormat(shape="alpaca"))
 
 
+@pytest.mark.parametrize(
+    "row, hint",
+    [
+        ({"mesages": []}, "'mesages': did you mean 'messages'? "),
+        (
+            {"promt": "a", "compleition": "b"},
+            "'promt': did you mean 'prompt'? 'compleition': did you mean 'completion'? ",
+        ),
+        (
+            {"question": "a", "reply": "b"},
+            "for question_answer, answer|response is missing; is it 'reply'? Then say columns={'answer': 'reply'}. ",
+        ),
+        ({"chosen": "a"}, "for preference, rejected|rejected_messages|rejected_response is missing. "),
+        ({"zzz": 1}, ""),
+    ],
+)
+def test_what_keys_may_mean(row, hint):
+    with pytest.raises(BadRow) as bad:
+        example_of(row, FORMAT)
+    assert bad.value.message.startswith(f"{hint}the keys [")
+
+
 def test_several_examples():
     answers = [{"answer": "ho", "rank": 1}, {"answer": "x", "rank": 2}, {"answer": "y", "rank": 3}]
     row = {"prompt": "hi", "answers": answers}
