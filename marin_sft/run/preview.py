@@ -13,10 +13,12 @@ from rich.text import Text
 
 from marin_sft.data.formats import ChatLmDatasetFormat, shape_names
 from marin_sft.data.preview import Document, RowPreview, preview
+from marin_sft.data.rows.dropped import ON_PURPOSE
 from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.tokenizer import load_tokenizer_by_name
 from marin_sft.errors import DataError, UserError
 from marin_sft.execution.selection import nearest_text
+from marin_sft.paths import find, local_path, nearest_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from marin_sft.data.chat.alignment import TokenRow
 
 AUTO = "auto"
+_NOT_BAD = ON_PURPOSE | {"over_length"}
 _SHOWN_CHARACTERS = 400  # of a message
 _GAP = "|"  # between two tokens
 
@@ -52,6 +55,9 @@ def read_previews(arguments: Any) -> tuple[Any, Iterator[RowPreview]]:
             f"--format {arguments.format!r}{nearest_text(arguments.format, names)}; expected one of {known}"
         )
     data = os.path.expanduser(arguments.data)
+    if local_path(data) is not None and not find(data).names:
+        expected = "a file, a directory or a glob of rows"
+        raise UserError(f"--data {arguments.data!r}: no such file; expected {expected}{nearest_path(data)}")
     try:
         find_files([data])
     except DataError as error:
@@ -86,13 +92,13 @@ def checked(previews: Iterable[RowPreview], data: str) -> Iterator[RowPreview]:
     Raises:
         DataError: after the last of them, where there were none, or none can be used.
     """
-    rows, dropped = 0, 0
+    rows, bad = 0, 0
     for row in previews:
         yield row
-        rows, dropped = rows + 1, dropped + bool(row.dropped)
+        rows, bad = rows + 1, bad + bool(row.dropped and row.dropped.reason not in _NOT_BAD)
     if not rows:
         raise DataError(f"{data}: no rows; expected at least one")
-    if rows == dropped:
+    if rows == bad:
         raise DataError(f"{data}: none of the {rows} rows looked at can be used; each says why")
 
 

@@ -103,7 +103,7 @@ def test_text(preview):
 
 
 def test_named_format(preview):
-    (row,) = preview("--json", "--rows", "1", "--format", "text")
+    row, *_ = preview("--json", "--rows", "5", "--format", "text")
     assert row["dropped"].startswith("missing_key") and row["format"] == "text"
 
 
@@ -151,27 +151,26 @@ def test_names_that_are_nearly_right(preview, tmp_path, tokenizer, monkeypatch):
     assert preview("--json", data="~/rows.jsonl") == preview("--json")
 
 
-def test_a_model_that_the_hub_does_not_have_is_asked_for_once(preview, tmp_path, monkeypatch):
+def test_hub_ids_that_lead_nowhere(tmp_path):
+    """Without a network, and where the hub has no such model: it is asked once."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[1]) + "\n")
+
+    def run(name, environment):
+        done = subprocess.run(
+            [sys.executable, "-m", "marin_sft.run.command", "preview", "--tokenizer", name, "--data", "rows.jsonl"],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        return done.stderr
+
+    error = run("nobody/nothing", {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)})
+    assert "cannot load the tokenizer 'nobody/nothing'" in error
     with HubServer() as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        monkeypatch.chdir(tmp_path)
-        assert "no such directory, and no such model on the hub" in preview(code=2, tokenizer="mymodle")
-        assert len(hub.requests) == 1
-
-
-def test_a_hub_id_that_cannot_be_reached(tmp_path):
-    data = tmp_path / "rows.jsonl"
-    data.write_text(json.dumps(ROWS[1]) + "\n")
-    words = ["preview", "--tokenizer", "nobody/nothing", "--data", str(data)]
-    done = subprocess.run(
-        [sys.executable, "-m", "marin_sft.run.command", *words],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 2 and "cannot load the tokenizer 'nobody/nothing'" in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
+        error = run("mymodle", hub.environment(tmp_path))
+        assert "no such directory, and no such model on the hub" in error and len(hub.requests) == 1
 
 
 def test_no_jax(preview, tmp_path, tokenizer):

@@ -211,10 +211,7 @@ def test_errors_say_what_was_found_and_tried():
     "row, hint",
     [
         ({"mesages": []}, "'mesages': did you mean 'messages'? "),
-        (
-            {"promt": "a", "compleition": "b"},
-            "'promt': did you mean 'prompt'? 'compleition': did you mean 'completion'? ",
-        ),
+        ({"promt": "a", "respons": "b"}, "'promt': did you mean 'prompt'? 'respons': did you mean 'response'? "),
         (
             {"question": "a", "reply": "b"},
             "for question_answer, answer|response is missing; is it 'reply'? Then say columns={'answer': 'reply'}. ",
