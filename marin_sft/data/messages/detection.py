@@ -53,8 +53,8 @@ def _check_label(row: dict[str, Any], shapes: Sequence[Shape], format: ChatLmDat
     if "label" not in row or not may_be_rated(row) or format.named_keys.keys() & {"label"}:
         return
     named = frozenset(format.named_keys)
-    rated = [shape for shape in _shapes_of(KEYS.intersection(row), True, named) if shape.of_rated_rows]
-    if rated:
+    rated = _shapes_of(KEYS.intersection(row), True, named)
+    if all(shape.of_rated_rows for shape in rated):
         raise BadRow(
             "ambiguous_format",
             f"{_keys(row)}: the label {row['label']!r} may be a rating or something else; name the shape: "

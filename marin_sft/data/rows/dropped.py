@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 from typing import Any
 
 from marin_sft.data.files import write_json_lines
@@ -20,23 +21,23 @@ DROPPED = "dropped.jsonl"
 ON_PURPOSE = frozenset({"identical_pair", "rated_bad"})
 """Reasons for which good data has many rows dropped: they do not count against `max_dropped`."""
 MEND = "Then mend the rows, or say with shape=, columns= and role_map= of the format what they hold"
-_SHOWN, _SHOWN_CHARACTERS = 3, 400
+_SHOWN, _SHOWN_CHARACTERS = 3, 300
 
 
 @dataclass
 class Dropped:
-    """`counts` by reason; `samples`: the first rows of each reason, in order; `paths` of their files, by name."""
+    """`counts` by reason; `samples`: the first rows of each reason, in order; `paths` of their files, in the same."""
 
     counts: Counter[str] = field(default_factory=Counter)
     samples: list[dict[str, Any]] = field(default_factory=list)
-    paths: dict[str, str] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
 
     def add(self, source: SourceRow, bad: BadRow, **where: str) -> None:
         """Count one row; `where` is kept with its sample."""
         self.counts[bad.reason] += 1
         if self.counts[bad.reason] <= SAMPLES_PER_REASON:
             self.samples.append({**where, **_sample(source, bad)})
-            self.paths.setdefault(source.file.name, source.file.path)
+            self.paths.append(source.file.path)
 
     @staticmethod
     def together(parts: Iterable[Dropped]) -> Dropped:
@@ -44,11 +45,11 @@ class Dropped:
         whole, shown = Dropped(), Counter[str]()
         for part in parts:
             whole.counts += part.counts
-            whole.paths = part.paths | whole.paths
-            for sample in part.samples:
+            for sample, path in zip(part.samples, part.paths, strict=True):
                 shown[sample["reason"]] += 1
                 if shown[sample["reason"]] <= SAMPLES_PER_REASON:
                     whole.samples.append(sample)
+                    whole.paths.append(path)
         return whole
 
 
@@ -59,11 +60,14 @@ def write_dropped(directory: str, parts: Iterable[Dropped]) -> None:
         write_json_lines(f"{directory}/{DROPPED}", samples)
 
 
-def check_dropped(rows: int, dropped: Dropped, max_dropped: float, where: str, directory: str, mend: str) -> None:
+def check_dropped(
+    rows: int, dropped: Dropped, max_dropped: float, where: str, directory: str, mend: str, tokenizer: str = "T"
+) -> None:
     """Raises DataError when no row is left, or when more than the share `max_dropped` was dropped by mistake.
 
     Args:
         where: what the rows are of. directory: where `write_dropped` writes. mend: what the user can do about it.
+        tokenizer: to look at rows with.
     """
     lost = dropped.counts.total()
     if not rows:
@@ -71,30 +75,28 @@ def check_dropped(rows: int, dropped: Dropped, max_dropped: float, where: str, d
     by_mistake = sum(count for reason, count in dropped.counts.items() if reason not in ON_PURPOSE)
     if rows == lost or by_mistake > max_dropped * rows:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.counts.most_common())
-        shown = "".join(f"\n  {_line(dropped, sample)}" for sample in _telling(dropped))
-        file = next(iter(dropped.paths.values()), "FILE")
+        look = f"marin-sft preview --data {shlex.quote(dropped.paths[0])} --tokenizer {shlex.quote(tokenizer)}"
         raise DataError(
             f"{where}: {lost} of {rows} rows dropped ({reasons}); expected at least one row kept and at most "
-            f"{max_dropped:.1%} dropped, as in{shown}\nMore of them are in {directory}/{DROPPED}. See what becomes of "
-            f"rows with `marin-sft preview --data {shlex.quote(file)} --tokenizer T`. {mend}, or raise max_dropped"
+            f"{max_dropped:.1%} dropped, as in{''.join(_telling(dropped))}\n"
+            f"More of them are in {directory}/{DROPPED}. See what becomes of rows with `{look}`. {mend}, or raise "
+            "max_dropped"
         )
 
 
-def _telling(dropped: Dropped) -> list[dict[str, Any]]:
-    """A few samples: the first of each of the commonest reasons, then others."""
-    order = [reason for reason, _ in dropped.counts.most_common()]
-    nth: Counter[str] = Counter()
-    ranked = []
-    for sample in dropped.samples:
-        ranked.append((sample["reason"] in ON_PURPOSE, nth[sample["reason"]], order.index(sample["reason"]), sample))
-        nth[sample["reason"]] += 1
-    return [sample for *_, sample in sorted(ranked, key=lambda entry: entry[:3])[:_SHOWN]]
-
-
-def _line(dropped: Dropped, sample: dict[str, Any]) -> str:
-    text = f"{sample['reason']}: {sample['message']}"
-    short = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
-    return f"{dropped.paths[sample['file']]}:{sample['line']}: {short}"
+def _telling(dropped: Dropped) -> list[str]:
+    """A few lines that say different things: about the first row of each of the commonest reasons, then others."""
+    lines: dict[str, list[str]] = {reason: [] for reason, _ in dropped.counts.most_common()}
+    seen: set[str] = set()
+    for sample, path in zip(dropped.samples, dropped.paths, strict=True):
+        text = f"{sample['reason']}: {sample['message']}"
+        if text not in seen:
+            seen.add(text)
+            short = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+            lines[sample["reason"]].append(f"\n  {path}:{sample['line']}: {short}")
+    by_mistake, on_purpose = ([lines[r] for r in lines if (r in ON_PURPOSE) is which] for which in (False, True))
+    in_turn = chain(zip_longest(*by_mistake), zip_longest(*on_purpose))
+    return [line for turn in in_turn for line in turn if line][:_SHOWN]
 
 
 def _sample(source: SourceRow, bad: BadRow) -> dict[str, Any]:

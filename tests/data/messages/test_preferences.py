@@ -187,6 +187,8 @@ def test_a_label_that_may_be_a_rating_is_not_guessed_at(row, label):
     assert example_of({**row, "good": label}, ChatLmDatasetFormat(columns={"label": "good"})) == expected
     assert not isinstance(example_of({**row, "label": label}, ChatLmDatasetFormat(shape=unrated)), Rated)
     assert example_of({"chosen": "a b", "rejected": "a c", "label": label}, FORMAT) == TextPreference("a", " b", " c")
+    pair = {"messages": [USER], "chosen": [GOOD], "rejected": [{**GOOD, "content": "no"}], "label": label}
+    assert isinstance(example_of(pair, FORMAT), Preference)
     for other in (2, 0.5, "spam", "", [0]):
         assert not isinstance(example_of({**row, "label": other}, FORMAT), Rated)
 
