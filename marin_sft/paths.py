@@ -12,8 +12,6 @@ import difflib
 import fnmatch
 import functools
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +63,9 @@ def unchained(path: str) -> str:
 
 @functools.cache
 def _link_to(directory: str) -> str:
+    import shutil
+    import tempfile
+
     os.makedirs(directory, exist_ok=True)
     links = tempfile.mkdtemp(prefix="marin_sft_paths_")
     atexit.register(shutil.rmtree, links, ignore_errors=True)

@@ -46,6 +46,7 @@ _TEXTS = {
 }
 _TABLES = (".parquet", ".arrow")
 _COMPRESSIONS = (".gz", ".zst")
+_OTHER_COMPRESSIONS = (".xz", ".bz2", ".zip", ".lz4", ".br")
 _EXPECTED = ", ".join([*_TEXTS, *_TABLES])
 
 
@@ -119,10 +120,16 @@ def _matches(pattern: str) -> list[SourceFile]:
     found = _found(pattern)
     files = _named(pattern, found)
     if _is_directory(pattern, found):
-        files = [file for file in without_descriptions(files) if is_readable(file.path)]
+        files = [file for file in without_descriptions(files) if is_readable(file.path) or _is_packed(file.path)]
     if not files:
         raise DataError(f"no file matches {pattern!r}; expected at least one of {_EXPECTED}{nearest_path(pattern)}")
     return files
+
+
+def _is_packed(path: str) -> bool:
+    """Whether rows are in a file of a directory that is compressed as cannot be read: it is not passed over."""
+    name = PurePosixPath(_name(path).lower())
+    return name.suffix in (*_COMPRESSIONS, *_OTHER_COMPRESSIONS) and name.with_suffix("").suffix in (*_TEXTS, *_TABLES)
 
 
 def _found(path: str) -> Found:
@@ -211,7 +218,7 @@ def errors_of_reading(path: str) -> tuple[type[Exception], ...]:
 def _opened(path: str) -> Iterator[Any]:
     """The text of a file as bytes, decompressed. A compressed file that ends early is an OSError or EOFError."""
     with open_file(path, "rb") as raw:
-        name = _name(path)
+        name = _name(path).lower()
         if name.endswith(_COMPRESSIONS) and not raw.read(1):
             raise EOFError("the file is empty")
         raw.seek(0)
@@ -228,7 +235,7 @@ def _opened(path: str) -> Iterator[Any]:
 
 def _kind(path: str) -> str:
     """The suffix that says how rows lie in a file: `.json` of `x.json.gz`; empty for what cannot be read."""
-    name = _name(path)
+    name = _name(path).lower()
     suffix = PurePosixPath(name).suffix
     if suffix in _COMPRESSIONS:
         suffix = PurePosixPath(name.removesuffix(suffix)).suffix

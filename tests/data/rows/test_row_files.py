@@ -56,6 +56,18 @@ def test_links_in_a_directory_of_rows(tmp_path, helpers):
         find_files([f"{tmp_path}/data"])
 
 
+def test_what_is_not_passed_over_in_a_directory(tmp_path, helpers):
+    helpers.write_jsonl(tmp_path / "A.JSONL", [{"i": 0}])
+    (tmp_path / "B.Json.GZ").write_bytes(gzip.compress(b'[{"i": 1}]'))
+    (tmp_path / "README.md").write_text("rows")
+    assert [row.row for file in find_files([str(tmp_path)]) for row in read_rows(file)] == [{"i": 0}, {"i": 1}]
+    for name in ("c.jsonl.xz", "c.parquet.gz", "c.csv.bz2"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(DataError, match=f"cannot read .*{name}"):
+            find_files([str(tmp_path)])
+        (tmp_path / name).unlink()
+
+
 def test_names_that_look_like_patterns(tmp_path, helpers):
     for name in ("rows[1].jsonl", "a::b.jsonl", "x*y.jsonl.gz", "lr=[1e-4]*::y/part.jsonl"):
         path = helpers.write_jsonl(tmp_path / name, [{"name": name}])
