@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from marin_sft.data.formats import ChatLmDatasetFormat
 
 
+_LOOKED_AT = 10  # of the keys of a row that fits no shape
+
+
 def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
     """The examples that `row` holds, by the format's shape or the one that is found in it. Raises BadRow."""
     row = by_our_names(row, format)
@@ -149,9 +152,9 @@ def _places(shape: str, keys: frozenset[str], named: frozenset[str]) -> list[tup
 def _meant(keys: tuple[str, ...], named: frozenset[str]) -> str:
     """What may be meant by keys of a row that fits no shape: names like ours, or the one that a shape lacks."""
     unknown = [key for key in keys if key not in KEYS]
-    near = {key: difflib.get_close_matches(key, KEYS.difference(keys), n=1, cutoff=0.75) for key in unknown}
+    near = {key: _near(key) for key in unknown[:_LOOKED_AT]}
     if any(near.values()):
-        return "".join(f"{key!r}: did you mean {names[0]!r}? " for key, names in near.items() if names)
+        return "".join(f"{key!r}: did you mean {name!r}? " for key, name in near.items() if name)
     for shape in _candidates(named):
         lacking = [slot for slot in shape.needed if not _given(slot, frozenset(keys), named)]
         if len(lacking) == 1 < len(shape.needed) and not shape.of_rated_rows:
@@ -159,6 +162,12 @@ def _meant(keys: tuple[str, ...], named: frozenset[str]) -> str:
             says = f"; is it {unknown[0]!r}? Then say columns={{{wanted[0]!r}: {unknown[0]!r}}}" if unknown else ""
             return f"for {shape.name}, {'|'.join(wanted)} is missing{says}. "
     return ""
+
+
+def _near(key: str) -> str | None:
+    """Our key that `key` is like. Few are compared: rows by the million may each have keys of their own."""
+    like = [our for our in sorted(KEYS) if our[:1].lower() == key[:1].lower() and abs(len(our) - len(key)) < 3]
+    return next(iter(difflib.get_close_matches(key.lower(), like, n=1, cutoff=0.75)), None)
 
 
 def _keys(row: dict[str, Any]) -> str:

@@ -217,6 +217,7 @@ def test_errors_say_what_was_found_and_tried():
             "for question_answer, answer|response is missing; is it 'reply'? Then say columns={'answer': 'reply'}. ",
         ),
         ({"chosen": "a"}, "for preference, rejected|rejected_messages|rejected_response is missing. "),
+        ({"Messages": []}, "'Messages': did you mean 'messages'? "),
         ({"zzz": 1}, ""),
     ],
 )
