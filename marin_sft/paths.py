@@ -153,12 +153,9 @@ def _split(path: str, exists: Callable[[str], bool]) -> tuple[str, list[str]]:
     return path, []
 
 
-def _below(
-    directory: str, inside: tuple[str, ...], pattern: Sequence[str], above: tuple[tuple[int, int], ...]
-) -> Iterator[str]:
+def _below(directory: str, inside: tuple[str, ...], pattern: Sequence[str], above: tuple[str, ...]) -> Iterator[str]:
     """The files, and links that lead nowhere, in and below `directory`, of which `above` are the directories above."""
-    status = os.stat(directory)
-    here = (status.st_dev, status.st_ino)
+    here = os.path.realpath(directory)  # not every file system has inodes
     if here in above:  # a link to where we come from: its files are found without it
         return
     for name in os.listdir(directory):
