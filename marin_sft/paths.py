@@ -156,7 +156,8 @@ def _split(path: str, exists: Callable[[str], bool]) -> tuple[str, list[str]]:
 def _below(directory: str, inside: tuple[str, ...], pattern: Sequence[str], above: tuple[str, ...]) -> Iterator[str]:
     """The files, and links that lead nowhere, in and below `directory`, of which `above` are the directories above."""
     here = os.path.realpath(directory)  # not every file system has inodes
-    if here in above:  # a link to where we come from: its files are found without it
+    # A link to where we come from: its files are found without it, unless the pattern says how deep they are.
+    if here in above and (not pattern or "**" in pattern):
         return
     for name in os.listdir(directory):
         path, names = os.path.join(directory, name), (*inside, name)
@@ -171,8 +172,9 @@ def _fits(names: Sequence[str], pattern: Sequence[str], partly: bool = False) ->
     """Whether the parts of a path fit those of a pattern; `partly`: whether what lies below it may."""
     if not names:
         return bool(pattern) if partly else all(part == "**" for part in pattern)
-    if not pattern or (names[0].startswith(".") and not pattern[0].startswith(".")):
+    if not pattern:
         return False
+    hidden = names[0].startswith(".") and not pattern[0].startswith(".")
     if pattern[0] == "**":
-        return _fits(names, pattern[1:], partly) or _fits(names[1:], pattern, partly)
-    return fnmatch.fnmatchcase(names[0], pattern[0]) and _fits(names[1:], pattern[1:], partly)
+        return _fits(names, pattern[1:], partly) or (not hidden and _fits(names[1:], pattern, partly))
+    return not hidden and fnmatch.fnmatchcase(names[0], pattern[0]) and _fits(names[1:], pattern[1:], partly)

@@ -43,6 +43,7 @@ def test_patterns(tmp_path):
         "**/b/**/*.txt": ["a/b/c/3.txt"],
         "a/[b-c]/[!3].jsonl": ["b/2.jsonl"],
         "a/.h*/*": [".hidden/4.jsonl"],
+        "**/.h*/*": ["a/.hidden/4.jsonl"],
         "none/*": [],
         "a/b/?.json": [],
     }
@@ -65,7 +66,10 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "data/itself.jsonl").symlink_to("itself.jsonl")
     (tmp_path / "data/gone.jsonl").symlink_to("nowhere")
     assert paths.find(f"{tmp_path}/data")[1:] == (["a.jsonl", "tulu/b.jsonl"], ["gone.jsonl", "itself.jsonl"])
-    for pattern, found in (("data/**/*.jsonl", ["a.jsonl", "tulu/b.jsonl"]), ("data/*/*.jsonl", ["tulu/b.jsonl"])):
+    for pattern, found in (
+        ("data/**/*.jsonl", ["a.jsonl", "tulu/b.jsonl"]),
+        ("data/*/*.jsonl", ["again/a.jsonl", "tulu/b.jsonl"]),
+    ):
         assert names(tmp_path / pattern) == found
     assert names(tmp_path / "data/tulu") == ["b.jsonl", "back/a.jsonl"]
 
