@@ -219,7 +219,7 @@ def _is_on_hub(name: str) -> bool:
         ConfigError: the hub answers that it has no such model.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
     try:
         HfApi().model_info(name, timeout=_HUB_SECONDS)
@@ -228,6 +228,8 @@ def _is_on_hub(name: str) -> bool:
             f"tokenizer {name!r}: no such directory, and no such model on the hub, or none that may be read from here"
             f"{nearest_path(name)}"
         ) from error
+    except HfHubHTTPError:  # it answers: a mirror may have files alone
+        return True
     except Exception as error:  # of whatever client it uses
         _logger.info("the hub cannot be asked for %s: %s", name, error)
         return False
