@@ -7,8 +7,9 @@ import os
 import uuid
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+from marin_sft.paths import file_system
 
 
 def is_local(filesystem: Any) -> bool:
@@ -18,7 +19,7 @@ def is_local(filesystem: Any) -> bool:
 
 def sync(path: str) -> None:
     """Wait until a file, or a directory with all below it, is on the disk; it may be nowhere."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     if not is_local(filesystem):
         return
     for folder, _, names in os.walk(plain):
@@ -31,7 +32,7 @@ def sync(path: str) -> None:
 
 def write_whole(path: str, text: str) -> None:
     """Write a file that is either there with all of `text`, also after a power cut, or as it was before."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     folder, _, name = plain.rpartition("/")
     filesystem.makedirs(folder, exist_ok=True)
     if not is_local(filesystem):

@@ -441,7 +441,7 @@ def _path(source: Source) -> Any:
     """
     if isinstance(source, str) and source.startswith("file://"):
         source = source.removeprefix("file://")
-    return Path(source) if isinstance(source, str) and "://" not in source else source
+    return Path(source).expanduser() if isinstance(source, str) and "://" not in source else source
 
 
 def _paths(sources: Source | Sequence[Source]) -> tuple[Any, ...]:

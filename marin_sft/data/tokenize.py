@@ -25,9 +25,9 @@ from marin_sft import progress
 from marin_sft.data.files import write_json
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.messages.examples import BadRow, Example
-from marin_sft.data.messages.reading import check_dropped, examples_of
+from marin_sft.data.messages.reading import examples_of
 from marin_sft.data.rows.blocks import Span, plan_blocks, rows_of
-from marin_sft.data.rows.dropped import Dropped, write_dropped
+from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, write_dropped
 from marin_sft.data.rows.row_files import SourceRow, count_rows, find_files
 from marin_sft.errors import ConfigError, DataError
 from marin_sft.execution.step import step_fn, this_output_path
@@ -91,7 +91,7 @@ class _Result:
     dropped: Dropped
 
 
-@step_fn(kind="tokenize", version=3)
+@step_fn(kind="tokenize", version=4)
 def tokenize(config: TokenizeConfig) -> None:
     """Write the token caches of `config`. What is written does not depend on how the work is spread.
 
@@ -110,13 +110,14 @@ def tokenize(config: TokenizeConfig) -> None:
     contents = json.dumps([stats["vocabulary"], tokenizer.chat_template, tokenizer.special_tokens_map])
     _keep(tokenizer, contents)  # some or all blocks are tokenized in this process
     dropped: list[Dropped] = []
-    for split, paths in ((TRAIN, config.train_paths), (VALIDATION, config.validation_paths)):
-        if paths:
-            stats[split], lost = _tokenize_split(config, contents, split, paths)
-            dropped.append(lost)
+    try:
+        for split, paths in ((TRAIN, config.train_paths), (VALIDATION, config.validation_paths)):
+            if paths:
+                stats[split] = _tokenize_split(config, contents, split, paths, dropped)
+    finally:
+        write_dropped(config.output_path, dropped)  # also when they are too many
     _check_one_kind({split: stats[split] for split in (TRAIN, VALIDATION) if split in stats})
     write_json(f"{config.output_path}/stats.json", stats)
-    write_dropped(config.output_path, dropped)
     write_json(f"{config.output_path}/metrics.json", _totals([stats[s] for s in (TRAIN, VALIDATION) if s in stats]))
 
 
@@ -138,9 +139,9 @@ def _check_one_kind(splits: dict[str, Any]) -> None:
 
 
 def _tokenize_split(
-    config: TokenizeConfig, contents: str, split: str, paths: Sequence[str]
-) -> tuple[dict[str, Any], Dropped]:
-    """Write one split; its stats, and the rows it dropped."""
+    config: TokenizeConfig, contents: str, split: str, paths: Sequence[str], dropped_of_splits: list[Dropped]
+) -> dict[str, Any]:
+    """Write one split; its stats. `dropped_of_splits` gets the rows it dropped."""
     from marin_sft.data.token_cache import ROWS_PER_SHARD, finish_cache
     from marin_sft.execution.backends import map_shards
 
@@ -153,7 +154,11 @@ def _tokenize_split(
     blocks = [_Block(config, contents, directory, i, spans, i * ROWS_PER_SHARD, rows) for i, spans in plan]
     results = map_shards(_tokenize_block, blocks)
     dropped = Dropped.together(result.dropped for result in results)
-    check_dropped(rows, dropped.counts, config.max_dropped, f"{split}_paths")
+    for sample in dropped.samples:
+        sample["split"] = split
+    dropped_of_splits.append(dropped)
+    where = f"{split}_paths" if rows else f"{split}_paths, {', '.join(file.path for file in files[:5])}"
+    check_dropped(rows, dropped, config.max_dropped, where, config.output_path, MEND, config.tokenizer)
     cache = finish_cache(directory, [result.shard for result in results])
     stats: dict[str, Any] = {
         "rows": rows,
@@ -165,9 +170,7 @@ def _tokenize_split(
     if pairs := sum(result.pairs for result in results):
         stats |= {"kind": PAIRS, "pairs": pairs}
     progress.report(rows, rows, f"{split} rows", tokens=stats["tokens"], dropped=dropped.counts.total())
-    for sample in dropped.samples:
-        sample["split"] = split
-    return stats, dropped
+    return stats
 
 
 @contextlib.contextmanager

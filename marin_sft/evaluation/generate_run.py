@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import fsspec
 import jax
 
 from marin_sft import progress
@@ -17,6 +16,7 @@ from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.decoding import Sampling, decode
 from marin_sft.evaluation.generate_config import GenerateConfig
+from marin_sft.paths import file_system
 from marin_sft.training.models import hf_directory, levanter_model
 
 
@@ -115,7 +115,7 @@ def _result(tokenizer: Any, prompt: Prompt, answer: list[int], ends: list[int]) 
 
 
 def _write(output_path: str, results: list[dict[str, Any]]) -> None:
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
+    filesystem, plain = file_system(output_path)
     filesystem.makedirs(plain, exist_ok=True)
     with filesystem.open(f"{plain}/generations.jsonl", "w") as file:
         file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)

@@ -6,17 +6,15 @@ Names that start with a dot, and what Windows leaves in every folder, are no par
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import itertools
 import os
 import pathlib
 import socket
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from marin_sft.errors import ConfigError
+from marin_sft.paths import find_local, nearest_path
 
 _LITTER = ("desktop.ini", "Thumbs.db")
 _COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
@@ -46,14 +44,17 @@ def read_content(location: str, field: str) -> LocalContent:
     """Digest a local file, all in a directory, or all that a glob matches.
 
     Raises:
-        ConfigError: where there is nothing.
+        ConfigError: where there is nothing, or nothing that can be read.
     """
     location = os.path.abspath(location)
-    files = _files_at(location)
+    try:
+        files = _files_at(location)
+    except OSError as error:
+        raise ConfigError(f"{field}: {location!r} cannot be read ({error})") from error
     if files is None:
         raise ConfigError(
-            f"{field}: expected an existing file or directory, or a glob of some, got {location!r} "
-            "(a Path counts by content)"
+            f"{field}: expected an existing file or directory, or a glob of some, got {location!r}"
+            f"{nearest_path(location)}"
         )
     stamp, newest = _stamp(files)  # before the files are read: a write meanwhile changes the stamp
     settled = newest < time.time_ns() - _SETTLING
@@ -92,29 +93,10 @@ def _files_at(location: str) -> list[_File] | None:
     """Sorted by name; None where there is nothing."""
     if os.path.isfile(location):
         return [_File("", location)]
-    if os.path.isdir(location):
-        root, paths = location, list(_below(location, ()))
-    else:
-        parts = pathlib.PurePath(location).parts
-        root = os.path.join(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
-        paths = [path for path in glob.glob(location, recursive=True) if os.path.isfile(path)]
-        if not paths:
-            return None
-    names = {pathlib.PurePath(path).relative_to(root).as_posix(): path for path in paths}
-    return [_File(name, names[name]) for name in sorted(names) if not _is_litter(name)]
-
-
-def _below(directory: str, above: tuple[str, ...]) -> Iterator[str]:
-    """The paths of all files; links to directories are followed, but not back to where they come from."""
-    here = os.path.realpath(directory)
-    if here in above:
-        return
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _below(entry.path, (*above, here))
-            elif entry.is_file():
-                yield entry.path
+    root, names, _ = find_local(location)
+    if not names and not os.path.isdir(location):
+        return None
+    return [_File(name, os.path.join(root, name)) for name in sorted(names) if not _is_litter(name)]
 
 
 def _is_litter(name: str) -> bool:

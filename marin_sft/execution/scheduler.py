@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import os
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -36,6 +35,7 @@ from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
 from marin_sft.execution.store import Store
 from marin_sft.execution.worker import Outcome, Task
+from marin_sft.paths import local_path
 
 _TICK = 1.0  # seconds between two looks at a step that another launch runs
 
@@ -198,7 +198,7 @@ class Scheduler:
         if isinstance(leaf, ExecutorStep):
             leaf = InputName(leaf, None)
         if isinstance(leaf, PurePath):
-            return os.path.abspath(leaf)  # bodies get plain strings, and may run in another directory
+            return local_path(str(leaf))  # bodies get plain strings, and may run in another directory
         if not isinstance(leaf, InputName):
             return leaf
         if leaf.step is None:

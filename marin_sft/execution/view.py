@@ -27,6 +27,7 @@ from marin_sft.progress import figure_texts
 _PLAIN_SECONDS = 15.0  # between two progress lines of one step off a terminal
 _SHOWN_RESULTS = 60  # beyond so many steps the closing table leaves out the cached ones
 _SHOWN_FIGURES = 3  # of an output's metrics.json: its author puts the telling ones first
+_DROPPED = "dropped.jsonl"  # at the top of an output: what was left out of it, and why
 _WIDE, _NARROW = 10_000, 120  # columns
 _plain_width: ContextVar[int] = ContextVar("marin_sft_plain_width", default=_WIDE)
 _COLOURS = {
@@ -91,6 +92,10 @@ def print_results(console: Console, store: Store, results: list[StepResult], sec
     columns = ("step", "result", "time", "figures", "output")
     if shown:
         print_table(console, columns, (_result_row(store, result) for result in shown))
+    for result in ran:
+        output = result_output(store, result)
+        if output and store.size(f"{output}/{_DROPPED}"):
+            console.print(Text(f"{result.item.node.name}: rows were dropped; some of them are in {output}/{_DROPPED}"))
     cached = sum(r.status == "cached" for r in results)
     console.print(
         f"{counted(len(ran), 'step')} run, {cached} cached, {len(failed)} not finished, in {duration_text(seconds)}. "

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import fsspec
 import numpy as np
 
 from marin_sft.errors import ExportError, TrainingError
 from marin_sft.export import serving
+from marin_sft.paths import file_system
 from marin_sft.training.models import hf_directory
 
 DIALOGUE = [
@@ -58,7 +58,7 @@ def verify_files(
 
 def verify_upload(path: str, sizes: Mapping[str, int]) -> None:
     """Raises ExportError unless `path` (local or remote) holds files of these sizes in bytes."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     for name, size in sizes.items():
         got = filesystem.info(f"{plain}/{name}")["size"]
         if got != size:

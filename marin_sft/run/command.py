@@ -11,6 +11,7 @@ directory. Exit codes: 0 done, 1 it could not be done, 2 a user's mistake,
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import runpy
@@ -31,6 +32,7 @@ from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store, open_store
 from marin_sft.execution.view import make_console, narrow
+from marin_sft.paths import local_path, nearest_path
 from marin_sft.run import explanation, garbage, launches, logs, preview, status, verification
 
 _COLUMNS = 80  # of output that goes to no terminal
@@ -41,9 +43,20 @@ class _Context:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        self.store: Store = open_store(arguments.prefix or default_prefix())
         self.json: bool = arguments.json
         self.console: Console = make_console(_COLUMNS)
+
+    @functools.cached_property
+    def store(self) -> Store:
+        prefix = self.arguments.prefix or default_prefix()
+        store = open_store(prefix)
+        place = local_path(prefix)
+        if place is not None and not os.path.isdir(place):
+            raise UserError(
+                f"prefix {prefix}: no such directory; expected the one that experiments write to, with --prefix"
+                f"{nearest_path(place)}"
+            )
+        return store
 
     def step(self, text: str) -> Found:
         found = find_step(self.store, text)

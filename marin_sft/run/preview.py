@@ -13,9 +13,12 @@ from rich.text import Text
 
 from marin_sft.data.formats import ChatLmDatasetFormat, shape_names
 from marin_sft.data.preview import Document, RowPreview, preview
+from marin_sft.data.rows.dropped import ON_PURPOSE
+from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.tokenizer import load_tokenizer_by_name
-from marin_sft.errors import UserError
+from marin_sft.errors import DataError, UserError
 from marin_sft.execution.selection import nearest_text
+from marin_sft.paths import find, local_path, nearest_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from marin_sft.data.chat.alignment import TokenRow
 
 AUTO = "auto"
+_NOT_BAD = ON_PURPOSE | {"over_length"}
 _SHOWN_CHARACTERS = 400  # of a message
 _GAP = "|"  # between two tokens
 
@@ -50,16 +54,18 @@ def read_previews(arguments: Any) -> tuple[Any, Iterator[RowPreview]]:
         raise UserError(
             f"--format {arguments.format!r}{nearest_text(arguments.format, names)}; expected one of {known}"
         )
-    if (
-        "://" not in arguments.data
-        and not any(c in arguments.data for c in "*?[")
-        and not os.path.exists(arguments.data)
-    ):
-        raise UserError(f"--data {arguments.data!r}: no such file; expected a file, a directory or a glob of rows")
+    data = os.path.expanduser(arguments.data)
+    if local_path(data) is not None and not find(data).names:
+        expected = "a file, a directory or a glob of rows"
+        raise UserError(f"--data {arguments.data!r}: no such file; expected {expected}{nearest_path(data)}")
+    try:
+        find_files([data])
+    except DataError as error:
+        raise UserError(f"--data: {error}") from error
     tokenizer = load_tokenizer_by_name(arguments.tokenizer)
     format = ChatLmDatasetFormat(shape=None if arguments.format == AUTO else arguments.format)
     limits = (arguments.max_length, arguments.over_length)
-    return tokenizer, preview(tokenizer, arguments.data, format, arguments.rows, *limits)
+    return tokenizer, checked(preview(tokenizer, data, format, arguments.rows, *limits), data)
 
 
 def preview_json(row: RowPreview) -> list[dict[str, Any]]:
@@ -78,6 +84,22 @@ def preview_json(row: RowPreview) -> list[dict[str, Any]]:
 def _document_json(document: Document, dropped: str | None) -> list[dict[str, Any]]:
     tokens = [(row.input_ids.tolist(), row.mask.tolist()) for row in document.rows] or [([], [])]
     return [{"input_ids": ids, "mask": mask, "messages": document.messages, "dropped": dropped} for ids, mask in tokens]
+
+
+def checked(previews: Iterable[RowPreview], data: str) -> Iterator[RowPreview]:
+    """`previews` as they are.
+
+    Raises:
+        DataError: after the last of them, where there were none, or none can be used.
+    """
+    rows, bad = 0, 0
+    for row in previews:
+        yield row
+        rows, bad = rows + 1, bad + bool(row.dropped and row.dropped.reason not in _NOT_BAD)
+    if not rows:
+        raise DataError(f"{data}: no rows; expected at least one")
+    if rows == bad:
+        raise DataError(f"{data}: none of the {rows} rows looked at can be used; each says why")
 
 
 def print_previews(console: Console, tokenizer: Any, previews: Iterable[RowPreview]) -> None:

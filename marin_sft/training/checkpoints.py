@@ -17,10 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
-
 from marin_sft import disk
 from marin_sft.errors import TrainingError
+from marin_sft.paths import file_system, names_in, remove_all
 
 MARK = "checkpoint.json"
 KEPT = 2  # the newest, and the one before in case that the newest is damaged
@@ -105,13 +104,14 @@ def read(output_path: str, step: int) -> Checkpoint:
 
 
 def _steps(output_path: str) -> list[int]:
-    filesystem, plain = _uncached(output_path)
-    return [int(found.rpartition("-")[2]) for found in filesystem.glob(f"{plain}/checkpoints/step-*")]
+    _uncached(output_path)
+    names = names_in(f"{output_path}/checkpoints")
+    return [int(name.removeprefix("step-")) for name in names if name.startswith("step-")]
 
 
 def _uncached(path: str) -> tuple[Any, str]:
     """Other processes, and TensorStore in this one, write without the knowledge of fsspec's listings."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     filesystem.invalidate_cache()
     return filesystem, plain
 
@@ -119,7 +119,7 @@ def _uncached(path: str) -> tuple[Any, str]:
 def _read_mark(path: str) -> Any:
     """None: there is none, because what should have written it was killed before. {}: there is, but no such file is
     ever written."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     try:
         mark = json.loads(filesystem.cat_file(f"{plain}/{MARK}"))
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def _files(path: str) -> dict[str, dict[str, Any]]:
 
 def _digests(path: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Of each file: the store's own where it keeps one, else the file is read."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
 
     def digest(name: str) -> str:
         kept = next((kind for kind in _OF_STORES if files[name].get(kind)), None)
@@ -177,14 +177,13 @@ def _digests(path: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str
 
 def remove(output_path: str, keep: int = 0) -> None:
     """Remove what is older than this attempt's `keep` newest finished checkpoints; 0: all of them."""
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
     steps = sorted(_steps(output_path), reverse=True)
     kept = [step for step in steps if _read_mark(checkpoint_path(output_path, step))][:keep]
     old = [step for step in steps if keep == 0 or (kept and step < kept[-1])]
     for step in old:
-        filesystem.rm(f"{plain}/checkpoints/step-{step}", recursive=True)
-    if keep == 0 and filesystem.isdir(f"{plain}/checkpoints"):
-        filesystem.rm(f"{plain}/checkpoints", recursive=True)
+        remove_all(checkpoint_path(output_path, step))
+    if keep == 0:
+        remove_all(f"{output_path}/checkpoints")
 
 
 @dataclass

@@ -21,6 +21,7 @@ from levanter.trainer_state import saveable_training_mask
 
 from marin_sft import disk
 from marin_sft.errors import TrainingError
+from marin_sft.paths import unchained
 from marin_sft.training.axes import BATCH, MICRO, POSITION
 from marin_sft.training.mesh import levanter_mesh
 from marin_sft.training.objective import Layout
@@ -140,7 +141,7 @@ def _sharding(trainer: Trainer, axes: tuple[hax.Axis, ...]) -> jax.sharding.Name
 def save_state(path: str, state: Any, step: int) -> None:
     """Write the train state, but for weights that are not trained, to directory `path`, and wait until all that all
     processes write of it is on the disk."""
-    levanter.checkpoint.save_checkpoint(state.saveable_state, step, path)
+    levanter.checkpoint.save_checkpoint(state.saveable_state, step, unchained(path))
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -168,7 +169,7 @@ class Room:
         logging.getLogger("levanter.tensorstore_serialization").setLevel(logging.ERROR)
         try:
             state = levanter.checkpoint.load_checkpoint(
-                self._shapes, path, axis_mapping=trainer.parameter_axis_mapping, mesh=trainer.device_mesh
+                self._shapes, unchained(path), axis_mapping=trainer.parameter_axis_mapping, mesh=trainer.device_mesh
             )
         except Exception as error:
             raise TrainingError(f"cannot restore the train state: {error}") from error

@@ -139,6 +139,11 @@ def test_values_that_identity_leaves_out():
     assert dataclasses.replace(data, shuffle=5).shuffle == 5
 
 
+def test_a_path_from_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert train_tokenizer("t", ["~/rows.jsonl"], vocab_size=400).config.train_paths == (tmp_path / "rows.jsonl",)
+
+
 def test_steps():
     data = lm_mixture_data_config(PARTS, {"chat": 3, "code": 1})
     assert mixture("m", data, seq_len=8).config == mixture("m", PARTS, weights={"chat": 3, "code": 1}, seq_len=8).config

@@ -349,6 +349,18 @@ def test_figures_of_metrics_json_are_shown(pipeline, capsys):
     assert "exact_match 0.875, prompts 200" in capsys.readouterr().out
 
 
+def test_the_closing_table_says_where_dropped_rows_are(pipeline, capsys):
+    def body(config):
+        Path(config["out"], "dropped.jsonl").write_text(config["dropped"])
+
+    steps = [
+        ExecutorStep(n, body, {"out": this_output_path(), "dropped": d}) for n, d in (("some", "{}"), ("none", ""))
+    ]
+    run = pipeline.run(*steps)
+    told = [line for line in capsys.readouterr().out.splitlines() if "dropped.jsonl" in line]
+    assert told == [f"some: rows were dropped; some of them are in {run.output_path(steps[0], 'dropped.jsonl')}"]
+
+
 def test_memory_store_end_to_end(tmp_path):
     import fsspec
 

@@ -224,6 +224,22 @@ def test_a_path_counts_by_content(tmp_path: Path):
         fingerprint(tmp_path / "absent")
 
 
+def test_files_behind_links_count_and_names_are_no_patterns(tmp_path: Path):
+    for name in ("big/b.txt", "data/a.txt", "rows[1].txt", "rows1.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "data/link").symlink_to("../big")
+    (tmp_path / "data/link/back").symlink_to("..")
+    paths = [tmp_path / "data", tmp_path / "data/**/*.txt", tmp_path / "data/*/*.txt", tmp_path / "rows[1].txt"]
+    before = [fingerprint(path) for path in paths]
+    (tmp_path / "big/b.txt").write_text("other")
+    assert [fingerprint(path) == old for path, old in zip(paths, before, strict=True)] == [False, False, False, True]
+    (tmp_path / "rows1.txt").write_text("what the name means as a pattern")
+    assert fingerprint(paths[3]) == before[3]
+    with pytest.raises(ConfigError, match=r"config\.value: .*dat'; did you mean '.*/data'"):
+        fingerprint(tmp_path / "dat")
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -160,9 +160,19 @@ def test_verify_says_of_what_there_are_no_digests(world, monkeypatch):
 
 
 def test_an_empty_prefix(world):
+    world.prefix.mkdir()
     assert world.json("status") == [] and world.json("runs") == [] and world.json("gc") == []
     assert squeezed(world.text("status")).startswith("0 steps under")
     assert "there is none under" in world.call("path", "x", code=2).err
+
+
+def test_a_prefix_that_is_not_there(world):
+    """It may be misspelt: not the same as one with nothing in it."""
+    world.prefix.with_name("stores").mkdir()
+    for words in (("status",), ("runs",), ("gc", "--delete"), ("path", "x")):
+        error = world.call(*words, code=2).err
+        assert "store: no such directory" in error and "did you mean" in error and "stores'?" in error
+    assert not world.prefix.exists()
 
 
 def test_why(edited):

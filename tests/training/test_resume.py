@@ -167,6 +167,18 @@ def test_the_two_newest_checkpoints_are_kept_until_the_model_is_written(preempte
     assert_same_bits(uninterrupted, second)
 
 
+def test_under_a_prefix_with_any_characters(base_model, tmp_path):
+    strange, whole = tmp_path / "lr=[1e-4]*::y", tmp_path / "whole"
+    with preempt_at(5), pytest.raises(Preempted):
+        train(config_for(base_model, strange / "1"), BATCHES)
+    assert newest_step(strange / "1") == 4
+    shutil.copytree(base_model, strange / "base")
+    train(config_for(str(strange / "base"), strange / "2", strange / "1"), BATCHES)
+    assert not (strange / "2/checkpoints").exists()
+    train(config_for(base_model, whole, steps_per_checkpoint=None), BATCHES)
+    assert_same_bits(whole, strange / "2")
+
+
 def files_of(checkpoint: Path) -> list[Path]:
     return sorted(path for path in checkpoint.rglob("*") if path.is_file())
 

@@ -7,7 +7,7 @@ Text                        prompt and text tokenized as one, with the BOS that 
 Segments                    each piece by itself, nothing added
 Tokens                      as they are
 Preference, TextPreference  two rows that share a prompt; what follows it is trained
-Rated                       its dialogue
+Rated                       its dialogue, if it is good
 """
 
 from __future__ import annotations
@@ -117,6 +117,8 @@ class Encoder:
             case Dialogue():
                 return self._dialogue(example)
             case Rated():
+                if not example.label:
+                    raise BadRow("rated_bad", "the row says that its answer is bad, and what is trained is to be good")
                 return self._dialogue(example.dialogue)
             case Text():
                 return self._text(example)

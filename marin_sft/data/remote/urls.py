@@ -8,9 +8,11 @@ from urllib.parse import unquote, urlsplit
 
 from huggingface_hub.utils import get_session
 
+from marin_sft.data.files import open_file
 from marin_sft.data.remote.hub import CHUNK, TIMEOUT, explained, http_bytes
 from marin_sft.data.remote.transfer import RemoteFile, Transient
 from marin_sft.errors import DataError
+from marin_sft.paths import file_system
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,8 @@ class StoredFile:
         return self.url
 
     def read_from(self, offset: int, size: int | None) -> Iterator[bytes]:
-        import fsspec
-
         try:
-            with fsspec.open(self.url, "rb") as stream:
+            with open_file(self.url, "rb") as stream:
                 stream.seek(offset)
                 while chunk := stream.read(CHUNK):
                     yield chunk
@@ -63,9 +63,7 @@ def remote_file(url: str, sha256: str | None) -> RemoteFile:
     digest = f"sha256:{sha256.lower()}" if sha256 else None
     if url.startswith(("https://", "http://")):
         return RemoteFile(name, HttpFile(url), _http_size(HttpFile(url)), digest)
-    from fsspec.core import url_to_fs
-
-    fs, path = url_to_fs(url)
+    fs, path = file_system(url)
     try:
         return RemoteFile(name, StoredFile(url), int(fs.info(path)["size"]), digest)
     except FileNotFoundError as error:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-import fsspec
-
 from marin_sft import disk
+from marin_sft.paths import file_system
 
 NAME, SUMMARY = "metrics.jsonl", "metrics.json"
 DIVERGED = 10
@@ -20,7 +19,7 @@ class MetricsLog:
 
     def __init__(self, output_path: str, lines: list[str], *, writes: bool = True) -> None:
         self._output_path = output_path
-        self._filesystem, self._directory = fsspec.core.url_to_fs(output_path)
+        self._filesystem, self._directory = file_system(output_path)
         self._appends = disk.is_local(self._filesystem)
         self._lines = lines
         self._writes = writes  # one process of a job does
@@ -67,7 +66,7 @@ class MetricsLog:
 
 def read_lines(output_path: str, up_to_step: int) -> list[str]:
     """The lines of an attempt's log whose step is at most `up_to_step`; a torn last line is left out."""
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
+    filesystem, plain = file_system(output_path)
     if not filesystem.exists(f"{plain}/{NAME}"):
         return []
     with filesystem.open(f"{plain}/{NAME}", "r") as file:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from marin_sft.errors import TrainingError
+from marin_sft.paths import file_system
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5 * 10**9
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".gguf")
 AGAIN = "the file is damaged or incomplete: copy or download it again"
 
 
@@ -36,7 +38,7 @@ def reading(path: str, *, weights: bool = True) -> Iterator[str]:
     Raises:
         TrainingError: when there is no such directory. A hub id is not looked up: download it in a step of its own.
     """
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     if not filesystem.isdir(plain):
         raise TrainingError(
             f"no model directory at {path!r}: expected a directory with config.json and *.safetensors; "
@@ -46,25 +48,16 @@ def reading(path: str, *, weights: bool = True) -> Iterator[str]:
         yield plain
         return
     with tempfile.TemporaryDirectory() as local:
-        if weights:
-            filesystem.get(plain.rstrip("/") + "/", local + "/", recursive=True)
-        else:
-            _copy_all_but_weights(filesystem, plain, local)
+        skipped = () if weights else _WEIGHTS
+        files = [file for file in filesystem.find(plain) if not file.endswith(skipped)]
+        filesystem.get(files, [local + file.removeprefix(plain.rstrip("/")) for file in files])
         yield local
-
-
-def _copy_all_but_weights(filesystem: fsspec.AbstractFileSystem, plain: str, local: str) -> None:
-    for file in filesystem.find(plain):
-        if not file.endswith((".safetensors", ".bin", ".pth", ".gguf")):
-            copy = os.path.join(local, file.removeprefix(plain).lstrip("/"))
-            os.makedirs(os.path.dirname(copy), exist_ok=True)
-            filesystem.get_file(file, copy)
 
 
 @contextmanager
 def writing(path: str) -> Iterator[str]:
     """A local directory whose files are at `path` once the block is done: uploaded when `path` is remote."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     if _is_local(filesystem):
         os.makedirs(plain, exist_ok=True)
         yield plain

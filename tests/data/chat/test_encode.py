@@ -92,6 +92,8 @@ def test_preferences(tokenizer):
     pair = encode(tokenizer, TextPreference("Q:\n", "yes", "no"), FORMAT)
     assert trained(tokenizer, pair.chosen) == "yes<|im_end|>" and trained(tokenizer, pair.rejected) == "no<|im_end|>"
     assert trained(tokenizer, encode(tokenizer, Rated(Dialogue([USER, GOOD]), True), FORMAT)) == "ho<|im_end|>"
+    with pytest.raises(BadRow, match="rated_bad"):
+        encode(tokenizer, Rated(Dialogue([USER, BAD]), False), FORMAT)
 
 
 def test_many_at_a_time_are_as_one_at_a_time(with_bos):
