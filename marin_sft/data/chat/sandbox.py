@@ -74,7 +74,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             _check_growth(name, getattr(__obj, "__self__", None), args, kwargs)
         return __self._measured(super().call(__context, __obj, *args, **kwargs))
 
-    def concat(self, blocks: Iterable[str]) -> str:  # type: ignore[override]  # of outputs, macros and set blocks
+    def concat(self, blocks: Iterable[str]) -> str:  # of outputs, macros and set blocks
         blocks = list(blocks)
         self._spend(sum(map(len, blocks)))
         return "".join(blocks)

@@ -11,7 +11,7 @@ import re
 from datetime import date
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
@@ -67,6 +67,8 @@ class ChatTemplate:
             | {node.value for node in parsed.find_all(nodes.Const) if isinstance(node.value, str)}
         )
         """What it may look up in a message: all attributes and texts that stand in it."""
+        self.variables = frozenset(meta.find_undeclared_variables(parsed))
+        """The names that it looks up outside of messages."""
         self._blocks: list[str] = []
         self._ranges: list[tuple[int, int]] = []
 

@@ -9,19 +9,23 @@ end-of-turn token.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from marin_sft.data.chat.alignment import Range
 from marin_sft.data.chat.reasoning import CLOSE, KEYS, OPEN
 from marin_sft.data.messages.examples import BadRow, Message
+from marin_sft.data.messages.turns import other_keys
 
-_PLANE = 0xF0000
+if TYPE_CHECKING:
+    from marin_sft.data.chat.frame import Frame
+
+PLANE = 0xF0000
+"""Its characters are marks: no template and no row has them."""
 _SPACES = re.compile(r"\s*")
-_MARK = re.compile(f"([{chr(_PLANE)}-{chr(_PLANE + 0xFFFD)}])")
+_MARK = re.compile(f"([{chr(PLANE)}-{chr(PLANE + 0xFFFD)}])")
 
 
 class Chat(Protocol):
@@ -34,7 +38,20 @@ class Chat(Protocol):
     def special(self) -> frozenset[str]:
         """The special tokens that may close a turn."""
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str: ...
+    @property
+    def read(self) -> frozenset[str]:
+        """What the template may look up in a message."""
+        ...
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """What it looks up beside messages."""
+        ...
+
+    @property
+    def tools(self) -> list[dict[str, Any]] | None: ...
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **changed: Any) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ def find_turns(chat: Chat, text: str) -> list[Turn]:
     if _holds_marks(text):
         raise BadRow("unverified_mask", "the dialogue has characters of the private plane U+F0000, used to find turns")
     answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
-    marked = [_marked(message, i) for i, message in enumerate(chat.messages)]
+    marked = [_marked(message, i, chat.read) for i, message in enumerate(chat.messages)]
     places = _mark_places(chat.render(marked), text)
     silent = [i for i in answers if i not in places]
     if silent:
@@ -72,32 +89,31 @@ def find_turns(chat: Chat, text: str) -> list[Turn]:
     return turns
 
 
-def spans_of_turns(chat: Chat, text: str, header: str) -> dict[int, Range]:
-    """What the model generates, by index of the message: through the content, to the end of the token that closes it.
-
-    `header` is the generation prompt up to the reasoning that it may open; empty where the template has none.
-    """
-    closer = _closer(chat.special, header)
-    if plain := _spans_of_plain_turns(chat, text, header, closer):
-        return plain
-    spans: dict[int, Range] = {}
-    behind = 0
-    for turn in find_turns(chat, text):
-        spans[turn.index] = (_start(chat, text, turn, header, behind), _end(chat, text, turn, closer))
-        behind = spans[turn.index][1]
+def spans_of_turns(chat: Chat, text: str, frame: Frame) -> dict[int, Range]:
+    """What the model generates, by index of the message: through the content, to the end of what closes it."""
+    spans = _spans_of_plain_turns(chat, text, frame)
+    if spans is None:
+        spans, behind = {}, 0
+        for turn in find_turns(chat, text):
+            spans[turn.index] = (_start(chat, text, turn, frame, behind), _end(chat, text, turn, frame))
+            behind = spans[turn.index][1]
+    last = len(chat.messages) - 1
+    if last in spans:
+        spans[last] = (spans[last][0], frame.end_of_text(text, spans[last][1]))
     return spans
 
 
-def _spans_of_plain_turns(chat: Chat, text: str, header: str, closer: re.Pattern[str]) -> dict[int, Range] | None:
+def _spans_of_plain_turns(chat: Chat, text: str, frame: Frame) -> dict[int, Range] | None:
     """`spans_of_turns` of the usual dialogue, without a second rendering; None for any other.
 
     No message holds the generation prompt, so that it stands in `text` only where the template put it: once for each
     assistant turn, with what the turn says right behind it, and then a token that closes a turn.
     """
+    header = frame.header
     answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
     if not header or text.count(header) != len(answers) or _holds_marks(text):
         return None
-    if any(len(message) > 2 or header in message["content"] for message in chat.messages):
+    if any(header in message["content"] or not _is_plain(message, chat.read) for message in chat.messages):
         return None
     spans: dict[int, Range] = {}
     end = 0
@@ -105,7 +121,7 @@ def _spans_of_plain_turns(chat: Chat, text: str, header: str, closer: re.Pattern
         said = chat.messages[index]["content"].strip()
         found = text.find(header, end)
         start = found + len(header)
-        closed = closer.match(text, start + len(said))
+        closed = frame.closer.match(text, start + len(said))
         if found < 0 or not said or not closed or CLOSE in said or not text.startswith(said, start):
             return None
         end = closed.end()
@@ -113,12 +129,17 @@ def _spans_of_plain_turns(chat: Chat, text: str, header: str, closer: re.Pattern
     return spans
 
 
-def _start(chat: Chat, text: str, turn: Turn, header: str, behind: int) -> int:
-    calls = bool(turn.marked.get("tool_calls"))
+def _is_plain(message: Message, read: frozenset[str]) -> bool:
+    """Whether the template looks up no more of a message than its role and its content."""
+    return len(message) == 2 or all(key in ("role", "content") or key not in read for key in message)
+
+
+def _start(chat: Chat, text: str, turn: Turn, frame: Frame, behind: int) -> int:
+    calls, header = bool(turn.marked.get("tool_calls")), frame.header
     if header:
         found = text.rfind(header, behind, turn.first)
         start = found + len(header)
-        if found < 0 or (not calls and _any_of(chat.special).search(text, start, turn.first)):
+        if found < 0 or (not calls and frame.foreign.search(text, start, turn.first)):
             raise unverified(turn.index, f"it does not follow the generation prompt {header!r}")
         return start
     # Without a generation prompt a turn begins where what closes the message before ends: nothing may stand between.
@@ -135,11 +156,14 @@ def _start(chat: Chat, text: str, turn: Turn, header: str, behind: int) -> int:
     raise unverified(turn.index, "the template has no generation prompt, and the turn is not next to its prompt")
 
 
-def _end(chat: Chat, text: str, turn: Turn, closer: re.Pattern[str]) -> int:
-    """The end of the special token that closes the turn."""
+def _end(chat: Chat, text: str, turn: Turn, frame: Frame) -> int:
+    """The end of the special tokens that close the turn."""
+    closer = frame.closer
     if not turn.marked.get("tool_calls"):
         spaces = _SPACES.match(text, turn.last)
         match = closer.match(text, spaces.end() if spaces else turn.last)
+        if match is None and frame.ended_by_next and not text[turn.last :].strip():
+            return turn.last
         if match is None:
             raise unverified(turn.index, f"no special token closes it: {text[turn.last : turn.last + 40]!r} follows")
         return match.end()
@@ -170,32 +194,33 @@ def _bare(index: int) -> Message:
 
 
 def _mark(index: int) -> str:
-    return chr(_PLANE + index)
+    return chr(PLANE + index)
 
 
-def _marked(message: Message, index: int) -> Message:
+def _marked(message: Message, index: int, read: frozenset[str]) -> Message:
     """The message with marks at both ends of what an assistant says, and nowhere that a template may look at."""
     if message["role"] != "assistant":
         return message
     if index > 0xFFFD:
         raise unverified(index, f"there are more than {0xFFFD} turns")
     mark = _mark(index)
-    marked = {**message, **{key: _around(message[key], mark) for key in KEYS if isinstance(message.get(key), str)}}
+    texts = [key for key in (*KEYS, *(other_keys(message) & read)) if isinstance(message.get(key), str)]
+    marked = {**message, **{key: around(message[key], mark) for key in texts}}
     content = message["content"]
     head, close, answer = content.rpartition(CLOSE)
     if close:
         lead, opening, thought = head.partition(OPEN) if OPEN in head else ("", "", head)
-        marked["content"] = lead + opening + _around(thought, mark) + close + _around(answer, mark)
+        marked["content"] = around(lead, mark) + opening + around(thought, mark) + close + around(answer, mark)
     elif content.strip():
-        marked["content"] = _around(content, mark)
-    elif not message.get("tool_calls"):
+        marked["content"] = around(content, mark)
+    elif not message.get("tool_calls") and not other_keys(message) & read:
         marked["content"] = content + mark
     if message.get("tool_calls"):
         marked["tool_calls"] = [_marked_call(call, mark) for call in message["tool_calls"]]
     return marked
 
 
-def _around(text: str, mark: str) -> str:
+def around(text: str, mark: str) -> str:
     """Inside the spaces at its ends, which templates take away."""
     said = text.strip()
     if not said:
@@ -208,18 +233,18 @@ def _marked_call(call: dict[str, Any], mark: str) -> dict[str, Any]:
     function = call.get("function", call)
     marked = {**function, "name": f"{mark}{function.get('name', '')}{mark}"}
     if "arguments" in function:
-        marked["arguments"] = _marked_leaves(function["arguments"], mark)
+        marked["arguments"] = marked_leaves(function["arguments"], mark)
     return {**call, "function": marked} if "function" in call else marked
 
 
-def _marked_leaves(value: Any, mark: str) -> Any:
+def marked_leaves(value: Any, mark: str) -> Any:
     match value:
         case str():
             return value + mark
         case dict():
-            return {key: _marked_leaves(item, mark) for key, item in value.items()}
+            return {key: marked_leaves(item, mark) for key, item in value.items()}
         case list():
-            return [_marked_leaves(item, mark) for item in value]
+            return [marked_leaves(item, mark) for item in value]
     return value
 
 
@@ -233,25 +258,12 @@ def _mark_places(marked: str, text: str) -> dict[int, list[int]]:
     done = 0
     for piece, mark in zip(pieces, marks, strict=False):
         done += len(piece)
-        places.setdefault(ord(mark) - _PLANE, []).append(done)
+        places.setdefault(ord(mark) - PLANE, []).append(done)
     return places
 
 
 def _holds_marks(text: str) -> bool:
     return not text.isascii() and _MARK.search(text) is not None
-
-
-@functools.lru_cache(maxsize=64)
-def _closer(special: frozenset[str], header: str) -> re.Pattern[str]:
-    """The tokens that may close a turn after `header`: what opens one closes none."""
-    return _any_of(frozenset(token for token in special if token not in header))
-
-
-@functools.lru_cache(maxsize=64)
-def _any_of(tokens: frozenset[str]) -> re.Pattern[str]:
-    """The longest of `tokens`; for none, what never matches."""
-    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
-    return re.compile(f"(?:{'|'.join(re.escape(token) for token in longest_first)})" if tokens else "(?!)")
 
 
 _ADVICE = (
