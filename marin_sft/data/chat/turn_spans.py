@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 PLANE = 0xF0000
 """Its characters are marks: no template and no row has them."""
-_SPACES = re.compile(r"\s*")
+_BLANK = re.compile(rf"(?:\s|{OPEN}|{CLOSE})*")
+_TAGS = re.compile(f"({OPEN}|{CLOSE})")
 _MARK = re.compile(f"([{chr(PLANE)}-{chr(PLANE + 0xFFFD)}])")
 
 
@@ -56,12 +57,21 @@ class Chat(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """Message `index`, as it was marked, and the places in the text of the first and of the last thing it says."""
+    """Message `index`, as it was marked, and the places in the text of all marks. `wrapped`: something may stand between
+    what it says and the token that closes it, as there does around calls."""
 
     index: int
     marked: Message
-    first: int
-    last: int
+    places: list[int]
+    wrapped: bool
+
+    @property
+    def first(self) -> int:
+        return self.places[0]
+
+    @property
+    def last(self) -> int:
+        return self.places[-1]
 
 
 def find_turns(chat: Chat, text: str) -> list[Turn]:
@@ -83,10 +93,21 @@ def find_turns(chat: Chat, text: str) -> list[Turn]:
     for index in silent:
         if index not in places:
             raise unverified(index, "nothing that it says is rendered")
-    turns = [Turn(i, marked[i], places[i][0], places[i][-1]) for i in answers]
+    turns = [
+        Turn(i, marked[i], places[i], "tool_calls" in marked[i] or not other_keys(marked[i]).isdisjoint(chat.read))
+        for i in answers
+    ]
+    for turn in turns:
+        if turn.index not in silent and not turn.wrapped and len(turn.places) % 2 and _holds_text(chat, turn):
+            raise unverified(turn.index, "only a part of what it says is rendered")
     if turns != sorted(turns, key=lambda turn: turn.first):
         raise BadRow("unverified_mask", "the template renders assistant turns in another order")
     return turns
+
+
+def _holds_text(chat: Chat, turn: Turn) -> bool:
+    """Whether the turn says something, at both ends of which it is marked."""
+    return bool(chat.messages[turn.index]["content"].strip())
 
 
 def spans_of_turns(chat: Chat, text: str, frame: Frame) -> dict[int, Range]:
@@ -135,11 +156,11 @@ def _is_plain(message: Message, read: frozenset[str]) -> bool:
 
 
 def _start(chat: Chat, text: str, turn: Turn, frame: Frame, behind: int) -> int:
-    calls, header = bool(turn.marked.get("tool_calls")), frame.header
+    header = frame.header
     if header:
         found = text.rfind(header, behind, turn.first)
         start = found + len(header)
-        if found < 0 or (not calls and frame.foreign.search(text, start, turn.first)):
+        if found < 0 or (not turn.wrapped and frame.foreign.search(text, start, turn.first)):
             raise unverified(turn.index, f"it does not follow the generation prompt {header!r}")
         return start
     # Without a generation prompt a turn begins where what closes the message before ends: nothing may stand between.
@@ -151,7 +172,12 @@ def _start(chat: Chat, text: str, turn: Turn, frame: Frame, behind: int) -> int:
     found = text.rfind(ending, max(behind - len(ending), 0), turn.first)
     start = found + len(ending)
     lead = text[start : turn.first].replace(OPEN, "").strip()
-    if found >= 0 and between[:1] and between[0].rstrip() == ending.rstrip() and (not lead or (calls and ending)):
+    if (
+        found >= 0
+        and between[:1]
+        and between[0].rstrip() == ending.rstrip()
+        and (not lead or (turn.wrapped and ending))
+    ):
         return start
     raise unverified(turn.index, "the template has no generation prompt, and the turn is not next to its prompt")
 
@@ -159,9 +185,9 @@ def _start(chat: Chat, text: str, turn: Turn, frame: Frame, behind: int) -> int:
 def _end(chat: Chat, text: str, turn: Turn, frame: Frame) -> int:
     """The end of the special tokens that close the turn."""
     closer = frame.closer
-    if not turn.marked.get("tool_calls"):
-        spaces = _SPACES.match(text, turn.last)
-        match = closer.match(text, spaces.end() if spaces else turn.last)
+    if not turn.wrapped:
+        blank = _BLANK.match(text, turn.last)
+        match = closer.match(text, blank.end() if blank else turn.last)
         if match is None and frame.ended_by_next and not text[turn.last :].strip():
             return turn.last
         if match is None:
@@ -169,16 +195,19 @@ def _end(chat: Chat, text: str, turn: Turn, frame: Frame) -> int:
         return match.end()
     # After a tool call there may be more special tokens than the last. A turn without calls shows which one is that.
     before = chat.messages[: turn.index]
-    tail = _MARK.split(_part(chat, turn.index, [*before, turn.marked]))[-1]
+    *said, tail = _MARK.split(_part(chat, turn.index, [*before, turn.marked]))
+    last = turn.places[min(len(said) // 2, len(turn.places)) - 1]  # the answers of tools may repeat names of the call
     bare = _part(chat, turn.index, [*before, _bare(turn.index)]).partition(_mark(turn.index))[2]
     usual = closer.match(bare.lstrip())
     if usual and usual.group() in tail:
-        tail = tail[: tail.index(usual.group()) + len(usual.group())]
+        tail = tail[: tail.index(usual.group())]
     else:
-        tail = tail[: max((match.end() for match in closer.finditer(tail)), default=0)]
-    if not tail or not text.startswith(tail, turn.last):
+        tail = tail[: max((match.start() for match in closer.finditer(tail)), default=0)]
+    # The last turn of a dialogue may have another closing token than the same turn within it.
+    closed = closer.match(text, last + len(tail)) if text.startswith(tail, last) else None
+    if closed is None:
         raise unverified(turn.index, "no special token closes its tool calls")
-    return turn.last + len(tail)
+    return closed.end()
 
 
 def _part(chat: Chat, index: int, messages: Sequence[Message]) -> str:
@@ -207,10 +236,10 @@ def _marked(message: Message, index: int, read: frozenset[str]) -> Message:
     texts = [key for key in (*KEYS, *(other_keys(message) & read)) if isinstance(message.get(key), str)]
     marked = {**message, **{key: around(message[key], mark) for key in texts}}
     content = message["content"]
-    head, close, answer = content.rpartition(CLOSE)
-    if close:
-        lead, opening, thought = head.partition(OPEN) if OPEN in head else ("", "", head)
-        marked["content"] = around(lead, mark) + opening + around(thought, mark) + close + around(answer, mark)
+    if CLOSE in content:  # the template may take it to pieces there
+        marked["content"] = "".join(
+            piece if piece in (OPEN, CLOSE) else around(piece, mark) for piece in _TAGS.split(content)
+        )
     elif content.strip():
         marked["content"] = around(content, mark)
     elif not message.get("tool_calls") and not other_keys(message) & read:
