@@ -85,7 +85,7 @@ class _Result:
     dropped: Dropped = field(default_factory=Dropped)
 
 
-@step_fn(kind="transform", version=2)
+@step_fn(kind="transform", version=3)
 def transform(config: TransformConfig) -> None:
     """Write the canonical rows of all subsets and splits. What is written does not depend on how the work is spread.
 

@@ -89,7 +89,7 @@ def test_bad_rows_are_counted_and_sampled(tmp_path, tokenizer_path, helpers):
 
 def test_untrained_rows_are_dropped(tmp_path, tokenizer_path, helpers):
     path = helpers.write_jsonl(tmp_path / "x.jsonl", helpers.chat_rows(2))
-    format = ChatLmDatasetFormat(chat_template="{{ '!' }}", mask_user_turns=False)
+    format = ChatLmDatasetFormat(chat_template="{{ '!' }}", mask_user_turns=False, allow_not_rendered=("content",))
     with pytest.raises(DataError, match="no_trained_token: 2"):
         tokenize(TokenizeConfig((path,), tokenizer_path, format, max_dropped=1.0, output_path=f"{tmp_path}/out"))
 

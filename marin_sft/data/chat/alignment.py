@@ -11,6 +11,7 @@ import itertools
 import json
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +31,7 @@ Range = tuple[int, int]
 class Noted:
     """What people should know of a document that is trained nevertheless.
 
-    `counts`: how often, by what it is, see `NOTES` in renderer.py. `unread_keys`: keys of its row that the template
+    `counts`: how often, by what it is, see `NOTES` in notes.py. `unread_keys`: keys of its row that the template
     does not look up, as "messages.KEY" where they are those of a message.
     """
 
@@ -39,6 +40,11 @@ class Noted:
 
     def __bool__(self) -> bool:
         return bool(self.counts or self.unread_keys)
+
+    def __or__(self, other: Noted) -> Noted:
+        """Of the two sides of a pair."""
+        counts = Counter(self.counts) + Counter(other.counts)
+        return Noted(counts, self.unread_keys | other.unread_keys)
 
 
 NOTHING = Noted()

@@ -48,6 +48,10 @@ class PreferenceRow:
     chosen: TokenRow
     rejected: TokenRow
 
+    @property
+    def noted(self) -> Noted:
+        return self.chosen.noted | self.rejected.noted
+
 
 Encoded = TokenRow | PreferenceRow
 

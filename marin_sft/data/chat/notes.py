@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from marin_sft.data.chat.alignment import Range
+from marin_sft.data.chat.alignment import Noted, Range
 from marin_sft.data.chat.reasoning import KEYS
 from marin_sft.data.chat.special_tokens import pattern_of, places_of_marks, texts_of, texts_of_messages, with_marks
 from marin_sft.data.chat.turn_spans import Chat
@@ -28,6 +29,8 @@ NOTES = {
     "no_end_of_turn": "last turns that the template does not end, so that their end is not trained",
     "template_date": "dialogues whose template asks for the date",
 }
+
+DATE = "template_date"
 
 _CALLS_BY_OTHER_NAMES = re.compile("call|tool|function|action", re.IGNORECASE)
 
@@ -116,6 +119,41 @@ class NoteTaker:
             except BadRow:
                 self._looked_up[chat.read, key] = True
         return self._looked_up[chat.read, key]
+
+
+@dataclass
+class Tally:
+    """What was noted of many rows. `documents` and `counts` by the names of `NOTES`, `unread_keys` in rows."""
+
+    documents: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    unread_keys: Counter[str] = field(default_factory=Counter)
+
+    def add(self, noted: Noted, unused_keys: frozenset[str]) -> None:
+        """One row: what was `noted` of it, and the keys that its shape has no use for."""
+        if noted:
+            self.documents.update(noted.counts.keys())
+            self.counts.update(noted.counts)
+            self.unread_keys.update(noted.unread_keys)
+        if unused_keys:
+            self.unread_keys.update(unused_keys)
+
+    @staticmethod
+    def together(parts: Iterable[Tally]) -> Tally:
+        whole = Tally()
+        for part in parts:
+            whole.documents += part.documents
+            whole.counts += part.counts
+            whole.unread_keys += part.unread_keys
+        return whole
+
+    def stats(self, format: ChatLmDatasetFormat) -> dict[str, Any]:
+        """For people, under `noted`, `unread_keys` and `template_date`; nothing where there is nothing to tell."""
+        names = [name for name in NOTES if name != DATE and self.documents[name]]
+        noted = {name: {"documents": self.documents[name], "count": self.counts[name]} for name in names}
+        unread = dict(sorted(self.unread_keys.items()))
+        dated = {DATE: format.template_date} if self.documents[DATE] else {}
+        return {**({"noted": noted} if noted else {}), **({"unread_keys": unread} if unread else {}), **dated}
 
 
 def _says_nothing(message: Message) -> bool:

@@ -57,8 +57,8 @@ class Chat(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """Message `index`, as it was marked, and the places in the text of all marks. `wrapped`: something may stand between
-    what it says and the token that closes it, as there does around calls."""
+    """Message `index`, as it was marked, and the places in the text of all its marks. `wrapped`: something may stand
+    between what it says and the token that closes it, as there does around calls."""
 
     index: int
     marked: Message
@@ -98,16 +98,12 @@ def find_turns(chat: Chat, text: str) -> list[Turn]:
         for i in answers
     ]
     for turn in turns:
-        if turn.index not in silent and not turn.wrapped and len(turn.places) % 2 and _holds_text(chat, turn):
+        says = chat.messages[turn.index]["content"].strip() and turn.index not in silent and not turn.wrapped
+        if says and len(turn.places) % 2:  # it is marked at both ends
             raise unverified(turn.index, "only a part of what it says is rendered")
     if turns != sorted(turns, key=lambda turn: turn.first):
         raise BadRow("unverified_mask", "the template renders assistant turns in another order")
     return turns
-
-
-def _holds_text(chat: Chat, turn: Turn) -> bool:
-    """Whether the turn says something, at both ends of which it is marked."""
-    return bool(chat.messages[turn.index]["content"].strip())
 
 
 def spans_of_turns(chat: Chat, text: str, frame: Frame) -> dict[int, Range]:

@@ -85,6 +85,14 @@ def other_keys(message: Message) -> frozenset[str]:
     return frozenset(message) - _OWN_KEYS
 
 
+def without_other_keys(value: Any) -> Any:
+    """A JSON value in which messages have no keys but those that every template knows."""
+    if isinstance(value, dict):
+        known = _OWN_KEYS if {"role", "content"} <= value.keys() else value.keys()
+        return {key: without_other_keys(item) for key, item in value.items() if key in known}
+    return [without_other_keys(item) for item in value] if isinstance(value, list) else value
+
+
 def same_turn(one: Message, other: Message) -> bool:
     """Whether two messages say the same. What other keys hold, mostly ids and times, counts where they say nothing."""
     says = any(one.get(key) for key in ("content", "tool_calls", *_REASONING_KEYS))
