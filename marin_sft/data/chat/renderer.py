@@ -71,6 +71,11 @@ class ChatRenderer:
             spanned = self._spanned(chat, chosen, flags)
         return self._noted(chat, spanned, dialogue)
 
+    def prompt(self, dialogue: Dialogue) -> str:
+        """What a model is given to go on from `dialogue`. Raises ConfigError and BadRow as encode_chat."""
+        chat = self._chat(dialogue)
+        return _checked_text(chat.render(chat.messages, add_generation_prompt=True))
+
     def _spanned(self, chat: _Chat, chosen: TrainOn, flags: dict[int, bool]) -> SpannedText:
         text, tagged = chat.render_tagged()
         _checked_text(text)

@@ -54,9 +54,8 @@ def test_other_keys_of_messages_stay_for_the_template():
     kept = [USER | {"toxic": False, "timestamp": 3, "header": {"agent": "x"}}, ASSISTANT]
     assert example_of({"messages": [USER | more, ASSISTANT], "model": "x"}, FORMAT) == Dialogue(kept)
     # They do not make another dialogue of it.
-    assert example_of(
-        {"messages": [USER | more, ASSISTANT], "instruction": "hi", "response": "ho"}, FORMAT
-    ) == Dialogue(kept)
+    both = {"messages": [USER | more, ASSISTANT], "instruction": "hi", "response": "ho"}
+    assert example_of(both, FORMAT) == Dialogue(kept)
 
 
 @pytest.mark.parametrize(
