@@ -51,8 +51,10 @@ def run(config: GenerateConfig) -> None:
 def read_prompts(config: GenerateConfig, tokenizer: Any, max_length: int) -> list[Prompt]:
     """The prompts of the config's files, in order."""
     prompts = []
-    arguments = {"chat_template_kwargs": config.chat_template_kwargs, "template_date": config.template_date}
-    renderer = ChatRenderer(tokenizer, ChatLmDatasetFormat(shape="messages", **arguments))
+    format = ChatLmDatasetFormat(
+        shape="messages", chat_template_kwargs=config.chat_template_kwargs, template_date=config.template_date
+    )
+    renderer = ChatRenderer(tokenizer, format)
     sources = [(name, s) for name, glob in config.prompts.items() for s in islice(_rows(glob), config.max_prompts)]
     for name, source in sources:
         prompt = _prompt(renderer, name, source)

@@ -17,8 +17,8 @@ class LmEvalConfig:
     task_files: a directory of task files (.yaml) of your own. num_fewshot: examples in the prompt; None: as each task
     says. limit: the first so many documents of each task; below 1, that fraction of them; None: all.
     chat_template_kwargs: arguments of the chat template, e.g. {"enable_thinking": False}. template_date: the day that a
-    template is told which asks for it. apply_chat_template: ask in the model's chat format. dtype: "auto" is the export's. seed: of few-shot examples and
-    of sampling. device: "cuda", "cpu"; None: a GPU where there is one.
+    template is told which asks for it. dtype: "auto" is the export's. seed: of few-shot examples and of sampling.
+    device: "cuda", "cpu"; None: a GPU where there is one.
     """
 
     model: str
