@@ -124,7 +124,8 @@ def _notes(noted: Noted | None) -> list[str]:
 
     if not noted:
         return []
-    lines = [f"{NOTES[name]}: {count}" for name, count in noted.counts.items() if name != DATE]
+    kept = {"special_tokens_in_text": ", kept as control tokens"}  # as the format does that a preview has
+    lines = [f"{NOTES[name]}: {count}{kept.get(name, '')}" for name, count in noted.counts.items() if name != DATE]
     if DATE in noted.counts:
         lines.append(f"the template asks for the date and is told {TEMPLATE_DATE}; see template_date")
     if noted.unread_keys:

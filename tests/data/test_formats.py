@@ -42,7 +42,10 @@ from marin_sft.errors import ConfigError
         ({"special_tokens_in_text": "keeps"}, "did you mean 'keep'"),
         ({"allow_not_rendered": ("call",)}, "did you mean 'calls'"),
         ({"allow_not_rendered": "calls"}, "expected tuple"),
-        ({"chat_template_kwargs": {"chat_template": "x"}}, r"has \['chat_template'\].*a template is chat_template"),
+        (
+            {"chat_template_kwargs": {"chat_template": "x"}},
+            "A template is format.chat_template",
+        ),
         ({"chat_template_kwargs": {"strftime_now": 1, "tools": []}}, r"has \['strftime_now', 'tools'\]"),
         ({"mask_user_turns": False, "train_on": "last"}, "expected one of them"),
         ({"pack": 0}, "pack=0"),

@@ -92,6 +92,9 @@ def _call(call: Any, where: str) -> Json:
         named = {key: value for key, value in call.items() if key not in ("id", "type")}
         call = {**{key: value for key, value in call.items() if key not in named}, "function": named}
     function = call.get("function") if isinstance(call, dict) else None
+    if isinstance(function, dict):  # some write the arguments beside it
+        function = {**{key: call[key] for key in ARGUMENT_KEYS if key in call}, **function}
+        call = {key: value for key, value in call.items() if key not in ARGUMENT_KEYS}
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRow("bad_tool_call", f"{where}: expected an object with a `name` and `arguments`, got {_short(call)}")
     key = _key_of_arguments(function, where)

@@ -70,10 +70,14 @@ def test_tool_calls(call):
 def test_arguments_of_calls_by_other_names(key, as_text):
     given = json.dumps({"city": "Paris"}) if as_text else {"city": "Paris"}
     expected = {"type": "function", "function": {"name": "f", "arguments": {"city": "Paris"}}}
-    for call in ({"name": "f", key: given}, {"type": "function", "function": {"name": "f", key: given}}):
+    for call in (
+        {"name": "f", key: given},
+        {"type": "function", "function": {"name": "f", key: given}},
+        {"type": "function", "function": {"name": "f"}, key: given},
+    ):
         for message in (
             {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "assistant", "content": None, "tool_calls": [{**call, "arguments": None}]},
+            {"role": "assistant", "content": None, "tool_calls": [{"arguments": None, **call}]},
             {"from": "function_call", "value": json.dumps(call)},
         ):
             assert turn(message)["tool_calls"] == [expected]
