@@ -158,14 +158,8 @@ def test_prompts_are_rendered_as_training_renders_them(tmp_path):
         "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}" + CHAT_TEMPLATE
     )
     tools = [{"name": "w5"}]
-    rows = [
-        row("w3", "w4"),
-        {
-            **row("w3", "w4"),
-            "tools": json.dumps(tools),
-            "chat_template_kwargs": {"mood": "w6", "enable_thinking": True},
-        },
-    ]
+    own = {"mood": "w6", "enable_thinking": True}
+    rows = [row("w3", "w4"), {**row("w3", "w4"), "tools": json.dumps(tools), "chat_template_kwargs": own}]
     prompts = {"q": write_rows(tmp_path / "prompts.jsonl", rows)}
     kwargs = {"enable_thinking": False}
     config = GenerateConfig(model="m", prompts=prompts, chat_template_kwargs=kwargs, template_date="2025-01-02")
