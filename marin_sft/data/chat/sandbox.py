@@ -24,6 +24,7 @@ CHARACTERS = 2**30
 """Characters, and items of lists, that one rendering may make in all; one value may have a sixteenth of them."""
 
 _LONGEST = CHARACTERS // 16
+_BITS = 100_000  # of a number
 _COUNTED = "rounds of a loop"  # a name that no template can write
 _BY_PRODUCT = frozenset("center ljust rjust zfill expandtabs indent wordwrap batch slice tojson".split())
 _BY_CHANCE = ("random", "lipsum")
@@ -127,9 +128,7 @@ class _CountedLoops(NodeTransformer):
 
 
 def _size(value: Any) -> int:
-    if isinstance(value, str | list | tuple | dict):
-        return len(value)
-    return value.bit_length() // 8 if isinstance(value, int) else 0
+    return len(value) if isinstance(value, str | list | tuple | dict) else 0
 
 
 def _check_size(size: int) -> None:
@@ -137,15 +136,20 @@ def _check_size(size: int) -> None:
         raise TemplateLimit(f"a value of {size:,} characters or items; at most {_LONGEST:,}")
 
 
+def _check_bits(bits: int) -> None:
+    if bits > _BITS:
+        raise TemplateLimit(f"a number of {bits:,} bits; at most {_BITS:,}")
+
+
 def _check_operator(operator: str, left: Any, right: Any) -> None:
     if operator == "**":
         if isinstance(left, int) and isinstance(right, int):
-            _check_size(left.bit_length() * abs(right))
+            _check_bits(left.bit_length() * abs(right))
     elif operator == "%":
         if isinstance(left, str) and _WIDE.search(left):
             raise TemplateLimit("a format with a large or a computed width")
     elif isinstance(left, int) and isinstance(right, int):
-        _check_size(left.bit_length() + right.bit_length())
+        _check_bits(left.bit_length() + right.bit_length())
     else:
         count, item = (left, right) if isinstance(left, int) else (right, left)
         if isinstance(count, int):
