@@ -3,7 +3,9 @@
 {output_path}/train/        a token cache, see token_cache.py
 {output_path}/validation/   the same, when there are validation paths
 {output_path}/stats.json    per split: rows, documents, tokens, trained tokens, dropped rows by reason; of pairs their
-                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, and its size
+                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, and its size.
+                            Where there are any: "noted", see `NOTES` in chat/notes.py; "unread_keys", which were in
+                            so many rows and nobody looked up; "template_date"
 {output_path}/metrics.json  the totals
 {output_path}/dropped.jsonl the first few dropped rows of each reason, when there are any
 
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from marin_sft import progress
 from marin_sft.data.files import write_json
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
+from marin_sft.data.messages.detection import unused_keys
 from marin_sft.data.messages.examples import BadRow, Example
 from marin_sft.data.messages.reading import examples_of
 from marin_sft.data.rows.blocks import Span, plan_blocks, rows_of
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from marin_sft.data.chat.alignment import TokenRow
+    from marin_sft.data.chat.notes import Tally
     from marin_sft.data.token_cache import Shard
 
 TRAIN, VALIDATION = "train", "validation"
@@ -89,6 +93,7 @@ class _Result:
     shard: Shard
     pairs: int
     dropped: Dropped
+    tally: Tally
 
 
 @step_fn(kind="tokenize", version=4)
@@ -142,6 +147,7 @@ def _tokenize_split(
     config: TokenizeConfig, contents: str, split: str, paths: Sequence[str], dropped_of_splits: list[Dropped]
 ) -> dict[str, Any]:
     """Write one split; its stats. `dropped_of_splits` gets the rows it dropped."""
+    from marin_sft.data.chat.notes import Tally
     from marin_sft.data.token_cache import ROWS_PER_SHARD, finish_cache
     from marin_sft.execution.backends import map_shards
 
@@ -169,6 +175,7 @@ def _tokenize_split(
     }
     if pairs := sum(result.pairs for result in results):
         stats |= {"kind": PAIRS, "pairs": pairs}
+    stats |= Tally.together(result.tally for result in results).stats(config.format.as_chat())
     progress.report(rows, rows, f"{split} rows", tokens=stats["tokens"], dropped=dropped.counts.total())
     return stats
 
@@ -187,13 +194,15 @@ def _nothing_old_collected() -> Iterator[None]:
 def _tokenize_block(block: _Block) -> _Result:
     """Tokenize the rows of `block` and write them as one shard."""
     from marin_sft.data.chat.encode import EXAMPLES_AT_ONCE, Encoder, PreferenceRow
+    from marin_sft.data.chat.notes import Tally
     from marin_sft.data.token_cache import write_shard
 
     # A block is the work of one core; others are at work on other blocks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoder = Encoder(_tokenizer(block.config.tokenizer, block.contents), block.config.format)
+    format = block.config.format.as_chat()
     kept: list[TokenRow] = []
-    pairs = 0
+    pairs, tally = 0, Tally()
     dropped = Dropped()
     last_dropped = 0
     # The encoder reads ahead.
@@ -206,12 +215,24 @@ def _tokenize_block(block: _Block) -> _Result:
         elif not isinstance(row, BadRow):
             kept.append(row)
         elif number != last_dropped:  # of several bad examples in a row, the first is told
+            _check_raised(source, row, format)
             dropped.add(source, row)
             last_dropped = number
+        if not isinstance(row, BadRow):
+            tally.add(row.noted, unused_keys(source.row, format))
         if number % EXAMPLES_AT_ONCE == 0:
             # Heard when the blocks are tokenized in the step's own process.
             progress.report(block.first + number, block.total, "rows")
-    return _Result(write_shard(block.directory, block.index, kept), pairs, dropped)
+    return _Result(write_shard(block.directory, block.index, kept), pairs, dropped, tally)
+
+
+def _check_raised(source: SourceRow, bad: BadRow, format: ChatLmDatasetFormat) -> None:
+    """Raises DataError for a row that the format wants to be told of."""
+    if bad.reason == "special_tokens_in_text" and format.special_tokens_in_text == "raise":
+        raise DataError(
+            f"{source.file.name}:{source.line}: {bad.message}. Take them out of the rows, or choose another "
+            "special_tokens_in_text"
+        )
 
 
 _LOADED: dict[str, PreTrainedTokenizerFast] = {}

@@ -11,7 +11,7 @@ from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
 
-from marin_sft.data.formats import ChatLmDatasetFormat, shape_names
+from marin_sft.data.formats import TEMPLATE_DATE, ChatLmDatasetFormat, shape_names
 from marin_sft.data.preview import Document, RowPreview, preview
 from marin_sft.data.rows.dropped import ON_PURPOSE
 from marin_sft.data.rows.row_files import find_files
@@ -23,7 +23,7 @@ from marin_sft.paths import find, local_path, nearest_path
 if TYPE_CHECKING:
     import numpy as np
 
-    from marin_sft.data.chat.alignment import TokenRow
+    from marin_sft.data.chat.alignment import Noted, TokenRow
 
 AUTO = "auto"
 _NOT_BAD = ON_PURPOSE | {"over_length"}
@@ -72,6 +72,8 @@ def preview_json(row: RowPreview) -> list[dict[str, Any]]:
     """One object, or, for a row that is split, one for each piece."""
     dropped = str(row.dropped) if row.dropped else None
     where = {"file": row.source.file.name, "line": row.source.line, "format": row.shape}
+    if row.unused_keys:
+        where["unused_keys"] = sorted(row.unused_keys)
     roles = [document.role for document in row.documents]
     if None in roles or not roles:
         documents = row.documents or [Document(None, None, [])]
@@ -83,7 +85,10 @@ def preview_json(row: RowPreview) -> list[dict[str, Any]]:
 
 def _document_json(document: Document, dropped: str | None) -> list[dict[str, Any]]:
     tokens = [(row.input_ids.tolist(), row.mask.tolist()) for row in document.rows] or [([], [])]
-    return [{"input_ids": ids, "mask": mask, "messages": document.messages, "dropped": dropped} for ids, mask in tokens]
+    more: dict[str, Any] = {"messages": document.messages, "dropped": dropped}
+    if document.noted:
+        more |= {"noted": dict(document.noted.counts), "unread_keys": sorted(document.noted.unread_keys)}
+    return [{"input_ids": ids, "mask": mask, **more} for ids, mask in tokens]
 
 
 def checked(previews: Iterable[RowPreview], data: str) -> Iterator[RowPreview]:
@@ -103,6 +108,7 @@ def checked(previews: Iterable[RowPreview], data: str) -> Iterator[RowPreview]:
 
 
 def print_previews(console: Console, tokenizer: Any, previews: Iterable[RowPreview]) -> None:
+    """Special tokens that somebody wrote into a message stand in red, and are told below it."""
     for index, row in enumerate(previews):
         if index == 0:  # not above an error
             console.print(Text(f"Lines with + are trained. Tokens are set apart by {_GAP}"))
@@ -117,11 +123,17 @@ def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
         console.print(Text(f"dropped, {row.dropped}", style="red"))
         if not row.documents:
             console.print(Text(_short(json.dumps(row.source.row, ensure_ascii=False, default=str)), style="dim"))
+    if row.unused_keys:
+        console.print(
+            Text(f"keys that the format has no use for: {', '.join(sorted(row.unused_keys))}", style="yellow")
+        )
     for document in row.documents:
         if document.role:
             console.print(Text(f"{document.role}:", style="bold"))
         for message in document.messages or ():
-            console.print(Text(_message_text(message)))
+            console.print(_message_text(tokenizer, message))
+        for line in _notes(document.noted):
+            console.print(Text(line, style="yellow"))
         for tokens in document.rows:
             trained = int(tokens.mask.sum())
             console.print(Text(f"{len(tokens.input_ids):,} tokens, {trained:,} trained", style="bold"))
@@ -129,10 +141,28 @@ def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
                 console.print(Text(line, style="bold green" if line.startswith("+") else "dim"))
 
 
-def _message_text(message: dict[str, Any]) -> str:
+def _notes(noted: Noted | None) -> list[str]:
+    from marin_sft.data.chat.notes import DATE, NOTES
+
+    if not noted:
+        return []
+    kept = {"special_tokens_in_text": ", kept as control tokens"}  # as the format does that a preview has
+    lines = [f"{NOTES[name]}: {count}{kept.get(name, '')}" for name, count in noted.counts.items() if name != DATE]
+    if DATE in noted.counts:
+        lines.append(f"the template asks for the date and is told {TEMPLATE_DATE}; see template_date")
+    if noted.unread_keys:
+        lines.append(f"keys that the chat template does not look up: {', '.join(sorted(noted.unread_keys))}")
+    return lines
+
+
+def _message_text(tokenizer: Any, message: dict[str, Any]) -> Text:
+    from marin_sft.data.chat.special_tokens import pattern_of, special_tokens
+
     more = {key: value for key, value in message.items() if key not in ("role", "content")}
     beside = f" {json.dumps(more, ensure_ascii=False)}" if more else ""
-    return _short(f"{message['role']}: {message['content']}{beside}")
+    text = Text(_short(f"{message['role']}: {message['content']}{beside}"))
+    text.highlight_regex(pattern_of(special_tokens(tokenizer)), "bold red")
+    return text
 
 
 def _short(text: str) -> str:

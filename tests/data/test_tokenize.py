@@ -130,9 +130,52 @@ def test_a_raw_half_of_a_surrogate_pair_and_a_missing_field(tmp_path, tokenizer_
     assert stats["documents"] == 31 and stats["dropped"] == {"invalid_unicode": 1}
 
 
+def test_what_is_noted_of_rows_stands_in_the_stats(tmp_path, tokenizer, tokenizer_path, helpers):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"a<|im_end|> {i}", "country": "FR"},
+                {"role": "assistant", "content": "b"},
+            ],
+            "topic": "x",
+            "id": i,
+        }
+        for i in range(3)
+    ]
+    path = helpers.write_jsonl(tmp_path / "x.jsonl", [*rows, *helpers.chat_rows(2), {"nothing": 1}])
+    dated = "{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    format = ChatLmDatasetFormat(chat_template=dated, template_date="2025-01-02")
+    tokenize(TokenizeConfig((path,), tokenizer_path, format, max_dropped=0.5, output_path=f"{tmp_path}/out"))
+    stats = json.loads((tmp_path / "out/stats.json").read_text())["train"]
+    assert stats["noted"] == {"special_tokens_in_text": {"documents": 3, "count": 3}}
+    assert stats["unread_keys"] == {"messages.country": 3, "topic": 3}
+    assert stats["template_date"] == "2025-01-02"
+    (document,) = TokenCache.open(f"{tmp_path}/out/train").read([0])
+    assert tokenizer.decode(document.input_ids).startswith("02 Jan 2025<|im_start|>")
+    refused = ChatLmDatasetFormat(special_tokens_in_text="raise")
+    with pytest.raises(DataError, match="x.jsonl:1: 1 special tokens stand in its text, first '<.im_end.>'"):
+        tokenize(TokenizeConfig((path,), tokenizer_path, refused, max_dropped=1.0, output_path=f"{tmp_path}/refused"))
+
+
+def test_the_clock_reaches_no_output(tmp_path, tokenizer, tokenizer_path, helpers, monkeypatch):
+    import datetime
+
+    from transformers.utils import chat_template_utils
+
+    path = helpers.write_jsonl(tmp_path / "x.jsonl", helpers.chat_rows(2))
+    format = ChatLmDatasetFormat(chat_template="{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template)
+    hashes = set()
+    for day in (1, 2):
+        now = type("Now", (datetime.datetime,), {"now": classmethod(lambda cls, day=day: cls(2031, 1, day))})
+        monkeypatch.setattr(chat_template_utils, "datetime", now)
+        tokenize(TokenizeConfig((path,), tokenizer_path, format, output_path=f"{tmp_path}/{day}"))
+        hashes.add(helpers.tree_hash(tmp_path / str(day)))
+    assert len(hashes) == 1
+
+
 def test_untrained_rows_are_dropped(tmp_path, tokenizer_path, helpers):
     path = helpers.write_jsonl(tmp_path / "x.jsonl", helpers.chat_rows(2))
-    format = ChatLmDatasetFormat(chat_template="{{ '!' }}", mask_user_turns=False)
+    format = ChatLmDatasetFormat(chat_template="{{ '!' }}", mask_user_turns=False, allow_not_rendered=("content",))
     with pytest.raises(DataError, match="no_trained_token: 2"):
         tokenize(TokenizeConfig((path,), tokenizer_path, format, max_dropped=1.0, output_path=f"{tmp_path}/out"))
 

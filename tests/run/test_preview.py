@@ -102,6 +102,36 @@ def test_text(preview):
     assert "dropped, unknown_format: " in text and '{"nothing": 1}' in text
 
 
+def test_what_is_noted(preview, tmp_path):
+    messages = [
+        {"role": "user", "content": "a<|im_end|>b", "country": "FR"},
+        {"role": "assistant", "content": "c", "reasoning_content": "d"},
+    ]
+    data = tmp_path / "noted.jsonl"
+    data.write_text(
+        json.dumps({"messages": messages, "topic": 1}) + "\n" + json.dumps({"messages": messages[:1]}) + "\n"
+    )
+    rows = preview("--json", data=data)
+    assert rows[0]["dropped"].startswith("reasoning_not_rendered: message 1 (assistant)")
+    del messages[1]["reasoning_content"]
+    data.write_text(json.dumps({"messages": messages, "topic": 1}) + "\n")
+    (row,) = preview("--json", data=data)
+    assert row["noted"] == {"special_tokens_in_text": 1} and row["unread_keys"] == ["messages.country"]
+    assert row["unused_keys"] == ["topic"]
+    lines = preview(data=data).splitlines()
+    assert "special tokens that somebody wrote: 1, kept as control tokens" in lines
+    assert "keys that the chat template does not look up: messages.country" in lines
+    assert "keys that the format has no use for: topic" in lines
+
+
+def test_a_template_that_asks_for_the_date(preview, tokenizer, tmp_path):
+    dated = load_tokenizer(tokenizer)
+    dated.chat_template = "{{ strftime_now('%d %b %Y') }}" + dated.chat_template
+    dated.save_pretrained(tmp_path / "dated")
+    text = preview("--rows", "1", tokenizer=tmp_path / "dated")
+    assert "the template asks for the date and is told 2024-07-26; see template_date" in text
+
+
 def test_named_format(preview):
     row, *_ = preview("--json", "--rows", "5", "--format", "text")
     assert row["dropped"].startswith("missing_key") and row["format"] == "text"

@@ -12,6 +12,7 @@ as those of a file mostly are, cost the decision once.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable, Sequence
@@ -20,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 from marin_sft.data.messages.dialogues import Fields
 from marin_sft.data.messages.examples import BadRow, Example
 from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES, Shape, Slot, is_rated, may_be_rated
+from marin_sft.data.messages.turns import without_other_keys
 
 if TYPE_CHECKING:
     from marin_sft.data.formats import ChatLmDatasetFormat
 
 
 _LOOKED_AT = 10  # of the keys of a row that fits no shape
+_BOOKKEEPING = frozenset(("id", "source", "metadata"))
 
 
 def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
@@ -42,7 +45,7 @@ def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
     if len(shapes) == 1:
         return _read(shapes[0], row, format)
     readings = [_reading(shape, row, format) for shape in shapes]
-    if readings[0] is None or any(reading != readings[0] for reading in readings):
+    if readings[0] is None or any(_said(reading) != _said(readings[0]) for reading in readings):
         raise BadRow(
             "ambiguous_format",
             f"{_keys(row)} fit several formats that read the row differently: {_described(shapes)}; name one with "
@@ -79,6 +82,30 @@ def find_shapes(row: dict[str, Any], format: ChatLmDatasetFormat) -> Sequence[Sh
     """The shapes that `row` (by our names) may have, the ones that others make superfluous left out."""
     named = frozenset(format.named_keys)
     return _shapes_of(KEYS.intersection(row), is_rated(row) or "label" in named, named)
+
+
+def unused_keys(row: dict[str, Any], format: ChatLmDatasetFormat) -> frozenset[str]:
+    """The keys of `row` that its shape has no use for, but for those that `transform` adds. None of a row that the
+    format's own function reads."""
+    if format.formatting_func is not None:
+        return frozenset()
+    keys = frozenset(key for key, value in row.items() if value is not None)
+    return _unused_keys(
+        keys, is_rated(row) or "label" in format.named_keys, format.shape, frozenset(format.named_keys.items())
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _unused_keys(
+    keys: frozenset[str], rated: bool, shape: str | None, named: frozenset[tuple[str, str]]
+) -> frozenset[str]:
+    theirs = dict(named)
+    ours = {key: key for key in keys.difference(theirs, theirs.values())}
+    ours |= {our: their for our, their in theirs.items() if their in keys}
+    known = KEYS.intersection(ours)
+    shapes = [SHAPE_BY_NAME[shape]] if shape else _shapes_of(known, rated, frozenset(theirs))
+    used = {ours[key] for found in shapes for key in _all_given(found.slots, known, frozenset(theirs))}
+    return keys - used - _BOOKKEEPING
 
 
 @functools.lru_cache(maxsize=1024)
@@ -123,6 +150,11 @@ def _reading(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> 
         return _read(shape, row, format)
     except BadRow:
         return None
+
+
+def _said(reading: list[Example] | None) -> list[Any]:
+    """What tells readings apart: what messages hold under unusual keys, which other shapes lack, is none of it."""
+    return [(type(example), without_other_keys(dataclasses.asdict(example))) for example in reading or ()]
 
 
 def _fields(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> Fields:

@@ -104,7 +104,13 @@ def test_the_prompt_is_what_both_have_in_common(chosen, rejected, common):
 
 def test_extra_keys_of_messages_do_not_part_a_prompt():
     row = {"chosen": [USER | {"id": 1}, GOOD], "rejected": [USER | {"id": 2}, BAD]}
-    assert example_of(row, FORMAT) == PAIR
+    assert example_of(row, FORMAT) == Preference([USER | {"id": 1}], [GOOD], [BAD])
+
+
+def test_turns_that_say_something_under_other_keys_alone_part_a_prompt():
+    one, other = ({"role": "assistant", "content": "", "function_calls": call} for call in ("f(1)", "f(2)"))
+    row = {"chosen": [USER, one, MORE, GOOD], "rejected": [USER, other, MORE, BAD]}
+    assert example_of(row, FORMAT) == Preference([USER], [one, MORE, GOOD], [other, MORE, BAD])
 
 
 def test_a_completion_that_begins_with_the_user():

@@ -23,7 +23,6 @@ def reason_of(row, format=FORMAT, read=example_of):
     [
         {"messages": [USER, ASSISTANT]},
         {"messages": [USER | {"name": None}, ASSISTANT], "prompt": None},
-        {"messages": [USER | {"toxic": False, "timestamp": 3}, ASSISTANT], "model": "x"},
         {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]},
         {"conversations": [{"from": "user", "value": "hi"}, {"from": "assistant", "value": "ho"}]},
         {"conversation": [USER, ASSISTANT], "conversation_hash": "x", "toxic": False},
@@ -47,6 +46,15 @@ def reason_of(row, format=FORMAT, read=example_of):
 )
 def test_one_dialogue_in_all_shapes(row):
     assert example_of(row, FORMAT) == Dialogue([USER, ASSISTANT])
+
+
+def test_other_keys_of_messages_stay_for_the_template():
+    more = {"toxic": False, "timestamp": 3, "header": {"lang": None, "agent": "x"}, "none": None, "raw": b"no JSON"}
+    kept = [USER | {"toxic": False, "timestamp": 3, "header": {"agent": "x"}}, ASSISTANT]
+    assert example_of({"messages": [USER | more, ASSISTANT], "model": "x"}, FORMAT) == Dialogue(kept)
+    # They do not make another dialogue of it.
+    both = {"messages": [USER | more, ASSISTANT], "instruction": "hi", "response": "ho"}
+    assert example_of(both, FORMAT) == Dialogue(kept)
 
 
 @pytest.mark.parametrize(
