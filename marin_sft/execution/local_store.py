@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from marin_sft.execution.durability import make_directories, sync_directory, sync_file, sync_tree
 from marin_sft.execution.store import FileInfo
 
 READ_BACK_LIMIT = 4 * 2**30  # bytes of one output beyond which local files are not read back for a digest
@@ -75,11 +76,16 @@ class LocalStore:
             return False
         finally:
             os.unlink(temporary)
-        _sync_directory(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
         return True
 
-    def replace(self, path: str, data: bytes) -> None:
-        os.replace(self._write_temporary(path, data, durable=False), path)
+    def replace(self, path: str, data: bytes, durable: bool = True) -> None:
+        os.replace(self._write_temporary(path, data, durable), path)
+        if durable:
+            sync_directory(os.path.dirname(path))
+
+    def sync(self, path: str) -> None:
+        sync_tree(path, self.prefix)
 
     def remove(self, path: str) -> None:
         if os.path.isdir(path) and not os.path.islink(path):
@@ -131,7 +137,7 @@ class LocalStore:
             file.write(data)
             if durable:
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
         return temporary
 
 
@@ -144,18 +150,10 @@ def _open_in_new_folder(path: str) -> BinaryIO:
     """Another process may prune the folder, empty as it is, between the two calls: then once more."""
     for attempt in itertools.count():
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_directories(os.path.dirname(path))
             return open(path, "xb")
         except FileNotFoundError:
             if attempt == _PRUNED:
                 raise
     raise AssertionError("the last round returns or raises")
 
-
-def _sync_directory(path: str) -> None:
-    """Make a new name in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -143,9 +143,12 @@ class FsspecStore:
             self._fs.pipe_file(path, data)
             return True
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, durable: bool = True) -> None:
         with _os_errors(path):
             self._fs.pipe_file(path, data)
+
+    def sync(self, path: str) -> None:
+        """Nothing to do: what an object store has answered for is on its disks."""
 
     def remove(self, path: str) -> None:
         """Object by object: `rm` would take names for patterns, delete an emptied bucket, and on S3 hide errors."""

@@ -61,8 +61,12 @@ class Store(Protocol):
         """Create the object whole; False, and nothing changed, when it exists."""
         ...
 
-    def replace(self, path: str, data: bytes) -> None:
-        """Write over an object that has one writer only."""
+    def replace(self, path: str, data: bytes, durable: bool = True) -> None:
+        """Write over an object that has one writer only. Not `durable`: a power cut may leave it empty or cut short."""
+        ...
+
+    def sync(self, path: str) -> None:
+        """Make all that was written below `path` survive a power cut; object stores see to that themselves."""
         ...
 
     def remove(self, path: str) -> None:

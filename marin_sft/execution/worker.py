@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn
 
 from marin_sft import progress
-from marin_sft.errors import MarinSftError
+from marin_sft.errors import MarinSftError, StoreError
 from marin_sft.execution.attempt import (
     Claim,
     Commit,
@@ -90,6 +90,8 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     if claim is None:
         return Outcome("elsewhere", task.claim)
     output = attempt_path(store, task.directory, claim.number)
+    if store.names(output):
+        raise StoreError(f"{output} holds files already, of an attempt whose claim is gone: move them away")
     store.make_directory(output)
     earlier = resumable_attempts(store, task.directory, claim)
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
@@ -100,15 +102,15 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
         _exits(store, task),
     ):
         failure = _run_body(task.fn, config, beat)
-    seconds = time.monotonic() - clock
-    record = _record(task, claim, config, started, seconds, failure)
-    store.replace(f"{output}/.record.json", json.dumps(record, indent=1).encode())
+        seconds = time.monotonic() - clock
+        record = _record(task, claim, config, started, seconds, failure)
+        digest = _settle(store, output, record)  # while the owner beats: a large output takes its time
     if failure is not None:
         write_failure(store, task.directory, claim.number, failure)
         return Outcome("failed", claim.number, seconds, failure=failure)
     if newer_claim(store, task.directory, claim):
         return Outcome("elsewhere", claim.number, seconds)  # an inline body could not be stopped: its commit is refused
-    return Outcome("committed", claim.number, seconds, commit=_commit(store, task, claim, output))
+    return Outcome("committed", claim.number, seconds, commit=_commit(store, task, claim, digest))
 
 
 def _fill(leaf: Any, output: str, earlier: tuple[str, ...]) -> Any:
@@ -160,12 +162,18 @@ def _exits(store: Store, task: Task) -> Iterator[None]:
             os._exit = leave
 
 
-def _commit(store: Store, task: Task, claim: Claim, output: str) -> Commit:
+def _settle(store: Store, output: str, record: dict[str, Any]) -> str | None:
+    """Write what is to be known of an ended attempt, and make it and all outputs survive a power cut; their digest."""
     files = store.files(output)
-    store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode())
-    digest = None
-    if all(file.digest is not None for file in files):
-        digest = hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
+    store.replace(f"{output}/.record.json", json.dumps(record, indent=1).encode(), durable=False)
+    store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode(), durable=False)
+    store.sync(output)
+    if any(file.digest is None for file in files):
+        return None
+    return hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
+
+
+def _commit(store: Store, task: Task, claim: Claim, digest: str | None) -> Commit:
     commit = Commit(
         number=task.aim,
         attempt=claim.number,

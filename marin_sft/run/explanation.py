@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.text import Text
 from marin_sft.errors import UserError
 from marin_sft.execution.attempt import Commit, StepState, attempt_path, claim_numbers, read_state
 from marin_sft.execution.catalog import Found, location, read_states, step_directories, step_name
+from marin_sft.execution.documents import read_document
 from marin_sft.execution.fingerprint import Payload, leaf_differences
 from marin_sft.execution.plan import difference_text
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
@@ -126,6 +127,11 @@ def _pending(state: StepState) -> str | None:
     return f"{attempt} is running, {stands}" if state.running else f"{attempt} was interrupted, {stands}"
 
 
+@dataclass(frozen=True)
+class _Record:
+    payload: Payload
+
+
 def payload_of_step(store: Store, found: Found) -> Payload:
     """What the step's identity is made of: from its commit, else from the record of an attempt that ended.
 
@@ -135,9 +141,10 @@ def payload_of_step(store: Store, found: Found) -> Payload:
     if found.state.commit is not None:
         return found.state.commit.payload
     for number in reversed(claim_numbers(store, found.directory)):
-        record = store.read(f"{attempt_path(store, found.directory, number)}/.record.json")
+        path = f"{attempt_path(store, found.directory, number)}/.record.json"
+        record = read_document(store, path, _Record, "remove it: the step's earlier attempts may have one")
         if record is not None:
-            return json.loads(record)["payload"]
+            return record.payload
     raise UserError(
         f"{found.directory}: no attempt has ended yet, so there is nothing to compare; see marin-sft status"
     )
