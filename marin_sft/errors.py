@@ -45,7 +45,12 @@ class DamagedFile(StoreError):
 
 
 class StoreUnavailable(StoreError, OSError):
-    """A store that does not answer, also when asked again, or that refuses."""
+    """A store that does not answer, also when asked again (`silent`), or that refuses. `said`: in its own words."""
+
+    def __init__(self, text: str, said: str = "", silent: bool = False) -> None:
+        super().__init__(text)
+        self.said = said
+        self.silent = silent
 
 
 class DataError(MarinSftError):

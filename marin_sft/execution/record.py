@@ -96,7 +96,11 @@ class RunRecord:
         self.name = f"{now().replace(':', '')}-{script}-{uuid.uuid4().hex[:6]}"
 
     def begin(self, description: str | None, graph: Graph) -> OSError | None:
-        """Returns what went wrong: a store that cannot be written still serves launches that have nothing to run."""
+        """Returns what went wrong: a store that cannot be written still serves launches that have nothing to run.
+
+        Raises:
+            StoreUnavailable: the store does not answer at all.
+        """
         content = {
             "description": description,
             "time": now(),
@@ -116,6 +120,8 @@ class RunRecord:
         try:
             self._store.create_exclusive(path, json.dumps(content, default=repr).encode())
         except OSError as error:
+            if getattr(error, "silent", False):
+                raise
             return error
         return None
 

@@ -19,6 +19,7 @@ from marin_sft import progress
 from marin_sft.execution.attempt import attempt_path, read_beat
 from marin_sft.execution.documents import as_document
 from marin_sft.execution.live_output import LiveOutput
+from marin_sft.execution.patience import no_patience
 from marin_sft.execution.plan import Action, Plan, PlanItem, difference_text
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.store import Store
@@ -196,6 +197,7 @@ class LiveView:
             return  # the bar says it already
         self._console.print(Text.assemble((f"{name} | ", "dim"), Text.from_ansi(line)))
 
+    @no_patience()
     def _poll(self) -> None:
         while not self._ended.wait(self._store.beat_seconds):
             with self._lock:

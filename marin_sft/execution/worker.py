@@ -103,8 +103,9 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     ):
         failure = _run_body(task.fn, config, beat)
         seconds = time.monotonic() - clock
-        record = _record(task, claim, config, started, seconds, failure)
-        digest = _settle(store, output, record)  # while the owner beats: a large output takes its time
+        record = json.dumps(_record(task, claim, config, started, seconds, failure), indent=1).encode()
+        store.replace(f"{output}/.record.json", record, durable=failure is not None)
+        digest = None if failure else _settle(store, output)  # while the owner beats: a large output takes its time
     if failure is not None:
         write_failure(store, task.directory, claim.number, failure)
         return Outcome("failed", claim.number, seconds, failure=failure)
@@ -162,10 +163,9 @@ def _exits(store: Store, task: Task) -> Iterator[None]:
             os._exit = leave
 
 
-def _settle(store: Store, output: str, record: dict[str, Any]) -> str | None:
-    """Write what is to be known of an ended attempt, and make it and all outputs survive a power cut; their digest."""
+def _settle(store: Store, output: str) -> str | None:
+    """Note the files of an output, and make it survive a power cut; returns its digest."""
     files = store.files(output)
-    store.replace(f"{output}/.record.json", json.dumps(record, indent=1).encode(), durable=False)
     store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode(), durable=False)
     store.sync(output)
     if any(file.digest is None for file in files):
