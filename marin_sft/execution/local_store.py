@@ -121,7 +121,11 @@ class LocalStore:
     def point_latest(self, directory: str, attempt: str) -> None:
         temporary = os.path.join(directory, f".latest-{uuid.uuid4().hex}")
         os.symlink(attempt, temporary)
-        os.replace(temporary, os.path.join(directory, "latest"))
+        try:
+            os.replace(temporary, os.path.join(directory, "latest"))
+        except OSError:
+            os.unlink(temporary)
+            raise
 
     @patient
     def files(self, path: str) -> list[FileInfo]:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from marin_sft.errors import UserError
 from marin_sft.execution.attempt import Commit, StepState, attempt_path, claim_numbers, read_state
-from marin_sft.execution.catalog import Found, location, read_states, step_directories, step_name
+from marin_sft.execution.catalog import Found, comparable_commits, location, step_directories, step_name
 from marin_sft.execution.documents import read_document
 from marin_sft.execution.fingerprint import Payload, leaf_differences
 from marin_sft.execution.plan import difference_text
@@ -91,7 +91,7 @@ def _nearest(store: Store, directory: str, payload: Payload) -> dict[str, Any] |
     """The committed step of the same name that differs in the fewest fields."""
     name = step_name(directory)
     others = [d for d in step_directories(store) if step_name(d) == name and d != directory][:_SIBLINGS]
-    payloads = {d: s.commit.payload for d, s in read_states(store, others).items() if s.commit}
+    payloads = {d: commit.payload for d, commit in comparable_commits(store, others).items()}
     if not payloads:
         return None
     nearest = min(payloads, key=lambda d: len(leaf_differences(payloads[d], payload)))
