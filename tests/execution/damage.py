@@ -11,7 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from marin_sft.errors import MarinSftError, RunFailed
-from marin_sft.execution.attempt import Claim, Failure, Tombstone, now, write_beat, write_failure, write_tombstone
+from marin_sft.execution.attempt import (
+    Failure,
+    Tombstone,
+    now,
+    read_claim,
+    write_beat,
+    write_failure,
+    write_tombstone,
+)
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.pins import pin_step
@@ -53,14 +61,14 @@ def whole_store(path: Path) -> Path:
     store = LocalStore(str(path))
     with contextlib.redirect_stdout(io.StringIO()):
         Executor(ExecutorFlags(prefix=str(path), backend="inline")).run([step("a", sibling=1)])
+    for file in path.glob("*/claims/000001.json"):  # by a process that has ended since
+        file.write_text(json.dumps({**json.loads(file.read_text()), "owner": dataclasses.asdict(GONE)}))
     for name in ("failed", "interrupted", "half_removed"):
         (directory,) = path.glob(f"{name}-*")
         shutil.rmtree(directory / "commits")
-        claim = json.loads((directory / "claims" / "000001.json").read_text())
-        claim["owner"] = dataclasses.asdict(GONE)
-        (directory / "claims" / "000001.json").write_text(json.dumps(claim))
-        taken = Claim(**{**claim, "owner": GONE})
-        write_beat(store, directory.name, taken, 3, {"done": 1.0, "total": 4.0, "unit": "steps", "metrics": {"x": 1}})
+        claim = read_claim(store, directory.name, 1)
+        assert claim is not None
+        write_beat(store, directory.name, claim, 3, {"done": 1.0, "total": 4.0, "unit": "steps", "metrics": {"x": 1}})
         if name == "failed":
             write_failure(store, directory.name, 1, Failure("ValueError: told to", "script.py:1 in f", "Traceback"))
         if name == "half_removed":
