@@ -4,19 +4,29 @@ After every round: no two commits for one number, no half-written output taken f
 each body run as often as the kills allow and no oftener.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from marin_sft.execution.attempt import attempt_path, read_state
+from marin_sft.execution.catalog import step_directories
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
+from marin_sft.execution.fingerprint import canonical_json
+from marin_sft.execution.local_store import LocalStore
+from tests.execution import power_cuts
+from tests.execution.damage import COMMANDS, DAMAGES, damage, launch, our_files, run_command, whole_store
 from tests.execution.launches import Launches
 from tests.gcs_server import Fault
 
@@ -89,6 +99,82 @@ def test_a_store_that_refuses_and_loses_answers(gcs, number):
             assert file.read() == name.encode()
     assert len(bodies) == 2
     assert [result.status for result in Executor(flags).run(steps).results] == ["cached", "cached"]
+
+
+@pytest.mark.parametrize("number", range(max(1, ROUNDS // 5)))
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_the_power_goes(tmp_path, kind, number):
+    """What is committed after the cut is whole, and the same command finishes the rest."""
+    if reason := power_cuts.impossible(kind):
+        pytest.skip(reason)
+    dice = random.Random(f"power {SEED} {kind} {number}")
+    disk, cut = tmp_path / "disk.img", tmp_path / "cut.img"
+    (tmp_path / "script.py").write_text(power_cuts.SCRIPT)
+    power_cuts.make_disk(disk, kind)
+
+    def start(mount: Path) -> subprocess.Popen:
+        command = [sys.executable, "script.py", "--prefix", str(mount / "store"), "--backend", "inline"]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    with power_cuts.mounted(disk, tmp_path / "before") as mount:
+        os.sync()  # the empty file system is on the disk
+        launch = start(mount)
+        wanted, begun = dice.randint(0, 6), time.monotonic()
+        while launch.poll() is None and len(list(mount.glob("store/**/commits/000001.json"))) < wanted:
+            assert time.monotonic() - begun < 100
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launch.wait(timeout=dice.random() * 0.2)
+        launch.send_signal(signal.SIGSTOP)
+        shutil.copyfile(disk, cut)
+        launch.kill()
+        launch.communicate()
+    with power_cuts.mounted(cut, tmp_path / "after") as mount:
+        store = LocalStore(str(mount / "store"))
+        committed = check_commits(store)
+        again = start(mount)
+        output, _ = again.communicate(timeout=100)
+        assert again.returncode == 0, output
+        after = check_commits(store)
+        assert committed.items() <= after.items() and len(after) == 6
+    print(f"\n{kind} {number}: cut after {wanted} commits, {len(committed)} on the disk")
+
+
+def check_commits(store: LocalStore) -> dict[str, str]:
+    """The digest of each step's commit; checks that its output is whole."""
+    found = {}
+    for directory in step_directories(store):
+        commit = read_state(store, directory).commit
+        if commit is not None:
+            output = attempt_path(store, directory, commit.attempt)
+            files = [list(file) for file in store.files(output)]
+            assert hashlib.sha256(canonical_json(files).encode()).hexdigest() == commit.digest, output
+            assert json.loads(Path(output, ".files.json").read_text()), output
+            assert json.loads(Path(output, ".record.json").read_text())["exit"] == "ok"
+            found[directory] = commit.digest
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return whole_store(tmp_path_factory.mktemp("whole") / "store")
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_five_damaged_files(whole, tmp_path, number):
+    """One after the other, each in a store of its own: no command and no launch ends in an uncaught exception, and
+    what was said to be wrong is a file of ours."""
+    dice = random.Random(f"damage {SEED} {number}")
+    for each in range(5):
+        store = Path(shutil.copytree(whole, tmp_path / str(each), symlinks=True))
+        file, kind = dice.choice(our_files(store)), dice.choice([*DAMAGES, "directory"])
+        damage(file, kind, dice)
+        for words in dice.sample(COMMANDS, 4):
+            code, errors = run_command(store, words)
+            assert code in (0, 1, 2) and (code == 0 or errors), (file, kind, words)
+            if "expected the JSON" in errors:
+                assert str(file) in errors, (file, kind, words, errors)
+        launch(store)
+        shutil.rmtree(store)
 
 
 RAY_SCRIPT = """
