@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin_sft.errors import (
+    InfrastructureLoss,
     MarinSftError,
     PreviousTaskFailedError,
     RunFailed,
@@ -213,7 +214,7 @@ def executor_main(
         flags = parse_flags(sys.argv[1:] if argv is None else argv)
         with sigterm_as_interrupt():
             return Executor(flags).run(steps, description)
-    except (UserError, PreviousTaskFailedError) as error:
+    except (UserError, PreviousTaskFailedError, InfrastructureLoss) as error:
         sys.exit(_complain(error, 2))
     except RunFailed:
         sys.exit(1)

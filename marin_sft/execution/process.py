@@ -32,6 +32,25 @@ class ProcessIdentity:
         return self.in_sight and _start_time(self.pid) != self.start_time
 
 
+def descendants(of: int) -> dict[int, str]:
+    """The processes that a process has started, they have started, and so on, with their short names; Linux only."""
+    parents: dict[int, list[int]] = {}
+    names: dict[int, str] = {}
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        stat = _read_text(f"/proc/{entry}/stat") if entry.isdigit() else None
+        if stat is not None:
+            head, _, rest = stat.rpartition(")")
+            state, parent = rest.split()[:2]
+            if state not in "ZX":
+                names[int(entry)] = head.partition("(")[2]
+                parents.setdefault(int(parent), []).append(int(entry))
+    found, level = dict[int, str](), [of]
+    while level:
+        level = [child for pid in level for child in parents.get(pid, ())]
+        found |= {pid: names[pid] for pid in level}
+    return found
+
+
 def _boot_id() -> str | None:
     return _read_text("/proc/sys/kernel/random/boot_id")
 
