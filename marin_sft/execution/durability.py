@@ -31,18 +31,6 @@ def sync_directory(path: str) -> None:
         sync_file(descriptor)
 
 
-def make_directories(path: str) -> None:
-    """As `os.makedirs`, and what was made survives a power cut."""
-    made = []
-    while not os.path.isdir(path):
-        made.append(path)
-        path = os.path.dirname(path)
-    for directory in reversed(made):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory)
-        sync_directory(os.path.dirname(directory))
-
-
 def sync_tree(path: str, root: str) -> None:
     """Make everything below `path` survive a power cut, and its name in the directories above it, up to `root`.
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from marin_sft.execution.durability import make_directories, sync_directory, sync_file, sync_tree
+from marin_sft.execution.durability import sync_directory, sync_file, sync_tree
 from marin_sft.execution.patience import once, patient
 from marin_sft.execution.store import FileInfo
 
@@ -166,7 +166,7 @@ def _open_in_new_folder(path: str) -> BinaryIO:
     """Another process may prune the folder, empty as it is, between the two calls: then once more."""
     for attempt in itertools.count():
         try:
-            make_directories(os.path.dirname(path))
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             return open(path, "xb")
         except FileNotFoundError:
             if attempt == _PRUNED:

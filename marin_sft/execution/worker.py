@@ -167,6 +167,7 @@ def _settle(store: Store, output: str) -> str | None:
     """Note the files of an output, and make it survive a power cut; returns its digest."""
     files = store.files(output)
     store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode(), durable=False)
+    store.make_directory(f"{os.path.dirname(output)}/commits")  # so that its own name is synced, too
     store.sync(output)
     if any(file.digest is None for file in files):
         return None

@@ -108,6 +108,11 @@ def _without_a_field(data: bytes, dice: random.Random) -> bytes:
     return json.dumps(value).encode()
 
 
+def _with_a_field_more(data: bytes, dice: random.Random) -> bytes:
+    value = json.loads(data)
+    return json.dumps({**value, "of_a_newer_version": [1]} if isinstance(value, dict) else [*value, [1]]).encode()
+
+
 def _flipped(data: bytes, dice: random.Random) -> bytes:
     at = dice.randrange(len(data))
     return data[:at] + bytes([data[at] ^ 1 << dice.randrange(8)]) + data[at + 1 :]
@@ -126,7 +131,7 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "flipped": _flipped,
     "missing": _without_a_field,
     "changed": lambda data, dice: json.dumps(_with_one_value_changed(json.loads(data), dice)).encode(),
-    "newer": lambda data, dice: json.dumps({**json.loads(data), "of_a_newer_version": [1]}).encode(),
+    "newer": _with_a_field_more,
 }
 
 
