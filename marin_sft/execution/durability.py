@@ -11,8 +11,6 @@ import os
 import sys
 from collections.abc import Iterator
 
-_FEW = 16  # paths that are synced one by one; more of them cost less by one sync of their whole file system
-
 
 def sync_file(descriptor: int) -> None:
     """Put a file's bytes, or a directory's names, on the disk."""
@@ -34,12 +32,12 @@ def sync_directory(path: str) -> None:
 def sync_tree(path: str, root: str) -> None:
     """Make everything below `path` survive a power cut, and its name in the directories above it, up to `root`.
 
-    A few files are synced one by one. For many, one `syncfs` writes all that the file system has not yet written,
-    other programs' files included: ten thousand small files take 0.1 s by it, one by one 1.8 s.
+    On Linux by one `syncfs`, which writes all that the file system has not yet written, other programs' files included.
+    Ten thousand small files take 0.1 s by it, one by one 1.8 s; half a dozen 0.5 ms instead of 2.
     """
-    paths = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in (*names, "")]
-    if len(paths) > _FEW and _sync_file_system(path):
+    if not os.path.isdir(path) or _sync_file_system(path):
         return
+    paths = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in (*names, "")]
     above = path
     while above.startswith(f"{root}/"):
         above = os.path.dirname(above)
