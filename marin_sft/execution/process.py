@@ -19,7 +19,11 @@ class ProcessIdentity:
 
     @staticmethod
     def current() -> ProcessIdentity:
-        pid = os.getpid()
+        return ProcessIdentity.of(os.getpid())
+
+    @staticmethod
+    def of(pid: int) -> ProcessIdentity:
+        """Of a process on this machine, as this one sees it."""
         return ProcessIdentity(socket.gethostname(), pid, _boot_id(), _pid_namespace(), _start_time(pid))
 
     @property

@@ -25,6 +25,7 @@ from marin_sft.execution.catalog import step_directories
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.fingerprint import canonical_json
 from marin_sft.execution.local_store import LocalStore
+from marin_sft.execution.process import ProcessIdentity, descendants
 from tests.execution import power_cuts
 from tests.execution.damage import COMMANDS, DAMAGES, damage, launch, our_files, run_command, whole_store
 from tests.execution.launches import Launches
@@ -223,3 +224,53 @@ def test_kill_9_on_ray(tmp_path, number, victim):
     assert bodies == [*range(held + 1), *range(held, 6)]
     for commits in Path(tmp_path).glob("store/link*/commits"):
         assert [json.loads(path.read_text())["number"] for path in commits.glob("*.json")] == [1]
+
+
+def wait_for(look):
+    """What `look` finds first."""
+    ends = time.monotonic() + 120
+    while time.monotonic() < ends:
+        if found := look():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not come about in two minutes")
+
+
+def process_named(name: str, below: int) -> int | None:
+    return next((pid for pid, each in descendants(below).items() if each == name), None)
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_ray_dies_while_a_launch_starts(tmp_path, name):
+    """One paragraph, exit code 2, no failed step, and no process left; the same command works after."""
+    (tmp_path / "script.py").write_text(textwrap.dedent(RAY_SCRIPT))
+    command = [sys.executable, "script.py", "--prefix", "store"]
+    launch = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    victim = wait_for(lambda: process_named(name, launch.pid))
+    time.sleep(0.5)  # seen by the launch, too
+    seen = {pid: ProcessIdentity.of(pid) for pid in descendants(launch.pid)}
+    os.kill(victim, signal.SIGKILL)
+    _, errors = launch.communicate(timeout=120)
+    assert launch.returncode == 2 and errors.count("\n") == 1, errors
+    assert errors.startswith(f"error: Ray did not start on this machine: its {name} has ended.")
+    wait_for(lambda: all(process.is_gone() for process in seen.values()))
+    assert not list(tmp_path.glob("store/link0-*")), "no step was begun"
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120).returncode == 0
+
+
+def test_the_raylet_dies_while_a_step_runs(tmp_path):
+    """The step ends; for the next one Ray is started again, and no step counts as failed."""
+    (tmp_path / "script.py").write_text(textwrap.dedent(RAY_SCRIPT))
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    command = [sys.executable, "script.py", "--prefix", "store"]
+    env = {**os.environ, "HOLD": "1"}
+    launch = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    open(gate).close()  # the step runs; then it waits for ever
+    os.kill(wait_for(lambda: process_named("raylet", launch.pid)), signal.SIGKILL)
+    gate.unlink()
+    worker = int((tmp_path / "bodies.txt").read_text().split()[-1])
+    os.kill(worker, signal.SIGKILL)
+    output, _ = launch.communicate(timeout=240)
+    assert launch.returncode == 0 and "Ray on this machine has died; it is started again" in output
+    assert "6 steps run, 0 cached, 0 not finished" in output
