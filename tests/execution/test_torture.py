@@ -1,4 +1,6 @@
-"""Long runs of random crashes and races: `make torture`. ROUNDS sets the number of rounds of each kind, SEED the dice.
+"""Long runs of random crashes, races, power cuts and damage: `make torture`.
+
+ROUNDS sets the number of rounds of each kind, SEED the dice.
 
 After every round: no two commits for one number, no half-written output taken for a whole one, no finished output lost,
 each body run as often as the kills allow and no oftener.
