@@ -38,7 +38,8 @@ def sync_tree(path: str, root: str) -> None:
     if not os.path.isdir(path) or _sync_file_system(path):
         return
     paths = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in (*names, "")]
-    above = path
+    above = os.path.dirname(path)
+    paths.append(above)
     while above.startswith(f"{root}/"):
         above = os.path.dirname(above)
         paths.append(above)
