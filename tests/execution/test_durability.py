@@ -86,11 +86,14 @@ def test_many_files_cost_one_sync(tmp_path, seen):
 def test_without_syncfs_every_file_is_synced(tmp_path, seen, monkeypatch):
     """As on macOS."""
     monkeypatch.setattr(durability, "_sync_file_system", lambda path: False)
+    output = tmp_path / "step" / "1"
+    output.mkdir(parents=True)
     for number in range(100):
-        (tmp_path / str(number)).write_text("x")
-    os.symlink("nowhere", tmp_path / "link")
-    sync_tree(str(tmp_path), str(tmp_path))
-    assert len(seen.of("sync")) == 101
+        (output / str(number)).write_text("x")
+    os.symlink("nowhere", output / "link")
+    sync_tree(str(output), str(tmp_path))
+    files = [str(output / str(number)) for number in range(100)]
+    assert sorted(seen.of("sync")) == sorted([*files, str(output), str(output.parent), str(tmp_path)])
 
 
 def test_what_is_not_there_needs_no_sync(tmp_path):
