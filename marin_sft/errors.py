@@ -5,6 +5,8 @@
     |  |- ConfigError             a configuration value that cannot be used; names the step and the field
     |  |- GraphError              steps that do not form a valid DAG: cycles, two steps for one path, bad names
     |  `- StoreError              a prefix that cannot be used: unwritable, or without create-exclusive
+    |     |- DamagedFile          one of our own files under it is not what was written
+    |     `- StoreUnavailable     it does not answer, or refuses; also an OSError
     |- DataError                  rows or files that cannot be turned into tokens
     |- TrainingError              training cannot start or go on
     |- ExportError                an export that would not serve what was trained
@@ -36,6 +38,19 @@ class GraphError(UserError):
 
 class StoreError(UserError):
     """A prefix that cannot hold outputs safely."""
+
+
+class DamagedFile(StoreError):
+    """A file of the engine's own that cannot be read as what it was written as."""
+
+
+class StoreUnavailable(StoreError, OSError):
+    """A store that does not answer, also when asked again (`silent`), or that refuses. `said`: in its own words."""
+
+    def __init__(self, text: str, said: str = "", silent: bool = False) -> None:
+        super().__init__(text)
+        self.said = said
+        self.silent = silent
 
 
 class DataError(MarinSftError):

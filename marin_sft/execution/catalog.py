@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from marin_sft.errors import UserError
-from marin_sft.execution.attempt import StepState, read_state
+from marin_sft.errors import DamagedFile, UserError
+from marin_sft.execution.attempt import Commit, StepState, read_state
+from marin_sft.execution.documents import as_document
 from marin_sft.execution.fingerprint import name_of_directory
 from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.object_store import CONNECTIONS
@@ -57,6 +58,28 @@ def location(store: Store, directory: str) -> str:
 def read_states(store: Store, directories: Iterable[str]) -> dict[str, StepState]:
     directories = list(directories)
     return dict(zip(directories, in_parallel(store, lambda d: read_state(store, d), directories), strict=True))
+
+
+def comparable_commits(store: Store, directories: Iterable[str]) -> dict[str, Commit]:
+    """The newest commits of steps, to say in what another one differs. One that is damaged explains nothing."""
+
+    def read(directory: str) -> Commit | None:
+        try:
+            commit = read_state(store, directory).commit
+            return commit if commit and as_document(_Comparable, commit.payload) else None
+        except (DamagedFile, ValueError):
+            return None
+
+    directories = list(directories)
+    found = zip(directories, in_parallel(store, read, directories), strict=True)
+    return {directory: commit for directory, commit in found if commit is not None}
+
+
+@dataclass(frozen=True)
+class _Comparable:
+    kind: str
+    version: int
+    config: Any
 
 
 def in_parallel(store: Store, function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -17,7 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.errors import MarinSftError, PreviousTaskFailedError, RunFailed, StoreError, UserError
+from marin_sft.errors import (
+    InfrastructureLoss,
+    MarinSftError,
+    PreviousTaskFailedError,
+    RunFailed,
+    StoreError,
+    StoreUnavailable,
+    UserError,
+)
 from marin_sft.execution.backends import Backend, InlineBackend
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
@@ -126,6 +134,7 @@ class Executor:
         record = RunRecord(store)
         # Before any step is looked at: what this launch finds there, gc must not be about to remove.
         unrecorded = record.begin(description, graph)
+        answers = True
         plan, results = Plan((), store), list[StepResult]()
         status = "refused"
         try:
@@ -134,8 +143,12 @@ class Executor:
             status = "interrupted"
             run = self._carry_out(Run(graph, plan), results)
             status = "failed" if run.failed else "done"
+        except StoreUnavailable as error:
+            answers = not error.silent
+            raise
         finally:
-            record.end(status, plan.to_json(), [_result_json(store, result) for result in results])
+            if answers:
+                record.end(status, plan.to_json(), [_result_json(store, result) for result in results])
         if run.failed:
             raise RunFailed(f"{sum(r.status == 'failed' for r in results)} step(s) failed")
         return run
@@ -201,7 +214,7 @@ def executor_main(
         flags = parse_flags(sys.argv[1:] if argv is None else argv)
         with sigterm_as_interrupt():
             return Executor(flags).run(steps, description)
-    except (UserError, PreviousTaskFailedError) as error:
+    except (UserError, PreviousTaskFailedError, InfrastructureLoss) as error:
         sys.exit(_complain(error, 2))
     except RunFailed:
         sys.exit(1)

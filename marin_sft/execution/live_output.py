@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from marin_sft.execution.local_store import LocalStore
+from marin_sft.execution.patience import no_patience
 from marin_sft.execution.store import Store
 
 _LOCAL_SECONDS = 0.3  # between two looks at the logs
@@ -60,6 +61,7 @@ class LiveOutput:
             if log.rest:
                 self._add(name, log, b"\n")
 
+    @no_patience()
     def _poll(self) -> None:
         seconds = _LOCAL_SECONDS if isinstance(self._store, LocalStore) else self._store.beat_seconds
         while not self._ended.wait(seconds):

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.errors import PreviousTaskFailedError, StoreError
+from marin_sft.errors import DamagedFile, PreviousTaskFailedError, StoreError
 from marin_sft.execution.attempt import Commit, Consumed, StepState, attempt_path
-from marin_sft.execution.catalog import in_parallel, read_states, step_name
+from marin_sft.execution.catalog import comparable_commits, in_parallel, read_states, step_name
 from marin_sft.execution.configs import settings_of
 from marin_sft.execution.differences import (
     Difference,
@@ -116,7 +116,7 @@ def make_plan(graph: Graph, store: Store, selection: Selection) -> Plan:
     nodes = [node for node in graph if node in scope]
     read = read_states(store, [node.directory for node in nodes])
     states = {node: read[node.directory] for node in nodes}
-    commits = {node: _valid_commit(node, states[node]) for node in nodes}
+    commits = {node: _valid_commit(node, states[node], store) for node in nodes}
     reruns, needed = _what_runs(nodes, commits, forced, target_nodes(graph, selection), store)
     launch = _Launch(store, reruns, needed, {})
     for node in nodes:
@@ -270,20 +270,27 @@ def _siblings(node: Node, store: Store) -> list[Commit]:
     siblings = [d for d in store.names(parent) if name_of_directory(d) == node.name.rpartition("/")[2]]
     if node.step.override_output_path:
         siblings = [leaf]
-    states = read_states(store, (f"{parent}/{sibling}" for sibling in siblings[:_SIBLINGS])).values()
-    commits = [state.commit for state in states if state.commit and state.commit.fingerprint != node.fingerprint]
-    return sorted(commits, key=lambda commit: commit.time, reverse=True)
+    commits = comparable_commits(store, (f"{parent}/{sibling}" for sibling in siblings[:_SIBLINGS])).values()
+    others = [commit for commit in commits if commit.fingerprint != node.fingerprint]
+    return sorted(others, key=lambda commit: commit.time, reverse=True)
 
 
 def _first_line(text: str) -> str:
     return text.splitlines()[0] if text else ""
 
 
-def _valid_commit(node: Node, state: StepState) -> Commit | None:
+def _valid_commit(node: Node, state: StepState, store: Store) -> Commit | None:
     """The newest commit if it is of this identity; an overridden path may hold another step's."""
     commit = state.commit
-    if commit is None or commit.fingerprint != node.fingerprint:
+    if commit is None:
         return None
+    if commit.fingerprint != node.fingerprint:
+        if node.step.override_output_path:
+            return None
+        raise DamagedFile(
+            f"step '{node.name}': commit {commit.number} in {store.path(node.directory)} is of fingerprint "
+            f"{commit.fingerprint}, expected {node.fingerprint}; put it back from a copy, or remove it"
+        )
     if commit.payload != node.payload:
         raise StoreError(
             f"step '{node.name}': commit {commit.number} in {node.directory} has the fingerprint {commit.fingerprint} "

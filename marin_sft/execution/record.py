@@ -6,18 +6,20 @@ import dataclasses
 import functools
 import getpass
 import json
+import math
 import os
 import platform
 import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from marin_sft.execution.attempt import now, seconds_since_epoch
 from marin_sft.execution.configs import hardcoded_paths, parts_of
+from marin_sft.execution.documents import as_document, read_document
 from marin_sft.execution.graph import Graph
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.ray_environment import looks_secret, secrets_of_this_process
@@ -94,7 +96,11 @@ class RunRecord:
         self.name = f"{now().replace(':', '')}-{script}-{uuid.uuid4().hex[:6]}"
 
     def begin(self, description: str | None, graph: Graph) -> OSError | None:
-        """Returns what went wrong: a store that cannot be written still serves launches that have nothing to run."""
+        """Returns what went wrong: a store that cannot be written still serves launches that have nothing to run.
+
+        Raises:
+            StoreUnavailable: the store does not answer at all.
+        """
         content = {
             "description": description,
             "time": now(),
@@ -114,6 +120,8 @@ class RunRecord:
         try:
             self._store.create_exclusive(path, json.dumps(content, default=repr).encode())
         except OSError as error:
+            if getattr(error, "silent", False):
+                raise
             return error
         return None
 
@@ -131,6 +139,14 @@ class Launch:
         return seconds_since_epoch(f"{self.name[:13]}:{self.name[13:15]}:{self.name[15:22]}")
 
     @property
+    def is_ours(self) -> bool:
+        """Whether the name is one that `RunRecord` gives."""
+        try:
+            return self.time > 0
+        except ValueError:
+            return False
+
+    @property
     def script(self) -> str:
         return self.name[23:].rpartition("-")[0]
 
@@ -140,21 +156,82 @@ def read_launches(store: Store) -> list[Launch]:
     names = store.names(store.path(RUNS))
     ended = {name.removesuffix(".end.json") for name in names if name.endswith(".end.json")}
     begun = [name.removesuffix(".begin.json") for name in names if name.endswith(".begin.json")]
-    return sorted((Launch(name, name in ended) for name in begun), reverse=True)
+    launches = (Launch(name, name in ended) for name in begun)
+    return sorted((launch for launch in launches if launch.is_ours), reverse=True)
+
+
+@dataclass(frozen=True)
+class _Step:
+    name: str
+    directory: str
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    argv: tuple[str, ...] | None = None
+    user: str | None = None
+    host: str | None = None
+    git_commit: str | None = None
+    git_diff: str | None = None
+
+
+@dataclass(frozen=True)
+class _Begin:
+    steps: tuple[_Step, ...]
+    paths: tuple[str, ...]
+    owner: ProcessIdentity | None
+    launch: _Provenance
+    description: str | None
+
+
+@dataclass(frozen=True)
+class _Planned:
+    name: str
+    path: str
+    action: str
+    reason: str
+    detail: str = ""
+    diff: tuple[tuple[Any, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Result:
+    name: str
+    path: str
+    result: str
+    commit: int | None = None
+    attempt: int | None = None
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class _End:
+    status: str
+    time: str
+    plan: tuple[_Planned, ...]
+    results: tuple[_Result, ...]
 
 
 def read_begin(store: Store, launch: Launch) -> dict[str, Any]:
-    return _read(store, launch, "begin") or {"steps": [], "paths": [], "owner": None, "launch": {}, "description": None}
+    found = _read(store, launch, "begin", lambda begin: as_document(_Begin, begin) is not None)
+    return found or {"steps": [], "paths": [], "owner": None, "launch": {}, "description": None}
 
 
 def read_end(store: Store, launch: Launch) -> dict[str, Any] | None:
     """None while the launch runs, and when it was killed."""
-    return _read(store, launch, "end") if launch.ended else None
+    return _read(store, launch, "end", _is_end) if launch.ended else None
 
 
-def _read(store: Store, launch: Launch, part: str) -> Any:
-    data = store.read(store.path(f"{RUNS}/{launch.name}.{part}.json"))
-    return None if data is None else json.loads(data)
+def _is_end(end: dict[str, Any]) -> bool:
+    found = as_document(_End, end)
+    differences = [difference for planned in found.plan for difference in planned.diff]
+    return all(len(d) == 3 for d in differences) and all(math.isfinite(r.seconds) for r in found.results)
+
+
+def _read(store: Store, launch: Launch, part: str, check: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    advice = f"if that launch has ended, remove its files {RUNS}/{launch.name}.*: then gc keeps nothing for it"
+    return read_document(store, store.path(f"{RUNS}/{launch.name}.{part}.json"), dict[str, Any], advice, check)
 
 
 def describe(value: Any) -> Any:

@@ -24,7 +24,10 @@ class FileInfo(NamedTuple):
 
 
 class Store(Protocol):
-    """Narrow on purpose: what the engine needs of a place, and no more."""
+    """Narrow on purpose: what the engine needs of a place, and no more.
+
+    What fails is asked again for a while; see `patience`. Then methods raise StoreUnavailable.
+    """
 
     prefix: str
     beat_seconds: float
@@ -61,8 +64,12 @@ class Store(Protocol):
         """Create the object whole; False, and nothing changed, when it exists."""
         ...
 
-    def replace(self, path: str, data: bytes) -> None:
-        """Write over an object that has one writer only."""
+    def replace(self, path: str, data: bytes, durable: bool = True) -> None:
+        """Write over an object that has one writer only. Not `durable`: a power cut may leave it empty or cut short."""
+        ...
+
+    def sync(self, path: str) -> None:
+        """Make all that was written below `path` survive a power cut; object stores see to that themselves."""
         ...
 
     def remove(self, path: str) -> None:
@@ -111,7 +118,8 @@ def probe(store: Store) -> None:
         kept = store.read(path)
         store.remove(path)
     except OSError as error:
-        raise StoreError(f"prefix {store.prefix}: cannot be written: {error}; choose another with --prefix") from error
+        said = getattr(error, "said", None) or error
+        raise StoreError(f"prefix {store.prefix}: cannot be written: {said}; choose another with --prefix") from error
     if (first, second, kept) != (True, False, b"1"):
         raise StoreError(
             f"prefix {store.prefix}: expected the second create of {path} to be refused, "

@@ -9,15 +9,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from marin_sft import progress
-from marin_sft.execution.attempt import attempt_path, beat_path
+from marin_sft.execution.attempt import attempt_path, read_beat
 from marin_sft.execution.differences import difference_text
+from marin_sft.execution.documents import as_document
 from marin_sft.execution.live_output import LiveOutput
+from marin_sft.execution.patience import no_patience
 from marin_sft.execution.plan import Action, Plan, PlanItem
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.store import Store
@@ -200,6 +203,7 @@ class LiveView:
             return  # the bar says it already
         self._console.print(Text.assemble((f"{name} | ", "dim"), Text.from_ansi(line)))
 
+    @no_patience()
     def _poll(self) -> None:
         while not self._ended.wait(self._store.beat_seconds):
             with self._lock:
@@ -210,8 +214,10 @@ class LiveView:
                     self._tell(item.node.name, news)
 
     def _news(self, item: PlanItem, claim: int) -> progress.Progress | None:
-        beat = self._store.read(beat_path(self._store, item.node.directory, claim))
-        news = json.loads(beat)["progress"] if beat else None
+        try:
+            news = read_beat(self._store, item.node.directory, claim).get("progress")
+        except OSError:  # out of reach for a moment
+            return None
         return progress.Progress(**news) if news else None
 
     def _tell(self, name: str, news: progress.Progress) -> None:
@@ -241,9 +247,12 @@ def _figures(store: Store, output: str) -> str:
     found = store.read(f"{output}/metrics.json")
     if found is None:
         return ""
-    metrics = json.loads(found)
-    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return ", ".join(figure_texts(numbers)[:_SHOWN_FIGURES])
+    try:
+        metrics = as_document(dict[str, Any], json.loads(found))
+        numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        return ", ".join(figure_texts(numbers)[:_SHOWN_FIGURES])
+    except (ValueError, OverflowError, RecursionError):
+        return "metrics.json holds no JSON object"
 
 
 def _relative(store: Store, path: str | None) -> str:

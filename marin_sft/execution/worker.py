@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn
 
 from marin_sft import progress
-from marin_sft.errors import MarinSftError
+from marin_sft.errors import MarinSftError, StoreError
 from marin_sft.execution.attempt import (
     Claim,
     Commit,
@@ -40,7 +40,7 @@ from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import EarlierAttempts, OutputName
-from marin_sft.execution.store import FileInfo, Store, open_store
+from marin_sft.execution.store import Store, open_store
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     if claim is None:
         return Outcome("elsewhere", task.claim)
     output = attempt_path(store, task.directory, claim.number)
+    if store.names(output):
+        raise StoreError(f"{output} holds files already, of an attempt whose claim is gone: move them away")
     store.make_directory(output)
     earlier = resumable_attempts(store, task.directory, claim)
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
@@ -106,15 +108,15 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
         failure = _changed_inputs(task, "began") or _run_body(task.fn, config, beat)
         seconds = time.monotonic() - clock
         failure = _with_changed_inputs(task, failure)
-        files = [] if failure else store.files(output)  # it may take long: the owner beats meanwhile
-    record = _record(task, claim, config, started, seconds, failure)
-    store.replace(f"{output}/.record.json", json.dumps(record, indent=1).encode())
+        record = json.dumps(_record(task, claim, config, started, seconds, failure), indent=1).encode()
+        store.replace(f"{output}/.record.json", record, durable=failure is not None)
+        digest = None if failure else _settle(store, output)  # while the owner beats: a large output takes its time
     if failure is not None:
         write_failure(store, task.directory, claim.number, failure)
         return Outcome("failed", claim.number, seconds, failure=failure)
     if newer_claim(store, task.directory, claim):
         return Outcome("elsewhere", claim.number, seconds)  # an inline body could not be stopped: its commit is refused
-    commit = _commit(store, task, claim, output, files)
+    commit = _commit(store, task, claim, digest)
     return Outcome("committed" if commit else "elsewhere", claim.number, seconds, commit=commit)
 
 
@@ -188,14 +190,22 @@ def _exits(store: Store, task: Task) -> Iterator[None]:
             os._exit = leave
 
 
-def _commit(store: Store, task: Task, claim: Claim, output: str, files: list[FileInfo]) -> Commit | None:
-    store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode())
+def _settle(store: Store, output: str) -> str | None:
+    """Note the files of an output, and make it survive a power cut; returns its digest."""
+    files = store.files(output)
+    store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode(), durable=False)
+    store.make_directory(f"{os.path.dirname(output)}/commits")  # so that its own name is synced, too
+    store.sync(output)
+    return output_digest(files)
+
+
+def _commit(store: Store, task: Task, claim: Claim, digest: str | None) -> Commit | None:
     commit = Commit(
         number=task.aim,
         attempt=claim.number,
         fingerprint=task.fingerprint,
         payload=task.payload,
-        digest=output_digest(files),
+        digest=digest,
         inputs=task.inputs,
         source=task.source,
         time=now(),

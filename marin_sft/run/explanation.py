@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -15,8 +15,9 @@ from rich.text import Text
 
 from marin_sft.errors import UserError
 from marin_sft.execution.attempt import Commit, StepState, attempt_path, claim_numbers, read_state
-from marin_sft.execution.catalog import Found, location, read_states, step_directories, step_name
+from marin_sft.execution.catalog import Found, comparable_commits, location, step_directories, step_name
 from marin_sft.execution.differences import difference_text, field_of_input, input_name, leaf_differences, with_names
+from marin_sft.execution.documents import read_document
 from marin_sft.execution.fingerprint import Payload
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.store import Store
@@ -90,7 +91,7 @@ def _nearest(store: Store, directory: str, payload: Payload) -> dict[str, Any] |
     """The committed step of the same name that differs in the fewest fields."""
     name = step_name(directory)
     others = [d for d in step_directories(store) if step_name(d) == name and d != directory][:_SIBLINGS]
-    payloads = {d: s.commit.payload for d, s in read_states(store, others).items() if s.commit}
+    payloads = {d: commit.payload for d, commit in comparable_commits(store, others).items()}
     if not payloads:
         return None
     nearest = min(payloads, key=lambda d: len(leaf_differences(payloads[d], payload)))
@@ -126,6 +127,11 @@ def _pending(state: StepState) -> str | None:
     return f"{attempt} is running, {stands}" if state.running else f"{attempt} was interrupted, {stands}"
 
 
+@dataclass(frozen=True)
+class _Record:
+    payload: Payload
+
+
 def payload_of_step(store: Store, found: Found) -> Payload:
     """What the step's identity is made of: from its commit, else from the record of an attempt that ended.
 
@@ -135,9 +141,10 @@ def payload_of_step(store: Store, found: Found) -> Payload:
     if found.state.commit is not None:
         return found.state.commit.payload
     for number in reversed(claim_numbers(store, found.directory)):
-        record = store.read(f"{attempt_path(store, found.directory, number)}/.record.json")
+        path = f"{attempt_path(store, found.directory, number)}/.record.json"
+        record = read_document(store, path, _Record, "remove it: the step's earlier attempts may have one")
         if record is not None:
-            return json.loads(record)["payload"]
+            return record.payload
     raise UserError(
         f"{found.directory}: no attempt has ended yet, so there is nothing to compare; see marin-sft status"
     )

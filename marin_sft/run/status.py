@@ -10,7 +10,7 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from marin_sft.errors import UserError
+from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.attempt import (
     StepState,
     attempt_path,
@@ -27,7 +27,7 @@ from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
 from marin_sft.progress import Progress
 
-StateName = Literal["COMMITTED", "RUNNING", "FAILED", "INTERRUPTED", "ABSENT"]
+StateName = Literal["COMMITTED", "RUNNING", "FAILED", "INTERRUPTED", "ABSENT", "DAMAGED"]
 
 _COLOURS = {
     "COMMITTED": "green",
@@ -35,6 +35,7 @@ _COLOURS = {
     "FAILED": "bold red",
     "INTERRUPTED": "yellow",
     "ABSENT": "dim",
+    "DAMAGED": "bold red",
 }
 
 
@@ -42,7 +43,8 @@ _COLOURS = {
 class StepStatus:
     """`age`: seconds since the commit, else since the newest claim. `seconds`: how long the attempt took, or has run.
 
-    `output` is the committed attempt. `news`: progress of what runs, and what is not plain from the state.
+    `output` is the committed attempt. `news`: progress of what runs, and what is not plain from the state; of a DAMAGED
+    step, which file cannot be read.
     """
 
     name: str
@@ -95,6 +97,13 @@ def matches(directory: str, pattern: str) -> bool:
 
 
 def _read_status(store: Store, directory: str, pinned: bool) -> StepStatus:
+    try:
+        return _status_of(store, directory, pinned)
+    except DamagedFile as error:
+        return StepStatus(step_name(directory), store.path(directory), None, "DAMAGED", None, None, str(error))
+
+
+def _status_of(store: Store, directory: str, pinned: bool) -> StepStatus:
     state = read_state(store, directory)
     name = state_name(state)
     age = seconds = output = None
