@@ -23,7 +23,7 @@ from rich.console import Console
 
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.attempt import attempt_path
-from marin_sft.execution.catalog import Found, find_step, step_name
+from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
 from marin_sft.execution.flags import absolute_prefix, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
@@ -97,8 +97,14 @@ def plan(context: _Context) -> int | None:
 
 def status_of_steps(context: _Context) -> None:
     """every step: its state, age, duration and progress"""
-    found = status.read_statuses(context.store, context.arguments.pattern)
-    context.say([asdict(item) for item in found], lambda: status.print_statuses(context.console, context.store, found))
+    catalog = read_catalog(context.store)
+    found = status.read_statuses(context.store, context.arguments.pattern, catalog.steps)
+
+    def show() -> None:
+        status.print_statuses(context.console, context.store, found)
+        status.print_stores(context.console, context.store, catalog.stores)
+
+    context.say([asdict(item) for item in found], show)
 
 
 def why(context: _Context) -> None:
@@ -183,7 +189,7 @@ def gc(context: _Context) -> int:
         context.say(facts, lambda: garbage.print_reasons(console, facts))
         return 0
     items = [garbage.garbage_json(store, item) for item in (*found.unfinished, *found.garbage)]
-    context.say(items, lambda: garbage.print_garbage(console, found))
+    context.say(items, lambda: garbage.print_garbage(console, store, found))
     return 0
 
 

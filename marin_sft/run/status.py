@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,10 +17,9 @@ from marin_sft.execution.attempt import (
     attempt_path,
     read_beat,
     read_claim,
-    read_state,
     seconds_since_epoch,
 )
-from marin_sft.execution.catalog import in_parallel, location, step_directories, step_name
+from marin_sft.execution.catalog import in_parallel, location, read_states, step_name
 from marin_sft.execution.pins import read_pins
 from marin_sft.execution.record import read_begin, read_launches
 from marin_sft.execution.selection import nearest_text
@@ -65,26 +65,30 @@ def state_name(state: StepState) -> StateName:
     return "FAILED" if state.failure is not None else "INTERRUPTED"
 
 
-def read_statuses(store: Store, pattern: str | None) -> list[StepStatus]:
+def read_statuses(store: Store, pattern: str | None, known: Sequence[str]) -> list[StepStatus]:
     """Steps whose name or directory matches the glob `pattern`, or whose name contains that text; all without one.
+
+    `known`: the steps' directories, relative to the prefix.
 
     What the newest launch has planned and nobody has begun is ABSENT.
 
     Raises:
         UserError: for a pattern that matches no step, with the nearest name.
     """
-    directories = step_directories(store)
-    places = {location(store, directory) for directory in directories}
+    places = {location(store, directory) for directory in known}
+    planned: set[str] = set()
     for launch in read_launches(store)[:1]:
-        planned = [step["directory"] for step in read_begin(store, launch)["steps"]]
-        directories += [directory for directory in planned if location(store, directory) not in places]
-    chosen = [directory for directory in directories if pattern is None or _matches(directory, pattern)]
-    if not chosen and pattern is not None:
-        names = {step_name(directory) for directory in directories}
+        found = (step["directory"] for step in read_begin(store, launch)["steps"])
+        planned = {directory for directory in found if location(store, directory) not in places}
+    chosen = sorted(d for d in {*known, *planned} if pattern is None or _matches(d, pattern))
+    pinned = {location(store, pin.directory) for pin in read_pins(store)}
+    states = read_states(store, chosen)
+    steps = [directory for directory in chosen if states[directory].begun or directory in planned]
+    if not steps and pattern is not None:
+        names = {step_name(directory) for directory in {*known, *planned}}
         hint = nearest_text(pattern, sorted(names)) if names else "; there is none"
         raise UserError(f"no step matches {pattern!r} under {store.prefix}{hint}")
-    pinned = {location(store, pin.directory) for pin in read_pins(store)}
-    return in_parallel(store, lambda d: _read_status(store, d, location(store, d) in pinned), sorted(chosen))
+    return in_parallel(store, lambda d: _status(store, d, states[d], location(store, d) in pinned), steps)
 
 
 def _matches(directory: str, pattern: str) -> bool:
@@ -93,8 +97,7 @@ def _matches(directory: str, pattern: str) -> bool:
     return pattern in step_name(directory) or directory.startswith(pattern)  # not within fingerprints
 
 
-def _read_status(store: Store, directory: str, pinned: bool) -> StepStatus:
-    state = read_state(store, directory)
+def _status(store: Store, directory: str, state: StepState, pinned: bool) -> StepStatus:
     name = state_name(state)
     age = seconds = output = None
     if state.commit is not None:
@@ -136,6 +139,12 @@ def print_statuses(console: Console, store: Store, statuses: list[StepStatus]) -
     counts = {name: sum(status.state == name for status in statuses) for name in _COLOURS}
     shown = ", ".join(f"{count} {name.lower()}" for name, count in counts.items() if count)
     console.print(Text(f"{counted(len(statuses), 'step')} under {store.prefix}{': ' if shown else ''}{shown}"))
+
+
+def print_stores(console: Console, store: Store, below: Sequence[str]) -> None:
+    """Stores below this one, each of which is a prefix of its own."""
+    for directory in below:
+        console.print(Text(f"Not looked into: {directory}, a store of its own; see --prefix {store.path(directory)}"))
 
 
 def _status_row(store: Store, status: StepStatus) -> tuple[Cell, ...]:

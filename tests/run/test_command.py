@@ -265,6 +265,25 @@ def test_pin_and_gc(edited):
     assert "expected a whole number from 0, got '-1'" in world.call("gc", "--keep_runs=-1", code=2).err
 
 
+def test_what_is_not_ours_is_not_listed_and_what_is_left_is_named(world):
+    world.launch(world.step("a"))
+    (world.prefix / "github" / "commits").mkdir(parents=True)
+    (world.prefix / "b-0123456789" / "claims").mkdir(parents=True)
+    Executor(ExecutorFlags(prefix=f"{world.prefix}/team", backend="inline")).run([world.step("inner")])
+    (a,) = world.json("status")
+    assert a["name"] == "a"
+    note = f"Not looked into: team, a store of its own; see --prefix {world.prefix}/team"
+    assert note in squeezed(world.text("status")) and note in squeezed(world.text("gc"))
+    assert "no step 'team/inner': team is a store of its own" in world.call("why", "team/inner", code=2).err
+    damaged = Path(a["path"], "claims", "000001.json")
+    damaged.write_text("")
+    left = f"left {Path(a['path']).name} ({damaged} cannot be read)".replace(" ", "")
+    for flags in ([], ["--delete"]):  # folded anywhere, as its path is one long word
+        assert left in world.text("gc", *flags, "--keep_runs", "0", "--keep_days", "0").replace(" ", "").replace(
+            "\n", ""
+        )
+
+
 _SCRIPT = """
 from beside import NAME
 from marin_sft import ExecutorStep, executor_main, this_output_path
