@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.errors import MarinSftError, PreviousTaskFailedError, RunFailed, StoreError, UserError
+from marin_sft.errors import PreviousTaskFailedError, RunFailed, StoreError, UserError
 from marin_sft.execution.backends import Backend, InlineBackend
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
@@ -43,6 +43,7 @@ from marin_sft.execution.step import (
     versioned,
 )
 from marin_sft.execution.store import Store, open_store, probe
+from marin_sft.execution.terminal import complain, early_end_allowed, visible
 
 __all__ = [
     "THIS_OUTPUT_PATH",
@@ -143,16 +144,19 @@ class Executor:
     def _dry_run(self, steps: Sequence[ExecutorStep[Any]]) -> Run:
         planned = self.plan(steps)
         if self.flags.json:
-            print(json.dumps(planned.plan.to_json(), indent=1))
+            with early_end_allowed():
+                print(json.dumps(planned.plan.to_json(), indent=1))
             return planned
-        from marin_sft.execution.view import make_console, print_plan
+        from marin_sft.execution.console import make_console
+        from marin_sft.execution.view import print_plan
 
         print_plan(make_console(), planned.plan)
         return planned
 
     def _carry_out(self, planned: Run, results: list[StepResult]) -> Run:
         """Fills `results`, also when it is interrupted."""
-        from marin_sft.execution.view import make_console, print_failures, print_plan, print_results
+        from marin_sft.execution.console import make_console
+        from marin_sft.execution.view import print_failures, print_plan, print_results
 
         console, begun, store = make_console(), time.monotonic(), planned.plan.store
         print_plan(console, planned.plan)
@@ -202,12 +206,14 @@ def executor_main(
         with sigterm_as_interrupt():
             return Executor(flags).run(steps, description)
     except (UserError, PreviousTaskFailedError) as error:
-        sys.exit(_complain(error, 2))
+        sys.exit(complain(error, 2))
     except RunFailed:
         sys.exit(1)
     except KeyboardInterrupt:
         command = shlex.join(["python", *sys.argv])
-        print(f"\nInterrupted. Finished steps are kept; this continues: {_launcher()}{command}", file=sys.stderr)
+        print(
+            visible(f"\nInterrupted. Finished steps are kept; this continues: {_launcher()}{command}"), file=sys.stderr
+        )
         sys.exit(130)
 
 
@@ -218,7 +224,7 @@ def _check_writable(plan: Plan, unrecorded: OSError | None) -> None:
         if unrecorded is not None:  # without a record nothing would keep gc off what this launch uses
             raise StoreError(f"prefix {plan.store.prefix}: this launch could not be recorded in it: {unrecorded}")
     elif unrecorded is not None:
-        print(f"warning: no record of this launch in {plan.store.prefix}: {unrecorded}", file=sys.stderr)
+        print(visible(f"warning: no record of this launch in {plan.store.prefix}: {unrecorded}"), file=sys.stderr)
 
 
 def _result_json(store: Store, result: StepResult) -> dict[str, Any]:
@@ -231,11 +237,6 @@ def _result_json(store: Store, result: StepResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "error": result.failure and result.failure.error,
     }
-
-
-def _complain(error: MarinSftError, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
 
 
 def _this_command(flags: ExecutorFlags) -> str:

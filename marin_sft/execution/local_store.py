@@ -59,11 +59,11 @@ class LocalStore:
                 total += os.lstat(file).st_size
         return total
 
-    def read_from(self, path: str, start: int) -> bytes:
+    def read_from(self, path: str, start: int, limit: int) -> bytes:
         try:
             with open(path, "rb") as file:
                 file.seek(start)
-                return file.read()
+                return file.read(limit)
         except (FileNotFoundError, NotADirectoryError):
             return b""
 

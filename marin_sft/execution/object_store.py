@@ -87,12 +87,12 @@ class FsspecStore:
         with _os_errors(path):
             return sum(info["size"] for info in self._fs.find(path, detail=True).values())
 
-    def read_from(self, path: str, start: int) -> bytes:
+    def read_from(self, path: str, start: int, limit: int) -> bytes:
         try:
             with _os_errors(path):
                 # A range that starts at the end is an error to some stores, an empty answer to others.
-                size = self._fs.info(path)["size"]
-                return self._fs.cat_file(path, start=start, end=size) if size > start else b""
+                end = min(self._fs.info(path)["size"], start + limit)
+                return self._fs.cat_file(path, start=start, end=end) if end > start else b""
         except FileNotFoundError:
             return b""
 

@@ -252,7 +252,7 @@ def difference_text(difference: Difference, limit: int = 40) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
+    return value if isinstance(value, str) and value.isprintable() else repr(value)
 
 
 def _first_line(text: str) -> str:

@@ -53,8 +53,8 @@ class Store(Protocol):
         """Bytes in an object or in all below it; 0 where there is nothing."""
         ...
 
-    def read_from(self, path: str, start: int) -> bytes:
-        """What an object holds beyond its first `start` bytes; nothing where there is no more, or no object."""
+    def read_from(self, path: str, start: int, limit: int) -> bytes:
+        """At most `limit` bytes beyond an object's first `start`; nothing where there is no more, or no object."""
         ...
 
     def create_exclusive(self, path: str, data: bytes) -> bool:

@@ -24,13 +24,14 @@ from rich.console import Console
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.attempt import attempt_path
 from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
+from marin_sft.execution.console import make_console, narrow
 from marin_sft.execution.flags import absolute_prefix, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store, open_store
-from marin_sft.execution.view import make_console, narrow
+from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.run import explanation, garbage, launches, logs, preview, status
 
 _COLUMNS = 80  # of output that goes to no terminal
@@ -49,7 +50,7 @@ class _Context:
         found = find_step(self.store, text)
         if found.others and not self.json:
             count = len(found.others) + 1
-            print(f"{text}: {count} steps; this is {found.directory}, the newest", file=sys.stderr)
+            print(visible(f"{text}: {count} steps; this is {found.directory}, the newest"), file=sys.stderr)
         return found
 
     def say(self, value: Any, show: Callable[[], object]) -> None:
@@ -64,21 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         arguments = _parse(list(sys.argv[1:] if argv is None else argv))
-        return arguments.run(_Context(arguments)) or 0
+        code = 0
+        with early_end_allowed():
+            code = arguments.run(_Context(arguments)) or 0
+        return code
     except UserError as error:
-        return _complain(error, 2)
+        return complain(error, 2)
     except (MarinSftError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # as in `marin-sft status | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        return _complain(error, 1)
+        return complain(error, 1)
     except KeyboardInterrupt:
         return 130
-
-
-def _complain(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
 
 
 def plan(context: _Context) -> int | None:
@@ -130,14 +126,12 @@ def log(context: _Context) -> None:
     """what a step's newest attempt wrote to stdout and stderr"""
     arguments, store = context.arguments, context.store
     directory = context.step(arguments.step).directory
-    attempt, place = logs.log_path(store, directory, arguments.attempt)
+    attempt, _ = logs.log_path(store, directory, arguments.attempt)
     if context.json:
-        text = (store.read(place) or b"").decode(errors="replace")
-        print(json.dumps({"attempt": attempt, "path": place, "log": text}, indent=1))
-    elif arguments.follow:
-        logs.write_out(logs.follow_log(store, directory, attempt))
+        sys.stdout.writelines(logs.log_json(store, directory, attempt))
     else:
-        logs.write_out(logs.read_log(store, directory, attempt))
+        read = logs.follow_log if arguments.follow else logs.read_log
+        write_log(read(store, directory, attempt))
 
 
 def diff(context: _Context) -> None:
@@ -199,7 +193,7 @@ def preview_rows(context: _Context) -> None:
     if context.json:
         for row in previews:
             for value in preview.preview_json(row):
-                print(json.dumps(value, ensure_ascii=False))
+                print(json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode())
     else:
         preview.print_previews(context.console, tokenizer, previews)
 

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_environment import LAUNCHER, is_loopback, prepare
+from marin_sft.execution.terminal import complain, visible, write_log
 from marin_sft.run.job import Job, make_job, parse_variables
 
 DASHBOARD = "http://127.0.0.1:8265"
@@ -105,8 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         submit(client, job, flags)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return complain(error, 2)
     print(f"Job {job.submission_id}: {client.get_address()}/#/jobs/{job.submission_id}", flush=True)
     if flags.no_wait:
         return 0
@@ -115,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _detach(client, job, flags.stop_on_interrupt)
     except (OSError, RuntimeError) as error:
-        print(f"error: the cluster no longer answers, and job {job.submission_id} may go on: {error}", file=sys.stderr)
-        return 1
+        return complain(f"the cluster no longer answers, and job {job.submission_id} may go on: {error}", 1)
     job.forget_secrets()
     return code
 
@@ -212,8 +211,7 @@ def follow(client: Any, submission_id: str, entrypoint: str = "") -> int:
         print(f"Job {submission_id} was stopped.", file=sys.stderr)
         return 130
     if code is None:  # it did not come to run the command, or its machine was lost
-        print(f"error: job {submission_id}: {info.message}", file=sys.stderr)
-        return 1
+        return complain(f"job {submission_id}: {info.message}", 1)
     return code if code >= 0 else 128 - code
 
 
@@ -234,7 +232,7 @@ def _await_start(client: Any, submission_id: str) -> None:
     while (info := _info(client, submission_id)).status == "PENDING":
         if time.monotonic() > tell:
             tell = math.inf
-            print(info.message, file=sys.stderr, flush=True)
+            print(visible(info.message), file=sys.stderr, flush=True)
         time.sleep(_POLL)
 
 
@@ -243,11 +241,11 @@ async def _print_log(client: Any, submission_id: str, shown: int, left_out: str)
     position = 0
     try:
         async for text in client.tail_job_logs(submission_id):
-            print(text[max(0, shown - position) :].replace(left_out, ""), end="", flush=True)
+            write_log([text[max(0, shown - position) :].replace(left_out, "").encode(errors="backslashreplace")])
             position += len(text)
             shown = max(shown, position)
     except (RuntimeError, OSError) as error:
-        print(f"the log's connection broke, trying again: {error}", file=sys.stderr)
+        print(visible(f"the log's connection broke, trying again: {error}"), file=sys.stderr)
     return shown
 
 
