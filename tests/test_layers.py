@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "marin_sft"
 
 # Top to bottom: a package may import from itself and from what stands above it.
-LAYERS = ["errors", "progress", "execution", "data", "training", "export", "evaluation", "steps", "run"]
+LAYERS = ["errors", "progress", "redaction", "execution", "data", "training", "export", "evaluation", "steps", "run"]
 VALUES_OF_EXECUTION = {"step", "resources", "backends"}
 BELOW_EXECUTION = {"data", "training", "export", "evaluation"}
 

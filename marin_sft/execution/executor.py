@@ -23,7 +23,7 @@ from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
 from marin_sft.execution.plan import Plan, make_plan
 from marin_sft.execution.ray_environment import LAUNCHER
-from marin_sft.execution.record import RunRecord, launch_provenance
+from marin_sft.execution.record import RunRecord
 from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
 from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
 from marin_sft.execution.selection import Selection, check_selection
@@ -133,7 +133,7 @@ class Executor:
             plan = make_plan(graph, store, self._selection())
             _check_writable(plan, unrecorded)
             status = "interrupted"
-            run = self._carry_out(Run(graph, plan), results)
+            run = self._carry_out(Run(graph, plan), results, record.provenance)
             status = "failed" if run.failed else "done"
         finally:
             record.end(status, plan.to_json(), [_result_json(store, result) for result in results])
@@ -153,7 +153,7 @@ class Executor:
         print_plan(make_console(), planned.plan)
         return planned
 
-    def _carry_out(self, planned: Run, results: list[StepResult]) -> Run:
+    def _carry_out(self, planned: Run, results: list[StepResult], provenance: dict[str, Any]) -> Run:
         """Fills `results`, also when it is interrupted."""
         from marin_sft.execution.console import make_console
         from marin_sft.execution.view import print_failures, print_plan, print_results
@@ -161,7 +161,7 @@ class Executor:
         console, begun, store = make_console(), time.monotonic(), planned.plan.store
         print_plan(console, planned.plan)
         if planned.plan.to_do:
-            self._schedule(planned, console, results)
+            self._schedule(planned, console, results, provenance)
         else:
             results += [StepResult(i, "cached" if i.commit else "unneeded", i.commit) for i in planned.plan]
         print_results(console, store, results, time.monotonic() - begun)
@@ -170,14 +170,14 @@ class Executor:
             print_failures(console, store, results, _this_command(self.flags))
         return run
 
-    def _schedule(self, run: Run, console: Any, results: list[StepResult]) -> None:
+    def _schedule(self, run: Run, console: Any, results: list[StepResult], provenance: dict[str, Any]) -> None:
         from marin_sft.execution.view import LiveView
 
         backend = self._backend(console)
         policy = Policy(self.flags.max_concurrent, self.flags.fail_fast, beat_timeout=self.flags.beat_timeout)
         try:
             with LiveView(console, run.plan.store, elsewhere=self.flags.backend == "ray") as view:
-                scheduler = Scheduler(run.plan, run.graph, backend, policy, view, launch_provenance())
+                scheduler = Scheduler(run.plan, run.graph, backend, policy, view, provenance)
                 try:
                     scheduler.run()
                 finally:

@@ -36,6 +36,7 @@ from marin_sft.execution.step import (
     UnversionedValue,
     kind_of,
 )
+from marin_sft.redaction import shown_value
 
 SCHEMA = 1
 Payload = dict[str, Any]
@@ -232,7 +233,7 @@ def _canonical_function(value: types.FunctionType, path: str) -> Any:
 def settings_of(config: Any) -> dict[str, Any]:
     """The plain values that are no part of the identity, by where they lie: mesh, cadences, micro-batch, and the like.
 
-    Resources are left out: where a step ran is no setting of it.
+    Resources are left out: where a step ran is no setting of it. So are secrets: everybody may read what is kept.
     """
     found: dict[str, Any] = {}
 
@@ -242,7 +243,7 @@ def settings_of(config: Any) -> dict[str, Any]:
             return
         parts = parts_of(value, path)
         if parts is None and not counts and isinstance(value, bool | int | float | str | None):
-            found[path.removeprefix("config.")] = value
+            found[path.removeprefix("config.")] = shown_value(path, value)
         for part in parts or ():
             visit(part.value, part.path, counts and not part.metadata.get("execution_only"))
 

@@ -78,6 +78,11 @@ class LocalStore:
         _sync_directory(os.path.dirname(path))
         return True
 
+    def create_private(self, path: str, data: bytes) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(data)
+
     def replace(self, path: str, data: bytes) -> None:
         os.replace(self._write_temporary(path, data, durable=False), path)
 

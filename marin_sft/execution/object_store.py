@@ -143,6 +143,10 @@ class FsspecStore:
             self._fs.pipe_file(path, data)
             return True
 
+    def create_private(self, path: str, data: bytes) -> None:
+        """Who may read a bucket is up to the bucket."""
+        self.replace(path, data)
+
     def replace(self, path: str, data: bytes) -> None:
         with _os_errors(path):
             self._fs.pipe_file(path, data)

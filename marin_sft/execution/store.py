@@ -61,6 +61,10 @@ class Store(Protocol):
         """Create the object whole; False, and nothing changed, when it exists."""
         ...
 
+    def create_private(self, path: str, data: bytes) -> None:
+        """Create an object that, where files have owners, only this user may read."""
+        ...
+
     def replace(self, path: str, data: bytes) -> None:
         """Write over an object that has one writer only."""
         ...

@@ -20,13 +20,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from marin_sft.errors import UserError
-from marin_sft.execution.ray_environment import LAUNCHER, is_loopback, prepare
+from marin_sft.execution.ray_environment import is_loopback, prepare
 from marin_sft.execution.terminal import complain, visible, write_log
-from marin_sft.run.job import Job, make_job, parse_variables
+from marin_sft.run.job import Job, check_script, make_job, parse_variables
 
 DASHBOARD = "http://127.0.0.1:8265"
 _SECOND_CTRL_C = 2.0  # seconds in which another Ctrl-C stops the job
@@ -75,7 +75,15 @@ def _parser() -> _Parser:
     add("--submission_id", help="the job's name (default: script-user-time-hex)")
     add("--no_wait", action="store_true", help="submit, print the job's name, and end")
     add("--stop_on_interrupt", action="store_true", help="Ctrl-C here stops the job, too")
-    add("--allow_visible_secrets", action="store_true", help="send secrets so that users of the cluster can see them")
+    add(
+        "--visible_env",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY",
+        help="send these of the variables so that users of the cluster can see them. Repeatable",
+    )
+    add("--allow_visible_secrets", action="store_true", help="the same for all of them")
     add(
         "--entrypoint_num_cpus",
         "--entrypoint-num-cpus",
@@ -94,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process would ignore it
     try:
         flags, command = parse(sys.argv[1:] if argv is None else argv)
-        variables = {LAUNCHER: _launcher(flags), **parse_variables(flags.env_vars)}
+        check_script(command, flags.working_dir)
+        variables = parse_variables(flags.env_vars)
+        visible = _visible(flags, variables)
         client = connect(flags.address)
         job = make_job(
             command,
@@ -102,7 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags.working_dir,
             here=is_loopback(client.get_address()),
             submission_id=flags.submission_id,
-            visible_secrets=flags.allow_visible_secrets,
+            visible=visible,
+            launcher=_launcher(flags),
         )
         submit(client, job, flags)
     except UserError as error:
@@ -124,7 +135,16 @@ def _launcher(flags: argparse.Namespace) -> str:
     """What to put before the job's command to submit it again; values of variables are not repeated."""
     keys = [word for given in flags.env_vars for word in ("--env_vars", given[0].partition("=")[0])]
     address = ["--address", flags.address] if flags.address else []
-    return shlex.join(["python", sys.argv[0], *address, *keys, "--"])
+    visible = ["--visible_env", *flags.visible_env] if flags.visible_env else []
+    everything = ["--allow_visible_secrets"] if flags.allow_visible_secrets else []
+    return shlex.join(["python", sys.argv[0], *address, *keys, *visible, *everything, "--"])
+
+
+def _visible(flags: argparse.Namespace, variables: Mapping[str, str]) -> Collection[str]:
+    """Raises UserError for a name that is none of the job's variables."""
+    if unknown := sorted(set(flags.visible_env) - variables.keys()):
+        raise UserError(f"--visible_env {unknown[0]}: expected a variable that --env_vars names")
+    return variables if flags.allow_visible_secrets else flags.visible_env
 
 
 def connect(address: str | None) -> Any:
