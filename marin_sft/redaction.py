@@ -73,6 +73,11 @@ _OF_TEXT = re.compile(
 )
 
 
+def has_token(text: str) -> bool:
+    """Whether a token of a known service, or a private key, is in the text."""
+    return _SHAPES.search(text) is not None
+
+
 def redacted(text: str) -> str:
     """The text without the secrets in it."""
     text = _SHAPES.sub(REDACTED, text)

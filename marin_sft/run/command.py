@@ -11,6 +11,7 @@ directory. Exit codes: 0 done, 1 it could not be done, 2 a user's mistake,
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import runpy
@@ -42,6 +43,9 @@ class _Context:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
+        given = arguments.prefix
+        if given and "://" not in given and not os.path.isdir(given) and arguments.run not in (plan, preview_rows):
+            raise UserError(f"--prefix {given}: there is no such directory")
         self.store: Store = open_store(arguments.prefix or default_prefix())
         self.json: bool = arguments.json
         self.console: Console = make_console(_COLUMNS)
@@ -224,6 +228,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(
         prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"marin-sft {importlib.metadata.version('marin_sft')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {name: _add_command(commands, name, run) for name, run in COMMANDS.items()}
     parsers["plan"].add_argument("script", metavar="SCRIPT")

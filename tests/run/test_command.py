@@ -108,7 +108,15 @@ def test_status_of_what_fails_runs_and_waits(world):
     assert "1 failed, 1 interrupted, 1 absent" in squeezed(world.text("status"))
 
 
+def test_a_prefix_that_is_not_there(world, monkeypatch, tmp_path):
+    for name in ("status", "runs", "gc"):
+        assert f"--prefix {world.prefix}: there is no such directory" in world.call(name, code=2).err
+    monkeypatch.setenv("MARIN_SFT_PREFIX", str(tmp_path / "none"))
+    assert command.main(["status"]) == 0, "where nobody has launched anything yet"
+
+
 def test_an_empty_prefix(world):
+    world.prefix.mkdir()
     assert world.json("status") == [] and world.json("runs") == [] and world.json("gc") == []
     assert squeezed(world.text("status")).startswith("0 steps under")
     assert "there is none under" in world.call("path", "x", code=2).err
@@ -322,6 +330,12 @@ def test_plan(world, tmp_path, monkeypatch):
 def test_mistakes(capsys):
     assert command.main(["statu"]) == 2
     assert capsys.readouterr().err == "error: no command 'statu'; did you mean 'status'?\n"
+    for word in ("chat", "train"):
+        assert command.main([word]) == 2
+        assert f"error: no command {word!r}; there are: plan, status" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--version"])
+    assert re.fullmatch(r"marin-sft \d+\.\S+\n", capsys.readouterr().out)
     assert command.main([]) == 2 and command.main(["status", "--jsn"]) == 2
     assert "unrecognized arguments: --jsn" in capsys.readouterr().err
     assert command.main(["status", "--prefix", "ftp://x/y"]) == 2
