@@ -11,7 +11,6 @@ directory. Exit codes: 0 done, 1 it could not be done, 2 a user's mistake,
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import runpy
@@ -222,13 +221,21 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        import importlib.metadata  # takes longer than most commands
+
+        print(f"marin-sft {importlib.metadata.version('marin_sft')}")
+        sys.exit(0)
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], COMMANDS)}")
     parser = _Parser(
         prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"marin-sft {importlib.metadata.version('marin_sft')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {name: _add_command(commands, name, run) for name, run in COMMANDS.items()}
     parsers["plan"].add_argument("script", metavar="SCRIPT")

@@ -17,9 +17,10 @@ from marin_sft.execution.attempt import (
     attempt_path,
     read_beat,
     read_claim,
+    read_state,
     seconds_since_epoch,
 )
-from marin_sft.execution.catalog import in_parallel, location, read_states, step_name
+from marin_sft.execution.catalog import in_parallel, location, step_name
 from marin_sft.execution.pins import read_pins
 from marin_sft.execution.record import read_begin, read_launches
 from marin_sft.execution.selection import nearest_text
@@ -78,17 +79,18 @@ def read_statuses(store: Store, pattern: str | None, known: Sequence[str]) -> li
     places = {location(store, directory) for directory in known}
     planned: set[str] = set()
     for launch in read_launches(store)[:1]:
-        found = (step["directory"] for step in read_begin(store, launch)["steps"])
-        planned = {directory for directory in found if location(store, directory) not in places}
+        named = (step["directory"] for step in read_begin(store, launch)["steps"])
+        planned = {directory for directory in named if location(store, directory) not in places}
     chosen = sorted(d for d in {*known, *planned} if pattern is None or _matches(d, pattern))
     pinned = {location(store, pin.directory) for pin in read_pins(store)}
-    states = read_states(store, chosen)
-    steps = [directory for directory in chosen if states[directory].begun or directory in planned]
-    if not steps and pattern is not None:
+    found = in_parallel(store, lambda d: _read_status(store, d, location(store, d) in pinned), chosen)
+    # What only looks like a step, and nobody has planned either, is somebody else's.
+    statuses = [s for d, s in zip(chosen, found, strict=True) if s.state != "ABSENT" or d in planned]
+    if not statuses and pattern is not None:
         names = {step_name(directory) for directory in {*known, *planned}}
         hint = nearest_text(pattern, sorted(names)) if names else "; there is none"
         raise UserError(f"no step matches {pattern!r} under {store.prefix}{hint}")
-    return in_parallel(store, lambda d: _status(store, d, states[d], location(store, d) in pinned), steps)
+    return statuses
 
 
 def _matches(directory: str, pattern: str) -> bool:
@@ -97,7 +99,8 @@ def _matches(directory: str, pattern: str) -> bool:
     return pattern in step_name(directory) or directory.startswith(pattern)  # not within fingerprints
 
 
-def _status(store: Store, directory: str, state: StepState, pinned: bool) -> StepStatus:
+def _read_status(store: Store, directory: str, pinned: bool) -> StepStatus:
+    state = read_state(store, directory)
     name = state_name(state)
     age = seconds = output = None
     if state.commit is not None:

@@ -173,7 +173,11 @@ EXPERIMENT = """
 
 
 def test_an_experiment_runs_on_that_cluster(head, work):
-    """Steps, their helpers beside the script and in the working directory, secrets, relative prefix, provenance."""
+    """Steps, their helpers beside the script and in the working directory, secrets, relative prefix, provenance.
+
+    Temporary files lie in the working directory, which is shipped.
+    """
+    (work / "tmp").mkdir()
     (work / "experiments").mkdir()
     (work / "parts").mkdir()
     (work / "parts" / "more.py").write_text("def shout(text): return text.upper()\n")
@@ -190,7 +194,7 @@ def test_an_experiment_runs_on_that_cluster(head, work):
 
     secret = SECRET[::-1]  # another test's script has printed the other one
     arguments = ["-e", "HF_TOKEN", secret, "--", "python", "experiments/trial.py", "--prefix", "out"]
-    done = run(head, work, *arguments)
+    done = run(head, work, *arguments, env={"TMPDIR": "./tmp"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "a/first | hello from first" in done.stdout
     (first,) = work.glob("out/a/first-*/latest/note.txt")
