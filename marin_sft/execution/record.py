@@ -28,7 +28,7 @@ from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.ray_environment import IN_JOB, secrets_of_this_process
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.store import Store
-from marin_sft.redaction import looks_secret, redacted, redacted_words, shown_value
+from marin_sft.redaction import looks_secret, redacted, redacted_words, shown_value, without_signature
 
 RUNS = "_runs"
 _MOST_OF_A_DIFF = 256 * 1024  # bytes
@@ -131,11 +131,11 @@ class RunRecord:
     def begin(self, description: str | None, graph: Graph) -> OSError | None:
         """Returns what went wrong: a store that cannot be written still serves launches that have nothing to run."""
         content = {
-            "description": description,
+            "description": description and redacted(description),
             "time": now(),
             "owner": dataclasses.asdict(ProcessIdentity.current()),
             "steps": [{"name": node.name, "directory": node.directory} for node in graph],
-            "paths": sorted({path for node in graph for path in hardcoded_paths(node.step.config)}),
+            "paths": sorted({without_signature(path) for node in graph for path in hardcoded_paths(node.step.config)}),
             "launch": self.provenance,
         }
         return self._write("begin", content) or self._write_diff()

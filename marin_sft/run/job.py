@@ -18,6 +18,7 @@ from typing import Any
 
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_environment import EXCLUDES, LAUNCH_DIR, LAUNCHER, SECRETS, may_be_seen
+from marin_sft.redaction import has_token
 
 _MOST_BYTES = 512 * 1024**2  # of a package; Ray refuses larger ones, after it has packed them
 _INSTEAD = "set it in the environment of `ray start` on the nodes, which jobs and steps inherit, and leave it out here"
@@ -53,8 +54,13 @@ def make_job(
     `visible`: the variables that everybody may see. `launcher`: what goes before the command to submit it again.
 
     Raises:
-        UserError: secrets for a head on another machine, or a working directory that is too large.
+        UserError: secrets in the command, or for a head on another machine; a working directory that is too large.
     """
+    if any(map(has_token, command)):
+        raise UserError(
+            "a word of the command has the form of a secret, and Ray shows commands in its dashboard; let the script "
+            "take it from the environment: --env_vars NAME"
+        )
     hidden = {n: value for n, value in variables.items() if n not in visible and not may_be_seen(n, value)}
     if hidden and not here:
         raise UserError(_no_way_for_secrets(hidden))

@@ -322,6 +322,12 @@ def test_only_what_is_known_to_be_harmless_or_is_said_to_be_goes_where_it_can_be
     made.forget_secrets()
 
 
+def test_a_secret_in_the_command_is_refused(tmp_path):
+    with pytest.raises(UserError, match="a word of the command has the form of a secret.*--env_vars NAME") as caught:
+        job.make_job(["python", "x.py", f"--key={SECRET}"], {}, str(tmp_path), here=True)
+    assert SECRET not in str(caught.value)
+
+
 def test_flags_for_what_may_be_seen(capsys):
     flags, _ = ray_run.parse("-e A 1 -e B 2 --visible_env A --address h:1 -- true".split())
     assert ray_run._visible(flags, {"A": "1", "B": "2"}) == ["A"]
