@@ -142,7 +142,7 @@ class LiveView:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self._teller:
             self._teller.shutdown()
         self._ended.set()
@@ -151,7 +151,7 @@ class LiveView:
             self._output.__exit__()
         if self._bars:
             self._bars.stop()
-        for told in self._told_of:
+        for told in self._told_of if kind is None else ():
             told.result()  # raises what went wrong in telling
 
     def started(self, item: PlanItem, claim: int) -> None:

@@ -20,7 +20,7 @@ from marin_sft.execution.attempt import (
     read_state,
     seconds_since_epoch,
 )
-from marin_sft.execution.catalog import in_parallel, location, step_name
+from marin_sft.execution.catalog import in_parallel, location, step_directories, step_name
 from marin_sft.execution.pins import read_pins
 from marin_sft.execution.record import read_begin, read_launches
 from marin_sft.execution.selection import nearest_text
@@ -66,16 +66,17 @@ def state_name(state: StepState) -> StateName:
     return "FAILED" if state.failure is not None else "INTERRUPTED"
 
 
-def read_statuses(store: Store, pattern: str | None, known: Sequence[str]) -> list[StepStatus]:
+def read_statuses(store: Store, pattern: str | None, known: Sequence[str] | None = None) -> list[StepStatus]:
     """Steps whose name or directory matches the glob `pattern`, or whose name contains that text; all without one.
 
-    `known`: the steps' directories, relative to the prefix.
+    `known`: the steps' directories, if they are known already.
 
     What the newest launch has planned and nobody has begun is ABSENT.
 
     Raises:
         UserError: for a pattern that matches no step, with the nearest name.
     """
+    known = step_directories(store) if known is None else known
     places = {location(store, directory) for directory in known}
     planned: set[str] = set()
     for launch in read_launches(store)[:1]:
