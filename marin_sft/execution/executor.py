@@ -190,7 +190,7 @@ class Executor:
             return InlineBackend()
         from marin_sft.execution.ray_backend import RayBackend
 
-        backend = RayBackend()
+        backend = RayBackend(console.print)
         backend.start()
         if backend.dashboard_url:
             console.print(f"Ray dashboard: {backend.dashboard_url}")

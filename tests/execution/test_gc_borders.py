@@ -89,6 +89,18 @@ def test_a_step_that_cannot_be_read_is_left_and_named(local, damage, content):
     assert find_garbage(local, ALL).kept == {directory: (f"{damaged} cannot be read",)}
 
 
+def test_of_a_step_that_cannot_be_read_no_part_goes(local):
+    """Nor what is superseded, as far as the rest tells."""
+    a = step("a")
+    directory = directory_of(run(local.prefix, a), a)
+    run(local.prefix, a, force_run=("a",))
+    superseded = GcPolicy(keep_runs=1, keep_days=0, grace_hours=0)
+    assert [item.attempts for item in find_garbage(local, superseded).garbage] == [(1,)]
+    Path(local.path(f"{directory}/claims/000002.json")).write_text("")
+    assert [item.result for item in collect_garbage(local, superseded)] == ["left"]
+    assert Path(local.path(f"{directory}/1/text.txt")).exists()
+
+
 def test_a_commit_cannot_point_out_of_its_step(local, tmp_path):
     """Numbers in our files become paths that are removed."""
     a = step("a")

@@ -39,7 +39,7 @@ def on_a_terminal(*command, cwd=ROOT, **environment):
         except OSError:  # what Linux answers when the other end is closed
             pass
     os.close(ours)
-    return process.returncode, found.decode()
+    return process.returncode, found.decode(errors="replace")
 
 
 SCRIPT = """
