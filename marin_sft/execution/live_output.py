@@ -111,7 +111,7 @@ class LiveOutput:
                     self._look(name, log)
 
     def _look(self, name: str, log: _Log, ended: bool = False) -> None:
-        most = max(_FEWEST_LINES, _MOST_LINES // (len(self._logs) + 1))
+        most = max(_FEWEST_LINES, _MOST_LINES // (len(self._logs) + ended))
         try:
             while added := self._store.read_from(log.path, log.offset, _CHUNK):
                 log.offset += len(added)

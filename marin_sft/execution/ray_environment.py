@@ -28,7 +28,7 @@ EXCLUDES = (
 # Variables with these names are read by a process as it starts, or by the libraries of a step, and hold no secrets.
 HARMLESS = re.compile(
     "(PYTHON|JAX|XLA|LIBTPU|TPU|NCCL|CUDA|OMP|MKL|OPENBLAS|TOKENIZERS|GLIBC|MALLOC|LC|RAY|MARIN(_SFT)?)_?[A-Z0-9_]*"
-    "|LD_LIBRARY_PATH|LANG|TZ|(HF|WANDB)_(HOME|HUB_OFFLINE|MODE|PROJECT|ENTITY)|HF_(DATASETS|TRANSFORMERS)_(CACHE|OFFLINE)"
+    "|LD_LIBRARY_PATH|LD_PRELOAD|LANG|TZ|(HF|WANDB)_(HOME|HUB_OFFLINE|MODE|PROJECT|ENTITY)|HF_(DATASETS|TRANSFORMERS)_(CACHE|OFFLINE)"
 )
 
 SECRETS = "MARIN_SFT_SECRETS"  # names of variables, joined by commas, that steps get as a task's argument

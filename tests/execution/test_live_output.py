@@ -81,13 +81,14 @@ def test_a_line_without_an_end_is_cut_short(tmp_path):
     assert shown == [f"{'y' * 4000}... (cut short)", "1999999%", "end"]
 
 
-def test_many_logs_share_what_is_shown(tmp_path):
+def test_logs_share_the_lines_that_are_shown(tmp_path):
     shown: list[tuple[str, str]] = []
-    with LiveOutput(open_store(str(tmp_path)), lambda *line: shown.append(line)) as output:
-        for name in ("a", "b"):
-            (tmp_path / name).write_text("".join(f"{i}\n" for i in range(900)))
-            output.follow(name, str(tmp_path / name))
-    for name in ("a", "b"):
-        lines = [line for of, line in shown if of == name]
-        told = sum(int(line.split()[1]) if line.startswith("...") else 1 for line in lines)
-        assert told == 900 and lines[-1] == "899"
+    output = LiveOutput(open_store(str(tmp_path)), lambda *line: shown.append(line))
+    for name in "abcd":
+        (tmp_path / name).write_text("".join(f"{i}\n" for i in range(5000)))
+        output.follow(name, str(tmp_path / name))
+    for name, most in zip("abcd", (250, 333, 500, 1000), strict=True):  # as others are followed no longer
+        output.stop(name)
+        of_this = [line for of, line in shown if of == name]
+        assert of_this[0] == f"... {5000 - most:,} lines not shown; all are in {tmp_path / name}"
+        assert of_this[1:] == [str(i) for i in range(5000 - most, 5000)]
