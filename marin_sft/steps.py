@@ -97,7 +97,10 @@ def download(
 def download_urls(
     name: str, urls: Sequence[str], *, sha256: Mapping[str, str] | None = None
 ) -> ExecutorStep[DownloadUrlsConfig]:
-    """`raw/{name}`: files from https://, gs://, s3:// and other URLs. `sha256`: of their contents, by URL."""
+    """`raw/{name}`: files from https://, gs://, s3:// and other URLs. `sha256`: of their contents, by URL.
+
+    What signs a URL is neither kept nor a part of what is fetched: another signature runs nothing again.
+    """
     return ExecutorStep(f"raw/{name}", run_download_urls, DownloadUrlsConfig(tuple(urls), dict(sha256 or {})))
 
 

@@ -126,6 +126,11 @@ class StepState:
         return max(self.commit.number if self.commit else 0, self.last_aim) + 1
 
     @property
+    def begun(self) -> bool:
+        """Whether anybody ever worked on the step; else its directory is somebody else's, or not there."""
+        return self.commit is not None or self.last_claim > 0
+
+    @property
     def interrupted(self) -> bool:
         """A claim without an end whose owner is seen to be gone."""
         return self.claim is not None and self.failure is None and self.owner_gone
@@ -179,6 +184,12 @@ def claim_numbers(store: Store, directory: str) -> list[int]:
 
 def commit_numbers(store: Store, directory: str) -> list[int]:
     return _numbers(store.names(f"{store.path(directory)}/commits"))
+
+
+def has_step(store: Store, directory: str) -> bool:
+    """Whether there are claims, commits or a tombstone, by their names alone."""
+    in_claims, in_commits = store.names_of(store.path(directory), ("claims", "commits"))
+    return bool(_numbers(in_claims) or _numbers(in_commits) or _TOMBSTONE in in_claims)
 
 
 def tombstone_path(store: Store, directory: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
+from marin_sft.redaction import shown_value
 
 _MARKERS = (ExecutorStep, InputName, OutputName, EarlierAttempts, UnversionedValue, Resources, enum.Enum)
 _PLAIN = (str, int, float, bool)
@@ -105,7 +106,7 @@ def _input_names(config: Any) -> list[tuple[str, InputName]]:
 def settings_of(config: Any) -> dict[str, Any]:
     """The plain values that are no part of the identity, by where they lie: mesh, cadences, micro-batch, and the like.
 
-    Resources are left out: where a step ran is no setting of it.
+    Resources are left out: where a step ran is no setting of it. So are secrets: everybody may read what is kept.
     """
     found: dict[str, Any] = {}
 
@@ -115,7 +116,7 @@ def settings_of(config: Any) -> dict[str, Any]:
             return
         parts = parts_of(value, path)
         if parts is None and not counts and isinstance(value, bool | int | float | str | None):
-            found[path.removeprefix("config.")] = value
+            found[path.removeprefix("config.")] = shown_value(path, value)
         for part in parts or ():
             visit(part.value, part.path, counts and not part.metadata.get("execution_only"))
 

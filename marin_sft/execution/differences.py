@@ -72,4 +72,4 @@ def difference_text(difference: Difference, limit: int = 40) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
+    return value if isinstance(value, str) and value.isprintable() else repr(value)

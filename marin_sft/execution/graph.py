@@ -14,6 +14,7 @@ from marin_sft.execution.fingerprint import Payload, fingerprint_of_payload, pay
 from marin_sft.execution.resources import check_resources
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, kind_of
+from marin_sft.redaction import has_token
 
 _NAME_BYTES = 255
 _PATH_BYTES = 900  # of the 1,024 that S3 and GCS allow for a whole key
@@ -68,6 +69,8 @@ def build_graph(steps: Iterable[ExecutorStep[Any]]) -> Graph:
         ConfigError: for a config value that cannot be part of an identity, or resources that cannot be had.
         GraphError: for a cycle, two different steps for one path, or two functions of one kind.
     """
+    if isinstance(steps, ExecutorStep):
+        raise GraphError(f"steps: expected a list of steps, got the step {steps.name!r} itself; write steps=[...]")
     roots = list(steps)
     for i, root in enumerate(roots):
         if not isinstance(root, ExecutorStep):
@@ -92,6 +95,7 @@ def _make_node(step: ExecutorStep[Any], by_step: dict[int, Node]) -> Node:
     check_resources(step.name, step.resources)
     contents: list[LocalContent] = []
     payload = payload_of(step, lambda upstream: by_step[id(upstream)].fingerprint, contents)
+    _refuse_secrets(step.name, payload["config"], "config")
     fingerprint = fingerprint_of_payload(payload)
     directory = (step.override_output_path or f"{step.name}-{fingerprint[:10]}").rstrip("/")
     _check_lengths(step.name, directory)
@@ -108,6 +112,20 @@ def _check_lengths(name: str, directory: str) -> None:
                 f"bytes; expected at most {limit}{' between two slashes' if limit == _NAME_BYTES else ''}. Give it a "
                 "shorter name"
             )
+
+
+def _refuse_secrets(step: str, value: Any, path: str) -> None:
+    if isinstance(value, dict):
+        for key, child in value.items():
+            _refuse_secrets(step, child, f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, child in enumerate(value):
+            _refuse_secrets(step, child, f"{path}[{i}]")
+    elif isinstance(value, str) and has_token(value):
+        raise ConfigError(
+            f"step '{step}' {path}: holds what has the form of a secret, and everybody who reads the store can read a "
+            "config; let the step's function take it from the environment (ray_run --env_vars NAME)"
+        )
 
 
 def _inputs_first(roots: list[ExecutorStep[Any]]) -> list[ExecutorStep[Any]]:

@@ -66,11 +66,11 @@ class LocalStore:
         return total
 
     @patient
-    def read_from(self, path: str, start: int) -> bytes:
+    def read_from(self, path: str, start: int, limit: int) -> bytes:
         try:
             with open(path, "rb") as file:
                 file.seek(start)
-                return file.read()
+                return file.read(limit)
         except (FileNotFoundError, NotADirectoryError):
             return b""
 
@@ -85,6 +85,11 @@ class LocalStore:
             os.unlink(temporary)
         sync_directory(os.path.dirname(path))
         return True
+
+    def create_private(self, path: str, data: bytes) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(data)
 
     @patient
     def replace(self, path: str, data: bytes, durable: bool = True) -> None:

@@ -95,12 +95,12 @@ class FsspecStore:
             return sum(info["size"] for info in self._fs.find(path, detail=True).values())
 
     @patient
-    def read_from(self, path: str, start: int) -> bytes:
+    def read_from(self, path: str, start: int, limit: int) -> bytes:
         try:
             with _os_errors(path):
                 # A range that starts at the end is an error to some stores, an empty answer to others.
-                size = self._fs.info(path)["size"]
-                return self._fs.cat_file(path, start=start, end=size) if size > start else b""
+                end = min(self._fs.info(path)["size"], start + limit)
+                return self._fs.cat_file(path, start=start, end=end) if end > start else b""
         except FileNotFoundError:
             return b""
 
@@ -149,6 +149,10 @@ class FsspecStore:
                 return False
             self._fs.pipe_file(path, data)
             return True
+
+    def create_private(self, path: str, data: bytes) -> None:
+        """Who may read a bucket is up to the bucket."""
+        self.replace(path, data)
 
     @patient
     def replace(self, path: str, data: bytes, durable: bool = True) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from marin_sft.errors import ConfigError
-from marin_sft.execution.ray_environment import looks_secret
+from marin_sft.redaction import looks_secret
 
 # Ray's names. A node offers "accelerator_type:NAME"; a name that no node can have would wait for ever.
 ACCELERATORS = frozenset(

@@ -56,12 +56,16 @@ class Store(Protocol):
         """Bytes in an object or in all below it; 0 where there is nothing."""
         ...
 
-    def read_from(self, path: str, start: int) -> bytes:
-        """What an object holds beyond its first `start` bytes; nothing where there is no more, or no object."""
+    def read_from(self, path: str, start: int, limit: int) -> bytes:
+        """At most `limit` bytes beyond an object's first `start`; nothing where there is no more, or no object."""
         ...
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
         """Create the object whole; False, and nothing changed, when it exists."""
+        ...
+
+    def create_private(self, path: str, data: bytes) -> None:
+        """Create an object that, where files have owners, only this user may read."""
         ...
 
     def replace(self, path: str, data: bytes, durable: bool = True) -> None:

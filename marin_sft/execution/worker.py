@@ -41,6 +41,8 @@ from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import EarlierAttempts, OutputName
 from marin_sft.execution.store import Store, open_store
+from marin_sft.execution.terminal import visible
+from marin_sft.redaction import redacted
 
 
 @dataclass(frozen=True)
@@ -156,14 +158,14 @@ def _run_body(fn: Callable[[Any], Any], config: Any, beat: Beat) -> Failure | No
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        if isinstance(error, MarinSftError):  # says by itself what is wrong; where, the failure's record tells
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
+        # An error of ours says by itself what is wrong; where, the failure's record tells.
+        said = f"{type(error).__name__}: {error}" if isinstance(error, MarinSftError) else traceback.format_exc()
+        print(visible(said.rstrip("\n")), file=sys.stderr)
+        location = _user_location(error.__traceback__)
         return Failure(
-            error=_first_lines(f"{type(error).__name__}: {error}"),
-            location=_user_location(error.__traceback__),
-            traceback=traceback.format_exc(),
+            error=_first_lines(redacted(f"{type(error).__name__}: {error}")),
+            location=location and redacted(location),
+            traceback=redacted(traceback.format_exc()),
         )
     return None
 

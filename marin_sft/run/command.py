@@ -24,14 +24,15 @@ from rich.console import Console
 
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.attempt import attempt_path
-from marin_sft.execution.catalog import Found, find_step, step_name
+from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
+from marin_sft.execution.console import make_console, narrow
 from marin_sft.execution.flags import absolute_prefix, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store, open_store
-from marin_sft.execution.view import make_console, narrow
+from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.paths import local_path, nearest_path
 from marin_sft.run import explanation, garbage, launches, logs, preview, status, verification
 
@@ -62,7 +63,7 @@ class _Context:
         found = find_step(self.store, text)
         if found.others and not self.json:
             count = len(found.others) + 1
-            print(f"{text}: {count} steps; this is {found.directory}, the newest", file=sys.stderr)
+            print(visible(f"{text}: {count} steps; this is {found.directory}, the newest"), file=sys.stderr)
         return found
 
     def say(self, value: Any, show: Callable[[], object]) -> None:
@@ -77,21 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         arguments = _parse(list(sys.argv[1:] if argv is None else argv))
-        return arguments.run(_Context(arguments)) or 0
+        code = 0
+        with early_end_allowed():
+            code = arguments.run(_Context(arguments)) or 0
+        return code
     except UserError as error:
-        return _complain(error, 2)
+        return complain(error, 2)
     except (MarinSftError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # as in `marin-sft status | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        return _complain(error, 1)
+        return complain(error, 1)
     except KeyboardInterrupt:
         return 130
-
-
-def _complain(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
 
 
 def plan(context: _Context) -> int | None:
@@ -110,8 +106,14 @@ def plan(context: _Context) -> int | None:
 
 def status_of_steps(context: _Context) -> None:
     """every step: its state, age, duration and progress"""
-    found = status.read_statuses(context.store, context.arguments.pattern)
-    context.say([asdict(item) for item in found], lambda: status.print_statuses(context.console, context.store, found))
+    catalog = read_catalog(context.store)
+    found = status.read_statuses(context.store, context.arguments.pattern, catalog.steps)
+
+    def show() -> None:
+        status.print_statuses(context.console, context.store, found)
+        status.print_stores(context.console, context.store, catalog.stores)
+
+    context.say([asdict(item) for item in found], show)
 
 
 def why(context: _Context) -> None:
@@ -137,14 +139,12 @@ def log(context: _Context) -> None:
     """what a step's newest attempt wrote to stdout and stderr"""
     arguments, store = context.arguments, context.store
     directory = context.step(arguments.step).directory
-    attempt, place = logs.log_path(store, directory, arguments.attempt)
+    attempt, _ = logs.log_path(store, directory, arguments.attempt)
     if context.json:
-        text = (store.read(place) or b"").decode(errors="replace")
-        print(json.dumps({"attempt": attempt, "path": place, "log": text}, indent=1))
-    elif arguments.follow:
-        logs.write_out(logs.follow_log(store, directory, attempt))
+        sys.stdout.writelines(logs.log_json(store, directory, attempt))
     else:
-        logs.write_out(logs.read_log(store, directory, attempt))
+        read = logs.follow_log if arguments.follow else logs.read_log
+        write_log(read(store, directory, attempt))
 
 
 def diff(context: _Context) -> None:
@@ -196,7 +196,7 @@ def gc(context: _Context) -> int:
         context.say(facts, lambda: garbage.print_reasons(console, facts))
         return 0
     items = [garbage.garbage_json(store, item) for item in (*found.unfinished, *found.garbage)]
-    context.say(items, lambda: garbage.print_garbage(console, found))
+    context.say(items, lambda: garbage.print_garbage(console, store, found))
     return 0
 
 
@@ -214,7 +214,7 @@ def preview_rows(context: _Context) -> None:
     if context.json:
         for row in previews:
             for value in preview.preview_json(row):
-                print(json.dumps(value, ensure_ascii=False))
+                print(json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode())
     else:
         preview.print_previews(context.console, tokenizer, previews)
 
@@ -240,12 +240,21 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        import importlib.metadata  # takes longer than most commands
+
+        print(f"marin-sft {importlib.metadata.version('marin_sft')}")
+        sys.exit(0)
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], COMMANDS)}")
     parser = _Parser(
         prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {name: _add_command(commands, name, run) for name, run in COMMANDS.items()}
     parsers["plan"].add_argument("script", metavar="SCRIPT")

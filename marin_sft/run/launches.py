@@ -105,7 +105,7 @@ def details(store: Store, launch: Launch) -> dict[str, Any]:
         "host": provenance.get("host"),
         "user": provenance.get("user"),
         "git_commit": provenance.get("git_commit"),
-        "uncommitted_changes": bool(provenance.get("git_diff")),
+        "uncommitted_changes": bool(provenance.get("git_dirty") or provenance.get("git_diff")),
         "steps": steps,
     }
 

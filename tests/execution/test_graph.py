@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from marin_sft.errors import GraphError
+from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.executor import ExecutorStep, step_fn
 from marin_sft.execution.graph import build_graph
 
@@ -95,3 +95,11 @@ def test_a_chain_of_thousands_needs_no_recursion_and_little_time():
     begun = time.process_time()
     assert len(build_graph([chain]).nodes) == 5000
     assert time.process_time() - begun < 5
+
+
+def test_a_token_in_a_config_is_refused_by_name():
+    token = "hf_" + "a1B2" * 9
+    for config, path in (({"key": token}, "config.key"), ({"a": [{"b": f"Bearer {token}"}]}, r"config.a\[0\].b")):
+        with pytest.raises(ConfigError, match=f"step 'x' {path}: holds what has the form of a secret") as caught:
+            build_graph([ExecutorStep("x", print, config)])
+        assert token not in str(caught.value)

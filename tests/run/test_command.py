@@ -238,6 +238,18 @@ def test_logs(world):
     assert "no attempt 7; there are: 1, 2" in world.call("logs", "a", "--attempt", "7", code=2).err
 
 
+def test_logs_are_read_in_pieces(world):
+    """Which cut characters in two."""
+    world.launch(world.step("a"))
+    (log,) = world.prefix.glob("a-*/1/.log")
+    text = "a" + "\u00e9\u4e2d\n" * 500_000
+    log.write_text(text)
+    store, directory = open_store(str(world.prefix)), log.parents[1].name
+    pieces = [len(piece) for piece in logs.read_log(store, directory, 1)]
+    assert sum(pieces) == len(text.encode()) and max(pieces) <= 1 << 20 and len(pieces) > 2
+    assert world.json("logs", "a")["log"] == text == world.text("logs", "a")
+
+
 @pytest.mark.parametrize("end", ["failure", "taken over", "released"])
 def test_logs_are_followed_to_their_end(world, monkeypatch, end):
     store, directory = open_store(str(world.prefix)), "a-0123456789"
@@ -326,6 +338,23 @@ def test_pin_and_gc(edited):
     assert "expected a whole number from 0, got '-1'" in world.call("gc", "--keep_runs=-1", code=2).err
 
 
+def test_what_is_not_ours_is_not_listed_and_what_is_left_is_named(world):
+    world.launch(world.step("a"))
+    (world.prefix / "github" / "commits").mkdir(parents=True)
+    (world.prefix / "b-0123456789" / "claims").mkdir(parents=True)
+    Executor(ExecutorFlags(prefix=f"{world.prefix}/team", backend="inline")).run([world.step("inner")])
+    (a,) = world.json("status")
+    assert a["name"] == "a"
+    note = f"Not looked into: team, a store of its own; see --prefix {world.prefix}/team".replace(" ", "")
+    assert all(note in "".join(world.text(name).split()) for name in ("status", "gc"))  # folded anywhere
+    assert "no step 'team/inner': team is a store of its own" in world.call("why", "team/inner", code=2).err
+    damaged = Path(a["path"], "claims", "000001.json")
+    damaged.write_text("")
+    left = f"left {Path(a['path']).name} ({damaged} cannot be read)".replace(" ", "")
+    for flags in ([], ["--delete"]):
+        assert left in "".join(world.text("gc", *flags, "--keep_runs", "0", "--keep_days", "0").split())
+
+
 _SCRIPT = """
 from beside import NAME
 from marin_sft import ExecutorStep, executor_main, this_output_path
@@ -354,6 +383,12 @@ def test_plan(world, tmp_path, monkeypatch):
 def test_mistakes(capsys):
     assert command.main(["statu"]) == 2
     assert capsys.readouterr().err == "error: no command 'statu'; did you mean 'status'?\n"
+    for word in ("chat", "train"):
+        assert command.main([word]) == 2
+        assert f"error: no command {word!r}; there are: plan, status" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--version"])
+    assert re.fullmatch(r"marin-sft \d+\.\S+\n", capsys.readouterr().out)
     assert command.main([]) == 2 and command.main(["status", "--jsn"]) == 2
     assert "unrecognized arguments: --jsn" in capsys.readouterr().err
     assert command.main(["status", "--prefix", "ftp://x/y"]) == 2
