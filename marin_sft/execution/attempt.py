@@ -318,7 +318,9 @@ def write_beat(
 ) -> None:
     """For the owner of a claim only. `released`: it has stopped, and whoever wants the step may go on with it."""
     beat = {"count": count, "time": time.time(), "progress": progress, "released": released}
-    store.replace(beat_path(store, directory, claim.number), json.dumps(beat).encode(), durable=False)
+    # float: a figure may be a scalar of numpy's or JAX's, and an owner that cannot beat counts as dead.
+    data = json.dumps(beat, default=float).encode()
+    store.replace(beat_path(store, directory, claim.number), data, durable=False)
 
 
 class Watch:

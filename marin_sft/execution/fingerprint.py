@@ -35,6 +35,7 @@ from marin_sft.execution.step import (
     UnversionedValue,
     kind_of,
 )
+from marin_sft.redaction import without_signature
 
 SCHEMA = 2  # of the payload's form: raise it when a value gets another text. It moves every output
 Payload = dict[str, Any]
@@ -123,7 +124,9 @@ class _Canonical:
     def _leaf(self, value: Any, path: str) -> Any:
         if isinstance(value, enum.Enum):
             return {"$enum": f"{name_of(type(value))}.{value.name}", "value": self.value(value.value, path)}
-        if value is None or isinstance(value, bool | int | str):
+        if isinstance(value, str):
+            return without_signature(value) if _URL.fullmatch(value) else value
+        if value is None or isinstance(value, bool | int):
             return value
         if isinstance(value, float):
             if math.isfinite(value):
@@ -194,6 +197,7 @@ def _widened(value: Any) -> Any:
     return type(value)(map(_widened, value)) if type(value) in (list, tuple) else value
 
 
+_URL = re.compile(r"(gs|s3|https?)://[\w.@:%-]+/\S*")  # a signature says who may read a file, not what it holds
 _FINGERPRINTED = re.compile(r"(?P<name>.+)-[0-9a-f]{10}")
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from marin_sft.errors import UserError
-from marin_sft.execution.attempt import Commit, attempt_path, output_digest
-from marin_sft.execution.catalog import in_parallel, read_states, step_directories, step_name
+from marin_sft.errors import DamagedFile, UserError
+from marin_sft.execution.attempt import attempt_path, output_digest, read_state
+from marin_sft.execution.catalog import in_parallel, step_directories, step_name
 from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import FileInfo, Store
 from marin_sft.execution.tables import Cell, counted, print_table
@@ -49,11 +49,17 @@ def verify_outputs(store: Store, pattern: str | None) -> list[Verified]:
     if not chosen and pattern is not None:
         names = sorted({step_name(directory) for directory in known})
         raise UserError(f"no step matches {pattern!r} under {store.prefix}{nearest_text(pattern, names)}")
-    commits = [(directory, state.commit) for directory, state in read_states(store, chosen).items() if state.commit]
-    return in_parallel(store, lambda item: _verify(store, *item), commits)
+    return [verified for verified in in_parallel(store, lambda d: _verify(store, d), chosen) if verified is not None]
 
 
-def _verify(store: Store, directory: str, commit: Commit) -> Verified:
+def _verify(store: Store, directory: str) -> Verified | None:
+    """None: nothing is committed."""
+    try:
+        commit = read_state(store, directory).commit
+    except DamagedFile as error:
+        return Verified(step_name(directory), store.path(directory), "changed", {"commit": str(error)})
+    if commit is None:
+        return None
     output = attempt_path(store, directory, commit.attempt)
     result, files = _compared(store, output, commit.digest)
     return Verified(step_name(directory), output, result, files)

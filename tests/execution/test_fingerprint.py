@@ -354,3 +354,13 @@ def test_prefix_and_working_directory_make_no_difference(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MARIN_SFT_PREFIX", "gs://elsewhere")
     assert fingerprint(Leafy(), name="x") == before
+
+
+def test_a_signed_url_counts_without_its_signature():
+    def payload(text):
+        return next(iter(build_graph([ExecutorStep("a", body, Config(text))]))).payload["config"]["value"]
+
+    signed = "https://host/rows.jsonl?version=2&X-Amz-Signature={}&X-Amz-Credential=x"
+    assert payload(signed.format("one")) == payload(signed.format("two")) == "https://host/rows.jsonl?version=2"
+    for text in ("read https://me@host/a?sig=1", "https://host/rows.jsonl?version=2", "https://[x/?sig=1"):
+        assert payload(text) == text

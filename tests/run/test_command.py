@@ -150,6 +150,15 @@ def test_verify(world):
     assert world.json("verify", "edited", code=1)[0]["files"] == {".files.json": "does not list what was committed"}
 
 
+def test_verify_names_a_commit_that_cannot_be_read(world):
+    step = world.step("raw/a")
+    world.launch(step)
+    (commit,) = world.prefix.glob("raw/a-*/commits/000001.json")
+    commit.write_text("")
+    (found,) = world.json("verify", code=1)
+    assert (found["name"], found["result"]) == ("raw/a", "changed") and str(commit) in found["files"]["commit"]
+
+
 def test_verify_says_of_what_there_are_no_digests(world, monkeypatch):
     monkeypatch.setattr(local_store, "READ_BACK_LIMIT", 0)
     step = world.step("large")
