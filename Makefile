@@ -56,7 +56,7 @@ quickstart: env
 test: env-dev check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Random crashes and races; ROUNDS=300 for more.
+# Random crashes and races, power cuts, damaged files; ROUNDS=300 for more.
 torture: env-dev
 	$(BIN)/python -m pytest -m torture -s -x tests/execution/test_torture.py
 

@@ -174,8 +174,7 @@ def make(folder: str, length: int, words: int, count: int) -> None:
 
     _write(f"{folder}/chat.jsonl", [{"messages": [turn("user"), turn("assistant")]} for _ in range(200)])
     pairs = [
-        {"prompt": [turn("user")], "chosen": [turn("assistant")], "rejected": [turn("assistant")]}
-        for _ in range(count)
+        {"prompt": [turn("user")], "chosen": [turn("assistant")], "rejected": [turn("assistant")]} for _ in range(count)
     ]
     _write(f"{folder}/pairs.jsonl", pairs)
     train_tokenizer(TrainTokenizerConfig((f"{folder}/chat.jsonl",), VOCABULARY, output_path=f"{folder}/tokenizer"))

@@ -85,9 +85,7 @@ def rows_of(shape: Any, vocabulary: int, rows: int) -> list[Any]:
     return [packed_rows(rows, shape.max_seq_len, vocabulary, shape.max_seq_len // 10, seed) for seed in range(4)]
 
 
-def ours(
-    shape: Any, vocabulary: int, backend: str, recompute: str, rows: int, steps: int, profile: Path | None
-) -> Any:
+def ours(shape: Any, vocabulary: int, backend: str, recompute: str, rows: int, steps: int, profile: Path | None) -> Any:
     from gpu_model import measure
 
     from marin_sft.training.loss import LossBatch, loss_arrays, nll
@@ -147,7 +145,9 @@ def levanter(shape: Any, vocabulary: int, recompute: str, rows: int, steps: int)
             lambda key: build(hax.Axis("vocab", vocabulary), key=key), out_axis_resources=trainer.parameter_axis_mapping
         )(jax.random.PRNGKey(0))
         state = trainer.initial_state(jax.random.PRNGKey(0), model=model)
-        examples = [hax.shard(example(packed), trainer.compute_axis_mapping) for packed in rows_of(shape, vocabulary, rows)]
+        examples = [
+            hax.shard(example(packed), trainer.compute_axis_mapping) for packed in rows_of(shape, vocabulary, rows)
+        ]
         begun, ended = time.perf_counter(), []
         for step in range(1 + WARM + steps):
             info = trainer.train_step(state, examples[step % len(examples)])

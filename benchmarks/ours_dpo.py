@@ -71,7 +71,7 @@ def _lengths(tokenizer: str, rows: list[dict[str, Any]]) -> np.ndarray:
     """int[rows, 3]: tokens of the prompt and of both branches."""
     from transformers import AutoTokenizer
 
-    load = AutoTokenizer.from_pretrained(tokenizer)
+    load = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
 
     def length(messages: list[dict[str, str]], **options: Any) -> int:
         return len(load(load.apply_chat_template(messages, tokenize=False, **options))["input_ids"])

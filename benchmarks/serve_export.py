@@ -37,11 +37,11 @@ def report(path: str, question: str) -> dict[str, Any]:
     import torch
     import transformers
 
-    stored = transformers.AutoConfig.from_pretrained(path)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    stored = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     # Eager: the fused attention of transformers 4 leaves out Gemma 2's soft caps.
     options = {"dtype": torch.float32, "attn_implementation": "eager"}
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, **options).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, **options, trust_remote_code=False).eval()
     dialogue = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(dialogue, tokenize=False, add_generation_prompt=True)
     prompt = tokenizer.apply_chat_template(dialogue, add_generation_prompt=True, return_dict=True, return_tensors="pt")

@@ -1,11 +1,12 @@
-"""Whether the export of every family serves the same in transformers 4 and 5.
+"""Whether the export of every family, and of models as people publish them, serves the same in transformers 4 and 5.
 
 make peers-transformers5
 .venv/bin/python benchmarks/serve_families.py [--only PATTERN] [--keep FOLDER]
 
 For each family: a small random model with a tokenizer of the family's kind is fine-tuned on a few questions until it
-answers, exported, and compared as `serve_export.py` does. Exit code 1 when anything differs that the export does not
-tell of (`marin_sft.export.tokenizer_files.limits`).
+answers, exported, and compared as `serve_export.py` does. So is each release of `tests/published/releases.py`, by its
+name there. Exit code 1 when anything differs that the export does not tell of
+(`marin_sft.export.tokenizer_files.limits`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tiny_tokenizers as T
-from serve_export import compare
+from serve_export import ROOT, compare
+
+sys.path.insert(0, str(ROOT))
+from tests.published import releases
+from tests.published import tiny_tokenizers as T
 
 QUESTIONS = {"2 + 2 = ?": "It is 4.", "Who is there?": "It's me, été.", "Count.": "1, 2, 3"}
 WINDOW = 8
@@ -89,6 +93,12 @@ def write_base(folder: Path, family: Family) -> Path:
     return folder
 
 
+def _written(folder: Path, name: str) -> Path:
+    if name in FAMILIES:
+        return write_base(folder, FAMILIES[name])
+    return releases.write(folder, releases.RELEASES[name])
+
+
 def fine_tuned(folder: Path, base: Path) -> str:
     """The path of the export of `base`, fine-tuned on the questions."""
     from marin_sft import Executor, ExecutorFlags
@@ -112,21 +122,21 @@ def main() -> int:
     parser.add_argument("--only", default="*", help="families whose names match this pattern")
     parser.add_argument("--keep", type=Path, help="a new folder to leave everything in")
     arguments = parser.parse_args()
-    chosen = fnmatch.filter(FAMILIES, arguments.only)
+    chosen = fnmatch.filter([*FAMILIES, *releases.RELEASES], arguments.only)
     lines = []
     with tempfile.TemporaryDirectory() as temporary:
         for name in chosen:
             folder = (arguments.keep or Path(temporary)) / name.replace(", ", "-").replace(" ", "_")
             folder.mkdir(parents=True)
-            path = fine_tuned(folder, write_base(folder / "base", FAMILIES[name]))
+            path = fine_tuned(folder, _written(folder / "base", name))
             lines.append((name, compare(path, next(iter(QUESTIONS)))))
-    print(f"\n{'family':<28} {'largest difference':>18}  {'stops':<6} differs")
+    print(f"\n{'family':<38} {'largest difference':>18}  {'stops':<6} differs")
     good = True
     for name, found in lines:
-        told = FAMILIES[name].told
+        told = FAMILIES[name].told if name in FAMILIES else ()
         good = good and found.good_but_for(told)
         differs = ", ".join(f"{what} (told)" if what in told else what for what in found.differs) or "-"
-        print(f"{name:<28} {found.difference:>18.1e}  {str(found.stopped):<6} {differs}")
+        print(f"{name:<38} {found.difference:>18.1e}  {str(found.stopped):<6} {differs}")
     return 0 if good else 1
 
 

@@ -83,7 +83,7 @@ def model_of(model: Source, where: str) -> Source:
         return model / "model"
     if isinstance(model, str) and _is_hub_id(model):
         return model_step(model)
-    if isinstance(model, str) and "://" not in model and not Path(model).is_dir():
+    if isinstance(model, str) and "://" not in model and not Path(model).expanduser().is_dir():
         raise ConfigError(
             f"{where}: base model {model!r}; expected a step, an existing directory, or a hub id 'org/name'"
         )
@@ -93,7 +93,7 @@ def model_of(model: Source, where: str) -> Source:
 def tokenizer_of(tokenizer: Source, where: str) -> Source:
     if not isinstance(tokenizer, str) or "://" in tokenizer:
         return tokenizer
-    if Path(tokenizer).is_dir():
+    if Path(tokenizer).expanduser().is_dir():
         return tokenizer
     if _is_hub_id(tokenizer):
         return tokenizer_step(tokenizer)

@@ -5,6 +5,8 @@
     |  |- ConfigError             a configuration value that cannot be used; names the step and the field
     |  |- GraphError              steps that do not form a valid DAG: cycles, two steps for one path, bad names
     |  `- StoreError              a prefix that cannot be used: unwritable, or without create-exclusive
+    |     |- DamagedFile          one of our own files under it is not what was written
+    |     `- StoreUnavailable     it does not answer, or refuses; also an OSError
     |- DataError                  rows or files that cannot be turned into tokens
     |- TrainingError              training cannot start or go on
     |- ExportError                an export that would not serve what was trained
@@ -14,8 +16,15 @@
     |- OutOfMemory                a step was killed for the memory it held; not retried
     `- InfrastructureLoss         a worker or a node was lost; retried on its own budget
 
-A message says what was got, what was expected, where, and what to do next.
+A message says what was got, what was expected, where, and what to do next. So a `UserError` that a script does not
+catch, say because it makes a step of a wrong value, ends it with the message and the script's own line.
 """
+
+import os
+import sys
+import sysconfig
+import traceback
+from types import TracebackType
 
 
 class MarinSftError(Exception):
@@ -24,6 +33,11 @@ class MarinSftError(Exception):
 
 class UserError(MarinSftError, ValueError):
     """A mistake in what the user wrote, found before anything ran."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        if sys.excepthook is sys.__excepthook__:  # not somebody's own
+            sys.excepthook = _explain_and_exit
 
 
 class ConfigError(UserError):
@@ -36,6 +50,19 @@ class GraphError(UserError):
 
 class StoreError(UserError):
     """A prefix that cannot hold outputs safely."""
+
+
+class DamagedFile(StoreError):
+    """A file of the engine's own that cannot be read as what it was written as."""
+
+
+class StoreUnavailable(StoreError, OSError):
+    """A store that does not answer, also when asked again (`silent`), or that refuses. `said`: in its own words."""
+
+    def __init__(self, text: str, said: str = "", silent: bool = False) -> None:
+        super().__init__(text)
+        self.said = said
+        self.silent = silent
 
 
 class DataError(MarinSftError):
@@ -68,3 +95,15 @@ class OutOfMemory(MarinSftError):
 
 class InfrastructureLoss(MarinSftError):
     """A worker or a node was lost; says nothing about the step's own code."""
+
+
+def _explain_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What Python does with an exception that nobody caught; one of ours needs no traceback through our code."""
+    if not isinstance(error, UserError) or hasattr(sys, "ps1"):
+        sys.__excepthook__(kind, error, trace)
+        return
+    not_theirs = (os.path.dirname(__file__) + os.sep, *(sysconfig.get_path(n) for n in ("stdlib", "purelib")), "<")
+    frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith(not_theirs)]
+    where = f"\n  at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    print(f"error: {error}{where}", file=sys.stderr)
+    sys.exit(2)

@@ -25,7 +25,7 @@ class Progress:
     def text(self) -> str:
         """`120/400 steps  loss 1.32  tokens/s 5,100`."""
         total = f"/{self.total:g}" if self.total is not None else ""
-        return "  ".join([f"{self.done:g}{total} {self.unit}".rstrip(), *figure_texts(self.metrics)])
+        return "  ".join([f"{self.done:g}{total} {_short(self.unit)}".rstrip(), *figure_texts(self.metrics)])
 
 
 def is_text(line: str) -> bool:
@@ -35,13 +35,25 @@ def is_text(line: str) -> bool:
 
 def figure_texts(figures: Mapping[str, float]) -> list[str]:
     """Each figure with its name, short, for people."""
-    return [f"{name.replace('_per_second', '/s')} {_number(value)}" for name, value in figures.items()]
+    return [f"{_short(name.replace('_per_second', '/s'))} {_number(value)}" for name, value in figures.items()]
+
+
+def _short(name: str) -> str:
+    line = " ".join(name.split())
+    return line if len(line) <= _LONGEST_NAME else f"{line[:_LONGEST_NAME]}..."
 
 
 def _number(value: float) -> str:
+    if abs(value) >= _LONGEST_NUMBER:
+        try:
+            return f"{value:.4g}"
+        except OverflowError:
+            return "huge"
     return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
 
 
+_LONGEST_NAME = 40
+_LONGEST_NUMBER = 1e15
 _TEXT = re.compile(r"\d[\d.e+]*(/\d[\d.e+]*)?( \S+)?(  \S+ -?\d[\d,.e+-]*)*")
 
 Listener = Callable[[Progress], None]

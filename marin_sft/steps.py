@@ -10,6 +10,7 @@ The only module that sees both the engine and the packages that do the work.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,7 @@ from marin_sft.training.dpo import dpo as run_dpo
 from marin_sft.training.dpo_config import ReferenceConfig, needs_reference
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig
+from marin_sft.training.models.families import check_directory
 from marin_sft.training.models.random_model import RandomModelConfig
 from marin_sft.training.models.random_model import random_model as run_random_model
 from marin_sft.training.reference import reference_logprobs as run_reference_logprobs
@@ -95,7 +97,10 @@ def download(
 def download_urls(
     name: str, urls: Sequence[str], *, sha256: Mapping[str, str] | None = None
 ) -> ExecutorStep[DownloadUrlsConfig]:
-    """`raw/{name}`: files from https://, gs://, s3:// and other URLs. `sha256`: of their contents, by URL."""
+    """`raw/{name}`: files from https://, gs://, s3:// and other URLs. `sha256`: of their contents, by URL.
+
+    What signs a URL is neither kept nor a part of what is fetched: another signature runs nothing again.
+    """
     return ExecutorStep(f"raw/{name}", run_download_urls, DownloadUrlsConfig(tuple(urls), dict(sha256 or {})))
 
 
@@ -209,6 +214,7 @@ def sft(
     hf_save_dtype, hf_generation_eos_token_ids: of these exports, see `HfExport`.
     """
     _check_length(mixture, training)
+    _check_model(base_model, mixture.config.seq_len)
     exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
     config = _config(
         SFTConfig,
@@ -259,6 +265,8 @@ def dpo(
     training: fields of `DPOConfig`. The others: see `sft`.
     """
     _check_length(mixture, training)
+    _check_model(base_model)
+    _check_model(reference)
     training = _adapter_found(training)
     adapter = training["lora"].adapter_path if isinstance(training.get("lora"), LoraConfig) else None
     same = reference is None or (reference == base_model and adapter is None)
@@ -329,6 +337,12 @@ def _check_length(mixture: ExecutorStep[MixtureConfig], training: Mapping[str, A
             f"step '{mixture.name}': stop_strategy={data.stop_strategy!r} ends the data after one epoch; expected "
             f"num_train_epochs of at most 1, got {epochs}, or stop_strategy='restart'"
         )
+
+
+def _check_model(source: Source | None, seq_len: int | None = None) -> None:
+    """Raise ConfigError for a local model that training would refuse. One that is not there is told with all inputs."""
+    if isinstance(source, str | Path) and os.path.isdir(source):
+        check_directory(str(source), seq_len if isinstance(seq_len, int) else None)
 
 
 def _last_part(source: Source) -> str:
@@ -428,7 +442,9 @@ def _path(source: Source) -> Any:
 
     Typed Any: the executor puts a string in its place before the step function sees the config.
     """
-    return Path(source) if isinstance(source, str) and "://" not in source else source
+    if isinstance(source, str) and source.startswith("file://"):
+        source = source.removeprefix("file://")
+    return Path(source).expanduser() if isinstance(source, str) and "://" not in source else source
 
 
 def _paths(sources: Source | Sequence[Source]) -> tuple[Any, ...]:

@@ -57,7 +57,7 @@ def tokenized(folder: Path, tokenizer: Any) -> list[dict[str, list[int]]]:
 
 
 def trainer_of(folder: Path, output: str, cached: bool) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
+    tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"), trust_remote_code=False)
     rows = tokenized(folder, tokenizer)
     prompts = [len(row["prompt_input_ids"]) for row in rows]
     completions = [
@@ -72,6 +72,7 @@ def trainer_of(folder: Path, output: str, cached: bool) -> Any:
         sharding_axis_dims=(1, 1, 1, 1, 1),
         config_kwargs={"gradient_checkpointing": ed.EasyDeLGradientCheckPointers.NONE},
         verbose=False,
+        trust_remote_code=False,
     )
     arguments = ed.DPOConfig(
         save_directory=output,

@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM
 
 
 def load(model: str, adapter: str, is_trainable: bool = False) -> PeftModel:
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    base = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+    )
     return PeftModel.from_pretrained(base, adapter, is_trainable=is_trainable)
 
 

@@ -81,10 +81,10 @@ def run(model: str, rows: Dataset, options: dict[str, Any], case: dict[str, Any]
         **fields,
     )
     trainer = Recording(
-        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=False),
         args=config,
         train_dataset=rows,
-        processing_class=AutoTokenizer.from_pretrained(model),
+        processing_class=AutoTokenizer.from_pretrained(model, trust_remote_code=False),
         callbacks=[ends := Ends()],
     )
     trainer.train()

@@ -51,10 +51,10 @@ def main(model: str, rows: str, options: str, report: str) -> None:
         gradient_checkpointing=False,
     )
     trainer = Recording(
-        AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+        AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=False),
         args=config,
         train_dataset=Dataset.from_list([json.loads(line) for line in Path(rows).read_text().splitlines()]),
-        processing_class=AutoTokenizer.from_pretrained(model),
+        processing_class=AutoTokenizer.from_pretrained(model, trust_remote_code=False),
     )
     trainer.train()
     losses = [sum(trainer.losses[i : i + accumulation]) for i in range(0, len(trainer.losses), accumulation)]

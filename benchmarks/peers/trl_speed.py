@@ -71,10 +71,10 @@ def main(report: str, folder: str, rows: str, steps: str, warm: str, setting: st
     )
     clock = Clock()
     trainer = Counting(
-        AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=torch.float32),
+        AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=torch.float32, trust_remote_code=False),
         args=config,
         train_dataset=Dataset.from_list([json.loads(line) for line in Path(rows).read_text().splitlines()]),
-        processing_class=AutoTokenizer.from_pretrained(f"{folder}/model"),
+        processing_class=AutoTokenizer.from_pretrained(f"{folder}/model", trust_remote_code=False),
         callbacks=[clock],
     )
     trainer.train()

@@ -32,7 +32,6 @@ TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 """Columns that belong to a dialogue wherever they are found."""
 
 _RESERVED = ("id", "source", "messages", "prompt", "chosen", "rejected", "metadata")
-_MESSAGE_KEYS = ("name", "tool_calls", "tool_call_id", "reasoning_content", "train")
 
 
 class Adapter(Protocol):
@@ -140,8 +139,11 @@ class TransformAdapter:
             raise BadRow(
                 "unknown_role", f"{where}: {self.role_key} is {str(role)[:80]!r}, expected one of {list(names)}"
             )
-        kept = {key: message[key] for key in _MESSAGE_KEYS if message.get(key) is not None}
-        return {"role": names[role], "content": message.get(self.content_key), **kept}
+        return {
+            **_others(message, self.role_key, self.content_key),
+            "role": names[role],
+            "content": message.get(self.content_key),
+        }
 
     def _best(self, answers: list[Row]) -> Row:
         """The answer with the highest score; those without a score do not count."""
@@ -214,7 +216,7 @@ class PreferenceTransformAdapter:
 
     def _renamed(self, message: Row, where: str) -> Row:
         renamed = {"role": message.get(self.role_key), "content": message.get(self.content_key)}
-        return renamed | {key: message[key] for key in _MESSAGE_KEYS if message.get(key) is not None}
+        return {**_others(message, self.role_key, self.content_key), **renamed}
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,11 @@ class UnchangedAdapter:
         """Raises BadRow `not_an_object`."""
         _check_object(row)
         return [row]
+
+
+def _others(message: Row, *read: str) -> Row:
+    """What a message holds beside what is `read` of it: a chat template may look for it."""
+    return {key: value for key, value in message.items() if key not in read and value is not None}
 
 
 def _canonical_rows(row: Row, format: ChatLmDatasetFormat) -> list[Row]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -125,8 +125,7 @@ def lm_mixture_data_config(
     data = LmDataConfig(
         tokenized=dict(components),
         train_weights=tuple(
-            (start, _padded(some, components) if missing_weights_are_validation else dict(some))
-            for start, some in stages
+            (start, _padded(some, components if missing_weights_are_validation else ())) for start, some in stages
         ),
         weights_are=weights_are,
         pack={name: _pack_of(source) if pack is None else pack for name, source in components.items()},
@@ -197,8 +196,10 @@ def interpolate_mixture_weights(mixture_weights: Sequence[Weights], weights: Seq
     return mixed
 
 
-def _padded(weights: Weights, components: Mapping[str, Any]) -> dict[str, float]:
-    return {**weights, **{name: 0.0 for name in components if name not in weights}}
+def _padded(weights: Weights, components: Iterable[str]) -> dict[str, float]:
+    """The weights as floats, so that 1 and 1.0 are the same mixture; 0 for a component that has none."""
+    given = {name: float(weight) if type(weight) is int else weight for name, weight in weights.items()}
+    return {**given, **{name: 0.0 for name in components if name not in given}}
 
 
 def _pack_of(source: Any) -> bool | int:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from marin_sft import progress
 from marin_sft.data.files import read_json, write_json
 from marin_sft.errors import ConfigError, DataError
-from marin_sft.execution.step import earlier_attempts, step_fn, this_output_path
+from marin_sft.execution.step import earlier_attempts, execution_only, step_fn, this_output_path
+from marin_sft.redaction import without_signature
 
 if TYPE_CHECKING:
     from marin_sft.data.remote.transfer import RemoteFile
@@ -74,21 +75,38 @@ class DownloadConfig:
                 raise ConfigError(f"{name} is one string; expected a list of patterns: [{getattr(self, name)!r}]")
 
 
+class SignedUrl:
+    """A URL with what lets somebody in: a signature, a password. `str` of it, which is all that is kept, is without."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __repr__(self) -> str:
+        return without_signature(self.url)
+
+
 @dataclass(frozen=True)
 class DownloadUrlsConfig:
     """Files from https://, gs://, s3:// and other fsspec URLs, kept under the last part of their path.
 
     sha256: of the contents, in hex, by URL; URLs may be left out.
+    signed: made of `urls`, which themselves lose their signatures: these change from day to day, and the files do not.
     """
 
     urls: tuple[str, ...]
     sha256: dict[str, str] = field(default_factory=dict)
+    signed: tuple[SignedUrl, ...] = execution_only(default=())
     earlier_attempts: tuple[str, ...] = earlier_attempts()
     output_path: str = this_output_path()
 
     def __post_init__(self) -> None:
         if isinstance(self.urls, str):
             raise ConfigError(f"urls is one string; expected a list: [{self.urls!r}]")
+        urls = tuple(map(without_signature, self.urls))
+        new = (SignedUrl(url) for url, name in zip(self.urls, urls, strict=True) if name != url)
+        object.__setattr__(self, "signed", (*new, *(signed for signed in self.signed if str(signed) in urls)))
+        object.__setattr__(self, "urls", urls)
+        object.__setattr__(self, "sha256", {without_signature(url): hex for url, hex in self.sha256.items()})
         if unknown := sorted(self.sha256.keys() - set(self.urls)):
             raise ConfigError(f"sha256 has {unknown[0]!r}, which is not in urls")
 
@@ -128,7 +146,8 @@ def download_urls(config: DownloadUrlsConfig) -> None:
     from marin_sft.data.remote.transfer import patiently
     from marin_sft.data.remote.urls import remote_file
 
-    files = [patiently(partial(remote_file, url, config.sha256.get(url))) for url in config.urls]
+    real = {str(signed): signed.url for signed in config.signed}
+    files = [patiently(partial(remote_file, real.get(url, url), config.sha256.get(url))) for url in config.urls]
     names = [file.name for file in files]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"urls: {names.count(twice[0])} of them are named {twice[0]!r}; fetch them in separate steps")

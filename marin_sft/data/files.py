@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from marin_sft.paths import file_system, local_path
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def open_file(path: str, mode: str, compression: str | None = None) -> Any:
-    """An open binary file, to use in a `with`; folders are made. `compression="infer"` goes by the file's name."""
-    import fsspec
+def open_file(path: str, mode: str) -> Any:
+    """An open binary file, to use in a `with`; folders are made."""
+    from fsspec.core import OpenFile
 
-    options: dict[str, Any] = {"auto_mkdir": True} if "w" in mode and "://" not in path else {}
-    return fsspec.open(path, mode, compression=compression, **options)
+    filesystem, plain = file_system(path)
+    if "w" in mode and local_path(path) is not None:
+        filesystem.makedirs(os.path.dirname(plain), exist_ok=True)
+    return OpenFile(filesystem, plain, mode)
 
 
 def write_array(path: str, array: np.ndarray) -> None:

@@ -9,15 +9,28 @@ import difflib
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Literal, get_args
 
 from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES
 from marin_sft.data.messages.turns import CONTENT_KEYS, ROLE_KEYS, ROLES
 from marin_sft.errors import ConfigError
+from marin_sft.execution.step import omitted_when
 
 _INSIDE_MESSAGES = ("role", "content")
 HistoryThinking = Literal["keep", "strip"]
 TrainOn = Literal["assistant", "last", "all"]
+SpecialTokensInText = Literal["keep", "escape", "drop", "raise"]
+NotRendered = Literal["calls", "reasoning", "content"]
+
+TEMPLATE_DATE = "2024-07-26"
+"""The day that Llama 3's templates name where there is no clock."""
+
+_NOT_FOR_TEMPLATES = frozenset(
+    "messages conversation conversations tools chat_template tokenize return_dict return_assistant_tokens_mask "
+    "continue_final_message return_tensors padding truncation max_length tokenizer_kwargs strftime_now "
+    "raise_exception".split()
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,11 @@ class ChatLmDatasetFormat:
     out. Both: the default replaces them. A system turn goes before the row's system column, that before the default.
     `chat_template`: Jinja text used instead of the tokenizer's own template.
     `chat_template_kwargs`: arguments of the template for all rows; a row's own go before them.
+    `template_date`: the day, as in 2024-07-26, that templates are told which ask for today's.
+    `special_tokens_in_text`: what becomes of "<|im_end|>" and its like where somebody wrote them: "keep" them as the
+    control tokens that transformers makes of them, "escape" them to be ordinary text, "drop" the row, or "raise".
+    `allow_not_rendered`: rows are kept although the template leaves out some of what they hold: "calls" of tools, the
+    "reasoning" of the last turn, the "content" of messages.
     `history_thinking`: "keep" or "strip" the reasoning of all assistant turns but the last; None leaves that to the
     template.
 
@@ -64,6 +82,9 @@ class ChatLmDatasetFormat:
     history_thinking: HistoryThinking | None = None
     train_on: TrainOn = "assistant"
     pack: bool | int | None = None
+    template_date: str = omitted_when(TEMPLATE_DATE, default=TEMPLATE_DATE)
+    special_tokens_in_text: SpecialTokensInText = omitted_when("keep", default="keep")
+    allow_not_rendered: tuple[NotRendered, ...] = omitted_when((), default=())
 
     def __post_init__(self) -> None:
         for name, kinds in _KINDS.items():
@@ -83,6 +104,11 @@ class ChatLmDatasetFormat:
         _check_choice("shape", self.shape, (None, *SHAPE_BY_NAME))
         _check_choice("history_thinking", self.history_thinking, (None, *get_args(HistoryThinking)))
         _check_choice("train_on", self.train_on, get_args(TrainOn))
+        _check_choice("special_tokens_in_text", self.special_tokens_in_text, get_args(SpecialTokensInText))
+        for kind in self.allow_not_rendered:
+            _check_choice("allow_not_rendered", kind, get_args(NotRendered))
+        check_template_date("template_date", self.template_date)
+        check_template_kwargs("chat_template_kwargs", self.chat_template_kwargs)
         if not self.mask_user_turns and self.train_on == "last":
             raise ConfigError("mask_user_turns=False trains all tokens, train_on='last' does not; expected one of them")
         if self.pack is not None and self.pack is not False and self.pack < 1:
@@ -194,8 +220,32 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "chat_template_kwargs": (dict,),
     "history_thinking": (str, type(None)),
     "train_on": (str,),
+    "template_date": (str,),
+    "special_tokens_in_text": (str,),
+    "allow_not_rendered": (tuple,),
     "pack": (bool, int, type(None)),
 }
+
+
+def not_for_templates(kwargs: Iterable[str]) -> list[str]:
+    """Those names of template arguments that mean something else, to the template or to what renders it."""
+    return sorted(_NOT_FOR_TEMPLATES.intersection(kwargs))
+
+
+def check_template_kwargs(where: str, kwargs: dict[str, Any]) -> None:
+    """Raises ConfigError for arguments that no template is given as such."""
+    if wrong := not_for_templates(kwargs):
+        raise ConfigError(
+            f"{where} has {wrong}; expected the template's own arguments. A template is format.chat_template"
+        )
+
+
+def check_template_date(where: str, day: str) -> None:
+    """Raises ConfigError for what is no day."""
+    try:
+        date.fromisoformat(day)
+    except ValueError:
+        raise ConfigError(f"{where}={day!r}; expected a day, as in {TEMPLATE_DATE!r}") from None
 
 
 def shape_names() -> dict[str, str]:

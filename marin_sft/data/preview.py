@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from marin_sft.data.formats import ChatLmDatasetFormat
-from marin_sft.data.messages.detection import by_our_names, find_shapes
+from marin_sft.data.messages.detection import by_our_names, find_shapes, unused_keys
 from marin_sft.data.messages.examples import BadRow, Dialogue, Example, Message, Preference, Rated
 from marin_sft.data.messages.reading import examples_of
 from marin_sft.data.packing.over_length import OverLength, fit
@@ -18,7 +18,7 @@ from marin_sft.data.rows.row_files import SourceRow, find_files, read_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from marin_sft.data.chat.alignment import TokenRow
+    from marin_sft.data.chat.alignment import Noted, TokenRow
     from marin_sft.data.chat.encode import Encoded, Encoder
 
 
@@ -26,23 +26,27 @@ if TYPE_CHECKING:
 class Document:
     """`messages` as the chat template is given them, None for plain text and ready tokens; `rows` to train on.
 
-    `role` is "chosen" or "rejected" in a preference. A document that is split makes several rows.
+    `role` is "chosen" or "rejected" in a preference. A document that is split makes several rows. `noted`: see `NOTES`
+    in chat/notes.py.
     A row of ranked answers has a pair of documents for each answer worse than the best.
     """
 
     role: str | None
     messages: list[Message] | None
     rows: list[TokenRow]
+    noted: Noted | None = None
 
 
 @dataclass(frozen=True)
 class RowPreview:
-    """`shape`: the name of the row's format, None where it is not known. `dropped`: why the row cannot be used."""
+    """`shape`: the name of the row's format, None where it is not known. `dropped`: why the row cannot be used.
+    `unused_keys`: those that its format has no use for."""
 
     source: SourceRow
     shape: str | None
     documents: list[Document]
     dropped: BadRow | None = None
+    unused_keys: frozenset[str] = frozenset()
 
 
 def preview(
@@ -77,8 +81,8 @@ def _preview(
         examples = examples_of(source.row, format)
         documents = [Document(role, said, []) for example in examples for role, said in _messages(example)]
         fitted = [rows for encoded in encoder.encode(examples) for rows in _fitted(encoded, max_length, over_length)]
-        whole = [Document(d.role, d.messages, rows) for d, rows in zip(documents, fitted, strict=True)]
-        return RowPreview(source, _shape(source.row, format), whole)
+        whole = [Document(d.role, d.messages, *found) for d, found in zip(documents, fitted, strict=True)]
+        return RowPreview(source, _shape(source.row, format), whole, None, unused_keys(source.row, format))
     except BadRow as bad:
         return RowPreview(source, _shape(source.row, format), documents, bad)
 
@@ -94,19 +98,21 @@ def _messages(example: Example) -> list[tuple[str | None, list[Message] | None]]
     return [("chosen", None), ("rejected", None)] if hasattr(example, "chosen") else [(None, None)]
 
 
-def _fitted(encoded: Encoded | BadRow, max_length: int | None, over_length: OverLength) -> list[list[TokenRow]]:
-    """What is trained of each document of an example."""
+def _fitted(
+    encoded: Encoded | BadRow, max_length: int | None, over_length: OverLength
+) -> list[tuple[list[TokenRow], Noted]]:
+    """What is trained of each document of an example, and what is noted of it."""
     from marin_sft.data.chat.encode import PreferenceRow
 
     if isinstance(encoded, BadRow):
         raise encoded
     if isinstance(encoded, PreferenceRow):
-        branches = [encoded.chosen, encoded.rejected]
+        branches = sides = [encoded.chosen, encoded.rejected]
         if max_length is not None:
             both = PairLimits(max_length, over_length).keep(*branches)
             branches = [kept.of(row) for kept, row in zip(both, branches, strict=True)]
-        return [[row] for row in branches]
-    return [[encoded] if max_length is None else fit(encoded, max_length, over_length)]
+        return [([row], side.noted) for row, side in zip(branches, sides, strict=True)]
+    return [([encoded] if max_length is None else fit(encoded, max_length, over_length), encoded.noted)]
 
 
 def _shape(row: Any, format: ChatLmDatasetFormat) -> str | None:

@@ -20,6 +20,7 @@ import numpy as np
 from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.files import read_array, write_array, write_text
 from marin_sft.errors import DataError
+from marin_sft.paths import unchained
 
 ROWS_PER_SHARD = 8192
 """Part of the bytes on disk: another number is another version of the step."""
@@ -49,7 +50,7 @@ def write_shard(directory: str, index: int, rows: Sequence[TokenRow]) -> Shard:
     name = f"shard_{index:05d}"
     if not rows:
         return Shard(name, np.zeros(0, np.int64), np.zeros(0, np.int64))
-    with SerialCacheWriter(f"{directory}/{name}", _EXEMPLAR) as writer:
+    with SerialCacheWriter(unchained(f"{directory}/{name}"), _EXEMPLAR) as writer:
         # In one piece: each further write would rewrite the whole file of the shard.
         writer.write_batch([{"input_ids": row.input_ids, "assistant_masks": row.mask} for row in rows])
     masks = [row.mask for row in rows]
@@ -127,7 +128,7 @@ class TokenCache:
         from levanter.store.cache import CacheLedger
 
         try:
-            ledger = CacheLedger.load(directory)
+            ledger = CacheLedger.load(unchained(directory))
             lengths, trained = read_array(f"{directory}/{_LENGTHS}"), read_array(f"{directory}/{_TRAINED}")
         except FileNotFoundError as error:
             raise DataError(
@@ -174,7 +175,10 @@ class TokenCache:
         if shard not in self._stores:
             self._stores[shard] = [
                 JaggedArrayStore.open(
-                    f"{self.directory}/{self._shards[shard]}/{field}", mode="r", item_rank=1, dtype=exemplar.dtype
+                    unchained(f"{self.directory}/{self._shards[shard]}/{field}"),
+                    mode="r",
+                    item_rank=1,
+                    dtype=exemplar.dtype,
                 )
                 for field, exemplar in _EXEMPLAR.items()
             ]

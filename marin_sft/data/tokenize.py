@@ -3,7 +3,9 @@
 {output_path}/train/        a token cache, see token_cache.py
 {output_path}/validation/   the same, when there are validation paths
 {output_path}/stats.json    per split: rows, documents, tokens, trained tokens, dropped rows by reason; of pairs their
-                            number and "kind": "pairs"
+                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, and its size.
+                            Where there are any: "noted", see `NOTES` in chat/notes.py; "unread_keys", which were in
+                            so many rows and nobody looked up; "template_date"
 {output_path}/metrics.json  the totals
 {output_path}/dropped.jsonl the first few dropped rows of each reason, when there are any
 
@@ -24,10 +26,11 @@ from typing import TYPE_CHECKING, Any
 from marin_sft import progress
 from marin_sft.data.files import write_json
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
+from marin_sft.data.messages.detection import unused_keys
 from marin_sft.data.messages.examples import BadRow, Example
-from marin_sft.data.messages.reading import check_dropped, examples_of
+from marin_sft.data.messages.reading import examples_of
 from marin_sft.data.rows.blocks import Span, plan_blocks, rows_of
-from marin_sft.data.rows.dropped import Dropped, write_dropped
+from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, write_dropped
 from marin_sft.data.rows.row_files import SourceRow, count_rows, find_files
 from marin_sft.errors import ConfigError, DataError
 from marin_sft.execution.step import step_fn, this_output_path
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from marin_sft.data.chat.alignment import TokenRow
+    from marin_sft.data.chat.notes import Tally
     from marin_sft.data.token_cache import Shard
 
 TRAIN, VALIDATION = "train", "validation"
@@ -89,9 +93,10 @@ class _Result:
     shard: Shard
     pairs: int
     dropped: Dropped
+    tally: Tally
 
 
-@step_fn(kind="tokenize", version=3)
+@step_fn(kind="tokenize", version=4)
 def tokenize(config: TokenizeConfig) -> None:
     """Write the token caches of `config`. What is written does not depend on how the work is spread.
 
@@ -100,20 +105,24 @@ def tokenize(config: TokenizeConfig) -> None:
         DataError: unreadable files, no row left, more than `max_dropped` of a split's rows dropped, or both preference
             pairs and single documents.
     """
-    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_size
 
     tokenizer = load_tokenizer(config.tokenizer)
-    stats: dict[str, Any] = {"vocabulary": vocabulary_hash(tokenizer)}
+    stats: dict[str, Any] = {
+        "vocabulary": vocabulary_hash(tokenizer),
+        "vocabulary_size": vocabulary_size(tokenizer),
+    }
     contents = json.dumps([stats["vocabulary"], tokenizer.chat_template, tokenizer.special_tokens_map])
     _keep(tokenizer, contents)  # some or all blocks are tokenized in this process
     dropped: list[Dropped] = []
-    for split, paths in ((TRAIN, config.train_paths), (VALIDATION, config.validation_paths)):
-        if paths:
-            stats[split], lost = _tokenize_split(config, contents, split, paths)
-            dropped.append(lost)
+    try:
+        for split, paths in ((TRAIN, config.train_paths), (VALIDATION, config.validation_paths)):
+            if paths:
+                stats[split] = _tokenize_split(config, contents, split, paths, dropped)
+    finally:
+        write_dropped(config.output_path, dropped)  # also when they are too many
     _check_one_kind({split: stats[split] for split in (TRAIN, VALIDATION) if split in stats})
     write_json(f"{config.output_path}/stats.json", stats)
-    write_dropped(config.output_path, dropped)
     write_json(f"{config.output_path}/metrics.json", _totals([stats[s] for s in (TRAIN, VALIDATION) if s in stats]))
 
 
@@ -135,9 +144,10 @@ def _check_one_kind(splits: dict[str, Any]) -> None:
 
 
 def _tokenize_split(
-    config: TokenizeConfig, contents: str, split: str, paths: Sequence[str]
-) -> tuple[dict[str, Any], Dropped]:
-    """Write one split; its stats, and the rows it dropped."""
+    config: TokenizeConfig, contents: str, split: str, paths: Sequence[str], dropped_of_splits: list[Dropped]
+) -> dict[str, Any]:
+    """Write one split; its stats. `dropped_of_splits` gets the rows it dropped."""
+    from marin_sft.data.chat.notes import Tally
     from marin_sft.data.token_cache import ROWS_PER_SHARD, finish_cache
     from marin_sft.execution.backends import map_shards
 
@@ -150,7 +160,11 @@ def _tokenize_split(
     blocks = [_Block(config, contents, directory, i, spans, i * ROWS_PER_SHARD, rows) for i, spans in plan]
     results = map_shards(_tokenize_block, blocks)
     dropped = Dropped.together(result.dropped for result in results)
-    check_dropped(rows, dropped.counts, config.max_dropped, f"{split}_paths")
+    for sample in dropped.samples:
+        sample["split"] = split
+    dropped_of_splits.append(dropped)
+    where = f"{split}_paths" if rows else f"{split}_paths, {', '.join(file.path for file in files[:5])}"
+    check_dropped(rows, dropped, config.max_dropped, where, config.output_path, MEND, config.tokenizer)
     cache = finish_cache(directory, [result.shard for result in results])
     stats: dict[str, Any] = {
         "rows": rows,
@@ -161,10 +175,9 @@ def _tokenize_split(
     }
     if pairs := sum(result.pairs for result in results):
         stats |= {"kind": PAIRS, "pairs": pairs}
+    stats |= Tally.together(result.tally for result in results).stats(config.format.as_chat())
     progress.report(rows, rows, f"{split} rows", tokens=stats["tokens"], dropped=dropped.counts.total())
-    for sample in dropped.samples:
-        sample["split"] = split
-    return stats, dropped
+    return stats
 
 
 @contextlib.contextmanager
@@ -181,13 +194,15 @@ def _nothing_old_collected() -> Iterator[None]:
 def _tokenize_block(block: _Block) -> _Result:
     """Tokenize the rows of `block` and write them as one shard."""
     from marin_sft.data.chat.encode import EXAMPLES_AT_ONCE, Encoder, PreferenceRow
+    from marin_sft.data.chat.notes import Tally
     from marin_sft.data.token_cache import write_shard
 
     # A block is the work of one core; others are at work on other blocks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoder = Encoder(_tokenizer(block.config.tokenizer, block.contents), block.config.format)
+    format = block.config.format.as_chat()
     kept: list[TokenRow] = []
-    pairs = 0
+    pairs, tally = 0, Tally()
     dropped = Dropped()
     last_dropped = 0
     # The encoder reads ahead.
@@ -200,12 +215,24 @@ def _tokenize_block(block: _Block) -> _Result:
         elif not isinstance(row, BadRow):
             kept.append(row)
         elif number != last_dropped:  # of several bad examples in a row, the first is told
+            _check_raised(source, row, format)
             dropped.add(source, row)
             last_dropped = number
+        if not isinstance(row, BadRow):
+            tally.add(row.noted, unused_keys(source.row, format))
         if number % EXAMPLES_AT_ONCE == 0:
             # Heard when the blocks are tokenized in the step's own process.
             progress.report(block.first + number, block.total, "rows")
-    return _Result(write_shard(block.directory, block.index, kept), pairs, dropped)
+    return _Result(write_shard(block.directory, block.index, kept), pairs, dropped, tally)
+
+
+def _check_raised(source: SourceRow, bad: BadRow, format: ChatLmDatasetFormat) -> None:
+    """Raises DataError for a row that the format wants to be told of."""
+    if bad.reason == "special_tokens_in_text" and format.special_tokens_in_text == "raise":
+        raise DataError(
+            f"{source.file.name}:{source.line}: {bad.message}. Take them out of the rows, or choose another "
+            "special_tokens_in_text"
+        )
 
 
 _LOADED: dict[str, PreTrainedTokenizerFast] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import posixpath
 import re
@@ -25,16 +26,23 @@ from marin_sft.data.messages.examples import (
     Text,
     TextPreference,
 )
-from marin_sft.data.messages.reading import check_dropped, examples_of
-from marin_sft.errors import ConfigError
+from marin_sft.data.messages.reading import examples_of
+from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, write_dropped
+from marin_sft.errors import ConfigError, DataError
 from marin_sft.execution.step import step_fn, this_output_path
+from marin_sft.paths import file_system, nearest_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 BYTES = 256
-_TOKENIZER_FILES = ("tokenizer", "special", "chat", "added", "vocab", "merges")
+PLAIN_CLASS = "PreTrainedTokenizerFast"
+"""For which transformers takes tokenizer.json as it is."""
+_TEMPLATES = "additional_chat_templates"
+_TOKENIZER_FILES = ("tokenizer", "special", "chat", "added", "vocab", "merges", "config.json", _TEMPLATES)
+_HUB_SECONDS = 10.0
+_logger = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 CHATML_TEMPLATE = (
@@ -85,6 +93,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
+    dropped = Dropped()
     counts: Counter[str] = Counter()
     model: Any = Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -96,9 +105,13 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    model.train_from_iterator(_contents(config, counts), trainer)
-    rows = counts.pop("rows", 0)
-    check_dropped(rows, counts, config.max_dropped, "train_paths")
+    model.train_from_iterator(_contents(config, counts, dropped), trainer)
+    rows = counts["rows"]
+    try:
+        check_dropped(rows, dropped, config.max_dropped, "train_paths", config.output_path, MEND)
+    except DataError:
+        write_dropped(config.output_path, [dropped])
+        raise
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=model,
         eos_token=END_OF_TURN,
@@ -112,20 +125,20 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     progress.report(rows, rows, "rows", vocab_size=len(tokenizer))
 
 
-def _contents(config: TrainTokenizerConfig, counts: Counter[str]) -> Iterator[str]:
-    """All that the rows say; `counts` gets the number of rows and of bad rows by reason."""
+def _contents(config: TrainTokenizerConfig, counts: Counter[str], dropped: Dropped) -> Iterator[str]:
+    """All that the rows say; `counts` gets the number of rows, `dropped` the bad ones."""
     from marin_sft.data.rows.row_files import find_files, read_rows
 
     for file in find_files(config.train_paths):
-        for _, _, row in read_rows(file):
+        for source in read_rows(file):
             counts["rows"] += 1
             try:
-                if isinstance(row, BadRow):
-                    raise row
-                for example in examples_of(row, config.format):
+                if isinstance(source.row, BadRow):
+                    raise source.row
+                for example in examples_of(source.row, config.format):
                     yield from _texts(example)
             except BadRow as bad:
-                counts[bad.reason] += 1
+                dropped.add(source, bad)
             if counts["rows"] % 1000 == 0:
                 progress.report(counts["rows"], unit="rows")
 
@@ -151,11 +164,9 @@ def _texts(example: Example) -> list[str]:
 
 def _save(tokenizer: PreTrainedTokenizerFast, output_path: str) -> None:
     """save_pretrained knows local directories only; anything else is copied there."""
-    from fsspec.core import url_to_fs
-
     with tempfile.TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
-        fs, root = url_to_fs(output_path)
+        fs, root = file_system(output_path)
         fs.makedirs(root, exist_ok=True)
         fs.put(local.rstrip("/") + "/", root.rstrip("/") + "/", recursive=True)
 
@@ -166,10 +177,8 @@ def load_tokenizer(path: str, chat_template: str | None = None) -> PreTrainedTok
     Raises:
         ConfigError: no tokenizer there, one that cannot be read, or one that is not fast, which masks need.
     """
-    from fsspec.core import url_to_fs
-
     path = os.fspath(path)  # a config holds a Path where the directory counts by content
-    fs, root = url_to_fs(path)
+    fs, root = file_system(path)
     names = {posixpath.basename(p) for p in fs.ls(root, detail=False)} if fs.isdir(root) else set()
     if not names & {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"}:
         raise ConfigError(
@@ -179,7 +188,10 @@ def load_tokenizer(path: str, chat_template: str | None = None) -> PreTrainedTok
     if "://" in path and not path.startswith("file://"):
         with tempfile.TemporaryDirectory() as local:
             for name in sorted(n for n in names if n.startswith(_TOKENIZER_FILES)):
-                fs.get(f"{root}/{name}", f"{local}/{name}")
+                if name == _TEMPLATES:
+                    fs.get(f"{root}/{name}", f"{local}/{name}", recursive=True)
+                else:
+                    fs.get_file(f"{root}/{name}", f"{local}/{name}")
             tokenizer = _from_pretrained(local, path, local_files_only=True)
     else:
         tokenizer = _from_pretrained(root, path, local_files_only=True)
@@ -199,24 +211,63 @@ def load_tokenizer_by_name(name: str) -> PreTrainedTokenizerFast:
     if not _HUB_ID.fullmatch(name):
         raise ConfigError(
             f"tokenizer {name!r}: no such directory; expected a directory with tokenizer.json, or a hub id"
+            f"{nearest_path(name)}"
         )
-    return _from_pretrained(name, name)
+    return _from_pretrained(name, name, local_files_only=not _is_on_hub(name))
+
+
+def _is_on_hub(name: str) -> bool:
+    """Whether the hub has `name`; False where it cannot be asked, and what was fetched before has to do.
+
+    Asked once: the clients of tokenizers ask for each of their files, again and again.
+
+    Raises:
+        ConfigError: the hub answers that it has no such model.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=_HUB_SECONDS)
+    except RepositoryNotFoundError as error:
+        raise ConfigError(
+            f"tokenizer {name!r}: no such directory, and no such model on the hub, or none that may be read from here"
+            f"{nearest_path(name)}"
+        ) from error
+    except HfHubHTTPError:  # it answers: a mirror may have files alone
+        return True
+    except Exception as error:  # of whatever client it uses
+        _logger.info("the hub cannot be asked for %s: %s", name, error)
+        return False
+    return True
 
 
 def _from_pretrained(place: str, name: str, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     except Exception as error:  # the tokenizers library raises bare ones for files that it cannot read
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"the tokenizer {name!r} is a class of its own code (auto_map in its tokenizer_config.json), which is "
+                "never run; expected one that transformers has: where there is a tokenizer.json, leave out auto_map, "
+                f"and set tokenizer_class to {PLAIN_CLASS!r}"
+            ) from error
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"cannot load the tokenizer {name!r}: {reason}; expected a directory with the files of a Hugging Face "
             "tokenizer, or the id of one on the hub that can be reached from here or is in its cache"
+            f"{nearest_path(name)}"
         ) from error
     if not tokenizer.is_fast:
         raise ConfigError(f"{name!r} holds a {type(tokenizer).__name__}; expected a fast one (with a tokenizer.json)")
     return tokenizer
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many rows the embeddings of a model need for it: its largest id, and one."""
+    return 1 + max(tokenizer.get_vocab().values())
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:

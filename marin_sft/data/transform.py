@@ -23,9 +23,8 @@ from marin_sft import progress
 from marin_sft.data.adapters import Adapter, FormatAdapter
 from marin_sft.data.files import write_json
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.messages.reading import check_dropped
 from marin_sft.data.rows.blocks import count_of, cut, rows_of
-from marin_sft.data.rows.dropped import Dropped, write_dropped
+from marin_sft.data.rows.dropped import Dropped, check_dropped, write_dropped
 from marin_sft.data.rows.row_files import SourceRow, Span, write_shard
 from marin_sft.data.rows.splits import split_files, split_spans
 from marin_sft.errors import ConfigError
@@ -85,7 +84,7 @@ class _Result:
     dropped: Dropped = field(default_factory=Dropped)
 
 
-@step_fn(kind="transform", version=2)
+@step_fn(kind="transform", version=3)
 def transform(config: TransformConfig) -> None:
     """Write the canonical rows of all subsets and splits. What is written does not depend on how the work is spread.
 
@@ -95,13 +94,15 @@ def transform(config: TransformConfig) -> None:
     """
     stats: dict[str, Any] = {}
     dropped: list[Dropped] = []
-    for subset in config.subsets or (None,):
-        for split in config.splits or split_files(config.input_path, subset):
-            folder = _folder(subset, split)
-            stats[folder], lost = _transform_split(config, folder, split_spans(config.input_path, split, subset))
-            dropped.append(lost)
+    try:
+        for subset in config.subsets or (None,):
+            for split in config.splits or split_files(config.input_path, subset):
+                folder = _folder(subset, split)
+                spans = split_spans(config.input_path, split, subset)
+                stats[folder] = _transform_split(config, folder, spans, dropped)
+    finally:
+        write_dropped(config.output_path, dropped)  # also when they are too many
     write_json(f"{config.output_path}/stats.json", stats)
-    write_dropped(config.output_path, dropped)
     totals = {name: sum(split[name] for split in stats.values()) for name in ("rows", "written")}
     write_json(f"{config.output_path}/metrics.json", {**totals, "dropped": sum(d.counts.total() for d in dropped)})
 
@@ -112,8 +113,10 @@ def _folder(subset: str | None, split: str) -> str:
     return split if subset in (None, DEFAULT_SUBSET) else f"{subset}/{split}"
 
 
-def _transform_split(config: TransformConfig, folder: str, spans: list[Span]) -> tuple[dict[str, Any], Dropped]:
-    """Write one split; its stats, and what was dropped of it."""
+def _transform_split(
+    config: TransformConfig, folder: str, spans: list[Span], dropped_of_splits: list[Dropped]
+) -> dict[str, Any]:
+    """Write one split; its stats. `dropped_of_splits` gets the rows it dropped."""
     from marin_sft.execution.backends import map_shards
 
     total = count_of(spans)
@@ -125,10 +128,12 @@ def _transform_split(config: TransformConfig, folder: str, spans: list[Span]) ->
     ]
     results = map_shards(_transform_block, blocks)
     dropped = Dropped.together(result.dropped for result in results)
-    check_dropped(total, dropped.counts, config.max_dropped, f"{config.source} {folder}")
+    dropped_of_splits.append(dropped)
+    mend = "Then mend the rows, or say with the adapter what they hold"
+    check_dropped(total, dropped, config.max_dropped, f"{config.source} {folder}", config.output_path, mend)
     written = sum(result.written for result in results)
     progress.report(total, total, f"{folder} rows", dropped=dropped.counts.total())
-    return {"rows": total, "written": written, "dropped": dict(dropped.counts)}, dropped
+    return {"rows": total, "written": written, "dropped": dict(dropped.counts)}
 
 
 def _transform_block(block: _Block) -> _Result:

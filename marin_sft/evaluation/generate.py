@@ -13,7 +13,7 @@ from marin_sft.execution.step import step_fn
 __all__ = ["GenerateConfig", "generate"]
 
 
-@step_fn(kind="generate", version=2, fresh_process=True)
+@step_fn(kind="generate", version=3, fresh_process=True)
 def generate(config: GenerateConfig) -> None:
     """Answer each prompt until a token of generation_config.json's `eos_token_id` list.
 

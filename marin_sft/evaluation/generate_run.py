@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import fsspec
 import jax
 
 from marin_sft import progress
+from marin_sft.data.chat.renderer import ChatRenderer
+from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.reading import BadRow, dialogue_of
 from marin_sft.data.rows.row_files import SourceRow, find_files, read_rows
 from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.decoding import Sampling, decode
 from marin_sft.evaluation.generate_config import GenerateConfig
+from marin_sft.paths import file_system
 from marin_sft.training.models import hf_directory, levanter_model
 
 
@@ -48,9 +51,13 @@ def run(config: GenerateConfig) -> None:
 def read_prompts(config: GenerateConfig, tokenizer: Any, max_length: int) -> list[Prompt]:
     """The prompts of the config's files, in order."""
     prompts = []
+    format = ChatLmDatasetFormat(
+        shape="messages", chat_template_kwargs=config.chat_template_kwargs, template_date=config.template_date
+    )
+    renderer = ChatRenderer(tokenizer, format)
     sources = [(name, s) for name, glob in config.prompts.items() for s in islice(_rows(glob), config.max_prompts)]
     for name, source in sources:
-        prompt = _prompt(tokenizer, name, source)
+        prompt = _prompt(renderer, name, source)
         if len(prompt.tokens) >= max_length:
             raise DataError(
                 f"{source.file.path}:{source.line}: the prompt has {len(prompt.tokens)} tokens, expected fewer than "
@@ -67,17 +74,22 @@ def _rows(pattern: str) -> Iterator[SourceRow]:
         yield from read_rows(file)
 
 
-def _prompt(tokenizer: Any, name: str, source: SourceRow) -> Prompt:
+def _prompt(renderer: ChatRenderer, name: str, source: SourceRow) -> Prompt:
+    """The row's prompt as training renders it: with its tools and its own arguments of the template."""
     messages = source.row.get("messages") if isinstance(source.row, dict) else None
     if not messages or messages[-1].get("role") != "assistant" or len(messages) < 2:
         raise DataError(
             f"{source.file.path}:{source.line}: expected a row with 'messages' that end with the assistant's reference "
             f"answer, got {str(source.row)[:200]}"
         )
-    text = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
+    try:
+        dialogue = dialogue_of(source.row, renderer.format)
+        text = renderer.prompt(replace(dialogue, messages=dialogue.messages[:-1]))
+    except BadRow as bad:
+        raise DataError(f"{source.file.path}:{source.line}: {bad.message}") from bad
     # The template writes the special tokens itself; adding them again would double the BOS.
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Prompt(name, text, tokens, messages[-1]["content"])
+    tokens = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return Prompt(name, text, tokens, dialogue.messages[-1]["content"])
 
 
 def end_ids(model: str) -> list[int]:
@@ -115,7 +127,7 @@ def _result(tokenizer: Any, prompt: Prompt, answer: list[int], ends: list[int]) 
 
 
 def _write(output_path: str, results: list[dict[str, Any]]) -> None:
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
+    filesystem, plain = file_system(output_path)
     filesystem.makedirs(plain, exist_ok=True)
     with filesystem.open(f"{plain}/generations.jsonl", "w") as file:
         file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)

@@ -18,7 +18,7 @@ __all__ = ["LmEvalConfig", "lm_eval"]
 KEPT = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
 
 
-@step_fn(kind="lm_eval", version=1, fresh_process=True)
+@step_fn(kind="lm_eval", version=2, fresh_process=True)
 def lm_eval(config: LmEvalConfig) -> None:
     """Run the tasks of `config`. Tasks fetch their data from the Hugging Face Hub, unless their files say otherwise.
 
@@ -48,7 +48,12 @@ def lm_eval(config: LmEvalConfig) -> None:
     with hf_directory.reading(config.model) as local:
         found: Any = simple_evaluate(
             model="hf",
-            model_args={"pretrained": local, "dtype": config.dtype},
+            model_args={
+                "pretrained": local,
+                "dtype": config.dtype,
+                "chat_template_args": template_arguments(config),
+                "trust_remote_code": False,
+            },
             tasks=list(config.tasks),
             num_fewshot=config.num_fewshot,
             limit=config.limit,
@@ -66,6 +71,13 @@ def lm_eval(config: LmEvalConfig) -> None:
     text = json.dumps(kept, indent=2, sort_keys=True, default=handle_non_serializable)
     write_text(f"{config.output_path}/results.json", text + "\n")
     write_text(f"{config.output_path}/metrics.json", json.dumps(metrics(found["results"]), indent=2) + "\n")
+
+
+def template_arguments(config: LmEvalConfig) -> dict[str, Any]:
+    """What the harness gives the chat template with each prompt: also the day, instead of the clock."""
+    from marin_sft.data.chat.templates import PinnedClock
+
+    return {**config.chat_template_kwargs, "strftime_now": PinnedClock(config.template_date)}
 
 
 def metrics(results: dict[str, dict[str, Any]]) -> dict[str, float]:

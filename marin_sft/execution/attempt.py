@@ -13,15 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import json
+import math
 import re
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from marin_sft.errors import DamagedFile
+from marin_sft.execution.documents import read_document
 from marin_sft.execution.fingerprint import Payload, canonical_json
 from marin_sft.execution.process import ProcessIdentity
-from marin_sft.execution.store import Store
+from marin_sft.execution.store import FileInfo, Store
+from marin_sft.progress import Progress
 
 _TOMBSTONE = "tombstone.json"
 _NUMBERED = re.compile(r"(\d{6})\.json")
@@ -65,11 +71,13 @@ class Commit:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt failed. `location` is the last frame in the user's code, "file:line in function"."""
+    """Why an attempt failed. `location` is the last frame in the user's code, "file:line in function". `resumable`: a
+    later attempt may go on from what this one wrote; not where that was made from other inputs."""
 
     error: str
     location: str | None
     traceback: str
+    resumable: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,14 @@ class Tombstone:
     aim: int
     owner: ProcessIdentity
     time: str
+
+
+@dataclass(frozen=True)
+class _Beat:
+    count: int
+    time: float
+    progress: Progress | None
+    released: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +124,11 @@ class StepState:
         if self.claim is not None:
             return self.claim.aim
         return max(self.commit.number if self.commit else 0, self.last_aim) + 1
+
+    @property
+    def begun(self) -> bool:
+        """Whether anybody ever worked on the step; else its directory is somebody else's, or not there."""
+        return self.commit is not None or self.last_claim > 0
 
     @property
     def interrupted(self) -> bool:
@@ -146,12 +167,12 @@ def read_state(store: Store, directory: str) -> StepState:
     commit = _newest_commit(store, directory, commit_numbers(store, directory), tombstone)
     if claim is None or commit is not None and claim.aim <= commit.number:
         return dataclasses.replace(state, commit=commit)
-    failure = _read_json(store, f"{root}/{claim.number}/.failure.json")
+    failure = read_failure(store, directory, claim.number)
     return dataclasses.replace(
         state,
         commit=commit,
         claim=claim,
-        failure=failure and Failure(**failure),
+        failure=failure,
         owner_gone=gone,
         beat_time=beat.get("time"),
     )
@@ -165,16 +186,19 @@ def commit_numbers(store: Store, directory: str) -> list[int]:
     return _numbers(store.names(f"{store.path(directory)}/commits"))
 
 
+def has_step(store: Store, directory: str) -> bool:
+    """Whether there are claims, commits or a tombstone, by their names alone."""
+    in_claims, in_commits = store.names_of(store.path(directory), ("claims", "commits"))
+    return bool(_numbers(in_claims) or _numbers(in_commits) or _TOMBSTONE in in_claims)
+
+
 def tombstone_path(store: Store, directory: str) -> str:
     return f"{store.path(directory)}/claims/{_TOMBSTONE}"  # there, so that one listing shows it with the claims
 
 
 def read_tombstone(store: Store, directory: str) -> Tombstone | None:
-    found = _read_json(store, tombstone_path(store, directory))
-    if found is None:
-        return None
-    numbers = {name: tuple(found[name]) for name in ("commits", "attempts")}
-    return Tombstone(**{**found, **numbers, "owner": ProcessIdentity(**found["owner"])})
+    advice = "a gc that was removing a part of the step wrote it; removed by hand, what is left of that part is kept"
+    return read_document(store, tombstone_path(store, directory), Tombstone, advice)
 
 
 def write_tombstone(store: Store, directory: str, tombstone: Tombstone) -> bool:
@@ -189,13 +213,21 @@ def _newest_commit(store: Store, directory: str, numbers: list[int], tombstone: 
 
 
 def read_commit(store: Store, directory: str, number: int) -> Commit | None:
-    found = _read_json(store, f"{store.path(directory)}/commits/{number:06}.json")
-    return found and Commit(**{**found, "inputs": tuple(Consumed(**used) for used in found["inputs"])})
+    path = f"{store.path(directory)}/commits/{number:06}.json"
+    advice = "put it back from a copy, or remove it: then the step has no such commit, and runs again if it is needed"
+    return read_document(store, path, Commit, advice, lambda commit: _fits(commit, number))
 
 
 def read_claim(store: Store, directory: str, number: int) -> Claim | None:
-    found = _read_json(store, f"{store.path(directory)}/claims/{number:06}.json")
-    return found and Claim(**{**found, "owner": ProcessIdentity(**found["owner"])})
+    path = f"{store.path(directory)}/claims/{number:06}.json"
+    output = attempt_path(store, directory, number)
+    advice = f"if no launch works on the step, remove it, and {output} unless a commit names that attempt"
+    return read_document(store, path, Claim, advice, lambda claim: _fits(claim, number))
+
+
+def _fits(document: Claim | Commit, number: int) -> bool:
+    """A claim or a commit says of itself what its name says, and when it was made."""
+    return document.number == number and math.isfinite(seconds_since_epoch(document.time))
 
 
 def take_claim(store: Store, directory: str, number: int, aim: int, fingerprint: str) -> Claim | None:
@@ -206,18 +238,41 @@ def take_claim(store: Store, directory: str, number: int, aim: int, fingerprint:
     return None
 
 
-def publish(store: Store, directory: str, commit: Commit) -> Commit:
-    """Commit the attempt, or adopt the commit that another launch published under this number first."""
+def output_digest(files: list[FileInfo]) -> str | None:
+    """Of an output as a whole; None when a file has none."""
+    if any(file.digest is None for file in files):
+        return None
+    return hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
+
+
+def publish(store: Store, directory: str, commit: Commit) -> Commit | None:
+    """Commit the attempt, or adopt the commit of the same step that another launch published under this number first.
+
+    None where the number is another step's: two may share a directory that was chosen for them.
+    """
     if store.create_exclusive(f"{store.path(directory)}/commits/{commit.number:06}.json", _to_json(commit)):
-        store.point_latest(store.path(directory), str(commit.attempt))
+        try:
+            store.point_latest(store.path(directory), str(commit.attempt))
+        except OSError as error:  # it is for people alone: the commit stands
+            print(f"warning: {directory}/latest does not lead to attempt {commit.attempt}: {error}", file=sys.stderr)
         return commit
-    return read_commit(store, directory, commit.number) or commit
+    found = read_commit(store, directory, commit.number)
+    return found if found is not None and found.fingerprint == commit.fingerprint else None
 
 
 def write_failure(store: Store, directory: str, attempt: int, failure: Failure) -> None:
     """Mark an attempt as failed: by its owner, or by the launch that saw its worker die."""
     text = json.dumps(dataclasses.asdict(failure), indent=1)
     store.replace(f"{attempt_path(store, directory, attempt)}/.failure.json", text.encode())
+
+
+def read_failure(store: Store, directory: str, attempt: int) -> Failure | None:
+    """Why an attempt failed. That there is a record says that it has failed, even when the record is damaged."""
+    path = f"{attempt_path(store, directory, attempt)}/.failure.json"
+    try:
+        return read_document(store, path, Failure, "how the attempt failed, only its log may say")
+    except DamagedFile as error:
+        return Failure(str(error), None, "")
 
 
 def resumable_attempts(store: Store, directory: str, claim: Claim) -> tuple[str, ...]:
@@ -227,8 +282,15 @@ def resumable_attempts(store: Store, directory: str, claim: Claim) -> tuple[str,
     return tuple(
         attempt_path(store, directory, other.number)
         for other in earlier
-        if other is not None and (other.aim, other.fingerprint) == (claim.aim, claim.fingerprint)
+        if other is not None
+        and (other.aim, other.fingerprint) == (claim.aim, claim.fingerprint)
+        and _is_resumable(store, directory, other.number)
     )
+
+
+def _is_resumable(store: Store, directory: str, attempt: int) -> bool:
+    failure = read_failure(store, directory, attempt)
+    return failure is None or failure.resumable
 
 
 def beat_path(store: Store, directory: str, claim: int) -> str:
@@ -236,8 +298,14 @@ def beat_path(store: Store, directory: str, claim: int) -> str:
 
 
 def read_beat(store: Store, directory: str, claim: int) -> dict[str, Any]:
-    """What `write_beat` wrote last; empty before the first beat."""
-    return _read_json(store, beat_path(store, directory, claim)) or {}
+    """What `write_beat` wrote last; empty before the first beat, and when it cannot be read: a power cut may have left
+    it empty, and the next beat is soon there."""
+    try:
+        path = beat_path(store, directory, claim)
+        beat = read_document(store, path, _Beat, "", lambda beat: math.isfinite(beat.time))
+    except DamagedFile:
+        return {}
+    return dataclasses.asdict(beat) if beat else {}
 
 
 def newer_claim(store: Store, directory: str, claim: Claim) -> bool:
@@ -250,7 +318,9 @@ def write_beat(
 ) -> None:
     """For the owner of a claim only. `released`: it has stopped, and whoever wants the step may go on with it."""
     beat = {"count": count, "time": time.time(), "progress": progress, "released": released}
-    store.replace(beat_path(store, directory, claim.number), json.dumps(beat).encode())
+    # float: a figure may be a scalar of numpy's or JAX's, and an owner that cannot beat counts as dead.
+    data = json.dumps(beat, default=float).encode()
+    store.replace(beat_path(store, directory, claim.number), data, durable=False)
 
 
 class Watch:
@@ -263,7 +333,10 @@ class Watch:
 
     def stands_still(self, directory: str, claim: Claim) -> bool:
         """True once the owner's beat has not moved for the timeout since this watch first looked."""
-        beat = self._store.read(beat_path(self._store, directory, claim.number))
+        try:
+            beat = self._store.read(beat_path(self._store, directory, claim.number))
+        except IsADirectoryError:
+            beat = None
         key = (directory, claim.number)
         before, since = self._seen.get(key, (None, None))
         if since is None or beat != before:
@@ -285,11 +358,6 @@ def seconds_since_epoch(moment: str) -> float:
 
 def _numbers(names: list[str]) -> list[int]:
     return sorted(int(match[1]) for match in map(_NUMBERED.fullmatch, names) if match)
-
-
-def _read_json(store: Store, path: str) -> Any:
-    data = store.read(path)
-    return None if data is None else json.loads(data)
 
 
 def _to_json(value: Any) -> bytes:

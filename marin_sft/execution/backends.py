@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 from marin_sft.execution.ray_environment import secrets_of_this_process
-from marin_sft.execution.resources import RuntimeEnv
+from marin_sft.execution.resources import RuntimeEnv, lacking_here
 from marin_sft.execution.worker import Outcome, Task, run_attempt
 
 T = TypeVar("T")
@@ -31,11 +31,17 @@ class Backend(Protocol):
 
 
 class InlineBackend:
-    """Runs each task at once in this very thread, so that breakpoints and profilers work."""
+    """Runs each task at once in this very thread, so that breakpoints and profilers work. `notify` is told in words
+    what a user should know."""
 
     capacity: int | None = 1
 
+    def __init__(self, notify: Callable[[str], None] = print) -> None:
+        self._notify = notify
+        self._told: set[str] = set()
+
     def submit(self, task: Task) -> Future[Outcome]:
+        self._tell_what_is_lacking(task)
         future: Future[Outcome] = Future()
         try:
             with _variables(task.resources.runtime_env):
@@ -43,6 +49,19 @@ class InlineBackend:
         except Exception as error:  # of the store; a body's own end up in the outcome
             future.set_exception(error)
         return future
+
+    def _tell_what_is_lacking(self, task: Task) -> None:
+        """Once of each thing."""
+        env = task.resources.runtime_env
+        unset = [f"runtime_env.{name}" for name in ("pip", "working_dir") if env and getattr(env, name)]
+        texts = [
+            *lacking_here(task.resources),
+            *(f"{name} needs a process of its own, which --backend inline has not; it is left out" for name in unset),
+        ]
+        for text in texts:
+            if text not in self._told:
+                self._told.add(text)
+                self._notify(f"{task.name}: {text}")
 
     def close(self) -> None:
         """Nothing runs any more when `submit` has returned."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from marin_sft.execution.attempt import Claim, newer_claim, write_beat
 from marin_sft.execution.attempt_log import AttemptLog
+from marin_sft.execution.patience import no_patience
 from marin_sft.execution.store import Store
 from marin_sft.progress import Progress
 
@@ -47,6 +49,7 @@ class Beat:
             self._logged = time.monotonic()
             self._log.write(news.text() + "\n")
 
+    @no_patience()  # the next beat asks again
     def _run(self) -> None:
         count, last = 0, time.monotonic()
         while not self._ended.wait(min(self._store.beat_seconds, self._patience / 4)):
@@ -75,4 +78,5 @@ class Beat:
         self._ended.set()
         self._thread.join()
         if kind is not None:  # interrupted: nobody needs to wait for the timeout
-            write_beat(self._store, self._directory, self._claim, -1, None, released=True)
+            with contextlib.suppress(OSError):
+                write_beat(self._store, self._directory, self._claim, -1, None, released=True)

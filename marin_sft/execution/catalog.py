@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from marin_sft.errors import UserError
-from marin_sft.execution.attempt import StepState, read_state
+from marin_sft.errors import DamagedFile, UserError
+from marin_sft.execution.attempt import Commit, StepState, has_step, read_state
+from marin_sft.execution.documents import as_document
 from marin_sft.execution.fingerprint import name_of_directory
 from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.object_store import CONNECTIONS
+from marin_sft.execution.pins import PINS
+from marin_sft.execution.record import RUNS
 from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store
 
@@ -20,27 +23,47 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _OF_A_STEP = {"claims", "commits"}
+_OF_A_STORE = {RUNS, PINS}
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What lies under a prefix, relative to it, sorted. `steps`: directories that look like steps; whether a claim or a
+    commit in them is one of ours, their state tells. `stores`: stores of other launches, which are not looked into."""
+
+    steps: tuple[str, ...]
+    stores: tuple[str, ...]
 
 
 def step_directories(store: Store) -> list[str]:
-    """Every step's directory, relative to the prefix, sorted. A step is where there are claims or commits."""
-    found: list[str] = []
+    return list(read_catalog(store).steps)
+
+
+def read_catalog(store: Store) -> Catalog:
+    steps: list[str] = []
+    stores: list[str] = []
     level = [""]
     while level:
         listed = in_parallel(store, lambda directory: store.folders(store.path(directory)), level)
         following = []
         for directory, folders in zip(level, listed, strict=True):
-            if directory and _is_step(directory, folders):
-                found.append(directory)
+            if directory and not _OF_A_STORE.isdisjoint(folders):
+                stores.append(directory)
+                continue
+            if directory and _is_step(store, directory, folders):
+                steps.append(directory)
                 continue
             names = (name for name in folders if not name.startswith(("_", ".")))
             following += [f"{directory}/{name}" if directory else name for name in names]
         level = following
-    return sorted(found)
+    return Catalog(tuple(sorted(steps)), tuple(sorted(stores)))
 
 
-def _is_step(directory: str, folders: list[str]) -> bool:
-    return bool(_OF_A_STEP & set(folders)) or not folders and name_of_directory(directory) is not None
+def _is_step(store: Store, directory: str, folders: list[str]) -> bool:
+    if _OF_A_STEP.isdisjoint(folders):
+        return False
+    # Anybody may call a folder `commits`. Another look is spared where the name speaks for us.
+    return name_of_directory(directory) is not None or has_step(store, directory)
 
 
 def step_name(directory: str) -> str:
@@ -57,6 +80,28 @@ def location(store: Store, directory: str) -> str:
 def read_states(store: Store, directories: Iterable[str]) -> dict[str, StepState]:
     directories = list(directories)
     return dict(zip(directories, in_parallel(store, lambda d: read_state(store, d), directories), strict=True))
+
+
+def comparable_commits(store: Store, directories: Iterable[str]) -> dict[str, Commit]:
+    """The newest commits of steps, to say in what another one differs. One that is damaged explains nothing."""
+
+    def read(directory: str) -> Commit | None:
+        try:
+            commit = read_state(store, directory).commit
+            return commit if commit and as_document(_Comparable, commit.payload) else None
+        except (DamagedFile, ValueError):
+            return None
+
+    directories = list(directories)
+    found = zip(directories, in_parallel(store, read, directories), strict=True)
+    return {directory: commit for directory, commit in found if commit is not None}
+
+
+@dataclass(frozen=True)
+class _Comparable:
+    kind: str
+    version: int
+    config: Any
 
 
 def in_parallel(store: Store, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -87,7 +132,8 @@ def find_step(store: Store, text: str) -> Found:
     Raises:
         UserError: for what is no step under the prefix, with the nearest name.
     """
-    known = step_directories(store)
+    catalog = read_catalog(store)
+    known = catalog.steps
     wanted = text.removeprefix(f"{store.prefix}/").rstrip("/")
     candidates = (
         [directory for directory in known if directory == wanted]
@@ -95,14 +141,21 @@ def find_step(store: Store, text: str) -> Found:
         or [directory for directory in known if _begins(directory, wanted)]
         or [directory for directory in known if _inside(store, text, directory)]
     )
-    if not candidates:
-        if not known:
-            raise UserError(f"no step {text!r}: there is none under {store.prefix}; choose another with --prefix")
-        names = sorted({step_name(directory) for directory in known})
-        raise UserError(f"no step {text!r} under {store.prefix}{nearest_text(text, names)}")
-    states = read_states(store, candidates)
-    newest = max(candidates, key=lambda directory: _newness(states[directory]))
-    return Found(newest, states[newest], tuple(d for d in candidates if d != newest))
+    states = {directory: state for directory, state in read_states(store, candidates).items() if state.begun}
+    if not states:
+        raise UserError(_not_found(store, text, wanted, catalog))
+    newest = max(states, key=lambda directory: _newness(states[directory]))
+    return Found(newest, states[newest], tuple(d for d in states if d != newest))
+
+
+def _not_found(store: Store, text: str, wanted: str, catalog: Catalog) -> str:
+    for other in catalog.stores:
+        if f"{wanted}/".startswith(f"{other}/"):
+            return f"no step {text!r}: {other} is a store of its own; give --prefix {store.path(other)}"
+    if not catalog.steps:
+        return f"no step {text!r}: there is none under {store.prefix}; choose another with --prefix"
+    names = sorted({step_name(directory) for directory in catalog.steps})
+    return f"no step {text!r} under {store.prefix}{nearest_text(text, names)}"
 
 
 def _begins(directory: str, wanted: str) -> bool:

@@ -17,13 +17,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.errors import MarinSftError, PreviousTaskFailedError, RunFailed, StoreError, UserError
+from marin_sft.errors import (
+    InfrastructureLoss,
+    PreviousTaskFailedError,
+    RunFailed,
+    StoreError,
+    StoreUnavailable,
+    UserError,
+)
 from marin_sft.execution.backends import Backend, InlineBackend
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
 from marin_sft.execution.plan import Plan, make_plan
 from marin_sft.execution.ray_environment import LAUNCHER
-from marin_sft.execution.record import RunRecord, launch_provenance
+from marin_sft.execution.record import RunRecord
 from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
 from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
 from marin_sft.execution.selection import Selection, check_selection
@@ -43,6 +50,7 @@ from marin_sft.execution.step import (
     versioned,
 )
 from marin_sft.execution.store import Store, open_store, probe
+from marin_sft.execution.terminal import complain, early_end_allowed, visible
 
 __all__ = [
     "THIS_OUTPUT_PATH",
@@ -126,16 +134,21 @@ class Executor:
         record = RunRecord(store)
         # Before any step is looked at: what this launch finds there, gc must not be about to remove.
         unrecorded = record.begin(description, graph)
+        answers = True
         plan, results = Plan((), store), list[StepResult]()
         status = "refused"
         try:
             plan = make_plan(graph, store, self._selection())
             _check_writable(plan, unrecorded)
             status = "interrupted"
-            run = self._carry_out(Run(graph, plan), results)
+            run = self._carry_out(Run(graph, plan), results, record.provenance)
             status = "failed" if run.failed else "done"
+        except StoreUnavailable as error:
+            answers = not error.silent
+            raise
         finally:
-            record.end(status, plan.to_json(), [_result_json(store, result) for result in results])
+            if answers:
+                record.end(status, plan.to_json(), [_result_json(store, result) for result in results])
         if run.failed:
             raise RunFailed(f"{sum(r.status == 'failed' for r in results)} step(s) failed")
         return run
@@ -143,21 +156,24 @@ class Executor:
     def _dry_run(self, steps: Sequence[ExecutorStep[Any]]) -> Run:
         planned = self.plan(steps)
         if self.flags.json:
-            print(json.dumps(planned.plan.to_json(), indent=1))
+            with early_end_allowed():
+                print(json.dumps(planned.plan.to_json(), indent=1))
             return planned
-        from marin_sft.execution.view import make_console, print_plan
+        from marin_sft.execution.console import make_console
+        from marin_sft.execution.view import print_plan
 
         print_plan(make_console(), planned.plan)
         return planned
 
-    def _carry_out(self, planned: Run, results: list[StepResult]) -> Run:
+    def _carry_out(self, planned: Run, results: list[StepResult], provenance: dict[str, Any]) -> Run:
         """Fills `results`, also when it is interrupted."""
-        from marin_sft.execution.view import make_console, print_failures, print_plan, print_results
+        from marin_sft.execution.console import make_console
+        from marin_sft.execution.view import print_failures, print_plan, print_results
 
         console, begun, store = make_console(), time.monotonic(), planned.plan.store
         print_plan(console, planned.plan)
         if planned.plan.to_do:
-            self._schedule(planned, console, results)
+            self._schedule(planned, console, results, provenance)
         else:
             results += [StepResult(i, "cached" if i.commit else "unneeded", i.commit) for i in planned.plan]
         print_results(console, store, results, time.monotonic() - begun)
@@ -166,14 +182,14 @@ class Executor:
             print_failures(console, store, results, _this_command(self.flags))
         return run
 
-    def _schedule(self, run: Run, console: Any, results: list[StepResult]) -> None:
+    def _schedule(self, run: Run, console: Any, results: list[StepResult], provenance: dict[str, Any]) -> None:
         from marin_sft.execution.view import LiveView
 
         backend = self._backend(console)
         policy = Policy(self.flags.max_concurrent, self.flags.fail_fast, beat_timeout=self.flags.beat_timeout)
         try:
             with LiveView(console, run.plan.store, elsewhere=self.flags.backend == "ray") as view:
-                scheduler = Scheduler(run.plan, run.graph, backend, policy, view, launch_provenance())
+                scheduler = Scheduler(run.plan, run.graph, backend, policy, view, provenance)
                 try:
                     scheduler.run()
                 finally:
@@ -186,7 +202,7 @@ class Executor:
             return InlineBackend()
         from marin_sft.execution.ray_backend import RayBackend
 
-        backend = RayBackend()
+        backend = RayBackend(console.print)
         backend.start()
         if backend.dashboard_url:
             console.print(f"Ray dashboard: {backend.dashboard_url}")
@@ -201,13 +217,15 @@ def executor_main(
         flags = parse_flags(sys.argv[1:] if argv is None else argv)
         with sigterm_as_interrupt():
             return Executor(flags).run(steps, description)
-    except (UserError, PreviousTaskFailedError) as error:
-        sys.exit(_complain(error, 2))
+    except (UserError, PreviousTaskFailedError, InfrastructureLoss) as error:
+        sys.exit(complain(error, 2))
     except RunFailed:
         sys.exit(1)
     except KeyboardInterrupt:
         command = shlex.join(["python", *sys.argv])
-        print(f"\nInterrupted. Finished steps are kept; this continues: {_launcher()}{command}", file=sys.stderr)
+        print(
+            visible(f"\nInterrupted. Finished steps are kept; this continues: {_launcher()}{command}"), file=sys.stderr
+        )
         sys.exit(130)
 
 
@@ -218,7 +236,7 @@ def _check_writable(plan: Plan, unrecorded: OSError | None) -> None:
         if unrecorded is not None:  # without a record nothing would keep gc off what this launch uses
             raise StoreError(f"prefix {plan.store.prefix}: this launch could not be recorded in it: {unrecorded}")
     elif unrecorded is not None:
-        print(f"warning: no record of this launch in {plan.store.prefix}: {unrecorded}", file=sys.stderr)
+        print(visible(f"warning: no record of this launch in {plan.store.prefix}: {unrecorded}"), file=sys.stderr)
 
 
 def _result_json(store: Store, result: StepResult) -> dict[str, Any]:
@@ -231,11 +249,6 @@ def _result_json(store: Store, result: StepResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "error": result.failure and result.failure.error,
     }
-
-
-def _complain(error: MarinSftError, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
 
 
 def _this_command(flags: ExecutorFlags) -> str:

@@ -91,7 +91,9 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     found, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [f"--{name}" for name in _HELP]
-        raise UserError(f"unknown argument {unknown[0]!r}{nearest_text(unknown[0].split('=')[0], known)}")
+        hint = nearest_text(unknown[0].split("=")[0], known)
+        own = "" if "did you mean" in hint else "; an experiment's own settings are in its file"
+        raise UserError(f"unknown argument {unknown[0]!r}{hint}{own}")
     values = vars(found)
     if "prefix" in values:
         values["prefix"] = absolute_prefix(values["prefix"])

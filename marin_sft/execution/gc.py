@@ -51,11 +51,12 @@ _SILENT = 86400.0  # seconds after which a collection out of sight is taken for 
 class Collected:
     """How it ended for one step.
 
-    rescued: something wanted it after all; failed: the store refused, the next gc goes on. `detail` says what.
+    rescued: something wanted it after all; failed: the store refused, the next gc goes on; left: it stays, as a file in
+    it cannot be read. `detail` says what.
     """
 
     directory: str
-    result: Literal["removed", "rescued", "failed"]
+    result: Literal["removed", "rescued", "failed", "left"]
     whole: bool
     attempts: int
     bytes: int
@@ -80,6 +81,12 @@ def collect_garbage(
             write_beat(store, _LOCK, claim, len(done), None)
             done.append(_collect(store, garbage, found))
             tell(done[-1])
+        for directory, path in found.unreadable.items():
+            done.append(Collected(directory, "left", False, 0, 0, f"{path} cannot be read"))
+            tell(done[-1])
+        for directory in found.hollow:  # empty folders, where a gc or a launch was killed; others stay
+            store.prune(f"{store.path(directory)}/commits")
+            store.prune(f"{store.path(directory)}/claims")
     return done
 
 
@@ -180,7 +187,8 @@ def _remove(store: Store, garbage: Garbage) -> None:
         store.remove(f"{root}/claims/{number:06}.json")
         store.remove(beat_path(store, directory, number))
     if garbage.whole:
-        store.remove(f"{root}/latest")
+        if "latest" not in store.folders(root):  # ours is a link
+            store.remove(f"{root}/latest")
     elif garbage.contents.newest is not None:
         store.point_latest(root, str(garbage.contents.newest.attempt))
     for number in garbage.attempts:

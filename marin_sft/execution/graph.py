@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin_sft.errors import ConfigError, GraphError
-from marin_sft.execution.fingerprint import (
-    Payload,
-    fingerprint_of_payload,
-    leaf_differences,
-    payload_of,
-    references,
-    source_digest,
-)
+from marin_sft.execution.configs import references
+from marin_sft.execution.contents import LocalContent
+from marin_sft.execution.differences import leaf_differences
+from marin_sft.execution.fingerprint import Payload, fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import check_resources
+from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, kind_of
+from marin_sft.redaction import has_token
+
+_NAME_BYTES = 255
+_PATH_BYTES = 900  # of the 1,024 that S3 and GCS allow for a whole key
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class Node:
 
     `directory` is relative to the prefix unless the step overrides it with an absolute path or a URL.
     `inputs` are the steps waited for; `nonblocking` those only looked at. Both without repeats, in config order.
+    `contents` are the local files in its config.
     """
 
     step: ExecutorStep[Any]
@@ -33,6 +35,7 @@ class Node:
     directory: str
     inputs: tuple[Node, ...]
     nonblocking: tuple[Node, ...]
+    contents: tuple[LocalContent, ...]
 
     @property
     def name(self) -> str:
@@ -66,6 +69,8 @@ def build_graph(steps: Iterable[ExecutorStep[Any]]) -> Graph:
         ConfigError: for a config value that cannot be part of an identity, or resources that cannot be had.
         GraphError: for a cycle, two different steps for one path, or two functions of one kind.
     """
+    if isinstance(steps, ExecutorStep):
+        raise GraphError(f"steps: expected a list of steps, got the step {steps.name!r} itself; write steps=[...]")
     roots = list(steps)
     for i, root in enumerate(roots):
         if not isinstance(root, ExecutorStep):
@@ -88,10 +93,39 @@ def _make_node(step: ExecutorStep[Any], by_step: dict[int, Node]) -> Node:
     inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
     nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
     check_resources(step.name, step.resources)
-    payload = payload_of(step, lambda upstream: by_step[id(upstream)].fingerprint)
+    contents: list[LocalContent] = []
+    payload = payload_of(step, lambda upstream: by_step[id(upstream)].fingerprint, contents)
+    _refuse_secrets(step.name, payload["config"], "config")
     fingerprint = fingerprint_of_payload(payload)
-    directory = step.override_output_path or f"{step.name}-{fingerprint[:10]}"
-    return Node(step, fingerprint, payload, directory.rstrip("/"), inputs, nonblocking)
+    directory = (step.override_output_path or f"{step.name}-{fingerprint[:10]}").rstrip("/")
+    _check_lengths(step.name, directory)
+    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents))
+
+
+def _check_lengths(name: str, directory: str) -> None:
+    """File systems refuse names of more bytes than these, object stores keys: better now than when the step runs."""
+    longest = max(directory.split("/"), key=lambda part: len(part.encode()))
+    for text, limit in ((longest, _NAME_BYTES), (directory, _PATH_BYTES)):
+        if len(text.encode()) > limit:
+            raise GraphError(
+                f"step {name[:60]!r}...: its output would lie at {text[:60]!r}..., which takes {len(text.encode())} "
+                f"bytes; expected at most {limit}{' between two slashes' if limit == _NAME_BYTES else ''}. Give it a "
+                "shorter name"
+            )
+
+
+def _refuse_secrets(step: str, value: Any, path: str) -> None:
+    if isinstance(value, dict):
+        for key, child in value.items():
+            _refuse_secrets(step, child, f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, child in enumerate(value):
+            _refuse_secrets(step, child, f"{path}[{i}]")
+    elif isinstance(value, str) and has_token(value):
+        raise ConfigError(
+            f"step '{step}' {path}: holds what has the form of a secret, and everybody who reads the store can read a "
+            "config; let the step's function take it from the environment (ray_run --env_vars NAME)"
+        )
 
 
 def _inputs_first(roots: list[ExecutorStep[Any]]) -> list[ExecutorStep[Any]]:

@@ -2,33 +2,79 @@
 
 Reads the attempts' .log files, which are complete. Ray's own stream of its workers' output adds process numbers, and
 what it has not passed on when a launch ends is not shown. On an object store a log is as new as its last upload.
+
+A step that writes faster than anybody reads is cut short: of each look at its log the newest lines are shown, and how
+many were left out. So neither the time nor the memory that a look takes grows with the log's lines.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from marin_sft.execution.local_store import LocalStore
+from marin_sft.execution.patience import no_patience
 from marin_sft.execution.store import Store
 
 _LOCAL_SECONDS = 0.3  # between two looks at the logs
+_CHUNK = 1 << 20  # bytes read at once
+_MOST_LINES = 1000  # shown of all logs at one look,
+_FEWEST_LINES = 20  # but of each log at least so many
+_MOST_CHARACTERS = 100_000  # of a log's lines at one look
+_LONGEST_LINE = 4000  # characters
 
 
 @dataclass
 class _Log:
+    """`rest`: of a line that is not complete yet, and no more of it than is shown. `newest`: lines to show, after so
+    many that are `left_out`."""
+
     path: str
     offset: int = 0
-    rest: bytes = b""  # of a line that is not complete yet
+    rest: bytes = b""
+    newest: deque[str] = field(default_factory=deque)
+    characters: int = 0
+    left_out: int = 0
+
+    def add(self, added: bytes, most: int) -> None:
+        *lines, self.rest = (self.rest + added).split(b"\n")
+        if len(self.rest) > _CHUNK:
+            # The last state of a progress bar, or the beginning of one long line.
+            self.rest = self.rest[-_LONGEST_LINE:] if b"\r" in self.rest[-_LONGEST_LINE:] else self.rest[:_CHUNK]
+        skipped = max(0, len(lines) - most)
+        self._leave_out(len(self.newest) if skipped else 0)
+        self.left_out += skipped
+        for line in lines[skipped:]:
+            # A progress bar draws itself again and again after a carriage return: its last state is the line.
+            text = line[-_CHUNK:].decode(errors="replace").rstrip("\r").rpartition("\r")[2]
+            if text.strip():
+                self.newest.append(_shortened(text))
+                self.characters += len(self.newest[-1])
+        while len(self.newest) > most or self.characters > _MOST_CHARACTERS:
+            self._leave_out(1)
+
+    def _leave_out(self, lines: int) -> None:
+        for _ in range(lines):
+            self.characters -= len(self.newest.popleft())
+        self.left_out += lines
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}... (cut short)"
 
 
 class LiveOutput:
-    """Follows the logs of the steps it is told of. `show(name, line)` gets each line; calls never overlap."""
+    """Follows the logs of the steps it is told of. `show(name, line)` gets each line, and `shown()` is called after the
+    lines of each look; calls never overlap."""
 
-    def __init__(self, store: Store, show: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, store: Store, show: Callable[[str, str], None], shown: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._show = show
+        self._shown = shown
         self._logs: dict[str, _Log] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -56,29 +102,30 @@ class LiveOutput:
             log = self._logs.pop(name, None)
             if log is None:
                 return
-            self._read(name, log)
-            if log.rest:
-                self._add(name, log, b"\n")
+            self._look(name, log, ended=True)
 
+    @no_patience()
     def _poll(self) -> None:
         seconds = _LOCAL_SECONDS if isinstance(self._store, LocalStore) else self._store.beat_seconds
         while not self._ended.wait(seconds):
             with self._lock:
                 for name, log in self._logs.items():
-                    self._read(name, log)
+                    self._look(name, log)
 
-    def _read(self, name: str, log: _Log) -> None:
+    def _look(self, name: str, log: _Log, ended: bool = False) -> None:
+        most = max(_FEWEST_LINES, _MOST_LINES // (len(self._logs) + ended))
         try:
-            added = self._store.read_from(log.path, log.offset)
+            while added := self._store.read_from(log.path, log.offset, _CHUNK):
+                log.offset += len(added)
+                log.add(added, most)
         except OSError:  # out of reach for a moment
-            return
-        log.offset += len(added)
-        self._add(name, log, added)
-
-    def _add(self, name: str, log: _Log, added: bytes) -> None:
-        *lines, log.rest = (log.rest + added).split(b"\n")
-        for line in lines:
-            # A progress bar draws itself again and again after a carriage return: its last state is the line.
-            text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
-            if text.strip():
-                self._show(name, text)
+            pass
+        if ended and log.rest:
+            log.add(b"\n", most)
+        if log.left_out:
+            self._show(name, f"... {log.left_out:,} lines not shown; all are in {log.path}")
+        for line in log.newest:
+            self._show(name, line)
+        self._shown()
+        log.newest.clear()
+        log.characters = log.left_out = 0

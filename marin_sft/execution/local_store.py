@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from marin_sft.execution.durability import sync_directory, sync_file, sync_tree
+from marin_sft.execution.patience import once, patient
 from marin_sft.execution.store import FileInfo
 
 READ_BACK_LIMIT = 4 * 2**30  # bytes of one output beyond which local files are not read back for a digest
@@ -29,12 +31,14 @@ class LocalStore:
     def path(self, relative: str) -> str:
         return os.path.join(self.prefix, relative) if relative else self.prefix
 
+    @patient
     def read(self, path: str) -> bytes | None:
         try:
             return Path(path).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    @patient
     def names(self, path: str) -> list[str]:
         try:
             return sorted(os.listdir(path))
@@ -44,6 +48,7 @@ class LocalStore:
     def names_of(self, path: str, children: Sequence[str]) -> list[list[str]]:
         return [self.names(f"{path}/{child}") for child in children]
 
+    @patient
     def folders(self, path: str) -> list[str]:
         try:
             with os.scandir(path) as entries:
@@ -51,6 +56,7 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    @patient
     def size(self, path: str) -> int:
         paths = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names] or [path]
         total = 0
@@ -59,14 +65,16 @@ class LocalStore:
                 total += os.lstat(file).st_size
         return total
 
-    def read_from(self, path: str, start: int) -> bytes:
+    @patient
+    def read_from(self, path: str, start: int, limit: int) -> bytes:
         try:
             with open(path, "rb") as file:
                 file.seek(start)
-                return file.read()
+                return file.read(limit)
         except (FileNotFoundError, NotADirectoryError):
             return b""
 
+    @once  # done, but not on the disk: called again it would take its own object for another's
     def create_exclusive(self, path: str, data: bytes) -> bool:
         temporary = self._write_temporary(path, data)
         try:
@@ -75,12 +83,25 @@ class LocalStore:
             return False
         finally:
             os.unlink(temporary)
-        _sync_directory(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
         return True
 
-    def replace(self, path: str, data: bytes) -> None:
-        os.replace(self._write_temporary(path, data, durable=False), path)
+    def create_private(self, path: str, data: bytes) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(data)
 
+    @patient
+    def replace(self, path: str, data: bytes, durable: bool = True) -> None:
+        os.replace(self._write_temporary(path, data, durable), path)
+        if durable:
+            sync_directory(os.path.dirname(path))
+
+    @patient
+    def sync(self, path: str) -> None:
+        sync_tree(path, self.prefix)
+
+    @patient
     def remove(self, path: str) -> None:
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
@@ -98,14 +119,20 @@ class LocalStore:
                 return  # not empty
             path = os.path.dirname(path)
 
+    @patient
     def make_directory(self, path: str) -> None:
         os.makedirs(path, exist_ok=True)
 
     def point_latest(self, directory: str, attempt: str) -> None:
         temporary = os.path.join(directory, f".latest-{uuid.uuid4().hex}")
         os.symlink(attempt, temporary)
-        os.replace(temporary, os.path.join(directory, "latest"))
+        try:
+            os.replace(temporary, os.path.join(directory, "latest"))
+        except OSError:
+            os.unlink(temporary)
+            raise
 
+    @patient
     def files(self, path: str) -> list[FileInfo]:
         found = sorted(self._walk(path))
         read_back = sum(os.path.getsize(file) for _, file in found) <= READ_BACK_LIMIT
@@ -131,7 +158,7 @@ class LocalStore:
             file.write(data)
             if durable:
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
         return temporary
 
 
@@ -150,12 +177,3 @@ def _open_in_new_folder(path: str) -> BinaryIO:
             if attempt == _PRUNED:
                 raise
     raise AssertionError("the last round returns or raises")
-
-
-def _sync_directory(path: str) -> None:
-    """Make a new name in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

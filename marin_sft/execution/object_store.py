@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from marin_sft.errors import StoreError
+from marin_sft.execution.patience import patient, was_sent
 from marin_sft.execution.store import FileInfo
 
 _SIGNATURE = "writer"  # the metadata field by which a writer knows its own object again
 CONNECTIONS = 32  # calls that may be under way at once
-_CONFLICT_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds
 
 
 class FsspecStore:
-    """See `Store`. Every failure of a client is raised as an OSError, as on local disk."""
+    """See `Store`. Whatever error a client raises, callers know it as an OSError, as on local disk."""
 
     beat_seconds = 10.0
     _memory_lock = threading.Lock()
@@ -38,6 +38,8 @@ class FsspecStore:
         self._in_memory = protocol == "memory"
         self._is_s3 = protocol in ("s3", "s3a")
         options = {"config_kwargs": {"max_pool_connections": CONNECTIONS}} if self._is_s3 else {}
+        # It logs with a traceback what it raises.
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
         self._fs: Any = fsspec.filesystem(protocol, use_listings_cache=False, **options)
         self.prefix = prefix.rstrip("/")
 
@@ -46,6 +48,7 @@ class FsspecStore:
             return relative
         return f"{self.prefix}/{relative}" if relative else self.prefix
 
+    @patient
     def read(self, path: str) -> bytes | None:
         try:
             with _os_errors(path):
@@ -53,6 +56,7 @@ class FsspecStore:
         except FileNotFoundError:
             return None
 
+    @patient
     def names(self, path: str) -> list[str]:
         """As on disk. Listings also hold the path itself, when it is an object, and markers of directories."""
         root = self._root(path)
@@ -64,6 +68,7 @@ class FsspecStore:
         children = (entry.removeprefix(root).rstrip("/") for entry in listed if entry.startswith(root))
         return sorted(set(filter(None, children)))
 
+    @patient
     def names_of(self, path: str, children: Sequence[str]) -> list[list[str]]:
         if self._in_memory:
             return [self.names(f"{path}/{child}") for child in children]
@@ -73,6 +78,7 @@ class FsspecStore:
         parts = [name.removeprefix(root).split("/") for name in listed]
         return [sorted({part[1] for part in parts if part[0] == child and part[1:]}) for child in children]
 
+    @patient
     def folders(self, path: str) -> list[str]:
         root = self._root(path)
         try:
@@ -83,16 +89,18 @@ class FsspecStore:
         found = (entry["name"] for entry in listed if entry["type"] == "directory")
         return sorted({name.removeprefix(root).rstrip("/") for name in found if name.startswith(root)} - {""})
 
+    @patient
     def size(self, path: str) -> int:
         with _os_errors(path):
             return sum(info["size"] for info in self._fs.find(path, detail=True).values())
 
-    def read_from(self, path: str, start: int) -> bytes:
+    @patient
+    def read_from(self, path: str, start: int, limit: int) -> bytes:
         try:
             with _os_errors(path):
                 # A range that starts at the end is an error to some stores, an empty answer to others.
-                size = self._fs.info(path)["size"]
-                return self._fs.cat_file(path, start=start, end=size) if size > start else b""
+                end = min(self._fs.info(path)["size"], start + limit)
+                return self._fs.cat_file(path, start=start, end=end) if end > start else b""
         except FileNotFoundError:
             return b""
 
@@ -105,22 +113,21 @@ class FsspecStore:
         """
         if self._in_memory:
             return self._create_in_memory(path, data)
-        signature = uuid.uuid4().hex
-        for pause in (*_CONFLICT_PAUSES, None):
-            try:
-                self._create_signed(path, data, signature)
-                return True
-            except FileExistsError:
-                return self._signature(path) == signature
-            except OSError as error:
-                # The last answer got lost too, or the refusal came in words that s3fs does not know.
-                found = self._signature(path)
-                if found is not None:
-                    return found == signature
-                if pause is None or not _is_conflict(error):
-                    raise
-                time.sleep(pause)
-        raise AssertionError("the last round returns or raises")
+        return self._create(path, data, uuid.uuid4().hex)
+
+    @patient
+    def _create(self, path: str, data: bytes, signature: str) -> bool:
+        try:
+            self._create_signed(path, data, signature)
+            return True
+        except FileExistsError:
+            return self._signature(path) == signature
+        except OSError as error:
+            # The last answer got lost too, or the refusal came in words that s3fs does not know.
+            found = self._signature(path) if was_sent(error) else None
+            if found is None:
+                raise
+            return found == signature
 
     def _create_signed(self, path: str, data: bytes, signature: str) -> None:
         name = "Metadata" if self._is_s3 else "metadata"
@@ -143,10 +150,19 @@ class FsspecStore:
             self._fs.pipe_file(path, data)
             return True
 
-    def replace(self, path: str, data: bytes) -> None:
+    def create_private(self, path: str, data: bytes) -> None:
+        """Who may read a bucket is up to the bucket."""
+        self.replace(path, data)
+
+    @patient
+    def replace(self, path: str, data: bytes, durable: bool = True) -> None:
         with _os_errors(path):
             self._fs.pipe_file(path, data)
 
+    def sync(self, path: str) -> None:
+        """Nothing to do: what an object store has answered for is on its disks."""
+
+    @patient
     def remove(self, path: str) -> None:
         """Object by object: `rm` would take names for patterns, delete an emptied bucket, and on S3 hide errors."""
         with _os_errors(path), ThreadPoolExecutor(16) as pool:
@@ -180,6 +196,7 @@ class FsspecStore:
     def point_latest(self, directory: str, attempt: str) -> None:
         """Nothing to do: object stores have no links."""
 
+    @patient
     def files(self, path: str) -> list[FileInfo]:
         root = self._root(path)
         with _os_errors(path):
@@ -216,9 +233,3 @@ def _os_errors(path: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise OSError(f"{path}: {type(error).__name__}: {error}") from error
-
-
-def _is_conflict(error: OSError) -> bool:
-    """S3's "another request on this object is under way, try again"; clients do not repeat on it."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return response.get("Error", {}).get("Code") in ("ConditionalRequestConflict", "OperationAborted")

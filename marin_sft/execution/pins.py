@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.parse
 from dataclasses import asdict, dataclass
 
 from marin_sft.errors import UserError
 from marin_sft.execution.attempt import now, read_tombstone
+from marin_sft.execution.documents import read_document
 from marin_sft.execution.store import Store
 
 PINS = "_pins"
@@ -23,8 +25,9 @@ class Pin:
 
 
 def read_pins(store: Store) -> list[Pin]:
-    found = (store.read(store.path(f"{PINS}/{name}")) for name in store.names(store.path(PINS)))
-    return [Pin(**json.loads(data)) for data in found if data is not None]
+    paths = (store.path(f"{PINS}/{name}") for name in store.names(store.path(PINS)) if name.endswith(".json"))
+    found = (read_document(store, path, Pin, "remove it, and pin the step again if it is to stay") for path in paths)
+    return [pin for pin in found if pin is not None]
 
 
 def pin_step(store: Store, directory: str, note: str = "") -> Pin:
@@ -45,8 +48,9 @@ def pin_step(store: Store, directory: str, note: str = "") -> Pin:
 
 def unpin_step(store: Store, directory: str) -> bool:
     """False when the step was not pinned."""
-    pinned = store.read(_path(store, directory)) is not None
-    store.remove(_path(store, directory))
+    path = _path(store, directory)
+    pinned = os.path.basename(path) in store.names(store.path(PINS))
+    store.remove(path)
     return pinned
 
 

@@ -14,15 +14,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.errors import PreviousTaskFailedError, StoreError
+from marin_sft.errors import DamagedFile, PreviousTaskFailedError, StoreError
 from marin_sft.execution.attempt import Commit, Consumed, StepState, attempt_path
-from marin_sft.execution.catalog import read_states
-from marin_sft.execution.fingerprint import Payload, leaf_differences, name_of_directory, settings_of, source_digest
+from marin_sft.execution.catalog import comparable_commits, in_parallel, read_states, step_name
+from marin_sft.execution.configs import settings_of
+from marin_sft.execution.differences import (
+    Difference,
+    difference_text,
+    field_of_input,
+    leaf_differences,
+    with_names,
+)
+from marin_sft.execution.fingerprint import SCHEMA, name_of_directory
 from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.selection import Selection, forced_nodes, nodes_in_scope, target_nodes
+from marin_sft.execution.source import source_digest
 from marin_sft.execution.store import Store
 
-Difference = tuple[str, Any, Any]
 _SIBLINGS = 50  # committed siblings looked at to explain a miss
 
 
@@ -35,6 +43,7 @@ class Action(enum.StrEnum):
 
 class Reason(enum.StrEnum):
     CACHED = "CACHED"
+    GONE = "GONE"
     NEW = "NEW"
     CONFIG = "CONFIG"
     VERSION = "VERSION"
@@ -47,7 +56,10 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class PlanItem:
-    """One step of a plan. `commit` is the output it has now, of exactly this identity; `diff` explains a CONFIG."""
+    """One step of a plan. `commit` is the output it has now, of exactly this identity; `diff` explains a CONFIG.
+
+    Of a commit whose output is gone, only `state` knows.
+    """
 
     node: Node
     state: StepState
@@ -104,14 +116,14 @@ def make_plan(graph: Graph, store: Store, selection: Selection) -> Plan:
     nodes = [node for node in graph if node in scope]
     read = read_states(store, [node.directory for node in nodes])
     states = {node: read[node.directory] for node in nodes}
-    commits = {node: _valid_commit(node, states[node]) for node in nodes}
-    reruns = _reruns(nodes, commits, forced)
-    needed = _needed(nodes, commits, reruns, target_nodes(graph, selection))
+    commits = {node: _valid_commit(node, states[node], store) for node in nodes}
+    reruns, needed = _what_runs(nodes, commits, forced, target_nodes(graph, selection), store)
     launch = _Launch(store, reruns, needed, {})
     for node in nodes:
-        decide = _decide_committed if commits[node] else _decide_missing
+        commit = commits[node] if reruns.get(node) is not Reason.GONE else None
+        decide = _decide_committed if commit else _decide_missing
         action, reason, detail, diff = decide(node, states[node], launch)
-        launch.items[node] = PlanItem(node, states[node], commits[node], action, reason, detail, diff)
+        launch.items[node] = PlanItem(node, states[node], commit, action, reason, detail, diff)
     if not selection.force_run_failed:
         _refuse_retries(launch.items.values())
     return Plan(tuple(launch.items.values()), store)
@@ -173,7 +185,10 @@ def _decide_missing(node: Node, state: StepState, launch: _Launch) -> Decision:
         if state.failure is not None:
             return Action.RUN, Reason.RETRY, f"attempt {claim.number} failed: {_first_line(state.failure.error)}", ()
         return Action.RUN, Reason.RESUME, f"continues attempt {claim.number}", ()
-    if launch.reruns.get(node) is Reason.FORCED:
+    rerun = launch.reruns.get(node)
+    if rerun is Reason.GONE and state.commit is not None:
+        return Action.RUN, Reason.GONE, f"the output of commit {state.commit.number} is not there any more", ()
+    if rerun is Reason.FORCED:
         return Action.RUN, Reason.FORCED, "", ()
     return _explain_miss(node, launch.items, launch.store)
 
@@ -204,66 +219,78 @@ def _running_text(state: StepState) -> str:
 
 def _explain_miss(node: Node, items: dict[Node, PlanItem], store: Store) -> Decision:
     """Why there is no output: compare with the nearest committed sibling of the same name."""
-    siblings = _sibling_payloads(node, store)
+    siblings = _siblings(node, store)
     if not siblings:
         return Action.RUN, Reason.NEW, "", ()
-    nearest = min(siblings, key=lambda payload: len(leaf_differences(payload, node.payload)))
-    config = [
-        difference
-        for difference in leaf_differences(nearest["config"], node.payload["config"])
-        if not difference[0].endswith("$input")
-    ]
-    if config:
-        return Action.RUN, Reason.CONFIG, "; ".join(difference_text(d) for d in config), tuple(config)
-    if (nearest["kind"], nearest["version"]) != (node.payload["kind"], node.payload["version"]):
-        old, new = (f"{p['kind']} version {p['version']}" for p in (nearest, node.payload))
-        return Action.RUN, Reason.VERSION, f"{old} -> {new}", ()
-    return Action.RUN, Reason.UPSTREAM, _root_cause(node, nearest, items), ()
+    alike = [commit for commit in siblings if commit.payload["schema"] == SCHEMA]
+    if not alike:
+        schema = siblings[0].payload["schema"]
+        return Action.RUN, Reason.VERSION, f"identities are made otherwise since: schema {schema} -> {SCHEMA}", ()
+    nearest = min(alike, key=lambda commit: len(leaf_differences(commit.payload, node.payload)))
+    fields, inputs = _config_differences(node, nearest)
+    if fields:
+        return Action.RUN, Reason.CONFIG, "; ".join(difference_text(d) for d in fields), tuple(fields)
+    old, new = ((payload["kind"], payload["version"]) for payload in (nearest.payload, node.payload))
+    if old != new:
+        return Action.RUN, Reason.VERSION, f"{old[0]} version {old[1]} -> {new[0]} version {new[1]}", ()
+    return Action.RUN, Reason.UPSTREAM, _root_cause(node, inputs, items), ()
 
 
-def _root_cause(node: Node, nearest: Payload, items: dict[Node, PlanItem]) -> str:
+def _config_differences(node: Node, nearest: Commit) -> tuple[list[Difference], set[str]]:
+    """The fields in which the configs differ, other steps as inputs among them; and the fingerprints of those inputs
+    that are the same steps with another identity."""
+    used = {node.fingerprint[:10]: node.directory for node in (*node.inputs, *node.nonblocking)}
+    names = {**{consumed.directory[-10:]: consumed.directory for consumed in nearest.inputs}, **used}
+    fields, inputs = [], set()
+    for field, old, new in leaf_differences(nearest.payload["config"], node.payload["config"]):
+        of_input = field_of_input(field)
+        if of_input is None:
+            fields.append((field, with_names(old, names), with_names(new, names)))
+            continue
+        before, after = names.get(old[:10]), names.get(new[:10])
+        if before is None or after is None or step_name(before) == step_name(after):
+            inputs.add(new)
+        else:
+            fields.append((of_input, before, after))
+    return fields, inputs
+
+
+def _root_cause(node: Node, changed: set[str], items: dict[Node, PlanItem]) -> str:
     """The first input with another identity, followed up to the step where the change was made."""
-    new = set(node.payload["inputs"]) - set(nearest["inputs"])  # of the inputs that count; not all of them do
-    changed = [i for i in (*node.inputs, *node.nonblocking) if i.fingerprint in new and i in items]
-    if not changed:
-        return "other inputs"
-    cause = items[changed[0]]
-    if cause.reason is Reason.UPSTREAM:
-        return cause.detail
-    return f"{cause.node.name}: {cause.detail}" if cause.reason is Reason.CONFIG else f"{cause.node.name}"
+    cause = next(i for i in (*node.inputs, *node.nonblocking) if i.fingerprint in changed)
+    item = items.get(cause)
+    if item is not None and item.reason is Reason.UPSTREAM:
+        return item.detail
+    return f"{cause.name}: {item.detail}" if item is not None and item.reason is Reason.CONFIG else cause.name
 
 
-def _sibling_payloads(node: Node, store: Store) -> list[Payload]:
-    """Payloads of committed outputs of the same name, newest first; of the same path if that is overridden."""
+def _siblings(node: Node, store: Store) -> list[Commit]:
+    """Commits of the same name, newest first; of the same path if that is overridden."""
     parent, _, leaf = store.path(node.directory).rpartition("/")
     siblings = [d for d in store.names(parent) if name_of_directory(d) == node.name.rpartition("/")[2]]
     if node.step.override_output_path:
         siblings = [leaf]
-    states = read_states(store, (f"{parent}/{sibling}" for sibling in siblings[:_SIBLINGS])).values()
-    commits = [state.commit for state in states if state.commit and state.commit.fingerprint != node.fingerprint]
-    return [commit.payload for commit in sorted(commits, key=lambda c: c.time, reverse=True)]
-
-
-def difference_text(difference: Difference, limit: int = 40) -> str:
-    """`learning_rate 0.001 -> 0.002`."""
-    field, old, new = difference
-    short = [text if len(text) <= limit else f"{text[:limit]}..." for text in (_text(old), _text(new))]
-    return f"{field} {short[0]} -> {short[1]}"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
+    commits = comparable_commits(store, (f"{parent}/{sibling}" for sibling in siblings[:_SIBLINGS])).values()
+    others = [commit for commit in commits if commit.fingerprint != node.fingerprint]
+    return sorted(others, key=lambda commit: commit.time, reverse=True)
 
 
 def _first_line(text: str) -> str:
     return text.splitlines()[0] if text else ""
 
 
-def _valid_commit(node: Node, state: StepState) -> Commit | None:
+def _valid_commit(node: Node, state: StepState, store: Store) -> Commit | None:
     """The newest commit if it is of this identity; an overridden path may hold another step's."""
     commit = state.commit
-    if commit is None or commit.fingerprint != node.fingerprint:
+    if commit is None:
         return None
+    if commit.fingerprint != node.fingerprint:
+        if node.step.override_output_path:
+            return None
+        raise DamagedFile(
+            f"step '{node.name}': commit {commit.number} in {store.path(node.directory)} is of fingerprint "
+            f"{commit.fingerprint}, expected {node.fingerprint}; put it back from a copy, or remove it"
+        )
     if commit.payload != node.payload:
         raise StoreError(
             f"step '{node.name}': commit {commit.number} in {node.directory} has the fingerprint {commit.fingerprint} "
@@ -272,14 +299,36 @@ def _valid_commit(node: Node, state: StepState) -> Commit | None:
     return commit
 
 
-def _reruns(nodes: list[Node], commits: dict[Node, Commit | None], forced: set[Node]) -> dict[Node, Reason]:
-    """The steps that rerun, or may rerun, although nothing is missing: FORCED, or UPSTREAM of a newer output."""
+def _what_runs(
+    nodes: list[Node], commits: dict[Node, Commit | None], forced: set[Node], targets: set[Node], store: Store
+) -> tuple[dict[Node, Reason], set[Node]]:
+    """The steps that rerun, or may rerun, and those that are needed. Of these alone it matters whether what they have
+    committed is there; and what is gone needs inputs in turn."""
+    reruns = dict.fromkeys(forced, Reason.FORCED)
+    seen: set[Node] = set()
+    while True:
+        reruns = _reruns(nodes, commits, reruns)
+        needed = _needed(nodes, commits, reruns, targets)
+        open_nodes = [n for n in nodes if n in needed and n not in seen and commits[n] and n not in forced]
+        if not open_nodes:
+            return reruns, needed
+        seen.update(open_nodes)
+        there = in_parallel(store, lambda node: _is_there(store, node, commits[node]), open_nodes)
+        reruns |= {node: Reason.GONE for node, is_there in zip(open_nodes, there, strict=True) if not is_there}
+
+
+def _is_there(store: Store, node: Node, commit: Commit | None) -> bool:
+    return commit is not None and bool(store.names(attempt_path(store, node.directory, commit.attempt)))
+
+
+def _reruns(nodes: list[Node], commits: dict[Node, Commit | None], known: Mapping[Node, Reason]) -> dict[Node, Reason]:
+    """The steps that rerun, or may rerun, although committed: those `known`, and UPSTREAM of a newer output."""
     reruns: dict[Node, Reason] = {}
     current = {n.directory: Consumed(n.directory, c.number, c.digest) for n, c in commits.items() if c}
     for node in nodes:
         commit = commits[node]
-        if node in forced:
-            reruns[node] = Reason.FORCED
+        if node in known:
+            reruns[node] = known[node]
         elif commit and (
             changed_inputs(commit, current) or any(i in reruns and commits.get(i) is not None for i in node.inputs)
         ):

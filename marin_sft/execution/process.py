@@ -19,7 +19,11 @@ class ProcessIdentity:
 
     @staticmethod
     def current() -> ProcessIdentity:
-        pid = os.getpid()
+        return ProcessIdentity.of(os.getpid())
+
+    @staticmethod
+    def of(pid: int) -> ProcessIdentity:
+        """Of a process on this machine, as this one sees it."""
         return ProcessIdentity(socket.gethostname(), pid, _boot_id(), _pid_namespace(), _start_time(pid))
 
     @property
@@ -30,6 +34,25 @@ class ProcessIdentity:
     def is_gone(self) -> bool:
         """True only when it can be seen from here that the process has ended; False when alive or out of sight."""
         return self.in_sight and _start_time(self.pid) != self.start_time
+
+
+def descendants(of: int) -> dict[int, str]:
+    """The processes that a process has started, they have started, and so on, with their short names; Linux only."""
+    parents: dict[int, list[int]] = {}
+    names: dict[int, str] = {}
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        stat = _read_text(f"/proc/{entry}/stat") if entry.isdigit() else None
+        if stat is not None:
+            head, _, rest = stat.rpartition(")")
+            state, parent = rest.split()[:2]
+            if state not in "ZX":
+                names[int(entry)] = head.partition("(")[2]
+                parents.setdefault(int(parent), []).append(int(entry))
+    found, level = dict[int, str](), [of]
+    while level:
+        level = [child for pid in level for child in parents.get(pid, ())]
+        found |= {pid: names[pid] for pid in level}
+    return found
 
 
 def _boot_id() -> str | None:

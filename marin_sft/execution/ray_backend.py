@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
-from marin_sft.execution import out_of_memory, ray_environment
+from marin_sft.execution import out_of_memory, ray_environment, ray_start
 from marin_sft.execution.resources import RuntimeEnv, demand
 from marin_sft.execution.signals import handler_of_sigterm_kept
 from marin_sft.execution.worker import Outcome, Task, run_attempt
@@ -29,6 +29,8 @@ class RayBackend:
         self._lacking: set[str] = set()
         self._feasible: set[str] = set()
         self._ray: Any = None
+        self._pending: set[Future[Outcome]] = set()
+        self._broken = False  # a Ray of our own that cannot run tasks any more
         self._remote: dict[bool, Any] = {}
         self._address = os.environ.get("RAY_ADDRESS") or None
         self.dashboard_url: str | None = None
@@ -39,15 +41,8 @@ class RayBackend:
         ray_environment.prepare(self._address)
         import ray
 
-        try:
-            with handler_of_sigterm_kept():  # Ray sets one that exits without a word
-                if self._address:
-                    context = ray.init(**ray_environment.cluster_options(self._address))
-                else:
-                    ray_environment.keep_token_private()
-                    context = ray.init(**ray_environment.local_options())
-        except ConnectionError as error:
-            raise UserError(f"{error}; start that cluster, or unset RAY_ADDRESS to run on this machine") from error
+        with handler_of_sigterm_kept():  # Ray sets one that exits without a word
+            context = self._join(ray) if self._address else ray_start.start_local(ray)
         self._ray = ray
         self.dashboard_url = context.dashboard_url and f"http://{context.dashboard_url}"
         # Retries are ours, so that each one is an attempt with a record.
@@ -56,7 +51,16 @@ class RayBackend:
             True: ray.remote(max_retries=0, max_calls=1)(_attempt),
         }
 
+    def _join(self, ray: Any) -> Any:
+        try:
+            return ray.init(**ray_environment.cluster_options(str(self._address)))
+        except ConnectionError as error:
+            raise UserError(f"{error}; start that cluster, or unset RAY_ADDRESS to run on this machine") from error
+
     def submit(self, task: Task) -> Future[Outcome]:
+        if self._broken:
+            self._notify("Ray on this machine has died; it is started again")
+            self.close()
         self.start()
         asked = demand(task.resources)
         if self._address:
@@ -67,6 +71,8 @@ class RayBackend:
         remote = self._remote[task.fresh_process].options(name=task.name, **options)
         reference = remote.remote(task, ray_environment.secrets_of_this_process())
         done: Future[Outcome] = Future()
+        self._pending.add(done)
+        done.add_done_callback(self._pending.discard)
         kills = out_of_memory.kernel_kills()
         reference.future().add_done_callback(lambda future: self._hand_over(future, done, kills))
         return done
@@ -97,9 +103,13 @@ class RayBackend:
         )
 
     def _hand_over(self, future: Any, done: Future[Outcome], kills_before: int) -> None:
+        if done.done():  # given up with the Ray that it ran on
+            return
+        import ray.exceptions as exceptions
+
         error = future.exception()
-        exceptions = self._ray.exceptions
         lost = (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.RaySystemError)
+        raylet_lost = (exceptions.LocalRayletDiedError,)
         killed_here = not self._address and out_of_memory.kernel_kills() > kills_before
         if error is None:
             done.set_result(future.result())
@@ -109,13 +119,19 @@ class RayBackend:
             done.set_exception(OutOfMemory(out_of_memory.killed_by_kernel_text()))
         elif isinstance(error, lost):
             done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
+        elif isinstance(error, raylet_lost):
+            self._broken = not self._address
+            done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
         else:
-            done.set_exception(error)
+            cause = getattr(error, "cause", None)  # of a RayTaskError, whose own text is a traceback
+            done.set_exception(cause if isinstance(cause, Exception) else error)
 
     def close(self) -> None:
         if self._ray is not None:
             self._ray.shutdown()
-            self._ray = None
+            self._ray, self._broken = None, False
+        for done in list(self._pending):
+            done.set_exception(InfrastructureLoss("the Ray that it ran on was stopped"))
 
 
 def _attempt(task: Task, secrets: dict[str, str]) -> Outcome:

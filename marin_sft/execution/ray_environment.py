@@ -15,25 +15,36 @@ import urllib.parse
 from typing import Any
 
 from marin_sft.errors import UserError
+from marin_sft.redaction import looks_secret, shown_value
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # Left out of what is shipped to a cluster, in the syntax of .gitignore; what .gitignore names is left out as well.
-EXCLUDES = (".git", ".venv", "venv", "/store", "__pycache__", ".*_cache", ".hypothesis", "node_modules", "*.pack")
+EXCLUDES = (
+    *(".git", ".venv", "venv", "/store", "__pycache__", ".*_cache", ".hypothesis", "node_modules", "*.pack"),
+    *(".ray", ".ssh", ".aws", ".netrc", ".gnupg"),  # credentials, where a home directory is shipped
+)
+
+# Variables with these names are read by a process as it starts, or by the libraries of a step, and hold no secrets.
+HARMLESS = re.compile(
+    "(PYTHON|JAX|XLA|LIBTPU|TPU|NCCL|CUDA|OMP|MKL|OPENBLAS|TOKENIZERS|GLIBC|MALLOC|LC|RAY|MARIN(_SFT)?)_?[A-Z0-9_]*"
+    "|LD_LIBRARY_PATH|LD_PRELOAD|LANG|TZ|(HF|WANDB)_(HOME|HUB_OFFLINE|MODE|PROJECT|ENTITY)|HF_(DATASETS|TRANSFORMERS)_(CACHE|OFFLINE)"
+)
 
 SECRETS = "MARIN_SFT_SECRETS"  # names of variables, joined by commas, that steps get as a task's argument
 LAUNCHER = "MARIN_SFT_LAUNCHER"  # set in a job by ray_run: what goes before its command to submit it again
 LAUNCH_DIR = "MARIN_SFT_LAUNCH_DIR"  # set in a job by ray_run: what relative prefixes start from there
 
-_IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job
-_SECRET = re.compile(r"(KEY|TOKEN|SECRETS?|PASSWORD|PASSWD|PASSPHRASE)$")
-_WHERE_IT_LIES = ("PATH", "FILE", "DIR")
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job
 
 
-def looks_secret(variable: str) -> bool:
-    """Whether a variable's name says that its value must not be seen: HF_TOKEN, but not HF_TOKEN_PATH or MAX_TOKENS."""
-    words = variable.upper().split("_")
-    return words[-1] not in _WHERE_IT_LIES and any(_SECRET.search(word) for word in words)
+def may_be_seen(variable: str, value: str) -> bool:
+    """Whether a variable is known to be harmless, by its name and by what is in it."""
+    return (
+        HARMLESS.fullmatch(variable) is not None
+        and shown_value(variable, value) == value
+        and not looks_secret(variable)
+    )
 
 
 def secrets_of_this_process() -> dict[str, str]:
@@ -115,7 +126,7 @@ def cluster_options(address: str) -> dict[str, Any]:
         )
     working_dir = os.environ.get("MARIN_SFT_WORKING_DIR")
     shipped = {}
-    if working_dir and _IN_JOB not in os.environ:  # a job's own working directory is on all nodes already
+    if working_dir and IN_JOB not in os.environ:  # a job's own working directory is on all nodes already
         shipped = {"working_dir": working_dir, "excludes": list(EXCLUDES)}
     return {**_common(), "runtime_env": shipped}
 

@@ -3,16 +3,21 @@
 Roots are the launches kept by policy, launches that run, pins, and whatever a live owner claims. A kept step keeps its
 newest commit, the attempts that kept launches used, and those that a retry would resume from. A launch that runs, and
 a path written by hand into a kept launch's config, keep all there is of a step.
+
+Only what our own claims and commits name is ever garbage: no other folder or file, wherever it lies, no store that lies
+below this one, and nothing of a step of which a claim or a commit cannot be read.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from marin_sft.errors import UserError
+from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.attempt import (
     Claim,
     Commit,
@@ -25,16 +30,21 @@ from marin_sft.execution.attempt import (
     read_commit,
     read_tombstone,
     seconds_since_epoch,
+    tombstone_path,
 )
-from marin_sft.execution.catalog import in_parallel, location, step_directories
+from marin_sft.execution.catalog import in_parallel, location, read_catalog
 from marin_sft.execution.pins import read_pins
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.store import Store
 
+RecordT = TypeVar("RecordT", Claim, Commit)
+
 _HOUR, _DAY = 3600.0, 86400.0
 _SILENT = 1 * _DAY  # after which an owner out of sight whose beat is as old is taken for dead
 _UNENDED = 30 * _DAY  # for which a launch out of sight that never ended is taken to run
+_TEMPORARY = re.compile(r"\.(.+\.|latest-)[0-9a-f]{32}")  # names that writers give to files that are not whole yet
+_DAMAGED = (ValueError, TypeError, KeyError, MarinSftError)  # from reading what is not as we write it
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,20 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Contents:
-    """All there is of a step. `leftovers`: paths of temporary files of writers that were killed."""
+    """All there is of a step. `leftovers`: paths of temporary files of writers that were killed. `unreadable`: paths of
+    claims, commits and the like that are not what they should be."""
 
     directory: str
     commits: tuple[Commit, ...]
     attempts: tuple[Attempt, ...]
     leftovers: tuple[str, ...]
     tombstone: Tombstone | None
+    unreadable: tuple[str, ...]
+
+    @property
+    def ours(self) -> bool:
+        """Whether a step of ours ever was here."""
+        return bool(self.commits or self.attempts or self.tombstone or self.unreadable)
 
     @property
     def newest(self) -> Commit | None:
@@ -99,13 +116,18 @@ class Garbage:
 class Reachability:
     """What is garbage, and for each kept directory the roots that keep it.
 
-    `unfinished` is what a gc that died was removing. `launches` are those that were taken into account.
+    `unfinished` is what a gc that died was removing. `launches` are those that were taken into account. `unreadable`:
+    steps that stay because of a file in them that cannot be read, each with that file's path. `hollow`: directories
+    that look like steps and hold nothing of ours. `stores`: those below this one, which were not looked into.
     """
 
     garbage: tuple[Garbage, ...]
     unfinished: tuple[Garbage, ...]
     kept: Mapping[str, tuple[str, ...]]
     launches: frozenset[str]
+    unreadable: Mapping[str, str]
+    hollow: tuple[str, ...]
+    stores: tuple[str, ...]
 
 
 @dataclass
@@ -127,18 +149,20 @@ def find_garbage(store: Store, policy: GcPolicy) -> Reachability:
     moment = time.time()
     # Launches first: one that begins while the steps are listed is seen as new when its steps are looked at again.
     launches = read_launches(store)
-    directories = step_directories(store)
-    if directories and not launches and (policy.keep_runs or policy.keep_days):
+    catalog = read_catalog(store)
+    looked_at = in_parallel(store, lambda directory: read_contents(store, directory), catalog.steps)
+    contents = [step for step in looked_at if step.ours]
+    if contents and not launches and (policy.keep_runs or policy.keep_days):
         raise UserError(
-            f"no launch is recorded under {store.prefix}/_runs, so all {len(directories)} steps would be garbage; "
+            f"no launch is recorded under {store.prefix}/_runs, so all {len(contents)} steps would be garbage; "
             "if that is meant, say --keep_runs 0 --keep_days 0"
         )
-    contents = in_parallel(store, lambda directory: read_contents(store, directory), directories)
     roots = _find_roots(store, policy, launches, contents, moment)
     kept = {step.directory: _reasons(store, step, roots, policy, moment) for step in contents}
-    unfinished = [_begun(store, step, step.tombstone) for step in contents if step.tombstone is not None]
+    readable = [step for step in contents if not step.unreadable]
+    unfinished = [_begun(store, step, step.tombstone) for step in readable if step.tombstone is not None]
     garbage = []
-    for step in contents:
+    for step in readable:
         whole = not kept[step.directory]
         commits, attempts = _everything(step) if whole else _unwanted(store, step, roots, policy, moment)
         if step.tombstone is None and (attempts or whole):
@@ -148,6 +172,9 @@ def find_garbage(store: Store, policy: GcPolicy) -> Reachability:
         tuple(unfinished),
         {directory: reasons for directory, reasons in kept.items() if reasons},
         frozenset(launch.name for launch in launches),
+        {step.directory: step.unreadable[0] for step in contents if step.unreadable},
+        tuple(step.directory for step in looked_at if not step.ours),
+        catalog.stores,
     )
 
 
@@ -162,24 +189,48 @@ def _size(store: Store, step: Contents, attempts: Iterable[int]) -> int:
 
 
 def read_contents(store: Store, directory: str) -> Contents:
+    """Only what claims, commits and the tombstone name: other folders and files in the directory are not ours."""
     root = store.path(directory)
-    found = (read_commit(store, directory, number) for number in commit_numbers(store, directory))
-    commits = tuple(commit for commit in found if commit is not None)
-    folders = {int(name) for name in store.folders(root) if name.isdigit()}
-    numbers = sorted(folders | set(claim_numbers(store, directory)))
-    ended = {commit.attempt: seconds_since_epoch(commit.time) for commit in commits}
-    attempts = tuple(_read_attempt(store, directory, number, ended.get(number)) for number in numbers)
-    leftovers = [
-        f"{place}/{name}"
-        for place in (root, f"{root}/claims", f"{root}/commits")
-        for name in store.names(place)
-        if name.startswith(".")
-    ]
-    return Contents(directory, commits, attempts, tuple(leftovers), read_tombstone(store, directory))
+    commits = {n: _sound(read_commit, store, directory, n) for n in commit_numbers(store, directory)}
+    claims = {n: _sound(read_claim, store, directory, n) for n in claim_numbers(store, directory)}
+    unreadable = [f"{root}/commits/{n:06}.json" for n, commit in commits.items() if commit is None]
+    unreadable += [f"{root}/claims/{n:06}.json" for n, claim in claims.items() if claim is None]
+    tombstone = None
+    try:
+        tombstone = read_tombstone(store, directory)
+    except _DAMAGED:
+        unreadable.append(tombstone_path(store, directory))
+    ended = {commit.attempt: seconds_since_epoch(commit.time) for commit in commits.values() if commit}
+    numbers = sorted({*claims, *ended, *(tombstone.attempts if tombstone else ())})
+    return Contents(
+        directory,
+        tuple(commit for commit in commits.values() if commit),
+        tuple(_read_attempt(store, directory, n, claims.get(n), ended.get(n)) for n in numbers),
+        tuple(_leftovers(store, root)),
+        tombstone,
+        tuple(unreadable),
+    )
 
 
-def _read_attempt(store: Store, directory: str, number: int, committed: float | None) -> Attempt:
-    claim = read_claim(store, directory, number)
+def _sound(
+    read: Callable[[Store, str, int], RecordT | None], store: Store, directory: str, number: int
+) -> RecordT | None:
+    """A claim or a commit; None where the file of that name is none of ours, or was cut off."""
+    try:
+        found = read(store, directory, number)
+        if not found or found.number != number or seconds_since_epoch(found.time) < 0:
+            return None
+        return found if type(found.aim if isinstance(found, Claim) else found.attempt) is int else None
+    except _DAMAGED:
+        return None
+
+
+def _leftovers(store: Store, root: str) -> list[str]:
+    places = (root, f"{root}/claims", f"{root}/commits")
+    return [f"{place}/{name}" for place in places for name in store.names(place) if _TEMPORARY.fullmatch(name)]
+
+
+def _read_attempt(store: Store, directory: str, number: int, claim: Claim | None, committed: float | None) -> Attempt:
     if claim is None:
         return Attempt(number, 0, committed or 0.0, False, None)
     beat = read_beat(store, directory, number)
@@ -209,6 +260,9 @@ def _find_roots(
                 reason = f"attempt {attempt.number} is claimed by process {owner.pid} on {owner.host}"
                 roots.reasons[location(store, step.directory)].append(reason)
     claimed = set(roots.reasons)
+    for step in contents:
+        for path in step.unreadable:
+            roots.reasons[location(store, step.directory)].append(f"{path} cannot be read")
     for i, launch in enumerate(launches):
         age = moment - launch.time
         if i < policy.keep_runs:

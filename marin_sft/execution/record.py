@@ -1,4 +1,8 @@
-"""Write-once provenance: what a launch was, and what an attempt ran with. Never secrets."""
+"""Write-once provenance: what a launch was, and what an attempt ran with. Without secrets, as far as they can be told.
+
+Everybody who may read the store may read it, but for the changes that were not committed: these lie with the launch, in
+a file that only its user may read.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,31 @@ import dataclasses
 import functools
 import getpass
 import json
+import math
 import os
 import platform
 import socket
 import subprocess
 import sys
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from marin_sft.execution.attempt import now, seconds_since_epoch
-from marin_sft.execution.fingerprint import hardcoded_paths, parts_of
+from marin_sft.execution.configs import hardcoded_paths, parts_of
+from marin_sft.execution.documents import as_document, read_document
 from marin_sft.execution.graph import Graph
 from marin_sft.execution.process import ProcessIdentity
-from marin_sft.execution.ray_environment import looks_secret, secrets_of_this_process
+from marin_sft.execution.ray_environment import IN_JOB, secrets_of_this_process
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.store import Store
+from marin_sft.redaction import looks_secret, redacted, redacted_words, shown_value, without_signature
 
 RUNS = "_runs"
+_MOST_OF_A_DIFF = 256 * 1024  # bytes
+_PATIENCE = 10.0  # seconds for git
 
 # Beginnings of the names of variables that the libraries of a step read.
 _TELLING = (
@@ -45,27 +55,52 @@ _TELLING = (
 
 @functools.cache
 def launch_provenance() -> dict[str, Any]:
-    """Who started what from which code: argv, user, host, git commit and uncommitted diff, package versions."""
-    script = os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv and sys.argv[0] else os.getcwd()
-    diff = _git(script, "diff", "HEAD")
+    """Who started what from which code: argv, user, host, git commit, package versions."""
+    script = _folder_of_script()
     return {
-        "argv": sys.argv,
+        "argv": redacted_words(sys.argv),
         "user": _user(),
         "host": socket.gethostname(),
         "python": platform.python_version(),
         # A job's shipped directory is no repository: there, ray_run says which commit it is, and whether with changes.
         "git_commit": _git(script, "rev-parse", "HEAD") or os.environ.get("GIT_COMMIT"),
-        "git_diff": diff,
-        "git_dirty": bool(diff) or os.environ.get("GIT_DIRTY") == "1",
+        "git_dirty": bool(_uncommitted(script)) or os.environ.get("GIT_DIRTY") == "1",
         "packages": dict(sorted(_packages())),
     }
 
 
+def _folder_of_script() -> str:
+    return os.path.dirname(os.path.abspath(sys.argv[0])) if sys.argv and sys.argv[0] else os.getcwd()
+
+
+@functools.cache
+def _uncommitted(folder: str) -> bytes | None:
+    """What `git diff HEAD` says, without secrets and of no more than a certain length; None without a repository."""
+    command = ["git", "-C", folder, "diff", "--no-ext-diff", "--no-color", "HEAD"]
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:
+        return None
+    with process:
+        assert process.stdout is not None
+        limit = threading.Timer(_PATIENCE, process.kill)
+        limit.start()
+        diff = process.stdout.read(_MOST_OF_A_DIFF + 1)
+        cut = len(diff) > _MOST_OF_A_DIFF
+        process.kill()
+        limit.cancel()
+    if cut:
+        diff = diff[: diff.rfind(b"\n", 0, _MOST_OF_A_DIFF) + 1 or _MOST_OF_A_DIFF]
+        head = f"# the first {len(diff):,} bytes of the changes; the rest was left out\n"
+    shown = redacted(diff.decode(errors="replace"))
+    return (f"{head if cut else ''}{shown}").encode() if shown else None
+
+
 def telling_environment() -> dict[str, str]:
     """The variables of this process that can change what a step does, without those that hold secrets."""
-    hidden = secrets_of_this_process().keys()
+    hidden = {*secrets_of_this_process(), IN_JOB}
     return {
-        name: value
+        name: redacted(value)
         for name, value in sorted(os.environ.items())
         if name.startswith(_TELLING) and name not in hidden and not looks_secret(name)
     }
@@ -85,25 +120,40 @@ class RunRecord:
     """The record of one launch under `{prefix}/_runs`, in two write-once files.
 
     `{utc}-{script}-{id}.begin.json` is written before the launch looks at any step: it keeps gc off those steps.
-    `.end.json` says what was planned, and how it went.
+    `.end.json` says what was planned, and how it went. A third, `.diff`, has the changes that were not committed.
     """
 
     def __init__(self, store: Store) -> None:
         script = os.path.splitext(os.path.basename(sys.argv[0] or "python"))[0]
         self._store = store
         self.name = f"{now().replace(':', '')}-{script}-{uuid.uuid4().hex[:6]}"
+        diff = f"{RUNS}/{self.name}.diff" if _uncommitted(_folder_of_script()) else None
+        self.provenance = {**launch_provenance(), "run": self.name, "git_diff": diff}
 
     def begin(self, description: str | None, graph: Graph) -> OSError | None:
-        """Returns what went wrong: a store that cannot be written still serves launches that have nothing to run."""
+        """Returns what went wrong: a store that cannot be written still serves launches that have nothing to run.
+
+        Raises:
+            StoreUnavailable: the store does not answer at all.
+        """
         content = {
-            "description": description,
+            "description": description and redacted(description),
             "time": now(),
             "owner": dataclasses.asdict(ProcessIdentity.current()),
             "steps": [{"name": node.name, "directory": node.directory} for node in graph],
-            "paths": sorted({path for node in graph for path in hardcoded_paths(node.step.config)}),
-            "launch": launch_provenance(),
+            "paths": sorted({without_signature(path) for node in graph for path in hardcoded_paths(node.step.config)}),
+            "launch": self.provenance,
         }
-        return self._write("begin", content)
+        return self._write("begin", content) or self._write_diff()
+
+    def _write_diff(self) -> OSError | None:
+        diff = _uncommitted(_folder_of_script())
+        try:
+            if diff:
+                self._store.create_private(self._store.path(str(self.provenance["git_diff"])), diff)
+        except OSError as error:
+            return error
+        return None
 
     def end(self, status: str, plan: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
         """`status`: done, failed, interrupted, or refused before anything ran."""
@@ -114,6 +164,8 @@ class RunRecord:
         try:
             self._store.create_exclusive(path, json.dumps(content, default=repr).encode())
         except OSError as error:
+            if getattr(error, "silent", False):
+                raise
             return error
         return None
 
@@ -131,6 +183,14 @@ class Launch:
         return seconds_since_epoch(f"{self.name[:13]}:{self.name[13:15]}:{self.name[15:22]}")
 
     @property
+    def is_ours(self) -> bool:
+        """Whether the name is one that `RunRecord` gives."""
+        try:
+            return self.time > 0
+        except ValueError:
+            return False
+
+    @property
     def script(self) -> str:
         return self.name[23:].rpartition("-")[0]
 
@@ -140,33 +200,94 @@ def read_launches(store: Store) -> list[Launch]:
     names = store.names(store.path(RUNS))
     ended = {name.removesuffix(".end.json") for name in names if name.endswith(".end.json")}
     begun = [name.removesuffix(".begin.json") for name in names if name.endswith(".begin.json")]
-    return sorted((Launch(name, name in ended) for name in begun), reverse=True)
+    launches = (Launch(name, name in ended) for name in begun)
+    return sorted((launch for launch in launches if launch.is_ours), reverse=True)
+
+
+@dataclass(frozen=True)
+class _Step:
+    name: str
+    directory: str
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    argv: tuple[str, ...] | None = None
+    user: str | None = None
+    host: str | None = None
+    git_commit: str | None = None
+    git_diff: str | None = None
+
+
+@dataclass(frozen=True)
+class _Begin:
+    steps: tuple[_Step, ...]
+    paths: tuple[str, ...]
+    owner: ProcessIdentity | None
+    launch: _Provenance
+    description: str | None
+
+
+@dataclass(frozen=True)
+class _Planned:
+    name: str
+    path: str
+    action: str
+    reason: str
+    detail: str = ""
+    diff: tuple[tuple[Any, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Result:
+    name: str
+    path: str
+    result: str
+    commit: int | None = None
+    attempt: int | None = None
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class _End:
+    status: str
+    time: str
+    plan: tuple[_Planned, ...]
+    results: tuple[_Result, ...]
 
 
 def read_begin(store: Store, launch: Launch) -> dict[str, Any]:
-    return _read(store, launch, "begin") or {"steps": [], "paths": [], "owner": None, "launch": {}, "description": None}
+    found = _read(store, launch, "begin", lambda begin: as_document(_Begin, begin) is not None)
+    return found or {"steps": [], "paths": [], "owner": None, "launch": {}, "description": None}
 
 
 def read_end(store: Store, launch: Launch) -> dict[str, Any] | None:
     """None while the launch runs, and when it was killed."""
-    return _read(store, launch, "end") if launch.ended else None
+    return _read(store, launch, "end", _is_end) if launch.ended else None
 
 
-def _read(store: Store, launch: Launch, part: str) -> Any:
-    data = store.read(store.path(f"{RUNS}/{launch.name}.{part}.json"))
-    return None if data is None else json.loads(data)
+def _is_end(end: dict[str, Any]) -> bool:
+    found = as_document(_End, end)
+    differences = [difference for planned in found.plan for difference in planned.diff]
+    return all(len(d) == 3 for d in differences) and all(math.isfinite(r.seconds) for r in found.results)
 
 
-def describe(value: Any) -> Any:
-    """A config as JSON for people to read: every field, also those that are no part of the identity."""
+def _read(store: Store, launch: Launch, part: str, check: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    advice = f"if that launch has ended, remove its files {RUNS}/{launch.name}.*: then gc keeps nothing for it"
+    return read_document(store, store.path(f"{RUNS}/{launch.name}.{part}.json"), dict[str, Any], advice, check)
+
+
+def describe(value: Any, name: str = "") -> Any:
+    """A config as JSON for people to read: every field, also those that are no part of the identity; no secrets."""
     if isinstance(value, Resources):
         return {"class": type(value).__qualname__, **dataclasses.asdict(value)}
     parts = parts_of(value, "config")
     if parts is None:
-        return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+        return shown_value(name, value if isinstance(value, bool | int | float | str | None) else repr(value))
     if isinstance(value, list | tuple | set | frozenset):
-        return [describe(part.value) for part in parts]
-    return {part.key: describe(part.value) for part in parts}
+        return [describe(part.value, name) for part in parts]
+    return {part.key: describe(part.value, part.key) for part in parts}
 
 
 def _user() -> str | None:

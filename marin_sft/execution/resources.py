@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from marin_sft.errors import ConfigError
-from marin_sft.execution.ray_environment import looks_secret
+from marin_sft.redaction import looks_secret
 
 # Ray's names. A node offers "accelerator_type:NAME"; a name that no node can have would wait for ever.
 ACCELERATORS = frozenset(
@@ -24,6 +26,10 @@ ACCELERATORS = frozenset(
     M2 M2-Pro M2-Max M2-Ultra M3 M3-Pro M3-Max Apple-Silicon
     """.split()
 )
+# Of NVIDIA; of AMD and of Windows' Linux, where they are behind one file; of TPUs, by their drivers.
+_GPU_FILES = ("/dev/nvidia[0-9]*",)
+_UNCOUNTED_GPU_FILES = ("/dev/kfd", "/dev/dxg")
+_TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 _TPU_TYPE = re.compile(r"v\d+[a-z]*-\d+")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _OWN_FIELDS = {"CPU": "cpus", "GPU": "GpuConfig", "memory": "memory"}
@@ -87,6 +93,35 @@ def demand(resources: Resources) -> dict[str, float]:
     elif isinstance(resources, TpuPodConfig):
         asked[f"TPU-{resources.tpu_type}-head"] = 1
     return asked
+
+
+def lacking_here(resources: Resources) -> list[str]:
+    """What is asked for beyond cores and memory that this process cannot give, each in words. Nothing is loaded for it.
+
+    Its device files tell what a machine has.
+    """
+    absent = [f"resource {name!r}" for name in sorted(resources.custom)]
+    if isinstance(resources, GpuConfig) and _gpus() == 0:
+        absent.append("GPU")
+    if isinstance(resources, TpuPodConfig) and not _devices(_TPU_FILES):
+        absent.append(f"TPU ({resources.tpu_type})")
+    lacking = [f"this machine has no {thing}; the step runs without" for thing in absent]
+    if isinstance(resources, GpuConfig) and 0 < (found := _gpus()) < resources.gpu_count:
+        lacking.append(f"the step asks for {resources.gpu_count} GPUs, and this machine has {found}: it runs on these")
+    return lacking
+
+
+def _gpus() -> float:
+    """How many GPUs a process started here would see; infinite where there are some, and nobody knows how many."""
+    if _devices(_UNCOUNTED_GPU_FILES):
+        return math.inf
+    there, visible = len(_devices(_GPU_FILES)), os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = there if visible is None else len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return min(there, named)
+
+
+def _devices(patterns: Iterable[str]) -> list[str]:
+    return [path for pattern in patterns for path in glob.glob(pattern)]
 
 
 def check_resources(step: str, resources: Any) -> None:

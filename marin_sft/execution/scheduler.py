@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import os
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal, Protocol
 
-from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory
+from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory, StoreError, StoreUnavailable
 from marin_sft.execution.attempt import (
     Commit,
     Consumed,
@@ -29,12 +28,15 @@ from marin_sft.execution.attempt import (
     write_failure,
 )
 from marin_sft.execution.backends import Backend
-from marin_sft.execution.fingerprint import resolve, settings_of, source_digest
+from marin_sft.execution.configs import resolve, settings_of
 from marin_sft.execution.graph import Graph, Node
+from marin_sft.execution.patience import no_patience, seconds_of_patience
 from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs
+from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
 from marin_sft.execution.store import Store
 from marin_sft.execution.worker import Outcome, Task
+from marin_sft.paths import local_path
 
 _TICK = 1.0  # seconds between two looks at a step that another launch runs
 
@@ -102,6 +104,7 @@ class Scheduler:
         self._ready: deque[PlanItem] = deque()
         self._running: dict[Future[Outcome], PlanItem] = {}
         self._waiting: dict[Node, PlanItem] = {}
+        self._last_look = time.monotonic()  # at a waiting step, that the store answered
         self._retries: dict[Node, int] = {}
         self._open_inputs: dict[Node, set[Node]] = {}
         self._users: dict[Node, list[PlanItem]] = {}
@@ -115,7 +118,11 @@ class Scheduler:
         """Results of all items of the plan, in its order. Interrupted, it stops what runs and gives up the claims."""
         try:
             return self._run()
-        except KeyboardInterrupt:
+        except StoreUnavailable as error:
+            self._backend.close()
+            text = f"{error}. Finished steps are kept: the same command goes on"
+            raise StoreUnavailable(text, error.said, error.silent) from error
+        except (KeyboardInterrupt, StoreError):
             self._backend.close()
             self._release_claims()
             raise
@@ -160,6 +167,8 @@ class Scheduler:
             task = self._task(item)
             self._listener.started(item, task.claim)
             self._running[self._backend.submit(task)] = item
+        except StoreUnavailable:
+            raise
         except Exception as error:  # a config that refuses its resolved values, or that cannot be pickled
             failure = Failure(f"cannot be started: {type(error).__name__}: {error}", None, "")
             self._finish(StepResult(item, "failed", failure=failure))
@@ -184,6 +193,7 @@ class Scheduler:
             retries=self._retries.get(node, 0),
             beat_timeout=self._policy.beat_timeout,
             settings=settings_of(step.config),
+            contents=node.contents,
             provenance=self._provenance,
         )
 
@@ -196,7 +206,7 @@ class Scheduler:
         if isinstance(leaf, ExecutorStep):
             leaf = InputName(leaf, None)
         if isinstance(leaf, PurePath):
-            return os.path.abspath(leaf)  # bodies get plain strings, and may run in another directory
+            return local_path(str(leaf))  # bodies get plain strings, and may run in another directory
         if not isinstance(leaf, InputName):
             return leaf
         if leaf.step is None:
@@ -280,6 +290,8 @@ class Scheduler:
                 write_beat(self._store, item.node.directory, state.claim, -1, None, released=True)
 
     def _wait_for(self, item: PlanItem) -> None:
+        if not self._waiting:
+            self._last_look = time.monotonic()
         self._waiting[item.node] = item
         self._look_at(item)
         if item.node in self._waiting:
@@ -292,12 +304,21 @@ class Scheduler:
     def _look_at(self, item: PlanItem) -> None:
         """Take the output of a step that ran elsewhere once it is there; run the step here if its owner gave up."""
         node = item.node
-        state = read_state(self._store, node.directory)
-        before = item.commit.number if item.commit else 0
+        try:
+            with no_patience():  # the next look comes soon, and other steps go on meanwhile
+                state = read_state(self._store, node.directory)
+                claim = state.claim if state.running else None
+                stands_still = claim is not None and self._watch.stands_still(node.directory, claim)
+        except OSError as error:
+            if time.monotonic() - self._last_look > seconds_of_patience():
+                raise StoreUnavailable(f"while it waited for {node.name}: {error}", silent=True) from error
+            return
+        self._last_look = time.monotonic()
+        before = item.state.commit.number if item.state.commit else 0  # also of an output that is gone
         if state.commit and state.commit.fingerprint == node.fingerprint and state.commit.number > before:
             del self._waiting[node]
             self._finish(StepResult(item, "adopted", state.commit, state.commit.attempt))
-        elif not state.claim or not state.running or self._watch.stands_still(node.directory, state.claim):
+        elif not state.running or stands_still:
             del self._waiting[node]
             self._ready.append(dataclasses.replace(item, action=Action.RUN, reason=Reason.RESUME, state=state))
 

@@ -83,5 +83,5 @@ def nodes_in_scope(graph: Graph, selection: Selection, forced: set[Node]) -> set
 def nearest_text(wrong: str, known: Iterable[str], quote: Callable[[str], str] = repr) -> str:
     """`; did you mean 'x'?`, or the list of what there is."""
     known = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
     return f"; did you mean {quote(close[0])}?" if close else f"; there are: {', '.join(known)}"

@@ -24,7 +24,10 @@ class FileInfo(NamedTuple):
 
 
 class Store(Protocol):
-    """Narrow on purpose: what the engine needs of a place, and no more."""
+    """Narrow on purpose: what the engine needs of a place, and no more.
+
+    What fails is asked again for a while; see `patience`. Then methods raise StoreUnavailable.
+    """
 
     prefix: str
     beat_seconds: float
@@ -53,16 +56,24 @@ class Store(Protocol):
         """Bytes in an object or in all below it; 0 where there is nothing."""
         ...
 
-    def read_from(self, path: str, start: int) -> bytes:
-        """What an object holds beyond its first `start` bytes; nothing where there is no more, or no object."""
+    def read_from(self, path: str, start: int, limit: int) -> bytes:
+        """At most `limit` bytes beyond an object's first `start`; nothing where there is no more, or no object."""
         ...
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
         """Create the object whole; False, and nothing changed, when it exists."""
         ...
 
-    def replace(self, path: str, data: bytes) -> None:
-        """Write over an object that has one writer only."""
+    def create_private(self, path: str, data: bytes) -> None:
+        """Create an object that, where files have owners, only this user may read."""
+        ...
+
+    def replace(self, path: str, data: bytes, durable: bool = True) -> None:
+        """Write over an object that has one writer only. Not `durable`: a power cut may leave it empty or cut short."""
+        ...
+
+    def sync(self, path: str) -> None:
+        """Make all that was written below `path` survive a power cut; object stores see to that themselves."""
         ...
 
     def remove(self, path: str) -> None:
@@ -111,7 +122,8 @@ def probe(store: Store) -> None:
         kept = store.read(path)
         store.remove(path)
     except OSError as error:
-        raise StoreError(f"prefix {store.prefix}: cannot be written: {error}; choose another with --prefix") from error
+        said = getattr(error, "said", None) or error
+        raise StoreError(f"prefix {store.prefix}: cannot be written: {said}; choose another with --prefix") from error
     if (first, second, kept) != (True, False, b"1"):
         raise StoreError(
             f"prefix {store.prefix}: expected the second create of {path} to be refused, "

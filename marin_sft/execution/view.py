@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-import sys
+import re
 import threading
 import time
-from collections.abc import Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 from marin_sft import progress
-from marin_sft.execution.attempt import attempt_path, beat_path
+from marin_sft.execution.attempt import attempt_path, read_beat
+from marin_sft.execution.catalog import in_parallel
+from marin_sft.execution.differences import difference_text
 from marin_sft.execution.live_output import LiveOutput
-from marin_sft.execution.plan import Action, Plan, PlanItem, difference_text
+from marin_sft.execution.patience import no_patience
+from marin_sft.execution.plan import Action, Plan, PlanItem
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
@@ -25,9 +30,11 @@ from marin_sft.progress import figure_texts
 
 _PLAIN_SECONDS = 15.0  # between two progress lines of one step off a terminal
 _SHOWN_RESULTS = 60  # beyond so many steps the closing table leaves out the cached ones
+_ANSI = re.compile(r"\x1b\[[0-9;:]*m")
+_LARGEST_METRICS = 1 << 20  # bytes
 _SHOWN_FIGURES = 3  # of an output's metrics.json: its author puts the telling ones first
-_WIDE, _NARROW = 10_000, 120  # columns
-_plain_width: ContextVar[int] = ContextVar("marin_sft_plain_width", default=_WIDE)
+_DROPPED = "dropped.jsonl"  # at the top of an output: what was left out of it, and why
+_NARROW = 120  # columns
 _COLOURS = {
     "RUN": "bold cyan",
     "IF_CHANGED": "cyan",
@@ -43,29 +50,11 @@ _COLOURS = {
 }
 
 
-def make_console(plain_width: int | None = None) -> Console:
-    """The terminal as it is. Off a terminal `plain_width` columns; by default lines are as long as they need to be, so
-    that they can be searched."""
-    if sys.stdout.isatty():
-        return Console(highlight=False)
-    width = plain_width or _plain_width.get()
-    return Console(soft_wrap=width >= _WIDE, width=width, highlight=False)
-
-
-@contextlib.contextmanager
-def narrow(columns: int = 80) -> Iterator[None]:
-    """Inside the block, launches fold their output off a terminal to so many columns."""
-    token = _plain_width.set(columns)
-    try:
-        yield
-    finally:
-        _plain_width.reset(token)
-
-
 def print_plan(console: Console, plan: Plan) -> None:
     """One line per step: name, action, reason, path."""
     to_run = sum(item.action is not Action.SKIP for item in plan)
-    console.print(f"[bold]Plan[/bold]: {counted(len(plan.items), 'step')}, {to_run} to run. Prefix {plan.store.prefix}")
+    steps = counted(len(plan.items), "step")
+    console.print(Text.assemble(("Plan", "bold"), f": {steps}, {to_run} to run. Prefix {plan.store.prefix}"))
     short = console.width < _NARROW  # a path says little more than the step's name
     columns = ("step", "action", "reason", "fingerprint" if short else "path")
     print_table(console, columns, (_plan_row(item, short) for item in plan))
@@ -89,7 +78,11 @@ def print_results(console: Console, store: Store, results: list[StepResult], sec
     shown = results if len(results) <= _SHOWN_RESULTS else [*ran, *failed]
     columns = ("step", "result", "time", "figures", "output")
     if shown:
-        print_table(console, columns, (_result_row(store, result) for result in shown))
+        print_table(console, columns, in_parallel(store, lambda result: _result_row(store, result), shown))
+    for result in ran:
+        output = result_output(store, result)
+        if output and store.size(f"{output}/{_DROPPED}"):
+            console.print(Text(f"{result.item.node.name}: rows were dropped; some of them are in {output}/{_DROPPED}"))
     cached = sum(r.status == "cached" for r in results)
     console.print(
         f"{counted(len(ran), 'step')} run, {cached} cached, {len(failed)} not finished, in {duration_text(seconds)}. "
@@ -142,7 +135,11 @@ class LiveView:
         self._thread = threading.Thread(target=self._poll, daemon=True)
         self._bars = _progress_bars(console) if elsewhere and console.is_terminal else None
         self._bar_of: dict[str, TaskID] = {}
-        self._output = LiveOutput(store, self._show) if elsewhere else None
+        self._output = LiveOutput(store, self._show, self._print_shown) if elsewhere else None
+        # Whoever tells of a step's start or end, the scheduler, does not wait until its output is on the screen.
+        self._teller = ThreadPoolExecutor(1) if elsewhere else None
+        self._told_of: list[Future[None]] = []
+        self._lines: list[tuple[str, str]] = []
 
     def __enter__(self) -> LiveView:
         if self._bars:
@@ -152,15 +149,34 @@ class LiveView:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self._teller:
+            self._teller.shutdown()
         self._ended.set()
         self._thread.join()
         if self._output:
             self._output.__exit__()
         if self._bars:
             self._bars.stop()
+        for told in self._told_of if kind is None else ():
+            told.result()  # raises what went wrong in telling
 
     def started(self, item: PlanItem, claim: int) -> None:
+        self._in_order(self._start, item, claim)
+
+    def waiting(self, item: PlanItem) -> None:
+        self._in_order(self._wait, item)
+
+    def finished(self, result: StepResult) -> None:
+        self._in_order(self._finish, result)
+
+    def _in_order(self, tell: Callable[..., None], *what: Any) -> None:
+        if self._teller:
+            self._told_of.append(self._teller.submit(tell, *what))
+        else:
+            tell(*what)
+
+    def _start(self, item: PlanItem, claim: int) -> None:
         name = item.node.name
         with self._lock:
             self._running[name] = (item, claim)
@@ -172,12 +188,12 @@ class LiveView:
         if self._output:
             self._output.follow(name, f"{attempt_path(self._store, item.node.directory, claim)}/.log")
 
-    def waiting(self, item: PlanItem) -> None:
+    def _wait(self, item: PlanItem) -> None:
         if self._output:
             self._output.stop(item.node.name)
         self._console.print(Text(f"{_clock()} wait   {item.node.name}: another launch is running it"))
 
-    def finished(self, result: StepResult) -> None:
+    def _finish(self, result: StepResult) -> None:
         name = result.item.node.name
         with self._lock:
             self._running.pop(name, None)
@@ -192,21 +208,28 @@ class LiveView:
     def _show(self, name: str, line: str) -> None:
         if self._bars and progress.is_text(line):
             return  # the bar says it already
-        self._console.print(Text.assemble((f"{name} | ", "dim"), Text.from_ansi(line)))
+        self._lines.append((f"{name} | ", line))
 
+    def _print_shown(self) -> None:
+        """All lines of a look at once: for each print the bars are drawn again, and all of it laid out."""
+        lines, self._lines = self._lines, []
+        if lines and self._console.is_terminal:
+            shown = (Text.assemble((name, "dim"), Text.from_ansi(line)) for name, line in lines)
+            self._console.print(Text("\n").join(shown))
+        elif lines:
+            self._console.out("\n".join(name + _ANSI.sub("", line) for name, line in lines), highlight=False)
+
+    @no_patience()
     def _poll(self) -> None:
         while not self._ended.wait(self._store.beat_seconds):
             with self._lock:
                 running = list(self._running.values())
             for item, claim in running:
-                news = self._news(item, claim)
-                if news:
-                    self._tell(item.node.name, news)
-
-    def _news(self, item: PlanItem, claim: int) -> progress.Progress | None:
-        beat = self._store.read(beat_path(self._store, item.node.directory, claim))
-        news = json.loads(beat)["progress"] if beat else None
-        return progress.Progress(**news) if news else None
+                # What cannot be read now may be at the next look, and what a step calls its progress is its own.
+                with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+                    news = read_beat(self._store, item.node.directory, claim).get("progress")
+                    if news:
+                        self._tell(item.node.name, progress.Progress(**news))
 
     def _tell(self, name: str, news: progress.Progress) -> None:
         if self._bars:
@@ -219,9 +242,9 @@ class LiveView:
 
 def _progress_bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[news]}"),
+        TextColumn("{task.fields[news]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -231,13 +254,23 @@ def _progress_bars(console: Console) -> Progress:
 
 
 def _figures(store: Store, output: str) -> str:
-    """The numbers at the top of the output's metrics.json, a step's way to show its result."""
-    found = store.read(f"{output}/metrics.json")
-    if found is None:
-        return ""
-    metrics = json.loads(found)
-    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return ", ".join(figure_texts(numbers)[:_SHOWN_FIGURES])
+    """The first numbers at the top of the output's metrics.json, a step's way to show its result.
+
+    Anybody may have written it: a repository on a hub may have a file of that name.
+    """
+    try:
+        found = store.read_from(f"{output}/metrics.json", 0, _LARGEST_METRICS + 1)
+        if not found:
+            return ""
+        if len(found) > _LARGEST_METRICS:
+            return "metrics.json is too large to show"
+        metrics = json.loads(found)
+    except (OSError, ValueError, RecursionError):
+        return "metrics.json cannot be read"
+    if not isinstance(metrics, dict):
+        return "metrics.json is no object"
+    numbers = ((k, v) for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool))
+    return ", ".join(figure_texts(dict(itertools.islice(numbers, _SHOWN_FIGURES))))
 
 
 def _relative(store: Store, path: str | None) -> str:

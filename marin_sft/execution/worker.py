@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
@@ -12,12 +11,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, NoReturn
 
 from marin_sft import progress
-from marin_sft.errors import MarinSftError
+from marin_sft.errors import MarinSftError, StoreError
 from marin_sft.execution.attempt import (
     Claim,
     Commit,
@@ -26,6 +25,7 @@ from marin_sft.execution.attempt import (
     attempt_path,
     newer_claim,
     now,
+    output_digest,
     publish,
     resumable_attempts,
     take_claim,
@@ -33,12 +33,16 @@ from marin_sft.execution.attempt import (
 )
 from marin_sft.execution.attempt_log import AttemptLog
 from marin_sft.execution.beat import Beat
-from marin_sft.execution.fingerprint import Payload, canonical_json, resolve
+from marin_sft.execution.configs import resolve
+from marin_sft.execution.contents import LocalContent, change_of
+from marin_sft.execution.fingerprint import Payload
 from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import EarlierAttempts, OutputName
 from marin_sft.execution.store import Store, open_store
+from marin_sft.execution.terminal import visible
+from marin_sft.redaction import redacted
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Task:
 
     `config` has its inputs resolved to paths; its own output path is filled in after the claim. `claim` is the number
     to create, `aim` the number of the commit to publish. `beat_timeout`: seconds after which others take an owner
-    whose beat stands still for dead. `settings`: the config's fields that are no part of the identity.
+    whose beat stands still for dead. `settings`: the config's fields that are no part of the identity. `contents`: the
+    local files that are.
     """
 
     name: str
@@ -66,12 +71,13 @@ class Task:
     retries: int
     beat_timeout: float
     settings: dict[str, Any]
+    contents: tuple[LocalContent, ...]
     provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended; elsewhere: another launch has a later claim, and its commit will be the output."""
+    """How an attempt ended; elsewhere: another launch has a later claim or the commit's number, and has the word."""
 
     status: Literal["committed", "failed", "elsewhere"]
     attempt: int
@@ -90,6 +96,8 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     if claim is None:
         return Outcome("elsewhere", task.claim)
     output = attempt_path(store, task.directory, claim.number)
+    if store.names(output):
+        raise StoreError(f"{output} holds files already, of an attempt whose claim is gone: move them away")
     store.make_directory(output)
     earlier = resumable_attempts(store, task.directory, claim)
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
@@ -99,16 +107,19 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
         Beat(store, task, claim, own_process, log) as beat,
         _exits(store, task),
     ):
-        failure = _run_body(task.fn, config, beat)
-    seconds = time.monotonic() - clock
-    record = _record(task, claim, config, started, seconds, failure)
-    store.replace(f"{output}/.record.json", json.dumps(record, indent=1).encode())
+        failure = _changed_inputs(task, "began") or _run_body(task.fn, config, beat)
+        seconds = time.monotonic() - clock
+        failure = _with_changed_inputs(task, failure)
+        record = json.dumps(_record(task, claim, config, started, seconds, failure), indent=1).encode()
+        store.replace(f"{output}/.record.json", record, durable=failure is not None)
+        digest = None if failure else _settle(store, output)  # while the owner beats: a large output takes its time
     if failure is not None:
         write_failure(store, task.directory, claim.number, failure)
         return Outcome("failed", claim.number, seconds, failure=failure)
     if newer_claim(store, task.directory, claim):
         return Outcome("elsewhere", claim.number, seconds)  # an inline body could not be stopped: its commit is refused
-    return Outcome("committed", claim.number, seconds, commit=_commit(store, task, claim, output))
+    commit = _commit(store, task, claim, digest)
+    return Outcome("committed" if commit else "elsewhere", claim.number, seconds, commit=commit)
 
 
 def _fill(leaf: Any, output: str, earlier: tuple[str, ...]) -> Any:
@@ -119,6 +130,27 @@ def _fill(leaf: Any, output: str, earlier: tuple[str, ...]) -> Any:
     return leaf
 
 
+def _changed_inputs(task: Task, when: str) -> Failure | None:
+    """Local files that no longer hold what the step's identity stands for: its output would be made from others."""
+    changes = list(filter(None, map(change_of, task.contents)))
+    if not changes:
+        return None
+    error = (
+        f"{'; '.join(changes)}\nThe output would count as made from what was there then, so nothing is committed; this "
+        f"was seen when the step {when}. Run the command again: it makes the step from what is there now"
+    )
+    print(error, file=sys.stderr)
+    return Failure(error, None, "", resumable=False)
+
+
+def _with_changed_inputs(task: Task, failure: Failure | None) -> Failure | None:
+    """How the body ended, and whether a later attempt may go on from what it wrote."""
+    changed = _changed_inputs(task, "ended") if failure is None or failure.resumable else None
+    if failure is None or changed is None:
+        return failure or changed
+    return replace(failure, error=f"{failure.error}; also, {changed.error}", resumable=False)
+
+
 def _run_body(fn: Callable[[Any], Any], config: Any, beat: Beat) -> Failure | None:
     try:
         with progress.listening(beat.hear):
@@ -126,14 +158,14 @@ def _run_body(fn: Callable[[Any], Any], config: Any, beat: Beat) -> Failure | No
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        if isinstance(error, MarinSftError):  # says by itself what is wrong; where, the failure's record tells
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
+        # An error of ours says by itself what is wrong; where, the failure's record tells.
+        said = f"{type(error).__name__}: {error}" if isinstance(error, MarinSftError) else traceback.format_exc()
+        print(visible(said.rstrip("\n")), file=sys.stderr)
+        location = _user_location(error.__traceback__)
         return Failure(
-            error=_first_lines(f"{type(error).__name__}: {error}"),
-            location=_user_location(error.__traceback__),
-            traceback=traceback.format_exc(),
+            error=_first_lines(redacted(f"{type(error).__name__}: {error}")),
+            location=location and redacted(location),
+            traceback=redacted(traceback.format_exc()),
         )
     return None
 
@@ -160,12 +192,16 @@ def _exits(store: Store, task: Task) -> Iterator[None]:
             os._exit = leave
 
 
-def _commit(store: Store, task: Task, claim: Claim, output: str) -> Commit:
+def _settle(store: Store, output: str) -> str | None:
+    """Note the files of an output, and make it survive a power cut; returns its digest."""
     files = store.files(output)
-    store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode())
-    digest = None
-    if all(file.digest is not None for file in files):
-        digest = hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
+    store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode(), durable=False)
+    store.make_directory(f"{os.path.dirname(output)}/commits")  # so that its own name is synced, too
+    store.sync(output)
+    return output_digest(files)
+
+
+def _commit(store: Store, task: Task, claim: Claim, digest: str | None) -> Commit | None:
     commit = Commit(
         number=task.aim,
         attempt=claim.number,

@@ -13,18 +13,22 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from marin_sft.data.download import PROVENANCE
-from marin_sft.errors import ExportError
+from marin_sft.errors import ExportError, TrainingError
 from marin_sft.export import serving, tokenizer_files
 from marin_sft.export.hf_config import DTYPES, HfExport
 from marin_sft.export.model_card import model_card
-from marin_sft.export.verify import verify, verify_upload
+from marin_sft.export.verify import verify_files, verify_upload, verify_weights
 from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_check import check_tokenizer
 
 
 class Cast(Mapping[str, np.ndarray]):
@@ -57,6 +61,74 @@ class Cast(Mapping[str, np.ndarray]):
         return len(self._tensors)
 
 
+@dataclass(frozen=True)
+class _Files:
+    """What an export has beside its weights. `meant`: fields of a config.json that mean the model trained. `template`:
+    the chat template exported, which renders by itself as that of `tokenizer` does with `kwargs`."""
+
+    config: dict[str, Any]
+    meant: dict[str, Any]
+    generation: dict[str, Any]
+    tokenizer: Any
+    template: Any
+    kwargs: Mapping[str, Any]
+    origin: dict[str, Any] | None
+
+    @property
+    def dtype(self) -> str:
+        return str(self.config["torch_dtype"])
+
+    def write(self, local: str) -> None:
+        hf_directory.write_json(local, "config.json", self.config)
+        hf_directory.write_json(local, "generation_config.json", self.generation)
+        trained_with, self.tokenizer.chat_template = self.tokenizer.chat_template, self.template
+        tokenizer_files.save(local, self.tokenizer)
+        self.tokenizer.chat_template = trained_with
+
+    def verify(self, local: str) -> None:
+        verify_files(local, self.meant, self.generation, self.tokenizer, self.kwargs)
+
+
+def _files(export: HfExport, trained: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> _Files:
+    """`trained`: the config.json of the model trained. Of `tensors`, names and the embedding's rows count.
+
+    Raises as `write_export`.
+    """
+    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_size
+
+    tokenizer = load_tokenizer(export.tokenizer or export.base_model, export.chat_template)
+    with hf_directory.reading(export.base_model, weights=False) as base:
+        base_config = hf_directory.read_config(base)
+        stored = hf_directory.read_json(base, "generation_config.json")
+        origin = hf_directory.read_json(base, PROVENANCE)
+    generation = serving.generation_config(tokenizer, trained, stored, export.generation_eos_token_ids)
+    config = serving.model_config(trained, tensors, export.dtype or _dtype_of(base_config), generation["eos_token_id"])
+    changed = ("torch_dtype", "architectures", "tie_word_embeddings", "eos_token_id", "pad_token_id")
+    try:
+        check_tokenizer(vocabulary_size(tokenizer), vocabulary_hash(tokenizer), export.base_model, config["vocab_size"])
+    except TrainingError as error:
+        raise ExportError(str(error)) from error
+    return _Files(
+        config=config,
+        meant={**hf_directory.with_dtype(trained, ""), **{name: config[name] for name in changed}},
+        generation=generation,
+        tokenizer=tokenizer,
+        template=serving.with_defaults(tokenizer.chat_template, export.chat_template_kwargs),
+        kwargs=export.chat_template_kwargs,
+        origin=origin,
+    )
+
+
+def check_export(export: HfExport, trained_config: Mapping[str, Any]) -> None:
+    """Raise, as `write_export` does, for whatever would keep a model of `trained_config` from being exported, but for
+    its weights: before they are trained."""
+    embedding = np.broadcast_to(np.float32(0), (trained_config["vocab_size"], 1))
+    files = _files(export, trained_config, {serving.EMBEDDING: embedding})
+    with tempfile.TemporaryDirectory() as local:
+        files.write(local)
+        files.verify(local)
+
+
 def write_export(
     path: str,
     tensors: Mapping[str, np.ndarray],
@@ -75,37 +147,25 @@ def write_export(
         TrainingError: no base model directory.
         ConfigError: no usable tokenizer.
     """
-    from marin_sft.data.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(export.tokenizer or export.base_model, export.chat_template)
-    trained_template = tokenizer.chat_template
-    tokenizer.chat_template = serving.with_defaults(trained_template, export.chat_template_kwargs)
-    with hf_directory.reading(export.base_model) as base:
-        base_config = hf_directory.read_config(base)
-        stored = hf_directory.read_json(base, "generation_config.json")
-        origin = hf_directory.read_json(base, PROVENANCE)
-    generation = serving.generation_config(tokenizer, trained_config, stored, export.generation_eos_token_ids)
-    dtype = export.dtype or _dtype_of(base_config)
-    config = serving.model_config(trained_config, tensors, dtype, generation["eos_token_id"])
-    if len(tokenizer) > config["vocab_size"]:
-        raise ExportError(
-            f"the tokenizer has {len(tokenizer)} tokens, expected at most vocab_size = {config['vocab_size']} of the "
-            "trained model: export with the tokenizer that the data was tokenized with"
-        )
-    cast = Cast(tensors, dtype)
+    files = _files(export, trained_config, tensors)
+    cast = Cast(tensors, files.dtype)
     with hf_directory.writing(path) as local:
-        hf_directory.write_json(local, "config.json", config)
-        hf_directory.write_json(local, "generation_config.json", generation)
+        files.write(local)
         hf_directory.write_tensors(local, cast, export.max_shard_bytes)
-        tokenizer_files.save(local, tokenizer)
         with open(os.path.join(local, "README.md"), "w", encoding="utf-8") as file:
-            file.write(model_card(export, origin, dtype, metrics, path))
-        tokenizer.chat_template = trained_template
-        verify(local, cast, config, generation, tokenizer, export.chat_template_kwargs)
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(local) if entry.is_file()}
+            file.write(model_card(export, files.origin, files.dtype, metrics, path))
+        files.verify(local)
+        verify_weights(local, cast)
+        sizes = _sizes(local)
     verify_upload(path, sizes)
-    for limit in tokenizer_files.limits(tokenizer, config["model_type"]):
+    for limit in tokenizer_files.limits(files.tokenizer, files.config["model_type"]):
         print(f"{path}: {limit}", file=sys.stderr)
+
+
+def _sizes(local: str) -> dict[str, int]:
+    """Bytes of each file, by its path in the directory."""
+    found = (Path(folder, name) for folder, _, names in os.walk(local) for name in names)
+    return {file.relative_to(local).as_posix(): file.stat().st_size for file in found}
 
 
 def _dtype_of(config: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from marin_sft.export.hf_config import ExportConfig
 __all__ = ["ExportConfig", "export_hf"]
 
 
-@step_fn(kind="export_hf", version=3, fresh_process=True)
+@step_fn(kind="export_hf", version=4, fresh_process=True)
 def export_hf(config: ExportConfig) -> None:
     """Write the directory that `marin_sft.export.directory` describes, then read it back and compare.
 

@@ -66,6 +66,12 @@ class PeriodicExports(HfExport):
         if not unresolved(self):
             require(self, "steps", self.steps >= 1, "at least 1")
 
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raise ExportError now for what would keep a model of `config` (a config.json) from being exported later."""
+        from marin_sft.export.directory import check_export
+
+        check_export(self, config)
+
     def write(
         self,
         path: str,

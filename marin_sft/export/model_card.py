@@ -10,7 +10,7 @@ from typing import Any
 
 from marin_sft.export.card_config import CardConfig
 from marin_sft.export.hf_config import HfExport
-from marin_sft.training.metrics.metrics_log import PER_SECOND
+from marin_sft.training.metrics.meter import TIMED
 
 _STEP = re.compile(r"(?:^|/)([^/]+-[0-9a-f]{10})(?=/|$)")
 
@@ -98,7 +98,7 @@ def _metrics(metrics: Mapping[str, float]) -> dict[str, str]:
     return {
         name: f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
         for name, value in sorted(metrics.items())
-        if not name.endswith(PER_SECOND)
+        if not name.endswith(TIMED)
     }
 
 

@@ -39,8 +39,11 @@ def model_config(
             f"{EMBEDDING} has {rows} rows, expected vocab_size = {trained.get('vocab_size')} of config.json: the "
             "weights do not belong to this config"
         )
-    left_out = {"rope_parameters", *_generation_defaults()}
-    config = {key: value for key, value in trained.items() if key not in left_out}
+    config = {
+        key: value
+        for key, value in trained.items()
+        if key not in ("rope_parameters", *generation_defaults()) and not is_note(key)
+    }
     return {
         **hf_directory.with_dtype(config, dtype),
         **_rope(trained),
@@ -48,7 +51,14 @@ def model_config(
         "tie_word_embeddings": HEAD not in tensors,
         # Servers that do not read generation_config.json look here.
         "eos_token_id": eos_token_ids[0] if len(eos_token_ids) == 1 else list(eos_token_ids),
+        "pad_token_id": trained.get("pad_token_id") if hf_directory.is_id(trained.get("pad_token_id")) else None,
     }
+
+
+def is_note(field: str) -> bool:
+    """Whether a field of config.json says nothing of the model: what a reader notes for itself, as where it found the
+    file, and where the code of a class of one's own lies, which is not exported."""
+    return field.startswith("_") or field == "auto_map"
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,16 +66,13 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     theta = config.get("rope_theta")
     if theta is None:
         return {}
-    scaling = dict(config.get("rope_scaling") or {})
-    kind = scaling.pop("rope_type", None) or scaling.get("type", "default")
-    scaling.pop("type", None)
-    parameters = {"rope_type": kind, **scaling, "rope_theta": theta}
-    legacy = None if kind == "default" else {"rope_type": kind, **scaling}
+    scaling = config.get("rope_scaling")
+    parameters = {**(scaling or {"rope_type": "default"}), "rope_theta": theta}
     if config["model_type"] in _LOCAL_THETAS:
         local = config.get("rope_local_base_freq", _LOCAL_THETAS[config["model_type"]] or theta)
         sliding = {"rope_type": "default", "rope_theta": local}
         parameters = {"full_attention": parameters, "sliding_attention": sliding}
-    return {"rope_theta": theta, "rope_scaling": legacy, "rope_parameters": parameters}
+    return {"rope_theta": theta, "rope_scaling": scaling, "rope_parameters": parameters}
 
 
 def generation_config(
@@ -82,7 +89,7 @@ def generation_config(
     Raises:
         ExportError: when no id would end an answer, or one is not in the vocabulary.
     """
-    defaults = _generation_defaults()
+    defaults = generation_defaults()
     moved = {key: trained[key] for key in defaults if key in trained and trained[key] not in (None, defaults[key])}
     source = {"eos_token_id": trained.get("eos_token_id"), **moved, **(stored or {})}
     # With it, transformers would make its own from config.json and forget the list.
@@ -102,7 +109,8 @@ def generation_config(
     return generation
 
 
-def _generation_defaults() -> dict[str, Any]:
+def generation_defaults() -> dict[str, Any]:
+    """The fields of generation that older models keep in config.json, and their defaults."""
     from transformers import GenerationConfig
 
     return {key: value for key, value in GenerationConfig().to_dict().items() if key not in _SHARED_FIELDS}

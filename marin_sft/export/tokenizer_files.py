@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from marin_sft.data.tokenizer import PLAIN_CLASS
 from marin_sft.training.models import hf_directory
 
-PLAIN = "PreTrainedTokenizerFast"
 # Whose class transformers 5 takes for these models, whatever tokenizer_config.json says.
 IMPOSED = {"qwen2": "Qwen2Tokenizer"}
 
@@ -23,7 +23,7 @@ def save(directory: str, tokenizer: Any) -> None:
     config = hf_directory.read_json(directory, "tokenizer_config.json") or {}
     if not splits_as(tokenizer, str(config.get("tokenizer_class"))):
         # What the class would have said by itself.
-        config |= {"tokenizer_class": PLAIN, "padding_side": tokenizer.padding_side}
+        config |= {"tokenizer_class": PLAIN_CLASS, "padding_side": tokenizer.padding_side}
     hf_directory.write_json(directory, "tokenizer_config.json", config)
 
 

@@ -1,14 +1,20 @@
-"""Reading an export back: each thing that a server would load has to be what was meant."""
+"""Reading an export back: each thing that a server would load has to be what was meant.
+
+What is compared is what a reader computes with. Both the fields that were meant and those written are read by the same
+reader, so that what it rewrites on its own (its version, where the file lies, the window of a model that uses none,
+defaults that it fills in) is the same on both sides, and a field that it does not take from the file is not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import fsspec
 import numpy as np
 
-from marin_sft.errors import ExportError
+from marin_sft.errors import ExportError, TrainingError
+from marin_sft.export import serving
+from marin_sft.paths import file_system
 from marin_sft.training.models import hf_directory
 
 DIALOGUE = [
@@ -19,51 +25,77 @@ DIALOGUE = [
 ]
 
 
-def verify(
+def verify_files(
     local: str,
-    tensors: Mapping[str, np.ndarray],
     config: Mapping[str, Any],
     generation: Mapping[str, Any],
     tokenizer: Any,
     chat_template_kwargs: Mapping[str, Any],
 ) -> None:
-    """Compare the directory `local` with what was to be written.
+    """Compare what is beside the weights in the directory `local` with what was to be written.
 
-    `tokenizer` has the template trained with, which was given `chat_template_kwargs`; the one exported renders the
-    same without them.
+    config: fields of a config.json that mean the model trained. `tokenizer` has the template trained with, which was
+    given `chat_template_kwargs`; the one exported renders the same without them.
 
     Raises:
         ExportError: for the first difference.
     """
     from transformers import AutoConfig, GenerationConfig
 
-    _verify_fields(f"{local}/config.json", config, AutoConfig.from_pretrained(local).to_dict())
-    _verify_fields(f"{local}/generation_config.json", generation, GenerationConfig.from_pretrained(local).to_dict())
-    _verify_weights(local, tensors)
+    path = f"{local}/config.json"
+    _verify_fields(
+        path,
+        AutoConfig.for_model(**config).to_dict(),
+        _read(path, lambda: AutoConfig.from_pretrained(local, trust_remote_code=False)),
+        without={"transformers_version", "rope_parameters", *serving.generation_defaults()},
+    )
+    _verify_both_ropes(local)
+    path = f"{local}/generation_config.json"
+    meant = _read(path, lambda: GenerationConfig.from_dict(dict(generation)))
+    _verify_fields(path, meant, _read(path, lambda: GenerationConfig.from_pretrained(local)), {"transformers_version"})
     _verify_tokenizer(local, tokenizer, chat_template_kwargs)
 
 
 def verify_upload(path: str, sizes: Mapping[str, int]) -> None:
     """Raises ExportError unless `path` (local or remote) holds files of these sizes in bytes."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     for name, size in sizes.items():
         got = filesystem.info(f"{plain}/{name}")["size"]
         if got != size:
             raise ExportError(f"{path}/{name} has {got} bytes, expected {size}: the upload is incomplete; run it again")
 
 
-def _verify_fields(path: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:
-    # transformers gives `torch_dtype` back under its new name.
-    got = {**got, "torch_dtype": str(got.get("dtype", got.get("torch_dtype"))).removeprefix("torch.")}
-    for name, value in expected.items():
-        if value is not None and got.get(name) != value:
+def _read(path: str, reader: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        fields: dict[str, Any] = reader().to_dict()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ExportError(
+            f"{path}: transformers cannot read it: {error}; correct the base model's file of that name"
+        ) from error
+    return fields
+
+
+def _verify_fields(path: str, expected: Mapping[str, Any], got: Mapping[str, Any], without: Collection[str]) -> None:
+    """Compare what the reader made of both, but for the fields `without` and its own notes."""
+    for name in sorted({*expected, *got}):
+        if name not in without and not serving.is_note(name) and expected.get(name) != got.get(name):
+            name, told = ("torch_dtype", name) if name == "dtype" else (name, name)
             raise ExportError(
-                f"{path}: transformers reads {name} = {got.get(name)!r}, expected {value!r}: correct the config.json "
-                "and generation_config.json of the base model"
+                f"{path}: transformers reads {name} = {got.get(told)!r}, expected {expected.get(told)!r}: the export "
+                "would be served otherwise than it was trained, and is not published"
             )
 
 
-def _verify_weights(local: str, expected: Mapping[str, np.ndarray]) -> None:
+def _verify_both_ropes(local: str) -> None:
+    """The fields for transformers 4, which were compared, and that for transformers 5 have to say the same."""
+    try:
+        hf_directory.read_config(local)
+    except TrainingError as error:
+        raise ExportError(str(error)) from error
+
+
+def verify_weights(local: str, expected: Mapping[str, np.ndarray]) -> None:
+    """Raise ExportError unless the weights in `local` are those `expected`, to the bit."""
     got = hf_directory.StoredTensors(local)
     if expected.keys() != got.keys():
         raise ExportError(f"{local}: tensors {sorted(expected.keys() ^ got.keys())[:3]} are not on both sides")
@@ -78,7 +110,7 @@ def _verify_weights(local: str, expected: Mapping[str, np.ndarray]) -> None:
 def _verify_tokenizer(local: str, tokenizer: Any, kwargs: Mapping[str, Any]) -> None:
     from transformers import AutoTokenizer
 
-    reloaded = AutoTokenizer.from_pretrained(local, local_files_only=True)
+    reloaded = AutoTokenizer.from_pretrained(local, local_files_only=True, trust_remote_code=False)
     text = "".join(message["content"] for message in DIALOGUE)
     _same_ids(local, tokenizer.encode(text), reloaded.encode(text))
     if (tokenizer.chat_template is None) != (reloaded.chat_template is None):

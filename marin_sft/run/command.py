@@ -11,6 +11,7 @@ directory. Exit codes: 0 done, 1 it could not be done, 2 a user's mistake,
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import runpy
@@ -23,15 +24,17 @@ from rich.console import Console
 
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.attempt import attempt_path
-from marin_sft.execution.catalog import Found, find_step, step_name
+from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
+from marin_sft.execution.console import make_console, narrow
 from marin_sft.execution.flags import absolute_prefix, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store, open_store
-from marin_sft.execution.view import make_console, narrow
-from marin_sft.run import explanation, garbage, launches, logs, preview, status
+from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
+from marin_sft.paths import local_path, nearest_path
+from marin_sft.run import explanation, garbage, launches, logs, preview, status, verification
 
 _COLUMNS = 80  # of output that goes to no terminal
 
@@ -41,15 +44,26 @@ class _Context:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        self.store: Store = open_store(arguments.prefix or default_prefix())
         self.json: bool = arguments.json
         self.console: Console = make_console(_COLUMNS)
+
+    @functools.cached_property
+    def store(self) -> Store:
+        prefix = self.arguments.prefix or default_prefix()
+        store = open_store(prefix)
+        place = local_path(prefix)
+        if place is not None and not os.path.isdir(place):
+            raise UserError(
+                f"prefix {prefix}: no such directory; expected the one that experiments write to, with --prefix"
+                f"{nearest_path(place)}"
+            )
+        return store
 
     def step(self, text: str) -> Found:
         found = find_step(self.store, text)
         if found.others and not self.json:
             count = len(found.others) + 1
-            print(f"{text}: {count} steps; this is {found.directory}, the newest", file=sys.stderr)
+            print(visible(f"{text}: {count} steps; this is {found.directory}, the newest"), file=sys.stderr)
         return found
 
     def say(self, value: Any, show: Callable[[], object]) -> None:
@@ -64,21 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         arguments = _parse(list(sys.argv[1:] if argv is None else argv))
-        return arguments.run(_Context(arguments)) or 0
+        code = 0
+        with early_end_allowed():
+            code = arguments.run(_Context(arguments)) or 0
+        return code
     except UserError as error:
-        return _complain(error, 2)
+        return complain(error, 2)
     except (MarinSftError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # as in `marin-sft status | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        return _complain(error, 1)
+        return complain(error, 1)
     except KeyboardInterrupt:
         return 130
-
-
-def _complain(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return code
 
 
 def plan(context: _Context) -> int | None:
@@ -97,8 +106,14 @@ def plan(context: _Context) -> int | None:
 
 def status_of_steps(context: _Context) -> None:
     """every step: its state, age, duration and progress"""
-    found = status.read_statuses(context.store, context.arguments.pattern)
-    context.say([asdict(item) for item in found], lambda: status.print_statuses(context.console, context.store, found))
+    catalog = read_catalog(context.store)
+    found = status.read_statuses(context.store, context.arguments.pattern, catalog.steps)
+
+    def show() -> None:
+        status.print_statuses(context.console, context.store, found)
+        status.print_stores(context.console, context.store, catalog.stores)
+
+    context.say([asdict(item) for item in found], show)
 
 
 def why(context: _Context) -> None:
@@ -124,14 +139,12 @@ def log(context: _Context) -> None:
     """what a step's newest attempt wrote to stdout and stderr"""
     arguments, store = context.arguments, context.store
     directory = context.step(arguments.step).directory
-    attempt, place = logs.log_path(store, directory, arguments.attempt)
+    attempt, _ = logs.log_path(store, directory, arguments.attempt)
     if context.json:
-        text = (store.read(place) or b"").decode(errors="replace")
-        print(json.dumps({"attempt": attempt, "path": place, "log": text}, indent=1))
-    elif arguments.follow:
-        logs.write_out(logs.follow_log(store, directory, attempt))
+        sys.stdout.writelines(logs.log_json(store, directory, attempt))
     else:
-        logs.write_out(logs.read_log(store, directory, attempt))
+        read = logs.follow_log if arguments.follow else logs.read_log
+        write_log(read(store, directory, attempt))
 
 
 def diff(context: _Context) -> None:
@@ -183,8 +196,16 @@ def gc(context: _Context) -> int:
         context.say(facts, lambda: garbage.print_reasons(console, facts))
         return 0
     items = [garbage.garbage_json(store, item) for item in (*found.unfinished, *found.garbage)]
-    context.say(items, lambda: garbage.print_garbage(console, found))
+    context.say(items, lambda: garbage.print_garbage(console, store, found))
     return 0
+
+
+def verify(context: _Context) -> int:
+    """whether committed outputs still hold what was committed"""
+    found = verification.verify_outputs(context.store, context.arguments.pattern)
+    values = [verification.verified_json(item) for item in found]
+    context.say(values, lambda: verification.print_verified(context.console, context.store, found))
+    return int(any(item.damaged for item in found))
 
 
 def preview_rows(context: _Context) -> None:
@@ -193,7 +214,7 @@ def preview_rows(context: _Context) -> None:
     if context.json:
         for row in previews:
             for value in preview.preview_json(row):
-                print(json.dumps(value, ensure_ascii=False))
+                print(json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode())
     else:
         preview.print_previews(context.console, tokenizer, previews)
 
@@ -209,6 +230,7 @@ COMMANDS: dict[str, Callable[[_Context], int | None]] = {
     "pin": pin,
     "unpin": unpin,
     "gc": gc,
+    "verify": verify,
     "preview": preview_rows,
 }
 
@@ -218,17 +240,27 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        import importlib.metadata  # takes longer than most commands
+
+        print(f"marin-sft {importlib.metadata.version('marin_sft')}")
+        sys.exit(0)
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], COMMANDS)}")
     parser = _Parser(
         prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {name: _add_command(commands, name, run) for name, run in COMMANDS.items()}
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
-    parsers["status"].add_argument("pattern", nargs="?", metavar="PATTERN", help="a part of a name, or a glob")
+    for name in ("status", "verify"):
+        parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a part of a name, or a glob")
     for name in ("why", "path", "logs", "pin", "unpin"):
         parsers[name].add_argument("step", metavar="STEP")
     parsers["logs"].add_argument("-f", "--follow", action="store_true", help="until the attempt has ended")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +15,10 @@ from rich.text import Text
 
 from marin_sft.errors import UserError
 from marin_sft.execution.attempt import Commit, StepState, attempt_path, claim_numbers, read_state
-from marin_sft.execution.catalog import Found, location, read_states, step_directories, step_name
-from marin_sft.execution.fingerprint import Payload, leaf_differences
-from marin_sft.execution.plan import difference_text
+from marin_sft.execution.catalog import Found, comparable_commits, location, step_directories, step_name
+from marin_sft.execution.differences import difference_text, field_of_input, input_name, leaf_differences, with_names
+from marin_sft.execution.documents import read_document
+from marin_sft.execution.fingerprint import Payload
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.store import Store
 from marin_sft.run.launches import print_facts, status_of
@@ -90,7 +91,7 @@ def _nearest(store: Store, directory: str, payload: Payload) -> dict[str, Any] |
     """The committed step of the same name that differs in the fewest fields."""
     name = step_name(directory)
     others = [d for d in step_directories(store) if step_name(d) == name and d != directory][:_SIBLINGS]
-    payloads = {d: s.commit.payload for d, s in read_states(store, others).items() if s.commit}
+    payloads = {d: commit.payload for d, commit in comparable_commits(store, others).items()}
     if not payloads:
         return None
     nearest = min(payloads, key=lambda d: len(leaf_differences(payloads[d], payload)))
@@ -126,6 +127,11 @@ def _pending(state: StepState) -> str | None:
     return f"{attempt} is running, {stands}" if state.running else f"{attempt} was interrupted, {stands}"
 
 
+@dataclass(frozen=True)
+class _Record:
+    payload: Payload
+
+
 def payload_of_step(store: Store, found: Found) -> Payload:
     """What the step's identity is made of: from its commit, else from the record of an attempt that ended.
 
@@ -135,9 +141,10 @@ def payload_of_step(store: Store, found: Found) -> Payload:
     if found.state.commit is not None:
         return found.state.commit.payload
     for number in reversed(claim_numbers(store, found.directory)):
-        record = store.read(f"{attempt_path(store, found.directory, number)}/.record.json")
+        path = f"{attempt_path(store, found.directory, number)}/.record.json"
+        record = read_document(store, path, _Record, "remove it: the step's earlier attempts may have one")
         if record is not None:
-            return json.loads(record)["payload"]
+            return record.payload
     raise UserError(
         f"{found.directory}: no attempt has ended yet, so there is nothing to compare; see marin-sft status"
     )
@@ -145,16 +152,27 @@ def payload_of_step(store: Store, found: Found) -> Payload:
 
 def differences(store: Store, old: Payload, new: Payload) -> list[list[Any]]:
     """The fields in which two identities differ, as [field, old, new]; inputs by the names of their directories."""
-    fields = [d for d in leaf_differences(old["config"], new["config"]) if not d[0].endswith("$input")]
-    heads = [(key, old[key], new[key]) for key in ("kind", "version") if old[key] != new[key]]
-    known: dict[str, str] = {}
-    if old["inputs"] != new["inputs"]:
-        known = {directory[-10:]: directory for directory in step_directories(store)}
-    inputs = [
-        (f"inputs{field}", *(known.get(str(value)[:10], value) for value in values))
-        for field, *values in leaf_differences(old["inputs"], new["inputs"])
-    ]
-    return [list(difference) for difference in (*heads, *fields, *inputs)]
+    heads = [[key, old[key], new[key]] for key in ("schema", "kind", "version") if old[key] != new[key]]
+    fields = leaf_differences(*(_with_inputs(payload["config"], payload.get("inputs")) for payload in (old, new)))
+    names: dict[str, str] = {}
+    if "$input" in repr(fields):
+        names = {directory[-10:]: directory for directory in step_directories(store)}
+    for field, *values in fields:
+        of_input = field_of_input(field)
+        if of_input is None:
+            heads.append([field, *(with_names(value, names) for value in values)])
+        else:
+            heads.append([of_input, *(input_name(value, names) for value in values)])
+    return heads
+
+
+def _with_inputs(config: Any, inputs: list[str] | None) -> Any:
+    """Schema 1 had inputs by their numbers in a list of fingerprints."""
+    if inputs is None or not isinstance(config, dict | list):
+        return config
+    if isinstance(config, list):
+        return [_with_inputs(item, inputs) for item in config]
+    return {key: inputs[value] if key == "$input" else _with_inputs(value, inputs) for key, value in config.items()}
 
 
 def print_explanation(console: Console, store: Store, facts: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from marin_sft.execution.gc import Collected
 from marin_sft.execution.reachability import Garbage, Reachability
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import counted, print_table
+from marin_sft.run.status import print_stores
 
 
 def reasons_json(store: Store, found: Reachability, directory: str) -> dict[str, Any]:
@@ -47,14 +48,17 @@ def collected_json(store: Store, collected: Collected) -> dict[str, Any]:
     }
 
 
-def print_garbage(console: Console, found: Reachability) -> None:
+def print_garbage(console: Console, store: Store, found: Reachability) -> None:
     garbage = [*found.unfinished, *found.garbage]
     if garbage:
         rows = [(size_text(item.bytes), _what(item.whole, len(item.attempts)), item.directory) for item in garbage]
         print_table(console, ("size", "what", "step"), rows)
+    for directory, path in found.unreadable.items():
+        console.print(Text(f"left {directory} ({path} cannot be read)"))
     total = size_text(sum(item.bytes for item in garbage))
     steps = counted(sum(item.whole for item in garbage), "step")
     console.print(f"{steps} and {_parts(garbage)}, {total}, would go; {counted(len(found.kept), 'step')} kept")
+    print_stores(console, store, found.stores)
     if garbage:
         console.print("Nothing was removed: gc --delete does it.")
 
@@ -68,7 +72,7 @@ def _what(whole: bool, attempts: int) -> str:
 
 
 def print_collected(console: Console, collected: Collected) -> None:
-    what = "" if collected.whole else f": {_what(False, collected.attempts)}"
+    what = "" if collected.whole or not collected.attempts else f": {_what(False, collected.attempts)}"
     detail = f" ({collected.detail})" if collected.detail else ""
     size = f", {size_text(collected.bytes)}" if collected.bytes else ""
     console.print(Text(f"{collected.result} {collected.directory}{what}{size}{detail}"))

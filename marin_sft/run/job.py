@@ -12,18 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from marin_sft.errors import UserError
-from marin_sft.execution.ray_environment import EXCLUDES, LAUNCH_DIR, SECRETS, looks_secret
+from marin_sft.execution.ray_environment import EXCLUDES, LAUNCH_DIR, LAUNCHER, SECRETS, may_be_seen
+from marin_sft.redaction import has_token
 
 _MOST_BYTES = 512 * 1024**2  # of a package; Ray refuses larger ones, after it has packed them
-_INSTEAD = (
-    "set it in the environment of `ray start` on the nodes, which jobs and steps inherit, and leave it out here, or "
-    "give --allow_visible_secrets"
-)
+_INSTEAD = "set it in the environment of `ray start` on the nodes, which jobs and steps inherit, and leave it out here"
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -49,14 +47,21 @@ def make_job(
     *,
     here: bool,
     submission_id: str | None = None,
-    visible_secrets: bool = False,
+    visible: Collection[str] = (),
+    launcher: str = "",
 ) -> Job:
     """`here`: the cluster's head is on this machine, so that files and interpreters of this machine are there, too.
+    `visible`: the variables that everybody may see. `launcher`: what goes before the command to submit it again.
 
     Raises:
-        UserError: secrets for a head on another machine, or a working directory that is too large.
+        UserError: secrets in the command, or for a head on another machine; a working directory that is too large.
     """
-    hidden = {} if visible_secrets else {name: value for name, value in variables.items() if looks_secret(name)}
+    if any(map(has_token, command)):
+        raise UserError(
+            "a word of the command has the form of a secret, and Ray shows commands in its dashboard; let the script "
+            "take it from the environment: --env_vars NAME"
+        )
+    hidden = {n: value for n, value in variables.items() if n not in visible and not may_be_seen(n, value)}
     if hidden and not here:
         raise UserError(_no_way_for_secrets(hidden))
     check_size(working_dir)
@@ -65,7 +70,7 @@ def make_job(
     if here:  # the environment of this interpreter comes first in the search for programs
         parts.append(f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"')
     if hidden:
-        secrets_dir = _write_secrets(hidden)
+        secrets_dir = _write_secrets(hidden, working_dir)
         parts.append(_reading(secrets_dir))
     return Job(
         submission_id or make_submission_id(command),
@@ -73,7 +78,7 @@ def make_job(
         {
             "working_dir": os.path.abspath(working_dir),
             "excludes": list(EXCLUDES),
-            "env_vars": {**_own_variables(command, working_dir, here), **shown},
+            "env_vars": {**_own_variables(command, working_dir, here), LAUNCHER: launcher, **shown},
         },
         secrets_dir,
     )
@@ -123,14 +128,32 @@ def _own_variables(command: Sequence[str], working_dir: str, here: bool) -> dict
     return variables
 
 
-def _write_secrets(variables: Mapping[str, str]) -> str:
+def _write_secrets(variables: Mapping[str, str], working_dir: str) -> str:
     """Write shell commands that set `variables`, for this user only. Returns the directory, private as well."""
-    directory = tempfile.mkdtemp(prefix="marin_sft_")
+    directory = tempfile.mkdtemp(prefix="marin_sft_", dir=_place_outside(working_dir))
     names = ",".join(variables)
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in {**variables, SECRETS: names}.items()]
     with open(os.open(_file(directory), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.writelines(lines)
     return directory
+
+
+def _place_outside(working_dir: str) -> str:
+    """A directory for what must not be shipped: Ray packs all of the working directory after this is written.
+
+    Raises:
+        UserError: the working directory holds them all.
+    """
+    shipped = os.path.realpath(working_dir)
+    places = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm", "/tmp", os.path.expanduser("~")]
+    for place in filter(os.path.isdir, places):
+        inside = os.path.commonpath([shipped, os.path.realpath(place)]) == shipped
+        if not inside and os.access(place, os.W_OK | os.X_OK):
+            return place
+    raise UserError(
+        f"--working_dir {working_dir}: the file with the secrets would be shipped with it, as every place for it lies "
+        "inside; give a smaller --working_dir, or a TMPDIR outside of it"
+    )
 
 
 def _reading(directory: str) -> str:
@@ -146,9 +169,21 @@ def _file(directory: str) -> str:
 def _no_way_for_secrets(hidden: Mapping[str, str]) -> str:
     names = ", ".join(hidden)
     return (
-        f"--env_vars {names}: by its name a secret, and the cluster is on another machine. Ray would show the value to "
-        f"everybody who reaches its dashboard, and write it to logs that every user of a node can read; {_INSTEAD}"
+        f"--env_vars {names}: may be a secret, and the cluster is on another machine. Ray would show the value to "
+        f"everybody who reaches its dashboard, and write it to logs that every user of a node can read; {_INSTEAD}, "
+        f"or, if everybody may see it, give --visible_env {' '.join(hidden)}"
     )
+
+
+def check_script(command: Sequence[str], working_dir: str) -> None:
+    """Raises UserError for `python SCRIPT` whose script is not in what is shipped, and not an absolute path there."""
+    if len(command) < 2 or not re.fullmatch(r"python[\d.]*", os.path.basename(command[0])):
+        return
+    script = command[1]
+    if script.endswith(".py") and not os.path.isabs(script) and not os.path.isfile(os.path.join(working_dir, script)):
+        raise UserError(
+            f"{shlex.join(command[:2])}: there is no {script} in --working_dir {os.path.abspath(working_dir)}"
+        )
 
 
 def check_size(working_dir: str) -> None:

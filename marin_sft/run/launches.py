@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from marin_sft.errors import UserError
+from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.catalog import in_parallel
-from marin_sft.execution.plan import difference_text
+from marin_sft.execution.differences import difference_text
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import duration_text, print_table
 
-_COLOURS = {"done": "green", "failed": "bold red", "running": "bold cyan", "refused": "yellow"}
+_COLOURS = {"done": "green", "failed": "bold red", "running": "bold cyan", "refused": "yellow", "damaged": "bold red"}
 
 
 def summaries(store: Store, limit: int) -> list[dict[str, Any]]:
@@ -29,13 +29,16 @@ def summaries(store: Store, limit: int) -> list[dict[str, Any]]:
 
 
 def _summary(store: Store, launch: Launch) -> dict[str, Any]:
-    end = read_end(store, launch)
-    begin = None if end else read_begin(store, launch)
+    try:
+        end = read_end(store, launch)
+        status = status_of(None if end else read_begin(store, launch), end)
+    except DamagedFile:  # which file it is, its details say
+        end, status = None, "damaged"
     return {
         "run": launch.name,
         "time": _time(launch),
         "script": launch.script,
-        "status": status_of(begin, end),
+        "status": status,
         "results": dict(Counter(result["result"] for result in end["results"])) if end else {},
     }
 
@@ -102,7 +105,7 @@ def details(store: Store, launch: Launch) -> dict[str, Any]:
         "host": provenance.get("host"),
         "user": provenance.get("user"),
         "git_commit": provenance.get("git_commit"),
-        "uncommitted_changes": bool(provenance.get("git_diff")),
+        "uncommitted_changes": bool(provenance.get("git_dirty") or provenance.get("git_diff")),
         "steps": steps,
     }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import codecs
+import json
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from marin_sft.execution.attempt import (
 )
 from marin_sft.execution.store import Store
 
+_CHUNK = 1 << 20  # bytes read at once
 _POLL = 0.5  # seconds between two looks
 _SILENCE = 90.0  # seconds without a beat after which an attempt is taken to have ended
 
@@ -35,8 +37,21 @@ def log_path(store: Store, directory: str, attempt: int | None) -> tuple[int, st
 
 
 def read_log(store: Store, directory: str, attempt: int) -> Iterator[bytes]:
-    """What there is now."""
-    yield store.read_from(log_path(store, directory, attempt)[1], 0)
+    """What there is now, in pieces."""
+    path, offset = log_path(store, directory, attempt)[1], 0
+    while chunk := store.read_from(path, offset, _CHUNK):
+        offset += len(chunk)
+        yield chunk
+
+
+def log_json(store: Store, directory: str, attempt: int) -> Iterator[str]:
+    """`{"attempt", "path", "log"}`, in pieces."""
+    head = json.dumps({"attempt": attempt, "path": log_path(store, directory, attempt)[1], "log": ""}, indent=1)
+    yield head.removesuffix('"\n}')
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    for chunk in read_log(store, directory, attempt):
+        yield json.dumps(decode(chunk))[1:-1]
+    yield json.dumps(decode(b"", True))[1:-1] + '"\n}\n'
 
 
 def follow_log(store: Store, directory: str, attempt: int) -> Iterator[bytes]:
@@ -46,7 +61,7 @@ def follow_log(store: Store, directory: str, attempt: int) -> Iterator[bytes]:
     while True:
         # In this order: what is written before the end is read after it.
         ended = _has_ended(store, directory, attempt, watch)
-        while chunk := store.read_from(path, offset):
+        while chunk := store.read_from(path, offset, _CHUNK):
             offset += len(chunk)
             yield chunk
         if ended:
@@ -59,9 +74,3 @@ def _has_ended(store: Store, directory: str, attempt: int, watch: Watch) -> bool
     if state.claim is None or state.claim.number != attempt or not state.running:
         return True
     return watch.stands_still(directory, state.claim)
-
-
-def write_out(chunks: Iterator[bytes]) -> None:
-    for chunk in chunks:
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()

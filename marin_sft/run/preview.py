@@ -11,18 +11,22 @@ from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
 
-from marin_sft.data.formats import ChatLmDatasetFormat, shape_names
+from marin_sft.data.formats import TEMPLATE_DATE, ChatLmDatasetFormat, shape_names
 from marin_sft.data.preview import Document, RowPreview, preview
+from marin_sft.data.rows.dropped import ON_PURPOSE
+from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.tokenizer import load_tokenizer_by_name
-from marin_sft.errors import UserError
+from marin_sft.errors import DataError, UserError
 from marin_sft.execution.selection import nearest_text
+from marin_sft.paths import find, local_path, nearest_path
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from marin_sft.data.chat.alignment import TokenRow
+    from marin_sft.data.chat.alignment import Noted, TokenRow
 
 AUTO = "auto"
+_NOT_BAD = ON_PURPOSE | {"over_length"}
 _SHOWN_CHARACTERS = 400  # of a message
 _GAP = "|"  # between two tokens
 
@@ -50,22 +54,26 @@ def read_previews(arguments: Any) -> tuple[Any, Iterator[RowPreview]]:
         raise UserError(
             f"--format {arguments.format!r}{nearest_text(arguments.format, names)}; expected one of {known}"
         )
-    if (
-        "://" not in arguments.data
-        and not any(c in arguments.data for c in "*?[")
-        and not os.path.exists(arguments.data)
-    ):
-        raise UserError(f"--data {arguments.data!r}: no such file; expected a file, a directory or a glob of rows")
+    data = os.path.expanduser(arguments.data)
+    if local_path(data) is not None and not find(data).names:
+        expected = "a file, a directory or a glob of rows"
+        raise UserError(f"--data {arguments.data!r}: no such file; expected {expected}{nearest_path(data)}")
+    try:
+        find_files([data])
+    except DataError as error:
+        raise UserError(f"--data: {error}") from error
     tokenizer = load_tokenizer_by_name(arguments.tokenizer)
     format = ChatLmDatasetFormat(shape=None if arguments.format == AUTO else arguments.format)
     limits = (arguments.max_length, arguments.over_length)
-    return tokenizer, preview(tokenizer, arguments.data, format, arguments.rows, *limits)
+    return tokenizer, checked(preview(tokenizer, data, format, arguments.rows, *limits), data)
 
 
 def preview_json(row: RowPreview) -> list[dict[str, Any]]:
     """One object, or, for a row that is split, one for each piece."""
     dropped = str(row.dropped) if row.dropped else None
     where = {"file": row.source.file.name, "line": row.source.line, "format": row.shape}
+    if row.unused_keys:
+        where["unused_keys"] = sorted(row.unused_keys)
     roles = [document.role for document in row.documents]
     if None in roles or not roles:
         documents = row.documents or [Document(None, None, [])]
@@ -77,10 +85,30 @@ def preview_json(row: RowPreview) -> list[dict[str, Any]]:
 
 def _document_json(document: Document, dropped: str | None) -> list[dict[str, Any]]:
     tokens = [(row.input_ids.tolist(), row.mask.tolist()) for row in document.rows] or [([], [])]
-    return [{"input_ids": ids, "mask": mask, "messages": document.messages, "dropped": dropped} for ids, mask in tokens]
+    more: dict[str, Any] = {"messages": document.messages, "dropped": dropped}
+    if document.noted:
+        more |= {"noted": dict(document.noted.counts), "unread_keys": sorted(document.noted.unread_keys)}
+    return [{"input_ids": ids, "mask": mask, **more} for ids, mask in tokens]
+
+
+def checked(previews: Iterable[RowPreview], data: str) -> Iterator[RowPreview]:
+    """`previews` as they are.
+
+    Raises:
+        DataError: after the last of them, where there were none, or none can be used.
+    """
+    rows, bad = 0, 0
+    for row in previews:
+        yield row
+        rows, bad = rows + 1, bad + bool(row.dropped and row.dropped.reason not in _NOT_BAD)
+    if not rows:
+        raise DataError(f"{data}: no rows; expected at least one")
+    if rows == bad:
+        raise DataError(f"{data}: none of the {rows} rows looked at can be used; each says why")
 
 
 def print_previews(console: Console, tokenizer: Any, previews: Iterable[RowPreview]) -> None:
+    """Special tokens that somebody wrote into a message stand in red, and are told below it."""
     for index, row in enumerate(previews):
         if index == 0:  # not above an error
             console.print(Text(f"Lines with + are trained. Tokens are set apart by {_GAP}"))
@@ -95,11 +123,17 @@ def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
         console.print(Text(f"dropped, {row.dropped}", style="red"))
         if not row.documents:
             console.print(Text(_short(json.dumps(row.source.row, ensure_ascii=False, default=str)), style="dim"))
+    if row.unused_keys:
+        console.print(
+            Text(f"keys that the format has no use for: {', '.join(sorted(row.unused_keys))}", style="yellow")
+        )
     for document in row.documents:
         if document.role:
             console.print(Text(f"{document.role}:", style="bold"))
         for message in document.messages or ():
-            console.print(Text(_message_text(message)))
+            console.print(_message_text(tokenizer, message))
+        for line in _notes(document.noted):
+            console.print(Text(line, style="yellow"))
         for tokens in document.rows:
             trained = int(tokens.mask.sum())
             console.print(Text(f"{len(tokens.input_ids):,} tokens, {trained:,} trained", style="bold"))
@@ -107,10 +141,28 @@ def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
                 console.print(Text(line, style="bold green" if line.startswith("+") else "dim"))
 
 
-def _message_text(message: dict[str, Any]) -> str:
+def _notes(noted: Noted | None) -> list[str]:
+    from marin_sft.data.chat.notes import DATE, NOTES
+
+    if not noted:
+        return []
+    kept = {"special_tokens_in_text": ", kept as control tokens"}  # as the format does that a preview has
+    lines = [f"{NOTES[name]}: {count}{kept.get(name, '')}" for name, count in noted.counts.items() if name != DATE]
+    if DATE in noted.counts:
+        lines.append(f"the template asks for the date and is told {TEMPLATE_DATE}; see template_date")
+    if noted.unread_keys:
+        lines.append(f"keys that the chat template does not look up: {', '.join(sorted(noted.unread_keys))}")
+    return lines
+
+
+def _message_text(tokenizer: Any, message: dict[str, Any]) -> Text:
+    from marin_sft.data.chat.special_tokens import pattern_of, special_tokens
+
     more = {key: value for key, value in message.items() if key not in ("role", "content")}
     beside = f" {json.dumps(more, ensure_ascii=False)}" if more else ""
-    return _short(f"{message['role']}: {message['content']}{beside}")
+    text = Text(_short(f"{message['role']}: {message['content']}{beside}"))
+    text.highlight_regex(pattern_of(special_tokens(tokenizer)), "bold red")
+    return text
 
 
 def _short(text: str) -> str:

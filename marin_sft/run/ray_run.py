@@ -20,12 +20,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from marin_sft.errors import UserError
-from marin_sft.execution.ray_environment import LAUNCHER, is_loopback, prepare
-from marin_sft.run.job import Job, make_job, parse_variables
+from marin_sft.execution.ray_environment import is_loopback, prepare
+from marin_sft.execution.terminal import complain, visible, write_log
+from marin_sft.run.job import Job, check_script, make_job, parse_variables
 
 DASHBOARD = "http://127.0.0.1:8265"
 _SECOND_CTRL_C = 2.0  # seconds in which another Ctrl-C stops the job
@@ -74,7 +75,15 @@ def _parser() -> _Parser:
     add("--submission_id", help="the job's name (default: script-user-time-hex)")
     add("--no_wait", action="store_true", help="submit, print the job's name, and end")
     add("--stop_on_interrupt", action="store_true", help="Ctrl-C here stops the job, too")
-    add("--allow_visible_secrets", action="store_true", help="send secrets so that users of the cluster can see them")
+    add(
+        "--visible_env",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY",
+        help="send these of the variables so that users of the cluster can see them. Repeatable",
+    )
+    add("--allow_visible_secrets", action="store_true", help="the same for all of them")
     add(
         "--entrypoint_num_cpus",
         "--entrypoint-num-cpus",
@@ -93,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process would ignore it
     try:
         flags, command = parse(sys.argv[1:] if argv is None else argv)
-        variables = {LAUNCHER: _launcher(flags), **parse_variables(flags.env_vars)}
+        check_script(command, flags.working_dir)
+        variables = parse_variables(flags.env_vars)
+        visible = _visible(flags, variables)
         client = connect(flags.address)
         job = make_job(
             command,
@@ -101,12 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags.working_dir,
             here=is_loopback(client.get_address()),
             submission_id=flags.submission_id,
-            visible_secrets=flags.allow_visible_secrets,
+            visible=visible,
+            launcher=_launcher(flags),
         )
         submit(client, job, flags)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return complain(error, 2)
     print(f"Job {job.submission_id}: {client.get_address()}/#/jobs/{job.submission_id}", flush=True)
     if flags.no_wait:
         return 0
@@ -115,8 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _detach(client, job, flags.stop_on_interrupt)
     except (OSError, RuntimeError) as error:
-        print(f"error: the cluster no longer answers, and job {job.submission_id} may go on: {error}", file=sys.stderr)
-        return 1
+        return complain(f"the cluster no longer answers, and job {job.submission_id} may go on: {error}", 1)
     job.forget_secrets()
     return code
 
@@ -125,7 +135,16 @@ def _launcher(flags: argparse.Namespace) -> str:
     """What to put before the job's command to submit it again; values of variables are not repeated."""
     keys = [word for given in flags.env_vars for word in ("--env_vars", given[0].partition("=")[0])]
     address = ["--address", flags.address] if flags.address else []
-    return shlex.join(["python", sys.argv[0], *address, *keys, "--"])
+    visible = ["--visible_env", *flags.visible_env] if flags.visible_env else []
+    everything = ["--allow_visible_secrets"] if flags.allow_visible_secrets else []
+    return shlex.join(["python", sys.argv[0], *address, *keys, *visible, *everything, "--"])
+
+
+def _visible(flags: argparse.Namespace, variables: Mapping[str, str]) -> Collection[str]:
+    """Raises UserError for a name that is none of the job's variables."""
+    if unknown := sorted(set(flags.visible_env) - variables.keys()):
+        raise UserError(f"--visible_env {unknown[0]}: expected a variable that --env_vars names")
+    return variables if flags.allow_visible_secrets else flags.visible_env
 
 
 def connect(address: str | None) -> Any:
@@ -212,8 +231,7 @@ def follow(client: Any, submission_id: str, entrypoint: str = "") -> int:
         print(f"Job {submission_id} was stopped.", file=sys.stderr)
         return 130
     if code is None:  # it did not come to run the command, or its machine was lost
-        print(f"error: job {submission_id}: {info.message}", file=sys.stderr)
-        return 1
+        return complain(f"job {submission_id}: {info.message}", 1)
     return code if code >= 0 else 128 - code
 
 
@@ -234,7 +252,7 @@ def _await_start(client: Any, submission_id: str) -> None:
     while (info := _info(client, submission_id)).status == "PENDING":
         if time.monotonic() > tell:
             tell = math.inf
-            print(info.message, file=sys.stderr, flush=True)
+            print(visible(info.message), file=sys.stderr, flush=True)
         time.sleep(_POLL)
 
 
@@ -243,11 +261,11 @@ async def _print_log(client: Any, submission_id: str, shown: int, left_out: str)
     position = 0
     try:
         async for text in client.tail_job_logs(submission_id):
-            print(text[max(0, shown - position) :].replace(left_out, ""), end="", flush=True)
+            write_log([text[max(0, shown - position) :].replace(left_out, "").encode(errors="backslashreplace")])
             position += len(text)
             shown = max(shown, position)
     except (RuntimeError, OSError) as error:
-        print(f"the log's connection broke, trying again: {error}", file=sys.stderr)
+        print(visible(f"the log's connection broke, trying again: {error}"), file=sys.stderr)
     return shown
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
 
-from marin_sft.errors import UserError
+from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.attempt import (
     StepState,
     attempt_path,
@@ -27,7 +28,7 @@ from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
 from marin_sft.progress import Progress
 
-StateName = Literal["COMMITTED", "RUNNING", "FAILED", "INTERRUPTED", "ABSENT"]
+StateName = Literal["COMMITTED", "RUNNING", "FAILED", "INTERRUPTED", "ABSENT", "DAMAGED"]
 
 _COLOURS = {
     "COMMITTED": "green",
@@ -35,6 +36,7 @@ _COLOURS = {
     "FAILED": "bold red",
     "INTERRUPTED": "yellow",
     "ABSENT": "dim",
+    "DAMAGED": "bold red",
 }
 
 
@@ -42,7 +44,8 @@ _COLOURS = {
 class StepStatus:
     """`age`: seconds since the commit, else since the newest claim. `seconds`: how long the attempt took, or has run.
 
-    `output` is the committed attempt. `news`: progress of what runs, and what is not plain from the state.
+    `output` is the committed attempt. `news`: progress of what runs, and what is not plain from the state; of a DAMAGED
+    step, which file cannot be read.
     """
 
     name: str
@@ -65,35 +68,49 @@ def state_name(state: StepState) -> StateName:
     return "FAILED" if state.failure is not None else "INTERRUPTED"
 
 
-def read_statuses(store: Store, pattern: str | None) -> list[StepStatus]:
+def read_statuses(store: Store, pattern: str | None, known: Sequence[str] | None = None) -> list[StepStatus]:
     """Steps whose name or directory matches the glob `pattern`, or whose name contains that text; all without one.
+
+    `known`: the steps' directories, if they are known already.
 
     What the newest launch has planned and nobody has begun is ABSENT.
 
     Raises:
         UserError: for a pattern that matches no step, with the nearest name.
     """
-    directories = step_directories(store)
-    places = {location(store, directory) for directory in directories}
+    known = step_directories(store) if known is None else known
+    places = {location(store, directory) for directory in known}
+    planned: set[str] = set()
     for launch in read_launches(store)[:1]:
-        planned = [step["directory"] for step in read_begin(store, launch)["steps"]]
-        directories += [directory for directory in planned if location(store, directory) not in places]
-    chosen = [directory for directory in directories if pattern is None or _matches(directory, pattern)]
-    if not chosen and pattern is not None:
-        names = {step_name(directory) for directory in directories}
+        named = (step["directory"] for step in read_begin(store, launch)["steps"])
+        planned = {directory for directory in named if location(store, directory) not in places}
+    chosen = sorted(d for d in {*known, *planned} if pattern is None or matches(d, pattern))
+    pinned = {location(store, pin.directory) for pin in read_pins(store)}
+    found = in_parallel(store, lambda d: _read_status(store, d, location(store, d) in pinned), chosen)
+    # What only looks like a step, and nobody has planned either, is somebody else's.
+    statuses = [s for d, s in zip(chosen, found, strict=True) if s.state != "ABSENT" or d in planned]
+    if not statuses and pattern is not None:
+        names = {step_name(directory) for directory in {*known, *planned}}
         hint = nearest_text(pattern, sorted(names)) if names else "; there is none"
         raise UserError(f"no step matches {pattern!r} under {store.prefix}{hint}")
-    pinned = {location(store, pin.directory) for pin in read_pins(store)}
-    return in_parallel(store, lambda d: _read_status(store, d, location(store, d) in pinned), sorted(chosen))
+    return statuses
 
 
-def _matches(directory: str, pattern: str) -> bool:
+def matches(directory: str, pattern: str) -> bool:
+    """Whether a glob matches a step's name or directory, or a text is a part of its name."""
     if any(character in pattern for character in "*?["):
         return any(fnmatch.fnmatchcase(text, pattern) for text in (step_name(directory), directory))
     return pattern in step_name(directory) or directory.startswith(pattern)  # not within fingerprints
 
 
 def _read_status(store: Store, directory: str, pinned: bool) -> StepStatus:
+    try:
+        return _status_of(store, directory, pinned)
+    except DamagedFile as error:
+        return StepStatus(step_name(directory), store.path(directory), None, "DAMAGED", None, None, str(error))
+
+
+def _status_of(store: Store, directory: str, pinned: bool) -> StepStatus:
     state = read_state(store, directory)
     name = state_name(state)
     age = seconds = output = None
@@ -136,6 +153,12 @@ def print_statuses(console: Console, store: Store, statuses: list[StepStatus]) -
     counts = {name: sum(status.state == name for status in statuses) for name in _COLOURS}
     shown = ", ".join(f"{count} {name.lower()}" for name, count in counts.items() if count)
     console.print(Text(f"{counted(len(statuses), 'step')} under {store.prefix}{': ' if shown else ''}{shown}"))
+
+
+def print_stores(console: Console, store: Store, below: Sequence[str]) -> None:
+    """Stores below this one, each of which is a prefix of its own."""
+    for directory in below:
+        console.print(Text(f"Not looked into: {directory}, a store of its own; see --prefix {store.path(directory)}"))
 
 
 def _status_row(store: Store, status: StepStatus) -> tuple[Cell, ...]:

@@ -1,24 +1,30 @@
 """Where resume checkpoints lie, when the next is due, and which one to go on from.
 
 {output_path}/checkpoints/step-{N}/                   the train state after N steps
-{output_path}/checkpoints/step-{N}/checkpoint.json    what it was trained with and its files' sizes; written last
+{output_path}/checkpoints/step-{N}/checkpoint.json    what it was trained with, size and digest of each of its files;
+                                                      written last, when these are on the disk
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
-
+from marin_sft import disk
 from marin_sft.errors import TrainingError
+from marin_sft.paths import file_system, names_in, remove_all
 
 MARK = "checkpoint.json"
-KEPT = 2  # the newest, and the one before in case that a file of the newest is lost
+KEPT = 2  # the newest, and the one before in case that the newest is damaged
+_READ_AT_ONCE = 2**22
+_OF_STORES = ("crc32c", "ETag")  # digests that object stores keep of what they hold, by fsspec's name
 
 
 @dataclass(frozen=True)
@@ -42,82 +48,142 @@ def checkpoint_path(output_path: str, step: int) -> str:
 
 
 def finish(output_path: str, step: int, about: Mapping[str, Any]) -> None:
-    """Say that the checkpoint of `step`, all its files written, is whole. One process does."""
+    """Say that the checkpoint of `step`, all its files written, is whole. One process does.
+
+    Everything else in `output_path` is on the disk too by then: who goes on from here takes over logs and exports.
+    """
     path = checkpoint_path(output_path, step)
-    filesystem, plain = fsspec.core.url_to_fs(path)
-    with filesystem.open(f"{plain}/{MARK}", "w") as file:
-        json.dump({"about": about, "files": _sizes(path)}, file)
+    disk.sync(output_path)
+    files = _files(path)
+    digests = _digests(path, files)
+    contents = {name: {"bytes": files[name]["size"], "digest": digests[name]} for name in files}
+    disk.write_whole(f"{path}/{MARK}", json.dumps({"about": about, "files": contents}))
 
 
-def newest(output_paths: Iterable[str]) -> Checkpoint | None:
+def newest(output_paths: Iterable[str], lost: dict[str, str] | None = None) -> Checkpoint | None:
     """The whole checkpoint with the most steps; of equals, the one of the first path. None: none was finished.
 
-    Unfinished and damaged ones are passed over, and the log says so.
+    Unfinished and damaged ones are passed over, and the log says so. So are those in `lost`, by path with what is wrong
+    with them, to which the damaged are added.
 
     Raises:
         TrainingError: when all that were finished are damaged: training does not start over by itself.
     """
+    lost = {} if lost is None else lost
     places = sorted(((step, path) for path in output_paths for step in _steps(path)), key=lambda place: -place[0])
-    damaged = []
     for step, path in places:
         here = checkpoint_path(path, step)
+        if here in lost:
+            continue
         mark = _read_mark(here)
         if mark is None:
             print(f"{here} was never finished; going on from an older checkpoint or from the start", file=sys.stderr)
             continue
-        wrong = _difference(mark["files"], _sizes(here))
+        wrong = _damage(here, mark)
         if wrong is None:
             return Checkpoint(path, step, mark["about"])
-        damaged.append(f"{here}: {wrong}")
-        print(f"{damaged[-1]}; going on from an older checkpoint if there is one", file=sys.stderr)
-    if damaged:
+        lose(lost, here, wrong)
+    if lost:
+        reasons = "; ".join(f"{here}: {wrong}" for here, wrong in lost.items())
         raise TrainingError(
-            f"all checkpoints are damaged: {'; '.join(damaged)}; restore the files, or start over: delete these "
+            f"all checkpoints are damaged: {reasons}; restore the files, or start over: delete these "
             "directories, or use --force_run"
         )
     return None
 
 
+def lose(lost: dict[str, str], path: str, wrong: str) -> None:
+    """Pass over the checkpoint at `path` from now on, and say so."""
+    lost[path] = wrong
+    print(f"warning: {path}: {wrong}; going on from an older checkpoint if there is one", file=sys.stderr)
+
+
+def read(output_path: str, step: int) -> Checkpoint:
+    """A checkpoint that is known to be whole."""
+    return Checkpoint(output_path, step, _read_mark(checkpoint_path(output_path, step))["about"])
+
+
 def _steps(output_path: str) -> list[int]:
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
-    return [int(found.rpartition("-")[2]) for found in filesystem.glob(f"{plain}/checkpoints/step-*")]
+    _uncached(output_path)
+    names = names_in(f"{output_path}/checkpoints")
+    return [int(name.removeprefix("step-")) for name in names if name.startswith("step-")]
+
+
+def _uncached(path: str) -> tuple[Any, str]:
+    """Other processes, and TensorStore in this one, write without the knowledge of fsspec's listings."""
+    filesystem, plain = file_system(path)
+    filesystem.invalidate_cache()
+    return filesystem, plain
 
 
 def _read_mark(path: str) -> Any:
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    """None: there is none, because what should have written it was killed before. {}: there is, but no such file is
+    ever written."""
+    filesystem, plain = file_system(path)
     try:
-        with filesystem.open(f"{plain}/{MARK}", "r") as file:
-            return json.load(file)
-    except (FileNotFoundError, json.JSONDecodeError):  # killed before or while it was written
+        mark = json.loads(filesystem.cat_file(f"{plain}/{MARK}"))
+    except FileNotFoundError:
         return None
+    except ValueError:  # not JSON, or not even text
+        return {}
+    return mark if isinstance(mark, dict) and {"about", "files"} <= mark.keys() else {}
 
 
-def _sizes(path: str) -> dict[str, int]:
-    """Bytes of each file below `path`, but for the mark."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+def _damage(path: str, mark: Mapping[str, Any]) -> str | None:
+    """What is wrong with the files of a checkpoint."""
+    if not mark:
+        return f"{MARK} is damaged"
+    expected, files = mark["files"], _files(path)
+    for name, about in expected.items():
+        if name not in files:
+            return f"{name} is missing"
+        if files[name]["size"] != about["bytes"]:
+            return f"{name} has {files[name]['size']} bytes, expected {about['bytes']}"
+    digests = _digests(path, {name: files[name] for name in expected})
+    changed = [name for name in expected if _differ(expected[name]["digest"], digests[name])]
+    return f"{changed[0]} has changed since it was written ({len(changed)} of {len(files)} files)" if changed else None
+
+
+def _differ(one: str, other: str) -> bool:
+    """Digests of different kinds cannot be compared: the files were copied to another kind of store."""
+    return one != other and one.partition(":")[0] == other.partition(":")[0]
+
+
+def _files(path: str) -> dict[str, dict[str, Any]]:
+    """What the file system says of each file below `path`, but for the mark, by name."""
+    filesystem, plain = _uncached(path)
     found = filesystem.find(plain, detail=True)
-    sizes = {name.removeprefix(plain).lstrip("/"): about["size"] for name, about in found.items()}
-    sizes.pop(MARK, None)
-    return sizes
+    files = {name.removeprefix(plain).lstrip("/"): about for name, about in found.items()}
+    return {name: about for name, about in sorted(files.items()) if name != MARK}
 
 
-def _difference(expected: Mapping[str, int], got: Mapping[str, int]) -> str | None:
-    for name, size in expected.items():
-        if got.get(name) != size:
-            return f"{name} has {got[name]} bytes, expected {size}" if name in got else f"{name} is missing"
-    return None
+def _digests(path: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Of each file: the store's own where it keeps one, else the file is read."""
+    filesystem, plain = file_system(path)
+
+    def digest(name: str) -> str:
+        kept = next((kind for kind in _OF_STORES if files[name].get(kind)), None)
+        if kept is not None:
+            return f"{kept}:{files[name][kept]}"
+        crc = 0
+        with filesystem.open(f"{plain}/{name}", "rb") as file:
+            while block := file.read(_READ_AT_ONCE):
+                crc = zlib.crc32(block, crc)
+        return f"crc32:{crc:08x}"
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(files, pool.map(digest, files), strict=True))
 
 
 def remove(output_path: str, keep: int = 0) -> None:
     """Remove what is older than this attempt's `keep` newest finished checkpoints; 0: all of them."""
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
     steps = sorted(_steps(output_path), reverse=True)
-    kept = [step for step in steps if _read_mark(checkpoint_path(output_path, step)) is not None][:keep]
+    kept = [step for step in steps if _read_mark(checkpoint_path(output_path, step))][:keep]
     old = [step for step in steps if keep == 0 or (kept and step < kept[-1])]
     for step in old:
-        filesystem.rm(f"{plain}/checkpoints/step-{step}", recursive=True)
-    if keep == 0 and filesystem.isdir(f"{plain}/checkpoints"):
-        filesystem.rm(f"{plain}/checkpoints", recursive=True)
+        remove_all(checkpoint_path(output_path, step))
+    if keep == 0:
+        remove_all(f"{output_path}/checkpoints")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from marin_sft.training.dpo_config import DPOConfig
 __all__ = ["DPOConfig", "dpo"]
 
 
-@step_fn(kind="dpo", version=2, fresh_process=True)
+@step_fn(kind="dpo", version=3, fresh_process=True)
 def dpo(config: DPOConfig) -> None:
     """Train, resuming from the newest checkpoint of `earlier_attempts` when there is one.
 

@@ -20,6 +20,7 @@ from marin_sft.errors import TrainingError
 from marin_sft.training.activations import shares_prefix
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.dpo_validation import DPOValidation, held_out
+from marin_sft.training.length import num_steps_of
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_check import check_tokens, limits_of
@@ -29,7 +30,7 @@ from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.precision import policy
 from marin_sft.training.references import References
 from marin_sft.training.synced_reference import SyncedReference
-from marin_sft.training.train_run import num_steps_of, train, train_slice
+from marin_sft.training.train_run import train, train_slice
 
 # What rounding in another order, that of other packs, may change of a completion's log-probability: this part of it, or
 # so many nats where it is short.
@@ -58,6 +59,7 @@ class DPOObjective:
             micro_batches=layout.micro_steps,
             rows_multiple=layout.devices,
             share_prefix=bool(config.share_prefix),
+            cut_epochs=config.cuts_epochs,
         )
         self.examples_per_epoch = self._batches.rows_per_epoch
         self._batches.require_steps(num_steps_of(config, self.examples_per_epoch))
@@ -75,13 +77,18 @@ class DPOObjective:
             check_tokens(batch.tokens, int(batch.position_ids.max(initial=0)) + 1, limits)
         return pair_arrays(batch, self._references)
 
+    def tokens(self, step: int) -> int:
+        return self._batches.tokens(step)
+
     def trained_tokens(self, step: int) -> int:
         return self._batches.trained_tokens(step)
 
     def digest(self, step: int) -> str:
         # Of batches that are laid out the same on any devices.
         config = self._config
-        batches = PairBatches(config.mixture, config.tokenized, config.train_batch_size, config.seed)
+        batches = PairBatches(
+            config.mixture, config.tokenized, config.train_batch_size, config.seed, cut_epochs=config.cuts_epochs
+        )
         arrays = pair_arrays(batches.batch(step), self._references)
         contents = (np.ascontiguousarray(arrays[name]).tobytes() for name in sorted(arrays))
         return hashlib.sha256(b"".join(contents)).hexdigest()

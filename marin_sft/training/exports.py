@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import fsspec
-
+from marin_sft.paths import file_system, names_in, remove_all
 from marin_sft.training.checkpoints import Checkpoint
 
 
@@ -21,12 +20,12 @@ def carry_over(start: Checkpoint, output_path: str) -> None:
     """
     if start.output_path == output_path:
         return
-    filesystem, source = fsspec.core.url_to_fs(start.output_path)
-    _, target = fsspec.core.url_to_fs(output_path)
-    for directory in filesystem.glob(f"{source}/hf/step-*"):
-        if int(directory.rpartition("-")[2]) > start.step:
+    filesystem, source = file_system(start.output_path)
+    _, target = file_system(output_path)
+    for step in _steps(start.output_path):
+        if step > start.step:
             continue
-        for file in filesystem.find(directory):
+        for file in filesystem.find(export_path(source, step)):
             copy = target + file.removeprefix(source)
             filesystem.makedirs(copy.rpartition("/")[0], exist_ok=True)
             filesystem.cp_file(file, copy)
@@ -34,7 +33,9 @@ def carry_over(start: Checkpoint, output_path: str) -> None:
 
 def prune(output_path: str, keep: int) -> None:
     """Remove all exports below `output_path` but for the `keep` newest."""
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
-    found = sorted(filesystem.glob(f"{plain}/hf/step-*"), key=lambda path: int(path.rpartition("-")[2]))
-    for path in found[:-keep]:
-        filesystem.rm(path, recursive=True)
+    for step in sorted(_steps(output_path))[:-keep]:
+        remove_all(export_path(output_path, step))
+
+
+def _steps(output_path: str) -> list[int]:
+    return [int(name.removeprefix("step-")) for name in names_in(f"{output_path}/hf") if name.startswith("step-")]

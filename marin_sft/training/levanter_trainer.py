@@ -19,7 +19,9 @@ from levanter.tracker import NoopConfig
 from levanter.trainer import Trainer, TrainerConfig
 from levanter.trainer_state import saveable_training_mask
 
+from marin_sft import disk
 from marin_sft.errors import TrainingError
+from marin_sft.paths import unchained
 from marin_sft.training.axes import BATCH, MICRO, POSITION
 from marin_sft.training.mesh import levanter_mesh
 from marin_sft.training.objective import Layout
@@ -137,35 +139,49 @@ def _sharding(trainer: Trainer, axes: tuple[hax.Axis, ...]) -> jax.sharding.Name
 
 
 def save_state(path: str, state: Any, step: int) -> None:
-    """Write the train state, but for weights that are not trained, to directory `path`."""
-    levanter.checkpoint.save_checkpoint(state.saveable_state, step, path)
+    """Write the train state, but for weights that are not trained, to directory `path`, and wait until all that all
+    processes write of it is on the disk."""
+    levanter.checkpoint.save_checkpoint(state.saveable_state, step, unchained(path))
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        disk.sync(path)
+        multihost_utils.sync_global_devices(path)
 
 
-def load_state(path: str, like: Any, trainer: Trainer) -> Any:
-    """The train state saved at `path`, with the structure and layout of `like`, whose arrays are freed first, but for
-    weights that are not trained: these stay.
+class Room:
+    """Where a train state like `like` can be loaded to. Its arrays are freed when that is first done, but for weights
+    that are not trained: these stay."""
 
-    Raises:
-        TrainingError: when anything of it is missing, unreadable, or of another shape or type.
-    """
-    saved, kept = eqx.partition(like, saveable_training_mask(like, like.is_trainable))
-    shapes = _release(saved)
-    advice = "delete this checkpoint directory to go on from an older one, or start over with --force_run"
-    # It warns of each field that is None in the exemplar, one line per field.
-    logging.getLogger("levanter.tensorstore_serialization").setLevel(logging.ERROR)
-    try:
-        state = levanter.checkpoint.load_checkpoint(
-            shapes, path, axis_mapping=trainer.parameter_axis_mapping, mesh=trainer.device_mesh
-        )
-    except Exception as error:
-        raise TrainingError(f"cannot restore the train state at {path}: {error}; {advice}") from error
-    for expected, got in zip(jax.tree_util.tree_leaves(shapes), jax.tree_util.tree_leaves(state), strict=True):
-        if (expected.shape, expected.dtype) != (got.shape, got.dtype):
-            raise TrainingError(
-                f"cannot restore the train state at {path}: got an array of {got.dtype}{list(got.shape)}, "
-                f"expected {expected.dtype}{list(expected.shape)}; {advice}"
+    def __init__(self, like: Any) -> None:
+        self._saved, self._kept = eqx.partition(like, saveable_training_mask(like, like.is_trainable))
+        self._shapes: Any = None
+
+    def load(self, path: str, trainer: Trainer) -> Any:
+        """The train state saved at `path`.
+
+        Raises:
+            TrainingError: when anything of it is missing, unreadable, or of another shape or type.
+        """
+        if self._shapes is None:
+            self._shapes, self._saved = _release(self._saved), None
+        # It warns of each field that is None in the exemplar, one line per field.
+        logging.getLogger("levanter.tensorstore_serialization").setLevel(logging.ERROR)
+        try:
+            state = levanter.checkpoint.load_checkpoint(
+                self._shapes, unchained(path), axis_mapping=trainer.parameter_axis_mapping, mesh=trainer.device_mesh
             )
-    return eqx.combine(state, kept)
+        except Exception as error:
+            raise TrainingError(f"cannot restore the train state: {error}") from error
+        for expected, got in zip(
+            jax.tree_util.tree_leaves(self._shapes), jax.tree_util.tree_leaves(state), strict=True
+        ):
+            if (expected.shape, expected.dtype) != (got.shape, got.dtype):
+                raise TrainingError(
+                    f"cannot restore the train state: got an array of {got.dtype}{list(got.shape)}, "
+                    f"expected {expected.dtype}{list(expected.shape)}"
+                )
+        return eqx.combine(state, self._kept)
 
 
 def _release(state: Any) -> Any:

@@ -9,25 +9,28 @@ from typing import Any
 
 import jax
 
+from marin_sft.data.batches.training_steps import Epochs
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, exports, levanter_trainer
 from marin_sft.training.checkpoints import Cadence, Checkpoint
-from marin_sft.training.metrics.metrics_log import PER_SECOND, Meter
+from marin_sft.training.metrics.meter import Amount, Meter
 from marin_sft.training.metrics.reporting import Report, Reporting
 from marin_sft.training.metrics.throughput import Throughput
 from marin_sft.training.metrics.weight_distribution import weight_distribution
+from marin_sft.training.restore import restored
 from marin_sft.training.stops import EarlyStopping, TimeLimit
 from marin_sft.training.train_step import StepMetrics, without_update
 
 
 @dataclass(frozen=True)
 class StepInput:
-    """One step's batch on the devices, how many tokens it holds over all devices (padding not counted), and how many a
-    row has room for."""
+    """One step's batch on the devices; how many tokens its rows hold over all devices, if not those that are `computed`
+    with; and how many a row has room for. Padding is not counted."""
 
     batch: Any
-    tokens: int | jax.Array
+    tokens: int | None
     trained_tokens: int
+    computed: int | jax.Array
     row_length: int
 
 
@@ -42,7 +45,7 @@ class _Dispatched:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How long, where to write, how often. `examples_per_epoch` and `batch_size` only tell epochs and speed.
+    """How long, where to write, how often. `epochs` only tell how far it is, and how fast.
     `example_name`: see `Objective`.
 
     `identity`: what a checkpoint must have been trained with to go on from it, JSON values by name. `data_digest(i)`:
@@ -55,8 +58,7 @@ class Loop:
     """
 
     num_steps: int
-    batch_size: int
-    examples_per_epoch: int
+    epochs: Epochs
     output_path: str
     earlier_attempts: tuple[str, ...]
     steps_per_log: int
@@ -95,21 +97,22 @@ class Loop:
         loss that is not finite stops the run a step late, but no such state is written.
 
         Raises:
-            TrainingError: for a checkpoint that cannot be restored, a loss or gradient that is not finite, or when the
-                time is over, with a checkpoint to go on from.
+            TrainingError: when there are checkpoints and none can be restored, for a loss or gradient that is not
+                finite, or when the time is over, with a checkpoint to go on from.
         """
         limit, first_process = TimeLimit(self.time_limit), jax.process_index() == 0
-        start = checkpoints.newest((self.output_path, *self.earlier_attempts))
+        attempts = (self.output_path, *self.earlier_attempts)
+        state, start = restored(attempts, state, trainer, self._require_same_run)
         if start and first_process:
             exports.carry_over(start, self.output_path)
-        state, meter = self._restore(start, state, trainer)
         report = self.reporting.start(self.output_path, self.num_steps, start, first_process=first_process)
+        meter = Meter() if start is None else Meter.of(start.about["meter"])
         try:
             state = self._train(state, take_step, step_input, meter, report, limit)
         except BaseException:
-            report.close(failed=True)
+            report.close(None)
             raise
-        report.close(failed=False)
+        report.close(meter.summary(self.example_name))
         return state
 
     def _train(
@@ -128,7 +131,8 @@ class Loop:
             if under_way and jax.default_backend() == "cpu":
                 # CPUs give a step its memory when it is handed out, so that two would hold twice as much.
                 jax.block_until_ready(under_way.metrics)
-            state, metrics = take_step(state, this.batch) if this.trained_tokens else without_update(state)
+            with meter.compiling():
+                state, metrics = take_step(state, this.batch) if this.trained_tokens else without_update(state)
             if under_way:
                 self._settle(under_way, report, meter)
             under_way, last = _Dispatched(done, this, metrics), done == self.num_steps
@@ -167,25 +171,26 @@ class Loop:
         """Wait for a step, count it, and log it if it is time or it was `evaluated`; its loss."""
         step, this = dispatched.step, dispatched.input
         loss, grad_norm, learning_rate = (float(figure) for figure in dispatched.metrics[:3])
-        meter.add(int(this.tokens), this.trained_tokens, self.batch_size)
+        examples, computed = self.epochs.before(step) - self.epochs.before(step - 1), int(this.computed)
+        tokens = computed if this.tokens is None else this.tokens
+        meter.add(Amount(tokens, this.trained_tokens, examples, computed))
         _require_finite(loss, grad_norm, step, self.output_path)
         if step == 1 or step % self.steps_per_log == 0 or step == self.num_steps or evaluated:
-            speed, examples = meter.per_second()
+            speed = meter.latest()
             metrics = {
                 "step": step,
-                "epoch": step * self.batch_size / self.examples_per_epoch,
+                "epoch": self.epochs.before(step) / self.epochs.examples,
                 "loss": loss,
                 "lr": learning_rate,
                 "grad_norm": grad_norm,
                 **{name: float(figure) for name, figure in dispatched.metrics.figures.items()},
                 **meter.counters(),
-                "tokens_per_second": speed,
-                **({f"{self.example_name}{PER_SECOND}": examples} if self.example_name else {}),
+                **speed.figures(self.example_name),
                 **(evaluated or {}),
             }
             if self.check:
                 self.check(step, metrics)
-            report.add({**metrics, "mfu": self.throughput.utilisation(speed, this.row_length)})
+            report.add({**metrics, "mfu": self.throughput.utilisation(speed.of("computed"), this.row_length)})
         return loss
 
     def _stops(self, step: int, evaluated: Mapping[str, float], report: Report) -> bool:
@@ -217,7 +222,7 @@ class Loop:
         levanter_trainer.save_state(checkpoints.checkpoint_path(self.output_path, step), state, step)
         if jax.process_index() == 0:
             about = {
-                "counters": meter.counters(),
+                "meter": meter.state(),
                 "identity": dict(self.identity),
                 "data_digest": self.data_digest(step - 1),
                 "trackers": trackers,
@@ -225,13 +230,6 @@ class Loop:
             checkpoints.finish(self.output_path, step, about)
             if self.checkpoints_kept is not None:
                 checkpoints.remove(self.output_path, keep=self.checkpoints_kept)
-
-    def _restore(self, start: Checkpoint | None, state: Any, trainer: Any) -> tuple[Any, Meter]:
-        if start is None:
-            return state, Meter()
-        self._require_same_run(start)
-        state = levanter_trainer.load_state(start.path, state, trainer)
-        return state, Meter(**start.about["counters"])
 
     def _require_same_run(self, start: Checkpoint) -> None:
         before, now = start.about["identity"], self.identity

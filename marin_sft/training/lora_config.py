@@ -12,6 +12,14 @@ from marin_sft.training.checks import check_types, require, unresolved
 ALL_LINEAR = "all-linear"
 INITIALISATIONS = (True, "gaussian")
 NEVER_ADAPTED = ("lm_head", "embed_tokens")
+LINEAR = (
+    *(f"self_attn.{name}_proj" for name in "qkvo"),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
+"""The linear layers of a transformer layer, in all families of models that are trained here."""
+ONE_ARRAY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "olmo2")
+"""The families whose transformer layers are computed as one, so that a linear layer is adapted in all or none."""
+_MOST_LAYERS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +28,10 @@ class LoraConfig:
 
     r: the rank. alpha: scale is alpha / r, with use_rslora alpha / sqrt(r) (rsLoRA, arXiv:2312.03732).
     dropout: probability that an input of A is 0 in training; None: 0, or that of the adapter at `adapter_path`.
-    target_modules: as in PEFT, names of layers, "q_proj" or "self_attn.q_proj"; or a regular expression that matches
-    the whole of a name like "model.layers.0.self_attn.q_proj"; None or "all-linear": all linear layers but lm_head.
+    target_modules: as in PEFT, names of layers, "q_proj" or "self_attn.q_proj", of those in `LINEAR`; or a regular
+    expression that matches the whole of names like "model.layers.0.self_attn.q_proj", as r".*\.(q|v)_proj"; None or
+    "all-linear": all of them. Models of the families in `ONE_ARRAY` are adapted in all their transformer layers alike,
+    Gemma 2 and 3 and OLMo 3 where the expression says.
     exclude_modules: names or an expression in the same way, of layers to leave as they are.
     use_dora: the layer computes g * (W x + scale * B A dropout(x)) instead, where g makes the row norms of
     W + scale * B A the trained `magnitude` (DoRA, arXiv:2402.09353); no gradient flows through the norms.
@@ -31,7 +41,7 @@ class LoraConfig:
     must agree with it, but for dropout.
 
     Raises:
-        ConfigError: for a value that cannot be used, and for layers that are never adapted.
+        ConfigError: for a value that cannot be used, and for layers that there are not or that are never adapted.
     """
 
     r: int | None = None
@@ -72,6 +82,23 @@ class LoraConfig:
         if field == "target_modules" and modules != ALL_LINEAR:
             refused = [name for name in NEVER_ADAPTED if matches(modules or (), name)]
             require(self, field, not refused, f"linear layers without {' and '.join(refused)}: these are not adapted")
+            single = [modules] if isinstance(modules, str) else modules or ()
+            unknown = [name for name in single if not _fits(name if isinstance(modules, str) else [name])]
+            short = ", ".join(name.partition(".")[2] for name in LINEAR)
+            of_all = f"some of {short}, or an expression for the whole of names like model.layers.0.{LINEAR[0]}"
+            require(self, field, not unknown, f"{of_all}; there is none for {', '.join(map(repr, unknown))}")
+
+    def check_layers(self, model_type: str, num_layers: int) -> None:
+        """Raise ConfigError where the layers chosen cannot be adapted in a model of `num_layers` layers."""
+        for linear in LINEAR if model_type in ONE_ARRAY else ():
+            names = [_name(layer, linear) for layer in range(num_layers)]
+            chosen = [name for name in names if self.adapts(name)]
+            others = sorted(set(names) - set(chosen))
+            part = bool(chosen and others)
+            field = "exclude_modules" if self.target_modules in (None, ALL_LINEAR) else "target_modules"
+            one = f"{chosen[0]}, but not {others[0]}" if part else ""
+            expected = f"all layers of a kind or none, since {model_type} computes them as one; this adapts {one}"
+            require(self, field, not part, expected)
 
     @property
     def scale(self) -> float:
@@ -84,6 +111,14 @@ class LoraConfig:
         if name.rpartition(".")[2] in NEVER_ADAPTED or matches(self.exclude_modules or (), name):
             return False
         return self.target_modules in (None, ALL_LINEAR) or matches(self.target_modules or (), name)
+
+
+def _fits(target: Sequence[str] | str) -> bool:
+    return any(matches(target, _name(layer, linear)) for layer in range(_MOST_LAYERS) for linear in LINEAR)
+
+
+def _name(layer: int, linear: str) -> str:
+    return f"model.layers.{layer}.{linear}"
 
 
 def matches(modules: Sequence[str] | str, name: str) -> bool:

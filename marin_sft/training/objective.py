@@ -40,6 +40,10 @@ class Objective(Protocol):
         slices; or [micro-batch, anything], whole for each process. `segment_ids` is -1 where there is no token."""
         ...
 
+    def tokens(self, step: int) -> int | None:
+        """That the rows of the whole batch hold; None: those that the devices are given, whose rows share none."""
+        ...
+
     def trained_tokens(self, step: int) -> int:
         """Of the whole batch. A step without any changes nothing."""
         ...

@@ -14,7 +14,7 @@ from marin_sft.training.sft_config import SFTConfig
 __all__ = ["SFTConfig", "sft"]
 
 
-@step_fn(kind="sft", version=3, fresh_process=True)
+@step_fn(kind="sft", version=4, fresh_process=True)
 def sft(config: SFTConfig) -> None:
     """Train, resuming from the newest checkpoint of `earlier_attempts` when there is one.
 

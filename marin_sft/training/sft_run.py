@@ -12,12 +12,13 @@ import jax
 import numpy as np
 
 from marin_sft.errors import TrainingError
+from marin_sft.training.length import num_steps_of
 from marin_sft.training.loss import Batch, LossBatch, Terms, loss_arrays, nll
 from marin_sft.training.models.model_check import Limits, check_tokens, limits_of
 from marin_sft.training.objective import Evaluate, Figures, Layout
 from marin_sft.training.sft_config import SFTConfig
-from marin_sft.training.train_run import num_steps_of, train_slice
 from marin_sft.training.train_run import train as train_on
+from marin_sft.training.train_run import train_slice
 from marin_sft.training.validation import Validation
 
 
@@ -34,7 +35,9 @@ def run(config: SFTConfig) -> None:
     """Train on the packed batches of the config's mixture."""
     from marin_sft.data.batches.packed_batches import PackedBatches
 
-    batches = PackedBatches(config.mixture, config.tokenized, config.train_batch_size, config.seed)
+    batches = PackedBatches(
+        config.mixture, config.tokenized, config.train_batch_size, config.seed, cut_epochs=config.cuts_epochs
+    )
     batches.require_steps(num_steps_of(config, batches.rows_per_epoch))
     train(config, batches, _validation_sets(config))
 
@@ -76,6 +79,9 @@ class SFTObjective:
         arrays = loss_arrays(batch, self.trained_tokens(step))
         micro_steps = self._layout.micro_steps
         return {name: array.reshape(micro_steps, -1, array.shape[-1]) for name, array in arrays.items()}
+
+    def tokens(self, step: int) -> None:
+        """Those that the devices are given."""
 
     def trained_tokens(self, step: int) -> int:
         return self._batches.trained_tokens(step)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from marin_sft.errors import ConfigError
@@ -35,10 +37,15 @@ INSTEAD = {
 
 
 class Exporter(Protocol):
-    """Writes the model every `steps` steps and after the last: see `marin_sft.export.hf_config.PeriodicExports`."""
+    """Writes the model every `steps` steps and after the last: see `marin_sft.export.hf_config.PeriodicExports`.
+
+    check: raises before the first step for what would make `write` fail, whatever the weights are.
+    """
 
     @property
     def steps(self) -> int: ...
+
+    def check(self, config: Mapping[str, Any]) -> None: ...
 
     def write(
         self,
@@ -56,7 +63,8 @@ class TrainConfig(RunConfig):
     mixture: output of a mixture step. tokenized: output of a tokenize step by the mixture's component names.
     base_model: a Hugging Face directory; its config.json says the architecture.
     train_batch_size: examples per step over all devices. num_train_epochs or num_train_steps: exactly one; an epoch is
-    as many examples as the mixture's training components hold.
+    as many examples as the mixture's training components hold. With num_train_epochs the last step of an epoch takes
+    what is left of it, as in transformers; with num_train_steps every batch is full.
 
     warmup: the steps over which the rate rises from 0 to `learning_rate`. decay: the last steps, over which
     `lr_schedule` takes it to the floor; None: all after the warmup. Both whole numbers of steps, or fractions of them;
@@ -173,6 +181,11 @@ class TrainConfig(RunConfig):
         require(self, "hf_exports_kept", written, "None without exports while training (steps_per_hf_export of a step)")
         self.check_run(self.steps_per_eval, self.num_train_epochs)
 
+    @property
+    def cuts_epochs(self) -> bool:
+        """See `Epochs.cut`."""
+        return self.num_train_epochs is not None and self.per_epoch_training_steps is None
+
     def _check_schedule(self) -> None:
         require(self, "lr_schedule", self.lr_schedule in LR_SCHEDULES, f"one of {', '.join(LR_SCHEDULES)}")
         steps = "a whole number of steps, or a fraction of them below 1"
@@ -206,6 +219,9 @@ class TrainConfig(RunConfig):
             expected = f"fewer updates than num_train_steps = {self.num_train_steps}; what is never trained is frozen"
             require(self, "unfreeze", trained, expected)
         if self.lora is not None:
+            shape = _known_shape(self.base_model, self.expected_model)
+            if shape is not None and not unresolved(self.lora):
+                self.lora.check_layers(*shape)
             for field in ("frozen_parameters", "unfreeze", "reinit_tokens", "weight_decay_parameters"):
                 none = not getattr(self, field)
                 require(
@@ -221,6 +237,19 @@ class TrainConfig(RunConfig):
         require(self, "gradient_checkpointing", remat, f"True, False, or one of {', '.join(CHECKPOINTING)}")
         known = self.attention_backend in (None, *ATTENTION_BACKENDS)
         require(self, "attention_backend", known, f"None, or one of {', '.join(ATTENTION_BACKENDS)}")
+
+
+def _known_shape(base_model: Any, expected: LlamaConfig | None) -> tuple[str, int] | None:
+    """Family and number of layers of the base model, where that can be known before anything runs."""
+    if expected is not None:
+        return expected.model_type, expected.num_layers
+    if not isinstance(base_model, str | Path):
+        return None
+    try:
+        config = json.loads(Path(base_model, "config.json").read_text())
+        return config["model_type"], int(config["num_hidden_layers"])
+    except (OSError, ValueError, KeyError, TypeError):  # elsewhere, or no model: training says so
+        return None
 
 
 def _is_part(value: int | float, whole: bool = False) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,18 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
 from marin_sft.training import checkpoints, exports, levanter_trainer, mesh
+from marin_sft.training.length import epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput
 from marin_sft.training.models import hf_directory, levanter_model, lora, peft_directory
 from marin_sft.training.models.adapted_weights import Merged
+from marin_sft.training.models.model_check import check_tokenizers
 from marin_sft.training.models.peft_directory import Adapter
 from marin_sft.training.models.tensor_names import require_match
 from marin_sft.training.objective import Layout, Objective
 from marin_sft.training.optimization import optimizers
 from marin_sft.training.optimization.freezing import Freezing, freezing
-from marin_sft.training.optimization.schedules import schedule, without_rounding
+from marin_sft.training.optimization.schedules import schedule
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 from marin_sft.training.watching import evaluation_of, watching
@@ -42,10 +44,15 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     with hf_directory.reading(config.base_model) as base:
         shape = hf_directory.read_config(base)
         mesh.check_model(shape, settings.device_mesh.shape)
+    check_tokenizers(config.tokenized, config.base_model, shape["vocab_size"])
+    if config.hf_exports is not None:
+        config.hf_exports.check(shape)
     layout = levanter_trainer.layout(settings, config.train_batch_size, config.per_device_parallelism)
     objective = build(layout)
-    examples_per_epoch = examples_per_epoch_of(config, objective.examples_per_epoch)
+    epochs = epochs_of(config, objective.examples_per_epoch)
     num_steps = num_steps_of(config, objective.examples_per_epoch)
+    if jax.process_index() == 0:
+        print(length_text(epochs, num_steps, objective.example_name or "rows"), flush=True)
     rate = schedule(config, num_steps)
     optimizer = optax.chain(recording(rate), optimizers.optimizer(config, num_steps))
     frozen = freezing(config, num_steps)
@@ -74,8 +81,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             require_match(tensors, config.weight_distribution_pattern, "weight_distribution_pattern")
         loop = Loop(
             num_steps=num_steps,
-            batch_size=config.train_batch_size,
-            examples_per_epoch=examples_per_epoch,
+            epochs=epochs,
             output_path=config.output_path,
             earlier_attempts=tuple(config.earlier_attempts),
             steps_per_log=config.steps_per_log,
@@ -100,7 +106,8 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         def step_input(step: int) -> StepInput:
             batch = levanter_trainer.to_devices(trainer, next_arrays(step), part, parts)
             segments = batch["segment_ids"].array
-            return StepInput(batch, _count_tokens(segments), objective.trained_tokens(step), segments.shape[-1])
+            computed, trained = _count_tokens(segments), objective.trained_tokens(step)
+            return StepInput(batch, objective.tokens(step), trained, computed, segments.shape[-1])
 
         with Prefetched(host_arrays, num_steps) as next_arrays:
             reference = objective.reference(trainer)
@@ -108,6 +115,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             state = loop.run(trainer, state, step_function(trainer, objective.loss), step_input)
         _write_model(config, state.model)
     if jax.process_index() == 0:
+        disk.sync(config.output_path)  # a power cut takes the model, or the checkpoints, but not both
         checkpoints.remove(config.output_path)
 
 
@@ -125,15 +133,6 @@ def _throughput(shape: Mapping[str, Any], model: Any, frozen: Freezing | None) -
     )
 
 
-def num_steps_of(config: TrainConfig, examples_per_epoch: int) -> int:
-    """Optimizer steps of the whole run."""
-    if config.num_train_steps is not None:
-        return config.num_train_steps
-    assert config.num_train_epochs is not None
-    examples = examples_per_epoch_of(config, examples_per_epoch)
-    return max(1, math.ceil(without_rounding(config.num_train_epochs * examples / config.train_batch_size)))
-
-
 def train_slice(config: TrainConfig, examples_per_epoch: int) -> range:
     """The steps whose batches `do_eval` measures where nothing is held out; it warns of that."""
     steps = min(config.max_evaluation_steps or TRAIN_SLICE, num_steps_of(config, examples_per_epoch))
@@ -145,12 +144,6 @@ def train_slice(config: TrainConfig, examples_per_epoch: int) -> range:
             file=sys.stderr,
         )
     return range(steps)
-
-
-def examples_per_epoch_of(config: TrainConfig, examples: int) -> int:
-    """As many as the data make, `examples`, or as the config says."""
-    steps = config.per_epoch_training_steps
-    return examples if steps is None else steps * config.train_batch_size
 
 
 def _attention_backend(config: TrainConfig) -> str | None:

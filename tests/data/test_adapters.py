@@ -107,7 +107,7 @@ ADAPTED = {
         {"messages": [assistant("I ask"), user("I answer")]},
         {"messages": [user("I ask"), assistant("I answer")]},
     ),
-    "keys of messages that matter stay, others and nulls go": (
+    "keys of messages stay, nulls go": (
         TransformAdapter(MULTI_TURN),
         {
             "messages": [
@@ -126,7 +126,7 @@ ADAPTED = {
         },
         {
             "messages": [
-                user("weather?"),
+                {**user("weather?"), "language": "English", "toxic": False},
                 assistant(
                     "",
                     reasoning_content="a tool knows",

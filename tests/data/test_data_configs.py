@@ -16,8 +16,10 @@ from marin_sft.data import (
 )
 from marin_sft.data.tokenize import tokenize
 from marin_sft.errors import ConfigError
+from marin_sft.execution.graph import build_graph
 from marin_sft.execution.step import ExecutorStep, InputName, unversioned
 from marin_sft.steps import mixture, sft, train_tokenizer
+from marin_sft.steps import tokenize as tokenize_rows
 
 TOKENIZER = train_tokenizer("t", ["rows.jsonl"], vocab_size=400)
 
@@ -39,6 +41,22 @@ def test_mixture():
     assert lm_mixture_data_config(PARTS, {"chat": 3}, pack=False).pack == dict.fromkeys(PARTS, False)
     with pytest.raises(ConfigError, match=r"differ in \['held_out'\]"):
         lm_mixture_data_config(PARTS, {"chat": 3, "code": 1}, missing_weights_are_validation=False)
+
+
+def test_equal_mixtures_have_one_identity(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}")
+    tokenizer = train_tokenizer("t", [rows], vocab_size=400)
+    parts = {name: tokenize_rows(name, rows, tokenizer=tokenizer) for name in "ab"}
+
+    def fingerprint(order, weights, **options):
+        step = mixture("m", {name: parts[name] for name in order}, weights=weights, seq_len=64, **options)
+        return build_graph([step]).roots[0].fingerprint
+
+    base = fingerprint("ab", {"a": 1.0, "b": 2.0})
+    assert fingerprint("ba", {"b": 2, "a": 1}) == fingerprint("ab", [(0, {"a": 1, "b": 2})]) == base
+    assert fingerprint("ab", {"a": 1.0, "b": 2.0}, missing_weights_are_validation=False) == base
+    assert fingerprint("ab", {"a": 2.0, "b": 1.0}) != base
 
 
 def test_one_training_set():
@@ -119,6 +137,11 @@ def test_tokenizers_are_told_apart_before_anything_runs():
 def test_values_that_identity_leaves_out():
     data = dataclasses.replace(lm_data_config(CHAT), shuffle=unversioned(5))
     assert dataclasses.replace(data, shuffle=5).shuffle == 5
+
+
+def test_a_path_from_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert train_tokenizer("t", ["~/rows.jsonl"], vocab_size=400).config.train_paths == (tmp_path / "rows.jsonl",)
 
 
 def test_steps():

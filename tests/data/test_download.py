@@ -14,7 +14,8 @@ import pytest
 from marin_sft import executor_main, steps
 from marin_sft.data.download import DownloadConfig, DownloadUrlsConfig, download, download_urls
 from marin_sft.data.remote.transfer import MAX_TRIES, RemoteFile, Transient, fetch, patiently
-from marin_sft.errors import ConfigError, DataError
+from marin_sft.errors import ConfigError, DataError, RunFailed
+from marin_sft.execution.executor import Executor, ExecutorFlags
 from tests.hub_server import Fault, HubServer
 
 FILES = {
@@ -313,6 +314,27 @@ def gcs_bucket(monkeypatch):
         gcsfs.GCSFileSystem.clear_instance_cache()
         yield "gs://bucket"
         gcsfs.GCSFileSystem.clear_instance_cache()
+
+
+def test_a_signature_reaches_the_server_and_nobody_else(hub, tmp_path):
+    """Not the store; and the files are the same under another signature."""
+    hub.add_dataset("org/chats", FILES)
+    store = tmp_path / "store"
+
+    def launch(path, signature, user=""):
+        host = hub.url.replace("http://", f"http://{user}")
+        url = f"{host}/{path}?X-Amz-Credential=AKIA&X-Amz-Signature={signature}"
+        step = steps.download_urls("files", [url], sha256={url: hashlib.sha256(FILES[LARGE]).hexdigest()})
+        return Executor(ExecutorFlags(prefix=str(store), backend="inline")).run([step])
+
+    path = f"datasets/org/chats/resolve/main/{LARGE}"
+    found = [launch(path, signature).results[0].status for signature in ("zqSIGNATURE991", "zqOTHER992")]
+    assert found == ["ran", "cached"]
+    assert ["zqSIGNATURE991"] in [request.query.get("X-Amz-Signature") for request in hub.seen]
+    with pytest.raises(RunFailed):
+        launch("nowhere/x.txt", "zqTHIRD993", "me:zqPASSWORD@")
+    files = [path for path in store.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"zq" in path.read_bytes()]
 
 
 def test_urls(hub, tmp_path, gcs_bucket):

@@ -28,6 +28,19 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(token_cache, "ROWS_PER_SHARD", 40)
 
 
+def test_under_a_name_with_any_characters(tmp_path, small_shards):
+    rows = random_rows(50)
+    for name in ("plain", "lr=[1e-4]*::y"):
+        write_token_cache(f"{tmp_path}/{name}/cache", iter(rows))
+        assert_same(TokenCache.open(f"{tmp_path}/{name}/cache").read(range(50)), rows)
+    one, other = (files_of(tmp_path / name) for name in ("plain", "lr=[1e-4]*::y"))
+    assert one == other and sorted(path.name for path in tmp_path.iterdir()) == ["lr=[1e-4]*::y", "plain"]
+
+
+def files_of(directory):
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
 def test_write_and_read(tmp_path, small_shards):
     rows = random_rows(100)
     write_token_cache(f"{tmp_path}/cache", iter(rows))

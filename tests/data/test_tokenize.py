@@ -47,6 +47,7 @@ def test_tokenize(tmp_path, tokenizer, tokenizer_path, helpers, monkeypatch):
             "trained_tokens": sum(int(r.mask.sum()) for r in expected),
             "dropped": {},
         }
+    assert json.loads((tmp_path / "out/stats.json").read_text())["vocabulary_size"] == len(tokenizer)
     assert not (tmp_path / "out/dropped.jsonl").exists()
     assert (heard[0].done, heard[0].total) == (0, 40) and heard[-1].done == heard[-1].total == 10
 
@@ -87,9 +88,94 @@ def test_bad_rows_are_counted_and_sampled(tmp_path, tokenizer_path, helpers):
         tokenize(TokenizeConfig((path,), tokenizer_path, max_dropped=0.4, output_path=f"{tmp_path}/strict"))
 
 
+def test_too_many_bad_rows_are_told_and_kept(tmp_path, tokenizer_path, helpers):
+    good = helpers.write_jsonl(tmp_path / "good.jsonl", [*helpers.chat_rows(19), {"nothing": "x"}])
+    bad = helpers.write_jsonl(tmp_path / "bad.jsonl", [{"mesages": []}] * 60)
+    with pytest.raises(DataError) as raised:
+        tokenize(TokenizeConfig((good,), tokenizer_path, validation_paths=(bad,), output_path=f"{tmp_path}/out"))
+    message = str(raised.value)
+    assert "validation_paths: 60 of 60 rows dropped (unknown_format: 60)" in message
+    assert f"\n  {bad}:1: unknown_format: 'mesages': did you mean 'messages'? the keys ['mesages'] fit none" in message
+    assert (
+        f"{tmp_path}/out/dropped.jsonl" in message and "marin-sft preview --data" in message and "columns=" in message
+    )
+    samples = [json.loads(line) for line in (tmp_path / "out/dropped.jsonl").read_text().splitlines()]
+    assert [(s["split"], s["file"], s["line"]) for s in samples[:2]] == [
+        ("train", "good.jsonl", 20),
+        ("validation", "bad.jsonl", 1),
+    ]
+    empty = helpers.write_jsonl(tmp_path / "empty.jsonl", [])
+    with pytest.raises(DataError, match="train_paths, .*empty.jsonl: 0 of 0 rows dropped .there were no rows"):
+        tokenize(TokenizeConfig((empty,), tokenizer_path, output_path=f"{tmp_path}/none"))
+
+
+def test_rows_rated_bad_are_left_out(tmp_path, tokenizer, tokenizer_path, helpers):
+    rows = [{**row, "label": i % 2 == 0} for i, row in enumerate(helpers.chat_rows(20))]
+    path = helpers.write_jsonl(tmp_path / "x.jsonl", rows)
+    tokenize(TokenizeConfig((path,), tokenizer_path, max_dropped=0.0, output_path=f"{tmp_path}/out"))
+    stats = json.loads((tmp_path / "out/stats.json").read_text())["train"]
+    assert stats["documents"] == 10 and stats["dropped"] == {"rated_bad": 10}
+    found = TokenCache.open(f"{tmp_path}/out/train").read(range(10))
+    expected = [encode_chat(tokenizer, row["messages"], ChatLmDatasetFormat()) for row in rows[::2]]
+    assert [row.input_ids.tolist() for row in found] == [row.input_ids.tolist() for row in expected]
+
+
+def test_a_raw_half_of_a_surrogate_pair_and_a_missing_field(tmp_path, tokenizer_path, helpers):
+    path = tmp_path / "x.jsonl"
+    helpers.write_jsonl(path, [*helpers.chat_rows(30), {**helpers.chat_rows(1)[0], "tools": float("nan")}])
+    half = b'{"messages": [{"role": "user", "content": "\xed\xa0\xbd"}, {"role": "assistant", "content": "a"}]}\n'
+    path.write_bytes(path.read_bytes() + half)
+    tokenize(TokenizeConfig((str(path),), tokenizer_path, output_path=f"{tmp_path}/out"))
+    stats = json.loads((tmp_path / "out/stats.json").read_text())["train"]
+    assert stats["documents"] == 31 and stats["dropped"] == {"invalid_unicode": 1}
+
+
+def test_what_is_noted_of_rows_stands_in_the_stats(tmp_path, tokenizer, tokenizer_path, helpers):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"a<|im_end|> {i}", "country": "FR"},
+                {"role": "assistant", "content": "b"},
+            ],
+            "topic": "x",
+            "id": i,
+        }
+        for i in range(3)
+    ]
+    path = helpers.write_jsonl(tmp_path / "x.jsonl", [*rows, *helpers.chat_rows(2), {"nothing": 1}])
+    dated = "{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    format = ChatLmDatasetFormat(chat_template=dated, template_date="2025-01-02")
+    tokenize(TokenizeConfig((path,), tokenizer_path, format, max_dropped=0.5, output_path=f"{tmp_path}/out"))
+    stats = json.loads((tmp_path / "out/stats.json").read_text())["train"]
+    assert stats["noted"] == {"special_tokens_in_text": {"documents": 3, "count": 3}}
+    assert stats["unread_keys"] == {"messages.country": 3, "topic": 3}
+    assert stats["template_date"] == "2025-01-02"
+    (document,) = TokenCache.open(f"{tmp_path}/out/train").read([0])
+    assert tokenizer.decode(document.input_ids).startswith("02 Jan 2025<|im_start|>")
+    refused = ChatLmDatasetFormat(special_tokens_in_text="raise")
+    with pytest.raises(DataError, match="x.jsonl:1: 1 special tokens stand in its text, first '<.im_end.>'"):
+        tokenize(TokenizeConfig((path,), tokenizer_path, refused, max_dropped=1.0, output_path=f"{tmp_path}/refused"))
+
+
+def test_the_clock_reaches_no_output(tmp_path, tokenizer, tokenizer_path, helpers, monkeypatch):
+    import datetime
+
+    from transformers.utils import chat_template_utils
+
+    path = helpers.write_jsonl(tmp_path / "x.jsonl", helpers.chat_rows(2))
+    format = ChatLmDatasetFormat(chat_template="{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template)
+    hashes = set()
+    for day in (1, 2):
+        now = type("Now", (datetime.datetime,), {"now": classmethod(lambda cls, day=day: cls(2031, 1, day))})
+        monkeypatch.setattr(chat_template_utils, "datetime", now)
+        tokenize(TokenizeConfig((path,), tokenizer_path, format, output_path=f"{tmp_path}/{day}"))
+        hashes.add(helpers.tree_hash(tmp_path / str(day)))
+    assert len(hashes) == 1
+
+
 def test_untrained_rows_are_dropped(tmp_path, tokenizer_path, helpers):
     path = helpers.write_jsonl(tmp_path / "x.jsonl", helpers.chat_rows(2))
-    format = ChatLmDatasetFormat(chat_template="{{ '!' }}", mask_user_turns=False)
+    format = ChatLmDatasetFormat(chat_template="{{ '!' }}", mask_user_turns=False, allow_not_rendered=("content",))
     with pytest.raises(DataError, match="no_trained_token: 2"):
         tokenize(TokenizeConfig((path,), tokenizer_path, format, max_dropped=1.0, output_path=f"{tmp_path}/out"))
 

@@ -32,6 +32,7 @@ def test_bad_rows_are_counted(tmp_path, helpers):
     path = helpers.write_jsonl(tmp_path / "x.jsonl", [*helpers.chat_rows(3), {"nothing": "x"}])
     with pytest.raises(DataError, match="1 of 4 rows dropped .unknown_format: 1"):
         train_tokenizer(TrainTokenizerConfig((path,), output_path=str(tmp_path / "out")))
+    assert '"line": 4' in (tmp_path / "out/dropped.jsonl").read_text()
     config = TrainTokenizerConfig((path,), vocab_size=300, max_dropped=0.25, output_path=str(tmp_path / "out"))
     train_tokenizer(config)
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 import transformers
 
-from marin_sft.errors import DataError, TrainingError
+from marin_sft.errors import ConfigError, DataError, TrainingError
 from marin_sft.evaluation.cached_decoding import has_cache
 from marin_sft.evaluation.decoding import Sampling, decode
 from marin_sft.evaluation.generate import GenerateConfig, generate
-from marin_sft.training.fakes import word_tokenizer
+from marin_sft.evaluation.generate_run import read_prompts
+from marin_sft.execution.graph import build_graph
+from marin_sft.steps import download_urls, evaluate
+from marin_sft.training.fakes import CHAT_TEMPLATE, word_tokenizer
 from marin_sft.training.models import LlamaConfig, Qwen3Config, hf_directory, levanter_model
 from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
@@ -145,6 +148,47 @@ def test_the_step_answers_every_prompt_and_counts_matches(model_path, tmp_path):
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["prompts"] == 5
     assert metrics["exact_match"] == sum(line["exact_match"] for line in lines) / 5 >= 1 / 5
+
+
+def test_prompts_are_rendered_as_training_renders_them(tmp_path):
+    """With the arguments of the config and of the row, the row's tools, and the date that is given."""
+    tokenizer = word_tokenizer([f"w{i}" for i in range(40)])
+    tokenizer.chat_template = (
+        "{{ strftime_now('%Y-%m-%d') }} {{ 'w1' if enable_thinking else 'w2' }} {{ mood }} "
+        "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}" + CHAT_TEMPLATE
+    )
+    tools = [{"name": "w5"}]
+    own = {"mood": "w6", "enable_thinking": True}
+    rows = [row("w3", "w4"), {**row("w3", "w4"), "tools": json.dumps(tools), "chat_template_kwargs": own}]
+    prompts = {"q": write_rows(tmp_path / "prompts.jsonl", rows)}
+    kwargs = {"enable_thinking": False}
+    config = GenerateConfig(model="m", prompts=prompts, chat_template_kwargs=kwargs, template_date="2025-01-02")
+    first, second = read_prompts(config, tokenizer, 64)
+    asked = [{"role": "user", "content": "w3"}]
+    said = tokenizer.apply_chat_template(asked, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False)
+    assert first.text == f"2025-01-02 w2  {said}" and second.text == f"2025-01-02 w1 w6 w5 {said}"
+    assert second.tokens == tokenizer(second.text, add_special_tokens=False)["input_ids"]
+    assert read_prompts(GenerateConfig(model="m", prompts=prompts), tokenizer, 64)[0].text == f"2024-07-26 w2  {said}"
+    rows = [{**row("w3", "w4"), "chat_template_kwargs": {"chat_template": "x"}}]
+    prompts = {"q": write_rows(tmp_path / "own.jsonl", rows)}
+    with pytest.raises(DataError, match=r"own.jsonl:1: chat_template_kwargs has \['chat_template'\]"):
+        read_prompts(GenerateConfig(model="m", prompts=prompts), tokenizer, 64)
+
+
+def test_arguments_of_the_template_count_and_their_absence_does_not():
+    def fingerprint(step):
+        return build_graph([step]).node(step).fingerprint
+
+    files = download_urls("m", ["https://example.com/m"])
+    one, same, other = (
+        evaluate("x", files, {"q": files / "q"}, max_new_tokens=4, **more)
+        for more in ({}, {"chat_template_kwargs": {}}, {"chat_template_kwargs": {"enable_thinking": False}})
+    )
+    assert fingerprint(one) == fingerprint(same) != fingerprint(other)
+    with pytest.raises(ConfigError, match=r"GenerateConfig.chat_template_kwargs has \['tokenize'\]"):
+        GenerateConfig(model="m", prompts={"q": "x"}, chat_template_kwargs={"tokenize": True})
+    with pytest.raises(ConfigError, match="GenerateConfig.template_date='today'; expected a day"):
+        GenerateConfig(model="m", prompts={"q": "x"}, template_date="today")
 
 
 def test_rows_that_are_no_prompts(model_path, tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,50 @@ def test_a_commit_published_first_is_adopted(pipeline):
     assert publish(store, node.directory, first) == first
     assert publish(store, node.directory, dataclasses.replace(first, attempt=2, digest="two")) == first
     assert read_state(store, node.directory).commit == first
+
+
+def test_the_commit_of_another_step_is_not_adopted(pipeline):
+    """Two steps share a directory. The owner of one was frozen between its last look at the claims and its commit, and
+    commits while the other, which took over, is in its body."""
+    store = open_store(str(pipeline.prefix))
+    node = node_of(pipeline.step("s", text="theirs", override_output_path="shared"))
+
+    @step_fn(kind="overtaken")
+    def body(config):
+        Path(config["out"], "text.txt").write_text(config["text"])
+        if not list(pipeline.prefix.glob("shared/commits/*")):
+            commit_from_elsewhere(store, node, Claim(7, 1, node.fingerprint, OUT_OF_SIGHT, now()))
+
+    step = ExecutorStep("s", body, {"out": this_output_path(), "text": "mine"}, override_output_path="shared")
+    user = pipeline.step("user", step)
+    run = pipeline.run(user)
+    assert Path(run.output_path(user, "text.txt")).read_text() == "usermine"
+    commits = {path.stem: json.loads(path.read_text()) for path in pipeline.prefix.glob("shared/commits/*")}
+    assert commits["000001"]["fingerprint"] == node.fingerprint != commits["000002"]["fingerprint"]
+
+
+def test_the_owner_beats_while_its_output_is_digested_and_looks_at_the_claims_after(pipeline, monkeypatch):
+    step = pipeline.step("s")
+    store, node = open_store(str(pipeline.prefix)), node_of(step)
+    real = type(store).files
+    beats = pipeline.prefix / node.directory / "claims" / "000001.beat"
+    seen = []
+
+    def slow(self, path):
+        """Digests until the owner has beaten twice; another launch takes the step over meanwhile."""
+        deadline = time.monotonic() + 20
+        while len(seen) < 2 and time.monotonic() < deadline:
+            count = json.loads(beats.read_text())["count"] if beats.exists() else 0
+            seen.extend([count] if count and count not in seen else [])
+        if not list(pipeline.prefix.glob("s-*/claims/000002.json")):
+            commit_from_elsewhere(store, node, claim_from_elsewhere(store, node, number=2))
+        return real(self, path)
+
+    monkeypatch.setattr(type(store), "beat_seconds", 0.01)
+    monkeypatch.setattr(type(store), "files", slow)
+    run = pipeline.run(step)
+    assert len(seen) == 2 and [result.status for result in run.results] == ["adopted"]
+    assert Path(run.output_path(step, "text.txt")).read_text() == "from elsewhere"
 
 
 def test_only_one_of_many_threads_gets_a_claim(tmp_path):

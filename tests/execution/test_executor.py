@@ -349,6 +349,18 @@ def test_figures_of_metrics_json_are_shown(pipeline, capsys):
     assert "exact_match 0.875, prompts 200" in capsys.readouterr().out
 
 
+def test_the_closing_table_says_where_dropped_rows_are(pipeline, capsys):
+    def body(config):
+        Path(config["out"], "dropped.jsonl").write_text(config["dropped"])
+
+    steps = [
+        ExecutorStep(n, body, {"out": this_output_path(), "dropped": d}) for n, d in (("some", "{}"), ("none", ""))
+    ]
+    run = pipeline.run(*steps)
+    told = [line for line in capsys.readouterr().out.splitlines() if "dropped.jsonl" in line]
+    assert told == [f"some: rows were dropped; some of them are in {run.output_path(steps[0], 'dropped.jsonl')}"]
+
+
 def test_memory_store_end_to_end(tmp_path):
     import fsspec
 
@@ -411,17 +423,23 @@ def test_other_settings_of_the_same_result_are_named(pipeline):
     assert (plan.action, plan.detail) == ("SKIP", "same result, different settings: steps_per_log 10 -> 20")
 
 
-def test_an_input_that_vanished_is_named(pipeline, capsys):
+def test_an_input_that_vanishes_during_the_launch_is_named(pipeline, capsys):
     a = pipeline.step("a")
     output = pipeline.run(a).output_path(a)
-    shutil.rmtree(output)
+
+    @step_fn(kind="remover")
+    def remove(config):
+        shutil.rmtree(output)
+        Path(config, "text.txt").write_text("")
+
+    remover = ExecutorStep("remover", remove, this_output_path())
     with pytest.raises(RunFailed):
-        pipeline.run(pipeline.step("b", a))
+        pipeline.run(pipeline.step("b", a, remover))
     text = capsys.readouterr().out
     assert f"its input 'a' is committed, but the output is gone from {output}" in text
     assert pipeline.bodies() == ["a"]
-    pipeline.run(pipeline.step("b", a), force_run=("a",))
-    assert pipeline.bodies() == ["a", "b"]
+    pipeline.run(pipeline.step("b", a, remover))
+    assert pipeline.bodies() == ["a", "b"], "the next plan has seen it"
 
 
 def test_a_full_disk_commits_nothing(tmp_path, capsys):

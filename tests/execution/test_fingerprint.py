@@ -4,17 +4,19 @@ import enum
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from marin_sft.errors import ConfigError
+from marin_sft.execution.configs import resolve, settings_of
 from marin_sft.execution.executor import (
     CpuConfig,
     ExecutorStep,
@@ -28,7 +30,6 @@ from marin_sft.execution.executor import (
     unversioned,
     versioned,
 )
-from marin_sft.execution.fingerprint import leaf_differences, resolve, settings_of
 from marin_sft.execution.graph import build_graph
 
 
@@ -52,6 +53,21 @@ class Config:
 
 class Colour(enum.Enum):
     RED = 1
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    weight: float = 1.0
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    floor: float | None = None
+    warmup: int | float = 1
+    anything: Any = None
+    added_later: float = omitted_when(0.0, default=0.0)
 
 
 def body(config: Config) -> None: ...
@@ -93,6 +109,7 @@ def test_what_counts():
     base = fingerprint(Inner(0.1))
     assert fingerprint(Inner(0.2)) != base
     assert fingerprint(OtherInner(0.1)) != base, "a nested dataclass carries its class name"
+    assert fingerprint(Pair(1, 2)) != fingerprint((1, 2)), "and so does a named tuple"
     assert fingerprint(versioned(Inner(0.1))) == base
     assert fingerprint({"$class": "Inner", "rate": 0.1}) != base, "a mapping cannot pass for a dataclass"
 
@@ -140,6 +157,56 @@ def test_other_plain_values():
     assert fingerprint({"b", "a"}) == fingerprint({"a", "b"})
 
 
+def test_a_float_may_be_written_as_a_whole_number():
+    base = fingerprint(Numbers(1.0, {"a": 2.0}, 0.0))
+    assert fingerprint(Numbers(1, {"a": 2}, 0, added_later=0)) == base
+    assert fingerprint(Numbers(weight=2)) != fingerprint(Numbers())
+    assert fingerprint(Numbers(weight=True)) != fingerprint(Numbers())
+    assert fingerprint(Numbers(weight=2**60 + 1)) != fingerprint(Numbers(weight=2.0**60)), "which no float holds"
+    # Where both may stand they are told apart: 1 is one step of warmup, 1.0 would be all of them.
+    assert fingerprint(Numbers(warmup=1)) != fingerprint(Numbers(warmup=1.0))
+    assert fingerprint(Numbers(anything=1)) != fingerprint(Numbers(anything=1.0))
+
+
+def test_an_enum_counts_by_its_value():
+    def colour(value: Any, name: str = "RED") -> enum.Enum:
+        return enum.Enum("Colour", {name: value}, module=__name__)[name]
+
+    assert fingerprint(colour(1)) == fingerprint(Colour.RED)
+    assert len({fingerprint(colour(value)) for value in (1, 2, "1", ("a", 1))} | {fingerprint(colour(1, "BLUE"))}) == 5
+    with pytest.raises(ConfigError, match=r"config\.value: expected a value with a stable text .* got object"):
+        fingerprint(colour(object()))
+
+
+def test_a_class_counts_with_its_module_and_ours_may_move():
+    def made(module: str, name: str = "Inner") -> Any:
+        cls = dataclasses.make_dataclass(name, [("rate", float, 0.1)], frozen=True)
+        cls.__module__ = module
+        return cls()
+
+    assert fingerprint(made(__name__)) == fingerprint(made("elsewhere.test_fingerprint")) == fingerprint(Inner())
+    assert fingerprint(made("strip")) != fingerprint(made("keep"))
+    assert fingerprint(made("marin_sft.data.formats")) == fingerprint(made("marin_sft.data.chat.formats"))
+    assert fingerprint(made("marin_sft.data.formats")) != fingerprint(made("marin_sft.data.formats", "Other"))
+    assert fingerprint(made("marin_sft.data.formats")) != fingerprint(made("formats"))
+
+
+def test_the_order_of_inputs_makes_no_difference():
+    a, b = (ExecutorStep(name, body, Config(name)) for name in "ab")
+    assert fingerprint({"a": a, "b": b}) == fingerprint({"b": b, "a": a})
+    assert fingerprint({"a": a, "b": b}) != fingerprint({"a": b, "b": a})
+    assert fingerprint([a, b]) != fingerprint([b, a]), "a list has an order"
+    assert fingerprint([a, a]) != fingerprint([a])
+
+
+def test_the_end_of_a_file_s_name_counts(tmp_path: Path):
+    text = "a\tb\n1\t2\n"
+    for name in ("x.csv", "x.tsv", "y.csv", "y.csv.gz"):
+        (tmp_path / name).write_text(text)
+    assert fingerprint(tmp_path / "x.csv") == fingerprint(tmp_path / "y.csv"), "the rest of it does not"
+    assert len({fingerprint(tmp_path / name) for name in ("x.csv", "x.tsv", "y.csv.gz")}) == 3
+
+
 def test_a_path_counts_by_content(tmp_path: Path):
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.txt").write_text("x")
@@ -157,6 +224,22 @@ def test_a_path_counts_by_content(tmp_path: Path):
         fingerprint(tmp_path / "absent")
 
 
+def test_files_behind_links_count_and_names_are_no_patterns(tmp_path: Path):
+    for name in ("big/b.txt", "data/a.txt", "rows[1].txt", "rows1.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "data/link").symlink_to("../big")
+    (tmp_path / "data/link/back").symlink_to("..")
+    paths = [tmp_path / "data", tmp_path / "data/**/*.txt", tmp_path / "data/*/*.txt", tmp_path / "rows[1].txt"]
+    before = [fingerprint(path) for path in paths]
+    (tmp_path / "big/b.txt").write_text("other")
+    assert [fingerprint(path) == old for path, old in zip(paths, before, strict=True)] == [False, False, False, True]
+    (tmp_path / "rows1.txt").write_text("what the name means as a pattern")
+    assert fingerprint(paths[3]) == before[3]
+    with pytest.raises(ConfigError, match=r"config\.value: .*dat'; did you mean '.*/data'"):
+        fingerprint(tmp_path / "dat")
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -164,7 +247,6 @@ def test_a_path_counts_by_content(tmp_path: Path):
         ([{"a": math.nan}], r"step 's' config\.value\[0\]\.a: expected a finite number, got nan"),
         (lambda row: row, r"config\.value: expected a module-level function"),
         ({1: "x"}, r"step 's' config\.value: expected string keys, got the key 1 of type int"),
-        ({1, "x"}, r"config\.value: expected a set whose elements can be sorted"),
         (Inner, r"config\.value: expected a value with a stable text"),
     ],
 )
@@ -190,19 +272,19 @@ def test_the_same_in_another_process_with_another_hash_seed(tmp_path: Path):
         "from marin_sft.execution.executor import ExecutorStep\n"
         "from marin_sft.execution.graph import build_graph\n"
         "def body(config): ...\n"
-        "step = ExecutorStep('s', body, {'a': {'x', 'y', 'z'}, 'b': [1.5, None, True], 'c': 'text'})\n"
+        "sets = {'x', 'y', 'z', 1, None, frozenset({'v', 'w', 2}), frozenset({3})}\n"
+        "step = ExecutorStep('s', body, {'a': sets, 'b': [1.5, None, True], 'c': 'text'})\n"
         "print(build_graph([step]).roots[0].fingerprint)\n"
     )
-    runs = {
-        subprocess.run(
-            [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, cwd=tmp_path, capture_output=True, check=True
-        ).stdout
-        for seed in ("1", "2")
-    }
+    runs = set()
+    for seed in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", program]
+        runs.add(subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, check=True).stdout)
     # Frozen: if this text changes, every output that anybody has is orphaned.
     text = (
-        '{"config":{"a":{"$set":["x","y","z"]},"b":[1.5,null,true],"c":"text"},'
-        '"inputs":[],"kind":"body","schema":1,"version":1}'
+        '{"config":{"a":{"$set":["x","y","z",1,null,{"$set":["v","w",2]},{"$set":[3]}]},"b":[1.5,null,true],"c":"text"},'
+        '"kind":"body","schema":2,"version":1}'
     )
     assert runs == {hashlib.sha256(text.encode()).hexdigest().encode() + b"\n"}
 
@@ -212,17 +294,6 @@ def test_resolve_keeps_types_and_untouched_objects():
     resolved = resolve(config, lambda leaf: "/out/x" if leaf == this_output_path("x") else leaf)
     assert resolved == {"a": [1, "/out/x"], "b": (Inner(), 2), "c": [Inner()]}
     assert resolved["c"] is config["c"]
-
-
-def test_leaf_differences_name_the_fields():
-    old = {"optimizer": {"lr": 0.1}, "files": ["a", "b"], "gone": 1}
-    new = {"optimizer": {"lr": 0.2}, "files": ["a", "c", "d"]}
-    assert leaf_differences(old, new) == [
-        ("optimizer.lr", 0.1, 0.2),
-        ("files[1]", "b", "c"),
-        ("files[2]", None, "d"),
-        ("gone", 1, None),
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,3 +354,13 @@ def test_prefix_and_working_directory_make_no_difference(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MARIN_SFT_PREFIX", "gs://elsewhere")
     assert fingerprint(Leafy(), name="x") == before
+
+
+def test_a_signed_url_counts_without_its_signature():
+    def payload(text):
+        return next(iter(build_graph([ExecutorStep("a", body, Config(text))]))).payload["config"]["value"]
+
+    signed = "https://host/rows.jsonl?version=2&X-Amz-Signature={}&X-Amz-Credential=x"
+    assert payload(signed.format("one")) == payload(signed.format("two")) == "https://host/rows.jsonl?version=2"
+    for text in ("read https://me@host/a?sig=1", "https://host/rows.jsonl?version=2", "https://[x/?sig=1"):
+        assert payload(text) == text

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from marin_sft.errors import GraphError
+from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.executor import ExecutorStep, step_fn
 from marin_sft.execution.graph import build_graph
 
@@ -53,6 +53,15 @@ def test_cycles_are_named():
         build_graph([a])
 
 
+def test_names_that_no_file_system_takes_are_refused():
+    assert build_graph([step("a" * 244), step(f"{'a' * 255}/b")])
+    for name in ("a" * 245, f"{'a' * 256}/b", "/".join(["a" * 200] * 5)):
+        with pytest.raises(GraphError, match=r"step 'a{60}'\.\.\.: .* which takes \d+ bytes; expected at most \d+"):
+            build_graph([step(name)])
+    with pytest.raises(GraphError, match="takes 260 bytes; expected at most 255 between two slashes"):
+        build_graph([step("a", override_output_path=f"/x/{'é' * 130}")])
+
+
 def test_two_steps_for_one_path():
     steps = [step("a", "1", override_output_path="x"), step("b", "2", override_output_path="x/")]
     with pytest.raises(GraphError, match=r"claim the path 'x': 'a' and 'b' differ in config.inputs\[0\]: '1' and '2'"):
@@ -86,3 +95,11 @@ def test_a_chain_of_thousands_needs_no_recursion_and_little_time():
     begun = time.process_time()
     assert len(build_graph([chain]).nodes) == 5000
     assert time.process_time() - begun < 5
+
+
+def test_a_token_in_a_config_is_refused_by_name():
+    token = "hf_" + "a1B2" * 9
+    for config, path in (({"key": token}, "config.key"), ({"a": [{"b": f"Bearer {token}"}]}, r"config.a\[0\].b")):
+        with pytest.raises(ConfigError, match=f"step 'x' {path}: holds what has the form of a secret") as caught:
+            build_graph([ExecutorStep("x", print, config)])
+        assert token not in str(caught.value)

@@ -1,6 +1,7 @@
 """Lines of a growing log, each once, in order, with nothing lost at the end."""
 
 import queue
+import tracemalloc
 
 from marin_sft.execution.live_output import LiveOutput
 from marin_sft.execution.store import open_store
@@ -50,3 +51,44 @@ def test_progress_is_told_from_output():
     ]
     assert all(is_text(progress.text()) for progress in texts)
     assert not any(map(is_text, ["hello", "epoch 3", "Traceback (most recent call last):", "", "3 rows were dropped"]))
+
+
+def test_of_a_flood_the_newest_lines_are_shown_and_the_rest_is_counted(tmp_path):
+    """32 MB in far less memory."""
+    shown: list[str] = []
+    log = tmp_path / ".log"
+    with open(log, "w") as file:
+        file.writelines(f"{i} {'x' * 1000}\n" for i in range(32_000))
+    output = LiveOutput(open_store(str(tmp_path)), lambda name, line: shown.append(line))
+    tracemalloc.start()
+    output.follow("a", str(log))
+    output.stop("a")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    left_out = 32_000 - (len(shown) - 1)
+    assert shown[0] == f"... {left_out:,} lines not shown; all are in {log}"
+    assert [line.split()[0] for line in shown[1:]] == [str(i) for i in range(left_out, 32_000)]
+    assert 20 <= len(shown) <= 1001 and peak < 8e6
+
+
+def test_a_line_without_an_end_is_cut_short(tmp_path):
+    shown: list[str] = []
+    log = tmp_path / ".log"
+    log.write_bytes(b"y" * 5_000_000 + b"\n" + b"".join(b"%d%%\r" % i for i in range(2_000_000)) + b"\nend\n")
+    output = LiveOutput(open_store(str(tmp_path)), lambda name, line: shown.append(line))
+    output.follow("a", str(log))
+    output.stop("a")
+    assert shown == [f"{'y' * 4000}... (cut short)", "1999999%", "end"]
+
+
+def test_logs_share_the_lines_that_are_shown(tmp_path):
+    shown: list[tuple[str, str]] = []
+    output = LiveOutput(open_store(str(tmp_path)), lambda *line: shown.append(line))
+    for name in "abcd":
+        (tmp_path / name).write_text("".join(f"{i}\n" for i in range(5000)))
+        output.follow(name, str(tmp_path / name))
+    for name, most in zip("abcd", (250, 333, 500, 1000), strict=True):  # as others are followed no longer
+        output.stop(name)
+        of_this = [line for of, line in shown if of == name]
+        assert of_this[0] == f"... {5000 - most:,} lines not shown; all are in {tmp_path / name}"
+        assert of_this[1:] == [str(i) for i in range(5000 - most, 5000)]

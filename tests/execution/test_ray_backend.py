@@ -47,6 +47,10 @@ SCRIPT = """
         results = map_shards(square, range(6))
         note(config, str([r for r, _ in results]) + str(os.getpid() in {pid for _, pid in results}))
 
+    @step_fn(kind="edits")
+    def edits(config):
+        Path(config["data"]).write_text("edited while it is read")
+
     @step_fn(kind="vanish")
     def vanish(config):
         os._exit(7)
@@ -82,15 +86,17 @@ def read(tmp_path: Path, name: str, file: str = "note.txt") -> str:
 def launch(tmp_path_factory):
     """One launch of steps that do all kinds of things; looked at by several tests."""
     tmp_path = tmp_path_factory.mktemp("ray")
+    (tmp_path / "data.txt").write_text("as planned")
     command = write_script(
         tmp_path,
         "a = step('named/a', plain)",
+        f"edited = step('edits', edits, data=Path({str(tmp_path / 'data.txt')!r}))",
         "fresh_steps = [step(f'fresh{i}', fresh, a, number=i) for i in range(2)]",
         "others = [step('sharded', sharded, a), step('vanish', vanish), step('killed', killed), step('leave', leave)]",
         "env = RuntimeEnv(env_vars={'FOR_THIS_STEP': 'yes'})",
         "much = GpuConfig(cpus=10_000, accelerator_type='H100', custom={'magic': 2}, runtime_env=env)",
         "greedy = step('greedy', of_variables, resources=much)",
-        "executor_main(steps=[*fresh_steps, *others, step('after_leave', plain, others[-1]), greedy])",
+        "executor_main(steps=[*fresh_steps, *others, step('after_leave', plain, others[-1]), edited, greedy])",
     )
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     return tmp_path, command, done
@@ -100,7 +106,7 @@ def test_independent_steps_finish_and_failures_are_told_apart(launch):
     _, _, done = launch
     assert done.returncode == 1, done.stderr
     assert "Ray dashboard: http://127.0.0.1:" in done.stdout
-    results = dict(line.split()[:2] for line in done.stdout.split("step ")[-1].splitlines()[1:9])
+    results = dict(line.split()[:2] for line in done.stdout.split("\nstep ")[-1].splitlines()[1:10])
     assert results == {
         "named/a": "ran",
         "fresh0": "ran",
@@ -110,10 +116,12 @@ def test_independent_steps_finish_and_failures_are_told_apart(launch):
         "killed": "failed",
         "leave": "failed",
         "after_leave": "blocked",
+        "edits": "failed",
     }
     assert "leave failed: SystemExit: enough" in done.stdout
     assert "vanish failed: os._exit(7) in the body" in done.stdout
     assert "killed failed: the worker was lost 4 times" in done.stdout
+    assert "data.txt has changed since the plan was made" in done.stdout
 
 
 def test_a_step_killed_for_its_memory_is_told_apart_and_not_retried(tmp_path):

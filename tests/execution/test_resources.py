@@ -12,10 +12,11 @@ import pytest
 
 from marin_sft import CpuConfig, ExecutorStep, GpuConfig, RuntimeEnv, TpuPodConfig, step_fn, this_output_path
 from marin_sft.errors import ConfigError
+from marin_sft.execution import resources as resources_module
 from marin_sft.execution.graph import build_graph
-from marin_sft.execution.ray_environment import is_loopback, keep_token_private, looks_secret
+from marin_sft.execution.ray_environment import is_loopback, keep_token_private
 from marin_sft.execution.record import describe
-from marin_sft.execution.resources import ACCELERATORS, Resources, demand
+from marin_sft.execution.resources import ACCELERATORS, Resources, demand, lacking_here
 
 
 def body(config):
@@ -92,20 +93,6 @@ def test_secrets_are_refused_without_their_value():
     assert "hf_abc" not in str(caught.value)
 
 
-def test_names_of_secrets():
-    secret = [
-        "HF_TOKEN",
-        "WANDB_API_KEY",
-        "AWS_SECRET_ACCESS_KEY",
-        "DB_PASSWORD",
-        "OPENAI_APIKEY",
-        "hf_token",
-        "TOKEN_2",
-    ]
-    harmless = ["HF_TOKEN_PATH", "MAX_TOKENS", "TOKENIZERS_PARALLELISM", "KEYBOARD", "HOME", "SECRET_FILE"]
-    assert all(map(looks_secret, secret)) and not any(map(looks_secret, harmless))
-
-
 def test_accelerators_are_those_that_ray_knows():
     """In a process of its own: tests of planning want none of ray."""
     program = (
@@ -148,3 +135,48 @@ def test_the_token_is_private(tmp_path, monkeypatch):
         keep_token_private()
         assert path.stat().st_mode & 0o777 == 0o600
     assert len(new.read_text()) == 64 and old.read_text() == "known"
+
+
+@pytest.fixture
+def devices(tmp_path, monkeypatch):
+    """A machine with such device files, by the kind that they are of; none before it is called."""
+    for kind in ("GPU", "UNCOUNTED_GPU", "TPU"):
+        monkeypatch.setattr(resources_module, f"_{kind}_FILES", (f"{tmp_path}/{kind}[0-9]*",))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def make(kind: str, count: int) -> None:
+        for i in range(count):
+            (tmp_path / f"{kind}{i}").touch()
+
+    return make
+
+
+def test_what_this_machine_has_not(devices, monkeypatch):
+    gpus, tpu = GpuConfig(gpu_count=2), TpuPodConfig(tpu_type="v4-8")
+    assert lacking_here(CpuConfig(512, 2**50)) == []
+    assert lacking_here(gpus) == ["this machine has no GPU; the step runs without"]
+    assert lacking_here(tpu) == ["this machine has no TPU (v4-8); the step runs without"]
+    assert lacking_here(CpuConfig(custom={"magic": 1})) == [
+        "this machine has no resource 'magic'; the step runs without"
+    ]
+    devices("GPU", 1)
+    assert lacking_here(gpus) == ["the step asks for 2 GPUs, and this machine has 1: it runs on these"]
+    assert lacking_here(GpuConfig(gpu_count=0.5)) == []
+    devices("GPU", 4)
+    devices("TPU", 1)
+    assert lacking_here(gpus) == lacking_here(tpu) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert "this machine has 1" in lacking_here(gpus)[0]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert lacking_here(gpus) == ["this machine has no GPU; the step runs without"]
+    devices("UNCOUNTED_GPU", 1)
+    assert lacking_here(gpus) == []
+
+
+def test_it_is_told_inline_once(devices, pipeline, capsys):
+    gpu = GpuConfig(runtime_env=RuntimeEnv(pip=("x==1",)))
+    steps = [dataclasses.replace(pipeline.step(name), resources=gpu) for name in ("a", "b")]
+    pipeline.run(*steps)
+    told = capsys.readouterr().out
+    assert "a: this machine has no GPU; the step runs without\n" in told and told.count("no GPU") == 1
+    assert told.count("runtime_env.pip needs a process of its own, which --backend inline has not") == 1

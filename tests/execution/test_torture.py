@@ -1,22 +1,35 @@
-"""Long runs of random crashes and races: `make torture`. ROUNDS sets the number of rounds of each kind, SEED the dice.
+"""Long runs of random crashes, races, power cuts and damage: `make torture`.
+
+ROUNDS sets the number of rounds of each kind, SEED the dice.
 
 After every round: no two commits for one number, no half-written output taken for a whole one, no finished output lost,
 each body run as often as the kills allow and no oftener.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from marin_sft.execution.attempt import attempt_path, read_state
+from marin_sft.execution.catalog import step_directories
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
+from marin_sft.execution.fingerprint import canonical_json
+from marin_sft.execution.local_store import LocalStore
+from marin_sft.execution.process import ProcessIdentity, descendants
+from tests.execution import power_cuts
+from tests.execution.damage import COMMANDS, DAMAGES, damage, launch, our_files, run_command, whole_store
 from tests.execution.launches import Launches
 from tests.gcs_server import Fault
 
@@ -91,6 +104,82 @@ def test_a_store_that_refuses_and_loses_answers(gcs, number):
     assert [result.status for result in Executor(flags).run(steps).results] == ["cached", "cached"]
 
 
+@pytest.mark.parametrize("number", range(max(1, ROUNDS // 5)))
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_the_power_goes(tmp_path, kind, number):
+    """What is committed after the cut is whole, and the same command finishes the rest."""
+    if reason := power_cuts.impossible(kind):
+        pytest.skip(reason)
+    dice = random.Random(f"power {SEED} {kind} {number}")
+    disk, cut = tmp_path / "disk.img", tmp_path / "cut.img"
+    (tmp_path / "script.py").write_text(power_cuts.SCRIPT)
+    power_cuts.make_disk(disk, kind)
+
+    def start(mount: Path) -> subprocess.Popen:
+        command = [sys.executable, "script.py", "--prefix", str(mount / "store"), "--backend", "inline"]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    with power_cuts.mounted(disk, tmp_path / "before") as mount:
+        os.sync()  # the empty file system is on the disk
+        launch = start(mount)
+        wanted, begun = dice.randint(0, 6), time.monotonic()
+        while launch.poll() is None and len(list(mount.glob("store/**/commits/000001.json"))) < wanted:
+            assert time.monotonic() - begun < 100
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launch.wait(timeout=dice.random() * 0.2)
+        launch.send_signal(signal.SIGSTOP)
+        shutil.copyfile(disk, cut)
+        launch.kill()
+        launch.communicate()
+    with power_cuts.mounted(cut, tmp_path / "after") as mount:
+        store = LocalStore(str(mount / "store"))
+        committed = check_commits(store)
+        again = start(mount)
+        output, _ = again.communicate(timeout=100)
+        assert again.returncode == 0, output
+        after = check_commits(store)
+        assert committed.items() <= after.items() and len(after) == 6
+    print(f"\n{kind} {number}: cut after {wanted} commits, {len(committed)} on the disk")
+
+
+def check_commits(store: LocalStore) -> dict[str, str]:
+    """The digest of each step's commit; checks that its output is whole."""
+    found = {}
+    for directory in step_directories(store):
+        commit = read_state(store, directory).commit
+        if commit is not None:
+            output = attempt_path(store, directory, commit.attempt)
+            files = [list(file) for file in store.files(output)]
+            assert hashlib.sha256(canonical_json(files).encode()).hexdigest() == commit.digest, output
+            assert json.loads(Path(output, ".files.json").read_text()), output
+            assert json.loads(Path(output, ".record.json").read_text())["exit"] == "ok"
+            found[directory] = commit.digest
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return whole_store(tmp_path_factory.mktemp("whole") / "store")
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_five_damaged_files(whole, tmp_path, number):
+    """One after the other, each in a store of its own: no command and no launch ends in an uncaught exception, and
+    what was said to be wrong is a file of ours."""
+    dice = random.Random(f"damage {SEED} {number}")
+    for each in range(5):
+        store = Path(shutil.copytree(whole, tmp_path / str(each), symlinks=True))
+        file, kind = dice.choice(our_files(store)), dice.choice([*DAMAGES, "directory"])
+        damage(file, kind, dice)
+        for words in dice.sample(COMMANDS, 4):
+            code, errors = run_command(store, words)
+            assert code in (0, 1, 2) and (code == 0 or errors), (file, kind, words)
+            if "expected the JSON" in errors:
+                assert str(file) in errors, (file, kind, words, errors)
+        launch(store)
+        shutil.rmtree(store)
+
+
 RAY_SCRIPT = """
     import os, threading
     from pathlib import Path
@@ -137,3 +226,53 @@ def test_kill_9_on_ray(tmp_path, number, victim):
     assert bodies == [*range(held + 1), *range(held, 6)]
     for commits in Path(tmp_path).glob("store/link*/commits"):
         assert [json.loads(path.read_text())["number"] for path in commits.glob("*.json")] == [1]
+
+
+def wait_for(look):
+    """What `look` finds first."""
+    ends = time.monotonic() + 120
+    while time.monotonic() < ends:
+        if found := look():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not come about in two minutes")
+
+
+def process_named(name: str, below: int) -> int | None:
+    return next((pid for pid, each in descendants(below).items() if each == name), None)
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_ray_dies_while_a_launch_starts(tmp_path, name):
+    """One paragraph, exit code 2, no failed step, and no process left; the same command works after."""
+    (tmp_path / "script.py").write_text(textwrap.dedent(RAY_SCRIPT))
+    command = [sys.executable, "script.py", "--prefix", "store"]
+    launch = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    victim = wait_for(lambda: process_named(name, launch.pid))
+    time.sleep(0.5)  # seen by the launch, too
+    seen = {pid: ProcessIdentity.of(pid) for pid in descendants(launch.pid)}
+    os.kill(victim, signal.SIGKILL)
+    _, errors = launch.communicate(timeout=120)
+    assert launch.returncode == 2 and errors.count("\n") == 1, errors
+    assert errors.startswith(f"error: Ray did not start on this machine: its {name} has ended.")
+    wait_for(lambda: all(process.is_gone() for process in seen.values()))
+    assert not list(tmp_path.glob("store/link0-*")), "no step was begun"
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120).returncode == 0
+
+
+def test_the_raylet_dies_while_a_step_runs(tmp_path):
+    """The step ends; for the next one Ray is started again, and no step counts as failed."""
+    (tmp_path / "script.py").write_text(textwrap.dedent(RAY_SCRIPT))
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    command = [sys.executable, "script.py", "--prefix", "store"]
+    env = {**os.environ, "HOLD": "1"}
+    launch = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    open(gate).close()  # the step runs; then it waits for ever
+    os.kill(wait_for(lambda: process_named("raylet", launch.pid)), signal.SIGKILL)
+    gate.unlink()
+    worker = int((tmp_path / "bodies.txt").read_text().split()[-1])
+    os.kill(worker, signal.SIGKILL)
+    output, _ = launch.communicate(timeout=240)
+    assert launch.returncode == 0 and "Ray on this machine has died; it is started again" in output
+    assert "6 steps run, 0 cached, 0 not finished" in output

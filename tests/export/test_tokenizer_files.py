@@ -5,20 +5,21 @@ import json
 import pytest
 import transformers
 
-from benchmarks import tiny_tokenizers
 from benchmarks.serve_export import TEXTS
+from marin_sft.data.tokenizer import PLAIN_CLASS
 from marin_sft.export import tokenizer_files
 from marin_sft.export.directory import write_export
 from marin_sft.export.hf_config import HfExport
 from marin_sft.training.models import hf_directory
+from tests.published import tiny_tokenizers
 
 CLASSES = {
     "qwen": "Qwen2Tokenizer",
     "gemma": "GemmaTokenizer",
-    "llama2": tokenizer_files.PLAIN,
-    "llama3": tokenizer_files.PLAIN,
-    "olmo": tokenizer_files.PLAIN,
-    "plain": tokenizer_files.PLAIN,
+    "llama2": PLAIN_CLASS,
+    "llama3": PLAIN_CLASS,
+    "olmo": PLAIN_CLASS,
+    "plain": PLAIN_CLASS,
 }
 
 

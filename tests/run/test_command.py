@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 from marin_sft.errors import RunFailed
+from marin_sft.execution import local_store
 from marin_sft.execution.attempt import Claim, ProcessIdentity, now, take_claim, write_beat
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path, unversioned
 from marin_sft.execution.store import open_store
-from marin_sft.run import command, logs
+from marin_sft.run import command, explanation, logs
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,10 +110,78 @@ def test_status_of_what_fails_runs_and_waits(world):
     assert "1 failed, 1 interrupted, 1 absent" in squeezed(world.text("status"))
 
 
+def test_differences_of_outputs_of_an_earlier_schema(tmp_path):
+    def payload(fingerprint):
+        inputs = {"inputs": [f"{fingerprint}{'0' * 54}"]}
+        return {"schema": 1, "kind": "k", "version": 1, "config": {"data": {"$input": 0, "name": "x"}}, **inputs}
+
+    (tmp_path / "raw" / "a-0123456789" / "commits").mkdir(parents=True)
+    (tmp_path / "raw" / "a-0123456789" / "commits" / "000001.json").write_text("{}")
+    found = explanation.differences(open_store(str(tmp_path)), payload("0123456789"), payload("9876543210"))
+    assert found == [["data", "raw/a-0123456789", "9876543210"]]
+
+
+def test_verify(world):
+    steps = {name: world.step(f"raw/{name}", text=name) for name in ("whole", "edited", "shortened", "gone", "more")}
+    run = world.launch(*steps.values())
+    files = {name: Path(run.output_path(step, "text.txt")) for name, step in steps.items()}
+    assert {item["result"] for item in world.json("verify")} == {"ok"}
+    assert squeezed(world.text("verify")).endswith("5 outputs under " + f"{world.prefix}: 5 ok")
+    files["edited"].write_text("edixed")
+    files["shortened"].write_text("short")
+    shutil.rmtree(files["gone"].parent)
+    (files["more"].parent / "b.txt").write_text("")
+    found = {item["name"].removeprefix("raw/"): item for item in world.json("verify", code=1)}
+    assert {name: (item["result"], item["files"]) for name, item in found.items()} == {
+        "whole": ("ok", {}),
+        "edited": ("changed", {"text.txt": "other contents"}),
+        "shortened": ("changed", {"text.txt": "9 bytes were committed, 5 are there"}),
+        "gone": ("gone", {}),
+        "more": ("changed", {"b.txt": "added"}),
+    }
+    text = squeezed(world.text("verify", code=1))
+    assert "1 ok, 3 changed, 1 gone" in text and "text.txt: 9 bytes were committed, 5 are there" in text
+    assert "--force_run of the experiment makes a step again" in text
+    assert [item["name"] for item in world.json("verify", "raw/who*")] == ["raw/whole"]
+    assert "did you mean 'raw/whole'?" in world.call("verify", "raw/whale", code=2).err
+    files["edited"].unlink()
+    assert world.json("verify", "edited", code=1)[0]["files"] == {"text.txt": "gone"}
+    (files["edited"].parent / ".files.json").write_text("[")
+    assert world.json("verify", "edited", code=1)[0]["files"] == {".files.json": "does not list what was committed"}
+
+
+def test_verify_names_a_commit_that_cannot_be_read(world):
+    step = world.step("raw/a")
+    world.launch(step)
+    (commit,) = world.prefix.glob("raw/a-*/commits/000001.json")
+    commit.write_text("")
+    (found,) = world.json("verify", code=1)
+    assert (found["name"], found["result"]) == ("raw/a", "changed") and str(commit) in found["files"]["commit"]
+
+
+def test_verify_says_of_what_there_are_no_digests(world, monkeypatch):
+    monkeypatch.setattr(local_store, "READ_BACK_LIMIT", 0)
+    step = world.step("large")
+    output = Path(world.launch(step).output_path(step, "text.txt"))
+    assert [item["result"] for item in world.json("verify")] == ["unverifiable"]
+    output.write_text("longer")
+    assert [item["result"] for item in world.json("verify", code=1)] == ["changed"]
+
+
 def test_an_empty_prefix(world):
+    world.prefix.mkdir()
     assert world.json("status") == [] and world.json("runs") == [] and world.json("gc") == []
     assert squeezed(world.text("status")).startswith("0 steps under")
     assert "there is none under" in world.call("path", "x", code=2).err
+
+
+def test_a_prefix_that_is_not_there(world):
+    """It may be misspelt: not the same as one with nothing in it."""
+    world.prefix.with_name("stores").mkdir()
+    for words in (("status",), ("runs",), ("gc", "--delete"), ("path", "x")):
+        error = world.call(*words, code=2).err
+        assert "store: no such directory" in error and "did you mean" in error and "stores'?" in error
+    assert not world.prefix.exists()
 
 
 def test_why(edited):
@@ -175,6 +245,18 @@ def test_logs(world):
     assert world.json("logs", "a", "--attempt", "1")["log"] == "writing first\n"
     assert world.json("logs", "a")["attempt"] == 2
     assert "no attempt 7; there are: 1, 2" in world.call("logs", "a", "--attempt", "7", code=2).err
+
+
+def test_logs_are_read_in_pieces(world):
+    """Which cut characters in two."""
+    world.launch(world.step("a"))
+    (log,) = world.prefix.glob("a-*/1/.log")
+    text = "a" + "\u00e9\u4e2d\n" * 500_000
+    log.write_text(text)
+    store, directory = open_store(str(world.prefix)), log.parents[1].name
+    pieces = [len(piece) for piece in logs.read_log(store, directory, 1)]
+    assert sum(pieces) == len(text.encode()) and max(pieces) <= 1 << 20 and len(pieces) > 2
+    assert world.json("logs", "a")["log"] == text == world.text("logs", "a")
 
 
 @pytest.mark.parametrize("end", ["failure", "taken over", "released"])
@@ -265,6 +347,23 @@ def test_pin_and_gc(edited):
     assert "expected a whole number from 0, got '-1'" in world.call("gc", "--keep_runs=-1", code=2).err
 
 
+def test_what_is_not_ours_is_not_listed_and_what_is_left_is_named(world):
+    world.launch(world.step("a"))
+    (world.prefix / "github" / "commits").mkdir(parents=True)
+    (world.prefix / "b-0123456789" / "claims").mkdir(parents=True)
+    Executor(ExecutorFlags(prefix=f"{world.prefix}/team", backend="inline")).run([world.step("inner")])
+    (a,) = world.json("status")
+    assert a["name"] == "a"
+    note = f"Not looked into: team, a store of its own; see --prefix {world.prefix}/team".replace(" ", "")
+    assert all(note in "".join(world.text(name).split()) for name in ("status", "gc"))  # folded anywhere
+    assert "no step 'team/inner': team is a store of its own" in world.call("why", "team/inner", code=2).err
+    damaged = Path(a["path"], "claims", "000001.json")
+    damaged.write_text("")
+    left = f"left {Path(a['path']).name} ({damaged} cannot be read)".replace(" ", "")
+    for flags in ([], ["--delete"]):
+        assert left in "".join(world.text("gc", *flags, "--keep_runs", "0", "--keep_days", "0").split())
+
+
 _SCRIPT = """
 from beside import NAME
 from marin_sft import ExecutorStep, executor_main, this_output_path
@@ -293,6 +392,12 @@ def test_plan(world, tmp_path, monkeypatch):
 def test_mistakes(capsys):
     assert command.main(["statu"]) == 2
     assert capsys.readouterr().err == "error: no command 'statu'; did you mean 'status'?\n"
+    for word in ("chat", "train"):
+        assert command.main([word]) == 2
+        assert f"error: no command {word!r}; there are: plan, status" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--version"])
+    assert re.fullmatch(r"marin-sft \d+\.\S+\n", capsys.readouterr().out)
     assert command.main([]) == 2 and command.main(["status", "--jsn"]) == 2
     assert "unrecognized arguments: --jsn" in capsys.readouterr().err
     assert command.main(["status", "--prefix", "ftp://x/y"]) == 2

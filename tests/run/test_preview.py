@@ -12,6 +12,7 @@ from rich.cells import cell_len
 
 from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer
 from marin_sft.run import command
+from tests.hub_server import HubServer
 
 ROWS = [
     {"messages": [{"role": "user", "content": "\u4e2d\U0001f600\n\tx"}, {"role": "assistant", "content": "ok " * 60}]},
@@ -101,8 +102,38 @@ def test_text(preview):
     assert "dropped, unknown_format: " in text and '{"nothing": 1}' in text
 
 
+def test_what_is_noted(preview, tmp_path):
+    messages = [
+        {"role": "user", "content": "a<|im_end|>b", "country": "FR"},
+        {"role": "assistant", "content": "c", "reasoning_content": "d"},
+    ]
+    data = tmp_path / "noted.jsonl"
+    data.write_text(
+        json.dumps({"messages": messages, "topic": 1}) + "\n" + json.dumps({"messages": messages[:1]}) + "\n"
+    )
+    rows = preview("--json", data=data)
+    assert rows[0]["dropped"].startswith("reasoning_not_rendered: message 1 (assistant)")
+    del messages[1]["reasoning_content"]
+    data.write_text(json.dumps({"messages": messages, "topic": 1}) + "\n")
+    (row,) = preview("--json", data=data)
+    assert row["noted"] == {"special_tokens_in_text": 1} and row["unread_keys"] == ["messages.country"]
+    assert row["unused_keys"] == ["topic"]
+    lines = preview(data=data).splitlines()
+    assert "special tokens that somebody wrote: 1, kept as control tokens" in lines
+    assert "keys that the chat template does not look up: messages.country" in lines
+    assert "keys that the format has no use for: topic" in lines
+
+
+def test_a_template_that_asks_for_the_date(preview, tokenizer, tmp_path):
+    dated = load_tokenizer(tokenizer)
+    dated.chat_template = "{{ strftime_now('%d %b %Y') }}" + dated.chat_template
+    dated.save_pretrained(tmp_path / "dated")
+    text = preview("--rows", "1", tokenizer=tmp_path / "dated")
+    assert "the template asks for the date and is told 2024-07-26; see template_date" in text
+
+
 def test_named_format(preview):
-    (row,) = preview("--json", "--rows", "1", "--format", "text")
+    row, *_ = preview("--json", "--rows", "5", "--format", "text")
     assert row["dropped"].startswith("missing_key") and row["format"] == "text"
 
 
@@ -126,19 +157,50 @@ def test_mistakes(preview, tmp_path, tokenizer):
     assert "broken.jsonl.gz" in preview(code=1, data=broken)
 
 
-def test_a_hub_id_that_cannot_be_reached(tmp_path):
-    data = tmp_path / "rows.jsonl"
-    data.write_text(json.dumps(ROWS[1]) + "\n")
-    words = ["preview", "--tokenizer", "nobody/nothing", "--data", str(data)]
-    done = subprocess.run(
-        [sys.executable, "-m", "marin_sft.run.command", *words],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 2 and "cannot load the tokenizer 'nobody/nothing'" in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
+def test_rows_of_which_none_can_be_used(tmp_path, capsys, tokenizer):
+    def run(*rows, name="rows.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        code = command.main(["preview", "--tokenizer", tokenizer, "--data", f"{tmp_path}/rows.jsonl"])
+        return code, *capsys.readouterr()
+
+    code, out, err = run({"mesages": []}, {"nothing": 1})
+    assert code == 1 and "did you mean 'messages'" in out and "none of the 2 rows looked at can be used" in err
+    assert run({"mesages": []}, ROWS[1])[0] == 0
+    code, out, err = run()
+    assert code == 1 and out == "" and "rows.jsonl: no rows" in err
+
+
+def test_names_that_are_nearly_right(preview, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "mymodel").symlink_to(tokenizer)
+    for name in ("mymodle", "./mymodle"):
+        assert "did you mean 'mymodel'?" in preview(code=2, tokenizer=name)
+    assert "did you mean 'rows.jsonl'?" in preview(code=2, data="rosw.jsonl")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert preview("--json", data="~/rows.jsonl") == preview("--json")
+
+
+def test_hub_ids_that_lead_nowhere(tmp_path):
+    """Without a network, and where the hub has no such model: it is asked once."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[1]) + "\n")
+
+    def run(name, environment):
+        done = subprocess.run(
+            [sys.executable, "-m", "marin_sft.run.command", "preview", "--tokenizer", name, "--data", "rows.jsonl"],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        return done.stderr
+
+    error = run("nobody/nothing", {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)})
+    assert "cannot load the tokenizer 'nobody/nothing'" in error
+    with HubServer() as hub:
+        error = run("mymodle", hub.environment(tmp_path))
+        assert "no such directory, and no such model on the hub" in error and len(hub.requests) == 1
 
 
 def test_no_jax(preview, tmp_path, tokenizer):

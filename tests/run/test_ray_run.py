@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import urllib.request
 from pathlib import Path
@@ -171,7 +173,11 @@ EXPERIMENT = """
 
 
 def test_an_experiment_runs_on_that_cluster(head, work):
-    """Steps, their helpers beside the script and in the working directory, secrets, relative prefix, provenance."""
+    """Steps, their helpers beside the script and in the working directory, secrets, relative prefix, provenance.
+
+    Temporary files lie in the working directory, which is shipped.
+    """
+    (work / "tmp").mkdir()
     (work / "experiments").mkdir()
     (work / "parts").mkdir()
     (work / "parts" / "more.py").write_text("def shout(text): return text.upper()\n")
@@ -188,7 +194,7 @@ def test_an_experiment_runs_on_that_cluster(head, work):
 
     secret = SECRET[::-1]  # another test's script has printed the other one
     arguments = ["-e", "HF_TOKEN", secret, "--", "python", "experiments/trial.py", "--prefix", "out"]
-    done = run(head, work, *arguments)
+    done = run(head, work, *arguments, env={"TMPDIR": "./tmp"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "a/first | hello from first" in done.stdout
     (first,) = work.glob("out/a/first-*/latest/note.txt")
@@ -293,10 +299,68 @@ def test_nothing_answers(capsys):
 
 
 def test_secrets_do_not_go_to_another_machine_by_themselves(tmp_path):
-    with pytest.raises(UserError, match="HF_TOKEN: by its name a secret.*allow_visible_secrets"):
+    with pytest.raises(UserError, match="HF_TOKEN: may be a secret.*--visible_env HF_TOKEN") as caught:
         job.make_job(["true"], {"HF_TOKEN": SECRET}, str(tmp_path), here=False)
-    made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(tmp_path), here=False, visible_secrets=True)
+    assert SECRET not in str(caught.value)
+    made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(tmp_path), here=False, visible=["HF_TOKEN"])
     assert made.runtime_env["env_vars"]["HF_TOKEN"] == SECRET and made.entrypoint == "exec true"
+
+
+NAMES_OF_SECRETS = ["DB_PASS", "PGPASSWORD", "REDIS_PWD", "GITHUB_PAT", "NPM_AUTH", "CREDENTIALS", "DATABASE_URL"]
+NAMES_OF_SECRETS += ["API_KEYS", "WHATEVER", "MY_SETTING", "RAY_AUTH_TOKEN", "JAX_SECRET"]
+
+
+def test_only_what_is_known_to_be_harmless_or_is_said_to_be_goes_where_it_can_be_seen(tmp_path):
+    harmless = {"PYTHONUNBUFFERED": "1", "XLA_FLAGS": "--x=1", "JAX_PLATFORMS": "cpu", "MARIN_SFT_SCALE": "tiny"}
+    variables = dict.fromkeys(NAMES_OF_SECRETS, "x") | harmless | {"PYTHONPATH": f"/x/{SECRET}", "NCCL_X": "", "A": "1"}
+    made = job.make_job(["true"], variables, str(tmp_path), here=True, visible=["A"])
+    seen = variables.keys() & made.runtime_env["env_vars"].keys()
+    assert seen == {*harmless, "NCCL_X", "A"}
+    assert made.secrets_dir is not None
+    text = Path(made.secrets_dir, "variables").read_text()
+    assert all(f"export {name}=" in text for name in variables.keys() - seen)
+    made.forget_secrets()
+
+
+def test_a_secret_in_the_command_is_refused(tmp_path):
+    with pytest.raises(UserError, match="a word of the command has the form of a secret.*--env_vars NAME") as caught:
+        job.make_job(["python", "x.py", f"--key={SECRET}"], {}, str(tmp_path), here=True)
+    assert SECRET not in str(caught.value)
+
+
+def test_flags_for_what_may_be_seen(capsys):
+    flags, _ = ray_run.parse("-e A 1 -e B 2 --visible_env A --address h:1 -- true".split())
+    assert ray_run._visible(flags, {"A": "1", "B": "2"}) == ["A"]
+    assert ray_run._launcher(flags).endswith("--address h:1 --env_vars A --env_vars B --visible_env A --")
+    flags, _ = ray_run.parse("-e A 1 -e B 2 --allow_visible_secrets -- true".split())
+    assert set(ray_run._visible(flags, {"A": "1", "B": "2"})) == {"A", "B"}
+    assert ray_run.main("-e A 1 --visible_env B -- true".split()) == 2
+    assert "--visible_env B: expected a variable that --env_vars names" in capsys.readouterr().err
+
+
+def test_the_file_with_secrets_is_not_in_what_is_shipped(tmp_path, monkeypatch):
+    """Neither with TMPDIR in the working directory, by a link too, nor with that being the place for such files."""
+    (tmp_path / "work/tmp").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "work/tmp")
+    monkeypatch.chdir(tmp_path / "work")
+    for tmpdir, working_dir in (("./tmp", "."), (str(tmp_path / "link"), "."), ("/tmp", "/tmp")):
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setenv("TMPDIR", tmpdir)
+        place = Path(job._write_secrets({"A": SECRET}, working_dir)).resolve()
+        assert (place / "variables").exists() and not place.is_relative_to(Path(working_dir).resolve())
+        shutil.rmtree(place)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(UserError, match="--working_dir /: the file with the secrets would be shipped"):
+        job._write_secrets({"A": SECRET}, "/")
+
+
+def test_a_script_that_is_not_there_is_seen_before_anything_is_sent(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ray_run.main(["--", "python", "nosuch.py", "--x"]) == 2
+    assert f"python nosuch.py: there is no nosuch.py in --working_dir {tmp_path}" in capsys.readouterr().err
+    (tmp_path / "is.py").touch()
+    for command in (["python3.11", "is.py"], ["python", "/elsewhere/x.py"], ["python", "-m", "x.py"], ["bash", "x.py"]):
+        job.check_script(command, ".")
 
 
 def test_the_file_with_secrets_is_private(tmp_path):

@@ -1,8 +1,11 @@
 """Run as a script: losses, gradients and logged metrics on the devices that there are, by way to split a batch.
 
-python parallel_runs.py BASE_MODEL OUTPUT [COORDINATOR PROCESS PROCESSES]
+python parallel_runs.py BASE_MODEL OUTPUT [COORDINATOR PROCESS PROCESSES [EARLIER]]
+
+With a coordinator, a training is ended before its last step is done; with EARLIER, it goes on from that output.
 """
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -14,6 +17,7 @@ import jax
 import numpy as np
 import optax
 
+from marin_sft import progress
 from marin_sft.training import levanter_trainer
 from marin_sft.training.fakes import FakeBatch, pack
 from marin_sft.training.lora_config import LoraConfig
@@ -117,12 +121,24 @@ def start(base_model: str, output: Path, *arguments: str, devices: int = 1) -> s
     return subprocess.Popen([sys.executable, __file__, base_model, str(output), *arguments], env=environment)
 
 
+def go_on(update: progress.Progress) -> None:
+    pass
+
+
+def end_before_the_last(update: progress.Progress) -> None:
+    if update.done == STEPS:
+        raise InterruptedError
+
+
 def main(base_model: str, output: str, *distributed: str) -> None:
     if distributed:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        address, process, processes = distributed
+        address, process, processes, *earlier = distributed
         jax.distributed.initialize(address, int(processes), int(process))
-        train(config_for(base_model, f"{output}/logged", 4, 1, steps_per_checkpoint=1), Batches(packed=True))
+        config = config_for(base_model, f"{output}/logged", 4, 1, steps_per_checkpoint=1)
+        config = dataclasses.replace(config, earlier_attempts=tuple(f"{path}/logged" for path in earlier))
+        with progress.listening(go_on if earlier else end_before_the_last), contextlib.suppress(InterruptedError):
+            train(config, Batches(packed=True))
         return
     ways = WAYS[jax.device_count()]
     for packed, per_device in ways:

@@ -1,8 +1,13 @@
-"""Configs of short SFT runs on a tiny model, and what such a run logged."""
+"""Data and configs of short SFT runs on a tiny model, and what such a run logged."""
 
 import json
 from pathlib import Path
 
+import numpy as np
+
+from marin_sft.data.data_configs import lm_mixture_data_config
+from marin_sft.data.mixture import MixtureConfig, mixture
+from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.training.sft_config import SFTConfig
 
 
@@ -21,6 +26,27 @@ def sft_config(base_model: str, output: Path | str = "unused", *earlier: Path, *
     }
     paths = {"output_path": str(output), "earlier_attempts": tuple(map(str, earlier))}
     return SFTConfig(base_model=base_model, **paths, **fields)
+
+
+def chat_mixture(
+    root: Path, tokenizer: str, sizes: dict[str, int], weights: dict[str, float]
+) -> tuple[str, dict[str, str]]:
+    """The outputs of a mixture step and of its tokenize steps: so many dialogues by component, each a row."""
+    rng = np.random.default_rng(0)
+    tokenized = {}
+    for name, count in sizes.items():
+        words = [[f"w{i}" for i in rng.integers(0, 40, 12)] for _ in range(count)]
+        rows = [
+            {"messages": [{"role": "user", "content": " ".join(some[:3])}, {"role": "assistant", "content": answer}]}
+            for some in words
+            for answer in [" ".join(some[3:])]
+        ]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tokenized[name] = f"{root}/tokenized/{name}"
+        tokenize(TokenizeConfig((f"{root}/{name}.jsonl",), tokenizer, output_path=tokenized[name]))
+    data = lm_mixture_data_config(tokenized, weights, pack=False)
+    mixture(MixtureConfig(data, 24, output_path=f"{root}/mixture"))
+    return f"{root}/mixture", tokenized
 
 
 def logged(output: Path) -> list[dict]:

@@ -13,7 +13,7 @@ import pytest
 
 from marin_sft.data.batches.pair_batches import PairBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
-from marin_sft.data.mixture import MixtureConfig, mixture
+from marin_sft.data.mixture import MixtureConfig, mixture, read_mixture
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TRAIN, VALIDATION, TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, TrainingError
@@ -132,9 +132,34 @@ def test_speed_is_told_in_pairs_too(cached):
     for before, line in zip(logged(cached), logged(cached)[1:], strict=False):
         pairs = line["pairs_per_second"] * (line["tokens"] - before["tokens"]) / line["tokens_per_second"]
         assert pairs == pytest.approx(8 * (line["step"] - before["step"]))
-    assert (
-        json.loads((cached / "metrics.json").read_text())["pairs_per_second"] == logged(cached)[-1]["pairs_per_second"]
-    )
+    whole = json.loads((cached / "metrics.json").read_text())
+    assert whole["pairs_per_second"] == pytest.approx(5 * 8 / whole["training_seconds"])
+
+
+def test_tokens_are_those_of_both_dialogues_of_a_pair(data, cached):
+    """Though here a prompt is computed once for both."""
+    apart, shared = (PairBatches(*data, 8, 0, share_prefix=shares) for shares in (False, True))
+    computed = [[int((some.batch(step).segment_ids >= 0).sum()) for step in range(5)] for some in (apart, shared)]
+    assert [line["tokens"] for line in logged(cached)] == np.cumsum(computed[0]).tolist()
+    assert sum(computed[1]) < sum(computed[0])
+
+
+def test_an_epoch_shorter_than_a_batch_is_that_many_pairs(data, base_model, reference, tmp_path, capsys):
+    fields = {"reference_logprobs": reference, "starts_at_reference": True, "train_batch_size": 64}
+    fields |= {"num_train_steps": None, "num_train_epochs": 2}
+    pairs = PairBatches(*data, 1).rows_per_epoch
+    assert 16 < pairs < 48  # so that some of four micro-batches has absent pairs
+    for name, per_device_parallelism in (("whole", -1), ("parts", 16)):
+        dpo(config_for(data, base_model, tmp_path / name, **fields, per_device_parallelism=per_device_parallelism))
+    told = capsys.readouterr().out
+    assert f"warning: training for 2 epochs of {pairs} pairs: 2 steps; train_batch_size = 64 is more than" in told
+    first, second = logged(tmp_path / "whole")
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert (first["epoch"], second["epoch"]) == (1, 2)
+    about = read_mixture(data[0])["components"]["pairs"]["train"]
+    for figure in ("tokens", "trained_tokens"):
+        assert (first[figure], second[figure]) == (about[figure], 2 * about[figure])
+    assert_close(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_log_probabilities_are_those_of_each_dialogue_alone(data, base_model, cached):

@@ -1,10 +1,16 @@
 """Which layers an adapter has, and what its config refuses."""
 
+import dataclasses
+import json
+from pathlib import Path
+
 import pytest
 
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model, lora, peft_directory
+from tests.training.conftest import SHAPE
+from tests.training.small_runs import sft_config
 
 
 def test_layers_are_chosen_as_in_peft(base_model):
@@ -19,8 +25,6 @@ def test_layers_are_chosen_as_in_peft(base_model):
         "0.self_attn.k_proj", "1.self_attn.k_proj"
     }  # fmt: skip
     assert layers(target_modules="all-linear") == layers() and len(layers()) == 14
-    with pytest.raises(TrainingError, match=r"\['qproj'\] fits no linear layer, expected of .*q_proj"):
-        layers(target_modules=["k_proj", "qproj"])
     with pytest.raises(TrainingError, match=r"adapts model.layers.1.self_attn.q_proj, but not model.layers.0"):
         layers(target_modules=r"model\.layers\.1\..*q_proj")
 
@@ -41,6 +45,9 @@ def test_config_values_are_checked_by_name():
         LoraConfig(alpha=8)
     with pytest.raises(ConfigError, match=r"LoraConfig.dropout = 1.0"):
         LoraConfig(r=4, alpha=8, dropout=1.0)
+    for targets in (["k_proj", "qproj"], "qproj", "q_proj", r"layers\.0\..*"):  # an expression is for the whole name
+        with pytest.raises(ConfigError, match=r"target_modules = .*: expected some of q_proj, .*; there is none for '"):
+            LoraConfig(r=4, alpha=8, target_modules=targets)
     for targets in (["q_proj", "lm_head"], ["embed_tokens"], ".*"):
         with pytest.raises(ConfigError, match=r"LoraConfig.target_modules = .*: expected linear layers without"):
             LoraConfig(r=4, alpha=8, target_modules=targets)
@@ -48,3 +55,31 @@ def test_config_values_are_checked_by_name():
         LoraConfig(r=4, alpha=8, target_modules="(q_proj")
     with pytest.raises(ConfigError, match=r"init_lora_weights = 'pissa': expected True or 'gaussian'"):
         LoraConfig(r=4, alpha=8, init_lora_weights="pissa")
+
+
+SOME = {
+    "target_modules": ["model.layers.0.self_attn.q_proj", r"model\.layers\.[01]\..*q_proj", ["0.mlp.up_proj"]],
+    "exclude_modules": [r".*layers\.0\..*", ["1.mlp.up_proj"]],
+}
+
+
+@pytest.mark.parametrize(("field", "modules"), [(field, some) for field, given in SOME.items() for some in given])
+def test_some_layers_of_those_computed_as_one_are_refused_when_planned(base_model, tmp_path, field, modules):
+    chosen = LoraConfig(r=4, alpha=8, **{field: modules})
+    layers = {"num_hidden_layers": 4}
+    for family, directory in (("llama", tmp_path / "llama"), ("olmo3", tmp_path / "olmo3")):
+        directory.mkdir()
+        config = json.loads(Path(base_model, "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps({**config, "model_type": family, **layers}))
+    refused = f"LoraConfig.{field} = .*all layers of a kind or none, since llama .*, but not"
+    with pytest.raises(ConfigError, match=refused):
+        sft_config(tmp_path / "llama", lora=chosen)
+    sft_config(tmp_path / "olmo3", lora=chosen)
+    sft_config("gs://bucket/llama", lora=chosen)  # found out when it is there
+    with pytest.raises(ConfigError, match="since qwen3 computes them as one"):
+        sft_config("gs://bucket/qwen3", lora=chosen, expected_model=dataclasses.replace(SHAPE, num_layers=3))
+
+
+def test_all_of_a_kind_may_be_chosen_by_any_expression(base_model):
+    for modules in (r".*layers\.[0-7]\..*_proj", r".*\.(q|v)_proj", ["q_proj", "mlp.up_proj"], "all-linear", None):
+        sft_config(base_model, lora=LoraConfig(r=4, alpha=8, target_modules=modules))

@@ -58,11 +58,28 @@ def test_an_adapter(runs):
             np.testing.assert_allclose(tensor, expected[name], atol=1e-5, err_msg=f"{output}: {name}")
 
 
-def test_two_processes_each_with_its_own_rows(runs, base_model, tmp_path):
+def two_processes(base_model: str, output: Path, *earlier: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    started = [parallel_runs.start(base_model, tmp_path, address, str(i), "2", devices=2) for i in range(2)]
+    arguments = [address, "{}", "2", *map(str, earlier)]
+    started = [
+        parallel_runs.start(base_model, output, *(argument.format(i) for argument in arguments), devices=2)
+        for i in range(2)
+    ]
     assert [process.wait() for process in started] == [0, 0]
-    np.testing.assert_allclose(lines_of(tmp_path), lines_of(runs[1]), atol=1e-5)
-    assert (tmp_path / "logged" / "model" / "model.safetensors").exists()
+
+
+def test_two_processes_each_with_its_own_rows(runs, base_model, tmp_path, capfd):
+    """Ended in the middle, they go on together from a checkpoint that is whole."""
+    first, second = tmp_path / "1", tmp_path / "2"
+    two_processes(base_model, first)
+    damaged = max((first / "logged/checkpoints/step-2").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    two_processes(base_model, second, first)
+    told = capfd.readouterr().err
+    assert told.count("step-2: ") == 1 and told.count("going on from") == 2 and "checkpoints/step-1\n" in told
+    np.testing.assert_allclose(lines_of(second), lines_of(runs[1]), atol=1e-5)
+    assert (second / "logged" / "model" / "model.safetensors").exists()

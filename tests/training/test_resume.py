@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,6 @@ import numpy as np
 import pytest
 
 from marin_sft import progress
-from marin_sft.data.data_configs import lm_mixture_data_config
-from marin_sft.data.mixture import MixtureConfig, mixture
-from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints
 from marin_sft.training.fakes import CountingBatches
@@ -22,7 +20,7 @@ from marin_sft.training.models import Qwen3Config, hf_directory
 from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import run, train
-from tests.training.small_runs import logged, sft_config
+from tests.training.small_runs import chat_mixture, logged, sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
 STEPS = 12
@@ -46,29 +44,17 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def blend(base_model, tmp_path_factory):
-    """SFTConfig for a mixture of two components with 5 and 3 rows, the small one seen more often: 4 steps an epoch."""
+    """SFTConfig for a mixture of two components with 5 and 3 rows, the small one seen more often: epochs of three steps
+    with 3, 3 and 2 rows."""
     root = tmp_path_factory.mktemp("blend")
-    rng = np.random.default_rng(0)
-    tokenized = {}
-    for name, count in (("long", 5), ("short", 3)):
-        words = [[f"w{i}" for i in rng.integers(0, 40, 12)] for _ in range(count)]
-        rows = [
-            {"messages": [{"role": "user", "content": " ".join(some[:3])}, {"role": "assistant", "content": answer}]}
-            for some in words
-            for answer in [" ".join(some[3:])]
-        ]
-        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        tokenized[name] = f"{root}/tokenized/{name}"
-        tokenize(TokenizeConfig((f"{root}/{name}.jsonl",), base_model, output_path=tokenized[name]))
-    data = lm_mixture_data_config(tokenized, {"long": 1, "short": 2}, pack=False)
-    mixture(MixtureConfig(data, 24, output_path=f"{root}/mixture"))
+    mixed, tokenized = chat_mixture(root, base_model, {"long": 5, "short": 3}, {"long": 1, "short": 2})
     return dataclasses.replace(
         config_for(base_model, root / "whole"),
-        mixture=f"{root}/mixture",
+        mixture=mixed,
         tokenized=tokenized,
-        train_batch_size=2,
+        train_batch_size=3,
         num_train_steps=None,
-        num_train_epochs=3,
+        num_train_epochs=4,
     )
 
 
@@ -118,7 +104,7 @@ def run_killed(config: SFTConfig, after: int, *, within_checkpoint: bool = False
 def test_killed_three_times_it_ends_in_the_same_bits(blend, tmp_path):
     run(dataclasses.replace(blend, steps_per_checkpoint=None))
     whole = Path(blend.output_path)
-    assert logged(whole)[-1]["step"] == STEPS and logged(whole)[-1]["epoch"] == 3
+    assert logged(whole)[-1]["step"] == STEPS and logged(whole)[-1]["epoch"] == 4
     assert len({line["lr"] for line in logged(whole)}) > 8
 
     attempts = [tmp_path / str(i) for i in range(1, 5)]
@@ -127,9 +113,9 @@ def test_killed_three_times_it_ends_in_the_same_bits(blend, tmp_path):
         earlier = tuple(str(path) for path in reversed(attempts[:i]))
         return dataclasses.replace(blend, output_path=str(attempts[i]), earlier_attempts=earlier)
 
-    run_killed(attempt(0), after=5)  # goes on from step 4: the end of an epoch
+    run_killed(attempt(0), after=5)  # goes on from step 4: the middle of epoch 2
     run_killed(attempt(1), after=6, within_checkpoint=True)  # its only checkpoint has no mark: from step 4 again
-    run_killed(attempt(2), after=7)  # goes on from step 6: the middle of epoch 2
+    run_killed(attempt(2), after=7)  # goes on from step 6: its end
     run(attempt(3))
     assert [newest_step(path) for path in attempts] == [4, None, 6, None]
     assert_same_bits(whole, attempts[3])
@@ -152,45 +138,134 @@ def preempt_at(step: int):
     return progress.listening(listener)
 
 
-@pytest.fixture
-def preempted(base_model, tmp_path):
-    """An attempt that ended after step 5, with checkpoints of steps 2 and 4."""
-    output = tmp_path / "1"
+@pytest.fixture(scope="module")
+def preempted_once(base_model, tmp_path_factory):
+    output = tmp_path_factory.mktemp("preempted")
     with preempt_at(5), pytest.raises(Preempted):
         train(config_for(base_model, output), BATCHES)
     return output
 
 
-def test_the_two_newest_checkpoints_are_kept_until_the_model_is_written(preempted, base_model, tmp_path):
+@pytest.fixture
+def preempted(preempted_once, tmp_path):
+    """An attempt that ended after step 5, with checkpoints of steps 2 and 4."""
+    return Path(shutil.copytree(preempted_once, tmp_path / "1"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(base_model, tmp_path_factory):
+    output = tmp_path_factory.mktemp("uninterrupted")
+    train(config_for(base_model, output, steps_per_checkpoint=None), BATCHES)
+    return output
+
+
+def test_the_two_newest_checkpoints_are_kept_until_the_model_is_written(preempted, uninterrupted, base_model, tmp_path):
     assert sorted(path.name for path in (preempted / "checkpoints").iterdir()) == ["step-2", "step-4"]
-    second, whole = tmp_path / "2", tmp_path / "whole"
+    second = tmp_path / "2"
     train(config_for(base_model, second, preempted), BATCHES)
     assert not (second / "checkpoints").exists()
+    assert_same_bits(uninterrupted, second)
+
+
+def test_under_a_prefix_with_any_characters(base_model, tmp_path):
+    strange, whole = tmp_path / "lr=[1e-4]*::y", tmp_path / "whole"
+    with preempt_at(5), pytest.raises(Preempted):
+        train(config_for(base_model, strange / "1"), BATCHES)
+    assert newest_step(strange / "1") == 4
+    shutil.copytree(base_model, strange / "base")
+    train(config_for(str(strange / "base"), strange / "2", strange / "1"), BATCHES)
+    assert not (strange / "2/checkpoints").exists()
     train(config_for(base_model, whole, steps_per_checkpoint=None), BATCHES)
-    assert_same_bits(whole, second)
+    assert_same_bits(whole, strange / "2")
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_message(preempted, base_model, tmp_path, capsys):
-    data = sorted((preempted / "checkpoints" / "step-4").rglob("d/*"))[0]
-    data.write_bytes(data.read_bytes()[:-1])
+def files_of(checkpoint: Path) -> list[Path]:
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file())
+
+
+def flip(path: Path) -> None:
+    """64 bytes, or all there are, in the middle."""
+    data = bytearray(path.read_bytes())
+    for i in range(max(len(data) // 2 - 32, 0), min(len(data) // 2 + 32, len(data))):
+        data[i] ^= 0xFF
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "flipped": flip,
+    "a byte short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_any_file_of_a_checkpoint_is_found(preempted, capsys, damage):
+    files = files_of(preempted / "checkpoints/step-4")
+    assert {"checkpoint.json", "metadata.json", "manifest.ocdbt"} < {path.name for path in files} and len(files) > 3
+    for path in files:
+        before = path.read_bytes()
+        DAMAGES[damage](path)
+        assert newest_step(preempted) == 2, path
+        told = capsys.readouterr().err
+        assert "step-4" in told and (path.name in told or (path.name == checkpoints.MARK and "never finished" in told))
+        path.write_bytes(before)
+        assert newest_step(preempted) == 4
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(preempted, uninterrupted, base_model, tmp_path, capsys):
+    flip(sorted((preempted / "checkpoints/step-4").rglob("d/*"))[0])
     train(config_for(base_model, tmp_path / "2", preempted), BATCHES)
-    assert logged(tmp_path / "2")[-1]["step"] == 6
+    assert_same_bits(uninterrupted, tmp_path / "2")
     told = capsys.readouterr().err
-    assert "step-4" in told and f"bytes, expected {data.stat().st_size + 1}" in told
+    assert "step-4: " in told and "has changed since it was written" in told
+    assert f"going on from {preempted}/checkpoints/step-2\n" in told
 
 
-def test_when_all_are_damaged_it_does_not_start_over(preempted, base_model, tmp_path):
-    for data in (preempted / "checkpoints").rglob("d/*"):
-        data.unlink()
-    with pytest.raises(TrainingError, match=r"all checkpoints are damaged: .*step-4: .* is missing; .*--force_run"):
-        train(config_for(base_model, tmp_path / "2", preempted), BATCHES)
-
-
-def test_files_of_the_right_size_that_cannot_be_read_are_loud(preempted, base_model, tmp_path):
-    for data in (preempted / "checkpoints" / "step-4").rglob("d/*"):
+def test_so_is_one_that_cannot_be_read(preempted, uninterrupted, base_model, tmp_path, capsys):
+    for data in (preempted / "checkpoints/step-4").rglob("d/*"):
         data.write_bytes(bytes(data.stat().st_size))
-    with pytest.raises(TrainingError, match=r"cannot restore the train state .*step-4.*delete this checkpoint"):
+    checkpoints.finish(str(preempted), 4, checkpoints.read(str(preempted), 4).about)  # it was written like that
+    train(config_for(base_model, tmp_path / "2", preempted), BATCHES)
+    assert_same_bits(uninterrupted, tmp_path / "2")
+    assert "step-4: cannot restore the train state: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_when_all_are_damaged_it_does_not_start_over(preempted, base_model, tmp_path, damage):
+    for data in (preempted / "checkpoints").rglob("d/*"):
+        DAMAGES[damage](data)
+    with pytest.raises(TrainingError, match=r"all checkpoints are damaged: .*step-4: .*step-2: .*--force_run"):
         train(config_for(base_model, tmp_path / "2", preempted), BATCHES)
+
+
+def test_nor_when_all_marks_are_empty(preempted):
+    """As a power cut left them; one that was killed before its mark has none."""
+    for mark in preempted.rglob(checkpoints.MARK):
+        mark.write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"step-4: checkpoint.json is damaged; .*step-2: .*--force_run"):
+        newest_step(preempted)
+
+
+def test_all_that_a_resume_needs_is_on_the_disk_before_the_mark(tmp_path, monkeypatch):
+    checkpoint = Path(checkpoints.checkpoint_path(str(tmp_path), 3))
+    for path in (checkpoint / "d/data", checkpoint / "metadata.json", tmp_path / "hf/step-3/x", tmp_path / "log"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("some")
+    synced = []
+    fsync = os.fsync
+
+    def seen(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), (checkpoint / checkpoints.MARK).exists()))
+
+    monkeypatch.setattr(os, "fsync", seen)
+    checkpoints.finish(str(tmp_path), 3, {})
+    before = {path for path, marked in synced if not marked}
+    assert {str(path) for path in (tmp_path, *tmp_path.rglob("*")) if path.name != checkpoints.MARK} <= before
+    assert any(Path(path).name.startswith(f".{checkpoints.MARK}") for path in before)  # before it gets its name
+    assert synced[-1] == (str(checkpoint), True)
 
 
 def test_an_unfinished_checkpoint_is_passed_over(preempted, capsys):

@@ -9,9 +9,10 @@ import pytest
 
 from marin_sft import progress
 from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.training import checkpoints
 from marin_sft.training.fakes import CountingBatches, pack
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.metrics import metrics_log
+from marin_sft.training.metrics import meter
 from marin_sft.training.metrics.trackers import TensorboardConfig
 from marin_sft.training.models import hf_directory
 from marin_sft.training.sft_run import train
@@ -145,6 +146,9 @@ class Exports:
 
     steps = 1
 
+    def check(self, config):
+        """None of them would fail."""
+
     def write(self, path, tensors, config, metrics):
         with hf_directory.writing(path) as local:
             hf_directory.write_json(local, "config.json", {"step": metrics["step"]})
@@ -201,15 +205,53 @@ class SlowBatches(list):
 
 def test_the_speed_is_that_of_training_alone(base_model, tmp_path, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(metrics_log, "time", clock)
+    monkeypatch.setattr(meter, "time", clock)
     also = {"steps_per_eval": 1, "hf_exports": SlowExports(clock), "steps_per_checkpoint": 1}
     held_out = {"back": SlowBatches(HELD_OUT["back"], clock)}
     train(config(base_model, tmp_path, num_train_steps=3, **also), BATCHES, held_out)
     assert clock.put_forward >= 4 * PAUSE
-    _, second, third = logged(tmp_path)  # the first compiles
+    first, second, third = logged(tmp_path)
     assert third["tokens_per_second"] > (third["tokens"] - second["tokens"]) / PAUSE
     assert [name for name in third if "per_second" in name] == ["tokens_per_second"]
-    assert json.loads((tmp_path / "metrics.json").read_text())["tokens_per_second"] == third["tokens_per_second"]
+
+    whole = json.loads((tmp_path / "metrics.json").read_text())
+    assert 0 < whole["training_seconds"] < clock.put_forward and whole["compilation_seconds"] > 0
+    assert whole["tokens_per_second"] == pytest.approx(third["tokens"] / whole["training_seconds"])
+    seconds = [
+        (line["tokens"] - before) / line["tokens_per_second"]
+        for line, before in ((first, 0), (second, first["tokens"]), (third, second["tokens"]))
+    ]
+    assert sum(seconds) <= whole["training_seconds"] * 1.001 < clock.put_forward
+
+
+def test_the_speed_of_the_whole_run_has_that_of_its_earlier_attempts(base_model, tmp_path):
+    limited = config(base_model, tmp_path / "1", num_train_steps=3, training_time_limit="0.001s")
+    with pytest.raises(TrainingError, match="time is over after step 1"):
+        train(limited, BATCHES)
+    kept = checkpoints.newest([str(tmp_path / "1")]).about["meter"]
+    assert kept["total"]["tokens"] == logged(tmp_path / "1")[0]["tokens"]
+    assert kept["compilation_seconds"] > 0 and kept["training_seconds"] > 0
+    train(config(base_model, tmp_path / "2", tmp_path / "1", num_train_steps=3), BATCHES)
+    whole = json.loads((tmp_path / "2/metrics.json").read_text())
+    assert whole["compilation_seconds"] > kept["compilation_seconds"]
+    assert whole["training_seconds"] > kept["training_seconds"]
+    assert whole["tokens_per_second"] == pytest.approx(whole["tokens"] / whole["training_seconds"])
+
+
+def test_a_loss_that_explodes_is_said(base_model, tmp_path, capsys):
+    fields = {"num_train_steps": 4, "warmup": 0.0, "max_grad_norm": None, "lr_schedule": "constant"}
+    train(config(base_model, tmp_path / "wild", learning_rate=100.0, **fields), BATCHES)
+    lines = logged(tmp_path / "wild")
+    at = next(line["step"] for line in lines if line["loss"] > 10 * lines[0]["loss"])
+    told = capsys.readouterr().err
+    assert told.count("training has diverged; try a lower learning_rate") == 1
+    assert f"warning: the loss of step {at} is" in told
+    summary = json.loads((tmp_path / "wild/metrics.json").read_text())
+    assert list(summary)[:2] == ["loss", "first_loss"] and summary["first_loss"] == lines[0]["loss"]
+
+    train(config(base_model, tmp_path / "calm", **fields), BATCHES)
+    assert "diverged" not in capsys.readouterr().err
+    assert "first_loss" not in json.loads((tmp_path / "calm/metrics.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,19 @@ import dataclasses
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from marin_sft.data.batches.packed_batches import PackedBatches
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.execution.step import unversioned
 from marin_sft.training import train_run
 from marin_sft.training.fakes import CountingBatches
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models import hf_directory, levanter_model
 from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import train
-from tests.training.small_runs import logged, sft_config
+from marin_sft.training.sft_run import run, train
+from tests.training.small_runs import chat_mixture, logged, sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
 
@@ -146,6 +148,36 @@ def test_epochs_count_rows(base_model, tmp_path):
     batches = dataclasses.replace(BATCHES, rows_per_epoch=10)
     train(config_for(base_model, tmp_path, num_train_steps=None, num_train_epochs=1), batches)
     assert logged(tmp_path)[-1]["step"] == 3  # ceil(10 / 4)
+
+
+@pytest.mark.parametrize("per_device_parallelism", [-1, 1])  # 1: a micro-batch for each row, some of padding alone
+def test_an_epoch_ends_with_the_rows_that_are_left(base_model, tmp_path, capsys, per_device_parallelism):
+    mixed, tokenized = chat_mixture(tmp_path, base_model, {"some": 6}, {"some": 1})
+    fields = {
+        "mixture": mixed,
+        "tokenized": tokenized,
+        "num_train_steps": None,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-12,  # so that the base model has the loss of each step
+        "per_device_parallelism": per_device_parallelism,
+    }
+    run(config_for(base_model, tmp_path / "run", **fields))
+    assert "training for 2 epochs of 6 rows: 4 steps of 4 rows, the last of an epoch of 2\n" in capsys.readouterr().out
+    lines = logged(tmp_path / "run")
+    assert [line["epoch"] for line in lines] == pytest.approx([4 / 6, 1, 10 / 6, 2])
+    one_by_one = PackedBatches(mixed, tokenized, 1)  # the same order, a row a batch
+    rows = [one_by_one.batch(i) for i in range(12)]
+    model = levanter_model.load_model(base_model)
+    for line, some in zip(lines, (rows[:4], rows[4:6], rows[6:10], rows[10:]), strict=True):
+        log_probs = jax.nn.log_softmax(levanter_model.logits(model, np.concatenate([row.tokens for row in some])))
+        nlls = [
+            -float(log_probs[r, i, row.tokens[0, i + 1]])
+            for r, row in enumerate(some)
+            for i in np.flatnonzero(row.loss_weight[0])
+        ]
+        assert line["loss"] == pytest.approx(np.mean(nlls), rel=1e-5)
+        assert 0 < line["grad_norm"] < 10
+    assert lines[1]["trained_tokens"] == sum(row.trained_tokens for row in rows[:6]) == lines[3]["trained_tokens"] / 2
 
 
 def test_config_values_are_checked_by_name():

@@ -94,24 +94,27 @@ class PackedBatches(TrainingSteps):
     """The training batches of a mixture: deterministic, each one available by its step.
 
     `mixture`: the output of the mixture step; `tokenized`: those of the tokenize steps, by component.
-    `rows_per_epoch`, `num_steps`: see `TrainingSteps`.
+    `cut_epochs`, `rows_per_epoch`, `num_steps`: see `TrainingSteps`. What lacks to a full
+    batch is rows of padding.
 
     Raises:
         ConfigError: a mixture of pairs or without training components, or whose stop strategy has no end.
     """
 
-    def __init__(self, mixture: str, tokenized: Mapping[str, str], batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self, mixture: str, tokenized: Mapping[str, str], batch_size: int, seed: int = 0, *, cut_epochs: bool = False
+    ) -> None:
         check_batch_size(batch_size)
         names = training_components(mixture)
         self.seq_len: int = read_mixture(mixture)["seq_len"]
         self._components = [_Component.open(mixture, tokenized, name, TRAIN) for name in names]
         sizes = {name: len(component.packs) for name, component in zip(names, self._components, strict=True)}
-        super().__init__(mixture, sizes, batch_size, seed)
+        super().__init__(mixture, sizes, batch_size, seed, cut_epochs)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Batch number `step`, from 0: the `part`-th of `parts` equal slices of its rows.
 
-        Depends on nothing but the mixture, the batch size and the seed; only the rows of the slice are read.
+        Depends on nothing but the arguments that these batches were made with; only the rows of the slice are read.
 
         Raises:
             ConfigError: a batch size that `parts` does not divide.
@@ -121,7 +124,7 @@ class PackedBatches(TrainingSteps):
             raise ConfigError(f"batch_size={self.batch_size}; expected a multiple of the {parts} parts")
         order = order[part * len(order) // parts : (part + 1) * len(order) // parts]
         rows: list[list[TokenRow]] = [[] for _ in order]
-        for number in np.unique(order[:, 0]):
+        for number in np.unique(order[order[:, 0] >= 0, 0]):
             at = np.flatnonzero(order[:, 0] == number)
             for i, documents in zip(at, self._components[number].read(order[at, 1]), strict=True):
                 rows[i] = documents
@@ -129,7 +132,8 @@ class PackedBatches(TrainingSteps):
 
     def trained_tokens(self, step: int) -> int:
         """Of the whole batch number `step`; nothing of it is read."""
-        return sum(int(self._components[number].packs.trained[row]) for number, row in self.places(step).tolist())
+        present = [place for place in self.places(step).tolist() if place[0] >= 0]
+        return sum(int(self._components[number].packs.trained[row]) for number, row in present)
 
     def iterate(self, start: int = 0, stop: int | None = None, ahead: int = 2) -> Iterator[Batch]:
         """Batches `start` to `stop` (None: without end), `ahead` of them made in a background thread meanwhile."""

@@ -140,8 +140,8 @@ class PairBatches(TrainingSteps):
 
     `mixture`: the output of the mixture step; `tokenized`: those of the tokenize steps, by component. `batch_size`
     counts pairs in a step, `micro_batches` of equally many and about equally long. `share_prefix`: both branches of a
-    pair go on from one copy of their prompt, where it is the same. `rows_per_epoch` (pairs), `num_steps`: see
-    `TrainingSteps`.
+    pair go on from one copy of their prompt, where it is the same. `cut_epochs`, `rows_per_epoch` (pairs), `num_steps`:
+    see `TrainingSteps`; a batch that is not full ends with absent pairs.
 
     `components`: all of the mixture; `PairBatch.pairs` has their numbers. `row_sizes`: the numbers of rows R, few and
     chosen from what the batches of an epoch or more need so that there is little padding, each a multiple of
@@ -162,10 +162,11 @@ class PairBatches(TrainingSteps):
         micro_batches: int = 1,
         rows_multiple: int = 1,
         share_prefix: bool = False,
+        cut_epochs: bool = False,
     ) -> None:
         _check(batch_size, micro_batches, rows_multiple)
         self._table = PairTable(mixture, tokenized, training_components(mixture), TRAIN, share_prefix)
-        super().__init__(mixture, self._table.sizes, batch_size, seed)
+        super().__init__(mixture, self._table.sizes, batch_size, seed, cut_epochs)
         self.components = self._table.components
         self.row_length = self._table.row_length
         self._layout = _Layout(self._table, self._first_lines(), micro_batches, rows_multiple, share_prefix)
@@ -186,12 +187,19 @@ class PairBatches(TrainingSteps):
         """Targets in both branches of the whole batch number `step`; nothing of it is read."""
         return int(self._table.trained[self._table.lines(self.places(step))].sum())
 
+    def tokens(self, step: int) -> int:
+        """Of both completions of the whole batch number `step`, each with its prompt, also where rows share that."""
+        return int(self._table.tokens[self._table.lines(self.places(step))].sum())
+
     def _first_lines(self) -> np.ndarray:
-        """int64[steps, batch_size], of all steps of an epoch, and more when these are few."""
+        """int64[steps, batch_size], of all steps of an epoch, and more when these are few; of the full batches alone,
+        if there are any: one that is not fits where they do."""
         steps = self.num_steps or -(-max(self.rows_per_epoch, _PAIRS_TO_LOOK_AT) // self.batch_size)
         at_once = max(_PLACES_AT_ONCE // self.batch_size, 1)
         places = [self.places(first, min(at_once, steps - first)) for first in range(0, steps, at_once)]
-        return self._table.lines(np.concatenate(places)).reshape(steps, self.batch_size)
+        lines = self._table.lines(np.concatenate(places)).reshape(steps, self.batch_size)
+        full = lines.min(axis=1) >= 0
+        return lines[full] if full.any() else lines
 
 
 class PairValidation:

@@ -53,7 +53,8 @@ class PairTable:
 
     `components`: all of the mixture, sorted. `row_length`: tokens of a row that every unit in the mixture fits into.
     `pairs` int64[pairs + 1, 2]: (number of the component in `components`, number in its `PairRows`), or -1 twice.
-    `trained` and `units` int64[pairs + 1, 2]: targets of both sides; tokens of the units, 0 for none.
+    `trained` and `units` int64[pairs + 1, 2]: targets of both sides; tokens of the units, 0 for none. `tokens`
+    int64[pairs + 1]: what both sides have together, each with its prompt, however much of it they share.
 
     Raises:
         ConfigError: a mixture of documents, or a component that `tokenized` lacks.
@@ -77,12 +78,12 @@ class PairTable:
         absent = np.zeros((1, 2), np.int64)
         self.trained = np.concatenate([*(some.trained for some in rows), absent])
         self.units = np.concatenate([*(some.units(share_prefix) for some in rows), absent])
+        self.tokens = np.concatenate([*(some.lengths.sum(axis=1) for some in rows), [0]])
         self._prompts = np.concatenate([some.prompts for some in rows])
 
     def lines(self, order: np.ndarray) -> np.ndarray:
-        """The numbers here of int64[n, 2]: (number of a component in `names`, pair of it)."""
-        lines: np.ndarray = self._firsts[order[:, 0]] + order[:, 1]
-        return lines
+        """The numbers here of int64[n, 2]: (number of a component in `names`, pair of it), or -1 twice."""
+        return np.where(order[:, 0] < 0, -1, self._firsts[order[:, 0]] + order[:, 1])
 
     def runs(self, units: np.ndarray) -> list[list[Run]]:
         """The tokens of units, int64[units, 2]: (pair, 0 or 1); only they are read."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,36 +12,66 @@ from marin_sft.data.batches.order import Order
 from marin_sft.data.mixture import read_mixture
 from marin_sft.errors import ConfigError
 
+Steps = TypeVar("Steps", int, np.ndarray)
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """How epochs of so many `examples` are cut into batches of `batch_size`.
+
+    `cut`: each epoch ends with a batch of the examples that are left of it, as with transformers' Trainer. False:
+    every batch is full, and one that an epoch does not fill takes the rest from the next.
+    """
+
+    examples: int
+    batch_size: int
+    cut: bool
+
+    @property
+    def steps(self) -> int:
+        """How many batches it takes to go through an epoch."""
+        return -(-self.examples // self.batch_size)
+
+    def before(self, step: Steps) -> Steps:
+        """How many examples are trained before a step."""
+        if not self.cut:
+            return step * self.batch_size
+        return step // self.steps * self.examples + step % self.steps * self.batch_size
+
 
 class TrainingSteps:
     """The order of a mixture's examples (packed rows, or pairs), cut into batches of `batch_size`.
 
     `mixture`: the output of the mixture step. `sizes`: how many examples each training component has, by name.
-    `rows_per_epoch`: examples in an epoch, see `stop_strategy` of `LmDataConfig`. `num_steps`: how many batches there
-    are; None: no end.
+    `cut_epochs`: see `Epochs.cut`. `rows_per_epoch`: examples in an epoch, see `stop_strategy` of `LmDataConfig`.
+    `num_steps`: how many batches there are; None: no end.
 
     Raises:
         ConfigError: a stop strategy that has no end, or ends within the first batch.
     """
 
-    def __init__(self, mixture: str, sizes: Mapping[str, int], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, mixture: str, sizes: Mapping[str, int], batch_size: int, seed: int, cut_epochs: bool = False
+    ) -> None:
         ordering = read_mixture(mixture)["order"]
         names = training_components(mixture)
         caps = ordering["max_train_batches"]
         rows = [min(sizes[name], caps[name] * batch_size) if name in caps else sizes[name] for name in names]
+        self.batch_size = batch_size
+        self.stop_strategy: str = ordering["stop_strategy"]
+        # Where data end with their epoch, no step before its end depends on how long it is.
+        cut = cut_epochs and self.stop_strategy == "restart"
+        before = Epochs(sum(rows), batch_size, cut).before
         stages = [
-            (stage["start_step"] * batch_size, [stage["share_of_rows"][name] for name in names])
+            (before(stage["start_step"]), [stage["share_of_rows"][name] for name in names])
             for stage in ordering["stages"]
         ]
         self._order = Order(rows, stages, seed, ordering["shuffle"], ordering["block_size"])
-        self.batch_size = batch_size
-        self.stop_strategy: str = ordering["stop_strategy"]
-        self.rows_per_epoch = self._epoch()
-        self.num_steps = None if self.stop_strategy == "restart" else -(-self.rows_per_epoch // batch_size)
+        self.rows_per_epoch = sum(rows) if self.stop_strategy == "restart" else self._epoch()
+        self._epochs = Epochs(self.rows_per_epoch, batch_size, cut_epochs)
+        self.num_steps = None if self.stop_strategy == "restart" else self._epochs.steps
 
     def _epoch(self) -> int:
-        if self.stop_strategy == "restart":
-            return int(self._order.rows.sum())
         if self.stop_strategy == "all_exhausted":
             return self._order.all_exhausted()
         rows = self._order.first_exhausted()
@@ -62,9 +94,14 @@ class TrainingSteps:
     def places(self, step: int, steps: int = 1) -> np.ndarray:
         """int64[steps * batch_size, 2]: (component, example of it) for each place of `steps` batches from `step` on.
 
-        Components are numbered as in `training_components`.
+        Components are numbered as in `training_components`. A batch that ends an epoch early has (-1, -1) at its end.
         """
-        return self._order.at(np.arange(step * self.batch_size, (step + steps) * self.batch_size))
+        edges = self._epochs.before(np.arange(step, step + steps + 1))
+        places = edges[:-1, None] + np.arange(self.batch_size)
+        present = places < edges[1:, None]
+        found = np.full((*places.shape, 2), -1, np.int64)
+        found[present] = self._order.at(places[present])
+        return found.reshape(-1, 2)
 
 
 def check_batch_size(batch_size: int) -> None:

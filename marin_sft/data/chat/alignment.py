@@ -11,11 +11,14 @@ import itertools
 import json
 import unicodedata
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from marin_sft.data.messages.examples import BadRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,19 +27,46 @@ Range = tuple[int, int]
 """[start, end)"""
 
 
+@dataclass(frozen=True)
+class Noted:
+    """What people should know of a document that is trained nevertheless.
+
+    `counts`: how often, by what it is, see `NOTES` in notes.py. `unread_keys`: keys of its row that the template
+    does not look up, as "messages.KEY" where they are those of a message.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    unread_keys: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.counts or self.unread_keys)
+
+    def __or__(self, other: Noted) -> Noted:
+        """Of the two sides of a pair."""
+        counts = Counter(self.counts) + Counter(other.counts)
+        return Noted(counts, self.unread_keys | other.unread_keys)
+
+
+NOTHING = Noted()
+
+
 @dataclass(frozen=True, eq=False)
 class TokenRow:
     """`input_ids` int32[n]; `mask` uint8[n], 1 where the token is a target."""
 
     input_ids: np.ndarray
     mask: np.ndarray
+    noted: Noted = NOTHING
 
 
 class SpannedText(NamedTuple):
-    """`trained`: the ranges of characters that are trained; None: all of them."""
+    """`trained`: the ranges of characters that are trained; None: all of them. `escaped`: those of special tokens that
+    are tokenized as ordinary text."""
 
     text: str
     trained: Sequence[Range] | None = None
+    noted: Noted = NOTHING
+    escaped: Sequence[Range] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +91,43 @@ class Aligner:
         mask = _mask(len(ids), self._trained(texts, ids, bounds))
         return [TokenRow(ids[start:end], mask[start:end]) for start, end in itertools.pairwise(bounds)]
 
+    def escaped(self, row: TokenRow, spanned: SpannedText) -> TokenRow:
+        """`row`, made of `spanned`, with ordinary tokens for the special ones that somebody wrote.
+
+        Raises:
+            BadRow: `special_tokens_in_text`, where the tokenizer's ordinary tokens do not give the same text.
+        """
+        backend: Any = self.tokenizer.backend_tokenizer
+        encoding = backend.encode(spanned.text, add_special_tokens=False)
+        ids, mask, done = [], [], 0
+        for start, _ in spanned.escaped:
+            at = encoding.char_to_token(start)
+            first, last = encoding.offsets[at]  # with the spaces that the token swallows
+            ordinary = self._ordinary(spanned.text[first:last])
+            ids += [row.input_ids[done:at], np.array(ordinary, np.int32)]
+            mask += [row.mask[done:at], np.full(len(ordinary), row.mask[at])]
+            done = at + 1
+        ids, mask = [*ids, row.input_ids[done:]], [*mask, row.mask[done:]]
+        return replace(row, input_ids=np.concatenate(ids), mask=np.concatenate(mask))
+
+    def _ordinary(self, text: str) -> list[int]:
+        backend: Any = self.tokenizer.backend_tokenizer
+        backend.encode_special_tokens = True  # to the library: encode them as if they were none
+        try:
+            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        finally:
+            backend.encode_special_tokens = False
+        if self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text:
+            raise BadRow("special_tokens_in_text", f"the tokenizer has no ordinary tokens that give {text!r}")
+        return ids
+
     def _trained(self, texts: Sequence[SpannedText], ids: np.ndarray, starts: Sequence[int]) -> np.ndarray:
         """The trained ranges of tokens, int64[ranges, 2]. The tokens of text i are starts[i] to starts[i + 1]."""
         found: list[Range] = []  # ranges of tokens
         places: list[int] = []  # of the first and the last character of ranges, in bytes
         ends = _byte_ends(self._byte_lengths, ids)
         behind = [0] * len(starts) if ends is None else np.append(0, ends)[starts].tolist()  # bytes before each text
-        for index, (text, trained) in enumerate(texts):
+        for index, (text, trained, *_) in enumerate(texts):
             if trained is None:
                 found.append((starts[index], starts[index + 1]))
                 continue

@@ -2,24 +2,24 @@
 
 Dialogue                    its text by the chat template, see chat.py
 Text                        prompt and text tokenized as one, with the BOS that the tokenizer itself puts before texts
-                            and an EOS after it unless it is there. Trained from the first token that holds a character
-                            of the text, a token that straddles prompt and text included, through the EOS
+                            and an EOS after it unless it ends with one. Trained from the first token that holds a
+                            character of the text, a token that straddles prompt and text included, through the EOS
 Segments                    each piece by itself, nothing added
 Tokens                      as they are
 Preference, TextPreference  two rows that share a prompt; what follows it is trained
-Rated                       its dialogue
+Rated                       its dialogue, if it is good
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from marin_sft.data.chat.alignment import Aligner, SpannedText, TokenRow
+from marin_sft.data.chat.alignment import NOTHING, Aligner, Noted, Range, SpannedText, TokenRow
 from marin_sft.data.chat.renderer import ChatRenderer
 from marin_sft.data.formats import LmDatasetFormat, TrainOn
 from marin_sft.data.messages.examples import (
@@ -47,6 +47,10 @@ EXAMPLES_AT_ONCE, CHARACTERS_AT_ONCE = 256, 2_000_000
 class PreferenceRow:
     chosen: TokenRow
     rejected: TokenRow
+
+    @property
+    def noted(self) -> Noted:
+        return self.chosen.noted | self.rejected.noted
 
 
 Encoded = TokenRow | PreferenceRow
@@ -107,8 +111,20 @@ class Encoder:
                 yield draft
             else:
                 of_draft = rows[done : done + len(draft.texts)]
-                yield _finish(draft, of_draft)
+                yield self._finish(draft, of_draft)
                 done += len(of_draft)
+
+    def _finish(self, draft: _Draft, rows: Sequence[TokenRow]) -> Encoded | BadRow:
+        try:
+            noted = [self._noted(row, text) for row, text in zip(rows, draft.texts, strict=True)]
+            return _checked(draft.finish(noted))
+        except BadRow as bad:
+            return bad
+
+    def _noted(self, row: TokenRow, spanned: SpannedText) -> TokenRow:
+        if spanned.escaped:
+            row = self._aligner.escaped(row, spanned)
+        return replace(row, noted=spanned.noted) if spanned.noted else row
 
     def _draft(self, example: Example | BadRow) -> _Draft:
         match example:
@@ -117,11 +133,13 @@ class Encoder:
             case Dialogue():
                 return self._dialogue(example)
             case Rated():
+                if not example.label:
+                    raise BadRow("rated_bad", "the row says that its answer is bad, and what is trained is to be good")
                 return self._dialogue(example.dialogue)
             case Text():
                 return self._text(example)
             case Segments():
-                texts = [SpannedText(text, None if trained else ()) for text, trained in example.pieces]
+                texts = [self._plain(text, None if trained else ()) for text, trained in example.pieces]
                 return _Draft(texts, _joined)
             case Tokens():
                 return _Draft((), lambda _: self._given(example))
@@ -138,8 +156,24 @@ class Encoder:
 
     def _text(self, example: Text) -> _Draft:
         text = example.prompt + example.text
-        spanned = SpannedText(text, ((len(example.prompt), len(text)),) if example.prompt else None)
-        return _Draft((spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), trained_bos=not example.prompt))
+        spanned = self._plain(text, ((len(example.prompt), len(text)),) if example.prompt else None)
+        ended = not spanned.escaped and self._is_ended(text)
+        return _Draft(
+            (spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), ended, trained_bos=not example.prompt)
+        )
+
+    def _plain(self, text: str, trained: Sequence[Range] | None) -> SpannedText:
+        """Text that no template is for. Special tokens in it are what their author wrote, as in a dialogue."""
+        written = self._renderer.notes.written([text])
+        if not written:
+            return SpannedText(text, trained)
+        escaped = written if self.format.as_chat().special_tokens_in_text == "escape" else ()
+        return SpannedText(text, trained, Noted({"special_tokens_in_text": len(written)}), escaped)
+
+    def _is_ended(self, text: str) -> bool:
+        """Whether a text ends with the token that ends texts. Most chat templates write a line's end after it."""
+        end = self.tokenizer.eos_token
+        return bool(end) and text.rstrip().endswith(end)
 
     def _preference(self, pair: Preference) -> _Draft:
         prompt: list[Message] = [{**message, "train": False} for message in pair.prompt]
@@ -149,7 +183,7 @@ class Encoder:
         dialogues = [Dialogue(messages, pair.tools, pair.chat_template_kwargs) for messages in sides]
         return _pair([self._dialogue(dialogue, train_on) for dialogue in dialogues])
 
-    def _with_ends(self, row: TokenRow, trained_bos: bool) -> TokenRow:
+    def _with_ends(self, row: TokenRow, ended: bool, trained_bos: bool) -> TokenRow:
         """With the BOS that the tokenizer itself would add, and an EOS that is trained, each unless it is there."""
         ids, mask = row.input_ids, row.mask
         if not len(ids):
@@ -157,9 +191,9 @@ class Encoder:
         bos, eos = self._bos, self.tokenizer.eos_token_id
         if bos is not None and ids[0] != bos:
             ids, mask = np.append(np.int32(bos), ids), np.append(np.uint8(trained_bos), mask)
-        if eos is not None and ids[-1] != eos:
+        if eos is not None and not ended:
             ids, mask = np.append(ids, np.int32(eos)), np.append(mask, np.uint8(1))
-        return TokenRow(ids, mask)
+        return replace(row, input_ids=ids, mask=mask)
 
     def _given(self, example: Tokens) -> TokenRow:
         size = len(self.tokenizer)
@@ -185,13 +219,6 @@ class Encoder:
         return bos if bos is not None and self.tokenizer("a")["input_ids"][0] == bos else None
 
 
-def _finish(draft: _Draft, rows: Sequence[TokenRow]) -> Encoded | BadRow:
-    try:
-        return _checked(draft.finish(rows))
-    except BadRow as bad:
-        return bad
-
-
 def _pair(drafts: Sequence[_Draft]) -> _Draft:
     chosen, rejected = drafts
     cut = len(chosen.texts)
@@ -206,11 +233,14 @@ def _pair(drafts: Sequence[_Draft]) -> _Draft:
 
 def _to_the_end(row: TokenRow) -> TokenRow:
     """Trained from its first trained token on: a last character in several tokens is trained whole."""
-    return TokenRow(row.input_ids, np.maximum.accumulate(row.mask))
+    return replace(row, mask=np.maximum.accumulate(row.mask))
 
 
 def _joined(rows: Sequence[TokenRow]) -> TokenRow:
-    return TokenRow(np.concatenate([row.input_ids for row in rows]), np.concatenate([row.mask for row in rows]))
+    ids, masks = [row.input_ids for row in rows], [row.mask for row in rows]
+    written = sum(row.noted.counts.get("special_tokens_in_text", 0) for row in rows)
+    noted = Noted({"special_tokens_in_text": written}) if written else NOTHING
+    return TokenRow(np.concatenate(ids), np.concatenate(masks), noted)
 
 
 def _checked(encoded: Encoded) -> Encoded:

@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from marin_sft.data.chat.alignment import Aligner, Range, SpannedText, TokenRow
-from marin_sft.data.chat.reasoning import OPEN, reveal, with_history_thinking
-from marin_sft.data.chat.templates import ChatTemplate
+from marin_sft.data.chat.alignment import Aligner, Noted, Range, SpannedText, TokenRow
+from marin_sft.data.chat.frame import Frame, frame_of
+from marin_sft.data.chat.notes import NoteTaker
+from marin_sft.data.chat.reasoning import reveal, with_history_thinking
+from marin_sft.data.chat.sandbox import TemplateLimit
+from marin_sft.data.chat.special_tokens import special_tokens
+from marin_sft.data.chat.templates import ChatTemplate, PinnedClock
 from marin_sft.data.chat.turn_spans import find_turns, spans_of_turns, unverified
-from marin_sft.data.formats import ChatLmDatasetFormat, TrainOn
+from marin_sft.data.formats import ChatLmDatasetFormat, TrainOn, not_for_templates
 from marin_sft.data.messages.examples import BadRow, Dialogue, Message
 from marin_sft.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-_NOT_FOR_ROWS = frozenset(
-    "messages conversations tools tokenize return_dict return_assistant_tokens_mask continue_final_message "
-    "return_tensors padding truncation max_length tokenizer_kwargs".split()
-)
 
 
 def encode_chat(
@@ -41,12 +40,14 @@ def encode_chat(
 
     Raises:
         ConfigError: neither the format nor the tokenizer has a chat template.
-        BadRow: `template_error`, `bad_template_kwargs`, `empty_text`, `invalid_unicode`, `doubled_bos`,
-            `no_assistant_turn`, `no_trained_token`, `empty_mask`, `full_mask`, `unverified_mask`.
+        BadRow: `template_error`, `template_limit`, `bad_template_kwargs`, `empty_text`, `invalid_unicode`,
+            `doubled_bos`, `no_assistant_turn`, `no_trained_token`, `empty_mask`, `full_mask`, `unverified_mask`,
+            `calls_not_rendered`, `reasoning_not_rendered`, `content_not_rendered`, `special_tokens_in_text`.
     """
-    renderer = ChatRenderer(tokenizer, format)
+    renderer, aligner = ChatRenderer(tokenizer, format), Aligner(tokenizer)
     spanned = renderer.render(Dialogue(messages, tools, chat_template_kwargs or {}))
-    return renderer.checked(Aligner(tokenizer).encode([spanned])[0], spanned)
+    row = aligner.encode([spanned])[0]
+    return renderer.checked(aligner.escaped(row, spanned) if spanned.escaped else row, spanned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,16 +56,27 @@ class ChatRenderer:
 
     tokenizer: PreTrainedTokenizerFast
     format: ChatLmDatasetFormat
-    _headers: dict[ChatTemplate, str] = field(default_factory=dict, repr=False)
+    _frames: dict[ChatTemplate, Frame] = field(default_factory=dict, repr=False)
     _usual_templates: dict[bool, ChatTemplate] = field(default_factory=dict, repr=False)
 
     def render(self, dialogue: Dialogue, train_on: TrainOn | None = None) -> SpannedText:
         """The text of `dialogue` and what is trained of it; `train_on` overrides the format. Raises as encode_chat."""
         chat = self._chat(dialogue)
+        self._clock.asked = False
         chosen = train_on or ("all" if not self.format.mask_user_turns else self.format.train_on)
         flags = {i: message["train"] for i, message in enumerate(dialogue.messages) if "train" in message}
         if chosen == "all" and all(flags.values()):
-            return SpannedText(_checked_text(chat.render(chat.messages)))
+            spanned = SpannedText(_checked_text(chat.render(chat.messages)))
+        else:
+            spanned = self._spanned(chat, chosen, flags)
+        return self._noted(chat, spanned, dialogue)
+
+    def prompt(self, dialogue: Dialogue) -> str:
+        """What a model is given to go on from `dialogue`. Raises ConfigError and BadRow as encode_chat."""
+        chat = self._chat(dialogue)
+        return _checked_text(chat.render(chat.messages, add_generation_prompt=True))
+
+    def _spanned(self, chat: _Chat, chosen: TrainOn, flags: dict[int, bool]) -> SpannedText:
         text, tagged = chat.render_tagged()
         _checked_text(text)
         answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
@@ -96,36 +108,53 @@ class ChatRenderer:
         return row
 
     def _chat(self, dialogue: Dialogue) -> _Chat:
-        kwargs = {**self.format.chat_template_kwargs, **dialogue.chat_template_kwargs}
-        own = _checked_kwargs(kwargs).pop("chat_template", None) if kwargs else None
+        kwargs = self.format.chat_template_kwargs
+        if own := dialogue.chat_template_kwargs:
+            kwargs = {**kwargs, **_checked_kwargs(own, self._names)}
+        if kwargs:
+            kwargs = {
+                key: value for key, value in kwargs.items() if key != "add_generation_prompt"
+            }  # it has its answer
         messages = dialogue.messages
         if any("train" in message for message in messages):
             messages = [{key: value for key, value in m.items() if key != "train"} for m in messages]
         if self.format.history_thinking:
             messages = with_history_thinking(messages, self.format.history_thinking)
-        variables = {"documents": None, **self._names, **kwargs, "tools": dialogue.tools}
-        return _Chat(self._template(own, dialogue.tools), messages, variables, self.closers)
+        given = {**self._given, **kwargs, "tools": dialogue.tools}
+        return _Chat(self._template(dialogue.tools), messages, given, self.closers)
 
-    def _template(self, own: str | None, tools: Any) -> ChatTemplate:
+    def _template(self, tools: Any) -> ChatTemplate:
         # Where a tokenizer has several templates of its own, tools make the choice.
         usual = self._usual_templates.get(tools is not None)
-        if own is None and usual is not None:
+        if usual is not None:
             return usual
         try:
-            text = self.tokenizer.get_chat_template(own or self.format.chat_template, tools)
+            text = self.tokenizer.get_chat_template(self.format.chat_template, tools)
         except ValueError as error:
             raise ConfigError(
                 f"no chat template: {error}; set format.chat_template, or use a tokenizer that has one"
             ) from error
         with _errors_of_templates():
             template = ChatTemplate.of(text)
-        if own is None:
-            self._usual_templates[tools is not None] = template
+        self._usual_templates[tools is not None] = template
         return template
 
     @functools.cached_property
     def _names(self) -> dict[str, Any]:
         return dict(self.tokenizer.special_tokens_map)
+
+    @functools.cached_property
+    def _clock(self) -> PinnedClock:
+        return PinnedClock(self.format.template_date)
+
+    @functools.cached_property
+    def _given(self) -> dict[str, Any]:
+        """What every template is given."""
+        return {"documents": None, "strftime_now": self._clock, **self._names}
+
+    @functools.cached_property
+    def notes(self) -> NoteTaker:
+        return NoteTaker(special_tokens(self.tokenizer), self.format)
 
     @functools.cached_property
     def _bos(self) -> int | None:
@@ -134,8 +163,7 @@ class ChatRenderer:
     @functools.cached_property
     def closers(self) -> frozenset[str]:
         """Special tokens that may close a turn, also those that are not named bos, eos and so on."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        special = {*self.tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+        special = special_tokens(self.tokenizer)
         # What opens a text closes no turn, but some tokenizers end with the token that they begin with.
         return frozenset(special - ({self.tokenizer.bos_token} - {self.tokenizer.eos_token}))
 
@@ -146,24 +174,39 @@ class ChatRenderer:
         if answers and tagged is not None:
             found = _owners(chat, text, tagged)
         elif answers:
-            found = {i: [span] for i, span in spans_of_turns(chat, text, self._header(chat, text)).items()}
+            found = {i: [span] for i, span in self._found_turns(chat, text, answers).items()}
         spans = [span for i in indices for span in (found.get(i, []) if i in answers else [_whole_turn(chat, text, i)])]
         return sorted(spans)
 
-    def _header(self, chat: _Chat, text: str) -> str:
-        """The generation prompt. Reasoning that it opens is the model's own, wherever it is opened."""
-        known = self._headers.get(chat.template)
-        if known and known in text:
-            return known
-        header = chat.render(chat.messages, add_generation_prompt=True).removeprefix(text)
-        if not header or header not in text:
-            # Some templates write it after a user's turn only.
-            answer = next(i for i, message in enumerate(chat.messages) if message["role"] == "assistant")
-            if answer:
-                before = chat.messages[:answer]
-                header = chat.render(before, add_generation_prompt=True).removeprefix(chat.render(before))
-        self._headers[chat.template] = header.partition(OPEN)[0]
-        return self._headers[chat.template]
+    def _noted(self, chat: _Chat, spanned: SpannedText, dialogue: Dialogue) -> SpannedText:
+        """`spanned` with what `notes` finds. Raises BadRow for what the format does not allow."""
+        if spanned.trained is not None and not any(start < end for start, end in spanned.trained):
+            return spanned  # which `checked` refuses
+        text, counts = spanned.text, self.notes.of_text(chat, spanned.text)
+        unread = self.notes.unread_keys(chat, text, dialogue.chat_template_kwargs)
+        if self._clock.asked:
+            counts["template_date"] = 1
+        frame = self._frames.get(chat.template)
+        if frame and frame.ended_by_next and spanned.trained and frame.is_open(text, spanned.trained[-1]):
+            counts["no_end_of_turn"] = 1
+        if not counts and not unread:
+            return spanned
+        written = counts.get("special_tokens_in_text")
+        escaped = self.notes.to_escape(chat, text) if written else ()
+        return spanned._replace(noted=Noted(counts, unread), escaped=escaped)
+
+    def _found_turns(self, chat: _Chat, text: str, trained: Sequence[int]) -> dict[int, Range]:
+        frame = self._frame(chat, text)
+        spans = spans_of_turns(chat, text, frame)
+        if all(frame.is_open(text, spans[i]) for i in trained):
+            raise unverified(trained[-1], "it is the last turn, which the template does not end")
+        return spans
+
+    def _frame(self, chat: _Chat, text: str) -> Frame:
+        frame = self._frames.get(chat.template)
+        if frame is None or not frame.header or frame.header not in text:
+            frame = self._frames[chat.template] = frame_of(chat, text)
+        return frame
 
 
 class _Chat(NamedTuple):
@@ -171,12 +214,25 @@ class _Chat(NamedTuple):
 
     template: ChatTemplate
     messages: list[Message]
-    variables: dict[str, Any]
+    given: dict[str, Any]
     special: frozenset[str]
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    @property
+    def read(self) -> frozenset[str]:
+        return self.template.names
+
+    @property
+    def variables(self) -> frozenset[str]:
+        return self.template.variables
+
+    @property
+    def tools(self) -> list[dict[str, Any]] | None:
+        tools: list[dict[str, Any]] | None = self.given["tools"]
+        return tools
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **changed: Any) -> str:
         with _errors_of_templates():
-            return reveal(self.template.render(self._with(messages, add_generation_prompt)))
+            return reveal(self.template.render({**self._with(messages, add_generation_prompt), **changed}))
 
     def render_tagged(self) -> tuple[str, list[Range] | None]:
         """The text and what its generation tags enclose; None without tags."""
@@ -187,7 +243,7 @@ class _Chat(NamedTuple):
         return reveal(text), ranges
 
     def _with(self, messages: Sequence[Message], add_generation_prompt: bool) -> dict[str, Any]:
-        return {**self.variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
+        return {**self.given, "messages": messages, "add_generation_prompt": add_generation_prompt}
 
 
 class _errors_of_templates:
@@ -197,19 +253,17 @@ class _errors_of_templates:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         # A template is a program: it may raise anything on a row it does not expect.
+        if isinstance(error, TemplateLimit):
+            raise BadRow("template_limit", f"rendering it took {error}") from error
         if isinstance(error, Exception):
             raise BadRow("template_error", f"{type(error).__name__}: {error}") from error
 
 
-def _checked_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """`kwargs`, if a row may give them to its template; without what a row to train on has no use for."""
-    if not _NOT_FOR_ROWS.isdisjoint(kwargs):
-        wrong = sorted(_NOT_FOR_ROWS & kwargs.keys())
+def _checked_kwargs(kwargs: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+    """A row's own `kwargs`, if it may give them to the template. `names` are the tokenizer's."""
+    if wrong := [*not_for_templates(kwargs), *sorted(names.keys() & kwargs.keys())]:
         raise BadRow("bad_template_kwargs", f"chat_template_kwargs has {wrong}, which a row may not set")
-    kwargs.pop("add_generation_prompt", None)  # a row to train on has its answer
-    own, documents = kwargs.get("chat_template"), kwargs.get("documents")
-    if own is not None and not isinstance(own, str):
-        raise BadRow("bad_template_kwargs", f"chat_template is a {type(own).__name__}, expected Jinja text")
+    documents = kwargs.get("documents")
     if documents is not None and not (isinstance(documents, list) and all(isinstance(d, dict) for d in documents)):
         raise BadRow("bad_template_kwargs", "documents: expected a list of objects")
     return kwargs

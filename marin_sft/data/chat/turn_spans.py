@@ -9,19 +9,24 @@ end-of-turn token.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from marin_sft.data.chat.alignment import Range
 from marin_sft.data.chat.reasoning import CLOSE, KEYS, OPEN
 from marin_sft.data.messages.examples import BadRow, Message
+from marin_sft.data.messages.turns import other_keys
 
-_PLANE = 0xF0000
-_SPACES = re.compile(r"\s*")
-_MARK = re.compile(f"([{chr(_PLANE)}-{chr(_PLANE + 0xFFFD)}])")
+if TYPE_CHECKING:
+    from marin_sft.data.chat.frame import Frame
+
+PLANE = 0xF0000
+"""Its characters are marks: no template and no row has them."""
+_BLANK = re.compile(rf"(?:\s|{OPEN}|{CLOSE})*")
+_TAGS = re.compile(f"({OPEN}|{CLOSE})")
+_MARK = re.compile(f"([{chr(PLANE)}-{chr(PLANE + 0xFFFD)}])")
 
 
 class Chat(Protocol):
@@ -34,17 +39,39 @@ class Chat(Protocol):
     def special(self) -> frozenset[str]:
         """The special tokens that may close a turn."""
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str: ...
+    @property
+    def read(self) -> frozenset[str]:
+        """What the template may look up in a message."""
+        ...
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """What it looks up beside messages."""
+        ...
+
+    @property
+    def tools(self) -> list[dict[str, Any]] | None: ...
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **changed: Any) -> str: ...
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Message `index`, as it was marked, and the places in the text of the first and of the last thing it says."""
+    """Message `index`, as it was marked, and the places in the text of all its marks. `wrapped`: something may stand
+    between what it says and the token that closes it, as there does around calls."""
 
     index: int
     marked: Message
-    first: int
-    last: int
+    places: list[int]
+    wrapped: bool
+
+    @property
+    def first(self) -> int:
+        return self.places[0]
+
+    @property
+    def last(self) -> int:
+        return self.places[-1]
 
 
 def find_turns(chat: Chat, text: str) -> list[Turn]:
@@ -56,7 +83,7 @@ def find_turns(chat: Chat, text: str) -> list[Turn]:
     if _holds_marks(text):
         raise BadRow("unverified_mask", "the dialogue has characters of the private plane U+F0000, used to find turns")
     answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
-    marked = [_marked(message, i) for i, message in enumerate(chat.messages)]
+    marked = [_marked(message, i, chat.read) for i, message in enumerate(chat.messages)]
     places = _mark_places(chat.render(marked), text)
     silent = [i for i in answers if i not in places]
     if silent:
@@ -66,38 +93,44 @@ def find_turns(chat: Chat, text: str) -> list[Turn]:
     for index in silent:
         if index not in places:
             raise unverified(index, "nothing that it says is rendered")
-    turns = [Turn(i, marked[i], places[i][0], places[i][-1]) for i in answers]
+    turns = [
+        Turn(i, marked[i], places[i], "tool_calls" in marked[i] or not other_keys(marked[i]).isdisjoint(chat.read))
+        for i in answers
+    ]
+    for turn in turns:
+        says = chat.messages[turn.index]["content"].strip() and turn.index not in silent and not turn.wrapped
+        if says and len(turn.places) % 2:  # it is marked at both ends
+            raise unverified(turn.index, "only a part of what it says is rendered")
     if turns != sorted(turns, key=lambda turn: turn.first):
         raise BadRow("unverified_mask", "the template renders assistant turns in another order")
     return turns
 
 
-def spans_of_turns(chat: Chat, text: str, header: str) -> dict[int, Range]:
-    """What the model generates, by index of the message: through the content, to the end of the token that closes it.
-
-    `header` is the generation prompt up to the reasoning that it may open; empty where the template has none.
-    """
-    closer = _closer(chat.special, header)
-    if plain := _spans_of_plain_turns(chat, text, header, closer):
-        return plain
-    spans: dict[int, Range] = {}
-    behind = 0
-    for turn in find_turns(chat, text):
-        spans[turn.index] = (_start(chat, text, turn, header, behind), _end(chat, text, turn, closer))
-        behind = spans[turn.index][1]
+def spans_of_turns(chat: Chat, text: str, frame: Frame) -> dict[int, Range]:
+    """What the model generates, by index of the message: through the content, to the end of what closes it."""
+    spans = _spans_of_plain_turns(chat, text, frame)
+    if spans is None:
+        spans, behind = {}, 0
+        for turn in find_turns(chat, text):
+            spans[turn.index] = (_start(chat, text, turn, frame, behind), _end(chat, text, turn, frame))
+            behind = spans[turn.index][1]
+    last = len(chat.messages) - 1
+    if last in spans:
+        spans[last] = (spans[last][0], frame.end_of_text(text, spans[last][1]))
     return spans
 
 
-def _spans_of_plain_turns(chat: Chat, text: str, header: str, closer: re.Pattern[str]) -> dict[int, Range] | None:
+def _spans_of_plain_turns(chat: Chat, text: str, frame: Frame) -> dict[int, Range] | None:
     """`spans_of_turns` of the usual dialogue, without a second rendering; None for any other.
 
     No message holds the generation prompt, so that it stands in `text` only where the template put it: once for each
     assistant turn, with what the turn says right behind it, and then a token that closes a turn.
     """
+    header = frame.header
     answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
     if not header or text.count(header) != len(answers) or _holds_marks(text):
         return None
-    if any(len(message) > 2 or header in message["content"] for message in chat.messages):
+    if any(header in message["content"] or not _is_plain(message, chat.read) for message in chat.messages):
         return None
     spans: dict[int, Range] = {}
     end = 0
@@ -105,7 +138,7 @@ def _spans_of_plain_turns(chat: Chat, text: str, header: str, closer: re.Pattern
         said = chat.messages[index]["content"].strip()
         found = text.find(header, end)
         start = found + len(header)
-        closed = closer.match(text, start + len(said))
+        closed = frame.closer.match(text, start + len(said))
         if found < 0 or not said or not closed or CLOSE in said or not text.startswith(said, start):
             return None
         end = closed.end()
@@ -113,12 +146,17 @@ def _spans_of_plain_turns(chat: Chat, text: str, header: str, closer: re.Pattern
     return spans
 
 
-def _start(chat: Chat, text: str, turn: Turn, header: str, behind: int) -> int:
-    calls = bool(turn.marked.get("tool_calls"))
+def _is_plain(message: Message, read: frozenset[str]) -> bool:
+    """Whether the template looks up no more of a message than its role and its content."""
+    return len(message) == 2 or all(key in ("role", "content") or key not in read for key in message)
+
+
+def _start(chat: Chat, text: str, turn: Turn, frame: Frame, behind: int) -> int:
+    header = frame.header
     if header:
         found = text.rfind(header, behind, turn.first)
         start = found + len(header)
-        if found < 0 or (not calls and _any_of(chat.special).search(text, start, turn.first)):
+        if found < 0 or (not turn.wrapped and frame.foreign.search(text, start, turn.first)):
             raise unverified(turn.index, f"it does not follow the generation prompt {header!r}")
         return start
     # Without a generation prompt a turn begins where what closes the message before ends: nothing may stand between.
@@ -130,31 +168,42 @@ def _start(chat: Chat, text: str, turn: Turn, header: str, behind: int) -> int:
     found = text.rfind(ending, max(behind - len(ending), 0), turn.first)
     start = found + len(ending)
     lead = text[start : turn.first].replace(OPEN, "").strip()
-    if found >= 0 and between[:1] and between[0].rstrip() == ending.rstrip() and (not lead or (calls and ending)):
+    if (
+        found >= 0
+        and between[:1]
+        and between[0].rstrip() == ending.rstrip()
+        and (not lead or (turn.wrapped and ending))
+    ):
         return start
     raise unverified(turn.index, "the template has no generation prompt, and the turn is not next to its prompt")
 
 
-def _end(chat: Chat, text: str, turn: Turn, closer: re.Pattern[str]) -> int:
-    """The end of the special token that closes the turn."""
-    if not turn.marked.get("tool_calls"):
-        spaces = _SPACES.match(text, turn.last)
-        match = closer.match(text, spaces.end() if spaces else turn.last)
+def _end(chat: Chat, text: str, turn: Turn, frame: Frame) -> int:
+    """The end of the special tokens that close the turn."""
+    closer = frame.closer
+    if not turn.wrapped:
+        blank = _BLANK.match(text, turn.last)
+        match = closer.match(text, blank.end() if blank else turn.last)
+        if match is None and frame.ended_by_next and not text[turn.last :].strip():
+            return turn.last
         if match is None:
             raise unverified(turn.index, f"no special token closes it: {text[turn.last : turn.last + 40]!r} follows")
         return match.end()
     # After a tool call there may be more special tokens than the last. A turn without calls shows which one is that.
     before = chat.messages[: turn.index]
-    tail = _MARK.split(_part(chat, turn.index, [*before, turn.marked]))[-1]
+    *said, tail = _MARK.split(_part(chat, turn.index, [*before, turn.marked]))
+    last = turn.places[min(len(said) // 2, len(turn.places)) - 1]  # the answers of tools may repeat names of the call
     bare = _part(chat, turn.index, [*before, _bare(turn.index)]).partition(_mark(turn.index))[2]
     usual = closer.match(bare.lstrip())
     if usual and usual.group() in tail:
-        tail = tail[: tail.index(usual.group()) + len(usual.group())]
+        tail = tail[: tail.index(usual.group())]
     else:
-        tail = tail[: max((match.end() for match in closer.finditer(tail)), default=0)]
-    if not tail or not text.startswith(tail, turn.last):
+        tail = tail[: max((match.start() for match in closer.finditer(tail)), default=0)]
+    # The last turn of a dialogue may have another closing token than the same turn within it.
+    closed = closer.match(text, last + len(tail)) if text.startswith(tail, last) else None
+    if closed is None:
         raise unverified(turn.index, "no special token closes its tool calls")
-    return turn.last + len(tail)
+    return closed.end()
 
 
 def _part(chat: Chat, index: int, messages: Sequence[Message]) -> str:
@@ -170,32 +219,33 @@ def _bare(index: int) -> Message:
 
 
 def _mark(index: int) -> str:
-    return chr(_PLANE + index)
+    return chr(PLANE + index)
 
 
-def _marked(message: Message, index: int) -> Message:
+def _marked(message: Message, index: int, read: frozenset[str]) -> Message:
     """The message with marks at both ends of what an assistant says, and nowhere that a template may look at."""
     if message["role"] != "assistant":
         return message
     if index > 0xFFFD:
         raise unverified(index, f"there are more than {0xFFFD} turns")
     mark = _mark(index)
-    marked = {**message, **{key: _around(message[key], mark) for key in KEYS if isinstance(message.get(key), str)}}
+    texts = [key for key in (*KEYS, *(other_keys(message) & read)) if isinstance(message.get(key), str)]
+    marked = {**message, **{key: around(message[key], mark) for key in texts}}
     content = message["content"]
-    head, close, answer = content.rpartition(CLOSE)
-    if close:
-        lead, opening, thought = head.partition(OPEN) if OPEN in head else ("", "", head)
-        marked["content"] = lead + opening + _around(thought, mark) + close + _around(answer, mark)
+    if CLOSE in content:  # the template may take it to pieces there
+        marked["content"] = "".join(
+            piece if piece in (OPEN, CLOSE) else around(piece, mark) for piece in _TAGS.split(content)
+        )
     elif content.strip():
-        marked["content"] = _around(content, mark)
-    elif not message.get("tool_calls"):
+        marked["content"] = around(content, mark)
+    elif not message.get("tool_calls") and not other_keys(message) & read:
         marked["content"] = content + mark
     if message.get("tool_calls"):
         marked["tool_calls"] = [_marked_call(call, mark) for call in message["tool_calls"]]
     return marked
 
 
-def _around(text: str, mark: str) -> str:
+def around(text: str, mark: str) -> str:
     """Inside the spaces at its ends, which templates take away."""
     said = text.strip()
     if not said:
@@ -208,18 +258,18 @@ def _marked_call(call: dict[str, Any], mark: str) -> dict[str, Any]:
     function = call.get("function", call)
     marked = {**function, "name": f"{mark}{function.get('name', '')}{mark}"}
     if "arguments" in function:
-        marked["arguments"] = _marked_leaves(function["arguments"], mark)
+        marked["arguments"] = marked_leaves(function["arguments"], mark)
     return {**call, "function": marked} if "function" in call else marked
 
 
-def _marked_leaves(value: Any, mark: str) -> Any:
+def marked_leaves(value: Any, mark: str) -> Any:
     match value:
         case str():
             return value + mark
         case dict():
-            return {key: _marked_leaves(item, mark) for key, item in value.items()}
+            return {key: marked_leaves(item, mark) for key, item in value.items()}
         case list():
-            return [_marked_leaves(item, mark) for item in value]
+            return [marked_leaves(item, mark) for item in value]
     return value
 
 
@@ -233,25 +283,12 @@ def _mark_places(marked: str, text: str) -> dict[int, list[int]]:
     done = 0
     for piece, mark in zip(pieces, marks, strict=False):
         done += len(piece)
-        places.setdefault(ord(mark) - _PLANE, []).append(done)
+        places.setdefault(ord(mark) - PLANE, []).append(done)
     return places
 
 
 def _holds_marks(text: str) -> bool:
     return not text.isascii() and _MARK.search(text) is not None
-
-
-@functools.lru_cache(maxsize=64)
-def _closer(special: frozenset[str], header: str) -> re.Pattern[str]:
-    """The tokens that may close a turn after `header`: what opens one closes none."""
-    return _any_of(frozenset(token for token in special if token not in header))
-
-
-@functools.lru_cache(maxsize=64)
-def _any_of(tokens: frozenset[str]) -> re.Pattern[str]:
-    """The longest of `tokens`; for none, what never matches."""
-    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
-    return re.compile(f"(?:{'|'.join(re.escape(token) for token in longest_first)})" if tokens else "(?!)")
 
 
 _ADVICE = (

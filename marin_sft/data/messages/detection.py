@@ -12,16 +12,23 @@ as those of a file mostly are, cost the decision once.
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from marin_sft.data.messages.dialogues import Fields
 from marin_sft.data.messages.examples import BadRow, Example
-from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES, Shape, Slot, is_rated
+from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES, Shape, Slot, is_rated, may_be_rated
+from marin_sft.data.messages.turns import without_other_keys
 
 if TYPE_CHECKING:
     from marin_sft.data.formats import ChatLmDatasetFormat
+
+
+_LOOKED_AT = 10  # of the keys of a row that fits no shape
+_BOOKKEEPING = frozenset(("id", "source", "metadata"))
 
 
 def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
@@ -31,19 +38,34 @@ def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
         return _read(SHAPE_BY_NAME[format.shape], row, format)
     shapes = find_shapes(row, format)
     if not shapes:
-        raise BadRow(
-            "unknown_format", f"{_keys(row)} fit none of the formats {_described(_candidates(format.named_keys))}"
-        )
+        meant = _meant(tuple(map(str, row)), frozenset(format.named_keys))
+        formats = _described(shape for shape in _candidates(format.named_keys) if not shape.of_rated_rows)
+        raise BadRow("unknown_format", f"{meant}{_keys(row)} fit none of the formats {formats}")
+    _check_label(row, shapes, format)
     if len(shapes) == 1:
         return _read(shapes[0], row, format)
     readings = [_reading(shape, row, format) for shape in shapes]
-    if readings[0] is None or any(reading != readings[0] for reading in readings):
+    if readings[0] is None or any(_said(reading) != _said(readings[0]) for reading in readings):
         raise BadRow(
             "ambiguous_format",
             f"{_keys(row)} fit several formats that read the row differently: {_described(shapes)}; name one with "
             f"shape={shapes[0].name!r}, or say with columns which keys are meant",
         )
     return readings[0]
+
+
+def _check_label(row: dict[str, Any], shapes: Sequence[Shape], format: ChatLmDatasetFormat) -> None:
+    """Raises BadRow for a label that may say that the row is bad: training on it would turn its meaning round."""
+    if "label" not in row or not may_be_rated(row) or format.named_keys.keys() & {"label"}:
+        return
+    named = frozenset(format.named_keys)
+    rated = _shapes_of(KEYS.intersection(row), True, named)
+    if all(shape.of_rated_rows for shape in rated):
+        raise BadRow(
+            "ambiguous_format",
+            f"{_keys(row)}: the label {row['label']!r} may be a rating or something else; name the shape: "
+            f"{rated[0].name!r} leaves out rows that are rated bad, {shapes[0].name!r} ignores the label",
+        )
 
 
 def by_our_names(row: dict[str, Any], format: ChatLmDatasetFormat) -> dict[str, Any]:
@@ -58,7 +80,32 @@ def by_our_names(row: dict[str, Any], format: ChatLmDatasetFormat) -> dict[str, 
 
 def find_shapes(row: dict[str, Any], format: ChatLmDatasetFormat) -> Sequence[Shape]:
     """The shapes that `row` (by our names) may have, the ones that others make superfluous left out."""
-    return _shapes_of(KEYS.intersection(row), is_rated(row), frozenset(format.named_keys))
+    named = frozenset(format.named_keys)
+    return _shapes_of(KEYS.intersection(row), is_rated(row) or "label" in named, named)
+
+
+def unused_keys(row: dict[str, Any], format: ChatLmDatasetFormat) -> frozenset[str]:
+    """The keys of `row` that its shape has no use for, but for those that `transform` adds. None of a row that the
+    format's own function reads."""
+    if format.formatting_func is not None:
+        return frozenset()
+    keys = frozenset(key for key, value in row.items() if value is not None)
+    return _unused_keys(
+        keys, is_rated(row) or "label" in format.named_keys, format.shape, frozenset(format.named_keys.items())
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _unused_keys(
+    keys: frozenset[str], rated: bool, shape: str | None, named: frozenset[tuple[str, str]]
+) -> frozenset[str]:
+    theirs = dict(named)
+    ours = {key: key for key in keys.difference(theirs, theirs.values())}
+    ours |= {our: their for our, their in theirs.items() if their in keys}
+    known = KEYS.intersection(ours)
+    shapes = [SHAPE_BY_NAME[shape]] if shape else _shapes_of(known, rated, frozenset(theirs))
+    used = {ours[key] for found in shapes for key in _all_given(found.slots, known, frozenset(theirs))}
+    return keys - used - _BOOKKEEPING
 
 
 @functools.lru_cache(maxsize=1024)
@@ -105,6 +152,11 @@ def _reading(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> 
         return None
 
 
+def _said(reading: list[Example] | None) -> list[Any]:
+    """What tells readings apart: what messages hold under unusual keys, which other shapes lack, is none of it."""
+    return [(type(example), without_other_keys(dataclasses.asdict(example))) for example in reading or ()]
+
+
 def _fields(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> Fields:
     fields: Fields = {}
     for slot, keys in _places(shape.name, KEYS.intersection(row), frozenset(format.named_keys)):
@@ -126,6 +178,28 @@ def _places(shape: str, keys: frozenset[str], named: frozenset[str]) -> list[tup
     slots, needed = SHAPE_BY_NAME[shape].slots, SHAPE_BY_NAME[shape].needed
     places = [(slot, _given(slot, keys, named)) for slot in slots]
     return [(slot, given) for slot, given in places if given or slot in needed]
+
+
+@functools.lru_cache(maxsize=1024)
+def _meant(keys: tuple[str, ...], named: frozenset[str]) -> str:
+    """What may be meant by keys of a row that fits no shape: names like ours, or the one that a shape lacks."""
+    unknown = [key for key in keys if key not in KEYS]
+    near = {key: _near(key) for key in unknown[:_LOOKED_AT]}
+    if any(near.values()):
+        return "".join(f"{key!r}: did you mean {name!r}? " for key, name in near.items() if name)
+    for shape in _candidates(named):
+        lacking = [slot for slot in shape.needed if not _given(slot, frozenset(keys), named)]
+        if len(lacking) == 1 < len(shape.needed) and not shape.of_rated_rows:
+            wanted = lacking[0].keys
+            says = f"; is it {unknown[0]!r}? Then say columns={{{wanted[0]!r}: {unknown[0]!r}}}" if unknown else ""
+            return f"for {shape.name}, {'|'.join(wanted)} is missing{says}. "
+    return ""
+
+
+def _near(key: str) -> str | None:
+    """Our key that `key` is like. Few are compared: rows by the million may each have keys of their own."""
+    like = [our for our in sorted(KEYS) if our[:1].lower() == key[:1].lower() and abs(len(our) - len(key)) < 3]
+    return next(iter(difflib.get_close_matches(key.lower(), like, n=1, cutoff=0.75)), None)
 
 
 def _keys(row: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ adds words of its own: an instruction is not wrapped in "### Instruction", a sum
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from marin_sft.data.messages.examples import BadRow, Dialogue, Message, Rated, Segments, Text
@@ -94,13 +95,13 @@ def read_completion_as_chat(fields: Fields, format: ChatLmDatasetFormat) -> Dial
     return dialogue_from([*prompt, *completion], fields, format)
 
 
-def read_rated(fields: Fields, format: ChatLmDatasetFormat) -> Rated:
-    return Rated(read_messages(fields, format), _label(fields["label"]))
+def rated(read: Callable[[Fields, ChatLmDatasetFormat], Dialogue]) -> Callable[[Fields, ChatLmDatasetFormat], Rated]:
+    """A reader of what `read` reads and a label. Strings are a chat here too: a rating is about an answer."""
 
+    def read_rated(fields: Fields, format: ChatLmDatasetFormat) -> Rated:
+        return Rated(read(fields, format), _label(fields["label"]))
 
-def read_rated_completion(fields: Fields, format: ChatLmDatasetFormat) -> Rated:
-    """Strings are a chat here too: a rating is about an answer."""
-    return Rated(read_completion_as_chat(fields, format), _label(fields["label"]))
+    return read_rated
 
 
 def read_text(fields: Fields, format: ChatLmDatasetFormat) -> Text:
@@ -131,7 +132,16 @@ def _earlier_turns(history: Any) -> list[Message]:
     ]
 
 
+def as_rating(label: Any) -> bool | None:
+    """Whether `label` says good or bad, also as formats without booleans write that; None for anything else."""
+    if isinstance(label, bool | int | float) and label in (0, 1):
+        return bool(label)
+    return {"true": True, "false": False, "1": True, "0": False}.get(label.lower()) if isinstance(label, str) else None
+
+
 def _label(label: Any) -> bool:
-    if not isinstance(label, bool):
-        raise BadRow("bad_label", f"the label is {kind_of(label)}, expected true or false")
-    return label
+    rating = as_rating(label)
+    if rating is None:
+        got = repr(label)[:40] if isinstance(label, str | int | float) else kind_of(label)
+        raise BadRow("bad_label", f"the label is {got}, expected true or false")
+    return rating

@@ -22,7 +22,8 @@ Message = dict[str, Any]
 """`{"role", "content", "reasoning_content"?, "tool_calls"?, "tool_call_id"?, "name"?, "train"?}`; no null values.
 
 `content` is a string. `train` is a bool: whether the turn is trained, whatever the format says. The arguments of a
-tool call are an object. A row's `reasoning` and `thinking` are kept too: some templates look for them there.
+tool call are an object. A row's `reasoning` and `thinking` are kept too, and all keys that are not known here: some
+templates look for them there.
 """
 
 
@@ -40,7 +41,7 @@ class BadRow(DataError):
 
 @dataclass(frozen=True)
 class Dialogue:
-    """Roles are user, assistant, system, developer, tool and what the format's `role_map` names.
+    """Roles are user, assistant, system, developer, tool, environment and what the format's `role_map` names.
 
     `chat_template_kwargs` are this row's own arguments of the template. `tools` are in OpenAI's form.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from marin_sft.data.messages.dialogues import Fields, question_turns, template_kwargs_of
 from marin_sft.data.messages.examples import BadRow, Message, Preference, TextPreference
 from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of
-from marin_sft.data.messages.turns import turns_of, with_system
+from marin_sft.data.messages.turns import same_turn, turns_of, with_system
 
 if TYPE_CHECKING:
     from marin_sft.data.formats import ChatLmDatasetFormat
@@ -105,7 +105,7 @@ def _split_dialogues(
         # They may have a system turn before it.
         begin = int(chosen[0]["role"] == "system" != turns[0]["role"] and chosen[0] == rejected[0])
         end = begin + len(turns)
-        if chosen[begin:end] == rejected[begin:end] == turns:
+        if _same_turns(chosen[begin:end], turns) and _same_turns(rejected[begin:end], turns):
             return chosen[:end], chosen[end:], rejected[end:]
         if begin or chosen[0] in turns or rejected[0] in turns:
             raise BadRow("bad_pair", "chosen and rejected repeat a part of the prompt, expected all of it or nothing")
@@ -113,7 +113,7 @@ def _split_dialogues(
     if chosen == rejected:
         raise BadRow("identical_pair", "chosen and rejected are the same")
     common = next(
-        (i for i, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other),
+        (i for i, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if not same_turn(one, other)),
         min(len(chosen), len(rejected)),
     )
     # Where one of them is the beginning of the other, its answer is what they have in common.
@@ -123,6 +123,10 @@ def _split_dialogues(
     if not common:
         raise BadRow("no_common_prompt", "chosen and rejected begin with different turns; expected a common prompt")
     return chosen[:common], chosen[common:], rejected[common:]
+
+
+def _same_turns(some: list[Message], others: list[Message]) -> bool:
+    return len(some) == len(others) and all(map(same_turn, some, others))
 
 
 def _is_plain(fields: Fields) -> bool:

@@ -14,7 +14,6 @@ not_a_dialogue, several_examples                                  a row of anoth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
@@ -24,7 +23,6 @@ from marin_sft.data.messages.examples import BadRow as BadRow
 from marin_sft.data.messages.examples import Dialogue, Example, Text
 from marin_sft.data.messages.examples import Message as Message
 from marin_sft.data.messages.tool_calls import kind_of, text_of
-from marin_sft.errors import DataError
 
 
 def examples_of(row: Any, format: LmDatasetFormat) -> list[Example]:
@@ -67,15 +65,3 @@ def _formatted(row: dict[str, Any], format: ChatLmDatasetFormat) -> Example:
         )
     beside = {key: row[key] for key in ("tools", "chat_template_kwargs") if row.get(key) is not None}
     return read_messages({"messages": made, **beside}, format)
-
-
-def check_dropped(rows: int, dropped: Mapping[str, int], max_dropped: float, where: str) -> None:
-    """Raises DataError when no row is left, or when more than the share `max_dropped` was dropped; pairs of the same
-    answer twice are good rows that say nothing, and do not count."""
-    lost = sum(dropped.values())
-    if rows == lost or lost - dropped.get("identical_pair", 0) > max_dropped * rows:
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in sorted(dropped.items(), key=lambda item: -item[1]))
-        raise DataError(
-            f"{where}: {lost} of {rows} rows dropped ({reasons or 'there were no rows'}); expected at least one row "
-            f"kept and at most {max_dropped:.1%} dropped. Mend the rows or the format, or raise max_dropped"
-        )

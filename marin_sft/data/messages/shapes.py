@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from marin_sft.data.messages.dialogues import (
     Fields,
+    as_rating,
+    rated,
     read_completion,
+    read_completion_as_chat,
     read_instruction,
     read_messages,
     read_multiple_choice,
     read_question,
-    read_rated,
-    read_rated_completion,
     read_segments,
     read_text,
 )
@@ -78,6 +79,11 @@ def is_rated(row: dict[str, Any]) -> bool:
     return "kto_tag" in row or isinstance(row.get("label"), bool)
 
 
+def may_be_rated(row: dict[str, Any]) -> bool:
+    """Whether the `label` of `row` may be a rating that went through a format without booleans, or a class."""
+    return not is_rated(row) and as_rating(row.get("label")) is not None
+
+
 _MESSAGES = "messages|conversations|conversation"
 _INSTRUCTION = ("instruction|INSTRUCTION", "output|response|answer|RESPONSE")
 _PAIR = ("chosen|chosen_messages|chosen_response|accepted", "rejected|rejected_messages|rejected_response")
@@ -108,10 +114,18 @@ SHAPES = (
           "a chosen and a rejected answer, with all that precedes them or after a prompt", ("dpo", "orpo")),
     Shape("ranked", ("prompt", "answers"), _CHAT, read_ranked,
           "answers {answer, rank}: the best against each worse one", ("nectar",)),
-    Shape("rated", (_MESSAGES, _LABEL), _CHAT, read_rated,
+    Shape("rated", (_MESSAGES, _LABEL), _CHAT, rated(read_messages),
           "messages, and whether they are good", ("kto",), of_rated_rows=True),
-    Shape("rated_completion", ("prompt", "completion", _LABEL), _CHAT, read_rated_completion,
+    Shape("rated_completion", ("prompt", "completion|generation", _LABEL), _CHAT, rated(read_completion_as_chat),
           "a prompt and a completion, and whether it is good", of_rated_rows=True),
+    Shape("rated_input_output", ("prompt=input", "completion=output", _LABEL), _CHAT, rated(read_completion_as_chat),
+          "like rated_completion", of_rated_rows=True),
+    Shape("rated_alpaca", (*_INSTRUCTION, _LABEL), ("input|context", "history", *_CHAT), rated(read_instruction),
+          "like alpaca, and whether the output is good", of_rated_rows=True),
+    Shape("rated_response", ("instruction=prompt", "output=response", _LABEL), ("input", *_CHAT),
+          rated(read_instruction), "like prompt_response, and whether the response is good", of_rated_rows=True),
+    Shape("rated_answer", ("question", "answer|response", _LABEL), ("context|article", *_CHAT), rated(read_question),
+          "like question_answer, and whether the answer is good", of_rated_rows=True),
     Shape("text", ("text",), (), read_text,
           "plain text, all of it trained", ("completion",), rank=-1),
     Shape("jeopardy", ("instruction=question", "output=answer"), ("input=category", *_CHAT), read_instruction,

@@ -11,6 +11,8 @@ from typing import Any
 
 from marin_sft.data.messages.examples import BadRow
 
+ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")  # OpenAI's, Llama's, LangChain's, Anthropic's
+
 _MAX_DEPTH = 64
 Json = dict[str, Any]
 
@@ -90,14 +92,44 @@ def _call(call: Any, where: str) -> Json:
         named = {key: value for key, value in call.items() if key not in ("id", "type")}
         call = {**{key: value for key, value in call.items() if key not in named}, "function": named}
     function = call.get("function") if isinstance(call, dict) else None
+    if isinstance(function, dict):  # some write the arguments beside it
+        function = {**{key: call[key] for key in ARGUMENT_KEYS if key in call}, **function}
+        call = {key: value for key, value in call.items() if key not in ARGUMENT_KEYS}
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRow("bad_tool_call", f"{where}: expected an object with a `name` and `arguments`, got {_short(call)}")
-    arguments = _json_of(function.get("arguments") or {}, f"{where}: arguments of {function['name']}", "bad_tool_call")
+    key = _key_of_arguments(function, where)
+    arguments = _json_of(function.get(key) or {}, f"{where}: {key} of {function['name']}", "bad_tool_call")
     if not isinstance(arguments, dict):
         raise BadRow(
-            "bad_tool_call", f"{where}: arguments of {function['name']} is {kind_of(arguments)}, expected an object"
+            "bad_tool_call", f"{where}: {key} of {function['name']} is {kind_of(arguments)}, expected an object"
         )
-    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+    kept = {name: value for name, value in function.items() if name != key}
+    return {"type": "function", **call, "function": {**kept, "arguments": arguments}}
+
+
+def _key_of_arguments(function: Json, where: str) -> str:
+    """Where `function` holds its arguments. Raises BadRow where more than one key, or an unknown one, may hold them."""
+    given = [key for key in ARGUMENT_KEYS if function.get(key) not in (None, "")]
+    if "arguments" in given and function["arguments"] not in ({}, "{}"):
+        return "arguments"
+    filled = [key for key in given if function[key] not in ({}, "{}")]
+    if len(filled) > 1 or (filled and "arguments" in given):
+        raise BadRow(
+            "bad_tool_call",
+            f"{where}: the call of {function['name']} has both {' and '.join(given)}; expected one, `arguments`",
+        )
+    unknown = [key for key, value in function.items() if key not in ARGUMENT_KEYS and _may_be_arguments(value)]
+    if not given and unknown:
+        raise BadRow(
+            "bad_tool_call",
+            f"{where}: the call of {function['name']} has no `arguments`, but {', '.join(map(repr, unknown))}; "
+            f"expected its arguments under one of {', '.join(ARGUMENT_KEYS)}",
+        )
+    return (filled or given or ["arguments"])[0]
+
+
+def _may_be_arguments(value: Any) -> bool:
+    return bool(value) and (isinstance(value, dict) or (isinstance(value, str) and value.lstrip().startswith("{")))
 
 
 def _json_of(value: Any, where: str, reason: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from marin_sft.data.messages.examples import BadRow, Message
-from marin_sft.data.messages.tool_calls import can_be_encoded, kind_of, text_of, tool_calls_of
+from marin_sft.data.messages.tool_calls import can_be_encoded, kind_of, text_of, tool_calls_of, without_nulls
 
 if TYPE_CHECKING:
     from marin_sft.data.formats import ChatLmDatasetFormat
@@ -23,6 +23,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "system": ("system",),
     "developer": ("developer",),
     "tool": ("tool", "observation", "function_response", "tool_response", "function"),
+    "environment": ("environment",),  # what OLMo 3's template calls a tool
     TOOL_CALL: (TOOL_CALL, "function_call"),
 }
 """Which names in rows mean which role, before the format's own."""
@@ -32,6 +33,9 @@ _SYSTEM_ROLES = ("system", "developer")
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _REASONING_PARTS = ("reasoning", "thinking")
 _TRAIN_KEYS = ("train", "loss_weight", "weight")  # ours and axolotl's, LLaMA-Factory's, OpenAI's
+_OWN_KEYS = frozenset(("role", "content", *_REASONING_KEYS, "tool_calls", "tool_call_id", "name", "train"))
+"""Of messages in normal form."""
+_READ_KEYS = frozenset((*_OWN_KEYS, *ROLE_KEYS, *CONTENT_KEYS, *_TRAIN_KEYS, "train_detail", "function_call"))
 
 
 def turns_of(
@@ -76,6 +80,27 @@ def untrained(turns: Sequence[Message]) -> list[Message]:
     return [{"train": False, **turn} if turn["role"] == "assistant" else turn for turn in turns]
 
 
+def other_keys(message: Message) -> frozenset[str]:
+    """The keys of a message that mean something to some templates only."""
+    return frozenset(message) - _OWN_KEYS
+
+
+def without_other_keys(value: Any) -> Any:
+    """A JSON value in which messages have no keys but those that every template knows."""
+    if isinstance(value, dict):
+        known = _OWN_KEYS if {"role", "content"} <= value.keys() else value.keys()
+        return {key: without_other_keys(item) for key, item in value.items() if key in known}
+    return [without_other_keys(item) for item in value] if isinstance(value, list) else value
+
+
+def same_turn(one: Message, other: Message) -> bool:
+    """Whether two messages say the same. What other keys hold, mostly ids and times, counts where they say nothing."""
+    says = any(one.get(key) for key in ("content", "tool_calls", *_REASONING_KEYS))
+    if not says or len(one) == len(other) == 2:
+        return one == other
+    return all(one.get(key) == other.get(key) for key in _OWN_KEYS)
+
+
 def _plain_turn(raw: Any, roles: Mapping[str, str]) -> Message | None:
     """What `_turn` makes of a message that is no more than a role and a text, as most are, for a tenth of its time.
 
@@ -103,8 +128,23 @@ def _turn(raw: Any, format: ChatLmDatasetFormat, where: str) -> Message:
     for key in (*_REASONING_KEYS, "tool_call_id", "name"):
         if raw.get(key) is not None:
             message[key] = text_of(raw[key], f"{where}.{key}")
+    if not _READ_KEYS.issuperset(raw):
+        message |= _other(raw, format)
     train = _train(raw, where)
     return message if train is None else {**message, "train": train}
+
+
+def _other(raw: Message, format: ChatLmDatasetFormat) -> Message:
+    """What else a message holds: the template may read it. Bytes, times and the like are no JSON and left out."""
+    read = _READ_KEYS.union(format.role_keys, format.content_keys)
+    kept: Message = {}
+    for key, value in raw.items():
+        if key not in read and value is not None and isinstance(key, str):
+            try:
+                kept[key] = value if isinstance(value, str) else without_nulls(value, key, "bad_messages")
+            except BadRow:
+                continue
+    return kept
 
 
 def _role(raw: Message, format: ChatLmDatasetFormat, where: str) -> str:

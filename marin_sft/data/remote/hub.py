@@ -28,6 +28,7 @@ from huggingface_hub.utils import build_hf_headers, filter_repo_objects, get_ses
 
 from marin_sft.data.remote.transfer import RemoteFile, Transient
 from marin_sft.errors import DataError
+from marin_sft.redaction import redacted
 
 TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
@@ -185,4 +186,4 @@ def explained(what: str) -> Iterator[None]:
 
 
 def _without_secrets(error: Exception) -> str:
-    return " ".join(_QUERY.sub("?...", str(error)).split())
+    return " ".join(redacted(_QUERY.sub("?...", str(error))).split())

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from marin_sft.errors import DataError
+from marin_sft.paths import file_system
 
 MAX_TRIES = 8
 """In a row, without a byte of progress."""
@@ -132,13 +133,11 @@ def _fetch_to_store(
     sleep: Callable[[float], None],
     moved: Callable[[int], None],
 ) -> int:
-    from fsspec.core import url_to_fs
-
-    fs, root = url_to_fs(directory)
+    fs, root = file_system(directory)
     path = f"{root.rstrip('/')}/{file.name}"
     for there in (f"{fs._strip_protocol(attempt)}/{file.name}" for attempt in earlier):
         if fs.exists(there) and file.size in (None, size := int(fs.info(there)["size"])):
-            fs.copy(there, path)
+            fs.cp_file(there, path)
             moved(size)
             return size
     for last_go in (False, True):

@@ -8,9 +8,12 @@ from urllib.parse import unquote, urlsplit
 
 from huggingface_hub.utils import get_session
 
+from marin_sft.data.files import open_file
 from marin_sft.data.remote.hub import CHUNK, TIMEOUT, explained, http_bytes
 from marin_sft.data.remote.transfer import RemoteFile, Transient
 from marin_sft.errors import DataError
+from marin_sft.paths import file_system
+from marin_sft.redaction import redacted, without_signature
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class HttpFile:
     url: str
 
     def __str__(self) -> str:
-        return self.url.split("?")[0]  # a query may be a signature
+        return without_signature(self.url).split("?")[0]
 
     def read_from(self, offset: int, size: int | None) -> Iterator[bytes]:
         with explained(str(self)):
@@ -32,22 +35,21 @@ class StoredFile:
     url: str
 
     def __str__(self) -> str:
-        return self.url
+        return without_signature(self.url)
 
     def read_from(self, offset: int, size: int | None) -> Iterator[bytes]:
-        import fsspec
-
         try:
-            with fsspec.open(self.url, "rb") as stream:
+            with open_file(self.url, "rb") as stream:
                 stream.seek(offset)
                 while chunk := stream.read(CHUNK):
                     yield chunk
-        except FileNotFoundError as error:
-            raise DataError(f"{self.url}: there is no such file") from error
+        except FileNotFoundError:
+            raise DataError(f"{self}: there is no such file") from None
         except PermissionError as error:
-            raise DataError(f"{self.url}: may not be read ({error}); check the credentials of this machine") from error
+            said = redacted(str(error))
+            raise DataError(f"{self}: may not be read ({said}); check the credentials of this machine") from None
         except (OSError, TimeoutError) as error:
-            raise Transient(f"{self.url}: {error}") from error
+            raise Transient(f"{self}: {redacted(str(error))}") from None
 
 
 def remote_file(url: str, sha256: str | None) -> RemoteFile:
@@ -59,17 +61,15 @@ def remote_file(url: str, sha256: str | None) -> RemoteFile:
     """
     name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
     if not name:
-        raise DataError(f"{url!r} names no file; expected a URL whose path ends in a file name")
+        raise DataError(f"{without_signature(url)!r} names no file; expected a URL whose path ends in a file name")
     digest = f"sha256:{sha256.lower()}" if sha256 else None
     if url.startswith(("https://", "http://")):
         return RemoteFile(name, HttpFile(url), _http_size(HttpFile(url)), digest)
-    from fsspec.core import url_to_fs
-
-    fs, path = url_to_fs(url)
+    fs, path = file_system(url)
     try:
         return RemoteFile(name, StoredFile(url), int(fs.info(path)["size"]), digest)
-    except FileNotFoundError as error:
-        raise DataError(f"{url}: there is no such file") from error
+    except FileNotFoundError:
+        raise DataError(f"{StoredFile(url)}: there is no such file") from None
 
 
 def _http_size(file: HttpFile) -> int | None:

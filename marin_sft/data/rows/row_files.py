@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from marin_sft.data.files import open_file
+from marin_sft.data.rows.saved_datasets import without_descriptions
 from marin_sft.data.rows.text_rows import (
     RawRow,
     count_json_lines,
@@ -34,6 +35,7 @@ from marin_sft.data.rows.text_rows import (
     tsv_rows,
 )
 from marin_sft.errors import DataError
+from marin_sft.paths import Found, file_system, find, local_path, nearest_path
 
 _TEXTS = {
     ".jsonl": json_line_rows,
@@ -44,7 +46,7 @@ _TEXTS = {
 }
 _TABLES = (".parquet", ".arrow")
 _COMPRESSIONS = (".gz", ".zst")
-_MAGIC = "*?["
+_OTHER_COMPRESSIONS = (".xz", ".bz2", ".zip", ".lz4", ".br")
 _EXPECTED = ", ".join([*_TEXTS, *_TABLES])
 
 
@@ -79,19 +81,19 @@ def is_readable(path: str) -> bool:
 
 
 def find_files(patterns: Sequence[str]) -> list[SourceFile]:
-    """The files that `patterns` (paths, directories or globs) name, each once, in order of pattern and then path.
+    """The files that `patterns` (paths, directories or globs, see `paths.find`) name, each once, in order of pattern
+    and then path.
 
-    Files and directories whose name starts with a dot are left out, and of a directory what `is_readable` denies.
+    Files and directories whose name starts with a dot are left out, and of a directory what `is_readable` denies. Of a
+    directory that `datasets` saved, its tables alone are rows.
 
     Raises:
-        DataError: a pattern that matches no file, or a file named by a path or glob whose kind cannot be read.
+        DataError: a pattern that matches no file, a file named by a path or glob whose kind cannot be read, a link that
+            leads nowhere, or a directory that cannot be read.
     """
     found: dict[str, SourceFile] = {}
     for pattern in patterns:
-        files = _matches(pattern)
-        if not files:
-            raise DataError(f"no file matches {pattern!r}; expected at least one of {_EXPECTED}")
-        for file in files:
+        for file in _matches(pattern):
             found.setdefault(file.path, file)
     unreadable = [file.path for file in found.values() if not is_readable(file.path)]
     if unreadable:
@@ -103,36 +105,56 @@ def find_files(patterns: Sequence[str]) -> list[SourceFile]:
 
 
 def files_below(directory: str) -> list[SourceFile]:
-    """All files below `directory`, of whatever kind, by path; what starts with a dot is left out."""
-    from fsspec.core import url_to_fs
+    """All files below `directory`, of whatever kind, by path; what starts with a dot is left out.
 
-    fs, path = url_to_fs(directory)
-    return _named(fs, fs.find(path), path.rstrip("/") + "/", "://" in directory)
+    Raises:
+        DataError: a link that leads nowhere, or a directory that cannot be read.
+    """
+    return _named(directory, _found(directory))
 
 
 def _matches(pattern: str) -> list[SourceFile]:
-    from fsspec.core import url_to_fs
-
     if pattern.startswith(("https://", "http://")):
         # A web server has no directories, and a "?" there is no wildcard.
         return [SourceFile(pattern, _name(pattern).rsplit("/", 1)[-1])]
-    fs, path = url_to_fs(pattern)
-    if any(c in path for c in _MAGIC):
-        fixed = path[: min(path.index(c) for c in _MAGIC if c in path)]
-        root = fixed[: fixed.rfind("/") + 1]
-        paths = [str(p) for p in fs.glob(path) if not fs.isdir(p)]
-    elif fs.isdir(path):
-        root = path.rstrip("/") + "/"
-        paths = [p for p in fs.find(path) if is_readable(p)]
-    else:
-        root = path[: path.rfind("/") + 1]
-        paths = [path] if fs.exists(path) else []
-    return _named(fs, paths, root, "://" in pattern)
+    found = _found(pattern)
+    files = _named(pattern, found)
+    if _is_directory(pattern, found):
+        files = [file for file in without_descriptions(files) if is_readable(file.path) or _is_packed(file.path)]
+    if not files:
+        raise DataError(f"no file matches {pattern!r}; expected at least one of {_EXPECTED}{nearest_path(pattern)}")
+    return files
 
 
-def _named(fs: Any, paths: Iterable[str], root: str, is_url: bool) -> list[SourceFile]:
-    named = [SourceFile(fs.unstrip_protocol(p) if is_url else p, p.removeprefix(root)) for p in sorted(paths)]
-    return [file for file in named if not any(part.startswith(".") for part in file.name.split("/"))]
+def _is_packed(path: str) -> bool:
+    """Whether rows are in a file of a directory that is compressed as cannot be read: it is not passed over."""
+    name = PurePosixPath(_name(path).lower())
+    return name.suffix in (*_COMPRESSIONS, *_OTHER_COMPRESSIONS) and name.with_suffix("").suffix in (*_TEXTS, *_TABLES)
+
+
+def _found(path: str) -> Found:
+    try:
+        return find(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _is_directory(pattern: str, found: Found) -> bool:
+    """Whether `pattern` names the directory that all was found in."""
+    return (local_path(pattern) or file_system(pattern)[1]).rstrip("/") == found.root.rstrip("/")
+
+
+def _named(path: str, found: Found) -> list[SourceFile]:
+    broken = [name for name in found.broken if is_readable(name) and not _is_hidden(name)]
+    if broken:
+        raise DataError(f"{found.root}/{broken[0]} is a link that leads nowhere; mend it, or remove it")
+    address = str if local_path(path) is not None else file_system(path)[0].unstrip_protocol
+    root = found.root.rstrip("/")
+    return [SourceFile(address(f"{root}/{name}"), name) for name in sorted(found.names) if not _is_hidden(name)]
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def count_rows(file: SourceFile) -> int:
@@ -196,7 +218,7 @@ def errors_of_reading(path: str) -> tuple[type[Exception], ...]:
 def _opened(path: str) -> Iterator[Any]:
     """The text of a file as bytes, decompressed. A compressed file that ends early is an OSError or EOFError."""
     with open_file(path, "rb") as raw:
-        name = _name(path)
+        name = _name(path).lower()
         if name.endswith(_COMPRESSIONS) and not raw.read(1):
             raise EOFError("the file is empty")
         raw.seek(0)
@@ -213,7 +235,7 @@ def _opened(path: str) -> Iterator[Any]:
 
 def _kind(path: str) -> str:
     """The suffix that says how rows lie in a file: `.json` of `x.json.gz`; empty for what cannot be read."""
-    name = _name(path)
+    name = _name(path).lower()
     suffix = PurePosixPath(name).suffix
     if suffix in _COMPRESSIONS:
         suffix = PurePosixPath(name.removesuffix(suffix)).suffix

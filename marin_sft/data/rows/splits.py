@@ -16,8 +16,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from marin_sft.data.files import read_json
+from marin_sft.data.files import open_file, read_json
 from marin_sft.data.rows.row_files import SourceFile, Span, count_rows, files_below, is_readable
+from marin_sft.data.rows.saved_datasets import saved_splits
 from marin_sft.errors import DataError
 
 # Files whose text decides on subsets and splits.
@@ -41,6 +42,8 @@ def split_files(directory: str, subset: str | None = None) -> dict[str, list[Sou
     import datasets
 
     files = {file.name: file for file in files_below(directory)}
+    if saved := saved_splits(files):
+        return saved
     _refuse_script(directory, files)
     with tempfile.TemporaryDirectory() as skeleton:
         root = Path(skeleton).resolve()
@@ -141,7 +144,5 @@ def _is_tsv(path: str) -> bool:
 
 
 def _bytes_of(file: SourceFile) -> bytes:
-    import fsspec
-
-    with fsspec.open(file.path, "rb") as stream:
+    with open_file(file.path, "rb") as stream:
         return stream.read()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,8 @@ from marin_sft.errors import DataError
 
 _ROWS_AT_ONCE = 64
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+_DAMAGE = (UnicodeDecodeError, SystemError, OverflowError, MemoryError)
+"""What pyarrow raises besides its own errors where a file is not what it says: names and sizes of any kind."""
 Convert = Callable[[Any], Any] | None
 
 
@@ -60,7 +62,7 @@ def _reading(path: str) -> Iterator[Any]:
         else:
             with pa.OSFile(path) as file:
                 yield file
-    except (pa.ArrowException, *errors_of_reading(path)) as error:
+    except (pa.ArrowException, *_DAMAGE, *errors_of_reading(path)) as error:
         raise DataError(f"{path}: cannot be read to its end ({error}); write or fetch it again") from error
 
 
@@ -97,13 +99,41 @@ def _arrow_batches(stream: Any) -> Iterator[pa.RecordBatch]:
     magic = stream.read(6)
     if magic == b"ARROW1":
         file = pa.ipc.open_file(stream)
-        yield from (file.get_batch(i) for i in range(file.num_record_batches))
+        yield from _validated(file.get_batch(i) for i in range(file.num_record_batches))
         return
     stream.seek(max(size - len(_END_OF_STREAM), 0))
     if stream.read() != _END_OF_STREAM:
         raise EOFError("the mark at the end of the stream is missing")
     stream.seek(0)
-    yield from pa.ipc.open_stream(stream)
+    yield from _validated(pa.ipc.open_stream(stream))
+
+
+def _validated(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """`batches`, none of which leads outside of its buffers: pyarrow reads what offsets of a damaged file point at."""
+    for number, batch in enumerate(batches, 1):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                # Text as bytes: a row with text that is no UTF-8 is told by itself.
+                column.view(_as_bytes(column.type)).validate(full=True)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise pa.ArrowInvalid(f"batch {number}, column {name!r}: {error}") from error
+        yield batch
+
+
+def _as_bytes(type: pa.DataType) -> pa.DataType:
+    """`type` with bytes where it has text, and otherwise laid out alike."""
+    for is_text, bytes in _TEXTS:
+        if is_text(type):
+            return bytes
+    if pa.types.is_struct(type):
+        return pa.struct([field.with_type(_as_bytes(field.type)) for field in type])
+    if pa.types.is_list(type):
+        return pa.list_(type.value_field.with_type(_as_bytes(type.value_type)))
+    if pa.types.is_large_list(type):
+        return pa.large_list(type.value_field.with_type(_as_bytes(type.value_type)))
+    if pa.types.is_fixed_size_list(type):
+        return pa.list_(type.value_field.with_type(_as_bytes(type.value_type)), type.list_size)
+    return type
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[Any]:
@@ -159,6 +189,11 @@ def _converter_of_present(type: pa.DataType) -> Convert:
     return None
 
 
+_TEXTS = (
+    (pa.types.is_string, pa.binary()),
+    (pa.types.is_large_string, pa.large_binary()),
+    (pa.types.is_string_view, pa.binary_view()),
+)
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view)
 _BINARIES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 

@@ -17,12 +17,15 @@ from itertools import chain, count
 from typing import Any, BinaryIO
 
 from marin_sft.data.messages.examples import BadRow
+from marin_sft.data.messages.shapes import KEYS
+from marin_sft.data.messages.tool_calls import can_be_encoded
 
 RawRow = tuple[int, Any]
 _HEAD, _CHUNK = 1000, 1 << 20
 _DATA_LIST = re.compile(r'\s*\{\s*"data"\s*:\s*\[')
 _LIST = re.compile(r"\s*\[")
-_DECODER = json.JSONDecoder()
+# NaN and infinities are null, as in tables: pandas writes NaN for what is missing.
+_DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 _SPACE = re.compile(r"\s*")
 # How far before the end of the text a JSON value that is merely cut there can be called wrong: `\u12`, `-Infini`.
 _CUT = 16
@@ -32,21 +35,22 @@ def parsed_row(raw: Any) -> Any:
     if not isinstance(raw, bytes):
         return raw
     try:
-        return _checked(_json_of(raw), b"\\ud" in raw or b"\\uD" in raw)
+        try:
+            return _checked(_value_of_line(raw), b"\\ud" in raw or b"\\uD" in raw)
+        except ValueError:
+            # Other encodings, and halves of surrogate pairs that are written as bytes.
+            return _checked(_DECODER.decode(raw.decode(json.detect_encoding(raw), "surrogatepass")), True)
     except (ValueError, RecursionError) as error:
         return BadRow("invalid_json", str(error))
 
 
-def _json_of(raw: bytes) -> Any:
-    """What `json.loads(raw)` gives, sooner for a line as it should be: UTF-8 with nothing before the value."""
-    try:
-        text = raw.decode()
-        value, end = _DECODER.raw_decode(text)
-        if end == len(text) or text[end:].isspace():
-            return value
-    except ValueError:
-        pass
-    return json.loads(raw)
+def _value_of_line(raw: bytes) -> Any:
+    """The value of a line as it should be: UTF-8 with nothing before the value. Raises ValueError for any other."""
+    text = raw.decode()
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text) and not text[end:].isspace():
+        raise ValueError("more than a value")
+    return value
 
 
 def _checked(row: Any, escaped: bool) -> Any:
@@ -75,7 +79,7 @@ def count_json_lines(stream: Iterable[bytes]) -> int:
 
 
 def json_rows(stream: BinaryIO) -> Iterator[RawRow]:
-    """One list of rows, `{"data": [...]}`, JSON lines, or JSON objects one after another.
+    """One list of rows, `{"data": [...]}`, JSON lines, or JSON objects one after another, or one that is a row.
 
     In a list, elements count as lines. If the first line is an object by itself, the file is JSON lines.
 
@@ -121,8 +125,12 @@ def _elements(scanner: _Scanner) -> Iterator[RawRow]:
 
 def _objects(scanner: _Scanner) -> Iterator[RawRow]:
     number, first = scanner.line_here(), scanner.value()
-    if not scanner.peek():
-        raise ValueError("got one JSON object, expected a list of rows or several; if it is a row, put it on one line")
+    # A file with one dialogue is one row; one with a list of rows under a name of its own is not.
+    if not scanner.peek() and not (isinstance(first, BadRow) or KEYS.intersection(first)):
+        raise ValueError(
+            f"got one JSON object, expected a list of rows or several; if it is a row, put it on one line; its "
+            f"keys are {list(first)[:10]}"
+        )
     yield number, first
     while scanner.peek():
         yield scanner.line_here(), scanner.value()
@@ -132,8 +140,7 @@ class _Scanner:
     """JSON values one after another from a text of any length, of which little more than one value is in memory."""
 
     def __init__(self, head: bytes, stream: BinaryIO) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._json = json.JSONDecoder()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
         self._stream = stream
         self._line = 1
         self._ended = False
@@ -166,10 +173,11 @@ class _Scanner:
         self.peek()
         while True:
             try:
-                value, end = self._json.raw_decode(self.text, self.at)
+                value, end = _DECODER.raw_decode(self.text, self.at)
                 # A number may go on where the text so far ends.
                 if end < len(self.text) or self._ended:
-                    row = _checked(value, self.text.find("\\u", self.at, end) >= 0)
+                    source = self.text[self.at : end]
+                    row = _checked(value, "\\u" in source or not can_be_encoded(source))
                     self.at = end
                     return row
             except json.JSONDecodeError as error:
@@ -207,7 +215,10 @@ def _separated_rows(stream: BinaryIO, delimiter: str) -> Iterator[RawRow]:
     csv.field_size_limit(2**31 - 1)  # of the whole process; the default refuses a text of 128 KiB
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(text, delimiter=delimiter, strict=True)
-    header = next(reader, [])
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        raise ValueError(f"line 1: no header ({error})") from error
     if len(set(header)) < len(header):
         raise ValueError(f"line 1: got columns {header}, expected a name only once")
     while True:

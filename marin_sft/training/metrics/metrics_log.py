@@ -1,59 +1,16 @@
-"""Counting tokens, and metrics.jsonl: one line per logged step, whole again after a resume.
-
-tokens_per_second is logged for every objective, `{example_name}_per_second` for those that name their examples, as
-pairs_per_second for DPO; both, and mfu with them, are of the time that training took, without evaluation, exports and
-checkpoints.
-"""
+"""metrics.jsonl, one line per logged step, whole again after a resume; metrics.json, the figures of the whole run."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-import fsspec
+from marin_sft import disk
+from marin_sft.paths import file_system
 
 NAME, SUMMARY = "metrics.jsonl", "metrics.json"
-PER_SECOND = "_per_second"  # ends the names of figures of speed: another run of the same does not repeat them
-
-
-@dataclass
-class Meter:
-    """Tokens since step 0 (padding not counted), over all devices, and the speed since the last reading."""
-
-    tokens: int = 0
-    trained_tokens: int = 0
-    _read_at: float = field(init=False, default_factory=time.perf_counter)
-    _new_tokens: int = field(init=False, default=0)
-    _new_examples: int = field(init=False, default=0)
-
-    def add(self, tokens: int, trained_tokens: int, examples: int) -> None:
-        self.tokens += tokens
-        self.trained_tokens += trained_tokens
-        self._new_tokens += tokens
-        self._new_examples += examples
-
-    def counters(self) -> dict[str, int]:
-        return {"tokens": self.tokens, "trained_tokens": self.trained_tokens}
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """What is done meanwhile is no training, and takes no time. To be entered when no step is under way."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._read_at += time.perf_counter() - start
-
-    def per_second(self) -> tuple[float, float]:
-        """Tokens and examples, since the last call, or since the meter was made; a first step counts with its
-        compilation."""
-        now = time.perf_counter()
-        seconds, tokens, examples = now - self._read_at, self._new_tokens, self._new_examples
-        self._read_at, self._new_tokens, self._new_examples = now, 0, 0
-        return tokens / seconds, examples / seconds
+DIVERGED = 10
+"""A loss of more than so many times the first, and of a nat more, comes of training that went wrong."""
 
 
 class MetricsLog:
@@ -61,8 +18,9 @@ class MetricsLog:
     `flush`, which the loop calls before each checkpoint and at the end."""
 
     def __init__(self, output_path: str, lines: list[str], *, writes: bool = True) -> None:
-        self._filesystem, self._directory = fsspec.core.url_to_fs(output_path)
-        self._appends = type(self._filesystem).__name__ == "LocalFileSystem"
+        self._output_path = output_path
+        self._filesystem, self._directory = file_system(output_path)
+        self._appends = disk.is_local(self._filesystem)
         self._lines = lines
         self._writes = writes  # one process of a job does
         self.flush()
@@ -70,8 +28,8 @@ class MetricsLog:
     def add(self, metrics: Mapping[str, float | None]) -> None:
         line = json.dumps(metrics)
         self._lines.append(line)
-        if self._appends:
-            self._write("a", [line])
+        if self._writes and self._appends:
+            self._append(line)
 
     def history(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of each line that has the figure, from the first step of the run on."""
@@ -79,28 +37,36 @@ class MetricsLog:
         return [(line["step"], line[name]) for line in logged if line.get(name) is not None]
 
     def flush(self) -> None:
-        self._write("w", self._lines)
+        self._write(NAME, self._lines)
 
-    def close(self) -> None:
-        """Flush, and keep the figures of the last step in `metrics.json` for whoever wants the result only."""
+    def diverged(self, loss: float) -> float | None:
+        """The first loss of the run, where `loss` is far above it."""
+        first: float = json.loads(self._lines[0])["loss"] if self._lines else loss
+        return first if first > 0 and loss > max(DIVERGED * first, first + 1) else None
+
+    def close(self, figures: Mapping[str, float]) -> None:
+        """Flush, and keep the last step's figures and those of the whole run, `figures`, in `metrics.json` for whoever
+        wants the result only. The first loss stands there too, where the last is far above it."""
         self.flush()
         last = json.loads(self._lines[-1])
-        names = ("loss", "validation/loss", "step", "tokens", "trained_tokens")
-        speeds = (name for name in last if name.endswith(PER_SECOND))
-        summary = {name: last[name] for name in (*names, *speeds) if name in last}
-        self._write("w", [json.dumps(summary)], SUMMARY)
+        first = self.diverged(last["loss"])
+        told = {**last, **({} if first is None else {"first_loss": first})}
+        names = ("loss", "first_loss", "validation/loss", "epoch", "step", "tokens", "trained_tokens")
+        summary = {**{name: told[name] for name in names if name in told}, **figures}
+        self._write(SUMMARY, [json.dumps(summary)])
 
-    def _write(self, mode: str, lines: list[str], name: str = NAME) -> None:
-        if not self._writes:
-            return
-        self._filesystem.makedirs(self._directory, exist_ok=True)
-        with self._filesystem.open(f"{self._directory}/{name}", mode) as file:
-            file.writelines(line + "\n" for line in lines)
+    def _append(self, line: str) -> None:
+        with self._filesystem.open(f"{self._directory}/{NAME}", "a") as file:
+            file.write(line + "\n")
+
+    def _write(self, name: str, lines: list[str]) -> None:
+        if self._writes:
+            disk.write_whole(f"{self._output_path}/{name}", "".join(line + "\n" for line in lines))
 
 
 def read_lines(output_path: str, up_to_step: int) -> list[str]:
     """The lines of an attempt's log whose step is at most `up_to_step`; a torn last line is left out."""
-    filesystem, plain = fsspec.core.url_to_fs(output_path)
+    filesystem, plain = file_system(output_path)
     if not filesystem.exists(f"{plain}/{NAME}"):
         return []
     with filesystem.open(f"{plain}/{NAME}", "r") as file:

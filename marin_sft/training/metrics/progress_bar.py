@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from marin_sft import progress
-from marin_sft.training.metrics.metrics_log import PER_SECOND
+from marin_sft.training.metrics.meter import PER_SECOND
 
 STYLES = ("rich", "tqdm", "json", "none")
 _WHOLE = ("lr", "learning_rate")  # too small for three decimals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,7 @@ class Reporting:
             trackers,
             ProgressBar(self.progress_bar, num_steps, shows=first_process),
             None if self.memory_seconds is None else MemoryWatch(self.memory_seconds),
+            first_process,
         )
 
 
@@ -45,14 +47,21 @@ class Report:
     """Of one attempt."""
 
     def __init__(
-        self, log: MetricsLog, trackers: Trackers, progress_bar: ProgressBar, memory: MemoryWatch | None
+        self,
+        log: MetricsLog,
+        trackers: Trackers,
+        progress_bar: ProgressBar,
+        memory: MemoryWatch | None,
+        first_process: bool,
     ) -> None:
         self.log = log
+        self._first_process, self._told = first_process, False
         self._trackers, self._progress_bar, self._memory = trackers, progress_bar, memory
 
     def add(self, metrics: Mapping[str, float | None]) -> None:
         """`metrics` of a logged step, "step" among them; null where a figure is not known."""
         metrics = {**metrics, **(self._memory.figures() if self._memory else {})}
+        self._tell_if_diverged(metrics)
         self.log.add(metrics)
         self._trackers.log(int(metrics["step"] or 0), metrics)
         self._progress_bar.update(metrics)
@@ -67,10 +76,27 @@ class Report:
         self.log.flush()
         return self._trackers.state()
 
-    def close(self, *, failed: bool) -> None:
+    def _tell_if_diverged(self, metrics: Mapping[str, float | None]) -> None:
+        loss = metrics.get("loss")
+        first = None if loss is None else self.log.diverged(loss)
+        if self._told or first is None:
+            return
+        self._told = True
+        self._tell(
+            f"warning: the loss of step {metrics['step']} is {loss:,.4g}, and was {first:.4g} at first: training has "
+            "diverged; try a lower learning_rate, more warmup, or a lower max_grad_norm"
+        )
+
+    def _tell(self, text: str) -> None:
+        if self._first_process:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self, figures: Mapping[str, float] | None) -> None:
+        """`figures`: of the whole run, for `metrics.json`; None: it failed."""
+        failed = figures is None
         self._progress_bar.close()
-        if failed:
+        if figures is None:
             self.log.flush()
         else:
-            self.log.close()
+            self.log.close(figures)
         self._trackers.close(failed=failed)

@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import fsspec
 import numpy as np
 
+from marin_sft import disk
+from marin_sft.paths import file_system
 from marin_sft.training.metrics.trackers import Histograms
 
 DIRECTORY = "tensorboard"
@@ -27,9 +28,9 @@ class TensorboardTracker:
 
     def __init__(self, output_path: str, resumed: Mapping[str, Any] | None = None) -> None:
         """`resumed`: the `state` of the attempt that this one goes on from, whose files are copied."""
-        self._filesystem, plain = fsspec.core.url_to_fs(output_path)
+        self._filesystem, plain = file_system(output_path)
         self._directory, self._resumes = f"{plain}/{DIRECTORY}", bool(resumed)
-        self._appends = type(self._filesystem).__name__ == "LocalFileSystem"
+        self._appends = disk.is_local(self._filesystem)
         self._written = b""
         self._filesystem.makedirs(self._directory, exist_ok=True)
         if resumed:

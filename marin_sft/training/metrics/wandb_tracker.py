@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-import fsspec
-
+from marin_sft import disk
+from marin_sft.paths import file_system
 from marin_sft.training.metrics.trackers import Histograms, Run
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ class WandbTracker:
         import wandb
 
         self._wandb = wandb
-        self._filesystem, self._output = fsspec.core.url_to_fs(run.output_path)
+        self._filesystem, self._output = file_system(run.output_path)
         self._stack = contextlib.ExitStack()
         directory = self._output
-        if type(self._filesystem).__name__ != "LocalFileSystem":
+        if not disk.is_local(self._filesystem):
             directory = self._stack.enter_context(tempfile.TemporaryDirectory())
         os.makedirs(directory, exist_ok=True)
         self._directory = directory

@@ -1,6 +1,7 @@
 """Models: their shapes, and the way from a directory of Hugging Face's to a model of Levanter's and back.
 
     shapes          the shape of a model, as light values
+    families        which models can be trained, by their `config.json`
     architectures   a `config.json` -> a model config of Levanter's (gemma: one of those); levanter_configs: to a shape
     hf_directory    a model's directory: config and tensors; tensor_names: what Levanter calls them
     levanter_model  a directory -> a model on the devices, and back

@@ -16,30 +16,9 @@ from levanter.models.llama import LlamaConfig
 from levanter.utils.activation import ActivationFunctionEnum
 
 from marin_sft.errors import TrainingError
+from marin_sft.training.models.families import FAMILIES, check_family
 from marin_sft.training.models.levanter_bridge import with_defaults
 
-# model_type of config.json -> class of the Levanter config
-FAMILIES = {
-    "llama": "levanter.models.llama:LlamaConfig",
-    "mistral": "marin_sft.training.models.architectures:Mistral",
-    "qwen2": "levanter.models.qwen:QwenConfig",
-    "qwen3": "levanter.models.qwen:Qwen3Config",
-    "gemma": "marin_sft.training.models.gemma:Gemma",
-    "gemma2": "marin_sft.training.models.gemma:Gemma2",
-    "gemma3_text": "marin_sft.training.models.gemma:Gemma3",
-    "olmo2": "levanter.models.olmo:Olmo2Config",
-    "olmo3": "levanter.models.olmo3:Olmo3Config",
-}
-ROPE_TYPES = ("default", "linear", "llama3")
-# What Levanter leaves out, or computes otherwise than transformers: the only value of the field that we take.
-ONLY = {
-    "attention_bias": False,
-    "mlp_bias": False,
-    "use_sliding_window": False,  # Qwen's, from some layer on
-    "use_bidirectional_attention": False,
-    "partial_rotary_factor": 1.0,
-    "quantization_config": None,
-}
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new"}  # one function, two names
 
 
@@ -70,7 +49,7 @@ def levanter_config(
         TrainingError: for an architecture that we do not train as transformers would run it, or an attention backend
             that does not run here.
     """
-    _refuse(config)
+    check_family(config)
     hf_config = SimpleNamespace(**with_defaults(config))
     module, _, name = FAMILIES[config["model_type"]].partition(":")
     if "hidden_act" in config:
@@ -88,25 +67,6 @@ def levanter_config(
         changes["activation_function"] = _activation(hf_config.hidden_act)
     known = {field.name for field in dataclasses.fields(levanter)}
     return dataclasses.replace(levanter, **{field: value for field, value in changes.items() if field in known})
-
-
-def _refuse(config: Mapping[str, Any]) -> None:
-    model_type = config.get("model_type")
-    if model_type not in FAMILIES:
-        raise TrainingError(f"config.json: model_type {model_type!r}: expected one of {', '.join(FAMILIES)}")
-    for field, only in ONLY.items():
-        if config.get(field, only) not in (only, None):
-            raise TrainingError(
-                f"config.json: {field} = {config[field]!r}: models with {only!r} can be trained, others would be "
-                "computed otherwise than transformers does; take another base model"
-            )
-    rope = config.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type not in ROPE_TYPES:
-        raise TrainingError(f"config.json: rope_scaling of type {rope_type!r}: expected one of {', '.join(ROPE_TYPES)}")
-    theta, local = config.get("rope_theta"), config.get("rope_local_base_freq")
-    if model_type != "gemma3_text" and local not in (None, theta):
-        raise TrainingError(f"config.json: rope_theta {local} for sliding layers and {theta} for others: expected one")
 
 
 def _activation(name: str) -> ActivationFunctionEnum:

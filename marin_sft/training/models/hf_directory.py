@@ -1,4 +1,5 @@
-"""A Hugging Face model directory: config.json, safetensors, tokenizer, generation_config.json. No JAX, no hub.
+"""A Hugging Face model directory: config.json, safetensors, tokenizer, generation_config.json. No JAX, no hub; what
+planning asks of it, numpy neither.
 
     with reading(path) as local: config, tensors = read_config(local), read_tensors(local)
     with writing(path) as local: write_config(local, config); write_tensors(local, tensors)
@@ -13,26 +14,31 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
-import numpy as np
 
 from marin_sft.errors import TrainingError
+from marin_sft.paths import file_system
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5 * 10**9
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".gguf")
+AGAIN = "the file is damaged or incomplete: copy or download it again"
 
 
 @contextmanager
-def reading(path: str) -> Iterator[str]:
-    """A local directory with the files of `path`: itself when local, else a temporary copy.
+def reading(path: str, *, weights: bool = True) -> Iterator[str]:
+    """A local directory with the files of `path`: itself when local, else a temporary copy, `weights` among it or not.
 
     Raises:
         TrainingError: when there is no such directory. A hub id is not looked up: download it in a step of its own.
     """
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     if not filesystem.isdir(plain):
         raise TrainingError(
             f"no model directory at {path!r}: expected a directory with config.json and *.safetensors; "
@@ -42,14 +48,16 @@ def reading(path: str) -> Iterator[str]:
         yield plain
         return
     with tempfile.TemporaryDirectory() as local:
-        filesystem.get(plain.rstrip("/") + "/", local + "/", recursive=True)
+        skipped = () if weights else _WEIGHTS
+        files = [file for file in filesystem.find(plain) if not file.endswith(skipped)]
+        filesystem.get(files, [local + file.removeprefix(plain.rstrip("/")) for file in files])
         yield local
 
 
 @contextmanager
 def writing(path: str) -> Iterator[str]:
     """A local directory whose files are at `path` once the block is done: uploaded when `path` is remote."""
-    filesystem, plain = fsspec.core.url_to_fs(path)
+    filesystem, plain = file_system(path)
     if _is_local(filesystem):
         os.makedirs(plain, exist_ok=True)
         yield plain
@@ -68,26 +76,47 @@ def read_config(directory: str) -> dict[str, Any]:
     """`config.json`, with `rope_theta` and `rope_scaling` at the top level whoever wrote it.
 
     transformers 5 writes `rope_parameters` (for models with sliding windows, one for each type of layer); readers of
-    the older fields would take their default theta, silently.
+    the older fields would take their default theta, silently. A `rope_scaling` has its kind as `rope_type`. The "gelu"
+    of a Gemma 1 is a slip of its publishers for the approximation, which transformers 5 takes, and 4 does not.
+
+    Raises:
+        TrainingError: when there is none, or both forms are there and differ.
     """
     config = read_json(directory, "config.json")
     if config is None:
         raise TrainingError(f"no config.json in {directory!r}: expected a Hugging Face model directory")
-    return with_rope_fields(config)
-
-
-def with_rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with `rope_theta` and `rope_scaling` at the top level, wherever it has them."""
-    config = dict(config)
-    rope = dict(config.get("rope_parameters") or {})
-    if "full_attention" in rope:
-        config.setdefault("rope_local_base_freq", rope["sliding_attention"]["rope_theta"])
-        rope = dict(rope["full_attention"])
-    if rope:
-        config.setdefault("rope_theta", rope.pop("rope_theta", None))
-        if rope.get("rope_type", "default") != "default":
-            config.setdefault("rope_scaling", rope)
+    if config.get("quantization_config", 0) is None:  # transformers takes the field for one that is set
+        del config["quantization_config"]
+    if config.get("model_type") == "gemma" and config.get("hidden_act") == "gelu":
+        config["hidden_act"] = "gelu_pytorch_tanh"
+    if "rope_scaling" in config:
+        config["rope_scaling"] = _scaling(config["rope_scaling"])
+    for name, value in older_rope(config.get("rope_parameters") or {}).items():
+        if config.get(name) not in (None, value):
+            raise TrainingError(
+                f"{directory}/config.json: {name} = {config[name]!r}, but rope_parameters say {value!r}: transformers "
+                "4 reads the one and transformers 5 the other; leave the wrong one out"
+            )
+        config[name] = value
     return config
+
+
+def older_rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The older fields that say what `rope_parameters` does, but for those that it leaves out."""
+    found: dict[str, Any] = {}
+    if "full_attention" in parameters:
+        found["rope_local_base_freq"] = (parameters.get("sliding_attention") or {}).get("rope_theta")
+        parameters = parameters["full_attention"]
+    found |= {name: parameters.get(name) for name in ("rope_theta", "partial_rotary_factor")}
+    found["rope_scaling"] = _scaling({name: value for name, value in parameters.items() if name not in found})
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _scaling(rope: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Older configs call the kind `type`; a kind that scales nothing is none."""
+    factors = {name: value for name, value in (rope or {}).items() if name not in ("rope_type", "type")}
+    kind = (rope or {}).get("rope_type") or (rope or {}).get("type") or (None if factors else "default")
+    return None if kind == "default" else {"rope_type": kind, **factors}
 
 
 def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -96,12 +125,18 @@ def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def read_json(directory: str, name: str) -> dict[str, Any] | None:
-    """The object in `directory/name`; None when there is no such file."""
+    """The object in `directory/name`; None when there is no such file. Raises TrainingError when it is no object."""
     path = os.path.join(directory, name)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except ValueError as error:
+        raise TrainingError(f"{path}: expected JSON: {error}; {AGAIN}") from error
+    if not isinstance(value, dict):
+        raise TrainingError(f"{path}: expected a JSON object, got {type(value).__name__}; {AGAIN}")
+    return value
 
 
 def write_json(directory: str, name: str, value: Mapping[str, Any]) -> None:
@@ -110,31 +145,37 @@ def write_json(directory: str, name: str, value: Mapping[str, Any]) -> None:
         file.write("\n")
 
 
-class StoredTensors(Mapping[str, np.ndarray]):
+def weight_files(directory: str) -> list[str]:
+    """The paths of a directory's safetensors files: as in transformers, model.safetensors goes before an index.
+
+    Raises:
+        TrainingError: when there are none (pytorch_model.bin is not read), or one is missing.
+    """
+    index = None if os.path.exists(os.path.join(directory, WEIGHTS)) else read_json(directory, INDEX)
+    names = sorted(set(index["weight_map"].values())) if index else [WEIGHTS]
+    for name in names:
+        if not os.path.exists(os.path.join(directory, name)):
+            others = sorted(set(os.listdir(directory)) - {"config.json"})
+            raise TrainingError(
+                f"no {name} in {directory!r} (it has {', '.join(others) or 'nothing else'}): expected the weights "
+                "as safetensors; convert other formats: transformers loads them, and its save_pretrained writes "
+                "safetensors"
+            )
+    return [os.path.join(directory, name) for name in names]
+
+
+class StoredTensors(Mapping[str, "np.ndarray"]):
     """The tensors of a directory's safetensors files by name, each read when it is asked for; bfloat16 comes as
     ml_dtypes' bfloat16.
 
     Raises:
-        TrainingError: when there are none (pytorch_model.bin is not read), or a shard of the index is missing.
+        TrainingError: as `weight_files`, or a file is damaged.
     """
 
     def __init__(self, directory: str) -> None:
-        import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
-        from safetensors import safe_open
-
-        index = read_json(directory, INDEX)
-        names = sorted(set(index["weight_map"].values())) if index else [WEIGHTS]
         self._files: dict[str, Any] = {}
-        for name in names:
-            path = os.path.join(directory, name)
-            if not os.path.exists(path):
-                others = sorted(set(os.listdir(directory)) - {"config.json"})
-                raise TrainingError(
-                    f"no {name} in {directory!r} (it has {', '.join(others) or 'nothing else'}): expected the weights "
-                    "as safetensors; convert other formats: transformers loads them, and its save_pretrained writes "
-                    "safetensors"
-                )
-            file = safe_open(path, framework="numpy")
+        for path in weight_files(directory):
+            file = open_safetensors(path)
             self._files.update(dict.fromkeys(file.keys(), file))
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -145,6 +186,18 @@ class StoredTensors(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+
+def open_safetensors(path: str) -> Any:
+    """The file, open: `keys()` and `get_tensor(name)`. Raises TrainingError when it is damaged."""
+    import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        size = os.path.getsize(path)
+        raise TrainingError(f"{path} ({size:,} bytes): expected safetensors: {error}; {AGAIN}") from error
 
 
 def read_tensors(directory: str) -> dict[str, np.ndarray]:
@@ -180,6 +233,8 @@ def _part(i: int) -> str:
 
 
 def _shards(tensors: Mapping[str, np.ndarray], max_bytes: int) -> Iterator[dict[str, np.ndarray]]:
+    import numpy as np
+
     shard: dict[str, np.ndarray] = {}
     room = max_bytes
     for name in sorted(tensors):
@@ -195,13 +250,17 @@ def _shards(tensors: Mapping[str, np.ndarray], max_bytes: int) -> Iterator[dict[
 
 def save_tokenizer(directory: str, tokenizer: Any) -> None:
     """The tokenizer's files, its chat template both as `chat_template.jinja` and in `tokenizer_config.json`:
-    newer readers look for the file, older ones only for the field."""
+    newer readers look for the file, older ones only for the field. There, several templates are a list of names and
+    templates, the one form that all of them read."""
     tokenizer.save_pretrained(directory)
     config = read_json(directory, "tokenizer_config.json") or {}
     # The default of generic tokenizers has token types too, which causal models refuse in `generate`.
     config["model_input_names"] = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-    if tokenizer.chat_template is not None:
-        config["chat_template"] = tokenizer.chat_template
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = [{"name": name, "template": text} for name, text in template.items()]
+    if template is not None:
+        config["chat_template"] = template
     write_json(directory, "tokenizer_config.json", config)
 
 
@@ -212,11 +271,18 @@ def generation_config(tokenizer: Any, source: Mapping[str, Any] | None = None) -
     listed = source.get("eos_token_id")
     ends = listed if isinstance(listed, list) else [listed]
     ends = [*ends, tokenizer.eos_token_id, end_of_turn(tokenizer)]
-    source["eos_token_id"] = list(dict.fromkeys(end for end in ends if end is not None))
+    source["eos_token_id"] = list(dict.fromkeys(end for end in ends if is_id(end)))
     for name in ("bos_token_id", "pad_token_id"):
-        if source.get(name) is None and getattr(tokenizer, name) is not None:
+        if not is_id(source.get(name)):
             source[name] = getattr(tokenizer, name)
+        if source[name] is None:
+            del source[name]
     return source
+
+
+def is_id(id: int | None) -> bool:
+    """Whether it is one: the first Llamas have -1 for a token that they do without."""
+    return id is not None and id >= 0
 
 
 def end_of_turn(tokenizer: Any) -> int | None:

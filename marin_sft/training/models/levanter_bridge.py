@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from marin_sft.training.models.hf_directory import with_rope_fields
+from marin_sft.training.models.hf_directory import older_rope
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +22,8 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     from transformers import AutoConfig
 
-    return {"rope_scaling": None, **with_rope_fields(AutoConfig.for_model(**config).to_dict())}
+    fields = AutoConfig.for_model(**config).to_dict()
+    return {"rope_scaling": None, **fields, **older_rope(fields.get("rope_parameters") or {})}
 
 
 def _is_constant_dim(size: Any) -> bool:

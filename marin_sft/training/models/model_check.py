@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from marin_sft.errors import TrainingError
-from marin_sft.training.models.levanter_bridge import with_defaults
+from marin_sft.data.files import read_json
+from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.models import LlamaConfig
+from marin_sft.training.models.levanter_bridge import with_defaults
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,9 +78,42 @@ def limits_of(path: str) -> Limits:
     from marin_sft.training.models import hf_directory
     from marin_sft.training.models.architectures import levanter_config
 
-    with hf_directory.reading(path) as local:
+    with hf_directory.reading(path, weights=False) as local:
         config = hf_directory.read_config(local)
     return Limits(config["vocab_size"], levanter_config(config))
+
+
+def check_tokenizers(tokenized: Mapping[str, str], base_model: str, vocab_size: int) -> None:
+    """Check, as `check_tokenizer`, those that the outputs `tokenized` of tokenize steps were made with.
+
+    Outputs of older versions do not say how many tokens their tokenizer has, and are left to `check_tokens`.
+    """
+    for path in tokenized.values():
+        stats = read_json(f"{path}/stats.json")
+        if "vocabulary_size" in stats:
+            check_tokenizer(stats["vocabulary_size"], stats["vocabulary"], base_model, vocab_size)
+
+
+def check_tokenizer(tokens: int, vocabulary: str, base_model: str, vocab_size: int) -> None:
+    """Raise TrainingError for a tokenizer with more tokens than the model, unless it is the base model's own: Gemma 3
+    was published with an image token beyond its vocabulary.
+
+    tokens: see `vocabulary_size`. vocabulary: see `vocabulary_hash`.
+    """
+    if tokens <= vocab_size:
+        return
+    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+
+    try:
+        own = vocabulary_hash(load_tokenizer(base_model))
+    except ConfigError:  # the base model has none
+        own = None
+    if vocabulary != own:
+        raise TrainingError(
+            f"the tokenizer has {tokens} tokens, expected at most vocab_size = {vocab_size} of the model "
+            f"({base_model}/config.json): take the model's own tokenizer; or, if tokens were added to it, resize the "
+            "model's embeddings with transformers, and train the result"
+        )
 
 
 def check_tokens(tokens: np.ndarray, length: int, limits: Limits) -> None:
@@ -87,7 +121,7 @@ def check_tokens(tokens: np.ndarray, length: int, limits: Limits) -> None:
     if length > limits.max_seq_len:
         raise TrainingError(
             f"got rows of {length} tokens, expected at most {limits.max_seq_len}, the model's "
-            "max_position_embeddings: tokenize to a shorter length, or take another base model"
+            "max_position_embeddings: mixture(..., seq_len=...) packs shorter ones; or take another base model"
         )
     largest = int(tokens.max(initial=0))
     if largest >= limits.vocab_size:

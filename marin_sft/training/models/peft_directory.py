@@ -62,9 +62,8 @@ def read_adapter(path: str) -> Adapter:
         weights = os.path.join(local, WEIGHTS)
         if not os.path.exists(weights):
             raise TrainingError(f"{path}: no {WEIGHTS}; expected the directory of a PEFT adapter saved as safetensors")
-        from safetensors.numpy import load_file
-
-        stored = load_file(weights)
+        file = hf_directory.open_safetensors(weights)
+        stored = {name: file.get_tensor(name) for name in file.keys()}
     strange = sorted(name for name in stored if not _plain(name).endswith((A, B, MAGNITUDE)))
     if strange:
         raise TrainingError(f"{path}: tensor {strange[0]}; expected names {PREFIX}LAYER{A}, {B} and {MAGNITUDE}")

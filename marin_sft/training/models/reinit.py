@@ -19,9 +19,9 @@ def token_ids(model: str, tokens: Sequence[str]) -> list[int]:
     Raises:
         TrainingError: for a text that is no token of it.
     """
-    from transformers import AutoTokenizer
+    from marin_sft.data.tokenizer import load_tokenizer
 
-    vocabulary = AutoTokenizer.from_pretrained(model).get_vocab()
+    vocabulary = load_tokenizer(model).get_vocab()
     unknown = [token for token in tokens if token not in vocabulary]
     if unknown:
         raise TrainingError(f"reinit_tokens: {unknown} are no tokens of the tokenizer in {model}; expected such")

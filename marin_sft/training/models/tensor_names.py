@@ -37,7 +37,7 @@ _NARROW = {
 
 def names_of(base_model: str) -> Names:
     """For the model of a Hugging Face directory."""
-    with hf_directory.reading(base_model) as local:
+    with hf_directory.reading(base_model, weights=False) as local:
         return names_of_config(hf_directory.read_config(local))
 
 

@@ -199,6 +199,46 @@ def test_epochs_and_ends(made, tmp_path):
     assert len(seen) == sum(rows.values())
 
 
+@pytest.mark.parametrize("weights", [{"big": 1.0}, None])
+@pytest.mark.parametrize("larger", [False, True])
+def test_a_cut_epoch_has_every_row_once(made, tmp_path, weights, larger):
+    components = {name: made[1][name] for name in weights or WEIGHTS}
+    sizes = {name: len(read_packs(made[0], name, "train")) for name in components}
+    path = mixed(tmp_path, components, weights or dict(sizes), weights_are="rows")
+    rows = sum(sizes.values())
+    size = rows + 3 if larger else rows // 2 - 1
+    full, cut = (PackedBatches(path, components, size, seed=2, cut_epochs=cuts) for cuts in (False, True))
+    assert cut.rows_per_epoch == full.rows_per_epoch == rows and rows % size
+    steps = -(-rows // size)
+    np.testing.assert_array_equal(cut.batch(0).tokens[: min(size, rows)], full.batch(0).tokens[: min(size, rows)])
+    orders = []
+    for epoch in range(2):
+        batches = [cut.batch(epoch * steps + step) for step in range(steps)]
+        assert all(batch.tokens.shape == (size, SEQ_LEN) for batch in batches)
+        present = [(batch.segment_ids >= 0).any(axis=1) for batch in batches]
+        assert [int(some.sum()) for some in present] == [min(size, rows - step * size) for step in range(steps)]
+        orders.append(
+            [row.tobytes() for batch, some in zip(batches, present, strict=True) for row in batch.tokens[some]]
+        )
+        assert len(set(orders[-1])) == len(orders[-1]) == rows
+        for step, batch in enumerate(batches):
+            assert batch.trained_tokens == cut.trained_tokens(epoch * steps + step) > 0
+            padding = batch.segment_ids == -1
+            assert not batch.loss_weight[padding].any() and not batch.tokens[padding].any()
+    assert orders[0] != orders[1] and set(orders[0]) == set(orders[1])
+
+
+def test_stages_begin_at_their_training_step_of_cut_epochs_too(made, tmp_path):
+    components = {name: made[1][name] for name in ("big", "small")}
+    data = lm_varying_mixture_data_config(components, [(0, {"big": 1}), (5, {"small": 1})])
+    mixture(MixtureConfig(data, SEQ_LEN, output_path=str(tmp_path)))
+    rows = PackedBatches(str(tmp_path), components, 1).rows_per_epoch
+    batches = PackedBatches(str(tmp_path), components, rows // 2 + 1, cut_epochs=True)  # two steps an epoch
+    assert {tuple(np.unique(batches.places(step)[:, 0])) for step in (0, 2, 4)} == {(0,)}
+    assert {tuple(np.unique(batches.places(step)[:, 0])) for step in (1, 3)} == {(-1, 0)}
+    assert tuple(np.unique(batches.places(5)[:, 0])) == (-1, 1) and set(batches.places(6)[:, 0]) == {1}
+
+
 def test_caps_in_batches(made, tmp_path):
     components = {"big": made[1]["big"]}
     path = mixed(tmp_path, components, {"big": 1}, max_train_batches={"big": 2})

@@ -154,6 +154,27 @@ def test_an_epoch_has_every_pair_once(made, tmp_path):
     assert seen.total() == 48 and len(seen) == 43
 
 
+@pytest.mark.parametrize("share_prefix", [False, True])
+@pytest.mark.parametrize("micro_batches", [1, 4])
+def test_a_cut_epoch_has_every_pair_once(made, tmp_path, share_prefix, micro_batches):
+    tokenized = {"a": made[1]["a"]}
+    about = write_mixture(tmp_path, tokenized, SEQ_LEN)["components"]["a"]["train"]
+    options = {"micro_batches": micro_batches, "share_prefix": share_prefix}
+    batches = PairBatches(str(tmp_path), tokenized, 8, cut_epochs=True, **options)
+    for epoch in range(2):
+        steps = range(6 * epoch, 6 * epoch + 6)
+        some = [batches.batch(step) for step in steps]
+        assert sum(map(numbers, some), Counter()) == Counter({**{(0, i): 1 for i in range(43)}, (-1, -1): 5})
+        assert [batch.trained_tokens for batch in some] == [batches.trained_tokens(step) for step in steps]
+        assert sum(map(batches.tokens, steps)) == about["tokens"]  # however much of it is shared
+        assert sum(batch.trained_tokens for batch in some) == about["trained_tokens"]
+        last = some[-1]
+        assert targets(last) == expected(last, batches.components, str(tmp_path), tokenized)
+        assert all(batch.tokens.shape[1] in batches.row_sizes for batch in some)
+    alone = PairBatches(str(tmp_path), tokenized, 48, cut_epochs=True, micro_batches=micro_batches)
+    assert numbers(alone.batch(0)).total() == 48 and len(numbers(alone.batch(1))) == 44
+
+
 def test_epochs_that_end(made, tmp_path):
     tokenized = {name: made[1][name] for name in ("a", "b")}
     write_mixture(tmp_path, tokenized, SEQ_LEN, stop_strategy="first_exhausted")

@@ -69,6 +69,17 @@ def test_a_token_that_straddles_prompt_and_text_is_trained(tokenizer):
     assert row.mask.tolist() == [1, 1]
 
 
+def test_a_text_that_a_template_made_is_ended_once(with_bos):
+    """As `formatting_func` returns it, with the line's end that most templates write after the last turn."""
+    for text in ("<s>a</s>\n", "a</s>\n\n ", "a</s>"):
+        row = encode(with_bos, Text("", text), FORMAT)
+        ids = with_bos(text, add_special_tokens=False)["input_ids"]
+        assert row.input_ids.tolist() == (ids if text.startswith("<s>") else [with_bos.bos_token_id, *ids])
+        assert row.noted.counts["special_tokens_in_text"] == text.count("<s>") + 1
+    escaped = ChatLmDatasetFormat(special_tokens_in_text="escape")
+    assert encode(with_bos, Text("", "a</s>"), escaped).input_ids[-1] == with_bos.eos_token_id
+
+
 def test_segments_and_tokens(tokenizer):
     row = encode(tokenizer, Segments([("one ", False), ("two", True)]), FORMAT)
     one, two = (tokenizer(text)["input_ids"] for text in ("one ", "two"))
@@ -92,6 +103,8 @@ def test_preferences(tokenizer):
     pair = encode(tokenizer, TextPreference("Q:\n", "yes", "no"), FORMAT)
     assert trained(tokenizer, pair.chosen) == "yes<|im_end|>" and trained(tokenizer, pair.rejected) == "no<|im_end|>"
     assert trained(tokenizer, encode(tokenizer, Rated(Dialogue([USER, GOOD]), True), FORMAT)) == "ho<|im_end|>"
+    with pytest.raises(BadRow, match="rated_bad"):
+        encode(tokenizer, Rated(Dialogue([USER, BAD]), False), FORMAT)
 
 
 def test_many_at_a_time_are_as_one_at_a_time(with_bos):

@@ -302,7 +302,7 @@ def test_families(family_tokenizer, family, messages):
             assert str(error) in caught.value.message
         return
     for used in (template, untagged(template)):
-        format = ChatLmDatasetFormat(chat_template=used)
+        format = ChatLmDatasetFormat(chat_template=used, allow_not_rendered=("calls", "reasoning", "content"))
         if used != template and family == "mistral" and messages[0]["role"] == "assistant":
             # No generation prompt, and the template does not render the empty dialogue before the turn.
             with pytest.raises(BadRow, match="unverified_mask.*cannot render the dialogue up to it"):
@@ -377,10 +377,8 @@ def test_arguments_of_the_template(tokenizer):
     row = encode_chat(tokenizer, messages, format, None, {"mood": "wild", "add_generation_prompt": True})
     assert tokenizer.decode(row.input_ids).startswith("wild here\n<|im_start|>user")
     assert tokenizer.decode(row.input_ids).endswith("ho<|im_end|>\n")
-    row = encode_chat(tokenizer, messages, format, None, {"chat_template": "!" + CHATML})
-    assert tokenizer.decode(row.input_ids).startswith("!<|im_start|>user")
-    for wrong in ({"tokenize": False}, {"messages": []}, {"chat_template": 5}):
-        with pytest.raises(BadRow, match="bad_template_kwargs"):
+    for wrong in ({"tokenize": False}, {"messages": []}, {"chat_template": CHATML}, {"eos_token": "x"}):
+        with pytest.raises(BadRow, match=f"bad_template_kwargs: chat_template_kwargs has .'{next(iter(wrong))}'"):
             encode_chat(tokenizer, messages, format, None, wrong)
 
 

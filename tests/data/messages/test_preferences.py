@@ -104,7 +104,13 @@ def test_the_prompt_is_what_both_have_in_common(chosen, rejected, common):
 
 def test_extra_keys_of_messages_do_not_part_a_prompt():
     row = {"chosen": [USER | {"id": 1}, GOOD], "rejected": [USER | {"id": 2}, BAD]}
-    assert example_of(row, FORMAT) == PAIR
+    assert example_of(row, FORMAT) == Preference([USER | {"id": 1}], [GOOD], [BAD])
+
+
+def test_turns_that_say_something_under_other_keys_alone_part_a_prompt():
+    one, other = ({"role": "assistant", "content": "", "function_calls": call} for call in ("f(1)", "f(2)"))
+    row = {"chosen": [USER, one, MORE, GOOD], "rejected": [USER, other, MORE, BAD]}
+    assert example_of(row, FORMAT) == Preference([USER], [one, MORE, GOOD], [other, MORE, BAD])
 
 
 def test_a_completion_that_begins_with_the_user():
@@ -159,6 +165,13 @@ def test_ratings():
         {"conversations": messages, "kto_tag": True},
         {"prompt": [USER], "completion": [GOOD], "label": True},
         {"prompt": "hi", "completion": "ho", "kto_tag": True},
+        {"prompt": "hi", "generation": "ho", "label": True},
+        {"input": "hi", "output": "ho", "label": True},
+        {"instruction": "hi", "input": "", "output": "ho", "kto_tag": True},
+        {"prompt": "hi", "response": "ho", "label": True},
+        {"question": "hi", "answer": "ho", "label": True},
+        {"question": "hi", "response": "ho", "kto_tag": "true"},
+        {"messages": messages, "kto_tag": 1},
     ):
         assert example_of(row, FORMAT) == Rated(Dialogue(messages), True)
         assert example_of({**row, "label": False, "kto_tag": None}, FORMAT).label is False
@@ -167,6 +180,23 @@ def test_ratings():
         dialogue_of({"messages": messages, "label": True}, ChatLmDatasetFormat(shape="messages")).messages == messages
     )
     assert reason_of({"messages": messages, "kto_tag": "yes"}) == "bad_label"
+
+
+@pytest.mark.parametrize("label", [0, 1, 0.0, "False", "true", "1"])
+@pytest.mark.parametrize("row", [{"messages": [USER, GOOD]}, {"prompt": "hi", "completion": "ho"}])
+def test_a_label_that_may_be_a_rating_is_not_guessed_at(row, label):
+    with pytest.raises(BadRow, match=r"ambiguous_format: .*may be a rating .*'rated\w*' leaves out .*'\w+' ignores"):
+        example_of({**row, "label": label}, FORMAT)
+    unrated, shape = ("messages", "rated") if "messages" in row else ("prompt_completion", "rated_completion")
+    expected = Rated(Dialogue([USER, GOOD]), label in (1, "true", "1"))
+    assert example_of({**row, "label": label}, ChatLmDatasetFormat(shape=shape)) == expected
+    assert example_of({**row, "good": label}, ChatLmDatasetFormat(columns={"label": "good"})) == expected
+    assert not isinstance(example_of({**row, "label": label}, ChatLmDatasetFormat(shape=unrated)), Rated)
+    assert example_of({"chosen": "a b", "rejected": "a c", "label": label}, FORMAT) == TextPreference("a", " b", " c")
+    pair = {"messages": [USER], "chosen": [GOOD], "rejected": [{**GOOD, "content": "no"}], "label": label}
+    assert isinstance(example_of(pair, FORMAT), Preference)
+    for other in (2, 0.5, "spam", "", [0]):
+        assert not isinstance(example_of({**row, "label": other}, FORMAT), Rated)
 
 
 @pytest.mark.parametrize(

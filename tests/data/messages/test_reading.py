@@ -4,8 +4,7 @@ import pytest
 
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.examples import Dialogue, Text
-from marin_sft.data.messages.reading import BadRow, check_dropped, dialogue_of, example_of, examples_of
-from marin_sft.errors import DataError
+from marin_sft.data.messages.reading import BadRow, dialogue_of, example_of, examples_of
 
 FORMAT = ChatLmDatasetFormat()
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}
@@ -24,7 +23,6 @@ def reason_of(row, format=FORMAT, read=example_of):
     [
         {"messages": [USER, ASSISTANT]},
         {"messages": [USER | {"name": None}, ASSISTANT], "prompt": None},
-        {"messages": [USER | {"toxic": False, "timestamp": 3}, ASSISTANT], "model": "x"},
         {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]},
         {"conversations": [{"from": "user", "value": "hi"}, {"from": "assistant", "value": "ho"}]},
         {"conversation": [USER, ASSISTANT], "conversation_hash": "x", "toxic": False},
@@ -48,6 +46,15 @@ def reason_of(row, format=FORMAT, read=example_of):
 )
 def test_one_dialogue_in_all_shapes(row):
     assert example_of(row, FORMAT) == Dialogue([USER, ASSISTANT])
+
+
+def test_other_keys_of_messages_stay_for_the_template():
+    more = {"toxic": False, "timestamp": 3, "header": {"lang": None, "agent": "x"}, "none": None, "raw": b"no JSON"}
+    kept = [USER | {"toxic": False, "timestamp": 3, "header": {"agent": "x"}}, ASSISTANT]
+    assert example_of({"messages": [USER | more, ASSISTANT], "model": "x"}, FORMAT) == Dialogue(kept)
+    # They do not make another dialogue of it.
+    both = {"messages": [USER | more, ASSISTANT], "instruction": "hi", "response": "ho"}
+    assert example_of(both, FORMAT) == Dialogue(kept)
 
 
 @pytest.mark.parametrize(
@@ -208,18 +215,29 @@ def test_errors_say_what_was_found_and_tried():
         example_of({"output": "x"}, ChatLmDatasetFormat(shape="alpaca"))
 
 
+@pytest.mark.parametrize(
+    "row, hint",
+    [
+        ({"mesages": []}, "'mesages': did you mean 'messages'? "),
+        ({"promt": "a", "respons": "b"}, "'promt': did you mean 'prompt'? 'respons': did you mean 'response'? "),
+        (
+            {"question": "a", "reply": "b"},
+            "for question_answer, answer|response is missing; is it 'reply'? Then say columns={'answer': 'reply'}. ",
+        ),
+        ({"chosen": "a"}, "for preference, rejected|rejected_messages|rejected_response is missing. "),
+        ({"Messages": []}, "'Messages': did you mean 'messages'? "),
+        ({"zzz": 1}, ""),
+    ],
+)
+def test_what_keys_may_mean(row, hint):
+    with pytest.raises(BadRow) as bad:
+        example_of(row, FORMAT)
+    assert bad.value.message.startswith(f"{hint}the keys [")
+
+
 def test_several_examples():
     answers = [{"answer": "ho", "rank": 1}, {"answer": "x", "rank": 2}, {"answer": "y", "rank": 3}]
     row = {"prompt": "hi", "answers": answers}
     assert len(examples_of(row, FORMAT)) == 2
     assert reason_of(row) == "several_examples"
     assert examples_of({"text": "hi"}, FORMAT) == [Text("", "hi")]
-
-
-def test_check_dropped():
-    check_dropped(100, {"a": 5}, 0.05, "paths")
-    check_dropped(2, {"a": 1}, 1.0, "paths")
-    check_dropped(100, {"a": 5, "identical_pair": 90}, 0.05, "paths")
-    for rows, dropped, share in ((100, {"a": 5, "b": 1}, 0.05), (2, {"a": 2}, 1.0), (0, {}, 1.0)):
-        with pytest.raises(DataError, match=f"{sum(dropped.values())} of {rows} rows dropped"):
-            check_dropped(rows, dropped, share, "paths")

@@ -30,6 +30,7 @@ def reason_of(message, **row):
         *((name, "tool") for name in ("tool", "observation", "function_response")),
         ("system", "system"),
         ("developer", "developer"),
+        ("environment", "environment"),
     ],
 )
 def test_role_names(name, role):
@@ -62,6 +63,40 @@ def test_tool_calls(call):
         read = turn(message)
         assert read == {"role": "assistant", "content": "", "tool_calls": [CALL]}
         assert list(read["tool_calls"][0]["function"]["arguments"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters", "args", "input"])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_arguments_of_calls_by_other_names(key, as_text):
+    given = json.dumps({"city": "Paris"}) if as_text else {"city": "Paris"}
+    expected = {"type": "function", "function": {"name": "f", "arguments": {"city": "Paris"}}}
+    for call in (
+        {"name": "f", key: given},
+        {"type": "function", "function": {"name": "f", key: given}},
+        {"type": "function", "function": {"name": "f"}, key: given},
+    ):
+        for message in (
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "assistant", "content": None, "tool_calls": [{"arguments": None, **call}]},
+            {"from": "function_call", "value": json.dumps(call)},
+        ):
+            assert turn(message)["tool_calls"] == [expected]
+
+
+def test_calls_that_may_have_other_arguments_than_those_read():
+    def call(**more):
+        return {"role": "assistant", "content": None, "tool_calls": [{"name": "f", **more}]}
+
+    for wrong in (
+        {"kwargs": {"x": 1}},
+        {"arguments": {}, "parameters": {"x": 1}},
+        {"args": {"x": 1}, "input": {"x": 2}},
+        {"payload": '{"x": 1}'},
+    ):
+        assert reason_of(call(**wrong)) == "bad_tool_call"
+    (read,) = turn(call(arguments={"x": 1}, parameters={"type": "object"}))["tool_calls"]
+    assert read["function"] == {"name": "f", "parameters": {"type": "object"}, "arguments": {"x": 1}}
+    assert turn(call(index=0, description="adds"))["tool_calls"][0]["function"]["arguments"] == {}
 
 
 def test_a_call_keeps_its_id_and_the_nulls_that_its_author_wrote():

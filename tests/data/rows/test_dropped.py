@@ -1,8 +1,11 @@
 import json
 
+import pytest
+
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.rows.dropped import SAMPLE_CHARACTERS, Dropped, write_dropped
+from marin_sft.data.rows.dropped import SAMPLE_CHARACTERS, Dropped, check_dropped, write_dropped
 from marin_sft.data.rows.row_files import SourceFile, SourceRow
+from marin_sft.errors import DataError
 
 FILE = SourceFile("/somewhere/a.jsonl", "a.jsonl")
 
@@ -34,3 +37,36 @@ def test_samples_say_where_and_what(tmp_path):
 def test_nothing_dropped_writes_nothing(tmp_path):
     write_dropped(str(tmp_path), [Dropped()])
     assert list(tmp_path.iterdir()) == []
+
+
+def counting(**counts):
+    return Dropped.together(dropping(range(count), reason) for reason, count in counts.items())
+
+
+def test_check_dropped():
+    def check(rows, share, **counts):
+        check_dropped(rows, counting(**counts), share, "paths", "/out", "Mend them")
+
+    check(100, 0.05, a=5)
+    check(2, 1.0, a=1)
+    check(100, 0.05, a=5, identical_pair=90)
+    check(100, 0.05, a=5, rated_bad=50, identical_pair=40)
+    for rows, counts, share in (
+        (100, {"a": 5, "b": 1}, 0.05),
+        (2, {"a": 2}, 1.0),
+        (2, {"rated_bad": 2}, 1.0),
+        (0, {}, 1.0),
+    ):
+        with pytest.raises(DataError, match=f"{sum(counts.values())} of {rows} rows dropped"):
+            check(rows, share, **counts)
+
+
+def test_too_many_dropped_rows_are_shown():
+    with pytest.raises(DataError) as raised:
+        check_dropped(100, counting(rare=1, common=60, identical_pair=9), 0.05, "paths", "/out", "Mend them")
+    first, *shown, last = str(raised.value).splitlines()
+    assert "70 of 100 rows dropped (common: 60, identical_pair: 9, rare: 1)" in first and "at most 5.0%" in first
+    at = "  /somewhere/a.jsonl"
+    assert shown == [f"{at}:0: common: row 0", f"{at}:0: rare: row 0", f"{at}:1: common: row 1"]
+    assert "/out/dropped.jsonl" in last and "preview --data /somewhere/a.jsonl" in last
+    assert last.endswith("Mend them, or raise max_dropped")

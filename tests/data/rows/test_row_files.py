@@ -4,6 +4,9 @@ import gzip
 import hashlib
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -18,6 +21,7 @@ from marin_sft.data.rows.text_rows import json_rows
 from marin_sft.errors import DataError
 from tests.hub_server import Fault, HubServer
 
+ROOT = Path(__file__).parents[3]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -37,6 +41,43 @@ def test_find_files(tmp_path, helpers):
         find_files([f"{tmp_path}/*.jsonl"])
     with pytest.raises(DataError, match="notes.txt"):
         find_files([f"{tmp_path}/b/*"])
+
+
+def test_links_in_a_directory_of_rows(tmp_path, helpers):
+    helpers.write_jsonl(tmp_path / "big/b.jsonl", [{"i": 1}])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/tulu").symlink_to("../big")
+    assert [f.name for f in find_files([f"{tmp_path}/data"])] == ["tulu/b.jsonl"]
+    (tmp_path / "data/.#lock.jsonl").symlink_to("nobody@nowhere")
+    (tmp_path / "data/notes").symlink_to("nowhere")
+    assert [f.name for f in find_files([f"{tmp_path}/data"])] == ["tulu/b.jsonl"]
+    (tmp_path / "data/gone.jsonl").symlink_to("nowhere")
+    with pytest.raises(DataError, match="data/gone.jsonl is a link that leads nowhere"):
+        find_files([f"{tmp_path}/data"])
+
+
+def test_what_is_not_passed_over_in_a_directory(tmp_path, helpers):
+    helpers.write_jsonl(tmp_path / "A.JSONL", [{"i": 0}])
+    (tmp_path / "B.Json.GZ").write_bytes(gzip.compress(b'[{"i": 1}]'))
+    (tmp_path / "README.md").write_text("rows")
+    assert [row.row for file in find_files([str(tmp_path)]) for row in read_rows(file)] == [{"i": 0}, {"i": 1}]
+    for name in ("c.jsonl.xz", "c.parquet.gz", "c.csv.bz2"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(DataError, match=f"cannot read .*{name}"):
+            find_files([str(tmp_path)])
+        (tmp_path / name).unlink()
+
+
+def test_names_that_look_like_patterns(tmp_path, helpers):
+    for name in ("rows[1].jsonl", "a::b.jsonl", "x*y.jsonl.gz", "lr=[1e-4]*::y/part.jsonl"):
+        path = helpers.write_jsonl(tmp_path / name, [{"name": name}])
+        (file,) = find_files([path])
+        assert [row.row for row in read_rows(file)] == [{"name": name}] and count_rows(file) == 1
+    assert [f.name for f in find_files([f"{tmp_path}/lr=[1e-4]*::y/**/*.jsonl"])] == ["part.jsonl"]
+    (written,) = write_rows(f"{tmp_path}/out[1]*::z", [{"i": 0}])
+    assert [f.path for f in find_files([f"{tmp_path}/out[1]*::z"])] == [written]
+    with pytest.raises(DataError, match=r"no file matches .*did you mean .*rows\[1\].jsonl"):
+        find_files([f"{tmp_path}/row[1].jsonl"])
 
 
 def test_lines_and_ranges(tmp_path, helpers):
@@ -67,6 +108,9 @@ def test_json_list(tmp_path, value):
         ('{"i": 0}\n\n{"i": 1}', [(1, {"i": 0}), (3, {"i": 1})]),
         ('\ufeff{"i": 0}\n{oops\n', [(1, {"i": 0}), (2, "invalid_json")]),
         ('{"i": 0}', [(1, {"i": 0})]),
+        ('{\n "messages": [],\n "i": 0\n}\n', [(1, {"messages": [], "i": 0})]),
+        ('[{"i": NaN, "j": [Infinity, {"k": -Infinity}]}]', [(1, {"i": None, "j": [None, {"k": None}]})]),
+        ('{"i": NaN}\n', [(1, {"i": None})]),
         ('{\n "i": 0\n}\n{\n "i": 1\n}\n', [(1, {"i": 0}), (4, {"i": 1})]),
         ('\n[\n{"i": 0},\n{"i": 1}]\n', [(1, {"i": 0}), (2, {"i": 1})]),
         (' { "data" : [\n{"i": 0} ] } ', [(1, {"i": 0})]),
@@ -80,6 +124,20 @@ def test_what_a_json_file_may_be(tmp_path, text, rows):
     (tmp_path / "x.json").write_text(text)
     (file,) = find_files([f"{tmp_path}/x.json"])
     assert [(r.line, reason_or_row(r)) for r in read_rows(file)] == rows and count_rows(file) == len(rows)
+
+
+RAW_HALF = b"\xed\xa0\xbd"  # of a surrogate pair, as bytes: no UTF-8, but some programs write it
+
+
+@pytest.mark.parametrize(
+    "name, text", [("x.jsonl", b'{"i": 0}\n{"i": "%b"}\n'), ("x.json", b'[{"i": 0}, {"i": "%b"}]')]
+)
+def test_a_raw_half_of_a_surrogate_pair_drops_its_row(tmp_path, monkeypatch, name, text):
+    (tmp_path / name).write_bytes(text % RAW_HALF)
+    (file,) = find_files([f"{tmp_path}/{name}"])
+    for chunk in (1 << 20, 1):
+        monkeypatch.setattr("marin_sft.data.rows.text_rows._CHUNK", chunk)
+        assert [reason_or_row(r) for r in read_rows(file)] == [{"i": 0}, "invalid_unicode"] and count_rows(file) == 2
 
 
 @pytest.mark.parametrize(
@@ -189,7 +247,10 @@ def test_csv(tmp_path):
     assert count_rows(csv_file) == 6 and [r.row for r in read_rows(tsv_file)] == [{"a": "1", "b": "2"}]
 
 
-@pytest.mark.parametrize("text, message", [('a,b\n1,"2\n3,4\n', "line 2.*never closed"), ("a,a\n1,2\n", "only once")])
+@pytest.mark.parametrize(
+    "text, message",
+    [('a,b\n1,"2\n3,4\n', "line 2.*never closed"), ("a,a\n1,2\n", "only once"), ('a,"b\n', "no header")],
+)
 def test_no_csv(tmp_path, text, message):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(DataError, match=f"x.csv: .*{message}"):
@@ -271,6 +332,67 @@ def test_no_table(tmp_path):
     twice = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
     with pytest.raises(DataError, match="only once"):
         list(read_rows(write_table(tmp_path / "y.arrow", twice, "stream")))
+
+
+DAMAGED = """
+import collections, io, json, random, sys
+import pyarrow as pa, pyarrow.ipc
+import pyarrow.parquet as pq
+from marin_sft.data.rows.row_files import SourceFile, count_rows, read_rows
+from marin_sft.errors import DataError
+
+rows = [{"messages": [{"role": "user", "content": f"hi {i} é" * (i % 7)}], "n": i, "f": 0.5} for i in range(300)]
+table = pa.Table.from_pylist(rows)
+lines = "".join(json.dumps(row) + "\\n" for row in rows).encode()
+
+def written(kind):
+    out = io.BytesIO()
+    if kind == "x.parquet":
+        pq.write_table(table, out, row_group_size=64)
+    else:
+        with {"x.arrow": pa.ipc.new_stream, "file.arrow": pa.ipc.new_file}[kind](out, table.schema) as writer:
+            writer.write_table(table, 64)
+    return out.getvalue()
+
+def damaged(dice, data):
+    data = bytearray(data)
+    if dice.random() < 0.2:
+        return data[: dice.randint(0, len(data))]
+    for _ in range(dice.choice([1, 2, 5, 30])):
+        near_the_end = len(data) - 1 - dice.randrange(min(400, len(data)))
+        data[dice.choice([dice.randrange(len(data)), near_the_end])] = dice.randrange(256)
+    return data
+
+outcomes = collections.Counter()
+for kind, size in {"x.arrow": 150, "file.arrow": 250, "x.parquet": 40}.items():
+    whole = written(kind)
+    for number in range(size):
+        path = f"{sys.argv[1]}/{kind}"
+        open(path, "wb").write(damaged(random.Random(f"{kind} {number}"), whole))
+        for read in (count_rows, lambda file: list(read_rows(file))):
+            try:
+                read(SourceFile(path, kind))
+                outcomes["read"] += 1
+            except DataError as error:
+                assert path in str(error), error
+                outcomes["refused"] += 1
+assert min(outcomes["read"], outcomes["refused"]) > 50, outcomes
+"""
+
+
+def test_hundreds_of_damaged_tables(tmp_path):
+    """In a process of its own: what pyarrow follows out of memory ends it."""
+    done = subprocess.run([sys.executable, "-c", DAMAGED, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_damaged_batch_is_named(tmp_path):
+    # The offsets go up and down again, which costs a look at each of them to see.
+    offsets = pa.array([0, 1 << 20, 4], pa.int32()).buffers()[1]
+    text = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"good"))
+    file = write_table(tmp_path / "x.arrow", pa.table({"text": text}), "stream")
+    with pytest.raises(DataError, match="x.arrow: cannot be read to its end .batch 1, column 'text': "):
+        list(read_rows(file))
 
 
 def test_from_the_web_and_other_file_systems(tmp_path):

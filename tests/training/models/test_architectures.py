@@ -13,7 +13,8 @@ from marin_sft.errors import TrainingError
 from marin_sft.training.fakes import pack
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.models import hf_directory, levanter_model
-from marin_sft.training.models.architectures import FAMILIES, levanter_config
+from marin_sft.training.models.architectures import levanter_config
+from marin_sft.training.models.families import FAMILIES
 
 IDS = np.random.default_rng(0).integers(0, 50, (2, 20)).astype(np.int32)
 SIZES = dict(
@@ -49,7 +50,7 @@ MODELS = {
     "qwen2, untied": transformers.Qwen2Config(**SIZES),
     "qwen3": transformers.Qwen3Config(**SIZES, head_dim=16),
     "gemma": transformers.GemmaConfig(**SIZES, head_dim=16),
-    "gemma, exact gelu": transformers.GemmaConfig(**SIZES, head_dim=16, hidden_act="gelu"),
+    "gemma, another activation": transformers.GemmaConfig(**SIZES, head_dim=16, hidden_act="silu"),
     "gemma2": transformers.Gemma2Config(
         **SIZES, head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=24, attn_logit_softcapping=5.0
     ),
@@ -134,6 +135,14 @@ def test_configs_of_transformers_5_say_the_same(both, tmp_path):
     path, _, _ = both
     config = json.loads((path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(as_transformers_5(config)))
+    assert levanter_config(hf_directory.read_config(str(tmp_path))) == levanter_config(config)
+
+
+def test_the_gelu_of_a_gemma_1_is_the_approximation(tmp_path):
+    """Its publishers' slip, as transformers 5 and servers say; transformers 4 takes the field at its word."""
+    saved(MODELS["gemma"], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_act": "gelu"}))
     assert levanter_config(hf_directory.read_config(str(tmp_path))) == levanter_config(config)
 
 

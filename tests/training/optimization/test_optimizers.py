@@ -59,7 +59,7 @@ class Run:
 
     def load(self, path: Path):
         with self.trainer:
-            return levanter_trainer.load_state(str(path), self.state, self.trainer)
+            return levanter_trainer.Room(self.state).load(str(path), self.trainer)
 
 
 def leaves(tree) -> list[np.ndarray]:

@@ -5,9 +5,9 @@ import torch
 import transformers
 
 from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.training.length import num_steps_of
 from marin_sft.training.optimization.schedules import schedule
 from marin_sft.training.sft import SFTConfig
-from marin_sft.training.train_run import num_steps_of
 
 STEPS, PEAK = 100, 1e-3
 POINTS = (0, 5, 10, 55, 80, 90, 100)

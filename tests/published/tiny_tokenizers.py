@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TEMPLATES = Path(__file__).parents[1] / "tests/data/chat/templates"
+TEMPLATES = Path(__file__).parents[1] / "data/chat/templates"
 LINES = ["What is 2 + 2? It is 4.", "def add(a, b):\n    return a + b\n", "Où est l'été ? C'est 1234567.", "  \t\n\n x"]
 VOCAB_SIZE = 400
 # How Llama 3, Qwen and OLMo split text before merges: a contraction, a word, digits, punctuation, white space.

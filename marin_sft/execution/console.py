@@ -1,0 +1,59 @@
+"""The console that everything for people is printed on."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from marin_sft.execution.terminal import print_no_more, visible
+
+_WIDE = 10_000  # columns
+_plain_width: ContextVar[int] = ContextVar("marin_sft_plain_width", default=_WIDE)
+
+
+class TextConsole(Console):
+    """Text on it is text: no markup in it counts, and none of its control characters gets out."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=self._shown(segment.text))
+
+    def out(self, *objects: Any, **options: Any) -> None:
+        super().out(*(self._shown(str(item)) for item in objects), **options)
+
+    def on_broken_pipe(self) -> None:
+        """A launch goes on when nobody reads what it prints any more."""
+        self.quiet = True
+        print_no_more()
+
+    def _shown(self, text: str) -> str:
+        text, encoding = visible(text), self.encoding
+        return text if encoding.startswith("utf") else text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def make_console(plain_width: int | None = None) -> Console:
+    """The terminal as it is. Off a terminal `plain_width` columns; by default lines are as long as they need to be, so
+    that they can be searched."""
+    if sys.stdout.isatty():
+        return TextConsole()
+    width = plain_width or _plain_width.get()
+    return TextConsole(soft_wrap=width >= _WIDE, width=width)
+
+
+@contextlib.contextmanager
+def narrow(columns: int = 80) -> Iterator[None]:
+    """Inside the block, launches fold their output off a terminal to so many columns."""
+    token = _plain_width.set(columns)
+    try:
+        yield
+    finally:
+        _plain_width.reset(token)

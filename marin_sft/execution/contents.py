@@ -1,0 +1,127 @@
+"""Local files that a config names. They count by what they hold: digested when the plan is made, and looked at again by
+the worker that reads them, before its step begins and before it commits.
+
+Names that start with a dot, and what Windows leaves in every folder, are no part of a directory's contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import socket
+import time
+from typing import NamedTuple
+
+from marin_sft.errors import ConfigError
+from marin_sft.paths import find_local, nearest_path
+
+_LITTER = ("desktop.ini", "Thumbs.db")
+_COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
+_SETTLING = 2_000_000_000  # ns: no file system in use tells two writes apart that are further apart than this
+
+
+class _File(NamedTuple):
+    """`name` is relative to the place that was asked for; empty for a single file."""
+
+    name: str
+    path: str
+
+
+class LocalContent(NamedTuple):
+    """What the files at `location`, an absolute path or glob, held when the plan was made; `field` of the config names
+    it. `stamp` is of their names, sizes, times and inodes. `settled`: none was written to just before it was read, so
+    that the same stamp means the same bytes."""
+
+    field: str
+    location: str
+    digest: str
+    stamp: str
+    settled: bool
+
+
+def read_content(location: str, field: str) -> LocalContent:
+    """Digest a local file, all in a directory, or all that a glob matches.
+
+    Raises:
+        ConfigError: where there is nothing, or nothing that can be read.
+    """
+    location = os.path.abspath(location)
+    try:
+        files = _files_at(location)
+    except OSError as error:
+        raise ConfigError(f"{field}: {location!r} cannot be read ({error})") from error
+    if files is None:
+        raise ConfigError(
+            f"{field}: expected an existing file or directory, or a glob of some, got {location!r}"
+            f"{nearest_path(location)}"
+        )
+    stamp, newest = _stamp(files)  # before the files are read: a write meanwhile changes the stamp
+    settled = newest < time.time_ns() - _SETTLING
+    return LocalContent(field, location, _digest(files), stamp, settled)
+
+
+def change_of(content: LocalContent) -> str | None:
+    """What has become of the files since the plan was made, in words; None while they hold what they held then."""
+    try:
+        files = _files_at(content.location)
+        if files is None:
+            return f"{content.field}: {content.location} is not there on {socket.gethostname()}"
+        if content.settled and _stamp(files)[0] == content.stamp:
+            return None
+        digest = _digest(files)
+    except OSError as error:
+        return f"{content.field}: {content.location} cannot be read on {socket.gethostname()}: {error}"
+    if digest == content.digest:
+        return None
+    return (
+        f"{content.field}: {content.location} has changed since the plan was made: then its digest was "
+        f"{content.digest[:10]}, now it is {digest[:10]}"
+    )
+
+
+def kind_in_name(location: str) -> str | None:
+    """The end of a single file's name, which says how it is read: `.csv`, `.jsonl.gz`. None for anything else."""
+    if not os.path.isfile(location):
+        return None
+    suffixes = pathlib.PurePath(location).suffixes
+    count = 2 if suffixes and suffixes[-1] in _COMPRESSIONS else 1
+    return "".join(suffixes[-count:])
+
+
+def _files_at(location: str) -> list[_File] | None:
+    """Sorted by name; None where there is nothing."""
+    if os.path.isfile(location):
+        return [_File("", location)]
+    root, names, _ = find_local(location)
+    if not names and not os.path.isdir(location):
+        return None
+    return [_File(name, os.path.join(root, name)) for name in sorted(names) if not _is_litter(name)]
+
+
+def _is_litter(name: str) -> bool:
+    parts = name.split("/")
+    return parts[-1] in _LITTER or any(part.startswith(".") for part in parts)
+
+
+def _stamp(files: list[_File]) -> tuple[str, int]:
+    """A digest of what `stat` says of the files, and when the newest of them was last touched, in ns."""
+    digest, newest = hashlib.sha256(), 0
+    for name, path in files:
+        found = os.stat(path)
+        line = (name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+        digest.update(f"{line}\n".encode())
+        newest = max(newest, found.st_mtime_ns, found.st_ctime_ns)
+    return digest.hexdigest(), newest
+
+
+def _digest(files: list[_File]) -> str:
+    """sha256 of a single file; of several, over their names and theirs."""
+    digest = hashlib.sha256()
+    for name, path in files:
+        with open(path, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        if not name:
+            return content
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest.hexdigest()

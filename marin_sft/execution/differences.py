@@ -1,0 +1,75 @@
+"""In what two configs differ, field by field, and how people are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Difference = tuple[str, Any, Any]
+
+
+class _Absent(str):
+    """A text of its own type: no value of a config equals it."""
+
+
+ABSENT = _Absent("(absent)")
+"""Stands in a difference for what is on one side only."""
+
+
+def leaf_differences(old: Any, new: Any, path: str = "") -> list[Difference]:
+    """The leaves in which two canonical values differ, as (field, old, new); `ABSENT` where there is no such leaf."""
+    if isinstance(old, dict) and isinstance(new, dict) and _tags(old) == _tags(new):
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = [(f"{path}.{key}".lstrip("."), old.get(key, ABSENT), new.get(key, ABSENT)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list):
+        pad = max(len(old), len(new))
+        pairs = [
+            (f"{path}[{i}]", *pair) for i, pair in enumerate(zip(_padded(old, pad), _padded(new, pad), strict=True))
+        ]
+    else:
+        return [] if type(old) is type(new) and old == new else [(path, old, new)]
+    return [difference for field, a, b in pairs for difference in leaf_differences(a, b, field)]
+
+
+def _tags(value: Mapping[str, Any]) -> set[str]:
+    """What kind of value a mapping stands for: a file is compared with a file, not with a step."""
+    return {key for key in value if key.startswith("$") and not key.startswith("$$")}
+
+
+def _padded(items: Sequence[Any], length: int) -> list[Any]:
+    return [*items, *[ABSENT] * (length - len(items))]
+
+
+def with_names(value: Any, names: Mapping[str, str]) -> Any:
+    """A canonical value in which inputs stand by the names of their directories. `names`: by the first ten digits of
+    their fingerprints."""
+    if isinstance(value, list):
+        return [with_names(item, names) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$input" not in value:
+        return {key: with_names(item, names) for key, item in value.items()}
+    directory = input_name(value["$input"], names)
+    return f"{directory}/{value['name']}" if value.get("name") else directory
+
+
+def field_of_input(field: str) -> str | None:
+    """The field of which a difference says that its step has another identity; None for other differences."""
+    before, _, last = field.rpartition(".")
+    return before if last == "$input" else None
+
+
+def input_name(fingerprint: Any, names: Mapping[str, str]) -> str:
+    short = str(fingerprint)[:10]
+    return names.get(short, short)
+
+
+def difference_text(difference: Difference, limit: int = 40) -> str:
+    """`learning_rate 0.001 -> 0.002`."""
+    field, old, new = difference
+    short = [text if len(text) <= limit else f"{text[:limit]}..." for text in (_text(old), _text(new))]
+    return f"{field} {short[0]} -> {short[1]}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) and value.isprintable() else repr(value)

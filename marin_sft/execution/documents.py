@@ -1,0 +1,104 @@
+"""Our own small JSON files, read with suspicion: a bad disk, a full one or an editor may have been at them.
+
+What a file must hold is a dataclass. Fields that it does not know are passed over: a newer version wrote them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from marin_sft.errors import DamagedFile
+from marin_sft.execution.store import Store
+
+T = TypeVar("T")
+
+
+def read_document(
+    store: Store, path: str, kind: type[T], advice: str, check: Callable[[T], bool] = lambda document: True
+) -> T | None:
+    """The document at `path`, or None where there is nothing. `check`: whether its values can be; it may raise.
+
+    Raises:
+        DamagedFile: with the path, what is wrong, and the `advice`.
+    """
+    try:
+        data = store.read(path)
+    except IsADirectoryError:
+        raise DamagedFile(f"{path}: expected a file, got a directory; {advice}") from None
+    if data is None:
+        return None
+    try:
+        document = as_document(kind, _parse(data))
+        if not check(document):
+            raise ValueError("values that do not fit its name")
+    except (ValueError, OverflowError, RecursionError) as error:
+        found = f"{len(data)} bytes with {error}" if data else "an empty file"
+        raise DamagedFile(f"{path}: expected the JSON that marin_sft wrote there, got {found}; {advice}") from None
+    return document
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:  # also what is no UTF-8
+        raise ValueError(f"no JSON in them: {error}") from None
+
+
+def as_document(kind: type[T], value: Any) -> T:
+    """A JSON value as what `kind` says: a dataclass, a tuple, dict or union of such, or a plain type.
+
+    Raises:
+        ValueError: it is not; with the field.
+    """
+    return _as(kind, value, "")
+
+
+def _as(kind: Any, value: Any, field: str) -> Any:
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _as_dataclass(kind, value, field)
+    origin, parts = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in parts:
+            return None
+        (kind,) = (part for part in parts if part is not type(None))
+        return _as(kind, value, field)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_as(parts[0], item, f"{field}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _as(parts[1], item, f"{field}.{key}") for key, item in value.items()}
+    if origin is float and type(value) in (int, float):
+        return float(value)
+    if origin not in (tuple, dict, float) and type(value) is origin:
+        return value
+    raise ValueError(f"{field.lstrip('.') or 'a value'} of {type(value).__name__}, not {origin.__name__}")
+
+
+def _as_dataclass(kind: Any, value: Any, field: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{field.lstrip('.') or 'a value'} of {type(value).__name__}, not an object")
+    found = {}
+    for name, annotation, needed in _fields(kind):
+        if name in value:
+            found[name] = _as(annotation, value[name], f"{field}.{name}")
+        elif needed:
+            raise ValueError(f"no {f'{field}.{name}'.lstrip('.')}")
+    return kind(**found)
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
+    """Name, type and whether it is needed, of each field."""
+    hints = typing.get_type_hints(kind)
+    missing = dataclasses.MISSING
+    return tuple(
+        (field.name, hints[field.name], field.default is missing and field.default_factory is missing)
+        for field in dataclasses.fields(kind)
+    )

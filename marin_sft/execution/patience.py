@@ -1,0 +1,136 @@
+"""What is done when a store fails: it is asked again for a while, then what it said is told in one paragraph.
+
+Clients of object stores ask again by themselves, some for half a minute. So it is time that counts here, not tries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from marin_sft.errors import StoreUnavailable
+
+S = TypeVar("S")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SECONDS = "MARIN_SFT_STORE_PATIENCE"  # how long a store that fails is asked again; default: 30
+_FIRST_PAUSE = 0.1  # seconds; each following one is twice as long
+_ANSWERS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_PASSING = {
+    getattr(errno, name)
+    for name in (
+        "EAGAIN ECONNABORTED ECONNREFUSED ECONNRESET EHOSTDOWN EHOSTUNREACH ENETDOWN ENETRESET ENETUNREACH ENOTCONN "
+        "EPIPE EREMOTEIO ESHUTDOWN ESTALE ETIMEDOUT"
+    ).split()
+    if hasattr(errno, name)
+}
+# By name, so that no client is imported: of aiohttp, botocore, google.auth and requests.
+_LOST = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectionError",
+    "HTTPClientError",
+    "RequestException",
+    "TimeoutError",
+    "TransportError",
+}
+_BUSY = {"ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown"}
+_CHECK = {
+    "s3": "the network, AWS_ENDPOINT_URL, and the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret)",
+    "gs": "the network, and the credentials (GOOGLE_APPLICATION_CREDENTIALS, or gcloud auth application-default login)",
+    "": "that its disk is mounted, has room, and may be read and written by you",
+}
+_patience: ContextVar[float | None] = ContextVar("marin_sft_store_patience", default=None)
+
+
+@contextlib.contextmanager
+def no_patience() -> Iterator[None]:
+    """Inside the block a store that fails is not asked again: for who comes back by and by."""
+    token = _patience.set(0.0)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
+def patient(operation: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """A store's method that may be called again when it failed.
+
+    Raises:
+        StoreUnavailable: for every OSError that is no answer.
+    """
+    return _asked(operation, again=True)
+
+
+def once(operation: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """As `patient`, of a method that must not be called again."""
+    return _asked(operation, again=False)
+
+
+def _asked(operation: Callable[Concatenate[S, P], R], again: bool) -> Callable[Concatenate[S, P], R]:
+    @functools.wraps(operation)
+    def ask(store: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        began, pause = time.monotonic(), _FIRST_PAUSE
+        for tries in itertools.count(1):
+            try:
+                return operation(store, *args, **kwargs)
+            except (StoreUnavailable, *_ANSWERS):
+                raise
+            except OSError as error:
+                waited, passing = time.monotonic() - began, is_passing(error)
+                if not (again and passing and waited + pause <= seconds_of_patience()):
+                    raise _unavailable(store, error, passing, tries, waited) from error
+            time.sleep(pause)
+            pause *= 2
+        raise AssertionError("the last round returns or raises")
+
+    return ask
+
+
+def seconds_of_patience() -> float:
+    """How long a store that fails is asked again."""
+    own = _patience.get()
+    return float(os.environ.get(_SECONDS, "30")) if own is None else own
+
+
+def _unavailable(store: Any, error: OSError, passing: bool, tries: int, waited: float) -> StoreUnavailable:
+    said = next(filter(None, reversed(str(error).splitlines())), type(error).__name__)
+    protocol = store.prefix.partition("://")[0] if "://" in store.prefix else ""
+    check = _CHECK.get(protocol.removesuffix("a").replace("gcs", "gs"), "the network")
+    asked = f" in {waited:.0f} s, asked {tries} times" if passing and tries > 1 else ""
+    what = f"it does not answer{asked}" if passing else "it refuses"
+    return StoreUnavailable(f"prefix {store.prefix}: {what}: {said}. Check {check}", said, silent=passing)
+
+
+def was_sent(error: BaseException) -> bool:
+    """False when the server was never reached, so that it cannot have done what was asked."""
+    if {"ClientConnectorError", "EndpointConnectionError"} & {kind.__name__ for kind in type(error).__mro__}:
+        return False
+    return error.__cause__ is None or was_sent(error.__cause__)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same call may well succeed a little later: a lost connection, a server that is overloaded."""
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        return True
+    if _LOST & {kind.__name__ for kind in type(error).__mro__}:
+        return True
+    response = getattr(error, "response", None)
+    answer: dict[str, Any] = response if isinstance(response, dict) else {}
+    if answer.get("Error", {}).get("Code") in _BUSY:
+        return True
+    codes = (
+        answer.get("ResponseMetadata", {}).get("HTTPStatusCode"),
+        *(getattr(error, n, 0) for n in ("code", "status")),
+    )
+    if any(int(code) >= 500 or int(code) in (408, 429) for code in codes if str(code).isdigit()):
+        return True
+    return error.__cause__ is not None and is_passing(error.__cause__)

@@ -1,0 +1,77 @@
+"""The start of a Ray of this process's own, which may fail half way: then nothing of it is left behind.
+
+A head process that dies meanwhile is noticed here. Ray would wait for it for half a minute or a whole one, and then
+either raise, or end this process from C++ code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from marin_sft.errors import InfrastructureLoss
+from marin_sft.execution import ray_environment
+from marin_sft.execution.process import descendants
+
+_HEAD = ("gcs_server", "raylet")
+_SECONDS = 0.2  # between two looks at them
+
+
+def start_local(ray: Any) -> Any:
+    """`ray.init` for this machine; what it returns.
+
+    Raises:
+        InfrastructureLoss: it did not start. Where a head process died, this process ends at once, with exit code 2.
+    """
+    ray_environment.keep_token_private()
+    before = set(descendants(os.getpid()))
+    try:
+        with _watched(before):
+            return ray.init(**ray_environment.local_options())
+    except Exception as error:
+        ray.shutdown()
+        _kill(set(descendants(os.getpid())) - before)
+        raise InfrastructureLoss(_text(str(error).strip().partition("\n")[0])) from error
+
+
+@contextlib.contextmanager
+def _watched(before: set[int]) -> Iterator[None]:
+    ended = threading.Event()
+    thread = threading.Thread(target=_watch, args=(before, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _watch(before: set[int], ended: threading.Event) -> None:
+    started: dict[int, str] = {}
+    while not ended.wait(_SECONDS):
+        alive = descendants(os.getpid())
+        gone = sorted({name for pid, name in started.items() if name in _HEAD and pid not in alive})
+        started |= {pid: name for pid, name in alive.items() if pid not in before}
+        if gone and not ended.is_set():
+            _kill(started)  # also what the dead one had started, which is nobody's child any more
+            print(f"error: {_text(f'its {gone[0]} has ended')}", file=sys.stderr, flush=True)
+            os._exit(2)
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _text(what: str) -> str:
+    logs = os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")
+    return (
+        f"Ray did not start on this machine: {what}. No step was begun and nothing is left running; run the same "
+        f"command again. If it stays so, see {logs} and whether memory and disk suffice"
+    )

@@ -1,0 +1,218 @@
+"""What functions and classes that stand in a config are for identity: their names, their source, and what that source
+refers to in its own module. What it takes from other modules counts by name.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import hashlib
+import inspect
+import json
+import os
+import re
+import sys
+import sysconfig
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from marin_sft.errors import ConfigError
+
+Canonical = Callable[[Any, str], Any]  # a value and where it stands -> its canonical JSON
+
+_OURS = __name__.partition(".")[0]
+_ABSENT = object()
+
+
+@functools.cache
+def source_digest(function: Callable[..., Any]) -> str | None:
+    """sha256 of a function's source text; None where Python cannot see it (typed at a prompt)."""
+    try:
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+    except (OSError, TypeError):
+        return None
+
+
+def name_of(thing: Any) -> str:
+    """`module.Name` of a class or function, where `module` is the last part of its module's name.
+
+    A script is `__main__` when it is run and has other parts before its name when it is imported; the last part is the
+    same. What is ours goes by its name alone, so that it may move from one of our modules to another.
+    """
+    module = getattr(thing, "__module__", None) or ""
+    name = getattr(thing, "__qualname__", None) or thing.__name__
+    if module.partition(".")[0] == _OURS:
+        return name
+    if module == "__main__":
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        module = os.path.splitext(os.path.basename(file))[0] if file else module
+    return f"{module.rpartition('.')[2]}.{name}"
+
+
+def canonical_function(function: types.FunctionType, path: str, canonical: Canonical) -> dict[str, Any]:
+    """A function of a config: its name, its source, its defaults, and what it refers to.
+
+    Raises:
+        ConfigError: a lambda or closure, one without source, or one that refers to a value without a stable text.
+    """
+    if "<" in function.__qualname__ or function.__closure__:
+        raise ConfigError(f"{path}: expected a module-level function, got {function.__qualname__}; move it to a module")
+    references = _References(f"{path}: {function.__qualname__}", function.__module__, function.__globals__, canonical)
+    return {"$function": function.__qualname__, **references.described(function)}
+
+
+def canonical_code(of: type, path: str, canonical: Canonical) -> dict[str, Any]:
+    """The source of a user's class with methods, whose instance stands in a config, and what it refers to.
+
+    Nothing for a class without methods, which is its fields alone, and for those of libraries, which their names say.
+    """
+    described = {}
+    for cls in _classes_with_methods(of):
+        names = getattr(next(_functions_in(cls), None), "__globals__", {})
+        references = _References(f"{path}: {cls.__qualname__}", cls.__module__, names, canonical)
+        described[name_of(cls)] = references.described(cls)
+    return {"$code": described} if described else {}
+
+
+class _References:
+    """What a function or class of a module refers to in it, directly and through what it refers to.
+
+    `where` begins the messages of errors.
+    """
+
+    def __init__(self, where: str, module: str, names: dict[str, Any], canonical: Canonical) -> None:
+        self._where = where
+        self._module = module
+        self._globals = names
+        self._canonical = canonical
+        # By the names that things have in the module. Digests alone, as what is written there may be long, or secret.
+        self._found: dict[str, str] = {}
+        self._seen: set[int] = set()
+        self._open: list[types.CodeType] = []
+
+    def described(self, thing: types.FunctionType | type) -> dict[str, Any]:
+        own = self._value(thing, thing.__name__)
+        while self._open:
+            for name in _globals_of(self._open.pop()):
+                value = self._globals.get(name, _ABSENT)
+                if name not in self._found and value is not _ABSENT:  # else it is one of Python's own
+                    self._found[name] = ""  # not to come here again from what it refers to
+                    self._found[name] = _digest(self._value(value, name))
+        return {**own, **({"refers_to": self._found} if self._found else {})}
+
+    def _value(self, value: Any, name: str) -> Any:
+        if isinstance(value, dict | list | tuple | functools.partial):
+            return self._several(value, name)
+        if not isinstance(value, types.FunctionType | type):
+            value = getattr(value, "__wrapped__", value)  # of `functools.cache` and the like
+        if isinstance(value, types.FunctionType):
+            return self._function(value, name)
+        if isinstance(value, types.GenericAlias | types.UnionType) or type(value).__module__ == "typing":
+            return {"$type": str(value)}
+        if isinstance(value, type):
+            return self._class(value, name)
+        if isinstance(value, types.ModuleType):
+            return {"$module": value.__name__.rpartition(".")[2]}
+        if isinstance(value, types.BuiltinMethodType | types.MethodType) and not inspect.ismodule(value.__self__):
+            return {"$method": value.__name__, "of": self._value(value.__self__, name)}
+        if isinstance(value, re.Pattern):
+            return {"$pattern": value.pattern, "flags": value.flags}
+        if type(value).__module__ == "logging":
+            return {"$name": name_of(type(value))}
+        if callable(value) and hasattr(value, "__name__"):
+            return {"$name": name_of(value)}
+        return self._plain(value, name)
+
+    def _several(self, value: Any, name: str) -> Any:
+        if isinstance(value, functools.partial):
+            return {"$partial": [self._value(part, name) for part in (value.func, value.args, value.keywords)]}
+        if isinstance(value, dict):
+            pairs = ([self._value(key, name), self._value(item, name)] for key, item in value.items())
+            return sorted(pairs, key=_digest)
+        return [self._value(item, name) for item in value]
+
+    def _function(self, value: types.FunctionType, name: str) -> dict[str, Any]:
+        if value.__globals__ is not self._globals or id(value) in self._seen:
+            return {"$name": name_of(value)}
+        self._seen.add(id(value))
+        self._open.append(value.__code__)
+        bound = {
+            "defaults": value.__defaults__,
+            "keywords": value.__kwdefaults__,
+            "closure": [cell.cell_contents for cell in value.__closure__ or ()],
+        }
+        made_with = {key: _digest(self._value(item, f"{name} ({key})")) for key, item in bound.items() if item}
+        return {"source": self._source(value.__code__, name), **made_with}
+
+    def _class(self, value: type, name: str) -> dict[str, Any]:
+        if value.__module__ != self._module or id(value) in self._seen:
+            return {"$name": name_of(value)}
+        self._seen.add(id(value))
+        self._open += [function.__code__ for function in _functions_in(value)]
+        bases = [self._value(base, base.__name__) for base in value.__bases__ if base is not object]
+        return {"source": self._source(value, name), **({"bases": bases} if bases else {})}
+
+    def _plain(self, value: Any, name: str) -> Any:
+        try:
+            if isinstance(value, os.PathLike) and os.path.isdir(value):
+                raise ConfigError(f"{name}: expected a file, got the directory {os.fspath(value)!r}")
+            return self._canonical(value, name)
+        except ConfigError as error:
+            what = str(error).partition(";")[0]
+            raise ConfigError(
+                f"{self._where} refers to what cannot count with it: {what}. Make it inside the function, or import it "
+                "from another module: then it counts by its name"
+            ) from None
+
+    def _source(self, thing: Any, name: str) -> str:
+        digest = source_digest(thing)
+        if digest is None:
+            raise ConfigError(f"{self._where}: the source of {name}, which counts, cannot be read; put it into a file")
+        return digest
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _globals_of(code: types.CodeType) -> Iterator[str]:
+    """The global names that a function looks up, also in functions and classes that it makes."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _globals_of(constant)
+
+
+@functools.cache
+def _classes_with_methods(of: type) -> tuple[type, ...]:
+    """The class and those above it, but for libraries'; none where all that a method does is to check fields."""
+    own = tuple(cls for cls in of.__mro__ if not _is_library(cls.__module__))
+    has_methods = any(function.__name__ != "__post_init__" for cls in own for function in _functions_in(cls))
+    return own if has_methods else ()
+
+
+def _functions_in(cls: type) -> Iterator[types.FunctionType]:
+    """The functions in a class's body; those that `dataclass` makes have no file."""
+    for value in vars(cls).values():
+        if isinstance(value, property):
+            parts = [value.fget, value.fset, value.fdel]
+        else:
+            parts = [getattr(value, "__func__", None) or getattr(value, "func", None) or inspect.unwrap(value)]
+        for part in parts:
+            if isinstance(part, types.FunctionType) and not part.__code__.co_filename.startswith("<"):
+                yield part
+
+
+@functools.cache
+def _is_library(module: str) -> bool:
+    """Ours, Python's, or installed: there, a name stands for what it is."""
+    if module.partition(".")[0] == _OURS:
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return module != "__main__"
+    places = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return os.path.abspath(file).startswith(tuple(f"{place}{os.sep}" for place in places))

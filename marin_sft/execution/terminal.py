@@ -1,0 +1,70 @@
+"""Text of users, models, hubs and other people's files on a terminal: shown, never obeyed.
+
+Whatever the package prints goes through `visible`: on a `console.TextConsole`, and in errors. A log that is written to
+a terminal keeps its colours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+# Those of C0 and C1 but for newline and tab, those that turn the direction of text, and halves of characters.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# In a log's bytes colours may stay, and so may what a progress bar draws itself with.
+_CONTROL_OF_LOG = re.compile(
+    rb"\x1b(?!\[[0-9;:]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]"
+)
+_LONGEST_LINE = 1 << 20  # bytes that wait for their end
+
+
+def visible(text: str) -> str:
+    """With control characters as Python writes them, `\\x1b`; newlines and tabs stay."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def complain(problem: object, code: int) -> int:
+    """Tell of an error; returns the exit code."""
+    print(f"error: {visible(str(problem))}", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def early_end_allowed() -> Iterator[None]:
+    """Who reads what is printed may stop early, as `head` does: what comes after goes nowhere."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        print_no_more()
+
+
+def print_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def write_log(chunks: Iterable[bytes]) -> None:
+    """Write a log to stdout: as it is, but for what could take over a terminal."""
+    sys.stdout.flush()
+    for chunk in _harmless(chunks) if sys.stdout.isatty() else chunks:
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+
+def _harmless(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        text = rest + chunk
+        cut = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1  # not within a sequence
+        if not cut and len(text) > _LONGEST_LINE:
+            cut = len(text)
+        rest = text[cut:]
+        yield _CONTROL_OF_LOG.sub(_caret, text[:cut])
+    yield _CONTROL_OF_LOG.sub(_caret, rest)
+
+
+def _caret(found: re.Match[bytes]) -> bytes:
+    return found[0].decode().encode("unicode_escape")

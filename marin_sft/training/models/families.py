@@ -1,0 +1,75 @@
+"""Which models can be trained, by what their config.json says. Loads nothing heavy, so that planning can look too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.training.models import hf_directory
+
+# model_type of config.json -> class of the Levanter config
+FAMILIES = {
+    "llama": "levanter.models.llama:LlamaConfig",
+    "mistral": "marin_sft.training.models.architectures:Mistral",
+    "qwen2": "levanter.models.qwen:QwenConfig",
+    "qwen3": "levanter.models.qwen:Qwen3Config",
+    "gemma": "marin_sft.training.models.gemma:Gemma",
+    "gemma2": "marin_sft.training.models.gemma:Gemma2",
+    "gemma3_text": "marin_sft.training.models.gemma:Gemma3",
+    "olmo2": "levanter.models.olmo:Olmo2Config",
+    "olmo3": "levanter.models.olmo3:Olmo3Config",
+}
+ROPE_TYPES = ("default", "linear", "llama3")
+# What Levanter leaves out, or computes otherwise than transformers: the only value of the field that we take.
+ONLY = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_sliding_window": False,  # Qwen's, from some layer on
+    "use_bidirectional_attention": False,
+    "partial_rotary_factor": 1.0,
+    "quantization_config": None,
+}
+
+
+def check_family(config: Mapping[str, Any]) -> None:
+    """Check the fields of a `config.json` (see `hf_directory.read_config`).
+
+    Raises:
+        TrainingError: for an architecture that we do not train as transformers would run it.
+    """
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
+        raise TrainingError(f"config.json: model_type {model_type!r}: expected one of {', '.join(FAMILIES)}")
+    for field, only in ONLY.items():
+        if config.get(field, only) not in (only, None):
+            raise TrainingError(
+                f"config.json: {field} = {config[field]!r}: models with {only!r} can be trained, others would be "
+                "computed otherwise than transformers does; take another base model"
+            )
+    rope_type = (config.get("rope_scaling") or {}).get("rope_type", "default")
+    if rope_type not in ROPE_TYPES:
+        raise TrainingError(f"config.json: rope_scaling of type {rope_type!r}: expected one of {', '.join(ROPE_TYPES)}")
+    theta, local = config.get("rope_theta"), config.get("rope_local_base_freq")
+    if model_type != "gemma3_text" and local not in (None, theta):
+        raise TrainingError(f"config.json: rope_theta {local} for sliding layers and {theta} for others: expected one")
+
+
+def check_directory(path: str, seq_len: int | None = None) -> None:
+    """Check a local model while planning: its config.json, and that it has weights. `seq_len`: tokens in a row.
+
+    Raises:
+        ConfigError: for a model that training would refuse.
+    """
+    try:
+        config = hf_directory.read_config(path)
+        check_family(config)
+        hf_directory.weight_files(path)
+    except TrainingError as error:
+        raise ConfigError(f"model {path}: {error}") from error
+    longest = config.get("max_position_embeddings")
+    if seq_len is not None and longest is not None and seq_len > longest:
+        raise ConfigError(
+            f"model {path}: max_position_embeddings = {longest} of its config.json, but the mixture has rows of "
+            f"{seq_len} tokens; expected mixture(..., seq_len={longest}) or less, or another base model"
+        )

@@ -1,0 +1,111 @@
+"""Each release: loaded, exported as it is, and served by transformers 4 as the published one is.
+
+What transformers 5 makes of the exports is asked by `benchmarks/serve_families.py`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from marin_sft.export.hf import ExportConfig, export_hf
+from marin_sft.training.models import hf_directory, levanter_model
+from tests.published.releases import RELEASES, TOOLS, write
+
+DIALOGUE = [{"role": "user", "content": "What is 2 + 2?"}]
+
+
+def untrained(base: Path, output: Path) -> Path:
+    """What a training step would leave of `base` without a step."""
+    config = hf_directory.with_dtype(hf_directory.read_config(str(base)), "float32")
+    with hf_directory.writing(f"{output}/model") as local:
+        hf_directory.write_json(local, "config.json", config)
+        hf_directory.write_tensors(local, levanter_model.model_tensors(levanter_model.load_model(str(base))))
+    return output
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def exported(request, tmp_path_factory):
+    """The release, its directory and that of its export."""
+    folder = tmp_path_factory.mktemp("release")
+    release = RELEASES[request.param]
+    base = write(folder / "base", release)
+    checkpoint = untrained(base, folder / "trained")
+    export_hf(ExportConfig(checkpoint=str(checkpoint), base_model=str(base), output_path=str(folder / "export")))
+    return release, base, folder / "export"
+
+
+def logits(model, vocab_size: int) -> np.ndarray:
+    ids = torch.randint(vocab_size, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model(ids).logits.numpy()
+
+
+def loaded(path: Path, **options):
+    options |= {"dtype": torch.float32, "attn_implementation": "eager", "trust_remote_code": False}
+    return transformers.AutoModelForCausalLM.from_pretrained(path, **options).eval()
+
+
+def test_it_serves_as_the_published_model_does(exported):
+    _, base, path = exported
+    # The fields that transformers 4 does not know, of those that 5 writes, are not what this is about.
+    config = transformers.AutoConfig.for_model(**hf_directory.read_config(str(base)))
+    theirs, ours = loaded(base, config=config), loaded(path)
+    assert np.array_equal(logits(ours, config.vocab_size), logits(theirs, config.vocab_size))
+    trained = levanter_model.logits(levanter_model.load_model(str(path)), [[1, 2, 3, 4]])
+    with torch.no_grad():
+        np.testing.assert_allclose(ours(torch.tensor([[1, 2, 3, 4]])).logits.numpy(), trained, atol=1e-4)
+
+
+def test_the_weights_are_stored_in_the_published_type(exported):
+    release, _, path = exported
+    config = json.loads((path / "config.json").read_text())
+    stored = hf_directory.read_tensors(str(path))
+    published = release.config.get("torch_dtype") or release.config["dtype"]
+    assert {tensor.dtype.name for tensor in stored.values()} == {published} == {config["torch_dtype"]}
+    assert ("lm_head.weight" in stored) == (not config["tie_word_embeddings"])
+
+
+def test_the_config_names_no_place_and_no_code(exported):
+    _, _, path = exported
+    config = json.loads((path / "config.json").read_text())
+    assert not [name for name in config if name.startswith("_") or name == "auto_map"]
+    assert config["architectures"] != ["LLaMAForCausalLM"]
+    assert config["pad_token_id"] is None or config["pad_token_id"] >= 0
+
+
+def test_answers_end_where_the_publishers_ended_them(exported):
+    release, base, path = exported
+    generation = transformers.GenerationConfig.from_pretrained(path)
+    published = json.loads((base / "config.json").read_text())["eos_token_id"]
+    published = published if isinstance(published, list) else [published]
+    if release.generation is None:
+        assert set(generation.eos_token_id) >= set(published)
+        return
+    stored = json.loads((base / "generation_config.json").read_text())
+    ends = stored.pop("eos_token_id")
+    assert set(generation.eos_token_id) >= set(ends if isinstance(ends, list) else [ends])
+    written = json.loads((path / "generation_config.json").read_text())
+    kept = {name: value for name, value in stored.items() if name != "_from_model_config" and value != -1}
+    assert kept.items() <= written.items()
+    assert written.get("pad_token_id", 0) >= 0
+
+
+def test_the_tokenizer_gives_the_published_ids(exported):
+    release, base, path = exported
+    theirs, ours = (transformers.AutoTokenizer.from_pretrained(p, trust_remote_code=False) for p in (base, path))
+    text = "<s> Où est  l'été?\n<|im_end|> 12345"
+    assert ours.encode(text) == theirs.encode(text)
+    assert ours.apply_chat_template(DIALOGUE) == theirs.apply_chat_template(DIALOGUE)
+    if not release.tokenizer_files.startswith("templates"):
+        assert isinstance(json.loads((path / "tokenizer_config.json").read_text())["chat_template"], str)
+        return
+    options = {"chat_template": "tool_use", "tools": [{"name": "calculator"}], "tokenize": False}
+    rendered = ours.apply_chat_template(DIALOGUE, **options)
+    assert rendered == theirs.apply_chat_template(DIALOGUE, **options)
+    stored = json.loads((path / "tokenizer_config.json").read_text())["chat_template"]
+    assert [sorted(each) for each in stored] == [["name", "template"]] * 2
+    assert {each["name"]: each["template"].startswith(TOOLS) for each in stored} == {"default": False, "tool_use": True}

@@ -1,0 +1,71 @@
+"""A few releases all the way: tokenized, trained two steps with exports on the way, exported, served."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from marin_sft import Executor, ExecutorFlags
+from marin_sft.steps import dpo, export, mixture, sft, tokenize
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models import hf_directory, levanter_model
+from tests.published.releases import RELEASES, write
+
+ROWS = [("What is 2 + 2?", "It is 4.", "No idea."), ("Count.", "1, 2, 3", "3, 2, 1")] * 4
+SETTINGS = {"learning_rate": 1e-2, "num_train_steps": 2, "train_batch_size": 2, "gradient_checkpointing": False}
+SETTINGS |= {"steps_per_hf_export": 1, "precision": "fp32"}
+
+
+def chat(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def run(folder: Path, name: str, kind=sft, **settings) -> tuple[Path, Path, Path]:
+    """The base model, the output of the training step, and that of the export."""
+    base = write(folder / "base", RELEASES[name])
+    pairs = kind is dpo
+    rows = [{"chosen": chat(q, a), "rejected": chat(q, b)} if pairs else {"messages": chat(q, a)} for q, a, b in ROWS]
+    documents = folder / "rows.jsonl"
+    documents.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokens = {"chat": tokenize("chat", documents, tokenizer=base)}
+    blend = mixture("chat", tokens, weights={"chat": 1}, seq_len=128)
+    trained = kind("chat", mixture=blend, base_model=base, **SETTINGS, **settings)
+    exported = export("chat", trained)
+    flags = ExecutorFlags(prefix=str(folder / "store"), backend="inline")
+    outputs = Executor(flags).run([exported])
+    return base, Path(str(outputs.output_path(trained))), Path(str(outputs.output_path(exported)))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"),
+    [
+        ("llama 1", sft, {}),
+        ("gemma 3 it", sft, {}),
+        ("qwen 2.5 instruct", dpo, {}),
+        ("llama 3.1 instruct", sft, {"lora": LoraConfig(r=4, alpha=8)}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_training_ends_in_exports_that_serve(name, kind, settings, tmp_path):
+    base, output, exported = run(tmp_path, name, kind, **settings)
+    for path in (exported, output / "hf" / "step-1", output / "hf" / "step-2"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype="auto", trust_remote_code=False)
+        asked = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Count."}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        model.generate(**asked, max_new_tokens=2, do_sample=False)
+    last, final = (hf_directory.read_tensors(str(path)) for path in (output / "hf" / "step-2", exported))
+    assert all(np.array_equal(last[each], final[each]) for each in final)
+    before = hf_directory.read_tensors(str(base))
+    assert any(not np.array_equal(before[each], final[each]) for each in final)
+    ids = [[1, 2, 3, 4, 5]]
+    served = model.float()(torch.tensor(ids)).logits.detach().numpy()
+    np.testing.assert_allclose(served, levanter_model.logits(levanter_model.load_model(str(exported)), ids), atol=1e-3)
+    if settings:
+        adapter = json.loads((output / "adapter" / "adapter_config.json").read_text())
+        assert (adapter["base_model_name_or_path"], adapter["r"]) == (str(base), 4)
+        assert (output / "adapter" / "adapter_model.safetensors").exists()

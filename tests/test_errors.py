@@ -1,0 +1,54 @@
+"""A mistake in a script that nobody catches ends it with what is wrong and where, and no traceback through our code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from marin_sft.errors import GraphError
+from marin_sft.execution.executor import ExecutorStep, this_output_path
+from marin_sft.execution.graph import build_graph
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(tmp_path, script):
+    (tmp_path / "script.py").write_text(script)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+
+
+def test_the_message_and_the_script_s_own_line(tmp_path):
+    done = run(tmp_path, "from marin_sft.training.lora_config import LoraConfig\n\nlora = LoraConfig(r=0)\n")
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and len(lines) == 2, done.stderr
+    assert lines[0].startswith("error: LoraConfig.r = 0: expected")
+    assert lines[1] == f"  at {tmp_path}/script.py:3: lora = LoraConfig(r=0)"
+
+
+@pytest.mark.parametrize(
+    "script, last",
+    [
+        ("import marin_sft.errors\nraise ValueError('x')\n", "ValueError: x"),
+        ("from marin_sft.errors import *\nUserError('y')\nraise KeyError('x')\n", "KeyError: 'x'"),
+        ("from marin_sft.errors import *\nraise DataError('x')\n", "marin_sft.errors.DataError: x"),
+        (
+            "import sys\nfrom marin_sft.errors import *\nsys.excepthook = lambda *a: print('mine', file=sys.stderr)\n"
+            "raise UserError('x')\n",
+            "mine",
+        ),
+    ],
+)
+def test_other_exceptions_are_as_ever(tmp_path, script, last):
+    done = run(tmp_path, script)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == last
+
+
+def test_a_step_is_no_list_of_steps():
+    step = ExecutorStep("a", print, {"out": this_output_path()})
+    with pytest.raises(
+        GraphError, match=r"steps: expected a list of steps, got the step 'a' itself; write steps=\[...\]"
+    ):
+        build_graph(step)
