@@ -3,9 +3,9 @@
 trl_gpu.py sft ATTENTION/WEIGHTS/ROWS...  [--tiny]     packed rows of 4096 tokens, or of 256
 trl_gpu.py dpo ATTENTION/WEIGHTS/PAIRS... --folder F [--tiny]     F: what `gpu_checks.py prepare` made
 
-ATTENTION is a value of `attn_implementation` ("sdpa", "flex_attention"). WEIGHTS: "mixed", float32 weights and bfloat16
-passes, as ours, or "bf16", all in bfloat16. Gradient checkpointing is on, as in TRL by default. Each setting is a process
-of its own; its figures are told as soon as they are known.
+ATTENTION is a value of `attn_implementation` ("sdpa", "flex_attention"). WEIGHTS: "mixed", float32 weights and
+bfloat16 passes, as ours, or "bf16", all in bfloat16. Gradient checkpointing is on, as in TRL by default. Each setting
+is a process of its own; its figures are told as soon as they are known.
 """
 
 from __future__ import annotations
