@@ -161,7 +161,7 @@ def s3() -> Iterator[S3Server]:
         patch.setenv("NO_PROXY", "127.0.0.1")
         filesystem = fsspec.get_filesystem_class("s3")
         filesystem.clear_instance_cache()
-        fsspec.filesystem("s3").mkdir("bucket")
+        fsspec.filesystem("s3").makedirs("bucket", exist_ok=True)  # all servers of a process share their buckets
         yield server
         filesystem.clear_instance_cache()
 

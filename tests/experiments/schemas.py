@@ -192,7 +192,9 @@ INSTRUCTIONS = {
         {
             "train": [
                 {
-                    "messages": turns(*TALK[:2]),
+                    "messages": [
+                        {**turn, "language": "English", "redacted": False, "toxic": False} for turn in turns(*TALK[:2])
+                    ],
                     "metadata": {
                         "conversation_id": "cf1267ca",
                         "model": "gpt-3.5-turbo",
@@ -449,7 +451,11 @@ INSTRUCTIONS = {
         {
             "train": [
                 {
-                    "messages": turns(system("Be brief."), user("Hi"), assistant("Hello")),
+                    "messages": [
+                        system("Be brief."),
+                        {**user("Hi"), "train": False},
+                        {**assistant("Hello"), "train": True},
+                    ],
                     "metadata": {"id": None, "category": "orca", "source": "airoboros2.2"},
                 }
             ]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import reset_sessions
 from rich.cells import cell_len
 
 from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer
@@ -109,7 +110,7 @@ def test_what_is_noted(preview, tmp_path):
     ]
     data = tmp_path / "noted.jsonl"
     data.write_text(
-        json.dumps({"messages": messages, "topic": 1}) + "\n" + json.dumps({"messages": messages[:1]}) + "\n"
+        "".join(json.dumps({"messages": m, "topic": 1}) + "\n" for m in (messages, messages[:1], ROWS[0]["messages"]))
     )
     rows = preview("--json", data=data)
     assert rows[0]["dropped"].startswith("reasoning_not_rendered: message 1 (assistant)")
@@ -176,6 +177,7 @@ def test_names_that_are_nearly_right(preview, tmp_path, tokenizer, monkeypatch):
     (tmp_path / "mymodel").symlink_to(tokenizer)
     for name in ("mymodle", "./mymodle"):
         assert "did you mean 'mymodel'?" in preview(code=2, tokenizer=name)
+    reset_sessions()  # those of this process that were made offline stay so
     assert "did you mean 'rows.jsonl'?" in preview(code=2, data="rosw.jsonl")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert preview("--json", data="~/rows.jsonl") == preview("--json")
