@@ -1,19 +1,26 @@
-"""Local files that survive a power cut. What an object store has taken stays there anyway."""
+"""Local files that survive a power cut. What an object store has taken stays there anyway.
+
+A file's bytes and its name in its directory are two things. Renaming or linking a file makes neither of them durable:
+after a cut the name may be there with no bytes behind it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 import uuid
+from collections.abc import Iterable, Iterator
 from typing import Any
-
-from fsspec.implementations.local import LocalFileSystem
 
 from marin_sft.paths import file_system
 
 
 def is_local(filesystem: Any) -> bool:
     """Whether an fsspec file system is that of this machine."""
+    from fsspec.implementations.local import LocalFileSystem
+
     return isinstance(filesystem, LocalFileSystem)
 
 
@@ -22,12 +29,7 @@ def sync(path: str) -> None:
     filesystem, plain = file_system(path)
     if not is_local(filesystem):
         return
-    for folder, _, names in os.walk(plain):
-        for name in names:
-            _sync(os.path.join(folder, name))
-        _sync(folder)  # after its files: their names are in it
-    if os.path.isfile(plain):
-        _sync(plain)
+    _sync_each([plain] if os.path.isfile(plain) else _all_in(plain))
 
 
 def write_whole(path: str, text: str) -> None:
@@ -42,15 +44,73 @@ def write_whole(path: str, text: str) -> None:
     with open(temporary, "x") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
     os.replace(temporary, plain)
-    _sync(folder)
+    sync_directory(folder)
 
 
-def _sync(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # gone meanwhile
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def sync_file(descriptor: int) -> None:
+    """Put a file's bytes, or a directory's names, on the disk."""
+    if sys.platform == "darwin":  # where fsync leaves them in the disk's own cache
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a file system that does not know the call
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
+def sync_directory(path: str) -> None:
+    """Make new names in a directory survive a power cut."""
+    with _opened(path) as descriptor:
+        sync_file(descriptor)
+
+
+def sync_tree(path: str, root: str) -> None:
+    """Make everything below `path` survive a power cut, and its name in the directories above it, up to `root`.
+
+    On Linux by one `syncfs`, which writes all that the file system has not yet written, other programs' files included.
+    Ten thousand small files take 0.1 s by it, one by one 1.8 s; half a dozen 0.5 ms instead of 2.
+    """
+    if not os.path.isdir(path) or _sync_file_system(path):
+        return
+    paths = _all_in(path)
+    above = os.path.dirname(path)
+    paths.append(above)
+    while above.startswith(f"{root}/"):
+        above = os.path.dirname(above)
+        paths.append(above)
+    _sync_each(paths)
+
+
+def _all_in(path: str) -> list[str]:
+    """A directory and all below it; each directory after its files, as it holds their names."""
+    return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in (*names, "")]
+
+
+def _sync_each(paths: Iterable[str]) -> None:
+    for path in paths:
+        # Links that lead nowhere, and what somebody has removed meanwhile.
+        with contextlib.suppress(FileNotFoundError), _opened(path) as descriptor:
+            sync_file(descriptor)
+
+
+def _sync_file_system(path: str) -> bool:
+    """False where there is no such call."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "syncfs"):
+        return False
+    with _opened(path) as descriptor:
+        if library.syncfs(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), path)
+    return True
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

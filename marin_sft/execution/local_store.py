@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from marin_sft.execution.durability import sync_directory, sync_file, sync_tree
+from marin_sft.disk import sync_directory, sync_file, sync_tree
 from marin_sft.execution.patience import once, patient
 from marin_sft.execution.store import FileInfo
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from marin_sft.execution import durability
-from marin_sft.execution.durability import sync_tree
+from marin_sft import disk
+from marin_sft.disk import sync_tree
 from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.local_store import LocalStore
 
@@ -50,13 +50,13 @@ def two_files(config):
 
 @pytest.mark.parametrize("one_by_one", [False, True], ids=["linux", "elsewhere"])
 def test_an_output_is_on_the_disk_before_its_commit_is_there(pipeline, seen, monkeypatch, one_by_one):
-    sync_file_system = durability._sync_file_system
+    sync_file_system = disk._sync_file_system
 
     def watched(path):
         seen.events += [("sync", str(file)) for file in [*Path(path).rglob("*"), path, *Path(path).parents]]
         return sync_file_system(path)
 
-    monkeypatch.setattr(durability, "_sync_file_system", (lambda path: False) if one_by_one else watched)
+    monkeypatch.setattr(disk, "_sync_file_system", (lambda path: False) if one_by_one else watched)
     run = pipeline.run(ExecutorStep("s", two_files, this_output_path()))
     output = run.output_path(run.graph.roots[0].step)
     directory = os.path.dirname(output)
@@ -85,7 +85,7 @@ def test_many_files_cost_one_sync(tmp_path, seen):
 
 def test_without_syncfs_every_file_is_synced(tmp_path, seen, monkeypatch):
     """As on macOS."""
-    monkeypatch.setattr(durability, "_sync_file_system", lambda path: False)
+    monkeypatch.setattr(disk, "_sync_file_system", lambda path: False)
     output = tmp_path / "step" / "1"
     output.mkdir(parents=True)
     for number in range(100):

@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import fsspec
-
+from marin_sft.disk import is_local
 from marin_sft.errors import TrainingError
 from marin_sft.paths import file_system
 
@@ -44,7 +43,7 @@ def reading(path: str, *, weights: bool = True) -> Iterator[str]:
             f"no model directory at {path!r}: expected a directory with config.json and *.safetensors; "
             "a hub id is fetched by a download step, whose output is given here"
         )
-    if _is_local(filesystem):
+    if is_local(filesystem):
         yield plain
         return
     with tempfile.TemporaryDirectory() as local:
@@ -58,18 +57,13 @@ def reading(path: str, *, weights: bool = True) -> Iterator[str]:
 def writing(path: str) -> Iterator[str]:
     """A local directory whose files are at `path` once the block is done: uploaded when `path` is remote."""
     filesystem, plain = file_system(path)
-    if _is_local(filesystem):
+    if is_local(filesystem):
         os.makedirs(plain, exist_ok=True)
         yield plain
         return
     with tempfile.TemporaryDirectory() as local:
         yield local
         filesystem.put(local + "/", plain.rstrip("/") + "/", recursive=True)
-
-
-def _is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
-    protocol = filesystem.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
 def read_config(directory: str) -> dict[str, Any]:
