@@ -90,12 +90,13 @@ lock: | $(BIN)/python
 	$(COMPILE) --group pyproject.toml:easydel -o requirements-easydel.lock
 	$(COMPILE) --no-deps --python-version 3.12 --group pyproject.toml:card -o requirements-card.lock
 
-# Wheels for Python 3.12 on Linux x86-64 that benchmarks/card.sh installs where there is no registry; below 60 MiB.
-card-wheels: requirements-card.lock | $(BIN)/python
+# What benchmarks/card.sh needs where there is no registry, below 60 MiB: wheels for Python 3.12 on Linux x86-64, and data.
+card-wheels: requirements-card.lock env
 	rm -rf wheels
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --require-hashes --dest wheels -r $< \
 		--python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
 		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux1_x86_64
+	$(BIN)/python benchmarks/gpu_checks.py prepare wheels/prepared
 	du -sm wheels
 
 clean:

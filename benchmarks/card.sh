@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All that is measured on one NVIDIA GPU, in at most six minutes, on a machine with CUDA, JAX and PyTorch of its own and
-# no package registry. `make card-wheels` collects in wheels/ what it lacks; carry that folder with the checkout.
+# no package registry. `make card-wheels` collects in wheels/ what it lacks, and prepares data and the CPU's figures there;
+# carry that folder with the checkout.
 #
 #   benchmarks/card.sh [OUT]            figures are printed as they are known; OUT keeps them, the logs and a profile
 #   TINY=1 benchmarks/card.sh [OUT]     tiny sizes, on whatever device there is: a rehearsal
@@ -36,26 +37,17 @@ device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 print(f"# {device}; Python {platform.python_version()}, JAX {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}")
 PY
 
-# What a CPU computes is computed while the card is busy with something else.
-CPU="env JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES= $PYTHON benchmarks/gpu_checks.py"
-{ $CPU prepare "$WORK/checks" && $CPU train "$WORK/checks" cpu && touch "$WORK/checks/ready"; } >"$OUT/cpu.log" 2>&1 &
-CHECKS=$!
-if [ -n "$TINY_FLAG" ]; then SIZE="256 24 40" PAIRS=4; else SIZE="1024 120 128" PAIRS=16; fi
-$CPU prepare "$WORK/pairs" $SIZE >"$OUT/pairs.log" 2>&1 &
-PREPARED=$!
-
-if [ -n "$TINY_FLAG" ]; then ROWS=2 TRL_ROWS=2; else ROWS=8 TRL_ROWS=8; fi
-part attention 60 "$PYTHON" benchmarks/gpu_checks.py attention
-part sft 110 "$PYTHON" benchmarks/gpu_sft.py default/recompute/$ROWS jax_flash/none/$ROWS vanilla/recompute/$ROWS \
+cp -r wheels/prepared "$WORK" || exit 1
+DATA=$WORK/prepared
+if [ -n "$TINY_FLAG" ]; then ROWS=2 PAIRS=4; else ROWS=8 PAIRS=16; fi
+part attention 70 "$PYTHON" benchmarks/gpu_checks.py attention
+part compare 50 "$PYTHON" benchmarks/gpu_checks.py compare "$DATA"
+part sft 100 "$PYTHON" benchmarks/gpu_sft.py default/recompute/$ROWS jax_flash/none/$ROWS vanilla/recompute/$ROWS \
     --profile "$OUT/profile" $TINY_FLAG
-wait $CHECKS; [ -e "$WORK/checks/ready" ] || echo "checks: the CPU's part failed: $(tail -n 3 "$OUT/cpu.log")"
-part steps 40 "$PYTHON" benchmarks/gpu_checks.py train "$WORK/checks" device
-part compare 10 "$PYTHON" benchmarks/gpu_checks.py compare "$WORK/checks"
-wait $PREPARED || echo "pairs: could not be prepared: $(tail -n 3 "$OUT/pairs.log")"
-part trl_sft 70 "$PYTHON" benchmarks/peers/trl_gpu.py sft sdpa/mixed/$TRL_ROWS flex_attention/mixed/$TRL_ROWS \
-    --folder "$WORK/pairs" $TINY_FLAG
-part dpo 45 "$PYTHON" benchmarks/gpu_dpo.py "$WORK/pairs" default/recompute/$PAIRS $TINY_FLAG
-part trl_dpo 40 "$PYTHON" benchmarks/peers/trl_gpu.py dpo sdpa/mixed/$PAIRS --folder "$WORK/pairs" $TINY_FLAG
+part trl_sft 70 "$PYTHON" benchmarks/peers/trl_gpu.py sft sdpa/mixed/$ROWS flex_attention/mixed/$ROWS \
+    --folder "$DATA" $TINY_FLAG
+part dpo 45 "$PYTHON" benchmarks/gpu_dpo.py "$DATA" default/recompute/$PAIRS $TINY_FLAG
+part trl_dpo 40 "$PYTHON" benchmarks/peers/trl_gpu.py dpo sdpa/mixed/$PAIRS --folder "$DATA" $TINY_FLAG
 part more_sft 200 "$PYTHON" benchmarks/gpu_sft.py levanter/recompute/$ROWS default/recompute/$((2 * ROWS)) \
     jax_flash/save_all/$ROWS default/recompute/$((ROWS / 2)) default/offload/$ROWS --profile "$OUT/profile" $TINY_FLAG
 timeout 30 "$PYTHON" benchmarks/best_profile.py "$OUT/profile" 2>"$OUT/kernels.log" || tail -n 3 "$OUT/kernels.log"

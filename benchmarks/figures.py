@@ -4,14 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FILE = "CARD_FIGURES"
 """Names the variable with the path of the file that lines are added to."""
 END = "CARD_END"
 """Names the variable with the time, in seconds since the epoch, after which nothing new is begun."""
+
+SHORTEST = 20.0
+"""Seconds that a setting takes at least: with less left none is begun."""
+DOES_NOT_FIT = 3
+"""Exit code of a process whose setting needs more memory than there is."""
+
+
+def each_alone(what: str, settings: Sequence[str], command: Sequence[str]) -> None:
+    """Run `command` with each setting, A/B/COUNT, in a process of its own, so that peaks of memory are its own.
+
+    One that does not fit into memory is tried again with half of its count.
+    """
+    for setting in settings:
+        while True:
+            if seconds_left() < SHORTEST:
+                tell(f"{what} {setting}", "not measured: no time left")
+                break
+            try:
+                status = subprocess.run([*command, setting], timeout=min(seconds_left(), 600)).returncode
+            except subprocess.TimeoutExpired:
+                tell(f"{what} {setting}", "not measured: cut off, no time left")
+                break
+            first, count = setting.rsplit("/", 1)
+            if status != DOES_NOT_FIT or int(count) < 2:
+                break
+            setting = f"{first}/{int(count) // 2}"
 
 
 def tell(what: str, text: str, **figures: Any) -> None:

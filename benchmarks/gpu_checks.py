@@ -1,9 +1,9 @@
 """Whether training computes on this machine's accelerator what it computes on a CPU in float32.
 
 python benchmarks/gpu_checks.py attention          loss and gradients, packed and not, by attention backend and type
-python benchmarks/gpu_checks.py prepare FOLDER     a model, chats and pairs made by program, tokenized; on any device
-python benchmarks/gpu_checks.py train FOLDER NAME  steps of SFT and DPO there, their figures in FOLDER/NAME.json
-python benchmarks/gpu_checks.py compare FOLDER     the figures of "cpu" and "device", as lines
+python benchmarks/gpu_checks.py prepare FOLDER     FOLDER/checks and FOLDER/pairs: generated chats and pairs, tokenized, a
+                                                   model, and the CPU's figures for steps of SFT and DPO
+python benchmarks/gpu_checks.py compare FOLDER     the same steps here, and how far their figures are from the CPU's
 
 Float32 products run at the highest precision: NVIDIA cards round the factors to 10 bits of mantissa otherwise.
 """
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ DOCUMENTS = (200, 150, 90, 60)  # tokens, of a packed row; the rest is padding
 TOLERANCE = {"fp32": (1e-5, 1e-4), "bf16": (1e-2, 5e-2)}
 STEP_TOLERANCE = 1e-4
 SHAPE: dict[str, Any] = {
-    "hidden_dim": 256,
-    "intermediate_dim": 512,
-    "num_layers": 4,
+    "hidden_dim": 128,
+    "intermediate_dim": 256,
+    "num_layers": 2,
     "num_heads": 4,
     "num_kv_heads": 2,
     "head_dim": 64,
 }
+CHECKS, PAIRS, CPU_FIGURES = "checks", "pairs", "cpu.json"
 
 
 def attention() -> bool:
@@ -55,14 +57,15 @@ def attention() -> bool:
         return hax.named_jit(build)(hax.Axis("vocab", VOCABULARY), key=jax.random.PRNGKey(0))
 
     packed, unpacked = _packed(), _unpacked()
-    exact_loss, exact = _loss_and_gradient(model_with("vanilla"), unpacked)
+    exact_loss, exact = _loss_and_gradient()(model_with("vanilla"), unpacked)
     norm = float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in exact)))
     right = True
     for backend in _backends():
         for precision, (loss_tolerance, tolerance) in TOLERANCE.items():
             settings = levanter_trainer.trainer_config(precision=precision, seed=0)
+            model, loss_and_gradient = model_with(backend), _loss_and_gradient(settings.mp)
             for rows, name in ((packed, "packed"), (unpacked, "unpacked")):
-                loss, gradient = _loss_and_gradient(model_with(backend), rows, settings.mp)
+                loss, gradient = loss_and_gradient(model, rows)
                 wrong = abs(loss - exact_loss) / exact_loss
                 error = float(jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in zip(gradient, exact, strict=True)))) / norm
                 holds = wrong <= loss_tolerance and error <= tolerance
@@ -87,11 +90,8 @@ def _backends() -> list[str]:
 
 
 def _packed() -> Any:
-    """One row of all documents."""
-    from gpu_model import Rows
-
-    rows = Rows(*(np.zeros((1, LENGTH), dtype) for dtype in (np.int32, np.float32, np.int32, np.int32)))
-    rows.segment_ids[:] = -1
+    """All documents in the first row. The others are empty, so that one compiled function serves `_unpacked` too."""
+    rows = _empty_rows()
     rng, start = np.random.default_rng(0), 0
     for segment, size in enumerate(DOCUMENTS):
         place = slice(start, start + size)
@@ -104,12 +104,8 @@ def _packed() -> Any:
 
 def _unpacked() -> Any:
     """Each document of the packed row in a row of its own."""
-    from gpu_model import Rows
-
-    packed, count = _packed(), len(DOCUMENTS)
-    rows = Rows(*(np.zeros((count, LENGTH), dtype) for dtype in (np.int32, np.float32, np.int32, np.int32)))
-    rows.segment_ids[:] = -1
-    for row in range(count):
+    packed, rows = _packed(), _empty_rows()
+    for row in range(len(DOCUMENTS)):
         place = np.flatnonzero(packed.segment_ids[0] == row)
         size = len(place)
         rows.tokens[row, :size], rows.loss_weight[row, :size] = packed.tokens[0, place], packed.loss_weight[0, place]
@@ -117,7 +113,16 @@ def _unpacked() -> Any:
     return rows
 
 
-def _loss_and_gradient(model: Any, rows: Any, precision: Any = None) -> tuple[float, list[Any]]:
+def _empty_rows() -> Any:
+    from gpu_model import Rows
+
+    rows = Rows(*(np.zeros((len(DOCUMENTS), LENGTH), dtype) for dtype in (np.int32, np.float32, np.int32, np.int32)))
+    rows.segment_ids[:] = -1
+    return rows
+
+
+def _loss_and_gradient(precision: Any = None) -> Any:
+    """A function of a model and rows, compiled once for all rows of one shape."""
     import equinox as eqx
     import haliax as hax
     import jax
@@ -125,23 +130,29 @@ def _loss_and_gradient(model: Any, rows: Any, precision: Any = None) -> tuple[fl
     from marin_sft.training.axes import BATCH, POSITION
     from marin_sft.training.loss import LossBatch, loss_arrays, nll
 
-    batch = LossBatch(**{name: hax.named(array, (BATCH, POSITION)) for name, array in loss_arrays(rows).items()})
-
     @eqx.filter_jit
     @eqx.filter_value_and_grad
-    def value(model: Any) -> Any:
+    def value(model: Any, batch: Any) -> Any:
         return nll(model if precision is None else precision.cast_to_compute(model), batch)
 
-    loss, gradient = value(model)
-    return float(loss), [leaf for leaf in jax.tree_util.tree_leaves(gradient) if leaf is not None]
+    def loss_and_gradient(model: Any, rows: Any) -> tuple[float, list[Any]]:
+        batch = LossBatch(**{name: hax.named(array, (BATCH, POSITION)) for name, array in loss_arrays(rows).items()})
+        loss, gradient = value(model, batch)
+        return float(loss), [leaf for leaf in jax.tree_util.tree_leaves(gradient) if leaf is not None]
+
+    return loss_and_gradient
 
 
-def prepare(folder: str, length: str = str(LENGTH), words: str = "40", pairs: str = "80") -> None:
-    """`length`: tokens of a row, or of a pair's branch; `words`: the most that a turn has."""
-    make(folder, int(length), int(words), int(pairs))
+def prepare(folder: str) -> None:
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    make(f"{folder}/{CHECKS}", LENGTH, 40, 80)
+    Path(folder, CHECKS, CPU_FIGURES).write_text(json.dumps(steps(f"{folder}/{CHECKS}")))
+    make(f"{folder}/{PAIRS}", 1024, 120, 128)
+    Path(folder, PAIRS, "model/model.safetensors").unlink()  # of it the benchmarks need the config alone
 
 
 def make(folder: str, length: int, words: int, count: int) -> None:
+    """`length`: tokens of a row, or of a pair's branch. `words`: the most that a turn has. `count`: of pairs."""
     from marin_sft.data.data_configs import lm_mixture_data_config
     from marin_sft.data.mixture import MixtureConfig, mixture
     from marin_sft.data.tokenize import TokenizeConfig, tokenize
@@ -187,7 +198,8 @@ def _write(path: str, rows: list[Any]) -> None:
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def train(folder: str, name: str) -> None:
+def steps(folder: str) -> dict[str, dict[str, list[float]]]:
+    """Losses and gradient norms of steps of SFT ("chat") and DPO ("pairs") with the model and data in `folder`."""
     from marin_sft.training import dpo_run, sft_run
     from marin_sft.training.dpo_config import DPOConfig
     from marin_sft.training.sft_config import SFTConfig
@@ -203,19 +215,20 @@ def train(folder: str, name: str) -> None:
         "steps_per_log": 1,
     }
     found = {}
-    for what in ("chat", "pairs"):
-        output = f"{folder}/{what}-{name}"
-        if what == "chat":
-            sft_run.run(SFTConfig(output_path=output, **_data(folder, what), **common))
-        else:
-            dpo_run.run(DPOConfig(output_path=output, **prepared_pairs(folder), **common))
-        lines = [json.loads(line) for line in Path(output, "metrics.jsonl").read_text().splitlines()]
-        found[what] = {figure: [line[figure] for line in lines if figure in line] for figure in ("loss", "grad_norm")}
-    Path(folder, f"{name}.json").write_text(json.dumps(found))
+    with tempfile.TemporaryDirectory() as output:
+        for what in ("chat", "pairs"):
+            path = f"{output}/{what}"
+            if what == "chat":
+                sft_run.run(SFTConfig(output_path=path, **_data(folder, what), **common))
+            else:
+                dpo_run.run(DPOConfig(output_path=path, **prepared_pairs(folder), **common))
+            lines = [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
+            found[what] = {name: [line[name] for line in lines if name in line] for name in ("loss", "grad_norm")}
+    return found
 
 
 def prepared_pairs(folder: str) -> dict[str, Any]:
-    """Fields of a DPOConfig: the prepared pairs and their reference, which is the model of the folder."""
+    """Fields of a DPOConfig: the pairs that `make` made, and their reference, which is the model in `folder`."""
     return {**_data(folder, "pairs"), "reference_logprobs": f"{folder}/reference", "starts_at_reference": True}
 
 
@@ -224,7 +237,8 @@ def _data(folder: str, what: str) -> dict[str, Any]:
 
 
 def compare(folder: str) -> bool:
-    cpu, device = (json.loads(Path(folder, f"{name}.json").read_text()) for name in ("cpu", "device"))
+    checks = Path(folder, CHECKS)
+    cpu, device = json.loads((checks / CPU_FIGURES).read_text()), steps(str(checks))
     right = True
     for what, name in (("chat", "SFT"), ("pairs", "DPO")):
         for figure in ("loss", "grad_norm"):
@@ -243,7 +257,7 @@ def compare(folder: str) -> bool:
 
 def main() -> int:
     what, *arguments = sys.argv[1:]
-    works = {"attention": attention, "prepare": prepare, "train": train, "compare": compare}
+    works = {"attention": attention, "prepare": prepare, "compare": compare}
     return int(works[what](*arguments) is False)  # type: ignore[operator]
 
 

@@ -2,7 +2,7 @@
 
 python benchmarks/gpu_dpo.py FOLDER BACKEND/RECOMPUTE/PAIRS... [--steps 8] [--tiny]
 
-FOLDER is what `gpu_checks.py prepare` made: pairs, and the log-probabilities of a small reference. The policy is the
+FOLDER/pairs is what `gpu_checks.py prepare` made: pairs, and log-probabilities of a small reference. The policy is the
 model of gpu_sft.py. Its weights are not the reference's, so the losses mean nothing: what is timed is the step, with
 the pairs packed as `dpo` packs them. Tokens are those of the packed rows.
 """
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from figures import seconds_left, tell
-from gpu_checks import prepared_pairs
+from figures import DOES_NOT_FIT, each_alone, tell
+from gpu_checks import PAIRS, prepared_pairs
 from gpu_model import LLAMA_1B, TINY, TINY_VOCABULARY, VOCABULARY, does_not_fit, measure
-from gpu_sft import SHORTEST, options_of
+from gpu_sft import options_of
 
 BATCHES = 4
 
@@ -47,7 +48,7 @@ def one(folder: Path, setting: str, steps: int, tiny: bool) -> None:
         if not does_not_fit(error):
             raise
         tell(f"dpo {setting}", "does not fit into memory")
-        return
+        sys.exit(DOES_NOT_FIT)
     text = f"{int(pairs) / result.step_seconds:.1f} pairs/s, {result}"
     tell(f"dpo {setting}", text, setting=setting, tokens=tokens, **asdict(result))
 
@@ -56,14 +57,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("settings", nargs="+", metavar="SETTING")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--steps", type=int, default=8, help="measured steps of each setting")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the script on whatever there is")
+    parser.add_argument("--here", action="store_true", help="one setting, in this process")
     given = parser.parse_args()
-    for setting in given.settings:
-        if seconds_left() < SHORTEST:
-            tell(f"dpo {setting}", "not measured: no time left")
-        else:
-            one(given.folder, setting, given.steps, given.tiny)
+    if given.here:
+        one(given.folder / PAIRS, given.settings[0], given.steps, given.tiny)
+        return
+    options = ["--steps", str(given.steps), *(["--tiny"] if given.tiny else [])]
+    each_alone("dpo", given.settings, [sys.executable, __file__, "--here", *options, str(given.folder)])
 
 
 if __name__ == "__main__":

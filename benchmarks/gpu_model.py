@@ -34,7 +34,7 @@ LLAMA_1B = LlamaConfig(
     tie_word_embeddings=True,
 )
 TINY = LlamaConfig(max_seq_len=256, hidden_dim=64, intermediate_dim=128, num_layers=2, num_heads=4, num_kv_heads=2)
-VOCABULARY, TINY_VOCABULARY = 128_256, 512
+VOCABULARY, TINY_VOCABULARY = 128_256, 1024
 WARM, PROFILED = 3, 2  # steps
 
 

@@ -15,17 +15,15 @@ memory are its own, and its figures are told as soon as they are known.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from figures import seconds_left, tell
+from figures import DOES_NOT_FIT, each_alone, tell
 
 LEVANTER = "levanter"
-SHORTEST = 20.0  # seconds that a setting takes at least: with less left none is begun
 
 
 def main() -> None:
@@ -34,20 +32,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="measured steps of each setting")
     parser.add_argument("--profile", type=Path, help="a folder for the profile of each setting")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the script on whatever there is")
+    parser.add_argument("--here", action="store_true", help="one setting, in this process")
     given = parser.parse_args()
-    if len(given.settings) == 1:
+    if given.here:
         one(given.settings[0], given.steps, given.profile, given.tiny)
         return
     options = ["--steps", str(given.steps), *(["--tiny"] if given.tiny else [])]
     options += ["--profile", str(given.profile)] if given.profile else []
-    for setting in given.settings:
-        if seconds_left() < SHORTEST:
-            tell(f"sft {setting}", "not measured: no time left")
-            continue
-        try:
-            subprocess.run([sys.executable, __file__, setting, *options], timeout=min(seconds_left(), 600))
-        except subprocess.TimeoutExpired:
-            tell(f"sft {setting}", "not measured: cut off, no time left")
+    each_alone("sft", given.settings, [sys.executable, __file__, "--here", *options])
 
 
 def one(setting: str, steps: int, profile: Path | None, tiny: bool) -> None:
@@ -68,7 +60,7 @@ def one(setting: str, steps: int, profile: Path | None, tiny: bool) -> None:
             tell(f"sft {setting}", f"failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
             raise
         tell(f"sft {setting}", "does not fit into memory")
-        return
+        sys.exit(DOES_NOT_FIT)
     tell(f"sft {setting}", str(result), setting=setting, **asdict(result))
 
 

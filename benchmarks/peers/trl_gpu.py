@@ -1,7 +1,9 @@
 """TRL's SFT with packing, or its DPO with a precomputed reference, on one GPU: the model and lengths of gpu_sft.py.
 
-trl_gpu.py sft ATTENTION/WEIGHTS/ROWS...  [--tiny]     packed rows of 4096 tokens, or of 256
-trl_gpu.py dpo ATTENTION/WEIGHTS/PAIRS... --folder F [--tiny]     F: what `gpu_checks.py prepare` made
+trl_gpu.py sft ATTENTION/WEIGHTS/ROWS...  --folder F [--tiny]     packed rows of 4096 tokens, or of 256
+trl_gpu.py dpo ATTENTION/WEIGHTS/PAIRS... --folder F [--tiny]
+
+F is what `gpu_checks.py prepare` made: its tokenizer and pairs are used.
 
 ATTENTION is a value of `attn_implementation` ("sdpa", "flex_attention"). WEIGHTS: "mixed", float32 weights and
 bfloat16 passes, as ours, or "bf16", all in bfloat16. Gradient checkpointing is on, as in TRL by default. Each setting
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from figures import seconds_left, tell
+from figures import DOES_NOT_FIT, each_alone, tell
+from gpu_checks import PAIRS
 
-SHORTEST, WARM = 20.0, 3
+WARM = 3  # steps
 SHAPE = dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32)
 TINY = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
 
@@ -32,7 +34,7 @@ def model(tiny: bool, attention: str, weights: str, length: int) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape, kv, vocabulary = (TINY, 2, 512) if tiny else (SHAPE, 8, 128_256)
+    shape, kv, vocabulary = (TINY, 2, 1024) if tiny else (SHAPE, 8, 128_256)
     config = LlamaConfig(
         **shape,
         num_key_value_heads=kv,
@@ -92,7 +94,7 @@ def sft(setting: str, steps: int, tiny: bool, folder: str) -> None:
     from trl import SFTConfig, SFTTrainer
 
     attention, weights, rows = setting.split("/")
-    length, vocabulary = (256, 512) if tiny else (4096, 128_256)
+    length, vocabulary = (256, 1024) if tiny else (4096, 128_256)
     rng, mean = random.Random(0), length // 10
     documents = []
     for _ in range(12 * int(rows) * (WARM + steps)):
@@ -173,26 +175,22 @@ def main() -> None:
     parser.add_argument("--folder", required=True)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--here", action="store_true", help="one setting, in this process")
     given = parser.parse_args()
     work = {"sft": sft, "dpo": dpo}[given.what]
-    if len(given.settings) == 1:
+    if given.here:
+        what = f"trl {given.what} {given.settings[0]}"
         try:
-            work(given.settings[0], given.steps, given.tiny, given.folder)
+            work(given.settings[0], given.steps, given.tiny, f"{given.folder}/{PAIRS}")
         except Exception as error:
-            what = f"trl {given.what} {given.settings[0]}"
+            if "out of memory" in str(error):
+                tell(what, "does not fit into memory")
+                sys.exit(DOES_NOT_FIT)
             tell(what, f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
             raise
         return
     options = ["--folder", given.folder, "--steps", str(given.steps), *(["--tiny"] if given.tiny else [])]
-    for setting in given.settings:
-        what = f"trl {given.what} {setting}"
-        if seconds_left() < SHORTEST:
-            tell(what, "not measured: no time left")
-            continue
-        try:
-            subprocess.run([sys.executable, __file__, given.what, setting, *options], timeout=min(seconds_left(), 600))
-        except subprocess.TimeoutExpired:
-            tell(what, "not measured: cut off, no time left")
+    each_alone(f"trl {given.what}", given.settings, [sys.executable, __file__, given.what, "--here", *options])
 
 
 if __name__ == "__main__":

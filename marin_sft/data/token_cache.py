@@ -10,6 +10,7 @@ nothing on disk holds a path or a time.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from marin_sft.data.chat.alignment import TokenRow
-from marin_sft.data.files import read_array, write_array, write_text
+from marin_sft.data.files import read_array, read_json, write_array, write_text
 from marin_sft.errors import DataError
 from marin_sft.paths import unchained
 
@@ -27,6 +28,8 @@ ROWS_PER_SHARD = 8192
 
 _LENGTHS, _TRAINED = "lengths.npy", "trained.npy"
 _EXEMPLAR: dict[str, np.ndarray] = {"input_ids": np.zeros(0, np.int32), "assistant_masks": np.zeros(0, np.uint8)}
+_LEDGER = "shard_ledger.json"
+_CACHED_BYTES = 10**9  # of decompressed chunks, over all caches of a process
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +95,7 @@ def finish_cache(directory: str, shards: Sequence[Shard]) -> TokenCache:
     )
     write_array(f"{directory}/{_LENGTHS}", lengths)
     write_array(f"{directory}/{_TRAINED}", np.concatenate([s.trained for s in shards]))
-    write_text(f"{directory}/shard_ledger.json", ledger.to_json())
+    write_text(f"{directory}/{_LEDGER}", ledger.to_json())
     return TokenCache.open(directory)
 
 
@@ -120,21 +123,19 @@ class TokenCache:
         before = np.concatenate([[0], np.cumsum(lengths)])
         firsts = np.concatenate([[0], self._ends])[np.searchsorted(self._ends, np.arange(len(lengths)), side="right")]
         self._starts = before[:-1] - before[firsts]  # of each document, in tokens from the start of its shard
-        self._stores: dict[int, list[Any]] = {}  # opened when they are first read
+        self._arrays: dict[int, list[Any]] = {}  # opened when they are first read
 
     @staticmethod
     def open(directory: str) -> TokenCache:
         """Raises DataError when there is no finished cache in `directory`."""
-        from levanter.store.cache import CacheLedger
-
         try:
-            ledger = CacheLedger.load(unchained(directory))
+            shard_rows = read_json(f"{directory}/{_LEDGER}")["shard_rows"]
             lengths, trained = read_array(f"{directory}/{_LENGTHS}"), read_array(f"{directory}/{_TRAINED}")
         except FileNotFoundError as error:
             raise DataError(
                 f"{directory}: no token cache; expected the train or validation output of tokenize"
             ) from error
-        return TokenCache(directory, lengths, trained, ledger.shard_rows)
+        return TokenCache(directory, lengths, trained, shard_rows)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -166,20 +167,31 @@ class TokenCache:
 
     def _start_read(self, shard: int, run: np.ndarray) -> list[Any]:
         start, end = int(self._starts[run[0]]), int(self._starts[run[-1]] + self.lengths[run[-1]])
-        return [store.data[start:end].read() for store in self._opened(shard)]
+        return [array[start:end].read() for array in self._opened(shard)]
 
     def _opened(self, shard: int) -> list[Any]:
-        """The stores of a shard's ids and masks."""
-        from levanter.store.jagged_array import JaggedArrayStore
+        """The arrays of a shard's ids and masks."""
+        if shard not in self._arrays:
+            fields = (f"{self.directory}/{self._shards[shard]}/{field}" for field in _EXEMPLAR)
+            self._arrays[shard] = [_open_array(f"{field}/data") for field in fields]
+        return self._arrays[shard]
 
-        if shard not in self._stores:
-            self._stores[shard] = [
-                JaggedArrayStore.open(
-                    unchained(f"{self.directory}/{self._shards[shard]}/{field}"),
-                    mode="r",
-                    item_rank=1,
-                    dtype=exemplar.dtype,
-                )
-                for field, exemplar in _EXEMPLAR.items()
-            ]
-        return self._stores[shard]
+
+def _open_array(path: str) -> Any:
+    """The zarr array of a JaggedArrayStore's data.
+
+    Opened without `levanter.store`, which imports libraries of data processing that training does not need.
+    """
+    import tensorstore
+    from levanter.tensorstore_serialization import build_kvstore_spec
+
+    spec = {"driver": "zarr3", "kvstore": build_kvstore_spec(unchained(path))}
+    return tensorstore.open(spec, open=True, read=True, recheck_cached_data=False, context=_read_context()).result()
+
+
+@functools.cache
+def _read_context() -> Any:
+    """Shared, so that all arrays of the process share one cache."""
+    import tensorstore
+
+    return tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHED_BYTES}})

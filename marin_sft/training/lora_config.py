@@ -24,7 +24,7 @@ _MOST_LAYERS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """A linear layer computes W x + scale * B A dropout(x); A [r, in] and B [out, r] train, nothing else does.
+    r"""A linear layer computes W x + scale * B A dropout(x); A [r, in] and B [out, r] train, nothing else does.
 
     r: the rank. alpha: scale is alpha / r, with use_rslora alpha / sqrt(r) (rsLoRA, arXiv:2312.03732).
     dropout: probability that an input of A is 0 in training; None: 0, or that of the adapter at `adapter_path`.
