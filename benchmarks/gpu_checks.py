@@ -1,8 +1,8 @@
 """Whether training computes on this machine's accelerator what it computes on a CPU in float32.
 
 python benchmarks/gpu_checks.py attention          loss and gradients, packed and not, by attention backend and type
-python benchmarks/gpu_checks.py prepare FOLDER     FOLDER/checks and FOLDER/pairs: generated chats and pairs, tokenized, a
-                                                   model, and the CPU's figures for steps of SFT and DPO
+python benchmarks/gpu_checks.py prepare FOLDER     in FOLDER/checks and FOLDER/pairs: generated chats and pairs, their
+                                                   tokens, a model, and the CPU's figures for SFT and DPO
 python benchmarks/gpu_checks.py compare FOLDER     the same steps here, and how far their figures are from the CPU's
 
 Float32 products run at the highest precision: NVIDIA cards round the factors to 10 bits of mantissa otherwise.

@@ -9,13 +9,14 @@ import contextlib
 import errno
 import functools
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from marin_sft.errors import StoreUnavailable
+from marin_sft.errors import StoreUnavailable, UserError
 
 S = TypeVar("S")
 P = ParamSpec("P")
@@ -96,9 +97,21 @@ def _asked(operation: Callable[Concatenate[S, P], R], again: bool) -> Callable[C
 
 
 def seconds_of_patience() -> float:
-    """How long a store that fails is asked again."""
-    own = _patience.get()
-    return float(os.environ.get(_SECONDS, "30")) if own is None else own
+    """How long a store that fails is asked again.
+
+    Raises:
+        UserError: the environment variable is not a number of seconds.
+    """
+    if (own := _patience.get()) is not None:
+        return own
+    text = os.environ.get(_SECONDS, "30")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UserError(f"{_SECONDS}={text}; expected a number of seconds, 0 or more")
+    return seconds
 
 
 def _unavailable(store: Any, error: OSError, passing: bool, tries: int, waited: float) -> StoreUnavailable:

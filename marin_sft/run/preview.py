@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from marin_sft.data.preview import Document, RowPreview, preview
 from marin_sft.data.rows.dropped import ON_PURPOSE
 from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.tokenizer import load_tokenizer_by_name
-from marin_sft.errors import DataError, UserError
+from marin_sft.errors import ConfigError, DataError, UserError
 from marin_sft.execution.selection import nearest_text
 from marin_sft.paths import find, local_path, nearest_path
 
@@ -37,6 +38,9 @@ def add_flags(parser: Any) -> None:
     parser.add_argument("--tokenizer", required=True, metavar="T", help="a directory, or a hub id")
     parser.add_argument("--data", required=True, metavar="FILE", help="a file, a directory or a glob")
     parser.add_argument("--format", default=AUTO, metavar="F", help="how rows are read: a name, or auto (default)")
+    parser.add_argument(
+        "--format_options", metavar="JSON", default="{}", help='fields of ChatLmDatasetFormat: \'{"train_on": "last"}\''
+    )
     parser.add_argument("--max_length", type=_positive, metavar="N", help="tokens that a row has room for")
     parser.add_argument("--over_length", default="truncate", choices=POLICIES, metavar="P", help=", ".join(POLICIES))
     parser.add_argument("--rows", type=_positive, default=3, metavar="N", help="so many rows (default: 3)")
@@ -63,9 +67,29 @@ def read_previews(arguments: Any) -> tuple[Any, Iterator[RowPreview]]:
     except DataError as error:
         raise UserError(f"--data: {error}") from error
     tokenizer = load_tokenizer_by_name(arguments.tokenizer)
-    format = ChatLmDatasetFormat(shape=None if arguments.format == AUTO else arguments.format)
+    format = _format(None if arguments.format == AUTO else arguments.format, arguments.format_options)
     limits = (arguments.max_length, arguments.over_length)
     return tokenizer, checked(preview(tokenizer, data, format, arguments.rows, *limits), data)
+
+
+def _format(shape: str | None, options_text: str) -> ChatLmDatasetFormat:
+    try:
+        options = json.loads(options_text)
+    except ValueError as error:
+        raise UserError(f"--format_options: {error}; expected JSON, got {options_text!r}") from error
+    if not isinstance(options, dict):
+        raise UserError(f"--format_options: expected a JSON object, got {options_text!r}")
+    # A function cannot be written as JSON, and --format gives the shape.
+    known = {field.name for field in dataclasses.fields(ChatLmDatasetFormat)} - {"formatting_func", "shape"}
+    for name in options.keys() - known:
+        raise UserError(f"--format_options: no option {name!r}{nearest_text(name, sorted(known))}")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    }
+    try:
+        return ChatLmDatasetFormat(shape=shape, **values)
+    except ConfigError as error:
+        raise ConfigError(f"--format_options: {error}") from error
 
 
 def preview_json(row: RowPreview) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from marin_sft.errors import StoreUnavailable
+from marin_sft.errors import StoreUnavailable, UserError
 from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
-from marin_sft.execution.patience import is_passing, no_patience, once, patient
+from marin_sft.execution.patience import is_passing, no_patience, once, patient, seconds_of_patience
 from marin_sft.execution.store import open_store
 from tests.execution.test_claims import claim_from_elsewhere, node_of
 from tests.gcs_server import Fault
@@ -210,3 +210,10 @@ def commit_on_object_store(store, node, claim):
 
     store.replace(f"{store.path(node.directory)}/{claim.number}/text.txt", b"from elsewhere")
     publish(store, node.directory, Commit(1, claim.number, node.fingerprint, node.payload, "d", (), None, now()))
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", ""])
+def test_patience_that_is_no_number_of_seconds(monkeypatch, text):
+    monkeypatch.setenv("MARIN_SFT_STORE_PATIENCE", text)
+    with pytest.raises(UserError, match=f"^MARIN_SFT_STORE_PATIENCE={text}; expected a number of seconds, 0 or more$"):
+        seconds_of_patience()

@@ -89,6 +89,35 @@ def test_over_length(preview):
     assert preview("--json", "--rows", "1", "--max_length", str(count)) == [whole]
 
 
+def test_format_options(preview, tmp_path):
+    data = tmp_path / "typed.jsonl"
+    turns = [("user", "a<|im_end|>b"), ("assistant", "first"), ("user", "c"), ("assistant", "second")]
+    rows = [{"messages": [{"role": role, "content": content} for role, content in turns]}, ROWS[1]]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole, _ = preview("--json", data=data)
+    options = {"train_on": "last", "special_tokens_in_text": "escape"}
+    row, _ = preview("--json", "--format_options", json.dumps(options), data=data)
+    assert 0 < sum(row["mask"]) < sum(whole["mask"]) and len(row["input_ids"]) > len(whole["input_ids"])
+    row, _ = preview("--json", "--format_options", '{"special_tokens_in_text": "drop"}', data=data)
+    assert row["dropped"].startswith("special_tokens")
+    preview("--format_options", '{"allow_not_rendered": ["calls"], "template_date": "2026-01-31"}', data=data)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ("{", "--format_options: Expecting"),
+        ("[]", "--format_options: expected a JSON object, got '[]'"),
+        ('{"trian_on": "last"}', "--format_options: no option 'trian_on'; did you mean 'train_on'?"),
+        ('{"shape": "text"}', "--format_options: no option 'shape'"),
+        ('{"train_on": "lsat"}', "--format_options: train_on='lsat'; expected one of"),
+        ('{"drop_system": 1}', "--format_options: drop_system=1; expected bool"),
+    ],
+)
+def test_format_options_that_cannot_be_used(preview, options, said):
+    assert said in preview("--format_options", options, code=2)
+
+
 def test_text(preview):
     text = preview("--rows", "20")
     assert all(cell_len(line) <= 80 for line in text.splitlines()), text
