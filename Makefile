@@ -75,7 +75,7 @@ format: env-dev
 
 # The site of docs/, in site/. A warning is an error: a link, a name or a page that is not there.
 docs: .docs/.done
-	.docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict --quiet
 
 # Without jax, ray and all else that the package needs: the reference is read from the sources, nothing is imported.
 .docs/.done: requirements-docs.lock | $(BIN)/python
