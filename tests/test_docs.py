@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from marin_sft.execution.flags import parse_flags
-from marin_sft.run import command, ray_run
+from marin_sft.run import command as marin_sft_command
+from marin_sft.run import ray_run
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -85,7 +86,7 @@ def check(words: list[str]) -> None:
         makefile = (ROOT / "Makefile").read_text()
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in rest if "=" not in target), words
     elif first == "marin-sft":
-        command._parse(rest)
+        marin_sft_command._parse(rest)
     elif Path(first).name == "python":
         check_python(rest)
     else:
@@ -141,3 +142,15 @@ def test_the_paths_that_a_page_names_are_there(page):
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+
+
+def test_the_messages_of_troubleshooting_are_ours():
+    """Each is quoted: its words stand in the sources, but for what is between quotation marks, numbers and "..."."""
+    sources = [file.read_text() for folder in ("marin_sft", "experiments") for file in (ROOT / folder).rglob("*.py")]
+    text = re.sub(r"\s+", " ", re.sub(r"\"\s+f?\"", "", "\n".join(sources)))
+    headings = re.findall(r"^\*\*(.*)\*\*", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    quoted = [words for heading in headings for words in re.findall(r"`(.+?)`", heading)]
+    assert len(quoted) > 15
+    for words in quoted:
+        for part in re.split(r"\.\.\.|'[^']*'|\b\d+\b|\bllama, mistral|\bGPU", words):
+            assert part.strip(" :,.?()[]=") in text, words
