@@ -63,13 +63,16 @@ FAST := tests/data tests/execution tests/training/cpu tests/training/test_sft.py
 SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_object_stores.py \
 	tests/execution/test_claims.py tests/data/batches/test_pair_batches.py tests/data/batches/test_packed_nll.py
 
-test-pythons: $(foreach version,3.12 3.13,$(if $(shell command -v python$(version)),test-python-$(version)))
+# On the path, or one of pyenv's, whose stand-ins on the path may not run.
+find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executable)' 2>/dev/null) \
+	$(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python))
+test-pythons: $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),test-python-$(version)))
 
 test-python-%: .python-%/.done
 	.python-$*/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(addprefix --ignore=,$(SLOW))
 
 .python-%/.done: requirements.lock requirements-dev.lock requirements-newest.lock pyproject.toml | $(BIN)/python
-	$(UV) venv --quiet --clear --python python$* .python-$*
+	$(UV) venv --quiet --clear --python $(call find_python,$*) .python-$*
 	$(UV) pip install --quiet --compile-bytecode --python .python-$*/bin/python --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --compile-bytecode --python .python-$*/bin/python --require-hashes -r requirements-dev.lock
 	test $* != 3.13 || $(UV) pip install --quiet --compile-bytecode --python .python-$*/bin/python --no-deps \
