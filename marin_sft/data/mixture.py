@@ -44,8 +44,8 @@ class MixtureConfig:
     max_completion_length: int | None = omitted_when(None, default=None)
 
     def __post_init__(self) -> None:
-        if isinstance(self.seq_len, int) and self.seq_len < 2:
-            raise ConfigError(f"seq_len={self.seq_len}; expected at least 2: a token and the one to predict from it")
+        if not isinstance(self.seq_len, UnversionedValue) and not (is_count(self.seq_len) and self.seq_len >= 2):
+            raise ConfigError(f"seq_len={self.seq_len!r}; expected at least 2: a token and the one to predict from it")
         for name in _PAIR_FIELDS:
             value = getattr(self, name)
             # Without a token of the prompt the first of the completion could not be predicted.

@@ -3,7 +3,7 @@
 {output_path}/train/        a token cache, see token_cache.py
 {output_path}/validation/   the same, when there are validation paths
 {output_path}/stats.json    per split: rows, documents, tokens, trained tokens, dropped rows by reason; of pairs their
-                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, and its size.
+                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, its size, some ids.
                             Where there are any: "noted", see `NOTES` in chat/notes.py; "unread_keys", which were in
                             so many rows and nobody looked up; "template_date"
 {output_path}/metrics.json  the totals
@@ -30,10 +30,10 @@ from marin_sft.data.messages.detection import unused_keys
 from marin_sft.data.messages.examples import BadRow, Example
 from marin_sft.data.messages.reading import examples_of
 from marin_sft.data.rows.blocks import Span, plan_blocks, rows_of
-from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, write_dropped
+from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, check_max_dropped, write_dropped
 from marin_sft.data.rows.row_files import SourceRow, count_rows, find_files
 from marin_sft.errors import ConfigError, DataError
-from marin_sft.execution.step import step_fn, this_output_path
+from marin_sft.execution.step import UnversionedValue, step_fn, this_output_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,8 +68,9 @@ class TokenizeConfig:
                 raise ConfigError(f"{name} is one string; expected a list of paths: [{getattr(self, name)!r}]")
         if not self.train_paths and not self.validation_paths:
             raise ConfigError("train_paths and validation_paths are both empty; expected paths in one of them")
-        if isinstance(self.max_dropped, int | float) and not 0 <= self.max_dropped <= 1:
-            raise ConfigError(f"max_dropped={self.max_dropped}; expected a share of the rows, 0 to 1")
+        check_max_dropped(self.max_dropped)
+        if not isinstance(self.format, LmDatasetFormat | UnversionedValue):
+            raise ConfigError(f"format={self.format!r}; expected a format, e.g. ChatLmDatasetFormat(shape='alpaca')")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class _Result:
     tally: Tally
 
 
-@step_fn(kind="tokenize", version=4)
+@step_fn(kind="tokenize", version=5)
 def tokenize(config: TokenizeConfig) -> None:
     """Write the token caches of `config`. What is written does not depend on how the work is spread.
 
@@ -105,12 +106,13 @@ def tokenize(config: TokenizeConfig) -> None:
         DataError: unreadable files, no row left, more than `max_dropped` of a split's rows dropped, or both preference
             pairs and single documents.
     """
-    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_size
+    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
 
     tokenizer = load_tokenizer(config.tokenizer)
     stats: dict[str, Any] = {
         "vocabulary": vocabulary_hash(tokenizer),
         "vocabulary_size": vocabulary_size(tokenizer),
+        "vocabulary_sample": vocabulary_sample(tokenizer),
     }
     contents = json.dumps([stats["vocabulary"], tokenizer.chat_template, tokenizer.special_tokens_map])
     _keep(tokenizer, contents)  # some or all blocks are tokenized in this process

@@ -24,7 +24,7 @@ from marin_sft.data.adapters import Adapter, FormatAdapter
 from marin_sft.data.files import write_json
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.rows.blocks import count_of, cut, rows_of
-from marin_sft.data.rows.dropped import Dropped, check_dropped, write_dropped
+from marin_sft.data.rows.dropped import Dropped, check_dropped, check_max_dropped, write_dropped
 from marin_sft.data.rows.row_files import SourceRow, Span, write_shard
 from marin_sft.data.rows.splits import split_files, split_spans
 from marin_sft.errors import ConfigError
@@ -62,8 +62,7 @@ class TransformConfig:
         for name in ("subsets", "splits", "metadata_columns"):
             if isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name} is one string; expected a list of names: [{getattr(self, name)!r}]")
-        if isinstance(self.max_dropped, int | float) and not 0 <= self.max_dropped <= 1:
-            raise ConfigError(f"max_dropped={self.max_dropped}; expected a share of the rows, 0 to 1")
+        check_max_dropped(self.max_dropped)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class _Result:
     dropped: Dropped = field(default_factory=Dropped)
 
 
-@step_fn(kind="transform", version=3)
+@step_fn(kind="transform", version=4)
 def transform(config: TransformConfig) -> None:
     """Write the canonical rows of all subsets and splits. What is written does not depend on how the work is spread.
 
