@@ -39,7 +39,7 @@ from marin_sft.execution.fingerprint import Payload
 from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
-from marin_sft.execution.step import EarlierAttempts, OutputName
+from marin_sft.execution.step import EarlierAttempts, OutputName, path_of_function
 from marin_sft.execution.store import Store, open_store
 from marin_sft.execution.terminal import visible
 from marin_sft.redaction import redacted
@@ -221,7 +221,7 @@ def _record(
 ) -> dict[str, Any]:
     return {
         "name": task.name,
-        "function": f"{task.fn.__module__}.{task.fn.__qualname__}",
+        "function": path_of_function(task.fn),
         "source": task.source,
         "fingerprint": task.fingerprint,
         "payload": task.payload,
