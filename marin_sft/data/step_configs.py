@@ -98,7 +98,7 @@ class DownloadUrlsConfig(StepConfig, kind="download_urls", version=1, body="mari
 
 
 @dataclass(frozen=True)
-class TransformConfig(StepConfig, kind="transform", version=3, body="marin_sft.data.transform:transform"):
+class TransformConfig(StepConfig, kind="transform", version=4, body="marin_sft.data.transform:transform"):
     """`input_path`: a downloaded dataset repository, or a directory of data files.
 
     `source`: what the dataset is called in its rows, mostly its hub id. `adapter`: how its rows are read.
@@ -146,7 +146,7 @@ class TrainTokenizerConfig(
 
 
 @dataclass(frozen=True)
-class TokenizeConfig(StepConfig, kind="tokenize", version=4, body="marin_sft.data.tokenize:tokenize"):
+class TokenizeConfig(StepConfig, kind="tokenize", version=5, body="marin_sft.data.tokenize:tokenize"):
     """`train_paths`, `validation_paths`: files, directories or globs of rows. `format`: what the rows hold.
 
     `tokenizer`: the directory of a Hugging Face tokenizer. `max_dropped`: the share of the rows of a split that may be
@@ -165,6 +165,8 @@ class TokenizeConfig(StepConfig, kind="tokenize", version=4, body="marin_sft.dat
         if not self.train_paths and not self.validation_paths:
             raise ConfigError("train_paths and validation_paths are both empty; expected paths in one of them")
         _check_max_dropped(self.max_dropped)
+        if not isinstance(self.format, LmDatasetFormat | UnversionedValue):
+            raise ConfigError(f"format={self.format!r}; expected a format, e.g. ChatLmDatasetFormat(shape='alpaca')")
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,8 @@ class MixtureConfig(StepConfig, kind="mixture", version=2, body="marin_sft.data.
     max_completion_length: int | None = omitted_when(None, default=None)
 
     def __post_init__(self) -> None:
-        if isinstance(self.seq_len, int) and self.seq_len < 2:
-            raise ConfigError(f"seq_len={self.seq_len}; expected at least 2: a token and the one to predict from it")
+        if not isinstance(self.seq_len, UnversionedValue) and not (is_count(self.seq_len) and self.seq_len >= 2):
+            raise ConfigError(f"seq_len={self.seq_len!r}; expected at least 2: a token and the one to predict from it")
         for name in PAIR_FIELDS:
             value = getattr(self, name)
             # Without a token of the prompt the first of the completion could not be predicted.
@@ -198,6 +200,8 @@ def _refuse_strings(config: StepConfig, of: str, *names: str) -> None:
             raise ConfigError(f"{name} is one string; expected a list of {of}: [{getattr(config, name)!r}]")
 
 
-def _check_max_dropped(share: Any) -> None:
-    if isinstance(share, int | float) and not 0 <= share <= 1:
-        raise ConfigError(f"max_dropped={share}; expected a share of the rows, 0 to 1")
+def _check_max_dropped(value: Any) -> None:
+    """Raise ConfigError unless `value`, a step's `max_dropped`, is a share."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, UnversionedValue) and not (number and 0 <= value <= 1):
+        raise ConfigError(f"max_dropped={value!r}; expected a share of the rows, 0 to 1")

@@ -3,7 +3,7 @@
 {output_path}/train/        a token cache, see token_cache.py
 {output_path}/validation/   the same, when there are validation paths
 {output_path}/stats.json    per split: rows, documents, tokens, trained tokens, dropped rows by reason; of pairs their
-                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, and its size.
+                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, its size, some ids.
                             Where there are any: "noted", see `NOTES` in chat/notes.py; "unread_keys", which were in
                             so many rows and nobody looked up; "template_date"
 {output_path}/metrics.json  the totals
@@ -37,7 +37,7 @@ from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, write_drop
 from marin_sft.data.rows.row_files import SourceRow, count_rows, find_files
 from marin_sft.data.step_configs import TokenizeConfig
 from marin_sft.data.token_cache import ROWS_PER_SHARD, Shard, finish_cache, write_shard
-from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_size
+from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
 from marin_sft.errors import DataError
 from marin_sft.execution.backends import map_shards
 
@@ -85,6 +85,7 @@ def tokenize(config: TokenizeConfig) -> None:
     stats: dict[str, Any] = {
         "vocabulary": vocabulary_hash(tokenizer),
         "vocabulary_size": vocabulary_size(tokenizer),
+        "vocabulary_sample": vocabulary_sample(tokenizer),
     }
     contents = json.dumps([stats["vocabulary"], tokenizer.chat_template, tokenizer.special_tokens_map])
     _keep(tokenizer, contents)  # some or all blocks are tokenized in this process

@@ -57,6 +57,8 @@ CHATML_TEMPLATE = (
 )
 """ChatML. What is trained: the content of assistant turns and the `<|im_end|>` that ends them."""
 
+_SAMPLED = 256  # tokens
+
 
 def train_tokenizer(config: TrainTokenizerConfig) -> None:
     """Write a directory that `transformers.AutoTokenizer` loads. The same rows give the same bytes.
@@ -242,6 +244,16 @@ def _from_pretrained(place: str, name: str, **options: Any) -> Any:
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     """How many rows the embeddings of a model need for it: its largest id, and one."""
     return 1 + max(tokenizer.get_vocab().values())
+
+
+def vocabulary_sample(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The ids of a few hundred tokens, evenly spread, by which to tell that a model was made for other ids.
+
+    Added tokens are none of them: people give the reserved ones other names.
+    """
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    ids = sorted((id, token) for token, id in tokenizer.get_vocab().items() if token not in added)
+    return {token: id for id, token in ids[:: max(1, len(ids) // _SAMPLED)]}
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
