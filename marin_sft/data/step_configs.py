@@ -200,7 +200,8 @@ def _refuse_strings(config: StepConfig, of: str, *names: str) -> None:
             raise ConfigError(f"{name} is one string; expected a list of {of}: [{getattr(config, name)!r}]")
 
 
-def _check_max_dropped(share: Any) -> None:
-    number = isinstance(share, int | float) and not isinstance(share, bool)
-    if not isinstance(share, UnversionedValue) and not (number and 0 <= share <= 1):
-        raise ConfigError(f"max_dropped={share!r}; expected a share of the rows, 0 to 1")
+def _check_max_dropped(value: Any) -> None:
+    """Raise ConfigError unless `value`, a step's `max_dropped`, is a share."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, UnversionedValue) and not (number and 0 <= value <= 1):
+        raise ConfigError(f"max_dropped={value!r}; expected a share of the rows, 0 to 1")
