@@ -72,6 +72,8 @@ find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executabl
 	$(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python))
 test-pythons: $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),test-python-$(version)))
 
+.PRECIOUS: .python-3.12/.done .python-3.13/.done
+
 test-python-%: .python-%/.done
 	.python-$*/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(addprefix --ignore=,$(SLOW))
 

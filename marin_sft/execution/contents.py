@@ -71,6 +71,22 @@ def _hub_id_text(location: str) -> str:
     return f"; if it is an id on the Hugging Face Hub, fetch it in a step: download(name, hf_model_id='{owner}/{name}')"
 
 
+def stamp_of(content: LocalContent) -> str | None:
+    """Moves whenever the files are written, replaced or touched; None where they cannot be looked at."""
+    try:
+        files = _files_at(content.location)
+        return None if files is None else _stamp(files)[0]
+    except OSError:
+        return None
+
+
+def touched_text(content: LocalContent) -> str:
+    return (
+        f"{content.field}: {content.location} was written to or replaced while the step ran, and holds again what it "
+        "held when the plan was made: what the step read in between is not known"
+    )
+
+
 def change_of(content: LocalContent) -> str | None:
     """What has become of the files since the plan was made, in words; None while they hold what they held then."""
     try:

@@ -108,7 +108,12 @@ class RayBackend:
         import ray.exceptions as exceptions
 
         error = future.exception()
-        lost = (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.RaySystemError)
+        lost = (
+            exceptions.WorkerCrashedError,
+            exceptions.NodeDiedError,
+            exceptions.RaySystemError,
+            exceptions.TaskCancelledError,  # by a signal: nobody looks at the result of what we cancel
+        )
         raylet_lost = (exceptions.LocalRayletDiedError,)
         killed_here = not self._address and out_of_memory.kernel_kills() > kills_before
         if error is None:

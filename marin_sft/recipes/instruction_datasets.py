@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from marin_sft.data.adapters import Adapter, FormatAdapter, InputDatasetFormat, TransformAdapter
-from marin_sft.data.transform import TransformConfig
+from marin_sft.data.step_configs import TransformConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.recipes.sources import default_download

@@ -13,8 +13,7 @@ from typing import Any
 from marin_sft.data.files import write_json_lines
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.rows.row_files import SourceRow
-from marin_sft.errors import ConfigError, DataError
-from marin_sft.execution.step import UnversionedValue
+from marin_sft.errors import DataError
 
 SAMPLES_PER_REASON = 5
 SAMPLE_CHARACTERS = 2000
@@ -23,13 +22,6 @@ ON_PURPOSE = frozenset({"identical_pair", "not_trained", "rated_bad"})
 """Reasons for which good data has many rows dropped: they do not count against `max_dropped`."""
 MEND = "Then mend the rows, or say with shape=, columns= and role_map= of the format what they hold"
 _SHOWN, _SHOWN_CHARACTERS = 3, 300
-
-
-def check_max_dropped(value: Any) -> None:
-    """Raise ConfigError unless `value`, a step's `max_dropped`, is a share."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not isinstance(value, UnversionedValue) and not (number and 0 <= value <= 1):
-        raise ConfigError(f"max_dropped={value!r}; expected a share of the rows, 0 to 1")
 
 
 @dataclass
