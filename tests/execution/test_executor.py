@@ -478,7 +478,9 @@ def test_progress_is_kept_in_the_log(pipeline):
     assert log == "1/5 rows  loss 0.5\n5/5 rows  loss 0.5\n"
 
 
-@pytest.mark.parametrize("kind, said", [("dangling", "is a link that leads nowhere"), ("fifo", "is neither a file nor")])
+@pytest.mark.parametrize(
+    "kind, said", [("dangling", "is a link that leads nowhere"), ("fifo", "is neither a file nor")]
+)
 def test_an_output_with_what_is_no_file_fails_the_step(pipeline, capsys, kind, said):
     def odd(config):
         path = os.path.join(config["out"], "odd")
