@@ -61,7 +61,7 @@ def _data(card: CardConfig) -> str:
     """One line per component: its share of the rows trained on, its size, and how often an epoch sees it."""
     if card.mixture is None:
         return ""
-    from marin_sft.data.mixture import read_mixture
+    from marin_sft.data.packing.packed_mixture import read_mixture
     from marin_sft.data.tokenize import PAIRS
 
     about = read_mixture(card.mixture)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from marin_sft.data.batches.order import Order
-from marin_sft.data.mixture import read_mixture
 from marin_sft.errors import ConfigError
 
 Steps = TypeVar("Steps", int, np.ndarray)
@@ -42,7 +41,7 @@ class Epochs:
 class TrainingSteps:
     """The order of a mixture's examples (packed rows, or pairs), cut into batches of `batch_size`.
 
-    `mixture`: the output of the mixture step. `sizes`: how many examples each training component has, by name.
+    `ordering`: the "order" of mixture.json. `sizes`: how many examples each training component has, by name.
     `cut_epochs`: see `Epochs.cut`. `rows_per_epoch`: examples in an epoch, see `stop_strategy` of `LmDataConfig`.
     `num_steps`: how many batches there are; None: no end.
 
@@ -51,11 +50,10 @@ class TrainingSteps:
     """
 
     def __init__(
-        self, mixture: str, sizes: Mapping[str, int], batch_size: int, seed: int, cut_epochs: bool = False
+        self, ordering: Mapping[str, Any], sizes: Mapping[str, int], batch_size: int, seed: int, cut_epochs: bool
     ) -> None:
-        ordering = read_mixture(mixture)["order"]
-        names = training_components(mixture)
-        caps = ordering["max_train_batches"]
+        check_batch_size(batch_size)
+        names, caps = list(sizes), ordering["max_train_batches"]
         rows = [min(sizes[name], caps[name] * batch_size) if name in caps else sizes[name] for name in names]
         self.batch_size = batch_size
         self.stop_strategy: str = ordering["stop_strategy"]
@@ -94,7 +92,7 @@ class TrainingSteps:
     def places(self, step: int, steps: int = 1) -> np.ndarray:
         """int64[steps * batch_size, 2]: (component, example of it) for each place of `steps` batches from `step` on.
 
-        Components are numbered as in `training_components`. A batch that ends an epoch early has (-1, -1) at its end.
+        Components are numbered as in `sizes`. A batch that ends an epoch early has (-1, -1) at its end.
         """
         edges = self._epochs.before(np.arange(step, step + steps + 1))
         places = edges[:-1, None] + np.arange(self.batch_size)
@@ -108,15 +106,3 @@ def check_batch_size(batch_size: int) -> None:
     """Raises ConfigError."""
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}; expected at least 1")
-
-
-def training_components(mixture: str) -> list[str]:
-    """The components with a weight above 0, sorted.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    names = sorted(read_mixture(mixture)["order"]["stages"][0]["share_of_rows"])
-    if not names:
-        raise ConfigError(f"{mixture}: no component has a weight above 0; this mixture is for evaluation only")
-    return names

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from marin_sft.data.chat.alignment import TokenRow
 
 BRANCHES = ("chosen", "rejected")
+LIMITS = ("max_prompt_length", "max_completion_length")
+"""Of `PairLimits`, those that are for pairs alone."""
 
 
 @dataclass(frozen=True)

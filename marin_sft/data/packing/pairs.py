@@ -1,34 +1,27 @@
-"""The part of the mixture step that is about preference data: which pairs are trained, and what is kept of each.
+"""Preference pairs as rows: which pairs are trained, and what is kept of each.
 
-    {output_path}/packs/{component}/{split}/    pairs.npy, starts.npy, lengths.npy, trained.npy, prompts.npy: see
-                                                `PairRows`
-
-A row of such a mixture is a pair: nothing is packed before it is known which pairs make a batch.
+Nothing is packed before it is known which pairs make a batch.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from marin_sft.data.chat.alignment import TokenRow
-from marin_sft.data.files import read_array, write_array
+from marin_sft.data.data_configs import LmDataConfig
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.mixture import read_mixture
-from marin_sft.data.packing.pair_limits import Kept, PairLimits
+from marin_sft.data.packing.pair_limits import LIMITS, Kept, PairLimits
+from marin_sft.data.packing.selection import Selection
+from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import PAIRS
 from marin_sft.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from marin_sft.data.mixture import MixtureConfig
-    from marin_sft.data.packing.selection import Selection
-    from marin_sft.data.token_cache import TokenCache
 
 _READ_AT_ONCE = 512
 _REASONS = ("over_length", "no_trained_token", "identical_pair")
@@ -43,6 +36,12 @@ class PairRows:
     them targets. `prompts[i]`: tokens of the prompt where it is the same in both, else 0. All int64.
     """
 
+    kind: ClassVar[str] = PAIRS
+    called: ClassVar[str] = "preference pairs"
+    rows_are: ClassVar[str] = "pairs"
+    documents_each: ClassVar[int] = 2
+    fields: ClassVar[tuple[str, ...]] = LIMITS
+
     source: str
     pairs: np.ndarray
     starts: np.ndarray
@@ -52,6 +51,26 @@ class PairRows:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @staticmethod
+    def packer(
+        data: LmDataConfig, seq_len: int, fields: Mapping[str, Any]
+    ) -> Callable[[str, Selection], tuple[PairRows, dict[str, Any]]]:
+        alone = {name: pack for name, pack in data.pack.items() if pack is not True}
+        if alone:
+            raise ConfigError(
+                f"pack={alone}, and preference data, whose branches always share rows; expected pack=True"
+            )
+        return functools.partial(_pack, PairLimits(seq_len, data.over_length, **fields))
+
+    def read(self, cache: TokenCache, pairs: np.ndarray, sides: np.ndarray) -> list[TokenRow]:
+        """What is used of one side of each pair, all in one round of reads."""
+        starts, lengths = self.starts[pairs, sides], self.lengths[pairs, sides]
+        documents = cache.read(2 * self.pairs[pairs] + sides)
+        return [
+            TokenRow(row.input_ids[start:end], row.mask[start:end])
+            for row, start, end in zip(documents, starts.tolist(), (starts + lengths).tolist(), strict=True)
+        ]
 
     def units(self, share_prefix: bool) -> np.ndarray:
         """int64[pairs, 2]: tokens of what has to lie in one piece in a row; 0: nothing.
@@ -67,24 +86,8 @@ class PairRows:
         return units
 
 
-_ARRAYS = [field.name for field in dataclasses.fields(PairRows) if field.name != "source"]
-
-
-def pair_limits(config: MixtureConfig) -> PairLimits:
-    """Raises ConfigError when the config of a mixture of pairs asks for what they cannot have."""
-    alone = {name: pack for name, pack in config.data.pack.items() if pack is not True}
-    if alone:
-        raise ConfigError(f"pack={alone}, and preference data, whose branches always share rows; expected pack=True")
-    return PairLimits(config.seq_len, config.data.over_length, config.max_prompt_length, config.max_completion_length)
-
-
-def write_pairs(config: MixtureConfig, name: str, split: str, selection: Selection) -> dict[str, Any]:
-    """Write the pairs of one split; its counts. Of `truncated_...` these are pairs of which a branch is cut there.
-
-    Raises:
-        DataError: no pair is left; a branch is too long, under over_length="raise".
-    """
-    limits = pair_limits(config)
+def _pack(limits: PairLimits, name: str, selection: Selection) -> tuple[PairRows, dict[str, Any]]:
+    """Of `truncated_...` the counts are pairs of which a branch is cut there."""
     counts = Counter[str]()
     rows = _rows(selection, limits, counts)
     where, of = f"{name}/{selection.source}", len(selection.chosen)
@@ -99,20 +102,15 @@ def write_pairs(config: MixtureConfig, name: str, split: str, selection: Selecti
             f"{where}: none of {of} pairs is left within seq_len={limits.seq_len} (dropped: {dropped}); raise seq_len, "
             "or set max_prompt_length"
         )
-    for each in _ARRAYS:
-        write_array(f"{config.output_path}/packs/{name}/{split}/{each}.npy", getattr(rows, each))
-    return {
-        "source": rows.source,
+    return rows, {
         "pairs": len(rows),
         "documents": 2 * len(rows),
-        "rows": len(rows),
         "tokens": int(rows.lengths.sum()),
-        "trained_tokens": int(rows.trained.sum()),
         "longest": int(rows.units(share_prefix=False).max()),
         "longest_shared": int(rows.units(share_prefix=True).max()),
         "truncated_prompts": counts["truncated_prompts"],
         "truncated_completions": counts["truncated_completions"],
-        "dropped": {**dropped, **selection.left_out},
+        "dropped": dropped,
     }
 
 
@@ -137,24 +135,10 @@ def _rows(selection: Selection, limits: PairLimits, counts: Counter[str]) -> Pai
 def _read(cache: TokenCache, pairs: np.ndarray) -> Iterator[tuple[int, TokenRow, TokenRow]]:
     for first in range(0, len(pairs), _READ_AT_ONCE):
         some = pairs[first : first + _READ_AT_ONCE]
-        documents = cache.read(documents_of(some))
+        documents = cache.read(np.stack([2 * some, 2 * some + 1], axis=1).ravel())
         yield from zip(some.tolist(), documents[::2], documents[1::2], strict=True)
-
-
-def documents_of(pairs: np.ndarray) -> np.ndarray:
-    """int64[2 * pairs]: the numbers of their documents, chosen and rejected by turns."""
-    return np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel()
 
 
 def _common_prompt(both: tuple[Kept, Kept], chosen: TokenRow, rejected: TokenRow) -> int:
     first, second = (kept.of(row).input_ids[: kept.prompt] for kept, row in zip(both, (chosen, rejected), strict=True))
     return len(first) if np.array_equal(first, second) else 0
-
-
-def read_pairs(path: str, component: str, split: str) -> PairRows:
-    """The pairs of one component of a mixture. Raises ConfigError when the mixture is none of pairs."""
-    about = read_mixture(path)
-    if about.get("kind") != PAIRS:
-        raise ConfigError(f"{path}: a mixture of documents; expected one of preference pairs")
-    source = about["components"][component][split]["source"]
-    return PairRows(source, *(read_array(f"{path}/packs/{component}/{split}/{each}.npy") for each in _ARRAYS))
