@@ -4,48 +4,22 @@
     {output_path}/metrics.json                  totals of what is trained
     {output_path}/packs/{component}/{split}/    the rows, a .npy file for each array of `PackedRows` or `PairRows`
 
-Tokens are not copied: rows point into the token caches. What a row is depends on what was tokenized: packing/kinds.py.
+Tokens are not copied: rows point into the token caches. What a row is depends on what was tokenized: see packing/rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marin_sft import progress
-from marin_sft.data.data_configs import LmDataConfig, is_count
 from marin_sft.data.files import read_json, write_json
-from marin_sft.data.packing.pair_limits import LIMITS
+from marin_sft.data.step_configs import MixtureConfig
 from marin_sft.data.tokenize import DOCUMENTS, TRAIN, VALIDATION
 from marin_sft.errors import ConfigError, DataError
-from marin_sft.execution.step import UnversionedValue, omitted_when, step_fn, this_output_path
+from marin_sft.execution.step import step_fn
 
 if TYPE_CHECKING:
-    from marin_sft.data.packing.kinds import Rows
-
-
-@dataclass(frozen=True)
-class MixtureConfig:
-    """`data`: the components (outputs of `tokenize` steps), weights and policies. `seq_len`: tokens in a row.
-
-    Of preference data, `seq_len` is the most that prompt and completion have together; `max_prompt_length` and
-    `max_completion_length` the most that each has by itself, see `pair_limits`.
-    """
-
-    data: LmDataConfig
-    seq_len: int
-    output_path: str = this_output_path()
-    max_prompt_length: int | None = omitted_when(None, default=None)
-    max_completion_length: int | None = omitted_when(None, default=None)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.seq_len, int) and self.seq_len < 2:
-            raise ConfigError(f"seq_len={self.seq_len}; expected at least 2: a token and the one to predict from it")
-        for name in LIMITS:
-            value = getattr(self, name)
-            # Without a token of the prompt the first of the completion could not be predicted.
-            if value is not None and not isinstance(value, UnversionedValue) and not is_count(value):
-                raise ConfigError(f"{name}={value!r}; expected at least 1 token, or None for no limit")
+    from marin_sft.data.packing.rows import Rows
 
 
 @step_fn(kind="mixture", version=2)
@@ -58,17 +32,20 @@ def mixture(config: MixtureConfig) -> None:
             others are of documents, or without a document that can be trained at this `seq_len`; an over-long document
             under over_length="raise".
     """
-    from marin_sft.data.packing.kinds import kind_of
-
     data = config.data
     stats = {name: _stats(directory) for name, directory in sorted(data.tokenized.items())}
     vocabulary = _common_vocabulary(stats)
-    kind = kind_of(stats)
-    fields = _fields_of(config, kind)
-    components = _packed(config, kind, fields, stats)
+    kind = _kind_of(stats)
+    _check_fields(config, kind)
+    components = {}
+    for done, name in enumerate(stats):
+        progress.report(done, len(stats), "components")
+        components[name] = _packed(config, kind, name, stats[name])
+    progress.report(len(stats), len(stats), "components")
     trained = {name: components[name][TRAIN] for name in data.training}
     about = {
-        **({} if kind.kind == DOCUMENTS else {"kind": kind.kind, **fields}),
+        **({} if kind.kind == DOCUMENTS else {"kind": kind.kind}),
+        **{field: getattr(config, field) for field in kind.fields},
         "seq_len": config.seq_len,
         "pack": data.pack,
         "over_length": data.over_length,
@@ -89,32 +66,25 @@ def mixture(config: MixtureConfig) -> None:
     write_json(f"{config.output_path}/metrics.json", totals)
 
 
-def _packed(
-    config: MixtureConfig, kind: type[Rows], fields: dict[str, Any], stats: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Write the rows of each component and split; their counts."""
-    from marin_sft.data.packing.packed_mixture import write_rows
+def _packed(config: MixtureConfig, kind: type[Rows], name: str, stats: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Write the rows of one component; the counts of each split."""
+    from marin_sft.data.packing.packed_mixture import rows_path
     from marin_sft.data.packing.selection import select
 
-    data = config.data
-    pack = kind.packer(data, config.seq_len, fields)
-    components: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in stats}
-    for done, name in enumerate(stats):
-        progress.report(done, len(stats), "components")
-        there = [split for split in (TRAIN, VALIDATION) if split in stats[name]]
-        selected = select(data, name, data.tokenized[name], there, kind.documents_each, kind.kind)
-        for split, selection in selected.items():
-            rows, counts = pack(name, selection)
-            write_rows(config.output_path, name, split, rows)
-            components[name][split] = {
-                **counts,
-                "source": rows.source,
-                "rows": len(rows),
-                "trained_tokens": int(rows.trained.sum()),
-                "dropped": {**counts["dropped"], **selection.left_out},
-            }
-    progress.report(len(stats), len(stats), "components")
-    return components
+    there = [split for split in (TRAIN, VALIDATION) if split in stats]
+    selections = select(config.data, name, config.data.tokenized[name], there, kind.documents_each, kind.kind)
+    found = {}
+    for split, selection in selections.items():
+        rows, counts = kind.pack(config, name, selection)
+        rows.write(rows_path(config.output_path, name, split))
+        found[split] = {
+            **counts,
+            "source": rows.source,
+            "rows": len(rows),
+            "trained_tokens": int(rows.trained.sum()),
+            "dropped": {**counts["dropped"], **selection.left_out},
+        }
+    return found
 
 
 def _stage(start: int, weights: dict[str, float], trained: dict[str, Any], unit: str) -> dict[str, Any]:
@@ -142,13 +112,29 @@ def _stats(directory: str) -> dict[str, Any]:
         raise DataError(f"{directory}: no stats.json; expected the output of a tokenize step") from error
 
 
-def _fields_of(config: MixtureConfig, kind: type[Rows]) -> dict[str, Any]:
-    """The values of the fields that are for `kind` alone. Raises ConfigError when those of another kind are given."""
-    from marin_sft.data.packing.kinds import KINDS
+def _kind_of(stats: dict[str, dict[str, Any]]) -> type[Rows]:
+    """What the components hold. Raises DataError when they do not all hold the same."""
+    from marin_sft.data.packing.packed_mixture import KINDS
+
+    names: dict[str, list[str]] = {}
+    for name, about in stats.items():
+        kinds = (about[split]["kind"] for split in (TRAIN, VALIDATION) if "kind" in about.get(split, {}))
+        names.setdefault(next(kinds, DOCUMENTS), []).append(name)
+    if len(names) > 1:
+        documents = names.pop(DOCUMENTS, [])
+        held = [f"{some} hold {KINDS[kind].called}" for kind, some in sorted(names.items())]
+        held += [f"and {documents} single documents"] if documents else []
+        raise DataError(f"components {', '.join(held)}; expected the same in all: make a mixture of each kind")
+    return KINDS[next(iter(names))]
+
+
+def _check_fields(config: MixtureConfig, kind: type[Rows]) -> None:
+    """Raises ConfigError for what rows of `kind` cannot have."""
+    from marin_sft.data.packing.packed_mixture import KINDS
 
     for other in KINDS.values():
         values = {field: getattr(config, field) for field in other.fields if field not in kind.fields}
         given = {field: value for field, value in values.items() if value is not None}
         if given:
             raise ConfigError(f"{given}: the components hold no {other.called}, which these are for; expected None")
-    return {field: getattr(config, field) for field in kind.fields}
+    kind.check(config)

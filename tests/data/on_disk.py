@@ -17,6 +17,11 @@ def write_token_cache(directory, rows):
     return token_cache.finish_cache(directory, shards)
 
 
+def read_mixture(path):
+    """What mixture.json holds."""
+    return PackedMixture.open(path, {}).about
+
+
 def read_packs(mixture, component, split):
     return PackedMixture.open(mixture, {}).rows(PackedRows, component, split)
 

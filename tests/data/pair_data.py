@@ -9,8 +9,7 @@ from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.files import write_json
 from marin_sft.data.mixture import MixtureConfig, mixture
-from marin_sft.data.packing.packed_mixture import read_mixture
-from tests.data.on_disk import write_token_cache
+from tests.data.on_disk import read_mixture, write_token_cache
 
 
 def branch(prompt, completion, gaps=()):

@@ -14,7 +14,7 @@ import pytest
 from marin_sft.data.batches.pair_batches import PairBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
-from marin_sft.data.packing.packed_mixture import PackedMixture, read_mixture
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TRAIN, VALIDATION, TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, TrainingError
@@ -31,6 +31,7 @@ from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.reference import ReferenceConfig, reference_logprobs
 from marin_sft.training.references import logps_path
+from tests.data.on_disk import read_mixture
 from tests.training.conftest import SHAPE, WORDS
 from tests.training.small_runs import logged
 

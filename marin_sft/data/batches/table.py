@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from marin_sft.data.packing.kinds import Rows
 from marin_sft.data.packing.packed_mixture import PackedMixture
+from marin_sft.data.packing.rows import Rows
 from marin_sft.data.token_cache import TokenCache
 
 R = TypeVar("R", bound=Rows)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from marin_sft.data.chat.alignment import TokenRow
-from marin_sft.data.data_configs import LmDataConfig
 from marin_sft.data.packing.over_length import Pieces, pieces
 from marin_sft.data.packing.packs import pack
+from marin_sft.data.packing.rows import Rows
 from marin_sft.data.packing.selection import Selection
+from marin_sft.data.step_configs import MixtureConfig
 from marin_sft.data.token_cache import TokenCache, trained_tokens
 from marin_sft.data.tokenize import DOCUMENTS
 from marin_sft.errors import DataError
@@ -23,7 +22,7 @@ _READ_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class PackedRows:
+class PackedRows(Rows):
     """Row r holds the pieces `offsets[r]` to `offsets[r + 1]`.
 
     Piece i begins at token `starts[i]` of document `docs[i]` in the component's token cache of split `source`, and goes
@@ -33,23 +32,40 @@ class PackedRows:
     kind: ClassVar[str] = DOCUMENTS
     called: ClassVar[str] = "documents"
     rows_are: ClassVar[str] = "rows"
-    documents_each: ClassVar[int] = 1
-    fields: ClassVar[tuple[str, ...]] = ()
 
-    source: str
     offsets: np.ndarray
     docs: np.ndarray
     starts: np.ndarray
-    trained: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
+    @classmethod
+    def check(cls, config: MixtureConfig) -> None:
+        """Documents can have all that a mixture of them can ask for."""
 
-    @staticmethod
-    def packer(
-        data: LmDataConfig, seq_len: int, fields: Mapping[str, Any]
-    ) -> Callable[[str, Selection], tuple[PackedRows, dict[str, Any]]]:
-        return functools.partial(_pack, data, seq_len)
+    @classmethod
+    def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[PackedRows, dict[str, Any]]:
+        chosen, seq_len, over_length = selection.chosen, config.seq_len, config.data.over_length
+        try:
+            some = pieces(selection.cache.lengths[chosen], seq_len, over_length)
+        except DataError as error:
+            raise DataError(f"{name}/{selection.source}: {error}") from error
+        trained = _trained(selection, some)
+        kept = trained > 0
+        if not kept.any():
+            raise DataError(
+                f"{name}/{selection.source}: none of {len(chosen)} documents has a trained token within "
+                f"seq_len={seq_len} (over_length={over_length!r}); raise seq_len"
+            )
+        docs, starts, lengths = chosen[some.docs[kept]], some.starts[kept], some.lengths[kept]
+        policy = config.data.pack.get(name, True)
+        packs = pack(lengths, seq_len, None if policy is True else int(policy or 1))
+        rows = cls(selection.source, packs.sums(trained[kept]), packs.offsets, docs[packs.docs], starts[packs.docs])
+        return rows, {
+            "documents": len(set(docs.tolist())),
+            "tokens": int(lengths.sum()),
+            "truncated": some.truncated,
+            "split": some.split,
+            "dropped": {"over_length": some.dropped, "no_trained_token": int((~kept).sum())},
+        }
 
     def read(self, cache: TokenCache, rows: np.ndarray, seq_len: int) -> list[list[TokenRow]]:
         """The pieces in each of `rows`, all in one round of reads."""
@@ -60,32 +76,6 @@ class PackedRows:
             for document, start in zip(cache.read(self.docs[which]), self.starts[which].tolist(), strict=True)
         )
         return [list(itertools.islice(cut, count)) for count in (ends - firsts).tolist()]
-
-
-def _pack(data: LmDataConfig, seq_len: int, name: str, selection: Selection) -> tuple[PackedRows, dict[str, Any]]:
-    chosen, lengths = selection.chosen, selection.cache.lengths[selection.chosen]
-    try:
-        some = pieces(lengths, seq_len, data.over_length)
-    except DataError as error:
-        raise DataError(f"{name}/{selection.source}: {error}") from error
-    trained = _trained(selection, some)
-    kept = trained > 0
-    if not kept.any():
-        raise DataError(
-            f"{name}/{selection.source}: none of {len(chosen)} documents has a trained token within "
-            f"seq_len={seq_len} (over_length={data.over_length!r}); raise seq_len"
-        )
-    docs, starts, piece_lengths, trained = chosen[some.docs[kept]], some.starts[kept], some.lengths[kept], trained[kept]
-    policy = data.pack.get(name, True)
-    packs = pack(piece_lengths, seq_len, None if policy is True else int(policy or 1))
-    rows = PackedRows(selection.source, packs.offsets, docs[packs.docs], starts[packs.docs], packs.sums(trained))
-    return rows, {
-        "documents": len(set(docs.tolist())),
-        "tokens": int(piece_lengths.sum()),
-        "truncated": some.truncated,
-        "split": some.split,
-        "dropped": {"over_length": some.dropped, "no_trained_token": int((~kept).sum())},
-    }
 
 
 def _trained(selection: Selection, some: Pieces) -> np.ndarray:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from marin_sft.data.files import read_array, read_json, write_array
-from marin_sft.data.packing.kinds import KINDS, Rows
+from marin_sft.data.files import read_json
+from marin_sft.data.packing.documents import PackedRows
+from marin_sft.data.packing.pairs import PairRows
+from marin_sft.data.packing.rows import Rows
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import DOCUMENTS, VALIDATION
 from marin_sft.errors import ConfigError, DataError
 
 R = TypeVar("R", bound=Rows)
+KINDS: dict[str, type[Rows]] = {rows.kind: rows for rows in (PackedRows, PairRows)}
 
 
 @dataclass(frozen=True, eq=False)
 class PackedMixture:
-    """A mixture, whose mixture.json is read once, when it is opened.
+    """A mixture. `path`: the output of the mixture step; `tokenized`: those of the tokenize steps, by component.
 
-    `path`: the output of the mixture step; `tokenized`: those of the tokenize steps, by component.
+    `about`: what mixture.json holds, which is read once, when the mixture is opened.
     """
 
     path: str
@@ -29,8 +31,11 @@ class PackedMixture:
 
     @staticmethod
     def open(path: str, tokenized: Mapping[str, str]) -> PackedMixture:
-        """Raises DataError when there is none."""
-        return PackedMixture(path, tokenized, read_mixture(path))
+        """Raises DataError when there is no mixture."""
+        try:
+            return PackedMixture(path, tokenized, read_json(f"{path}/mixture.json"))
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no mixture.json; expected the output of a mixture step") from error
 
     @property
     def seq_len(self) -> int:
@@ -43,11 +48,7 @@ class PackedMixture:
 
     @property
     def trained(self) -> list[str]:
-        """The components with a weight above 0, sorted.
-
-        Raises:
-            ConfigError: there are none.
-        """
+        """The components with a weight above 0, sorted. Raises ConfigError when there are none."""
         names = sorted(self.about["order"]["stages"][0]["share_of_rows"])
         if not names:
             raise ConfigError(f"{self.path}: no component has a weight above 0; this mixture is for evaluation only")
@@ -71,8 +72,7 @@ class PackedMixture:
         if split not in splits:
             there = {name: sorted(splits) for name, splits in self.about["components"].items()}
             raise ConfigError(f"{component!r} has no {split} {rows.rows_are} in the mixture, which has {there}")
-        arrays = (read_array(_array(self.path, component, split, name)) for name in _arrays(rows))
-        return rows(splits[split]["source"], *arrays)
+        return rows.load(rows_path(self.path, component, split), splits[split]["source"])
 
     def cache(self, component: str, split: str) -> TokenCache:
         """Raises ConfigError when `tokenized` lacks the component."""
@@ -83,23 +83,5 @@ class PackedMixture:
         return TokenCache.open(f"{self.tokenized[component]}/{split}")
 
 
-def read_mixture(path: str) -> dict[str, Any]:
-    """The mixture.json of a mixture step's output. Raises DataError when there is none."""
-    try:
-        found: dict[str, Any] = read_json(f"{path}/mixture.json")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no mixture.json; expected the output of a mixture step") from error
-    return found
-
-
-def write_rows(path: str, component: str, split: str, rows: Rows) -> None:
-    for name in _arrays(type(rows)):
-        write_array(_array(path, component, split, name), getattr(rows, name))
-
-
-def _arrays(rows: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(rows) if field.name != "source"]
-
-
-def _array(path: str, component: str, split: str, name: str) -> str:
-    return f"{path}/packs/{component}/{split}/{name}.npy"
+def rows_path(path: str, component: str, split: str) -> str:
+    return f"{path}/packs/{component}/{split}"

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from marin_sft.data.chat.alignment import TokenRow
 
 BRANCHES = ("chosen", "rejected")
-LIMITS = ("max_prompt_length", "max_completion_length")
-"""Of `PairLimits`, those that are for pairs alone."""
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,20 @@ Nothing is packed before it is known which pairs make a batch.
 
 from __future__ import annotations
 
-import functools
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from marin_sft.data.chat.alignment import TokenRow
-from marin_sft.data.data_configs import LmDataConfig
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.packing.pair_limits import LIMITS, Kept, PairLimits
+from marin_sft.data.packing.pair_limits import Kept, PairLimits
+from marin_sft.data.packing.rows import Rows
 from marin_sft.data.packing.selection import Selection
+from marin_sft.data.step_configs import PAIR_FIELDS, MixtureConfig
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import PAIRS
 from marin_sft.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ _REASONS = ("over_length", "no_trained_token", "identical_pair")
 
 
 @dataclass(frozen=True, eq=False)
-class PairRows:
+class PairRows(Rows):
     """The pairs of one component and split that are used, in the order of the token cache.
 
     Pair i is pair `pairs[i]` of the token cache of split `source`: its documents 2 * pairs[i], chosen, and
@@ -40,28 +40,50 @@ class PairRows:
     called: ClassVar[str] = "preference pairs"
     rows_are: ClassVar[str] = "pairs"
     documents_each: ClassVar[int] = 2
-    fields: ClassVar[tuple[str, ...]] = LIMITS
+    fields: ClassVar[tuple[str, ...]] = PAIR_FIELDS
 
-    source: str
     pairs: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
-    trained: np.ndarray
     prompts: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    @staticmethod
-    def packer(
-        data: LmDataConfig, seq_len: int, fields: Mapping[str, Any]
-    ) -> Callable[[str, Selection], tuple[PairRows, dict[str, Any]]]:
-        alone = {name: pack for name, pack in data.pack.items() if pack is not True}
+    @classmethod
+    def check(cls, config: MixtureConfig) -> None:
+        alone = {name: pack for name, pack in config.data.pack.items() if pack is not True}
         if alone:
             raise ConfigError(
                 f"pack={alone}, and preference data, whose branches always share rows; expected pack=True"
             )
-        return functools.partial(_pack, PairLimits(seq_len, data.over_length, **fields))
+        _limits(config)
+
+    @classmethod
+    def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[PairRows, dict[str, Any]]:
+        """Of `truncated_...` the counts are pairs of which a branch is cut there."""
+        limits, counts = _limits(config), Counter[str]()
+        rows = _rows(selection, limits, counts)
+        where, of = f"{name}/{selection.source}", len(selection.chosen)
+        if counts["over_length"] and limits.over_length == "raise":
+            raise DataError(
+                f"{where}: {counts['over_length']} of {of} pairs have a branch longer than {limits.seq_len} tokens; "
+                "raise seq_len, set max_prompt_length and max_completion_length, or set over_length to 'truncate' or "
+                "'drop'"
+            )
+        dropped = {reason: counts[reason] for reason in _REASONS}
+        if not len(rows):
+            raise DataError(
+                f"{where}: none of {of} pairs is left within seq_len={limits.seq_len} (dropped: {dropped}); raise "
+                "seq_len, or set max_prompt_length"
+            )
+        return rows, {
+            "pairs": len(rows),
+            "documents": 2 * len(rows),
+            "tokens": int(rows.lengths.sum()),
+            "longest": int(rows.units(share_prefix=False).max()),
+            "longest_shared": int(rows.units(share_prefix=True).max()),
+            "truncated_prompts": counts["truncated_prompts"],
+            "truncated_completions": counts["truncated_completions"],
+            "dropped": dropped,
+        }
 
     def read(self, cache: TokenCache, pairs: np.ndarray, sides: np.ndarray) -> list[TokenRow]:
         """What is used of one side of each pair, all in one round of reads."""
@@ -86,32 +108,8 @@ class PairRows:
         return units
 
 
-def _pack(limits: PairLimits, name: str, selection: Selection) -> tuple[PairRows, dict[str, Any]]:
-    """Of `truncated_...` the counts are pairs of which a branch is cut there."""
-    counts = Counter[str]()
-    rows = _rows(selection, limits, counts)
-    where, of = f"{name}/{selection.source}", len(selection.chosen)
-    if counts["over_length"] and limits.over_length == "raise":
-        raise DataError(
-            f"{where}: {counts['over_length']} of {of} pairs have a branch longer than {limits.seq_len} tokens; raise "
-            "seq_len, set max_prompt_length and max_completion_length, or set over_length to 'truncate' or 'drop'"
-        )
-    dropped = {reason: counts[reason] for reason in _REASONS}
-    if not len(rows):
-        raise DataError(
-            f"{where}: none of {of} pairs is left within seq_len={limits.seq_len} (dropped: {dropped}); raise seq_len, "
-            "or set max_prompt_length"
-        )
-    return rows, {
-        "pairs": len(rows),
-        "documents": 2 * len(rows),
-        "tokens": int(rows.lengths.sum()),
-        "longest": int(rows.units(share_prefix=False).max()),
-        "longest_shared": int(rows.units(share_prefix=True).max()),
-        "truncated_prompts": counts["truncated_prompts"],
-        "truncated_completions": counts["truncated_completions"],
-        "dropped": dropped,
-    }
+def _limits(config: MixtureConfig) -> PairLimits:
+    return PairLimits(config.seq_len, config.data.over_length, config.max_prompt_length, config.max_completion_length)
 
 
 def _rows(selection: Selection, limits: PairLimits, counts: Counter[str]) -> PairRows:
@@ -129,7 +127,7 @@ def _rows(selection: Selection, limits: PairLimits, counts: Counter[str]) -> Pai
         table.extend([pair, _common_prompt(both, chosen, rejected), *line])
     columns = np.array(table, np.int64).reshape(-1, 8)
     starts, lengths, trained = np.moveaxis(columns[:, 2:].reshape(-1, 2, 3), -1, 0)
-    return PairRows(selection.source, columns[:, 0], starts, lengths, trained, prompts=columns[:, 1])
+    return PairRows(selection.source, trained, columns[:, 0], starts, lengths, columns[:, 1])
 
 
 def _read(cache: TokenCache, pairs: np.ndarray) -> Iterator[tuple[int, TokenRow, TokenRow]]:
