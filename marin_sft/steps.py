@@ -42,7 +42,7 @@ from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf import ExportConfig
 from marin_sft.export.hf import export_hf as run_export
-from marin_sft.export.hf_config import PeriodicExports
+from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.checks import check_fields
 from marin_sft.training.dpo import DPOConfig
 from marin_sft.training.dpo import dpo as run_dpo

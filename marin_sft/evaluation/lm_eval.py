@@ -27,7 +27,7 @@ def lm_eval(config: LmEvalConfig) -> None:
         TrainingError: a model that is no model directory.
     """
     from marin_sft.data.files import write_text
-    from marin_sft.training.models import hf_directory
+    from marin_sft.training.models.model_directory import ModelDirectory
 
     try:
         import torch
@@ -45,7 +45,7 @@ def lm_eval(config: LmEvalConfig) -> None:
     unknown = [task for task in config.tasks if task not in known]
     if unknown:
         raise ConfigError(f"tasks: the harness has no {unknown}; `lm_eval ls tasks` lists what it has")
-    with hf_directory.reading(config.model) as local:
+    with ModelDirectory(config.model).whole() as local:
         found: Any = simple_evaluate(
             model="hf",
             model_args={

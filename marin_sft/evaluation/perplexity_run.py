@@ -14,12 +14,13 @@ from marin_sft import progress
 from marin_sft.data.batches.packed_batches import ValidationBatches, validation_components
 from marin_sft.data.files import write_json
 from marin_sft.data.mixture import read_mixture
-from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+from marin_sft.data.tokenizer import vocabulary_hash
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.perplexity_config import PerplexityConfig
 from marin_sft.training import levanter_trainer
 from marin_sft.training.loss import Batch
 from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.validation import summed_nll
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
@@ -44,12 +45,13 @@ def run(config: PerplexityConfig) -> None:
     names = validation_components(config.mixture)
     if not names:
         raise DataError(f"{config.mixture}: no validation rows; give a mixture whose components have some")
-    if vocabulary_hash(load_tokenizer(config.model)) != read_mixture(config.mixture)["vocabulary"]:
+    directory = ModelDirectory(config.model)
+    if vocabulary_hash(directory.tokenizer()) != read_mixture(config.mixture)["vocabulary"]:
         raise DataError(
             f"{config.mixture} was made with another tokenizer than that of {config.model}; tokenize the validation "
             "data with the model's own"
         )
-    nll_of = _nll_of(config)
+    nll_of = _nll_of(config, directory)
     totals = {name: _total(config, name, nll_of) for name in names}
     metrics = sum(totals.values(), Total()).metrics()
     if len(totals) > 1:
@@ -72,13 +74,13 @@ def _total(config: PerplexityConfig, name: str, nll_of: Callable[[Batch], float]
     return total
 
 
-def _nll_of(config: PerplexityConfig) -> Callable[[Batch], float]:
+def _nll_of(config: PerplexityConfig, directory: ModelDirectory) -> Callable[[Batch], float]:
     """The summed NLL of a batch under the config's model, which is spread over all devices."""
     devices: Any = levanter_trainer.trainer_config(precision="fp32", seed=0)  # the model is loaded as it is asked for
     length = read_mixture(config.mixture)["seq_len"]
     with devices.use_device_mesh():
         model = levanter_model.load_model(
-            config.model, dtype=DTYPES[config.precision], axis_mapping=devices.parameter_axis_mapping
+            directory, dtype=DTYPES[config.precision], axis_mapping=devices.parameter_axis_mapping
         )
     if length > model.max_length:
         raise TrainingError(

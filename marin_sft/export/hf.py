@@ -19,12 +19,12 @@ def export_hf(config: ExportConfig) -> None:
     """
     from marin_sft.data.files import read_json
     from marin_sft.export.directory import write_export
-    from marin_sft.training.models import hf_directory
+    from marin_sft.training.models.model_directory import ModelDirectory
 
     try:
         metrics = read_json(f"{config.checkpoint}/metrics.json")
     except FileNotFoundError:
         metrics = {}
-    with hf_directory.reading(f"{config.checkpoint}/model") as trained:
-        tensors, shape = hf_directory.StoredTensors(trained), hf_directory.read_config(trained)
-        write_export(config.output_path, tensors, shape, config, metrics)
+    trained = ModelDirectory(f"{config.checkpoint}/model")
+    base = ModelDirectory(config.base_model)
+    write_export(config.output_path, trained.tensors(), trained.config, config, base, metrics)

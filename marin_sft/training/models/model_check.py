@@ -9,6 +9,7 @@ from marin_sft.data.files import read_json
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.levanter_bridge import with_defaults
+from marin_sft.training.models.model_directory import ModelDirectory, opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,7 @@ NAMES = {
 
 
 def check_model(expected: LlamaConfig, config: Mapping[str, Any], path: str) -> None:
-    """Compare with the fields of the `config.json` at `path` (see `hf_directory.read_config`).
+    """Compare with the fields of the `config.json` at `path` (see `ModelDirectory.config`).
 
     Raises:
         TrainingError: naming every field that differs, and both its values.
@@ -73,17 +74,15 @@ class Limits(NamedTuple):
         return getattr(self.shape, "sliding_window", None) is not None
 
 
-def limits_of(path: str) -> Limits:
+def limits_of(model: ModelDirectory | str) -> Limits:
     """The limits of the model in a Hugging Face directory."""
-    from marin_sft.training.models import hf_directory
     from marin_sft.training.models.architectures import levanter_config
 
-    with hf_directory.reading(path, weights=False) as local:
-        config = hf_directory.read_config(local)
+    config = opened(model).config
     return Limits(config["vocab_size"], levanter_config(config))
 
 
-def check_tokenizers(tokenized: Mapping[str, str], base_model: str, vocab_size: int) -> None:
+def check_tokenizers(tokenized: Mapping[str, str], base: ModelDirectory) -> None:
     """Check, as `check_tokenizer`, those that the outputs `tokenized` of tokenize steps were made with.
 
     Outputs of older versions do not say how many tokens their tokenizer has, and are left to `check_tokens`.
@@ -91,10 +90,10 @@ def check_tokenizers(tokenized: Mapping[str, str], base_model: str, vocab_size: 
     for path in tokenized.values():
         stats = read_json(f"{path}/stats.json")
         if "vocabulary_size" in stats:
-            check_tokenizer(stats["vocabulary_size"], stats["vocabulary"], base_model, vocab_size)
+            check_tokenizer(stats["vocabulary_size"], stats["vocabulary"], base, base.config["vocab_size"])
 
 
-def check_tokenizer(tokens: int, vocabulary: str, base_model: str, vocab_size: int) -> None:
+def check_tokenizer(tokens: int, vocabulary: str, base: ModelDirectory, vocab_size: int) -> None:
     """Raise TrainingError for a tokenizer with more tokens than the model, unless it is the base model's own: Gemma 3
     was published with an image token beyond its vocabulary.
 
@@ -102,16 +101,16 @@ def check_tokenizer(tokens: int, vocabulary: str, base_model: str, vocab_size: i
     """
     if tokens <= vocab_size:
         return
-    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+    from marin_sft.data.tokenizer import vocabulary_hash
 
     try:
-        own = vocabulary_hash(load_tokenizer(base_model))
+        own = vocabulary_hash(base.tokenizer())
     except ConfigError:  # the base model has none
         own = None
     if vocabulary != own:
         raise TrainingError(
             f"the tokenizer has {tokens} tokens, expected at most vocab_size = {vocab_size} of the model "
-            f"({base_model}/config.json): take the model's own tokenizer; or, if tokens were added to it, resize the "
+            f"({base.path}/config.json): take the model's own tokenizer; or, if tokens were added to it, resize the "
             "model's embeddings with transformers, and train the result"
         )
 
