@@ -16,16 +16,13 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.dialogues import Fields
 from marin_sft.data.messages.examples import BadRow, Example
 from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES, Shape, Slot, is_rated, may_be_rated
 from marin_sft.data.messages.turns import without_other_keys
-
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
-
 
 _WHETHER_TRAINED = ("train", "weight")
 _LOOKED_AT = 10  # of the keys of a row that fits no shape
