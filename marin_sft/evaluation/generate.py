@@ -19,9 +19,11 @@ from marin_sft import progress
 from marin_sft.data.chat.renderer import ChatRenderer
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.reading import BadRow, dialogue_of
-from marin_sft.data.rows.row_files import SourceRow, find_files, read_rows
+from marin_sft.data.rows.row_files import find_files, read_rows
+from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError, TrainingError
-from marin_sft.evaluation.decoding import Sampling, decode
+from marin_sft.evaluation.decoding import decode
+from marin_sft.evaluation.sampling import Sampling
 from marin_sft.evaluation.step_configs import GenerateConfig
 from marin_sft.paths import file_system
 from marin_sft.training.models import levanter_model
