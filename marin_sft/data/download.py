@@ -25,7 +25,7 @@ from marin_sft.data.remote.transfer import RemoteFile, fetch, patiently
 from marin_sft.data.remote.urls import remote_file
 from marin_sft.data.step_configs import DownloadConfig, DownloadUrlsConfig
 from marin_sft.errors import DataError
-from marin_sft.execution.backends import map_shards
+from marin_sft.execution.shards import map_shards
 
 PROVENANCE = ".provenance.json"
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")

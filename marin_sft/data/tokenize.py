@@ -32,21 +32,22 @@ from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.messages.detection import unused_keys
 from marin_sft.data.messages.examples import BadRow, Example
 from marin_sft.data.messages.reading import examples_of
-from marin_sft.data.rows.blocks import Span, plan_blocks, rows_of
+from marin_sft.data.rows.blocks import plan_blocks, rows_of
 from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, write_dropped
-from marin_sft.data.rows.row_files import SourceRow, count_rows, find_files
+from marin_sft.data.rows.row_files import count_rows, find_files
+from marin_sft.data.rows.source_rows import SourceRow, Span
 from marin_sft.data.step_configs import TokenizeConfig
 from marin_sft.data.token_cache import ROWS_PER_SHARD, Shard, finish_cache, write_shard
 from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
 from marin_sft.errors import DataError
-from marin_sft.execution.backends import map_shards
+from marin_sft.execution.shards import map_shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TRAIN, VALIDATION = "train", "validation"
-PAIRS = "pairs"
-"""The `kind` of a split of preference pairs. One of documents names none."""
+DOCUMENTS, PAIRS = "documents", "pairs"
+"""The `kind` of a split. One of documents does not name it."""
 
 
 @dataclass(frozen=True)

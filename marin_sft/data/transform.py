@@ -24,10 +24,11 @@ from marin_sft.data.files import write_json
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.rows.blocks import count_of, cut, rows_of
 from marin_sft.data.rows.dropped import Dropped, check_dropped, write_dropped
-from marin_sft.data.rows.row_files import SourceRow, Span, write_shard
+from marin_sft.data.rows.row_files import write_shard
+from marin_sft.data.rows.source_rows import SourceRow, Span
 from marin_sft.data.rows.splits import split_files, split_spans
 from marin_sft.data.step_configs import TransformConfig
-from marin_sft.execution.backends import map_shards
+from marin_sft.execution.shards import map_shards
 
 ROWS_PER_SHARD = 5000
 SHARDS_PER_TASK = 10

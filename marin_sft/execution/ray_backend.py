@@ -123,7 +123,9 @@ class RayBackend:
         elif isinstance(error, exceptions.WorkerCrashedError) and killed_here:
             done.set_exception(OutOfMemory(out_of_memory.killed_by_kernel_text()))
         elif isinstance(error, lost):
-            done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
+            # Of what Ray itself could not do, such as import a module of the task, the last line says what.
+            line = -1 if isinstance(error, exceptions.RaySystemError) else 0
+            done.set_exception(InfrastructureLoss(str(error).splitlines()[line].strip()))
         elif isinstance(error, raylet_lost):
             self._broken = not self._address
             done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))

@@ -40,7 +40,8 @@ from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import EarlierAttempts, OutputName, path_of_function
-from marin_sft.execution.store import Store, open_store
+from marin_sft.execution.store import Store
+from marin_sft.execution.stores import open_store
 from marin_sft.execution.terminal import visible
 from marin_sft.redaction import redacted
 
@@ -105,7 +106,7 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     started, clock = now(), time.monotonic()
     with (
         AttemptLog(store, output, own_process) as log,
-        Beat(store, task, claim, own_process, log) as beat,
+        Beat(store, task.directory, claim, task.beat_timeout, own_process, log) as beat,
         _exits(store, task),
     ):
         stamps = tuple(map(stamp_of, task.contents))

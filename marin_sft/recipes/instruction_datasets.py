@@ -13,15 +13,15 @@ Where the columns have usual names, no adapter is needed: the shape of each row 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from marin_sft.data import TransformConfig
 from marin_sft.data.adapters import Adapter, FormatAdapter, InputDatasetFormat, TransformAdapter
-from marin_sft.data.step_configs import TransformConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep
+from marin_sft.nearest import nearest
 from marin_sft.recipes.sources import default_download
 from marin_sft.steps import transform
 
@@ -328,7 +328,7 @@ def dataset_config(
         return dataclasses.replace(registry[name], **given)
     if "revision" in given:
         return kind(**{"hf_dataset_id": name, **given})
-    near = difflib.get_close_matches(name, registry, n=3, cutoff=0.4)
+    near = nearest(name, registry, most=3, cutoff=0.4)
     raise ConfigError(
         f"unknown dataset {name!r}; nearest: {', '.join(near) or 'none'}. For a dataset that is not registered, pass "
         "revision= (a commit of it) and, if its columns have unusual names, adapter="

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from marin_sft.data import TransformConfig
 from marin_sft.data.adapters import PreferenceTransformAdapter
-from marin_sft.data.step_configs import TransformConfig
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.recipes.instruction_datasets import InstructionDatasetConfig, dataset_config, transform_dataset_step
 

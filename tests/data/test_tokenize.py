@@ -14,8 +14,8 @@ from marin_sft.data.formats import (
     SupervisedLmDatasetFormat,
     TextLmDatasetFormat,
 )
-from marin_sft.data.rows.blocks import Span, plan_blocks
-from marin_sft.data.rows.row_files import SourceFile
+from marin_sft.data.rows.blocks import plan_blocks
+from marin_sft.data.rows.source_rows import SourceFile, Span
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, DataError

@@ -22,7 +22,7 @@ from marin_sft.execution.executor import (
     this_output_path,
 )
 from marin_sft.execution.graph import build_graph
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 from marin_sft.steps import tokenize
 
 
@@ -256,7 +256,7 @@ def test_a_function_that_was_edited_since_the_plan_was_made_fails_the_step(tmp_p
     assert not list(tmp_path.glob("store/use-*/commits/*"))
     again = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert [path.read_text() for path in tmp_path.glob("store/use-*/*/y")] == ["110"]
+    assert [path.read_text() for path in tmp_path.glob("store/use-*/latest/y")] == ["110"]
 
 
 _EDITED = """
@@ -277,7 +277,7 @@ class UseConfig:
     output_path: str = this_output_path()
 
 def edit(config):
-    Path("helper.py").write_text("def f(x):\\\\n    return x + 100\\\\n")
+    Path("helper.py").write_text("def f(x):\\n    return x + 100\\n")
     Path(config.output_path, "x").write_text("10")
 
 def use(config):

@@ -23,7 +23,7 @@ from marin_sft.execution.executor import (
     step_fn,
     this_output_path,
 )
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 from tests.gcs_server import Fault
 
 between_processes = pytest.mark.parametrize("prefix", ["local", "s3", "gcs"], indirect=True)
@@ -279,7 +279,7 @@ _ON_RAY = """
 import sys
 import fsspec
 from marin_sft import ExecutorStep, executor_main, step_fn, this_output_path, unversioned
-from marin_sft.execution.backends import map_shards
+from marin_sft.execution.shards import map_shards
 
 def write_shard(path):
     with fsspec.open(path, "w") as file:

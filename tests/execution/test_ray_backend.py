@@ -17,7 +17,7 @@ SCRIPT = """
     from pathlib import Path
     from marin_sft import CpuConfig, ExecutorStep, GpuConfig, RuntimeEnv
     from marin_sft import earlier_attempts, executor_main, step_fn, this_output_path
-    from marin_sft.execution.backends import map_shards
+    from marin_sft.execution.shards import map_shards
 
     def note(config, text):
         Path(config["out"], "note.txt").write_text(text)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os.path
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marin_sft.data.messages.dialogues import Fields, earlier_turns, question_turns, template_kwargs_of
 from marin_sft.data.messages.examples import BadRow, Message, Preference, TextPreference
 from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of
-from marin_sft.data.messages.turns import same_turn, turns_of, with_system
-
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.turns import MessageFormat, same_turn, turns_of, with_system
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
 Parts = tuple[list[Message], list[Message], list[Message]]
@@ -20,7 +17,7 @@ Parts = tuple[list[Message], list[Message], list[Message]]
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
-def read_preference(fields: Fields, format: ChatLmDatasetFormat) -> Preference | TextPreference:
+def read_preference(fields: Fields, format: MessageFormat) -> Preference | TextPreference:
     """The pair under `chosen` and `rejected`: strings, single messages, or lists of messages.
 
     Lists that begin with the user or the system are whole dialogues: their prompt is what they have in common, and a
@@ -48,7 +45,7 @@ def read_preference(fields: Fields, format: ChatLmDatasetFormat) -> Preference |
     return _pair((_prompt(fields, format), better, worse), fields, format)
 
 
-def _side(value: Any, where: str, format: ChatLmDatasetFormat) -> list[Message]:
+def _side(value: Any, where: str, format: MessageFormat) -> list[Message]:
     return isinstance(value, str) and _by_markers(value) or turns_of(value, format, where, "assistant")
 
 
@@ -59,7 +56,7 @@ def _answer(value: Any, fields: Fields) -> Any:
     return value.removeprefix(" ") if marked else value
 
 
-def read_ranked(fields: Fields, format: ChatLmDatasetFormat) -> list[Preference | TextPreference]:
+def read_ranked(fields: Fields, format: MessageFormat) -> list[Preference | TextPreference]:
     """Nectar: the best answer against each worse one, in the order of the row."""
     answers = fields["answers"]
     if not isinstance(answers, list) or not answers:
@@ -75,7 +72,7 @@ def read_ranked(fields: Fields, format: ChatLmDatasetFormat) -> list[Preference 
     return [read_preference(pair, format) for pair in pairs]
 
 
-def _pair(parts: Parts, fields: Fields, format: ChatLmDatasetFormat) -> Preference:
+def _pair(parts: Parts, fields: Fields, format: MessageFormat) -> Preference:
     prompt, chosen, rejected = parts
     if chosen == rejected:
         raise BadRow("identical_pair", "chosen and rejected are the same")
@@ -88,12 +85,12 @@ def _pair(parts: Parts, fields: Fields, format: ChatLmDatasetFormat) -> Preferen
     return Preference(prompt, chosen, rejected, tools_of(fields.get("tools")), template_kwargs_of(fields))
 
 
-def _prompt(fields: Fields, format: ChatLmDatasetFormat) -> list[Message]:
+def _prompt(fields: Fields, format: MessageFormat) -> list[Message]:
     """What both sides go on from, where they do not say it themselves."""
     return [*earlier_turns(fields.get("history")), *_last_prompt(fields, format)]
 
 
-def _last_prompt(fields: Fields, format: ChatLmDatasetFormat) -> list[Message]:
+def _last_prompt(fields: Fields, format: MessageFormat) -> list[Message]:
     given = {key: fields[key] for key in ("messages", "prompt", "instruction") if key in fields}
     if any(value != next(iter(given.values())) for value in given.values()):
         raise BadRow("ambiguous_format", f"{' and '.join(given)} say different things; name the prompt with columns")
@@ -110,9 +107,7 @@ def _last_prompt(fields: Fields, format: ChatLmDatasetFormat) -> list[Message]:
     return turns_of(fields["input"], format, "input", "user") if "input" in fields else []
 
 
-def _split_dialogues(
-    fields: Fields, chosen: list[Message], rejected: list[Message], format: ChatLmDatasetFormat
-) -> Parts:
+def _split_dialogues(fields: Fields, chosen: list[Message], rejected: list[Message], format: MessageFormat) -> Parts:
     """The prompt of two whole dialogues, and how each goes on."""
     prompt = fields.get("prompt")
     if isinstance(prompt, list):
@@ -140,7 +135,7 @@ def _split_dialogues(
     return chosen[:common], chosen[common:], rejected[common:]
 
 
-def _require_said_again(parts: Parts, fields: Fields, format: ChatLmDatasetFormat) -> None:
+def _require_said_again(parts: Parts, fields: Fields, format: MessageFormat) -> None:
     """Raise BadRow for a prompt, messages or the like that say what neither of two whole dialogues does."""
     prompt, chosen, rejected = parts
     if fields.get("history"):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marin_sft.data.messages.dialogues import Fields
 from marin_sft.data.messages.examples import BadRow, Tokens
 from marin_sft.data.messages.tool_calls import kind_of
-
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.turns import MessageFormat
 
 IGNORED_LABEL = -100
 _MAX_ID = 2**31 - 1
@@ -18,7 +16,7 @@ UNCLEAR_MASKS = ("loss_mask", "target_mask", "train_mask")
 """Some writers have them stand at the token that is trained, others at the token before it."""
 
 
-def read_tokens(fields: Fields, format: ChatLmDatasetFormat) -> Tokens:
+def read_tokens(fields: Fields, format: MessageFormat) -> Tokens:
     """Ids as they are. A token is a target where all masks and labels of the row say so; without any, all tokens are.
 
     `labels` stand at the token that they name, as in transformers, and are -100 where it is not trained.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from marin_sft.data.messages.dialogues import (
     Fields,
@@ -23,9 +23,7 @@ from marin_sft.data.messages.dialogues import (
 from marin_sft.data.messages.examples import Example
 from marin_sft.data.messages.preferences import read_preference, read_ranked
 from marin_sft.data.messages.pretokenized import UNCLEAR_MASKS, read_tokens
-
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.turns import MessageFormat
 
 
 class Slot(NamedTuple):
@@ -54,7 +52,7 @@ class Shape:
     name: str
     needs: tuple[str, ...]
     takes: tuple[str, ...]
-    read: Callable[[Fields, ChatLmDatasetFormat], Example | list[Any]]
+    read: Callable[[Fields, MessageFormat], Example | list[Any]]
     about: str
     aliases: tuple[str, ...] = ()
     rank: int = 0

@@ -6,13 +6,10 @@ Roles and contents stand under `role` and `content`, or `from` and `value` (Shar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from marin_sft.data.messages.examples import BadRow, Message
 from marin_sft.data.messages.tool_calls import can_be_encoded, kind_of, text_of, tool_calls_of, without_nulls
-
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
 
 TOOL_CALL = "tool_call"
 """The role of a turn that is nothing but calls of tools, as ShareGPT has it; it becomes an assistant turn."""
@@ -38,9 +35,28 @@ _OWN_KEYS = frozenset(("role", "content", *_REASONING_KEYS, "tool_calls", "tool_
 _READ_KEYS = frozenset((*_OWN_KEYS, *ROLE_KEYS, *CONTENT_KEYS, *_TRAIN_KEYS, "train_detail", "loss", "function_call"))
 
 
-def turns_of(
-    value: Any, format: ChatLmDatasetFormat, where: str = "messages", speaker: str | None = None
-) -> list[Message]:
+class MessageFormat(Protocol):
+    """What the user says of the messages in rows; the rest of a `ChatLmDatasetFormat` is about other things."""
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """From the role names of the rows to those of the template."""
+        ...
+
+    @property
+    def role_keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def content_keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def default_system(self) -> str | None: ...
+
+    @property
+    def drop_system(self) -> bool: ...
+
+
+def turns_of(value: Any, format: MessageFormat, where: str = "messages", speaker: str | None = None) -> list[Message]:
     """The turns in `value`: a list of messages, or, where there is a `speaker`, one message or a string that is theirs.
 
     Raises:
@@ -62,7 +78,7 @@ def turns_of(
     return [_plain_turn(raw, roles) or _turn(raw, format, f"{where}[{index}]") for index, raw in enumerate(value)]
 
 
-def with_system(turns: list[Message], column: Any, format: ChatLmDatasetFormat) -> list[Message]:
+def with_system(turns: list[Message], column: Any, format: MessageFormat) -> list[Message]:
     """`turns` with the system turn that they should have: their own, else the row's `column`, else the format's."""
     if format.drop_system:
         turns = [turn for turn in turns if turn["role"] not in _SYSTEM_ROLES]
@@ -117,7 +133,7 @@ def _plain_turn(raw: Any, roles: Mapping[str, str]) -> Message | None:
     return {"role": role, "content": content} if role and role != TOOL_CALL else None
 
 
-def _turn(raw: Any, format: ChatLmDatasetFormat, where: str) -> Message:
+def _turn(raw: Any, format: MessageFormat, where: str) -> Message:
     if not isinstance(raw, dict):
         raise BadRow("bad_messages", f"{where} is {kind_of(raw)}, expected an object with a role and a content")
     role, content = _role(raw, format, where), _one_of(raw, format.content_keys, where)
@@ -135,7 +151,7 @@ def _turn(raw: Any, format: ChatLmDatasetFormat, where: str) -> Message:
     return message if train is None else {**message, "train": train}
 
 
-def _other(raw: Message, format: ChatLmDatasetFormat) -> Message:
+def _other(raw: Message, format: MessageFormat) -> Message:
     """What else a message holds: the template may read it. Bytes, times and the like are no JSON and left out."""
     read = _READ_KEYS.union(format.role_keys, format.content_keys)
     kept: Message = {}
@@ -148,7 +164,7 @@ def _other(raw: Message, format: ChatLmDatasetFormat) -> Message:
     return kept
 
 
-def _role(raw: Message, format: ChatLmDatasetFormat, where: str) -> str:
+def _role(raw: Message, format: MessageFormat, where: str) -> str:
     names = {key: raw[key] for key in format.role_keys if raw.get(key) is not None}
     name = next(iter(names.values()), None)
     if len(names) > 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 from marin_sft.data.files import write_json_lines
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.rows.row_files import SourceRow
+from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError
 
 SAMPLES_PER_REASON = 5

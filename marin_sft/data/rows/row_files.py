@@ -18,16 +18,15 @@ import io
 import json
 import re
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
-from marin_sft.data.files import open_file
+from marin_sft.data.files import errors_of_reading, open_file
 from marin_sft.data.rows.saved_datasets import without_descriptions
+from marin_sft.data.rows.source_rows import SourceFile, SourceRow
 from marin_sft.data.rows.text_rows import (
     RawRow,
     count_json_lines,
@@ -53,31 +52,6 @@ _OTHER_COMPRESSIONS = (".xz", ".bz2", ".zip", ".lz4", ".br")
 _EXPECTED = ", ".join([*_TEXTS, *_TABLES])
 _ABOUT_DATA = re.compile(r"readme|licen[cs]e|dataset_infos?\.json|.*\.md$", re.IGNORECASE)
 _SHOWN = 5  # of the files passed over
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """`path` opens the file; `name` is the part of it that does not depend on where the data lies."""
-
-    path: str
-    name: str
-
-
-class SourceRow(NamedTuple):
-    """Line numbers count from 1; in a JSON list and in tables, rows count. `row` is a BadRow where it is unreadable."""
-
-    file: SourceFile
-    line: int
-    row: Any
-
-
-@dataclass(frozen=True)
-class Span:
-    """Rows `start` to `stop` of a file."""
-
-    file: SourceFile
-    start: int
-    stop: int
 
 
 def is_readable(path: str) -> bool:
@@ -218,15 +192,6 @@ def _reading(file: SourceFile) -> Iterator[Any]:
         raise DataError(f"{file.path}: cannot be read to its end ({error}); write or fetch it again") from error
     except ValueError as error:
         raise DataError(f"{file.path}: {error}") from error
-
-
-def errors_of_reading(path: str) -> tuple[type[Exception], ...]:
-    """What reading a file raises when it breaks off. fsspec lets errors of its web client through as they are."""
-    if path.startswith(("https://", "http://")):
-        import aiohttp
-
-        return (OSError, EOFError, zlib.error, aiohttp.ClientError)
-    return (OSError, EOFError, zlib.error)
 
 
 @contextlib.contextmanager

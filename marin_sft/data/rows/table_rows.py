@@ -17,9 +17,8 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from marin_sft.data.files import open_file
+from marin_sft.data.files import errors_of_reading, open_file
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.rows.row_files import errors_of_reading
 from marin_sft.errors import DataError
 
 _ROWS_AT_ONCE = 64

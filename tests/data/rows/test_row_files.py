@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.rows.row_files import SourceFile, count_rows, find_files, read_rows, write_rows, write_shard
+from marin_sft.data.rows.row_files import count_rows, find_files, read_rows, write_rows, write_shard
+from marin_sft.data.rows.source_rows import SourceFile
 from marin_sft.data.rows.text_rows import json_rows
 from marin_sft.errors import DataError
 from tests.hub_server import Fault, HubServer
@@ -338,7 +339,8 @@ DAMAGED = """
 import collections, io, json, random, sys
 import pyarrow as pa, pyarrow.ipc
 import pyarrow.parquet as pq
-from marin_sft.data.rows.row_files import SourceFile, count_rows, read_rows
+from marin_sft.data.rows.row_files import count_rows, read_rows
+from marin_sft.data.rows.source_rows import SourceFile
 from marin_sft.errors import DataError
 
 rows = [{"messages": [{"role": "user", "content": f"hi {i} é" * (i % 7)}], "n": i, "f": 0.5} for i in range(300)]
