@@ -179,16 +179,10 @@ NAME = re.compile(r"\b[a-z]\w*(?==)|^[a-z_]+$")
 
 
 def settings() -> set[str]:
-    values = [
-        *vars(marin_sft).values(),
-        *vars(steps).values(),
-        *vars(data).values(),
-        *vars(resources).values(),
-        *vars(trackers).values(),
-    ]
+    modules = (marin_sft, steps, data, resources, trackers)
+    values = [value for module in modules for value in vars(module).values()]
     classes = [value for value in values if dataclasses.is_dataclass(value)]
     functions = [value for value in values if inspect.isfunction(value)]
-    simple = SimpleSFTConfig
-    fields = {field.name for of in [*classes, simple] for field in dataclasses.fields(of)}
+    fields = {field.name for of in [*classes, SimpleSFTConfig] for field in dataclasses.fields(of)}
     arguments = {name for function in functions for name in inspect.signature(function).parameters}
     return fields | arguments | {function.__name__ for function in functions}
