@@ -49,7 +49,9 @@ def write_json(path: str, value: Any) -> None:
 
 
 def write_json_lines(path: str, values: Iterable[Any]) -> None:
-    write_text(path, "".join(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n" for value in values))
+    """Half a surrogate pair, which is no UTF-8, is written as its JSON escape."""
+    text = "".join(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n" for value in values)
+    write_text(path, text.encode(errors="backslashreplace").decode())
 
 
 def read_json(path: str) -> Any:

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from marin_sft import progress
-from marin_sft.data import token_cache
 from marin_sft.data.chat.renderer import encode_chat
 from marin_sft.data.formats import (
     ChatLmDatasetFormat,
@@ -23,7 +22,7 @@ from marin_sft.errors import ConfigError, DataError
 
 
 def test_tokenize(tmp_path, tokenizer, tokenizer_path, helpers, monkeypatch):
-    monkeypatch.setattr(token_cache, "ROWS_PER_SHARD", 16)
+    monkeypatch.setattr("marin_sft.data.tokenize.ROWS_PER_SHARD", 16)
     rows = helpers.chat_rows(50)
     helpers.write_jsonl(tmp_path / "raw/a.jsonl.gz", rows[:21])
     helpers.write_jsonl(tmp_path / "raw/b.jsonl", rows[21:40])

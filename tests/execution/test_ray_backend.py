@@ -124,6 +124,26 @@ def test_independent_steps_finish_and_failures_are_told_apart(launch):
     assert "data.txt has changed since the plan was made" in done.stdout
 
 
+def test_a_body_is_imported_by_the_worker_alone(tmp_path):
+    """Of a config's class in a script, which reaches the worker by value."""
+    body = "import os\ndef body(config): open(f'{config.out}/note.txt', 'w').write(str(os.getpid()))\n"
+    (tmp_path / "beside_the_script.py").write_text(body)
+    command = write_script(
+        tmp_path,
+        "from dataclasses import dataclass",
+        "from marin_sft.execution.step import StepConfig",
+        "@dataclass(frozen=True)",
+        "class Named(StepConfig, kind='named', body='beside_the_script:body', fresh_process=True):",
+        "    out: str = this_output_path()",
+        "executor_main(steps=[ExecutorStep('named', config=Named())])",
+        "print('here', os.getpid(), 'beside_the_script' in sys.modules)",
+    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    _, here, imported = done.stdout.splitlines()[-1].split()
+    assert imported == "False" and read(tmp_path, "named") != here
+
+
 def test_a_step_killed_for_its_memory_is_told_apart_and_not_retried(tmp_path):
     """Ray's memory monitor, with a limit of 1.5 GB above what is in use now."""
     command = write_script(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from marin_sft.data.formats import ChatLmDatasetFormat
 
 
+_WHETHER_TRAINED = ("train", "weight")
 _LOOKED_AT = 10  # of the keys of a row that fits no shape
 _BOOKKEEPING = frozenset(("id", "source", "metadata"))
 
@@ -34,6 +35,9 @@ _BOOKKEEPING = frozenset(("id", "source", "metadata"))
 def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
     """The examples that `row` holds, by the format's shape or the one that is found in it. Raises BadRow."""
     row = by_our_names(row, format)
+    for key in _WHETHER_TRAINED:
+        if row.get(key) in (False, 0) and not isinstance(row[key], str):
+            raise BadRow("not_trained", f"the row says {key} = {row[key]!r}")
     if format.shape is not None:
         return _read(SHAPE_BY_NAME[format.shape], row, format)
     shapes = find_shapes(row, format)

@@ -42,7 +42,7 @@ def read_messages(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
 
 def read_instruction(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
     """Alpaca and its kin: the input follows the instruction on a new line; `history` holds earlier turns."""
-    turns = _earlier_turns(fields.get("history"))
+    turns = earlier_turns(fields.get("history"))
     turns += question_turns(fields["instruction"], fields.get("input"), format, "instruction")
     turns += turns_of(fields["output"], format, "output", "assistant")
     return dialogue_from(turns, fields, format)
@@ -120,7 +120,7 @@ def read_segments(fields: Fields, format: ChatLmDatasetFormat) -> Segments:
     return Segments(pieces)
 
 
-def _earlier_turns(history: Any) -> list[Message]:
+def earlier_turns(history: Any) -> list[Message]:
     if history is None:
         return []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
@@ -132,11 +132,22 @@ def _earlier_turns(history: Any) -> list[Message]:
     ]
 
 
+_RATING_WORDS = frozenset(
+    ("-1", "yes", "no", "good", "bad", "desirable", "undesirable", "chosen", "rejected", "positive", "negative")
+)
+
+
 def as_rating(label: Any) -> bool | None:
     """Whether `label` says good or bad, also as formats without booleans write that; None for anything else."""
     if isinstance(label, bool | int | float) and label in (0, 1):
         return bool(label)
     return {"true": True, "false": False, "1": True, "0": False}.get(label.lower()) if isinstance(label, str) else None
+
+
+def may_rate(label: Any) -> bool:
+    """Whether `label` may say that something is good or bad, in whatever words."""
+    words = isinstance(label, str) and label.strip().lower() in _RATING_WORDS
+    return words or as_rating(label) is not None or (isinstance(label, int | float) and label == -1)
 
 
 def _label(label: Any) -> bool:

@@ -6,7 +6,7 @@ import os.path
 import re
 from typing import TYPE_CHECKING, Any
 
-from marin_sft.data.messages.dialogues import Fields, question_turns, template_kwargs_of
+from marin_sft.data.messages.dialogues import Fields, earlier_turns, question_turns, template_kwargs_of
 from marin_sft.data.messages.examples import BadRow, Message, Preference, TextPreference
 from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of
 from marin_sft.data.messages.turns import same_turn, turns_of, with_system
@@ -35,17 +35,28 @@ def read_preference(fields: Fields, format: ChatLmDatasetFormat) -> Preference |
         )
     if isinstance(chosen, str) and _is_plain(fields) and not _by_markers(chosen):
         return _text_pair(fields.get("prompt"), text_of(chosen, "chosen"), text_of(rejected, "rejected"))
-    better, worse = _side(chosen, "chosen", format), _side(rejected, "rejected", format)
+    better, worse = (
+        _side(_answer(value, fields), name, format) for name, value in (("chosen", chosen), ("rejected", rejected))
+    )
     whole = better[0]["role"] != "assistant"
     if whole != (worse[0]["role"] != "assistant"):
         raise BadRow("bad_pair", "one of chosen and rejected begins with the assistant, the other does not")
     if whole:
-        return _pair(_split_dialogues(fields, better, worse, format), fields, format)
+        parts = _split_dialogues(fields, better, worse, format)
+        _require_said_again(parts, fields, format)
+        return _pair(parts, fields, format)
     return _pair((_prompt(fields, format), better, worse), fields, format)
 
 
 def _side(value: Any, where: str, format: ChatLmDatasetFormat) -> list[Message]:
     return isinstance(value, str) and _by_markers(value) or turns_of(value, format, where, "assistant")
+
+
+def _answer(value: Any, fields: Fields) -> Any:
+    """An answer without the space that belongs to the "Assistant:" at the end of its prompt."""
+    prompt = fields.get("prompt")
+    marked = isinstance(value, str) and isinstance(prompt, str) and _by_markers(prompt)
+    return value.removeprefix(" ") if marked else value
 
 
 def read_ranked(fields: Fields, format: ChatLmDatasetFormat) -> list[Preference | TextPreference]:
@@ -79,6 +90,10 @@ def _pair(parts: Parts, fields: Fields, format: ChatLmDatasetFormat) -> Preferen
 
 def _prompt(fields: Fields, format: ChatLmDatasetFormat) -> list[Message]:
     """What both sides go on from, where they do not say it themselves."""
+    return [*earlier_turns(fields.get("history")), *_last_prompt(fields, format)]
+
+
+def _last_prompt(fields: Fields, format: ChatLmDatasetFormat) -> list[Message]:
     given = {key: fields[key] for key in ("messages", "prompt", "instruction") if key in fields}
     if any(value != next(iter(given.values())) for value in given.values()):
         raise BadRow("ambiguous_format", f"{' and '.join(given)} say different things; name the prompt with columns")
@@ -125,6 +140,32 @@ def _split_dialogues(
     return chosen[:common], chosen[common:], rejected[common:]
 
 
+def _require_said_again(parts: Parts, fields: Fields, format: ChatLmDatasetFormat) -> None:
+    """Raise BadRow for a prompt, messages or the like that say what neither of two whole dialogues does."""
+    prompt, chosen, rejected = parts
+    if fields.get("history"):
+        raise BadRow("ambiguous_format", "history, and chosen and rejected that are whole dialogues; expected one")
+    if "messages" in fields:
+        turns = turns_of(fields["messages"], format)
+        if not any(_same_turns(turns, [*prompt, *side][: len(turns)]) for side in (chosen, rejected)):
+            raise BadRow("ambiguous_format", "messages and chosen say different things; expected the same dialogue")
+    texts = [_bare(turn["content"]) for turn in prompt]
+    said = {key: fields[key] for key in ("prompt", "instruction", "input") if isinstance(fields.get(key), str)}
+    # One that agrees is enough: some data sets have the raw question too.
+    if said and not any(_says(_bare(text), texts) for text in said.values()):
+        names = " and ".join(said)
+        raise BadRow("ambiguous_format", f"{names} and the dialogues under chosen and rejected say different things")
+
+
+def _says(prompt: str, texts: list[str]) -> bool:
+    """Whether `prompt` is in one of `texts`, the turns of a prompt, or is a transcript that has the last of them."""
+    return any(prompt in text for text in texts) or bool(texts) and texts[-1] in prompt
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _same_turns(some: list[Message], others: list[Message]) -> bool:
     return len(some) == len(others) and all(map(same_turn, some, others))
 
@@ -132,7 +173,8 @@ def _same_turns(some: list[Message], others: list[Message]) -> bool:
 def _is_plain(fields: Fields) -> bool:
     """Whether a pair of strings is text, and no answers in a chat."""
     prompt = fields.get("prompt", "")
-    chat = fields.get("system") or tools_of(fields.get("tools")) or fields.keys() & {"messages", "instruction", "input"}
+    others = fields.keys() & {"messages", "instruction", "input", "history"}
+    chat = fields.get("system") or tools_of(fields.get("tools")) or others
     return isinstance(prompt, str) and not chat and not _by_markers(prompt)
 
 

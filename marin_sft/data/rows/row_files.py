@@ -11,10 +11,13 @@ table, or a row group at a time.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
 import json
+import re
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +51,8 @@ _TABLES = (".parquet", ".arrow")
 _COMPRESSIONS = (".gz", ".zst")
 _OTHER_COMPRESSIONS = (".xz", ".bz2", ".zip", ".lz4", ".br")
 _EXPECTED = ", ".join([*_TEXTS, *_TABLES])
+_ABOUT_DATA = re.compile(r"readme|licen[cs]e|dataset_infos?\.json|.*\.md$", re.IGNORECASE)
+_SHOWN = 5  # of the files passed over
 
 
 @dataclass(frozen=True)
@@ -120,10 +125,20 @@ def _matches(pattern: str) -> list[SourceFile]:
     found = _found(pattern)
     files = _named(pattern, found)
     if _is_directory(pattern, found):
-        files = [file for file in without_descriptions(files) if is_readable(file.path) or _is_packed(file.path)]
+        described = without_descriptions(files)
+        files = [file for file in described if is_readable(file.path) or _is_packed(file.path)]
+        _tell_passed_over(pattern, [file.name for file in described if file not in files])
     if not files:
         raise DataError(f"no file matches {pattern!r}; expected at least one of {_EXPECTED}{nearest_path(pattern)}")
     return files
+
+
+def _tell_passed_over(directory: str, names: Sequence[str]) -> None:
+    """Warn of files in a directory of rows that cannot be read; a README or a licence is none of its rows."""
+    names = [name for name in names if not _ABOUT_DATA.match(PurePosixPath(name).name)]
+    if names:
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        print(f"warning: {directory}: passed over {shown}; expected {_EXPECTED}", file=sys.stderr)
 
 
 def _is_packed(path: str) -> bool:
@@ -221,6 +236,9 @@ def _opened(path: str) -> Iterator[Any]:
         name = _name(path).lower()
         if name.endswith(_COMPRESSIONS) and not raw.read(1):
             raise EOFError("the file is empty")
+        raw.seek(0)
+        if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError("got UTF-16, expected UTF-8: save it again with that encoding")
         raw.seek(0)
         if name.endswith(".gz"):
             yield gzip.GzipFile(fileobj=raw)

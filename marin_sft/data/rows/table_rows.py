@@ -1,7 +1,8 @@
 """The rows of parquet and Arrow files, as values that JSON can hold.
 
 Structs are dicts, maps dicts with text for keys, missing values and numbers that are none null; times are ISO 8601,
-durations seconds, decimals text with all their digits, bytes base64.
+durations seconds, decimals text with all their digits. Bytes are text where they are UTF-8, since some writers do not
+mark text as such; other bytes are `{"base64": ...}`, which nothing takes for text.
 """
 
 from __future__ import annotations
@@ -185,8 +186,15 @@ def _converter_of_present(type: pa.DataType) -> Convert:
     if pa.types.is_decimal(type):
         return str
     if any(is_binary(type) for is_binary in _BINARIES):
-        return lambda value: base64.b64encode(value).decode()
+        return _text_or_base64
     return None
+
+
+def _text_or_base64(value: bytes) -> str | dict[str, str]:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode()}
 
 
 _TEXTS = (
