@@ -14,7 +14,7 @@ PACKAGE = ROOT / "marin_sft"
 # Top to bottom: a package may import from itself and from what stands above it.
 LAYERS = [
     "errors", "progress", "redaction", "paths", "disk", "execution",
-    "data", "training", "export", "evaluation", "steps", "run",
+    "data", "training", "export", "evaluation", "steps", "recipes", "run",
 ]  # fmt: skip
 VALUES_OF_EXECUTION = {"step", "resources", "backends"}
 BELOW_EXECUTION = {"data", "training", "export", "evaluation"}

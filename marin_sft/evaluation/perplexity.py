@@ -18,12 +18,13 @@ from marin_sft import progress
 from marin_sft.data.batches.packed_batches import ValidationBatches
 from marin_sft.data.files import write_json
 from marin_sft.data.packing.packed_mixture import PackedMixture
-from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+from marin_sft.data.tokenizer import vocabulary_hash
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.step_configs import PerplexityConfig
 from marin_sft.training import levanter_trainer
 from marin_sft.training.loss import Batch
 from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.validation import summed_nll
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
@@ -54,12 +55,13 @@ def perplexity(config: PerplexityConfig) -> None:
     mixture = PackedMixture.open(config.mixture, config.tokenized)
     if not mixture.validated:
         raise DataError(f"{config.mixture}: no validation rows; give a mixture whose components have some")
-    if vocabulary_hash(load_tokenizer(config.model)) != mixture.about["vocabulary"]:
+    directory = ModelDirectory(config.model)
+    if vocabulary_hash(directory.tokenizer()) != mixture.about["vocabulary"]:
         raise DataError(
             f"{config.mixture} was made with another tokenizer than that of {config.model}; tokenize the validation "
             "data with the model's own"
         )
-    nll_of = _nll_of(config, mixture.seq_len)
+    nll_of = _nll_of(config, directory, mixture.seq_len)
     totals = {name: _total(config, mixture, name, nll_of) for name in mixture.validated}
     metrics = sum(totals.values(), Total()).metrics()
     if len(totals) > 1:
@@ -82,12 +84,12 @@ def _total(config: PerplexityConfig, mixture: PackedMixture, name: str, nll_of: 
     return total
 
 
-def _nll_of(config: PerplexityConfig, length: int) -> Callable[[Batch], float]:
+def _nll_of(config: PerplexityConfig, directory: ModelDirectory, length: int) -> Callable[[Batch], float]:
     """The summed NLL of a batch of rows of `length` tokens under the config's model, spread over all devices."""
     devices: Any = levanter_trainer.trainer_config(precision="fp32", seed=0)  # the model is loaded as it is asked for
     with devices.use_device_mesh():
         model = levanter_model.load_model(
-            config.model, dtype=DTYPES[config.precision], axis_mapping=devices.parameter_axis_mapping
+            directory, dtype=DTYPES[config.precision], axis_mapping=devices.parameter_axis_mapping
         )
     if length > model.max_length:
         raise TrainingError(

@@ -24,6 +24,7 @@ from marin_sft.training.dpo_config import ReferenceConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_check import check_tokens, limits_of
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.references import logps_path
 
 
@@ -31,10 +32,11 @@ def run(config: ReferenceConfig) -> None:
     """Write the log-probabilities of every component and split of the mixture."""
     settings = levanter_trainer.trainer_config(precision=config.precision, seed=0)
     trainer = levanter_trainer.build_trainer(settings, optax.identity())
-    limits = limits_of(config.model)
+    directory = ModelDirectory(config.model)
+    limits = limits_of(directory)
     with trainer:
         adapter = None if config.adapter is None else LoraConfig(adapter_path=config.adapter)
-        model = levanter_model.load_model(config.model, axis_mapping=trainer.parameter_axis_mapping, lora=adapter)
+        model = levanter_model.load_model(directory, axis_mapping=trainer.parameter_axis_mapping, lora=adapter)
         model = hax.named_jit(trainer.mp.cast_to_compute)(model)
         logps_of = _compiled(trainer)
         mixture = PackedMixture.open(config.mixture, config.tokenized)

@@ -21,6 +21,8 @@ from marin_sft.training.run_config import RunConfig
 if TYPE_CHECKING:
     import numpy as np
 
+    from marin_sft.training.models.model_directory import ModelDirectory
+
 LR_SCHEDULES = ("constant", "linear", "cosine", "inv_sqrt", "wsd")
 NEVER_DECAY = ("constant", "inv_sqrt")  # of them: those for which `decay` has no meaning
 DEFAULT_MIN_LR_RATIO = 0.1
@@ -37,7 +39,7 @@ INSTEAD = {
 
 
 class Exporter(Protocol):
-    """Writes the model every `steps` steps and after the last: see `marin_sft.export.hf_config.PeriodicExports`.
+    """Writes the model every `steps` steps and after the last: see `marin_sft.export.periodic.PeriodicExports`.
 
     check: raises before the first step for what would make `write` fail, whatever the weights are.
     """
@@ -45,13 +47,13 @@ class Exporter(Protocol):
     @property
     def steps(self) -> int: ...
 
-    def check(self, config: Mapping[str, Any]) -> None: ...
+    def check(self, base: ModelDirectory) -> None: ...
 
     def write(
         self,
         path: str,
         tensors: Mapping[str, np.ndarray],
-        config: Mapping[str, Any],
+        base: ModelDirectory,
         metrics: Mapping[str, float],
     ) -> None: ...
 

@@ -25,7 +25,8 @@ from marin_sft.training.dpo_loss_types import LOSS_TYPES
 from marin_sft.training.dpo_run import DPOObjective
 from marin_sft.training.fakes import word_tokenizer
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.models import MistralConfig, hf_directory, levanter_model
+from marin_sft.training.models import MistralConfig, levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
@@ -389,7 +390,7 @@ def test_it_goes_on_in_the_same_bits(data, base_model, tmp_path, monkeypatch):
             dpo(config_for(data, base_model, tmp_path / "first", **options))
     config = config_for(data, base_model, tmp_path / "second", **options)
     dpo(dataclasses.replace(config, earlier_attempts=(str(tmp_path / "first"),)))
-    whole, resumed = (hf_directory.read_tensors(str(tmp_path / name / "model")) for name in ("whole", "second"))
+    whole, resumed = (dict(ModelDirectory(str(tmp_path / name / "model")).tensors()) for name in ("whole", "second"))
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
     without_speed = [
         [{k: v for k, v in line.items() if "per_second" not in k} for line in logged(tmp_path / name)]

@@ -12,7 +12,8 @@ from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.execution.step import unversioned
 from marin_sft.training import train_run
 from marin_sft.training.fakes import CountingBatches
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import run, train
 from tests.training.small_runs import chat_mixture, logged, sft_config
@@ -25,7 +26,7 @@ def config_for(base_model: str, output: Path, **changes) -> SFTConfig:
 
 
 def tensors_of(output: Path) -> dict[str, np.ndarray]:
-    return hf_directory.read_tensors(str(output / "model"))
+    return dict(ModelDirectory(str(output / "model")).tensors())
 
 
 @pytest.fixture(scope="module")
