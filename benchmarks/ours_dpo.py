@@ -179,10 +179,10 @@ def train(folder: str, mode: str) -> dict[str, Any]:
 def _rows(config: Any) -> dict[str, Any]:
     """How full the rows of the measured steps were, and how many of their tokens targets."""
     from marin_sft.data.batches.pair_batches import PairBatches
+    from marin_sft.data.packing.packed_mixture import PackedMixture
 
-    batches = PairBatches(
-        config.mixture, config.tokenized, BATCH_SIZE, config.seed, share_prefix=config.share_prefix is None
-    )
+    mixture = PackedMixture.open(config.mixture, config.tokenized)
+    batches = PairBatches(mixture, BATCH_SIZE, config.seed, share_prefix=config.share_prefix is None)
     there = [batches.batch(step) for step in range(batches.rows_per_epoch // BATCH_SIZE)]
     places = sum(batch.tokens.size for batch in there)
     return {

@@ -66,8 +66,9 @@ def prepare(folder: str, rows: str) -> dict[str, float]:
 
 def _batches(folder: str) -> Any:
     from marin_sft.data.batches.packed_batches import PackedBatches
+    from marin_sft.data.packing.packed_mixture import PackedMixture
 
-    return PackedBatches(f"{folder}/mixture", {"chat": f"{folder}/tokenized"}, BATCH_SIZE)
+    return PackedBatches(PackedMixture.open(f"{folder}/mixture", {"chat": f"{folder}/tokenized"}), BATCH_SIZE)
 
 
 def train(folder: str, steps: str) -> dict[str, float]:

@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from marin_sft.errors import DamagedFile
+from marin_sft.errors import DamagedFile, StoreError
 from marin_sft.execution.documents import read_document
 from marin_sft.execution.fingerprint import Payload, canonical_json
 from marin_sft.execution.process import ProcessIdentity
@@ -214,7 +214,10 @@ def _newest_commit(store: Store, directory: str, numbers: list[int], tombstone: 
 
 def read_commit(store: Store, directory: str, number: int) -> Commit | None:
     path = f"{store.path(directory)}/commits/{number:06}.json"
-    advice = "put it back from a copy, or remove it: then the step has no such commit, and runs again if it is needed"
+    advice = (
+        "put it back from a copy; or remove it, and run the step again with --force_run: until then an older commit of "
+        "it counts, if it has one"
+    )
     return read_document(store, path, Commit, advice, lambda commit: _fits(commit, number))
 
 
@@ -243,6 +246,16 @@ def output_digest(files: list[FileInfo]) -> str | None:
     if any(file.digest is None for file in files):
         return None
     return hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
+
+
+def damaged_files(store: Store, output: str) -> list[str]:
+    """The files of a committed output that are gone, or have another size, as far as its list of files can be read."""
+    try:
+        committed = {file["path"]: file["size"] for file in json.loads(store.read(f"{output}/.files.json") or b"[]")}
+        there = store.sizes(output)
+    except (ValueError, TypeError, KeyError, StoreError):
+        return []
+    return [path for path, size in committed.items() if there.get(path) != size]
 
 
 def publish(store: Store, directory: str, commit: Commit) -> Commit | None:

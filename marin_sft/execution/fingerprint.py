@@ -26,7 +26,7 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.configs import Part, parts_of, references
 from marin_sft.execution.contents import LocalContent, kind_in_name, read_content
 from marin_sft.execution.resources import Resources
-from marin_sft.execution.source import canonical_code, canonical_function, name_of
+from marin_sft.execution.source import canonical_code, canonical_function, check_exists, name_of
 from marin_sft.execution.step import (
     EarlierAttempts,
     ExecutorStep,
@@ -52,10 +52,12 @@ def payload_of(
     contents: gets the local files that count by what they hold.
 
     Raises:
-        ConfigError: for a value without a stable text; the message names the step and the field.
+        ConfigError: for a value without a stable text, or a body that is not there; the message names the step and the
+            field.
     """
     try:
         kind = kind_of(step.fn)
+        check_exists(step.fn)
         config = _Canonical(fingerprint_of, [] if contents is None else contents).config(step.config)
     except ConfigError as error:
         raise ConfigError(f"step '{step.name}' {error}") from None
@@ -70,6 +72,35 @@ def fingerprint_of_payload(payload: Payload) -> str:
 def canonical_json(value: Any) -> str:
     """The one text of a JSON value: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def code_in(config: Any) -> dict[str, str]:
+    """Digests of the functions and methods in a config, by where they stand: what their modules' files hold now.
+
+    Those of `__main__` are left out: they travel to a worker by themselves.
+
+    Raises:
+        ConfigError: for code that cannot be read.
+    """
+    canonical = _Canonical(lambda step: "", [])
+    found: dict[str, str] = {}
+
+    def visit(part: Part) -> None:
+        value = part.value
+        if isinstance(value, types.FunctionType):
+            described: Any = canonical.value(value, part.path) if value.__module__ != "__main__" else {}
+        elif dataclasses.is_dataclass(value) and type(value).__module__ != "__main__":
+            described = canonical.code(type(value), part.path)
+        else:
+            described = {}
+        if described:
+            found[part.path] = hashlib.sha256(canonical_json(described).encode()).hexdigest()
+        for child in parts_of(value, part.path) or () if _counts(part) else ():
+            visit(child)
+
+    for part in parts_of(config, "config") or ():
+        visit(part)
+    return found
 
 
 class _Canonical:
@@ -97,12 +128,12 @@ class _Canonical:
             return {(f"${key}" if key.startswith("$") else key): child for key, child in children}
         if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
             return [child for _, child in children]
-        return {"$class": name_of(type(value)), **self._code(type(value), path), **dict(children)}
+        return {"$class": name_of(type(value)), **self.code(type(value), path), **dict(children)}
 
     def _children(self, parts: list[Part]) -> list[tuple[Any, Any]]:
         return [(part.key, self.value(part.value, part.path)) for part in map(_as_declared, parts) if _counts(part)]
 
-    def _code(self, of: type, path: str) -> dict[str, Any]:
+    def code(self, of: type, path: str) -> dict[str, Any]:
         return self._once(of, lambda: canonical_code(of, path, self._referred)) or {}
 
     def _once(self, thing: Any, describe: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:

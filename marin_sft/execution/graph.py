@@ -10,10 +10,10 @@ from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.configs import references
 from marin_sft.execution.contents import LocalContent
 from marin_sft.execution.differences import leaf_differences
-from marin_sft.execution.fingerprint import Payload, fingerprint_of_payload, payload_of
+from marin_sft.execution.fingerprint import Payload, code_in, fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import check_resources
 from marin_sft.execution.source import source_digest
-from marin_sft.execution.step import ExecutorStep, kind_of
+from marin_sft.execution.step import ExecutorStep, kind_of, path_of_function
 from marin_sft.redaction import has_token
 
 _NAME_BYTES = 255
@@ -26,7 +26,7 @@ class Node:
 
     `directory` is relative to the prefix unless the step overrides it with an absolute path or a URL.
     `inputs` are the steps waited for; `nonblocking` those only looked at. Both without repeats, in config order.
-    `contents` are the local files in its config.
+    `contents` are the local files in its config, `code` the functions, see `code_in`.
     """
 
     step: ExecutorStep[Any]
@@ -36,6 +36,7 @@ class Node:
     inputs: tuple[Node, ...]
     nonblocking: tuple[Node, ...]
     contents: tuple[LocalContent, ...]
+    code: dict[str, str]
 
     @property
     def name(self) -> str:
@@ -99,7 +100,7 @@ def _make_node(step: ExecutorStep[Any], by_step: dict[int, Node]) -> Node:
     fingerprint = fingerprint_of_payload(payload)
     directory = (step.override_output_path or f"{step.name}-{fingerprint[:10]}").rstrip("/")
     _check_lengths(step.name, directory)
-    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents))
+    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents), code_in(step.config))
 
 
 def _check_lengths(name: str, directory: str) -> None:
@@ -181,19 +182,16 @@ def _check_kinds(nodes: Iterable[Node]) -> None:
     """Two functions of one kind would make different outputs look the same to the steps below."""
     functions: dict[str, Node] = {}
     for node in nodes:
-        other = functions.setdefault(kind_of(node.step.fn).kind, node)
+        kind = kind_of(node.step.fn).kind
+        other = functions.setdefault(kind, node)
         if not _same_function(other.step.fn, node.step.fn):
             raise GraphError(
-                f"steps '{other.name}' and '{node.name}' run different functions of one kind "
-                f"'{kind_of(node.step.fn).kind}' ({_where(other)} and {_where(node)}): "
-                'name one of them with @step_fn(kind="...")'
+                f"steps '{other.name}' and '{node.name}' run different functions of one kind '{kind}' "
+                f"({path_of_function(other.step.fn)} and {path_of_function(node.step.fn)}): name one of them with "
+                '@step_fn(kind="...")'
             )
 
 
 def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
     # A script imported by another module exists twice, as __main__ and under its name: the source decides.
-    return one is other or source_digest(one) is not None and source_digest(one) == source_digest(other)
-
-
-def _where(node: Node) -> str:
-    return f"{node.step.fn.__module__}.{node.step.fn.__qualname__}"
+    return one == other or source_digest(one) is not None and source_digest(one) == source_digest(other)

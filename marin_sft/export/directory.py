@@ -101,7 +101,7 @@ def _files(
 
     Raises as `write_export`.
     """
-    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_size
+    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
 
     if export.tokenizer in (None, base.path):
         tokenizer = base.tokenizer(export.chat_template)
@@ -112,7 +112,8 @@ def _files(
     config = serving.model_config(trained, tensors, export.dtype or _dtype_of(base.config), generation["eos_token_id"])
     changed = ("torch_dtype", "architectures", "tie_word_embeddings", "eos_token_id", "pad_token_id")
     try:
-        check_tokenizer(vocabulary_size(tokenizer), vocabulary_hash(tokenizer), base, config["vocab_size"])
+        sizes = vocabulary_size(tokenizer), vocabulary_hash(tokenizer), vocabulary_sample(tokenizer)
+        check_tokenizer(*sizes, base, config["vocab_size"])
     except TrainingError as error:
         raise ExportError(str(error)) from error
     return _Files(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from marin_sft.data.batches.training_steps import Epochs
+from marin_sft.data.batches.epochs import Epochs
 from marin_sft.training.optimization.schedules import without_rounding
 from marin_sft.training.train_config import TrainConfig
 

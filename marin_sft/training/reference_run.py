@@ -14,7 +14,7 @@ import optax
 from marin_sft import progress
 from marin_sft.data.batches.pair_batches import PairValidation
 from marin_sft.data.files import write_array
-from marin_sft.data.mixture import read_mixture
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.errors import TrainingError
 from marin_sft.training import levanter_trainer
 from marin_sft.training.activations import shares_prefix
@@ -39,11 +39,11 @@ def run(config: ReferenceConfig) -> None:
         model = levanter_model.load_model(directory, axis_mapping=trainer.parameter_axis_mapping, lora=adapter)
         model = hax.named_jit(trainer.mp.cast_to_compute)(model)
         logps_of = _compiled(trainer)
-        for component, splits in sorted(read_mixture(config.mixture)["components"].items()):
+        mixture = PackedMixture.open(config.mixture, config.tokenized)
+        for component, splits in sorted(mixture.about["components"].items()):
             for split, counts in sorted(splits.items()):
                 batches = PairValidation(
-                    config.mixture,
-                    config.tokenized,
+                    mixture,
                     component,
                     config.batch_size,
                     split=split,

@@ -4,15 +4,13 @@ import json
 
 import pytest
 
-from marin_sft.data import token_cache
 from marin_sft.data.chat.templates import has_generation_tags
 from marin_sft.data.formats import ChatLmDatasetFormat, PreferenceChatLmDatasetFormat
-from marin_sft.data.mixture import read_mixture
-from marin_sft.data.packing.pair_mixture import read_pairs
 from marin_sft.data.preview import preview
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, DataError
+from tests.data.on_disk import read_mixture, read_pairs
 from tests.data.pair_data import write_mixture
 
 USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "hi"), ("assistant", "ho"), ("assistant", "no")))
@@ -117,7 +115,7 @@ def test_what_is_dropped_is_counted(tokenized):
 
 
 def test_shards_hold_whole_pairs(tokenized, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_cache, "ROWS_PER_SHARD", 3)
+    monkeypatch.setattr("marin_sft.data.tokenize.ROWS_PER_SHARD", 3)
     ranked = {"prompt": "q", "answers": [{"answer": text, "rank": rank} for rank, text in enumerate("abc", 1)]}
     stats, documents = tokenized([*chat_pairs(5), ranked, *chat_pairs(2)])
     assert stats["pairs"] == 9 and len(documents) == 18

@@ -60,7 +60,7 @@ def test_a_failure_that_cannot_be_read_is_still_a_failure(store, kind):
 
 
 NAMED = {
-    "c-*/commits/000001.json": "put it back from a copy, or remove it: then the step has no such commit",
+    "c-*/commits/000001.json": "put it back from a copy; or remove it, and run the step again with --force_run",
     "interrupted-*/claims/000001.json": "if no launch works on the step, remove it, and",
     "half_removed-*/claims/tombstone.json": "removed by hand, what is left of that part is kept",
 }
@@ -87,7 +87,7 @@ def test_anything_else_is_an_error_that_names_the_file_and_the_way_out(store, pa
 def test_status_tells_of_a_damaged_step_among_the_others(store, capsys):
     file = file_of(store, "b-*/commits/000001.json")
     file.write_bytes(b"")
-    from marin_sft.execution.store import open_store
+    from marin_sft.execution.stores import open_store
     from marin_sft.run.status import read_statuses
 
     found = {item.name: item for item in read_statuses(open_store(str(store)), None)}

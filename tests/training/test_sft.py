@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from marin_sft.data.batches.packed_batches import PackedBatches
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.execution.step import unversioned
 from marin_sft.training import train_run
@@ -166,7 +167,7 @@ def test_an_epoch_ends_with_the_rows_that_are_left(base_model, tmp_path, capsys,
     assert "training for 2 epochs of 6 rows: 4 steps of 4 rows, the last of an epoch of 2\n" in capsys.readouterr().out
     lines = logged(tmp_path / "run")
     assert [line["epoch"] for line in lines] == pytest.approx([4 / 6, 1, 10 / 6, 2])
-    one_by_one = PackedBatches(mixed, tokenized, 1)  # the same order, a row a batch
+    one_by_one = PackedBatches(PackedMixture.open(mixed, tokenized), 1)  # the same order, a row a batch
     rows = [one_by_one.batch(i) for i in range(12)]
     model = levanter_model.load_model(base_model)
     for line, some in zip(lines, (rows[:4], rows[4:6], rows[6:10], rows[10:]), strict=True):

@@ -12,6 +12,7 @@ import transformers
 from marin_sft.data.batches.packed_batches import PackedBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.sft import SFTConfig
@@ -75,7 +76,7 @@ def train_with_torch(config: SFTConfig) -> tuple[list[tuple[float, float]], dict
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
     )
-    batches = PackedBatches(config.mixture, config.tokenized, config.train_batch_size, config.seed)
+    batches = PackedBatches(PackedMixture.open(config.mixture, config.tokenized), config.train_batch_size, config.seed)
     figures = []
     for step in range(STEPS):
         some = documents(batches, step)
@@ -100,7 +101,7 @@ def test_steps_are_those_of_torch(config):
 
 
 def test_trained_tokens_are_known_without_reading(config):
-    batches = PackedBatches(config.mixture, config.tokenized, config.train_batch_size, config.seed)
+    batches = PackedBatches(PackedMixture.open(config.mixture, config.tokenized), config.train_batch_size, config.seed)
     for step in range(STEPS):
         whole = batches.batch(step)
         assert batches.trained_tokens(step) == whole.trained_tokens > 0
