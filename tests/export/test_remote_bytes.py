@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from marin_sft.evaluation import generate_run
-from marin_sft.evaluation.generate_config import GenerateConfig
+from marin_sft.evaluation.generate import GenerateConfig, generate
 from marin_sft.export.hf import ExportConfig, export_hf
 from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.fakes import CountingBatches
@@ -69,7 +68,7 @@ def test_an_export_reads_and_writes_the_weights_once(files, base_model, checkpoi
 def test_an_evaluation_reads_the_model_once(files, base_model, tmp_path):
     row = {"messages": [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]}
     (tmp_path / "prompts.jsonl").write_text(json.dumps(row) + "\n")
-    generate_run.run(
+    generate(
         GenerateConfig(
             model=files.put("base", base_model),
             prompts={"some": str(tmp_path / "prompts.jsonl")},
