@@ -10,7 +10,7 @@ from typing import Any
 from experiments.training_options import TrainingOptions
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
-from marin_sft.steps import Source
+from marin_sft.inputs import Source
 from marin_sft.training.checks import check_types
 from marin_sft.training.lora_config import LoraConfig
 
