@@ -11,9 +11,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.simple_dpo_config import SimpleDPOConfig
-from experiments.simple_sft_config import SimpleSFTConfig
-from experiments.simple_train_config import SimpleTrainConfig
+from experiments.simple_configs import (
+    FineTuning,
+    SimpleConfig,
+    SimpleDPOConfig,
+    SimpleSFTConfig,
+    SimpleTrainConfig,
+)
 from experiments.sources import (
     MODEL_FILES,
     TOKENIZER_FILES,
@@ -40,7 +44,6 @@ from marin_sft.training.metrics.trackers import with_tags
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.levanter_configs import from_levanter as from_levanter_model
 from marin_sft.training.sft import SFTConfig
-from marin_sft.training.train_config import TrainConfig
 
 __all__ = [
     "MODEL_FILES",
@@ -118,29 +121,7 @@ def default_train(
         ConfigError: settings that contradict each other.
     """
     where = f"default_train('{name}')"
-    shape = None if model_config is None else from_levanter_model(model_config, scaled_rope=base_model is not None)
-    data = training_data(where, tokenized)
-    seq_len = train_config.train_seq_len or (None if shape is None else shape.max_seq_len)
-    if seq_len is None:
-        raise ConfigError(f"{where}: neither a model_config nor train_seq_len; expected one to say how long rows are")
-    if shape is not None and seq_len > shape.max_seq_len:
-        raise ConfigError(
-            f"{where}: rows of {seq_len} tokens, but the model config's max_seq_len is {shape.max_seq_len}; expected "
-            "at most that: dataclasses.replace(model_config, max_seq_len=...) if the model can take more"
-        )
-    if base_model is None:
-        base_model = _random_weights(where, name, data, shape, train_config.seed)
-    trained = sft(
-        name,
-        mixture=mixture(name, data, seq_len=seq_len),
-        base_model=model_of(base_model, where),
-        expected_model=shape,
-        resources=train_config.resources,
-        steps_per_hf_export=train_config.hf_cadence(),
-        hf_generation_eos_token_ids=train_config.hf_generation_eos_token_ids,
-        **_settings_of_training(train_config, SFTConfig, tags),
-    )
-    return dataclasses.replace(trained, description=_description(name, tags))
+    return _fine_tuned(where, name, training_data(where, tokenized), model_config, train_config, base_model, tags)
 
 
 def default_sft(
@@ -165,22 +146,9 @@ def default_sft(
         ConfigError: data that were tokenized otherwise than `sft_config` says, or settings that contradict each other.
     """
     where = f"default_sft('{name}')"
-    data = training_data(
-        where,
-        tokenized,
-        mixture_weights,
-        stop_strategy=sft_config.stops(),
-        mixture_block_size=sft_config.mixture_block_size,
-    )
-    check_tokenization(
-        where,
-        data,
-        tokenizer=None if sft_config.tokenizer is None else tokenizer_of(sft_config.tokenizer, where),
-        input_role=sft_config.input_role,
-        output_role=sft_config.output_role,
-    )
-    config, base_model = sft_config.train_config(), sft_config.base_model()
-    return default_train(name, data, model_config, config, tags=("sft", *tags), base_model=base_model)
+    data = training_data(where, tokenized, mixture_weights, **sft_config.mixing())
+    _check_tokenization(where, data, sft_config)
+    return _fine_tuned(where, name, data, model_config, sft_config, sft_config.base_model(), ("sft", *tags))
 
 
 def default_dpo(
@@ -206,32 +174,63 @@ def default_dpo(
         ConfigError: data that were tokenized otherwise than `dpo_config` says, or settings that contradict each other.
     """
     where = f"default_dpo('{name}')"
-    shared = dpo_config.shared()
     data = training_data(where, tokenized, mixture_weights)
-    if dpo_config.validation_split_fraction and not _keeps_some_out(data):
-        data = dataclasses.replace(data, validation_fraction=dpo_config.validation_split_fraction)
-    tokenizer = None if shared.tokenizer is None else tokenizer_of(shared.tokenizer, where)
-    check_tokenization(where, data, tokenizer=tokenizer, input_role=None, output_role=None)
-    pairs = mixture(
-        f"pairs_{'_'.join(data.training)}",
-        data,
-        seq_len=dpo_config.longest(),
-        max_prompt_length=dpo_config.max_prompt_length,
-        max_completion_length=dpo_config.max_completion_length,
-    )
-    config, reference = shared.train_config(), dpo_config.reference_model_path
+    if dpo_config.held_out() and not _keeps_some_out(data):
+        data = dataclasses.replace(data, validation_fraction=dpo_config.held_out())
+    _check_tokenization(where, data, dpo_config)
+    reference, tags = dpo_config.reference(), ("dpo", *tags)
     trained = dpo(
         name,
-        mixture=pairs,
-        base_model=model_of(shared.base_model(), where),
+        mixture=mixture(f"pairs_{'_'.join(data.training)}", data, **dpo_config.lengths()),
+        base_model=model_of(dpo_config.base_model(), where),
         reference=None if reference is None else model_of(reference, where),
         expected_model=None if model_config is None else from_levanter_model(model_config, scaled_rope=True),
-        resources=config.resources,
-        steps_per_hf_export=config.hf_cadence(),
-        hf_generation_eos_token_ids=config.hf_generation_eos_token_ids,
-        **{**_settings_of_training(config, DPOConfig, ("dpo", *tags)), **dpo_config.pair_settings()},
+        **_arguments(dpo_config, tags),
     )
-    return dataclasses.replace(trained, description=_description(name, ("dpo", *tags)))
+    return dataclasses.replace(trained, description=_description(name, tags))
+
+
+def _fine_tuned(
+    where: str,
+    name: str,
+    data: LmDataConfig,
+    model_config: Any,
+    config: SimpleTrainConfig | SimpleSFTConfig,
+    base_model: Source | None,
+    tags: Sequence[str],
+) -> ExecutorStep[SFTConfig]:
+    """None for `base_model`: random weights."""
+    shape = None if model_config is None else from_levanter_model(model_config, scaled_rope=base_model is not None)
+    seq_len = config.seq_len() or (None if shape is None else shape.max_seq_len)
+    if seq_len is None:
+        raise ConfigError(f"{where}: neither a model_config nor train_seq_len; expected one to say how long rows are")
+    if shape is not None and seq_len > shape.max_seq_len:
+        raise ConfigError(
+            f"{where}: rows of {seq_len} tokens, but the model config's max_seq_len is {shape.max_seq_len}; expected "
+            "at most that: dataclasses.replace(model_config, max_seq_len=...) if the model can take more"
+        )
+    if base_model is None:
+        base_model = _random_weights(where, name, data, shape, config.seed)
+    trained = sft(
+        name,
+        mixture=mixture(name, data, seq_len=seq_len),
+        base_model=model_of(base_model, where),
+        expected_model=shape,
+        **_arguments(config, tags),
+    )
+    return dataclasses.replace(trained, description=_description(name, tags))
+
+
+def _arguments(config: SimpleConfig, tags: Sequence[str]) -> dict[str, Any]:
+    """Of the step; trackers are given the tags."""
+    return {**config.arguments(), "trackers": with_tags(config.trackers, tags)}
+
+
+def _check_tokenization(where: str, data: LmDataConfig, config: FineTuning) -> None:
+    expected = config.tokenization()
+    if expected["tokenizer"] is not None:
+        expected["tokenizer"] = tokenizer_of(expected["tokenizer"], where)
+    check_tokenization(where, data, **expected)
 
 
 def _keeps_some_out(data: LmDataConfig) -> bool:
@@ -242,13 +241,6 @@ def _keeps_some_out(data: LmDataConfig) -> bool:
 
 def _description(name: str, tags: Sequence[str]) -> str:
     return f"Training of {name}" + (f"; tags: {', '.join(tags)}" if tags else "")
-
-
-def _settings_of_training(config: SimpleTrainConfig, of: type[TrainConfig], tags: Sequence[str]) -> dict[str, Any]:
-    """The fields that the config class `of` has under the same names; trackers are given the tags."""
-    known = {field.name for field in dataclasses.fields(of)}
-    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name in known}
-    return {**settings, "trackers": with_tags(config.trackers, tags)}
 
 
 def _random_weights(where: str, name: str, data: LmDataConfig, shape: LlamaConfig | None, seed: int) -> Source:

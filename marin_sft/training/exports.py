@@ -5,8 +5,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
 from marin_sft.paths import file_system, names_in, remove_all
 from marin_sft.training.checkpoints import Checkpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Exporter(Protocol):
+    """Writes the model every `steps` steps and after the last: see `marin_sft.export.hf_config.PeriodicExports`.
+
+    check: raises before the first step for what would make `write` fail, whatever the weights are.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    def check(self, config: Mapping[str, Any]) -> None: ...
+
+    def write(
+        self,
+        path: str,
+        tensors: Mapping[str, np.ndarray],
+        config: Mapping[str, Any],
+        metrics: Mapping[str, float],
+    ) -> None: ...
 
 
 def export_path(output_path: str, step: int) -> str:

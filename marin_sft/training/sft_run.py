@@ -13,7 +13,7 @@ import numpy as np
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.length import num_steps_of
-from marin_sft.training.loss import Batch, LossBatch, Terms, loss_arrays, nll
+from marin_sft.training.loss import Batch, LossBatch, loss_arrays, nll
 from marin_sft.training.models.model_check import Limits, check_tokens, limits_of
 from marin_sft.training.objective import Evaluate, Figures, Layout
 from marin_sft.training.sft_config import SFTConfig
@@ -70,7 +70,6 @@ class SFTObjective:
     ) -> None:
         self._config, self._batches, self._sets, self._layout = config, batches, validation_sets, layout
         self._limits = limits_of(config.base_model)
-        self._terms = Terms(config.z_loss_weight, config.label_smoothing, config.neftune_noise_alpha)
         self.examples_per_epoch = batches.rows_per_epoch
 
     def arrays(self, step: int, part: int, parts: int) -> dict[str, np.ndarray]:
@@ -94,7 +93,7 @@ class SFTObjective:
     def loss(
         self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: Any
     ) -> tuple[jax.Array, Figures]:
-        return nll(model, LossBatch(**batch), self._terms, key), {}
+        return nll(model, LossBatch(**batch), self._config, key), {}
 
     def reference(self, trainer: Any) -> None:
         return None
@@ -118,7 +117,7 @@ class SFTObjective:
 def _validation_sets(config: SFTConfig) -> dict[str, Iterable[Batch]]:
     from marin_sft.data.batches.packed_batches import ValidationBatches, validation_components
 
-    names = validation_components(config.mixture) if config.eval_cadence(config.steps_per_eval, 1) else []
+    names = validation_components(config.mixture) if config.eval_cadence(1) else []
     return {name: ValidationBatches(config.mixture, config.tokenized, name, config.train_batch_size) for name in names}
 
 
