@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # A first import of jax and levanter without bytecode costs half a minute; compile once instead.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test torture check format lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons torture check format lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -56,6 +56,32 @@ quickstart: env
 test: env-dev check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# The fast part of the suite with each newer Python that is found; with 3.13, also with the newest JAX and transformers.
+# There is no torch for these: what is compared with it is tested with 3.11 alone.
+FAST := tests/data tests/execution tests/training/cpu tests/training/test_sft.py tests/training/test_checkpoints.py \
+	tests/run/test_preview.py tests/test_identity.py tests/test_public_api.py tests/test_paths.py tests/test_progress.py
+SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_object_stores.py \
+	tests/execution/test_claims.py tests/data/batches/test_pair_batches.py tests/data/batches/test_packed_nll.py
+
+# On the path, or one of pyenv's, whose stand-ins on the path may not run.
+find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executable)' 2>/dev/null) \
+	$(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python))
+test-pythons: $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),test-python-$(version)))
+
+.PRECIOUS: .python-3.12/.done .python-3.13/.done
+
+test-python-%: .python-%/.done
+	.python-$*/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(addprefix --ignore=,$(SLOW))
+
+.python-%/.done: requirements.lock requirements-dev.lock requirements-newest.lock pyproject.toml | $(BIN)/python
+	$(UV) venv --quiet --clear --python $(call find_python,$*) .python-$*
+	$(UV) pip install --quiet --compile-bytecode --python .python-$*/bin/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --compile-bytecode --python .python-$*/bin/python --require-hashes -r requirements-dev.lock
+	test $* != 3.13 || $(UV) pip install --quiet --compile-bytecode --python .python-$*/bin/python --no-deps \
+		--require-hashes -r requirements-newest.lock
+	$(UV) pip install --quiet --python .python-$*/bin/python --no-deps --no-build-isolation -e .
+	@touch $@
+
 # Random crashes and races, power cuts, damaged files; ROUNDS=300 for more.
 torture: env-dev
 	$(BIN)/python -m pytest -m torture -s -x tests/execution/test_torture.py
@@ -89,6 +115,7 @@ lock: | $(BIN)/python
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:peft -o requirements-peft.lock
 	$(COMPILE) --group pyproject.toml:easydel -o requirements-easydel.lock
 	$(COMPILE) --no-deps --python-version 3.12 --group pyproject.toml:card -o requirements-card.lock
+	$(COMPILE) --python-version 3.13 --group pyproject.toml:newest -o requirements-newest.lock
 
 # What benchmarks/card.sh needs where there is no registry, below 60 MiB: wheels for Python 3.12 on Linux x86-64, and data.
 card-wheels: requirements-card.lock env
@@ -100,4 +127,4 @@ card-wheels: requirements-card.lock env
 	du -sm wheels
 
 clean:
-	rm -rf .venv .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel wheels
+	rm -rf .venv .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .python-3.12 .python-3.13 wheels

@@ -34,7 +34,7 @@ from marin_sft.data.data_configs import LmDataConfig
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.levanter_formats import from_levanter
 from marin_sft.data.sources import HfDataset
-from marin_sft.data.tokenize import TokenizeConfig
+from marin_sft.data.step_configs import TokenizeConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.step import ExecutorStep

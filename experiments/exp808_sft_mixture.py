@@ -17,8 +17,7 @@ from experiments.marin_models import marin_tokenizer
 from experiments.scale import at_scale, shape_at_scale
 from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft import ExecutorStep, executor_main
-from marin_sft.data import ChatLmDatasetFormat, lm_mixture_data_config
-from marin_sft.data.tokenize import TokenizeConfig
+from marin_sft.data import ChatLmDatasetFormat, TokenizeConfig, lm_mixture_data_config
 from marin_sft.steps import export
 
 NAME = "llama3.1_mixture_total"

@@ -16,10 +16,9 @@ from experiments.preference_datasets import PREFERENCE_DATASET_NAME_TO_CONFIG
 from experiments.scale import at_scale, shape_at_scale
 from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft import ExecutorStep, executor_main
-from marin_sft.data import TextLmDatasetFormat
+from marin_sft.data import TextLmDatasetFormat, TokenizeConfig
 from marin_sft.data.adapters import UnchangedAdapter
 from marin_sft.data.data_configs import lm_data_config
-from marin_sft.data.tokenize import TokenizeConfig
 from marin_sft.steps import export
 
 NAME = "llama3.1_hh_rlhf"

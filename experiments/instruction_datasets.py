@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from experiments.defaults import default_download
+from marin_sft.data import TransformConfig
 from marin_sft.data.adapters import Adapter, FormatAdapter, InputDatasetFormat, TransformAdapter
-from marin_sft.data.transform import TransformConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.steps import transform

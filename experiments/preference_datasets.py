@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.instruction_datasets import InstructionDatasetConfig, dataset_config, transform_dataset_step
+from marin_sft.data import TransformConfig
 from marin_sft.data.adapters import PreferenceTransformAdapter
-from marin_sft.data.transform import TransformConfig
 from marin_sft.execution.step import ExecutorStep
 
 

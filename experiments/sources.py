@@ -11,9 +11,8 @@ from pathlib import Path
 
 from experiments.hub_revisions import id_and_revision
 from marin_sft.data.adapters import UnchangedAdapter
-from marin_sft.data.download import TOKENIZER_FILES, DownloadConfig, download
 from marin_sft.data.sources import HfDataset
-from marin_sft.data.transform import TransformConfig
+from marin_sft.data.step_configs import TOKENIZER_FILES, DownloadConfig, TransformConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.steps import Source, transform
@@ -48,7 +47,7 @@ def default_download(
         ignore_patterns=tuple(ignore_patterns),
     )
     description = f"{hf_dataset_id} at {revision}"
-    return ExecutorStep(name, download, config, description, override_output_path)
+    return ExecutorStep(name, config=config, description=description, override_output_path=override_output_path)
 
 
 def model_step(hub_id: str) -> ExecutorStep[DownloadConfig]:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from marin_sft.data.data_configs import LmDataConfig, lm_data_config, lm_mixture_data_config
-from marin_sft.data.download import DownloadConfig
-from marin_sft.data.tokenize import TokenizeConfig
+from marin_sft.data.step_configs import DownloadConfig, TokenizeConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName
 

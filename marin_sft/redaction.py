@@ -66,6 +66,10 @@ _QUOTED = re.compile(
     r"""(?<![\w.-])([\w.-]{1,80})(["']?\s*(?::\s*\w+\s*)?[:=]\s*[rbf]?)(["'])((?:(?!\3)[^\n\\]|\\.){4,}?)\3"""
 )
 _BARE = re.compile(r"(?m)^([+-]?[ \t]*(?:export[ \t]+)?)([A-Za-z_][\w.-]*)(=|:[ \t]+)([^\s'\"(){}\[\],]{6,})[ \t]*$")
+# In what people and programs write: password=..., "--token ...", password: ...
+_NAMED = re.compile(
+    r"(?i)((?:^|[\s'\"=(,;-])([\w-]*(?:password|passwd|passphrase|secret|api_?key|token))\s*[=:]\s*)([^\s'\"=,;)]{4,})"
+)
 _LONG_WORD = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9][A-Za-z0-9+/_-]{19,}={0,2}")
 _PLACEHOLDER = re.compile(r"[<{$%*\[]|\s|^([A-Z]+(_[A-Z]+)+|x+|none|null|true|false|changeme)$|your[_-]")
 _OF_TEXT = re.compile(
@@ -85,6 +89,7 @@ def redacted(text: str) -> str:
     text = _IN_QUERY.sub(lambda m: m[1] + REDACTED if _is_signature(m[2]) or is_secret(m[2], m[3]) else m[0], text)
     text = _AUTHORIZATION.sub(lambda m: m[1] + REDACTED, text)
     text = _QUOTED.sub(lambda m: f"{m[1]}{m[2]}{m[3]}{REDACTED}{m[3]}" if is_secret(m[1], m[4]) else m[0], text)
+    text = _NAMED.sub(lambda m: m[1] + REDACTED if is_secret(m[2], m[3]) else m[0], text)
     text = _BARE.sub(lambda m: f"{m[1]}{m[2]}{m[3]}{REDACTED}" if is_secret(m[2], m[4]) else m[0], text)
     return _LONG_WORD.sub(lambda m: REDACTED if _is_random(m[0]) else m[0], text)
 

@@ -18,31 +18,22 @@ from typing import Any, TypeVar
 
 from marin_sft.data.adapters import Adapter, FormatAdapter
 from marin_sft.data.data_configs import LmDataConfig, lm_mixture_data_config, mixture_for_evaluation
-from marin_sft.data.download import TOKENIZER_FILES, DownloadConfig, DownloadUrlsConfig
-from marin_sft.data.download import download as run_download
-from marin_sft.data.download import download_urls as run_download_urls
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
-from marin_sft.data.mixture import MixtureConfig
-from marin_sft.data.mixture import mixture as run_mixture
-from marin_sft.data.tokenize import TokenizeConfig
-from marin_sft.data.tokenize import tokenize as run_tokenize
-from marin_sft.data.tokenizer import TrainTokenizerConfig
-from marin_sft.data.tokenizer import train_tokenizer as run_train_tokenizer
-from marin_sft.data.transform import TransformConfig
-from marin_sft.data.transform import transform as run_transform
+from marin_sft.data.step_configs import (
+    TOKENIZER_FILES,
+    DownloadConfig,
+    DownloadUrlsConfig,
+    MixtureConfig,
+    TokenizeConfig,
+    TrainTokenizerConfig,
+    TransformConfig,
+)
 from marin_sft.errors import ConfigError
-from marin_sft.evaluation.generate import GenerateConfig
-from marin_sft.evaluation.generate import generate as run_generate
-from marin_sft.evaluation.lm_eval import LmEvalConfig
-from marin_sft.evaluation.lm_eval import lm_eval as run_lm_eval
-from marin_sft.evaluation.perplexity import PerplexityConfig
-from marin_sft.evaluation.perplexity import perplexity as run_perplexity
+from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.export.from_training import export_fields
-from marin_sft.export.hf import ExportConfig
-from marin_sft.export.hf import export_hf as run_export
-from marin_sft.export.hf_config import PeriodicExports
+from marin_sft.export.hf_config import ExportConfig, PeriodicExports
 from marin_sft.training.checks import check_fields
 from marin_sft.training.dpo import DPOConfig
 from marin_sft.training.dpo import dpo as run_dpo
@@ -91,7 +82,7 @@ def download(
         allow_patterns=tuple(allow_patterns) or (TOKENIZER_FILES if folder == "tokenizers" else ()),
         ignore_patterns=tuple(ignore_patterns),
     )
-    return ExecutorStep(f"{folder}/{name}", run_download, config, description=f"{id} at {revision}")
+    return ExecutorStep(f"{folder}/{name}", config=config, description=f"{id} at {revision}")
 
 
 def download_urls(
@@ -101,7 +92,7 @@ def download_urls(
 
     What signs a URL is neither kept nor a part of what is fetched: another signature runs nothing again.
     """
-    return ExecutorStep(f"raw/{name}", run_download_urls, DownloadUrlsConfig(tuple(urls), dict(sha256 or {})))
+    return ExecutorStep(f"raw/{name}", config=DownloadUrlsConfig(tuple(urls), dict(sha256 or {})))
 
 
 def transform(
@@ -125,7 +116,7 @@ def transform(
         metadata_columns=tuple(metadata_columns),
         max_dropped=max_dropped,
     )
-    return ExecutorStep(f"documents/{name}", run_transform, config)
+    return ExecutorStep(f"documents/{name}", config=config)
 
 
 def train_tokenizer(
@@ -139,7 +130,7 @@ def train_tokenizer(
     """`tokenizers/{name}`: a byte-level BPE tokenizer with a ChatML template, trained on chat rows. `max_dropped`: see
     `TrainTokenizerConfig`."""
     config = TrainTokenizerConfig(_paths(documents), vocab_size, format or ChatLmDatasetFormat(), max_dropped)
-    return ExecutorStep(f"tokenizers/{name}", run_train_tokenizer, config)
+    return ExecutorStep(f"tokenizers/{name}", config=config)
 
 
 def random_model(name: str, model: LlamaConfig, *, tokenizer: Source, seed: int = 0) -> ExecutorStep[RandomModelConfig]:
@@ -166,7 +157,7 @@ def tokenize(
         validation_paths=_paths(validation),
         max_dropped=max_dropped,
     )
-    return ExecutorStep(f"tokenized/{name}", run_tokenize, config, resources=resources or CpuConfig())
+    return ExecutorStep(f"tokenized/{name}", config=config, resources=resources or CpuConfig())
 
 
 def mixture(
@@ -193,7 +184,7 @@ def mixture(
     config = MixtureConfig(
         data, seq_len, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length
     )
-    return ExecutorStep(f"mixtures/{name}", run_mixture, config)
+    return ExecutorStep(f"mixtures/{name}", config=config)
 
 
 def sft(
@@ -368,7 +359,7 @@ def export(
     config = ExportConfig(
         checkpoint=_path(trained), dtype=dtype, generation_eos_token_ids=_ids(generation_eos_token_ids), **values
     )
-    return ExecutorStep(f"hf/{name}", run_export, config)
+    return ExecutorStep(f"hf/{name}", config=config)
 
 
 def evaluate(
@@ -390,7 +381,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         **generation,
     )
-    return ExecutorStep(f"evaluation/{name}", run_generate, config, resources=resources or CpuConfig())
+    return ExecutorStep(f"evaluation/{name}", config=config, resources=resources or CpuConfig())
 
 
 def perplexity(
@@ -416,7 +407,7 @@ def perplexity(
         assert seq_len is not None
         data = mixture(f"{name}_evaluation", mixture_for_evaluation(data), seq_len=seq_len)
     config = PerplexityConfig(model=_path(model), mixture=_path(data), tokenized=data.config.data.tokenized, **options)
-    return ExecutorStep(f"perplexity/{name}", run_perplexity, config, resources=resources or CpuConfig())
+    return ExecutorStep(f"perplexity/{name}", config=config, resources=resources or CpuConfig())
 
 
 def lm_eval(
@@ -430,7 +421,7 @@ def lm_eval(
     if options.get("task_files") is not None:
         options["task_files"] = _path(options["task_files"])
     config = LmEvalConfig(model=_path(model), tasks=chosen, **options)  # type: ignore[arg-type]  # refused there
-    return ExecutorStep(f"lm_eval/{name}", run_lm_eval, config, resources=resources or CpuConfig())
+    return ExecutorStep(f"lm_eval/{name}", config=config, resources=resources or CpuConfig())
 
 
 def _ids(ids: Sequence[int] | None) -> tuple[int, ...] | None:

@@ -1,5 +1,6 @@
 """Raw rows -> messages -> token cache -> mixture -> packed batches.
 
+    step_configs  the configs of the steps, each naming its function
     download      the steps: a repository of the Hub, or URLs -> files (remote/); sources: such a dataset as a value
     transform     the step: raw rows -> canonical rows; adapters: how one dataset's rows are read, by its registry name
     tokenizer     loading a tokenizer; the step that trains a small one
@@ -16,7 +17,7 @@
     packing/      packs: documents -> rows of a fixed length; over_length, selection; pairs: pair_limits, pair_mixture
     batches/      packed_batches, pair_batches: arrays to train on; order, interleaving: what comes when
 
-Importing this package, `tokenize`, `mixture` or `tokenizer` loads no numpy, transformers or jax: planning stays light.
+Importing this package or `step_configs` loads no numpy, transformers or jax: planning stays light.
 """
 
 from marin_sft.data.data_configs import (
@@ -28,7 +29,6 @@ from marin_sft.data.data_configs import (
     lm_varying_mixture_data_config,
     mixture_for_evaluation,
 )
-from marin_sft.data.download import DownloadConfig, DownloadUrlsConfig
 from marin_sft.data.formats import (
     ChatLmDatasetFormat,
     LmDatasetFormat,
@@ -37,10 +37,15 @@ from marin_sft.data.formats import (
     SupervisedLmDatasetFormat,
     TextLmDatasetFormat,
 )
-from marin_sft.data.mixture import MixtureConfig
 from marin_sft.data.sources import HfDataset
-from marin_sft.data.tokenize import TokenizeConfig
-from marin_sft.data.tokenizer import TrainTokenizerConfig
+from marin_sft.data.step_configs import (
+    DownloadConfig,
+    DownloadUrlsConfig,
+    MixtureConfig,
+    TokenizeConfig,
+    TrainTokenizerConfig,
+    TransformConfig,
+)
 
 __all__ = [
     "ChatLmDatasetFormat",
@@ -56,6 +61,7 @@ __all__ = [
     "TextLmDatasetFormat",
     "TokenizeConfig",
     "TrainTokenizerConfig",
+    "TransformConfig",
     "add_validation_sets_to_mixture",
     "interpolate_mixture_weights",
     "lm_data_config",

@@ -14,113 +14,32 @@ import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marin_sft import progress
 from marin_sft.data.files import read_json, write_json
-from marin_sft.errors import ConfigError, DataError
-from marin_sft.execution.step import earlier_attempts, execution_only, step_fn, this_output_path
-from marin_sft.redaction import without_signature
-
-if TYPE_CHECKING:
-    from marin_sft.data.remote.transfer import RemoteFile
+from marin_sft.data.remote.hub import Repository, commit_of, endpoint, list_files
+from marin_sft.data.remote.transfer import RemoteFile, fetch, patiently
+from marin_sft.data.remote.urls import remote_file
+from marin_sft.data.step_configs import DownloadConfig, DownloadUrlsConfig
+from marin_sft.errors import DataError
+from marin_sft.execution.shards import map_shards
 
 PROVENANCE = ".provenance.json"
-KINDS = ("dataset", "model")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template*",
-    "additional_chat_templates/*",
-    "config.json",  # says which class the tokenizer has, where tokenizer_config.json does not
-    "merges.txt",
-    "sentencepiece*.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tekken.json",
-    "tokenizer*",
-    "vocab*",
-)
-"""What of a model's repository makes up its tokenizer."""
 _BATCH_BYTES, _BATCH_FILES, _AT_ONCE = 1 << 30, 256, 8
 _REPORT_SECONDS = 1.0
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DownloadConfig:
-    """Files of a repository on the Hugging Face Hub.
-
-    id: `org/name`. kind: "dataset" or "model".
-    revision: a commit sha, tag or branch. Only a commit sha stands for the same files for ever.
-    allow_patterns, ignore_patterns: globs over paths in the repository; none allowed means all. A `*` crosses `/`.
-    The hub's URL and the token come from the environment: HF_ENDPOINT, HF_TOKEN.
-    """
-
-    id: str
-    kind: str = "dataset"
-    revision: str = "main"
-    allow_patterns: tuple[str, ...] = ()
-    ignore_patterns: tuple[str, ...] = ()
-    earlier_attempts: tuple[str, ...] = earlier_attempts()
-    output_path: str = this_output_path()
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"kind={self.kind!r}; expected one of {', '.join(map(repr, KINDS))}")
-        for name in ("allow_patterns", "ignore_patterns"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name} is one string; expected a list of patterns: [{getattr(self, name)!r}]")
-
-
-class SignedUrl:
-    """A URL with what lets somebody in: a signature, a password. `str` of it, which is all that is kept, is without."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def __repr__(self) -> str:
-        return without_signature(self.url)
-
-
-@dataclass(frozen=True)
-class DownloadUrlsConfig:
-    """Files from https://, gs://, s3:// and other fsspec URLs, kept under the last part of their path.
-
-    sha256: of the contents, in hex, by URL; URLs may be left out.
-    signed: made of `urls`, which themselves lose their signatures: these change from day to day, and the files do not.
-    """
-
-    urls: tuple[str, ...]
-    sha256: dict[str, str] = field(default_factory=dict)
-    signed: tuple[SignedUrl, ...] = execution_only(default=())
-    earlier_attempts: tuple[str, ...] = earlier_attempts()
-    output_path: str = this_output_path()
-
-    def __post_init__(self) -> None:
-        if isinstance(self.urls, str):
-            raise ConfigError(f"urls is one string; expected a list: [{self.urls!r}]")
-        urls = tuple(map(without_signature, self.urls))
-        new = (SignedUrl(url) for url, name in zip(self.urls, urls, strict=True) if name != url)
-        object.__setattr__(self, "signed", (*new, *(signed for signed in self.signed if str(signed) in urls)))
-        object.__setattr__(self, "urls", urls)
-        object.__setattr__(self, "sha256", {without_signature(url): hex for url, hex in self.sha256.items()})
-        if unknown := sorted(self.sha256.keys() - set(self.urls)):
-            raise ConfigError(f"sha256 has {unknown[0]!r}, which is not in urls")
-
-
-@step_fn(kind="download", version=1)
 def download(config: DownloadConfig) -> None:
     """Fetch the files of `config`, each checked against the size and digest that the hub lists.
 
     Raises:
         DataError: a repository, revision or file that is not there or may not be read; or the hub is out of reach.
     """
-    from marin_sft.data.remote.hub import Repository, commit_of, endpoint, list_files
-    from marin_sft.data.remote.transfer import patiently
-
     asked = Repository(config.id, config.kind, config.revision, endpoint())
     commit = patiently(lambda: commit_of(asked))
     if not _SHORT_COMMIT.fullmatch(config.revision):
@@ -136,16 +55,12 @@ def download(config: DownloadConfig) -> None:
     _fetch_all(files, config.output_path, config.earlier_attempts, said)
 
 
-@step_fn(kind="download_urls", version=1)
 def download_urls(config: DownloadUrlsConfig) -> None:
     """Fetch the files of `config`, checked against the sizes that their servers tell and the digests given.
 
     Raises:
         DataError: two URLs with one name; a file that is not there, may not be read, or is out of reach.
     """
-    from marin_sft.data.remote.transfer import patiently
-    from marin_sft.data.remote.urls import remote_file
-
     real = {str(signed): signed.url for signed in config.signed}
     files = [patiently(partial(remote_file, real.get(url, url), config.sha256.get(url))) for url in config.urls]
     names = [file.name for file in files]
@@ -156,8 +71,6 @@ def download_urls(config: DownloadUrlsConfig) -> None:
 
 def _fetch_all(files: Sequence[RemoteFile], directory: str, earlier: Sequence[str], said: dict[str, Any]) -> None:
     """Fetch `files` in parallel. What they are is written first: it tells the next attempt what ours holds."""
-    from marin_sft.execution.backends import map_shards
-
     if outside := [file.name for file in files if file.name.startswith("/") or ".." in file.name.split("/")]:
         raise DataError(f"{outside[0]!r} would be written outside of the output; expected a path below it")
     listed = [{"name": file.name, "size": file.size, "digest": file.digest} for file in files]
@@ -205,8 +118,6 @@ def _batched(files: Sequence[RemoteFile]) -> list[list[RemoteFile]]:
 
 def _fetch_batch(batch: _Batch) -> list[int]:
     """Fetch a few files at a time; their sizes. The first that fails ends the batch: what others got is kept."""
-    from marin_sft.data.remote.transfer import fetch
-
     arrived: list[int] = []  # appended to by all threads
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         running = [pool.submit(fetch, f, batch.directory, batch.earlier, moved=arrived.append) for f in batch.files]

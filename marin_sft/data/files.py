@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,15 @@ def open_file(path: str, mode: str) -> Any:
     if "w" in mode and local_path(path) is not None:
         filesystem.makedirs(os.path.dirname(plain), exist_ok=True)
     return OpenFile(filesystem, plain, mode)
+
+
+def errors_of_reading(path: str) -> tuple[type[Exception], ...]:
+    """What reading a file raises when it breaks off. fsspec lets errors of its web client through as they are."""
+    if path.startswith(("https://", "http://")):
+        import aiohttp
+
+        return (OSError, EOFError, zlib.error, aiohttp.ClientError)
+    return (OSError, EOFError, zlib.error)
 
 
 def write_array(path: str, array: np.ndarray) -> None:
@@ -49,7 +59,9 @@ def write_json(path: str, value: Any) -> None:
 
 
 def write_json_lines(path: str, values: Iterable[Any]) -> None:
-    write_text(path, "".join(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n" for value in values))
+    """Half a surrogate pair, which is no UTF-8, is written as its JSON escape."""
+    text = "".join(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n" for value in values)
+    write_text(path, text.encode(errors="backslashreplace").decode())
 
 
 def read_json(path: str) -> Any:

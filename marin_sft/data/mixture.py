@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marin_sft import progress
-from marin_sft.data.data_configs import LmDataConfig, is_count
 from marin_sft.data.files import read_array, read_json, write_array, write_json
+from marin_sft.data.step_configs import PAIR_FIELDS, MixtureConfig
 from marin_sft.data.tokenize import PAIRS, TRAIN, VALIDATION
 from marin_sft.errors import ConfigError, DataError
-from marin_sft.execution.step import UnversionedValue, omitted_when, step_fn, this_output_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,33 +26,6 @@ if TYPE_CHECKING:
     from marin_sft.data.packing.selection import Selection
 
 _READ_AT_ONCE = 1024
-
-
-@dataclass(frozen=True)
-class MixtureConfig:
-    """`data`: the components (outputs of `tokenize` steps), weights and policies. `seq_len`: tokens in a row.
-
-    Of preference data, `seq_len` is the most that prompt and completion have together; `max_prompt_length` and
-    `max_completion_length` the most that each has by itself, see `pair_limits`.
-    """
-
-    data: LmDataConfig
-    seq_len: int
-    output_path: str = this_output_path()
-    max_prompt_length: int | None = omitted_when(None, default=None)
-    max_completion_length: int | None = omitted_when(None, default=None)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.seq_len, int) and self.seq_len < 2:
-            raise ConfigError(f"seq_len={self.seq_len}; expected at least 2: a token and the one to predict from it")
-        for name in _PAIR_FIELDS:
-            value = getattr(self, name)
-            # Without a token of the prompt the first of the completion could not be predicted.
-            if value is not None and not isinstance(value, UnversionedValue) and not is_count(value):
-                raise ConfigError(f"{name}={value!r}; expected at least 1 token, or None for no limit")
-
-
-_PAIR_FIELDS = ("max_prompt_length", "max_completion_length")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +46,6 @@ class PackedRows:
         return len(self.offsets) - 1
 
 
-@step_fn(kind="mixture", version=2)
 def mixture(config: MixtureConfig) -> None:
     """Write the packed rows of `config`.
 
@@ -99,7 +70,7 @@ def mixture(config: MixtureConfig) -> None:
     progress.report(len(components), len(components), "components")
     trained = {name: components[name][TRAIN] for name in data.training}
     about = {
-        **({"kind": PAIRS, **{field: getattr(config, field) for field in _PAIR_FIELDS}} if of_pairs else {}),
+        **({"kind": PAIRS, **{field: getattr(config, field) for field in PAIR_FIELDS}} if of_pairs else {}),
         "seq_len": config.seq_len,
         "pack": data.pack,
         "over_length": data.over_length,
@@ -167,7 +138,7 @@ def _split_writer(config: MixtureConfig, of_pairs: bool) -> Callable[..., dict[s
 
         pair_limits(config)
         return write_pairs
-    given = {field: getattr(config, field) for field in _PAIR_FIELDS if getattr(config, field) is not None}
+    given = {field: getattr(config, field) for field in PAIR_FIELDS if getattr(config, field) is not None}
     if given:
         raise ConfigError(f"{given}: the components hold no preference pairs, which these are for; expected None")
     return _pack_split

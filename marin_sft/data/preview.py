@@ -13,7 +13,8 @@ from marin_sft.data.messages.examples import BadRow, Dialogue, Example, Message,
 from marin_sft.data.messages.reading import examples_of
 from marin_sft.data.packing.over_length import OverLength, fit
 from marin_sft.data.packing.pair_limits import PairLimits
-from marin_sft.data.rows.row_files import SourceRow, find_files, read_rows
+from marin_sft.data.rows.row_files import find_files, read_rows
+from marin_sft.data.rows.source_rows import SourceRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

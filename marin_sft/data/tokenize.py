@@ -3,7 +3,7 @@
 {output_path}/train/        a token cache, see token_cache.py
 {output_path}/validation/   the same, when there are validation paths
 {output_path}/stats.json    per split: rows, documents, tokens, trained tokens, dropped rows by reason; of pairs their
-                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, and its size.
+                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, its size, some ids.
                             Where there are any: "noted", see `NOTES` in chat/notes.py; "unread_keys", which were in
                             so many rows and nobody looked up; "template_date"
 {output_path}/metrics.json  the totals
@@ -24,52 +24,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marin_sft import progress
+from marin_sft.data.chat.alignment import TokenRow
+from marin_sft.data.chat.encode import EXAMPLES_AT_ONCE, Encoder, PreferenceRow
+from marin_sft.data.chat.notes import Tally
 from marin_sft.data.files import write_json
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.messages.detection import unused_keys
 from marin_sft.data.messages.examples import BadRow, Example
 from marin_sft.data.messages.reading import examples_of
-from marin_sft.data.rows.blocks import Span, plan_blocks, rows_of
+from marin_sft.data.rows.blocks import plan_blocks, rows_of
 from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, write_dropped
-from marin_sft.data.rows.row_files import SourceRow, count_rows, find_files
-from marin_sft.errors import ConfigError, DataError
-from marin_sft.execution.step import step_fn, this_output_path
+from marin_sft.data.rows.row_files import count_rows, find_files
+from marin_sft.data.rows.source_rows import SourceRow, Span
+from marin_sft.data.step_configs import TokenizeConfig
+from marin_sft.data.token_cache import ROWS_PER_SHARD, Shard, finish_cache, write_shard
+from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
+from marin_sft.errors import DataError
+from marin_sft.execution.shards import map_shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from marin_sft.data.chat.alignment import TokenRow
-    from marin_sft.data.chat.notes import Tally
-    from marin_sft.data.token_cache import Shard
-
 TRAIN, VALIDATION = "train", "validation"
 PAIRS = "pairs"
 """The `kind` of a split of preference pairs. One of documents names none."""
-
-
-@dataclass(frozen=True)
-class TokenizeConfig:
-    """`train_paths`, `validation_paths`: files, directories or globs of rows. `format`: what the rows hold.
-
-    `tokenizer`: the directory of a Hugging Face tokenizer. `max_dropped`: the share of the rows of a split that may be
-    unusable, 0 to 1; one row has to be left in any case.
-    """
-
-    train_paths: tuple[str, ...]
-    tokenizer: str
-    format: LmDatasetFormat = ChatLmDatasetFormat()
-    validation_paths: tuple[str, ...] = ()
-    max_dropped: float = 0.05
-    output_path: str = this_output_path()
-
-    def __post_init__(self) -> None:
-        for name in ("train_paths", "validation_paths"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name} is one string; expected a list of paths: [{getattr(self, name)!r}]")
-        if not self.train_paths and not self.validation_paths:
-            raise ConfigError("train_paths and validation_paths are both empty; expected paths in one of them")
-        if isinstance(self.max_dropped, int | float) and not 0 <= self.max_dropped <= 1:
-            raise ConfigError(f"max_dropped={self.max_dropped}; expected a share of the rows, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -96,7 +74,6 @@ class _Result:
     tally: Tally
 
 
-@step_fn(kind="tokenize", version=4)
 def tokenize(config: TokenizeConfig) -> None:
     """Write the token caches of `config`. What is written does not depend on how the work is spread.
 
@@ -105,12 +82,11 @@ def tokenize(config: TokenizeConfig) -> None:
         DataError: unreadable files, no row left, more than `max_dropped` of a split's rows dropped, or both preference
             pairs and single documents.
     """
-    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_size
-
     tokenizer = load_tokenizer(config.tokenizer)
     stats: dict[str, Any] = {
         "vocabulary": vocabulary_hash(tokenizer),
         "vocabulary_size": vocabulary_size(tokenizer),
+        "vocabulary_sample": vocabulary_sample(tokenizer),
     }
     contents = json.dumps([stats["vocabulary"], tokenizer.chat_template, tokenizer.special_tokens_map])
     _keep(tokenizer, contents)  # some or all blocks are tokenized in this process
@@ -147,10 +123,6 @@ def _tokenize_split(
     config: TokenizeConfig, contents: str, split: str, paths: Sequence[str], dropped_of_splits: list[Dropped]
 ) -> dict[str, Any]:
     """Write one split; its stats. `dropped_of_splits` gets the rows it dropped."""
-    from marin_sft.data.chat.notes import Tally
-    from marin_sft.data.token_cache import ROWS_PER_SHARD, finish_cache
-    from marin_sft.execution.backends import map_shards
-
     files = find_files(paths)
     counts = map_shards(count_rows, files)
     rows = sum(counts)
@@ -193,10 +165,6 @@ def _nothing_old_collected() -> Iterator[None]:
 @_nothing_old_collected()
 def _tokenize_block(block: _Block) -> _Result:
     """Tokenize the rows of `block` and write them as one shard."""
-    from marin_sft.data.chat.encode import EXAMPLES_AT_ONCE, Encoder, PreferenceRow
-    from marin_sft.data.chat.notes import Tally
-    from marin_sft.data.token_cache import write_shard
-
     # A block is the work of one core; others are at work on other blocks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoder = Encoder(_tokenizer(block.config.tokenizer, block.contents), block.config.format)
@@ -240,8 +208,6 @@ _LOADED: dict[str, PreTrainedTokenizerFast] = {}
 
 
 def _tokenizer(path: str, contents: str) -> PreTrainedTokenizerFast:
-    from marin_sft.data.tokenizer import load_tokenizer
-
     if contents not in _LOADED:
         _keep(load_tokenizer(path), contents)
     return _LOADED[contents]

@@ -11,11 +11,9 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marin_sft import progress
-from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.examples import (
     BadRow,
     Dialogue,
@@ -28,15 +26,15 @@ from marin_sft.data.messages.examples import (
 )
 from marin_sft.data.messages.reading import examples_of
 from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, write_dropped
+from marin_sft.data.rows.row_files import find_files, read_rows
+from marin_sft.data.step_configs import TrainTokenizerConfig
 from marin_sft.errors import ConfigError, DataError
-from marin_sft.execution.step import step_fn, this_output_path
 from marin_sft.paths import file_system, nearest_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-BYTES = 256
 PLAIN_CLASS = "PreTrainedTokenizerFast"
 """For which transformers takes tokenizer.json as it is."""
 _TEMPLATES = "additional_chat_templates"
@@ -59,29 +57,9 @@ CHATML_TEMPLATE = (
 )
 """ChatML. What is trained: the content of assistant turns and the `<|im_end|>` that ends them."""
 
-
-@dataclass(frozen=True)
-class TrainTokenizerConfig:
-    """Train a byte-level BPE on all that the rows say.
-
-    `train_paths`: files, directories or globs of .json and .jsonl (.gz) rows. `vocab_size` counts the 256 bytes and
-    the special tokens; the tokenizer is smaller where the text has fewer merges. `max_dropped`: the share of rows that
-    may be unusable.
-    """
-
-    train_paths: tuple[str, ...]
-    vocab_size: int = 4096
-    format: ChatLmDatasetFormat = ChatLmDatasetFormat()
-    max_dropped: float = 0.05
-    output_path: str = this_output_path()
-
-    def __post_init__(self) -> None:
-        smallest = BYTES + 3
-        if isinstance(self.vocab_size, int) and self.vocab_size < smallest:
-            raise ConfigError(f"vocab_size={self.vocab_size}; expected at least {smallest}: 256 bytes and 3 specials")
+_SAMPLED = 256  # tokens
 
 
-@step_fn(kind="train_tokenizer", version=2)
 def train_tokenizer(config: TrainTokenizerConfig) -> None:
     """Write a directory that `transformers.AutoTokenizer` loads. The same rows give the same bytes.
 
@@ -127,8 +105,6 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
 
 def _contents(config: TrainTokenizerConfig, counts: Counter[str], dropped: Dropped) -> Iterator[str]:
     """All that the rows say; `counts` gets the number of rows, `dropped` the bad ones."""
-    from marin_sft.data.rows.row_files import find_files, read_rows
-
     for file in find_files(config.train_paths):
         for source in read_rows(file):
             counts["rows"] += 1
@@ -268,6 +244,16 @@ def _from_pretrained(place: str, name: str, **options: Any) -> Any:
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     """How many rows the embeddings of a model need for it: its largest id, and one."""
     return 1 + max(tokenizer.get_vocab().values())
+
+
+def vocabulary_sample(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The ids of a few hundred tokens, evenly spread, by which to tell that a model was made for other ids.
+
+    Added tokens are none of them: people give the reserved ones other names.
+    """
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    ids = sorted((id, token) for token, id in tokenizer.get_vocab().items() if token not in added)
+    return {token: id for id, token in ids[:: max(1, len(ids) // _SAMPLED)]}
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -20,15 +20,15 @@ from itertools import islice
 from typing import Any
 
 from marin_sft import progress
-from marin_sft.data.adapters import Adapter, FormatAdapter
 from marin_sft.data.files import write_json
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.rows.blocks import count_of, cut, rows_of
 from marin_sft.data.rows.dropped import Dropped, check_dropped, write_dropped
-from marin_sft.data.rows.row_files import SourceRow, Span, write_shard
+from marin_sft.data.rows.row_files import write_shard
+from marin_sft.data.rows.source_rows import SourceRow, Span
 from marin_sft.data.rows.splits import split_files, split_spans
-from marin_sft.errors import ConfigError
-from marin_sft.execution.step import step_fn, this_output_path
+from marin_sft.data.step_configs import TransformConfig
+from marin_sft.execution.shards import map_shards
 
 ROWS_PER_SHARD = 5000
 SHARDS_PER_TASK = 10
@@ -36,34 +36,6 @@ SHARDS_PER_TASK = 10
 
 DEFAULT_SUBSET = "default"
 _IN_FOLDERS = str.maketrans({"[": "_", ":": "to", "%": "pct", "+": "_and_", "]": None, "(": "_", ")": None})
-
-
-@dataclass(frozen=True)
-class TransformConfig:
-    """`input_path`: a downloaded dataset repository, or a directory of data files.
-
-    `source`: what the dataset is called in its rows, mostly its hub id. `adapter`: how its rows are read.
-    `subsets`: configurations to take, as `datasets.load_dataset` names them; none means the default one.
-    `splits`: those to take of each, as `datasets` spells them ("train", "train[:10%]"); none means all.
-    `metadata_columns`: columns of the raw rows that are kept under `metadata`; those that a row lacks are null.
-    `max_dropped`: the share of the rows of a split that may be unusable, 0 to 1; one row has to be left in any case.
-    """
-
-    input_path: str
-    source: str
-    adapter: Adapter = FormatAdapter()
-    subsets: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ("train",)
-    metadata_columns: tuple[str, ...] = ()
-    max_dropped: float = 0.05
-    output_path: str = this_output_path()
-
-    def __post_init__(self) -> None:
-        for name in ("subsets", "splits", "metadata_columns"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name} is one string; expected a list of names: [{getattr(self, name)!r}]")
-        if isinstance(self.max_dropped, int | float) and not 0 <= self.max_dropped <= 1:
-            raise ConfigError(f"max_dropped={self.max_dropped}; expected a share of the rows, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -84,7 +56,6 @@ class _Result:
     dropped: Dropped = field(default_factory=Dropped)
 
 
-@step_fn(kind="transform", version=3)
 def transform(config: TransformConfig) -> None:
     """Write the canonical rows of all subsets and splits. What is written does not depend on how the work is spread.
 
@@ -117,8 +88,6 @@ def _transform_split(
     config: TransformConfig, folder: str, spans: list[Span], dropped_of_splits: list[Dropped]
 ) -> dict[str, Any]:
     """Write one split; its stats. `dropped_of_splits` gets the rows it dropped."""
-    from marin_sft.execution.backends import map_shards
-
     total = count_of(spans)
     progress.report(0, total, f"{folder} rows")
     per_task = ROWS_PER_SHARD * SHARDS_PER_TASK

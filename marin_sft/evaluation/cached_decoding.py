@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from levanter.inference.page_table import PageBatchInfo, PageTableSpec
 from levanter.inference.utils import INVALID
 
-from marin_sft.evaluation.decoding import Sampling, Stop, next_tokens
+from marin_sft.evaluation.sampling import Sampling, Stop, next_tokens
 
 PAGE_SIZE = 32  # tokens
 

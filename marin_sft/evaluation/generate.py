@@ -7,13 +7,39 @@
 
 from __future__ import annotations
 
-from marin_sft.evaluation.generate_config import GenerateConfig
-from marin_sft.execution.step import step_fn
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 
-__all__ = ["GenerateConfig", "generate"]
+import jax
+
+from marin_sft import progress
+from marin_sft.data.chat.renderer import ChatRenderer
+from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.reading import BadRow, dialogue_of
+from marin_sft.data.rows.row_files import find_files, read_rows
+from marin_sft.data.rows.source_rows import SourceRow
+from marin_sft.data.tokenizer import load_tokenizer
+from marin_sft.errors import DataError, TrainingError
+from marin_sft.evaluation.decoding import decode
+from marin_sft.evaluation.sampling import Sampling
+from marin_sft.evaluation.step_configs import GenerateConfig
+from marin_sft.paths import file_system
+from marin_sft.training.models import hf_directory, levanter_model
 
 
-@step_fn(kind="generate", version=3, fresh_process=True)
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt, its ids, and what the assistant should answer; `set` is its name in the config."""
+
+    set: str
+    text: str
+    tokens: list[int]
+    reference: str
+
+
 def generate(config: GenerateConfig) -> None:
     """Answer each prompt until a token of generation_config.json's `eos_token_id` list.
 
@@ -23,6 +49,117 @@ def generate(config: GenerateConfig) -> None:
         DataError: no rows, a row without a reference answer, or a prompt that leaves no room for one token.
         TrainingError: for a model that is no model directory, or whose generation_config.json ends no answer.
     """
-    from marin_sft.evaluation.generate_run import run
+    tokenizer = load_tokenizer(config.model)
+    model = levanter_model.load_model(config.model)
+    prompts = read_prompts(config, tokenizer, model.max_length)
+    ends = end_ids(config.model)
+    answers = []
+    for start in range(0, len(prompts), config.batch_size):
+        batch = prompts[start : start + config.batch_size]
+        answers += _answers(config, model, batch, ends, max(len(prompt.tokens) for prompt in prompts), start)
+        progress.report(len(answers), len(prompts), "prompts")
+    results = [_result(tokenizer, *pair, ends) for pair in zip(prompts, answers, strict=True)]
+    if jax.process_index() == 0:
+        _write(config.output_path, results)
 
-    run(config)
+
+def read_prompts(config: GenerateConfig, tokenizer: Any, max_length: int) -> list[Prompt]:
+    """The prompts of the config's files, in order."""
+    prompts = []
+    format = ChatLmDatasetFormat(
+        shape="messages", chat_template_kwargs=config.chat_template_kwargs, template_date=config.template_date
+    )
+    renderer = ChatRenderer(tokenizer, format)
+    sources = [(name, s) for name, glob in config.prompts.items() for s in islice(_rows(glob), config.max_prompts)]
+    for name, source in sources:
+        prompt = _prompt(renderer, name, source)
+        if len(prompt.tokens) >= max_length:
+            raise DataError(
+                f"{source.file.path}:{source.line}: the prompt has {len(prompt.tokens)} tokens, expected fewer than "
+                f"the model's {max_length}: leave such rows out of the prompts"
+            )
+        prompts.append(prompt)
+    if not prompts:
+        raise DataError(f"{config.prompts}: no rows, expected at least one prompt")
+    return prompts
+
+
+def _rows(pattern: str) -> Iterator[SourceRow]:
+    for file in find_files([pattern]):
+        yield from read_rows(file)
+
+
+def _prompt(renderer: ChatRenderer, name: str, source: SourceRow) -> Prompt:
+    """The row's prompt as training renders it: with its tools and its own arguments of the template."""
+    messages = source.row.get("messages") if isinstance(source.row, dict) else None
+    if not messages or messages[-1].get("role") != "assistant" or len(messages) < 2:
+        raise DataError(
+            f"{source.file.path}:{source.line}: expected a row with 'messages' that end with the assistant's reference "
+            f"answer, got {str(source.row)[:200]}"
+        )
+    try:
+        dialogue = dialogue_of(source.row, renderer.format)
+        text = renderer.prompt(replace(dialogue, messages=dialogue.messages[:-1]))
+    except BadRow as bad:
+        raise DataError(f"{source.file.path}:{source.line}: {bad.message}") from bad
+    # The template writes the special tokens itself; adding them again would double the BOS.
+    tokens = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return Prompt(name, text, tokens, dialogue.messages[-1]["content"])
+
+
+def end_ids(model: str) -> list[int]:
+    """The ids of generation_config.json that end an answer."""
+    with hf_directory.reading(model) as local:
+        ends = (hf_directory.read_json(local, "generation_config.json") or {}).get("eos_token_id")
+    if ends is None:
+        raise TrainingError(
+            f"{model}/generation_config.json: no eos_token_id, so that no answer would ever end; export the model again"
+        )
+    return ends if isinstance(ends, list) else [ends]
+
+
+def _answers(
+    config: GenerateConfig, model: Any, batch: list[Prompt], ends: list[int], pad_to: int, first: int
+) -> list[list[int]]:
+    tokens = [prompt.tokens for prompt in batch]
+    # A short last batch is filled up: another batch size would compile again.
+    filled = tokens + tokens[:1] * (config.batch_size - len(tokens))
+    sampling = Sampling(config.temperature, config.top_p, config.seed)
+    return decode(model, filled, ends, config.max_new_tokens, pad_to, sampling, first)[: len(tokens)]
+
+
+def _result(tokenizer: Any, prompt: Prompt, answer: list[int], ends: list[int]) -> dict[str, Any]:
+    stopped = bool(answer) and answer[-1] in ends
+    generation = tokenizer.decode(answer[:-1] if stopped else answer)
+    return {
+        "set": prompt.set,
+        "prompt": prompt.text,
+        "reference": prompt.reference,
+        "generation": generation,
+        "exact_match": generation.strip() == prompt.reference.strip(),
+        "finish": "stop" if stopped else "length",
+    }
+
+
+def _write(output_path: str, results: list[dict[str, Any]]) -> None:
+    filesystem, plain = file_system(output_path)
+    filesystem.makedirs(plain, exist_ok=True)
+    with filesystem.open(f"{plain}/generations.jsonl", "w") as file:
+        file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+    by_set: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        by_set.setdefault(result["set"], []).append(result)
+    metrics = {
+        "exact_match": _share_of_matches(results),
+        **(
+            {f"exact_match/{name}": _share_of_matches(part) for name, part in by_set.items()} if len(by_set) > 1 else {}
+        ),
+        "prompts": len(results),
+        "stopped": sum(result["finish"] == "stop" for result in results) / len(results),
+    }
+    with filesystem.open(f"{plain}/metrics.json", "w") as file:
+        json.dump(metrics, file, indent=2)
+
+
+def _share_of_matches(results: list[dict[str, Any]]) -> float:
+    return sum(result["exact_match"] for result in results) / len(results)

@@ -6,19 +6,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from marin_sft.data.chat.templates import PinnedClock
+from marin_sft.data.files import write_text
 from marin_sft.errors import ConfigError
-from marin_sft.evaluation.lm_eval_config import LmEvalConfig
-from marin_sft.execution.step import step_fn
-
-__all__ = ["LmEvalConfig", "lm_eval"]
+from marin_sft.evaluation.step_configs import LmEvalConfig
+from marin_sft.training.models import hf_directory
 
 # The rest of what the harness returns tells of the machine and the hour.
 KEPT = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
 
 
-@step_fn(kind="lm_eval", version=2, fresh_process=True)
 def lm_eval(config: LmEvalConfig) -> None:
     """Run the tasks of `config`. Tasks fetch their data from the Hugging Face Hub, unless their files say otherwise.
 
@@ -26,9 +26,6 @@ def lm_eval(config: LmEvalConfig) -> None:
         ConfigError: the harness is not installed, or does not know a task.
         TrainingError: a model that is no model directory.
     """
-    from marin_sft.data.files import write_text
-    from marin_sft.training.models import hf_directory
-
     try:
         import torch
         from lm_eval import simple_evaluate
@@ -38,8 +35,6 @@ def lm_eval(config: LmEvalConfig) -> None:
         raise ConfigError(
             f"the step needs the LM Evaluation Harness ({error}); install the extra: pip install 'marin_sft[eval]'"
         ) from error
-    import json
-
     tasks = TaskManager(include_path=None if config.task_files is None else str(config.task_files))
     known = {*tasks.all_tasks, *tasks.all_groups, *tasks.all_tags}
     unknown = [task for task in config.tasks if task not in known]
@@ -75,8 +70,6 @@ def lm_eval(config: LmEvalConfig) -> None:
 
 def template_arguments(config: LmEvalConfig) -> dict[str, Any]:
     """What the harness gives the chat template with each prompt: also the day, instead of the clock."""
-    from marin_sft.data.chat.templates import PinnedClock
-
     return {**config.chat_template_kwargs, "strftime_now": PinnedClock(config.template_date)}
 
 

@@ -6,13 +6,44 @@
 
 from __future__ import annotations
 
-from marin_sft.evaluation.perplexity_config import PerplexityConfig
-from marin_sft.execution.step import step_fn
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["PerplexityConfig", "perplexity"]
+import jax
+import jax.numpy as jnp
+
+from marin_sft import progress
+from marin_sft.data.batches.packed_batches import ValidationBatches, validation_components
+from marin_sft.data.files import write_json
+from marin_sft.data.mixture import read_mixture
+from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+from marin_sft.errors import DataError, TrainingError
+from marin_sft.evaluation.step_configs import PerplexityConfig
+from marin_sft.training import levanter_trainer
+from marin_sft.training.loss import Batch
+from marin_sft.training.models import levanter_model
+from marin_sft.training.validation import summed_nll
+
+DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
 
 
-@step_fn(kind="perplexity", version=1, fresh_process=True)
+@dataclass(frozen=True)
+class Total:
+    """NLL in nats, summed over `tokens` trained tokens."""
+
+    nll: float = 0.0
+    tokens: int = 0
+
+    def __add__(self, other: Total) -> Total:
+        return Total(self.nll + other.nll, self.tokens + other.tokens)
+
+    def metrics(self, suffix: str = "") -> dict[str, float]:
+        loss = self.nll / self.tokens
+        return {f"loss{suffix}": loss, f"perplexity{suffix}": math.exp(loss), f"trained_tokens{suffix}": self.tokens}
+
+
 def perplexity(config: PerplexityConfig) -> None:
     """Sum the NLL of all trained tokens and divide by their number: of all validation rows, and of each component.
 
@@ -20,6 +51,54 @@ def perplexity(config: PerplexityConfig) -> None:
         DataError: no validation rows, or rows made by another tokenizer than the model's.
         TrainingError: a model that is no model directory, rows longer than it takes, or an NLL that is not finite.
     """
-    from marin_sft.evaluation.perplexity_run import run
+    names = validation_components(config.mixture)
+    if not names:
+        raise DataError(f"{config.mixture}: no validation rows; give a mixture whose components have some")
+    if vocabulary_hash(load_tokenizer(config.model)) != read_mixture(config.mixture)["vocabulary"]:
+        raise DataError(
+            f"{config.mixture} was made with another tokenizer than that of {config.model}; tokenize the validation "
+            "data with the model's own"
+        )
+    nll_of = _nll_of(config)
+    totals = {name: _total(config, name, nll_of) for name in names}
+    metrics = sum(totals.values(), Total()).metrics()
+    if len(totals) > 1:
+        for name, total in totals.items():
+            metrics |= total.metrics(f"/{name}")
+    if not all(map(math.isfinite, metrics.values())):
+        raise TrainingError(f"{config.model}: got {metrics}, expected finite numbers; look at how it was trained")
+    if jax.process_index() == 0:
+        write_json(f"{config.output_path}/metrics.json", metrics)
 
-    run(config)
+
+def _total(config: PerplexityConfig, name: str, nll_of: Callable[[Batch], float]) -> Total:
+    devices = jax.device_count()
+    batch_size = math.ceil(config.batch_size / devices) * devices
+    batches = ValidationBatches(config.mixture, config.tokenized, name, batch_size)
+    total = Total()
+    for done, batch in enumerate(batches, 1):
+        total += Total(nll_of(batch), batch.trained_tokens)
+        progress.report(done, len(batches), f"batches of {name}")
+    return total
+
+
+def _nll_of(config: PerplexityConfig) -> Callable[[Batch], float]:
+    """The summed NLL of a batch under the config's model, which is spread over all devices."""
+    devices: Any = levanter_trainer.trainer_config(precision="fp32", seed=0)  # the model is loaded as it is asked for
+    length = read_mixture(config.mixture)["seq_len"]
+    with devices.use_device_mesh():
+        model = levanter_model.load_model(
+            config.model, dtype=DTYPES[config.precision], axis_mapping=devices.parameter_axis_mapping
+        )
+    if length > model.max_length:
+        raise TrainingError(
+            f"{config.mixture}: rows of {length} tokens, expected at most {model.max_length}, the model's longest "
+            "sequence; pack the validation data with a shorter seq_len"
+        )
+    nll = summed_nll(devices)
+
+    def nll_of(batch: Batch) -> float:
+        with devices.use_device_mesh():
+            return nll(model, batch)
+
+    return nll_of

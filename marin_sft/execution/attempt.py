@@ -214,7 +214,10 @@ def _newest_commit(store: Store, directory: str, numbers: list[int], tombstone: 
 
 def read_commit(store: Store, directory: str, number: int) -> Commit | None:
     path = f"{store.path(directory)}/commits/{number:06}.json"
-    advice = "put it back from a copy, or remove it: then the step has no such commit, and runs again if it is needed"
+    advice = (
+        "put it back from a copy; or remove it, and run the step again with --force_run: until then an older commit of "
+        "it counts, if it has one"
+    )
     return read_document(store, path, Commit, advice, lambda commit: _fits(commit, number))
 
 

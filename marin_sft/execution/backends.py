@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from marin_sft.execution.ray_environment import secrets_of_this_process
 from marin_sft.execution.resources import RuntimeEnv, lacking_here
 from marin_sft.execution.worker import Outcome, Task, run_attempt
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Backend(Protocol):
@@ -78,24 +73,3 @@ def _variables(env: RuntimeEnv | None) -> Iterator[None]:
         for name in env.env_vars if env else ():
             os.environ.pop(name)
             os.environ.update({name: before[name]} if name in before else {})
-
-
-def map_shards(fn: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`[fn(item) for item in items]`, spread over Ray tasks when the caller is a step on Ray; order kept.
-
-    `fn` must be a module-level function, its items and results picklable. Raises what `fn` raises.
-    """
-    ray = sys.modules.get("ray")
-    if len(items) < 2 or ray is None or not ray.is_initialized():
-        return [fn(item) for item in items]
-    task = ray.remote(_shard).options(name=f"map_shards {fn.__qualname__}", max_retries=3)
-    secrets = secrets_of_this_process()
-    try:
-        return ray.get([task.remote(fn, item, secrets) for item in items])
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, Exception) else error from None
-
-
-def _shard(fn: Callable[[T], R], item: T, secrets: dict[str, str]) -> R:
-    os.environ.update(secrets)
-    return fn(item)

@@ -8,16 +8,12 @@ import sys
 import threading
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from marin_sft.execution.attempt import Claim, newer_claim, write_beat
 from marin_sft.execution.attempt_log import AttemptLog
 from marin_sft.execution.patience import no_patience
 from marin_sft.execution.store import Store
 from marin_sft.progress import Progress
-
-if TYPE_CHECKING:
-    from marin_sft.execution.worker import Task
 
 LOG_SECONDS = 10.0  # between two lines of progress in the attempt's log
 LOST_CLAIM = 75  # exit status of a worker process that lost its claim
@@ -31,11 +27,13 @@ class Beat:
     is refused at the end.
     """
 
-    def __init__(self, store: Store, task: Task, claim: Claim, own_process: bool, log: AttemptLog) -> None:
+    def __init__(
+        self, store: Store, directory: str, claim: Claim, timeout: float, own_process: bool, log: AttemptLog
+    ) -> None:
         self._store = store
-        self._directory = task.directory
+        self._directory = directory
         self._claim = claim
-        self._patience = task.beat_timeout * 2 / 3
+        self._patience = timeout * 2 / 3
         self._own_process = own_process
         self._log = log
         self._logged = -LOG_SECONDS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import re
 import socket
 import time
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from marin_sft.errors import ConfigError
 from marin_sft.paths import find_local, nearest_path
 
+_HUB_NAME = re.compile(r"\w[\w.-]*")
 _LITTER = ("desktop.ini", "Thumbs.db")
 _COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
 _SETTLING = 2_000_000_000  # ns: no file system in use tells two writes apart that are further apart than this
@@ -54,11 +56,35 @@ def read_content(location: str, field: str) -> LocalContent:
     if files is None:
         raise ConfigError(
             f"{field}: expected an existing file or directory, or a glob of some, got {location!r}"
-            f"{nearest_path(location)}"
+            f"{nearest_path(location)}{_hub_id_text(location)}"
         )
     stamp, newest = _stamp(files)  # before the files are read: a write meanwhile changes the stamp
     settled = newest < time.time_ns() - _SETTLING
     return LocalContent(field, location, _digest(files), stamp, settled)
+
+
+def _hub_id_text(location: str) -> str:
+    """Advice for what is no path but may be an id on the Hugging Face Hub: two words, the first of no folder."""
+    owner, _, name = os.path.relpath(location).partition("/")
+    if not _HUB_NAME.fullmatch(name) or not _HUB_NAME.fullmatch(owner) or os.path.exists(owner):
+        return ""
+    return f"; if it is an id on the Hugging Face Hub, fetch it in a step: download(name, hf_model_id='{owner}/{name}')"
+
+
+def stamp_of(content: LocalContent) -> str | None:
+    """Moves whenever the files are written, replaced or touched; None where they cannot be looked at."""
+    try:
+        files = _files_at(content.location)
+        return None if files is None else _stamp(files)[0]
+    except OSError:
+        return None
+
+
+def touched_text(content: LocalContent) -> str:
+    return (
+        f"{content.field}: {content.location} was written to or replaced, and holds again what it held when the plan was "
+        "made: what the step read in between is not known"
+    )
 
 
 def change_of(content: LocalContent) -> str | None:

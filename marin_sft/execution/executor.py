@@ -49,7 +49,8 @@ from marin_sft.execution.step import (
     unversioned,
     versioned,
 )
-from marin_sft.execution.store import Store, open_store, probe
+from marin_sft.execution.store import Store
+from marin_sft.execution.stores import open_store, probe
 from marin_sft.execution.terminal import complain, early_end_allowed, visible
 
 __all__ = [

@@ -26,7 +26,7 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.configs import Part, parts_of, references
 from marin_sft.execution.contents import LocalContent, kind_in_name, read_content
 from marin_sft.execution.resources import Resources
-from marin_sft.execution.source import canonical_code, canonical_function, name_of
+from marin_sft.execution.source import canonical_code, canonical_function, check_exists, name_of
 from marin_sft.execution.step import (
     EarlierAttempts,
     ExecutorStep,
@@ -52,10 +52,12 @@ def payload_of(
     contents: gets the local files that count by what they hold.
 
     Raises:
-        ConfigError: for a value without a stable text; the message names the step and the field.
+        ConfigError: for a value without a stable text, or a body that is not there; the message names the step and the
+            field.
     """
     try:
         kind = kind_of(step.fn)
+        check_exists(step.fn)
         config = _Canonical(fingerprint_of, [] if contents is None else contents).config(step.config)
     except ConfigError as error:
         raise ConfigError(f"step '{step.name}' {error}") from None

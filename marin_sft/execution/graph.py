@@ -13,7 +13,7 @@ from marin_sft.execution.differences import leaf_differences
 from marin_sft.execution.fingerprint import Payload, fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import check_resources
 from marin_sft.execution.source import source_digest
-from marin_sft.execution.step import ExecutorStep, kind_of
+from marin_sft.execution.step import ExecutorStep, kind_of, path_of_function
 from marin_sft.redaction import has_token
 
 _NAME_BYTES = 255
@@ -181,19 +181,16 @@ def _check_kinds(nodes: Iterable[Node]) -> None:
     """Two functions of one kind would make different outputs look the same to the steps below."""
     functions: dict[str, Node] = {}
     for node in nodes:
-        other = functions.setdefault(kind_of(node.step.fn).kind, node)
+        kind = kind_of(node.step.fn).kind
+        other = functions.setdefault(kind, node)
         if not _same_function(other.step.fn, node.step.fn):
             raise GraphError(
-                f"steps '{other.name}' and '{node.name}' run different functions of one kind "
-                f"'{kind_of(node.step.fn).kind}' ({_where(other)} and {_where(node)}): "
-                'name one of them with @step_fn(kind="...")'
+                f"steps '{other.name}' and '{node.name}' run different functions of one kind '{kind}' "
+                f"({path_of_function(other.step.fn)} and {path_of_function(node.step.fn)}): name one of them with "
+                '@step_fn(kind="...")'
             )
 
 
 def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
     # A script imported by another module exists twice, as __main__ and under its name: the source decides.
-    return one is other or source_digest(one) is not None and source_digest(one) == source_digest(other)
-
-
-def _where(node: Node) -> str:
-    return f"{node.step.fn.__module__}.{node.step.fn.__qualname__}"
+    return one == other or source_digest(one) is not None and source_digest(one) == source_digest(other)

@@ -130,17 +130,22 @@ def make_plan(graph: Graph, store: Store, selection: Selection) -> Plan:
 
 
 def changed_inputs(commit: Commit, current: Mapping[str, Consumed]) -> list[Consumed]:
-    """The inputs that have a newer commit with other contents than the one consumed; unknown digests count as changed.
+    """The inputs whose commit has other contents than the one consumed. Of another commit than that, an unknown digest
+    counts as changed.
 
-    An input that is missing, or was rebuilt under an old number, has not changed.
+    An input that is missing has not changed. One whose newest commit was removed counts by the commit that is left.
     """
     return [
         current[used.directory]
         for used in commit.inputs
-        if used.directory in current
-        and current[used.directory].commit > used.commit
-        and (used.digest is None or current[used.directory].digest != used.digest)
+        if used.directory in current and _differs(current[used.directory], used)
     ]
+
+
+def _differs(now: Consumed, used: Consumed) -> bool:
+    if used.digest is None or now.digest is None:
+        return now.commit != used.commit
+    return now.digest != used.digest
 
 
 Decision = tuple[Action, Reason, str, tuple[Difference, ...]]

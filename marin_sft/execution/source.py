@@ -15,9 +15,12 @@ import sys
 import sysconfig
 import types
 from collections.abc import Callable, Iterator
+from importlib.abc import InspectLoader
+from importlib.util import find_spec
 from typing import Any
 
 from marin_sft.errors import ConfigError
+from marin_sft.execution.step import Body
 
 Canonical = Callable[[Any, str], Any]  # a value and where it stands -> its canonical JSON
 
@@ -29,9 +32,36 @@ _ABSENT = object()
 def source_digest(function: Callable[..., Any]) -> str | None:
     """sha256 of a function's source text; None where Python cannot see it (typed at a prompt)."""
     try:
-        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+        text = _source_of_body(function) if isinstance(function, Body) else inspect.getsource(function)
     except (OSError, TypeError):
         return None
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def check_exists(function: Callable[..., Any]) -> None:
+    """Raise ConfigError for a body that is not there. Its module is not imported, only the packages around it."""
+    if isinstance(function, Body):
+        _source_of_body(function)
+
+
+def _source_of_body(body: Body) -> str | None:
+    """Its function's text, as `inspect.getsource` has it; None where its module comes without source."""
+    try:
+        spec = find_spec(body.module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise ConfigError(
+            f"body {body.path!r}: no module {body.module!r}; expected 'module:function', of a module on Python's path"
+        )
+    text = spec.loader.get_source(body.module) if isinstance(spec.loader, InspectLoader) else None
+    if text is None:
+        return None
+    found = re.search(rf"^(@.*\n)*(async )?def {body.name}\b", text, re.MULTILINE)
+    if found is None:
+        raise ConfigError(f"body {body.path!r}: {spec.origin} has no function {body.name!r} at its top level")
+    return "".join(inspect.getblock(text[found.start() :].splitlines(keepends=True)))
 
 
 def name_of(thing: Any) -> str:

@@ -1,4 +1,5 @@
-"""What a step is: a name, a function, and a config that may point at the outputs of other steps. Values only, no I/O.
+"""What a step is: a name, a config that may point at the outputs of other steps, and the function that does the work.
+Values only, no I/O.
 
 @step_fn(kind="count_words", version=1)
 def count_words(config: CountConfig) -> None: ...
@@ -8,15 +9,23 @@ words = ExecutorStep(
     fn=count_words,
     config=CountConfig(documents=documents / "**/*.jsonl.gz", output_path=this_output_path()),
 )
+
+A function that imports heavy libraries can stay out of planning: its config names it.
+
+@dataclass(frozen=True)
+class CountConfig(StepConfig, kind="count_words", version=1, body="my_package.counting:count_words"): ...
+
+words = ExecutorStep(name="stats/words", config=CountConfig(...))
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.resources import CpuConfig, Resources
@@ -25,19 +34,24 @@ ConfigT = TypeVar("ConfigT")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.=+@-]*(/[A-Za-z0-9][\w.=+@-]*)*", re.ASCII)
+_BODY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+_NO_CONFIG: Any = object()
 
 
 @dataclass(frozen=True, eq=False)
 class ExecutorStep(Generic[ConfigT]):
     """One node of the DAG: `fn(config)` run once, its output kept at `{prefix}/{name}-{fingerprint[:10]}`.
 
+    `fn` is left out for a config that names its body, see `StepConfig`.
     `description`, `resources` and `override_output_path` are no part of the step's identity.
     `override_output_path` replaces `{name}-{fingerprint[:10]}`; a relative one lies under the prefix.
     """
 
     name: str
-    fn: Callable[[ConfigT], Any]
-    config: ConfigT
+    fn: Callable[[ConfigT], Any] = None  # type: ignore[assignment]  # set below
+    config: ConfigT = _NO_CONFIG
     description: str | None = None
     override_output_path: str | None = None
     resources: Resources = field(default_factory=CpuConfig)
@@ -48,6 +62,29 @@ class ExecutorStep(Generic[ConfigT]):
                 f"step name {self.name!r}: expected segments of letters, digits and . _ = + @ - joined by '/', "
                 "each starting with a letter or digit, e.g. 'tokenized/smoltalk'"
             )
+        if self.config is _NO_CONFIG:
+            raise ConfigError(
+                f"step '{self.name}': got no config; expected ExecutorStep(name, fn, config), or ExecutorStep(name, "
+                "config=...) with a config that names its body"
+            )
+        object.__setattr__(self, "fn", self._function())
+
+    def _function(self) -> Callable[[ConfigT], Any]:
+        """`fn`, or the body that the config names."""
+        of = type(self.config).__name__
+        if not isinstance(self.config, StepConfig):
+            if self.fn is None:
+                raise ConfigError(f"step '{self.name}': got no fn, and {of} names no body; expected fn=...")
+            return self.fn
+        body = type(self.config).__step_body__
+        if body is None:
+            raise ConfigError(f"step '{self.name}': {of} names no body; expected class {of}(..., kind=..., body=...)")
+        if self.fn not in (None, body):
+            raise ConfigError(
+                f"step '{self.name}': got fn={path_of_function(self.fn)}, but {of} names its body, {body.path}; "
+                "leave fn out"
+            )
+        return body
 
     def cd(self, name: str) -> InputName:
         """A path inside this step's output; `step / "x"` is the same. Globs are kept as they are."""
@@ -61,10 +98,6 @@ class ExecutorStep(Generic[ConfigT]):
 
     def as_input_name(self) -> InputName:
         return InputName(self, None)
-
-    def with_output_path(self, output_path: str) -> ExecutorStep[ConfigT]:
-        """A copy whose output lies at `output_path`."""
-        return dataclasses.replace(self, override_output_path=output_path)
 
     def __repr__(self) -> str:
         return f"ExecutorStep({self.name!r}, fn={getattr(self.fn, '__qualname__', self.fn)})"
@@ -163,11 +196,62 @@ def omitted_when(value: Any, **kwargs: Any) -> Any:
 
 @dataclass(frozen=True)
 class StepKind:
-    """What `step_fn` says of a function."""
+    """What `step_fn`, or a config that names its body, says of a function."""
 
     kind: str
     version: int
     fresh_process: bool
+
+
+@dataclass(frozen=True)
+class Body:
+    """A step's function by its import path, `module:function`. Only a call imports it."""
+
+    path: str
+    kind: StepKind
+
+    @property
+    def module(self) -> str:
+        return self.path.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        return self.path.partition(":")[2]
+
+    def __call__(self, config: Any) -> Any:
+        return self.function()(config)
+
+    def function(self) -> Callable[[Any], Any]:
+        return getattr(importlib.import_module(self.module), self.name)
+
+    def __repr__(self) -> str:
+        return self.path
+
+
+class StepConfig:
+    """Base of configs that say what is done with them, so that their steps need no `fn`.
+
+    @dataclass(frozen=True)
+    class CountConfig(StepConfig, kind="count_words", version=1, body="my_package.counting:count_words"): ...
+
+    kind, version, fresh_process: as in `step_fn`. body: where the function is, "module:function". The process that runs
+    the step imports it; planning does not. A subclass that names no body has that of its base.
+    """
+
+    __step_body__: ClassVar[Body | None] = None
+
+    def __init_subclass__(
+        cls, *, kind: str | None = None, version: int = 1, body: str | None = None, fresh_process: bool = False
+    ) -> None:
+        super().__init_subclass__()
+        if (kind, version, body, fresh_process) == (None, 1, None, False):
+            return
+        if kind is None or body is None or not _BODY.fullmatch(body):
+            raise ConfigError(
+                f'class {cls.__name__}: got kind={kind!r} and body={body!r}; expected both, as kind="count_words" and '
+                'body="my_package.counting:count_words"'
+            )
+        cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process))
 
 
 def step_fn(*, kind: str, version: int = 1, fresh_process: bool = False) -> Callable[[FunctionT], FunctionT]:
@@ -184,12 +268,12 @@ def step_fn(*, kind: str, version: int = 1, fresh_process: bool = False) -> Call
 
 
 def kind_of(fn: Callable[..., Any]) -> StepKind:
-    """The kind and version of a step function: from `step_fn`, else its qualified name and version 1.
+    """The kind and version of a step function: from its config's class or `step_fn`, else its qualified name and 1.
 
     Raises:
         ConfigError: for a lambda, partial or closure, whose name does not say what it does.
     """
-    declared = getattr(fn, "__step_kind__", None)
+    declared = fn.kind if isinstance(fn, Body) else getattr(fn, "__step_kind__", None)
     if declared is not None:
         return declared
     name = getattr(fn, "__qualname__", None)
@@ -199,3 +283,8 @@ def kind_of(fn: Callable[..., Any]) -> StepKind:
             "move it to module level and its values into the config, or name it with @step_fn(kind=...)"
         )
     return StepKind(name, 1, False)
+
+
+def path_of_function(fn: Callable[..., Any]) -> str:
+    """`module.function`, of whichever sort it is."""
+    return f"{fn.module}.{fn.name}" if isinstance(fn, Body) else f"{fn.__module__}.{getattr(fn, '__qualname__', fn)}"

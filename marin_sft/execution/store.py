@@ -8,11 +8,8 @@ Paths are absolute (or URLs); `Store.path` makes them from the prefix.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
-
-from marin_sft.errors import StoreError
 
 
 class FileInfo(NamedTuple):
@@ -93,39 +90,3 @@ class Store(Protocol):
     def files(self, path: str) -> list[FileInfo]:
         """Every file below `path`, sorted, without those whose top-level name starts with a dot."""
         ...
-
-
-def open_store(prefix: str) -> Store:
-    """The store at `prefix`: a path or a URL. Reads and writes nothing.
-
-    Raises:
-        StoreError: for a protocol without create-exclusive.
-    """
-    from marin_sft.execution.local_store import LocalStore
-    from marin_sft.execution.object_store import FsspecStore
-
-    protocol, separator, rest = prefix.partition("://")
-    if not separator or protocol == "file":
-        return LocalStore(rest if separator else prefix)
-    return FsspecStore(protocol, prefix)
-
-
-def probe(store: Store) -> None:
-    """Check that the prefix can be written and that its create-exclusive excludes.
-
-    Raises:
-        StoreError: when it cannot; with what was tried.
-    """
-    path = store.path(f"_probe/{uuid.uuid4().hex}")
-    try:
-        first, second = store.create_exclusive(path, b"1"), store.create_exclusive(path, b"2")
-        kept = store.read(path)
-        store.remove(path)
-    except OSError as error:
-        said = getattr(error, "said", None) or error
-        raise StoreError(f"prefix {store.prefix}: cannot be written: {said}; choose another with --prefix") from error
-    if (first, second, kept) != (True, False, b"1"):
-        raise StoreError(
-            f"prefix {store.prefix}: expected the second create of {path} to be refused, "
-            f"got {(first, second, kept)}; this file system cannot keep two launches apart, choose another prefix"
-        )

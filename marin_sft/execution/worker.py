@@ -39,8 +39,9 @@ from marin_sft.execution.fingerprint import Payload
 from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
-from marin_sft.execution.step import EarlierAttempts, OutputName
-from marin_sft.execution.store import Store, open_store
+from marin_sft.execution.step import EarlierAttempts, OutputName, path_of_function
+from marin_sft.execution.store import Store
+from marin_sft.execution.stores import open_store
 from marin_sft.execution.terminal import visible
 from marin_sft.redaction import redacted
 
@@ -104,7 +105,7 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     started, clock = now(), time.monotonic()
     with (
         AttemptLog(store, output, own_process) as log,
-        Beat(store, task, claim, own_process, log) as beat,
+        Beat(store, task.directory, claim, task.beat_timeout, own_process, log) as beat,
         _exits(store, task),
     ):
         failure = _changed_inputs(task, "began") or _run_body(task.fn, config, beat)
@@ -221,7 +222,7 @@ def _record(
 ) -> dict[str, Any]:
     return {
         "name": task.name,
-        "function": f"{task.fn.__module__}.{task.fn.__qualname__}",
+        "function": path_of_function(task.fn),
         "source": task.source,
         "fingerprint": task.fingerprint,
         "payload": task.payload,

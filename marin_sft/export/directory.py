@@ -94,7 +94,7 @@ def _files(export: HfExport, trained: Mapping[str, Any], tensors: Mapping[str, n
 
     Raises as `write_export`.
     """
-    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_size
+    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
 
     tokenizer = load_tokenizer(export.tokenizer or export.base_model, export.chat_template)
     with hf_directory.reading(export.base_model, weights=False) as base:
@@ -105,7 +105,8 @@ def _files(export: HfExport, trained: Mapping[str, Any], tensors: Mapping[str, n
     config = serving.model_config(trained, tensors, export.dtype or _dtype_of(base_config), generation["eos_token_id"])
     changed = ("torch_dtype", "architectures", "tie_word_embeddings", "eos_token_id", "pad_token_id")
     try:
-        check_tokenizer(vocabulary_size(tokenizer), vocabulary_hash(tokenizer), export.base_model, config["vocab_size"])
+        sizes = vocabulary_size(tokenizer), vocabulary_hash(tokenizer), vocabulary_sample(tokenizer)
+        check_tokenizer(*sizes, export.base_model, config["vocab_size"])
     except TrainingError as error:
         raise ExportError(str(error)) from error
     return _Files(

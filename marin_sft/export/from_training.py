@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from marin_sft.data.download import DownloadConfig
 from marin_sft.data.formats import ChatLmDatasetFormat, PreferenceChatLmDatasetFormat
-from marin_sft.data.tokenize import TokenizeConfig
+from marin_sft.data.step_configs import DownloadConfig, TokenizeConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.export.card_config import CardConfig

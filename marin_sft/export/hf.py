@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from marin_sft.execution.step import step_fn
+from marin_sft.data.files import read_json
+from marin_sft.export.directory import write_export
 from marin_sft.export.hf_config import ExportConfig
+from marin_sft.training.models import hf_directory
 
-__all__ = ["ExportConfig", "export_hf"]
 
-
-@step_fn(kind="export_hf", version=4, fresh_process=True)
 def export_hf(config: ExportConfig) -> None:
     """Write the directory that `marin_sft.export.directory` describes, then read it back and compare.
 
@@ -17,10 +16,6 @@ def export_hf(config: ExportConfig) -> None:
             would end an answer.
         TrainingError: for a checkpoint or base model that is no model directory.
     """
-    from marin_sft.data.files import read_json
-    from marin_sft.export.directory import write_export
-    from marin_sft.training.models import hf_directory
-
     try:
         metrics = read_json(f"{config.checkpoint}/metrics.json")
     except FileNotFoundError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from marin_sft.execution.step import execution_only, this_output_path
+from marin_sft.execution.step import StepConfig, execution_only, this_output_path
 from marin_sft.export.card_config import CardConfig
 from marin_sft.training.checks import check_types, require, unresolved
 
@@ -48,7 +48,9 @@ class HfExport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(HfExport):
+class ExportConfig(
+    HfExport, StepConfig, kind="export_hf", version=4, body="marin_sft.export.hf:export_hf", fresh_process=True
+):
     """`checkpoint`: output of a training step."""
 
     checkpoint: str

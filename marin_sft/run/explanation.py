@@ -103,8 +103,9 @@ def _inputs(store: Store, commit: Commit) -> list[dict[str, Any]]:
     found = []
     for used in commit.inputs:
         now = read_state(store, used.directory).commit
-        changed = now and now.number > used.commit and (used.digest is None or now.digest != used.digest)
-        state = "gone" if now is None else "newer output" if changed else "unchanged"
+        differs = now and (now.digest != used.digest if used.digest else now.number != used.commit)
+        other = "newer output" if now and now.number > used.commit else "another output"
+        state = "gone" if now is None else other if differs else "unchanged"
         found.append({**asdict(used), "name": step_name(used.directory), "now": state})
     return found
 

@@ -22,6 +22,7 @@ from marin_sft.redaction import has_token
 
 _MOST_BYTES = 512 * 1024**2  # of a package; Ray refuses larger ones, after it has packed them
 _INSTEAD = "set it in the environment of `ray start` on the nodes, which jobs and steps inherit, and leave it out here"
+_ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -99,6 +100,11 @@ def parse_variables(given: Sequence[Sequence[str]]) -> dict[str, str]:
             raise UserError(f"--env_vars {name}: got {len(words)} words; give each variable an --env_vars of its own")
         if len(words) == 1 and not equals and name not in os.environ:
             raise UserError(f"--env_vars {name}: not set here, so there is no value to copy; export it, or give one")
+        if len(words) == 2 and (words[1] in os.environ or _ASSIGNMENT.match(words[1])):
+            raise UserError(
+                f"--env_vars {name}: expected a value after it, got what looks like another variable; give each variable "
+                f"an --env_vars of its own, or write {name}=VALUE"
+            )
         found[name] = words[1] if len(words) == 2 else value if equals else os.environ[name]
     return found
 

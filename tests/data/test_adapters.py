@@ -131,7 +131,7 @@ ADAPTED = {
                     "",
                     reasoning_content="a tool knows",
                     tool_calls=[
-                        {"type": "function", "id": "1", "function": {"name": "f", "arguments": {"b": 1, "a": None}}}
+                        {"type": "function", "id": "1", "function": {"name": "f", "arguments": '{"b": 1, "a": null}'}}
                     ],
                 ),
                 {"role": "tool", "content": "sun", "tool_call_id": "1", "name": "f"},

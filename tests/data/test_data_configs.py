@@ -14,7 +14,6 @@ from marin_sft.data import (
     lm_varying_mixture_data_config,
     mixture_for_evaluation,
 )
-from marin_sft.data.tokenize import tokenize
 from marin_sft.errors import ConfigError
 from marin_sft.execution.graph import build_graph
 from marin_sft.execution.step import ExecutorStep, InputName, unversioned
@@ -26,7 +25,7 @@ TOKENIZER = train_tokenizer("t", ["rows.jsonl"], vocab_size=400)
 
 def tokenized(name, tokenizer=TOKENIZER, **format):
     config = TokenizeConfig(("rows.jsonl",), tokenizer, ChatLmDatasetFormat(**format))
-    return ExecutorStep(f"tokenized/{name}", tokenize, config)
+    return ExecutorStep(f"tokenized/{name}", config=config)
 
 
 CHAT, CODE, HELD_OUT = tokenized("chat"), tokenized("code", pack=4), tokenized("held_out", pack=False)

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from marin_sft import progress
-from marin_sft.data import token_cache
 from marin_sft.data.chat.renderer import encode_chat
 from marin_sft.data.formats import (
     ChatLmDatasetFormat,
@@ -15,15 +14,15 @@ from marin_sft.data.formats import (
     SupervisedLmDatasetFormat,
     TextLmDatasetFormat,
 )
-from marin_sft.data.rows.blocks import Span, plan_blocks
-from marin_sft.data.rows.row_files import SourceFile
+from marin_sft.data.rows.blocks import plan_blocks
+from marin_sft.data.rows.source_rows import SourceFile, Span
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, DataError
 
 
 def test_tokenize(tmp_path, tokenizer, tokenizer_path, helpers, monkeypatch):
-    monkeypatch.setattr(token_cache, "ROWS_PER_SHARD", 16)
+    monkeypatch.setattr("marin_sft.data.tokenize.ROWS_PER_SHARD", 16)
     rows = helpers.chat_rows(50)
     helpers.write_jsonl(tmp_path / "raw/a.jsonl.gz", rows[:21])
     helpers.write_jsonl(tmp_path / "raw/b.jsonl", rows[21:40])

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from marin_sft.data import token_cache
 from marin_sft.data.chat.templates import has_generation_tags
 from marin_sft.data.formats import ChatLmDatasetFormat, PreferenceChatLmDatasetFormat
 from marin_sft.data.mixture import read_mixture
@@ -117,7 +116,7 @@ def test_what_is_dropped_is_counted(tokenized):
 
 
 def test_shards_hold_whole_pairs(tokenized, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_cache, "ROWS_PER_SHARD", 3)
+    monkeypatch.setattr("marin_sft.data.tokenize.ROWS_PER_SHARD", 3)
     ranked = {"prompt": "q", "answers": [{"answer": text, "rank": rank} for rank, text in enumerate("abc", 1)]}
     stats, documents = tokenized([*chat_pairs(5), ranked, *chat_pairs(2)])
     assert stats["pairs"] == 9 and len(documents) == 18

@@ -9,7 +9,7 @@ import pytest
 
 from marin_sft import progress
 from marin_sft.data import transform as module
-from marin_sft.data.adapters import InputDatasetFormat, PreferenceTransformAdapter, TransformAdapter
+from marin_sft.data.adapters import FormatAdapter, InputDatasetFormat, PreferenceTransformAdapter, TransformAdapter
 from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.transform import TransformConfig, transform
 from marin_sft.errors import ConfigError, DataError
@@ -140,7 +140,7 @@ def test_pairs(tmp_path, helpers):
 def test_one_row_that_makes_several(tmp_path, helpers):
     answers = [{"answer": text, "rank": rank} for rank, text in enumerate("abc")]
     helpers.write_jsonl(tmp_path / "raw/train.jsonl", [{"prompt": "q", "answers": answers}])
-    out = run(tmp_path, adapter=module.FormatAdapter())
+    out = run(tmp_path, adapter=FormatAdapter())
     assert [row["rejected"] for row in read(out / "train/shard_00000.jsonl.gz")] == ["b", "c"]
     assert json.loads((out / "stats.json").read_text())["train"] == {"rows": 1, "written": 2, "dropped": {}}
 

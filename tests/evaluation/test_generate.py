@@ -8,9 +8,9 @@ import transformers
 
 from marin_sft.errors import ConfigError, DataError, TrainingError
 from marin_sft.evaluation.cached_decoding import has_cache
-from marin_sft.evaluation.decoding import Sampling, decode
-from marin_sft.evaluation.generate import GenerateConfig, generate
-from marin_sft.evaluation.generate_run import read_prompts
+from marin_sft.evaluation.decoding import decode
+from marin_sft.evaluation.generate import GenerateConfig, generate, read_prompts
+from marin_sft.evaluation.sampling import Sampling
 from marin_sft.execution.graph import build_graph
 from marin_sft.steps import download_urls, evaluate
 from marin_sft.training.fakes import CHAT_TEMPLATE, word_tokenizer

@@ -26,7 +26,7 @@ from marin_sft.execution.attempt import (
 )
 from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.graph import build_graph
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 
 OUT_OF_SIGHT = ProcessIdentity("elsewhere", 1, "another-boot", "another-namespace", "1")
 

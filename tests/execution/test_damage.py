@@ -87,7 +87,7 @@ def test_anything_else_is_an_error_that_names_the_file_and_the_way_out(store, pa
 def test_status_tells_of_a_damaged_step_among_the_others(store, capsys):
     file = file_of(store, "b-*/commits/000001.json")
     file.write_bytes(b"")
-    from marin_sft.execution.store import open_store
+    from marin_sft.execution.stores import open_store
     from marin_sft.run.status import read_statuses
 
     found = {item.name: item for item in read_statuses(open_store(str(store)), None)}

@@ -22,7 +22,7 @@ from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.record import read_begin, read_end, read_launches
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 
 NEWEST = GcPolicy(keep_runs=1, keep_days=0, grace_hours=0)
 OUT_OF_SIGHT = ProcessIdentity("elsewhere", 1, "another-boot", "another-namespace", "1")

@@ -13,7 +13,7 @@ from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.pins import pin_step
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.reachability import GcPolicy, find_garbage
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 from tests.execution.test_gc import directory_of, run, step
 
 ALL = GcPolicy(keep_runs=0, keep_days=0, grace_hours=0)

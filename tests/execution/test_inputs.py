@@ -20,7 +20,7 @@ from marin_sft.execution.executor import (
     this_output_path,
 )
 from marin_sft.execution.graph import build_graph
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 from marin_sft.steps import tokenize
 
 

@@ -4,7 +4,7 @@ import queue
 import tracemalloc
 
 from marin_sft.execution.live_output import LiveOutput
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 from marin_sft.progress import Progress, is_text
 
 

@@ -12,7 +12,7 @@ import pytest
 from marin_sft.errors import StoreUnavailable, UserError
 from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.patience import is_passing, no_patience, once, patient, seconds_of_patience
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 from tests.execution.test_claims import claim_from_elsewhere, node_of
 from tests.gcs_server import Fault
 

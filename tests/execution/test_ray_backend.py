@@ -17,7 +17,7 @@ SCRIPT = """
     from pathlib import Path
     from marin_sft import CpuConfig, ExecutorStep, GpuConfig, RuntimeEnv
     from marin_sft import earlier_attempts, executor_main, step_fn, this_output_path
-    from marin_sft.execution.backends import map_shards
+    from marin_sft.execution.shards import map_shards
 
     def note(config, text):
         Path(config["out"], "note.txt").write_text(text)
@@ -122,6 +122,26 @@ def test_independent_steps_finish_and_failures_are_told_apart(launch):
     assert "vanish failed: os._exit(7) in the body" in done.stdout
     assert "killed failed: the worker was lost 4 times" in done.stdout
     assert "data.txt has changed since the plan was made" in done.stdout
+
+
+def test_a_body_is_imported_by_the_worker_alone(tmp_path):
+    """Of a config's class in a script, which reaches the worker by value."""
+    body = "import os\ndef body(config): open(f'{config.out}/note.txt', 'w').write(str(os.getpid()))\n"
+    (tmp_path / "beside_the_script.py").write_text(body)
+    command = write_script(
+        tmp_path,
+        "from dataclasses import dataclass",
+        "from marin_sft.execution.step import StepConfig",
+        "@dataclass(frozen=True)",
+        "class Named(StepConfig, kind='named', body='beside_the_script:body', fresh_process=True):",
+        "    out: str = this_output_path()",
+        "executor_main(steps=[ExecutorStep('named', config=Named())])",
+        "print('here', os.getpid(), 'beside_the_script' in sys.modules)",
+    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    _, here, imported = done.stdout.splitlines()[-1].split()
+    assert imported == "False" and read(tmp_path, "named") != here
 
 
 def test_a_step_killed_for_its_memory_is_told_apart_and_not_retried(tmp_path):

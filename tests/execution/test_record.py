@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 from marin_sft.redaction import REDACTED
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 
 from marin_sft.errors import StoreError
 from marin_sft.execution.local_store import LocalStore
-from marin_sft.execution.store import open_store, probe
+from marin_sft.execution.stores import open_store, probe
 from tests.gcs_server import Fault
 
 
@@ -136,7 +136,7 @@ def test_one_winner_of_many_threads(store):
 
 _CLAIM_ALL = """
 import json, sys
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 store = open_store(sys.argv[1])
 print(flush=True)  # ready
 sys.stdin.readline()

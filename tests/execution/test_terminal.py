@@ -15,7 +15,7 @@ import pytest
 from marin_sft.execution.attempt import take_claim, write_beat
 from marin_sft.execution.console import TextConsole
 from marin_sft.execution.scheduler import StepResult
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 from marin_sft.execution.terminal import complain, visible, write_log
 from marin_sft.execution.view import LiveView
 from tests.execution.test_gc import run, step

@@ -16,7 +16,7 @@ from marin_sft.errors import RunFailed
 from marin_sft.execution import local_store
 from marin_sft.execution.attempt import Claim, ProcessIdentity, now, take_claim, write_beat
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path, unversioned
-from marin_sft.execution.store import open_store
+from marin_sft.execution.stores import open_store
 from marin_sft.run import command, explanation, logs
 
 ROOT = Path(__file__).parents[2]

@@ -146,7 +146,7 @@ EXPERIMENT = """
     from helper import note
     from parts.more import shout
     from marin_sft import CpuConfig, ExecutorStep, RuntimeEnv, executor_main, step_fn, this_output_path
-    from marin_sft.execution.backends import map_shards
+    from marin_sft.execution.shards import map_shards
 
     def secret_of(item):
         return len(os.environ["HF_TOKEN"])

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from marin_sft.data.chat.alignment import Range
+from marin_sft.data.chat.chats import PLANE, Chat
 from marin_sft.data.chat.reasoning import OPEN
 from marin_sft.data.chat.special_tokens import pattern_of
-from marin_sft.data.chat.turn_spans import PLANE, Chat
 from marin_sft.data.messages.examples import BadRow, Message
 
 _MARK = chr(PLANE)

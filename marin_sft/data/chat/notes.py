@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from marin_sft.data.chat.alignment import Noted, Range
+from marin_sft.data.chat.chats import Chat
 from marin_sft.data.chat.reasoning import KEYS
 from marin_sft.data.chat.special_tokens import pattern_of, places_of_marks, texts_of, texts_of_messages, with_marks
-from marin_sft.data.chat.turn_spans import Chat
 from marin_sft.data.chat.unrendered import Place, find_unrendered
 from marin_sft.data.formats import ChatLmDatasetFormat, NotRendered
 from marin_sft.data.messages.examples import BadRow, Message

@@ -12,47 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from marin_sft.data.chat.alignment import Range
+from marin_sft.data.chat.chats import PLANE, Chat
+from marin_sft.data.chat.frame import Frame
 from marin_sft.data.chat.reasoning import CLOSE, KEYS, OPEN
 from marin_sft.data.messages.examples import BadRow, Message
 from marin_sft.data.messages.turns import other_keys
 
-if TYPE_CHECKING:
-    from marin_sft.data.chat.frame import Frame
-
-PLANE = 0xF0000
-"""Its characters are marks: no template and no row has them."""
 _BLANK = re.compile(rf"(?:\s|{OPEN}|{CLOSE})*")
 _TAGS = re.compile(f"({OPEN}|{CLOSE})")
 _MARK = re.compile(f"([{chr(PLANE)}-{chr(PLANE + 0xFFFD)}])")
-
-
-class Chat(Protocol):
-    """A dialogue with all that its rendering depends on."""
-
-    @property
-    def messages(self) -> list[Message]: ...
-
-    @property
-    def special(self) -> frozenset[str]:
-        """The special tokens that may close a turn."""
-
-    @property
-    def read(self) -> frozenset[str]:
-        """What the template may look up in a message."""
-        ...
-
-    @property
-    def variables(self) -> frozenset[str]:
-        """What it looks up beside messages."""
-        ...
-
-    @property
-    def tools(self) -> list[dict[str, Any]] | None: ...
-
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **changed: Any) -> str: ...
 
 
 @dataclass(frozen=True)

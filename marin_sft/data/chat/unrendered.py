@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from marin_sft.data.chat.chats import PLANE, Chat
 from marin_sft.data.chat.reasoning import CLOSE, KEYS, OPEN
-from marin_sft.data.chat.turn_spans import PLANE, Chat, around, marked_leaves
+from marin_sft.data.chat.turn_spans import around, marked_leaves
 from marin_sft.data.formats import NotRendered
 from marin_sft.data.messages.examples import BadRow, Message
 

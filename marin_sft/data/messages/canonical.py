@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from marin_sft.data.messages.examples import BadRow, Dialogue, Example, Preference, Text, TextPreference
+from marin_sft.data.messages.examples import BadRow, Dialogue, Example, Message, Preference, Text, TextPreference
 
 
 def canonical_row(example: Example) -> dict[str, Any]:
@@ -16,10 +17,12 @@ def canonical_row(example: Example) -> dict[str, Any]:
     """
     match example:
         case Dialogue():
-            return {"messages": example.messages, **_template_arguments(example)}
-        case Preference() | TextPreference():
-            pair = {"prompt": example.prompt, "chosen": example.chosen, "rejected": example.rejected}
-            return pair if isinstance(example, TextPreference) else {**pair, **_template_arguments(example)}
+            return {"messages": _kept(example.messages), **_template_arguments(example)}
+        case Preference():
+            sides = {"prompt": example.prompt, "chosen": example.chosen, "rejected": example.rejected}
+            return {**{name: _kept(turns) for name, turns in sides.items()}, **_template_arguments(example)}
+        case TextPreference():
+            return {"prompt": example.prompt, "chosen": example.chosen, "rejected": example.rejected}
         case Text(prompt="", text=text):
             return {"text": text}
         case Text(prompt=prompt, text=text):
@@ -29,5 +32,28 @@ def canonical_row(example: Example) -> dict[str, Any]:
 
 
 def _template_arguments(example: Dialogue | Preference) -> dict[str, Any]:
-    arguments = {"tools": example.tools, "chat_template_kwargs": example.chat_template_kwargs}
+    tools = (
+        json.dumps(example.tools, ensure_ascii=False) if example.tools and _has_null(example.tools) else example.tools
+    )
+    arguments = {"tools": tools, "chat_template_kwargs": example.chat_template_kwargs}
     return {name: value for name, value in arguments.items() if value}
+
+
+def _kept(messages: list[Message]) -> list[Message]:
+    """`messages` as they are read again: nulls in the arguments of a call stay only in a JSON string."""
+    return [_with_calls_kept(message) if _has_null(message.get("tool_calls", [])) else message for message in messages]
+
+
+def _with_calls_kept(message: Message) -> Message:
+    calls = [{**call, "function": _with_arguments_kept(call["function"])} for call in message["tool_calls"]]
+    return {**message, "tool_calls": calls}
+
+
+def _with_arguments_kept(function: dict[str, Any]) -> dict[str, Any]:
+    return {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_null, value.values()))
+    return any(map(_has_null, value)) if isinstance(value, list) else value is None

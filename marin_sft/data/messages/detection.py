@@ -16,17 +16,15 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.dialogues import Fields
 from marin_sft.data.messages.examples import BadRow, Example
 from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES, Shape, Slot, is_rated, may_be_rated
 from marin_sft.data.messages.turns import without_other_keys
 
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
-
-
+_WHETHER_TRAINED = ("train", "weight")
 _LOOKED_AT = 10  # of the keys of a row that fits no shape
 _BOOKKEEPING = frozenset(("id", "source", "metadata"))
 
@@ -34,6 +32,9 @@ _BOOKKEEPING = frozenset(("id", "source", "metadata"))
 def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
     """The examples that `row` holds, by the format's shape or the one that is found in it. Raises BadRow."""
     row = by_our_names(row, format)
+    for key in _WHETHER_TRAINED:
+        if row.get(key) in (False, 0) and not isinstance(row[key], str):
+            raise BadRow("not_trained", f"the row says {key} = {row[key]!r}")
     if format.shape is not None:
         return _read(SHAPE_BY_NAME[format.shape], row, format)
     shapes = find_shapes(row, format)

@@ -7,19 +7,16 @@ adds words of its own: an instruction is not wrapped in "### Instruction", a sum
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marin_sft.data.messages.examples import BadRow, Dialogue, Message, Rated, Segments, Text
 from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of, without_nulls
-from marin_sft.data.messages.turns import turns_of, untrained, with_system
-
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.turns import MessageFormat, turns_of, untrained, with_system
 
 Fields = dict[str, Any]
 
 
-def dialogue_from(turns: list[Message], fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+def dialogue_from(turns: list[Message], fields: Fields, format: MessageFormat) -> Dialogue:
     """`turns` with the system turn, the tools and the arguments of the template that the row has beside them."""
     messages = with_system(turns, fields.get("system"), format)
     if not messages:
@@ -36,19 +33,19 @@ def template_kwargs_of(fields: Fields) -> dict[str, Any]:
     return without_nulls(kwargs, "chat_template_kwargs", "bad_messages")
 
 
-def read_messages(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+def read_messages(fields: Fields, format: MessageFormat) -> Dialogue:
     return dialogue_from(turns_of(fields["messages"], format), fields, format)
 
 
-def read_instruction(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+def read_instruction(fields: Fields, format: MessageFormat) -> Dialogue:
     """Alpaca and its kin: the input follows the instruction on a new line; `history` holds earlier turns."""
-    turns = _earlier_turns(fields.get("history"))
+    turns = earlier_turns(fields.get("history"))
     turns += question_turns(fields["instruction"], fields.get("input"), format, "instruction")
     turns += turns_of(fields["output"], format, "output", "assistant")
     return dialogue_from(turns, fields, format)
 
 
-def read_question(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+def read_question(fields: Fields, format: MessageFormat) -> Dialogue:
     """A question and an answer; what the question is about stands before it, with a blank line between."""
     question, context = fields["question"], fields.get("context")
     if context not in (None, ""):
@@ -57,7 +54,7 @@ def read_question(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
     return dialogue_from([*turns_of(question, format, "question", "user"), *answer], fields, format)
 
 
-def read_multiple_choice(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+def read_multiple_choice(fields: Fields, format: MessageFormat) -> Dialogue:
     """The choices follow the question as a list, one a line; the answer is the solution, then the explanation."""
     choices = fields["choices"]
     if not isinstance(choices, list):
@@ -70,14 +67,14 @@ def read_multiple_choice(fields: Fields, format: ChatLmDatasetFormat) -> Dialogu
     return dialogue_from([*question, {"role": "assistant", "content": "\n".join(said)}], fields, format)
 
 
-def question_turns(question: Any, more: Any, format: ChatLmDatasetFormat, where: str) -> list[Message]:
+def question_turns(question: Any, more: Any, format: MessageFormat, where: str) -> list[Message]:
     """What the user says: `question`, and on the next line `more`; of an empty one, no line is left."""
     if more not in (None, ""):
         question = "\n".join(text for text in (text_of(question, where), text_of(more, "input")) if text)
     return turns_of(question, format, where, "user")
 
 
-def read_completion(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue | Text:
+def read_completion(fields: Fields, format: MessageFormat) -> Dialogue | Text:
     """A prompt and how it goes on. Two strings are plain text, unless a system prompt or tools come with them.
 
     Of a chat, only the completion is trained.
@@ -89,26 +86,26 @@ def read_completion(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue | T
     return read_completion_as_chat(fields, format)
 
 
-def read_completion_as_chat(fields: Fields, format: ChatLmDatasetFormat) -> Dialogue:
+def read_completion_as_chat(fields: Fields, format: MessageFormat) -> Dialogue:
     prompt = untrained(turns_of(fields["prompt"], format, "prompt", "user"))
     completion = turns_of(fields["completion"], format, "completion", "assistant")
     return dialogue_from([*prompt, *completion], fields, format)
 
 
-def rated(read: Callable[[Fields, ChatLmDatasetFormat], Dialogue]) -> Callable[[Fields, ChatLmDatasetFormat], Rated]:
+def rated(read: Callable[[Fields, MessageFormat], Dialogue]) -> Callable[[Fields, MessageFormat], Rated]:
     """A reader of what `read` reads and a label. Strings are a chat here too: a rating is about an answer."""
 
-    def read_rated(fields: Fields, format: ChatLmDatasetFormat) -> Rated:
+    def read_rated(fields: Fields, format: MessageFormat) -> Rated:
         return Rated(read(fields, format), _label(fields["label"]))
 
     return read_rated
 
 
-def read_text(fields: Fields, format: ChatLmDatasetFormat) -> Text:
+def read_text(fields: Fields, format: MessageFormat) -> Text:
     return Text("", text_of(fields["text"], "text", "bad_text"))
 
 
-def read_segments(fields: Fields, format: ChatLmDatasetFormat) -> Segments:
+def read_segments(fields: Fields, format: MessageFormat) -> Segments:
     segments = fields["segments"]
     if not isinstance(segments, list) or not segments:
         raise BadRow("bad_segments", f"segments is {kind_of(segments)}, expected a list of {{text, label}}")
@@ -120,7 +117,7 @@ def read_segments(fields: Fields, format: ChatLmDatasetFormat) -> Segments:
     return Segments(pieces)
 
 
-def _earlier_turns(history: Any) -> list[Message]:
+def earlier_turns(history: Any) -> list[Message]:
     if history is None:
         return []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
@@ -132,11 +129,22 @@ def _earlier_turns(history: Any) -> list[Message]:
     ]
 
 
+_RATING_WORDS = frozenset(
+    ("-1", "yes", "no", "good", "bad", "desirable", "undesirable", "chosen", "rejected", "positive", "negative")
+)
+
+
 def as_rating(label: Any) -> bool | None:
     """Whether `label` says good or bad, also as formats without booleans write that; None for anything else."""
     if isinstance(label, bool | int | float) and label in (0, 1):
         return bool(label)
     return {"true": True, "false": False, "1": True, "0": False}.get(label.lower()) if isinstance(label, str) else None
+
+
+def may_rate(label: Any) -> bool:
+    """Whether `label` may say that something is good or bad, in whatever words."""
+    words = isinstance(label, str) and label.strip().lower() in _RATING_WORDS
+    return words or as_rating(label) is not None or (isinstance(label, int | float) and label == -1)
 
 
 def _label(label: Any) -> bool:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os.path
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from marin_sft.data.messages.dialogues import Fields, question_turns, template_kwargs_of
+from marin_sft.data.messages.dialogues import Fields, earlier_turns, question_turns, template_kwargs_of
 from marin_sft.data.messages.examples import BadRow, Message, Preference, TextPreference
 from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of
-from marin_sft.data.messages.turns import same_turn, turns_of, with_system
-
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.turns import MessageFormat, same_turn, turns_of, with_system
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
 Parts = tuple[list[Message], list[Message], list[Message]]
@@ -20,7 +17,7 @@ Parts = tuple[list[Message], list[Message], list[Message]]
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
-def read_preference(fields: Fields, format: ChatLmDatasetFormat) -> Preference | TextPreference:
+def read_preference(fields: Fields, format: MessageFormat) -> Preference | TextPreference:
     """The pair under `chosen` and `rejected`: strings, single messages, or lists of messages.
 
     Lists that begin with the user or the system are whole dialogues: their prompt is what they have in common, and a
@@ -35,20 +32,31 @@ def read_preference(fields: Fields, format: ChatLmDatasetFormat) -> Preference |
         )
     if isinstance(chosen, str) and _is_plain(fields) and not _by_markers(chosen):
         return _text_pair(fields.get("prompt"), text_of(chosen, "chosen"), text_of(rejected, "rejected"))
-    better, worse = _side(chosen, "chosen", format), _side(rejected, "rejected", format)
+    better, worse = (
+        _side(_answer(value, fields), name, format) for name, value in (("chosen", chosen), ("rejected", rejected))
+    )
     whole = better[0]["role"] != "assistant"
     if whole != (worse[0]["role"] != "assistant"):
         raise BadRow("bad_pair", "one of chosen and rejected begins with the assistant, the other does not")
     if whole:
-        return _pair(_split_dialogues(fields, better, worse, format), fields, format)
+        parts = _split_dialogues(fields, better, worse, format)
+        _require_said_again(parts, fields, format)
+        return _pair(parts, fields, format)
     return _pair((_prompt(fields, format), better, worse), fields, format)
 
 
-def _side(value: Any, where: str, format: ChatLmDatasetFormat) -> list[Message]:
+def _side(value: Any, where: str, format: MessageFormat) -> list[Message]:
     return isinstance(value, str) and _by_markers(value) or turns_of(value, format, where, "assistant")
 
 
-def read_ranked(fields: Fields, format: ChatLmDatasetFormat) -> list[Preference | TextPreference]:
+def _answer(value: Any, fields: Fields) -> Any:
+    """An answer without the space that belongs to the "Assistant:" at the end of its prompt."""
+    prompt = fields.get("prompt")
+    marked = isinstance(value, str) and isinstance(prompt, str) and _by_markers(prompt)
+    return value.removeprefix(" ") if marked else value
+
+
+def read_ranked(fields: Fields, format: MessageFormat) -> list[Preference | TextPreference]:
     """Nectar: the best answer against each worse one, in the order of the row."""
     answers = fields["answers"]
     if not isinstance(answers, list) or not answers:
@@ -64,7 +72,7 @@ def read_ranked(fields: Fields, format: ChatLmDatasetFormat) -> list[Preference 
     return [read_preference(pair, format) for pair in pairs]
 
 
-def _pair(parts: Parts, fields: Fields, format: ChatLmDatasetFormat) -> Preference:
+def _pair(parts: Parts, fields: Fields, format: MessageFormat) -> Preference:
     prompt, chosen, rejected = parts
     if chosen == rejected:
         raise BadRow("identical_pair", "chosen and rejected are the same")
@@ -77,8 +85,12 @@ def _pair(parts: Parts, fields: Fields, format: ChatLmDatasetFormat) -> Preferen
     return Preference(prompt, chosen, rejected, tools_of(fields.get("tools")), template_kwargs_of(fields))
 
 
-def _prompt(fields: Fields, format: ChatLmDatasetFormat) -> list[Message]:
+def _prompt(fields: Fields, format: MessageFormat) -> list[Message]:
     """What both sides go on from, where they do not say it themselves."""
+    return [*earlier_turns(fields.get("history")), *_last_prompt(fields, format)]
+
+
+def _last_prompt(fields: Fields, format: MessageFormat) -> list[Message]:
     given = {key: fields[key] for key in ("messages", "prompt", "instruction") if key in fields}
     if any(value != next(iter(given.values())) for value in given.values()):
         raise BadRow("ambiguous_format", f"{' and '.join(given)} say different things; name the prompt with columns")
@@ -95,9 +107,7 @@ def _prompt(fields: Fields, format: ChatLmDatasetFormat) -> list[Message]:
     return turns_of(fields["input"], format, "input", "user") if "input" in fields else []
 
 
-def _split_dialogues(
-    fields: Fields, chosen: list[Message], rejected: list[Message], format: ChatLmDatasetFormat
-) -> Parts:
+def _split_dialogues(fields: Fields, chosen: list[Message], rejected: list[Message], format: MessageFormat) -> Parts:
     """The prompt of two whole dialogues, and how each goes on."""
     prompt = fields.get("prompt")
     if isinstance(prompt, list):
@@ -125,6 +135,32 @@ def _split_dialogues(
     return chosen[:common], chosen[common:], rejected[common:]
 
 
+def _require_said_again(parts: Parts, fields: Fields, format: MessageFormat) -> None:
+    """Raise BadRow for a prompt, messages or the like that say what neither of two whole dialogues does."""
+    prompt, chosen, rejected = parts
+    if fields.get("history"):
+        raise BadRow("ambiguous_format", "history, and chosen and rejected that are whole dialogues; expected one")
+    if "messages" in fields:
+        turns = turns_of(fields["messages"], format)
+        if not any(_same_turns(turns, [*prompt, *side][: len(turns)]) for side in (chosen, rejected)):
+            raise BadRow("ambiguous_format", "messages and chosen say different things; expected the same dialogue")
+    texts = [_bare(turn["content"]) for turn in prompt]
+    said = {key: fields[key] for key in ("prompt", "instruction", "input") if isinstance(fields.get(key), str)}
+    # One that agrees is enough: some data sets have the raw question too.
+    if said and not any(_says(_bare(text), texts) for text in said.values()):
+        names = " and ".join(said)
+        raise BadRow("ambiguous_format", f"{names} and the dialogues under chosen and rejected say different things")
+
+
+def _says(prompt: str, texts: list[str]) -> bool:
+    """Whether `prompt` is in one of `texts`, the turns of a prompt, or is a transcript that has the last of them."""
+    return any(prompt in text for text in texts) or bool(texts) and texts[-1] in prompt
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _same_turns(some: list[Message], others: list[Message]) -> bool:
     return len(some) == len(others) and all(map(same_turn, some, others))
 
@@ -132,7 +168,8 @@ def _same_turns(some: list[Message], others: list[Message]) -> bool:
 def _is_plain(fields: Fields) -> bool:
     """Whether a pair of strings is text, and no answers in a chat."""
     prompt = fields.get("prompt", "")
-    chat = fields.get("system") or tools_of(fields.get("tools")) or fields.keys() & {"messages", "instruction", "input"}
+    others = fields.keys() & {"messages", "instruction", "input", "history"}
+    chat = fields.get("system") or tools_of(fields.get("tools")) or others
     return isinstance(prompt, str) and not chat and not _by_markers(prompt)
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marin_sft.data.messages.dialogues import Fields
 from marin_sft.data.messages.examples import BadRow, Tokens
 from marin_sft.data.messages.tool_calls import kind_of
-
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.turns import MessageFormat
 
 IGNORED_LABEL = -100
 _MAX_ID = 2**31 - 1
 _MASKS = ("completion_mask", "assistant_masks")
+UNCLEAR_MASKS = ("loss_mask", "target_mask", "train_mask")
+"""Some writers have them stand at the token that is trained, others at the token before it."""
 
 
-def read_tokens(fields: Fields, format: ChatLmDatasetFormat) -> Tokens:
+def read_tokens(fields: Fields, format: MessageFormat) -> Tokens:
     """Ids as they are. A token is a target where all masks and labels of the row say so; without any, all tokens are.
 
     `labels` stand at the token that they name, as in transformers, and are -100 where it is not trained.
@@ -26,6 +26,13 @@ def read_tokens(fields: Fields, format: ChatLmDatasetFormat) -> Tokens:
     ids = fields["input_ids"]
     if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i <= _MAX_ID for i in ids):
         raise BadRow("bad_tokens", f"input_ids is {kind_of(ids)}, expected a non-empty list of ids, 0 to {_MAX_ID}")
+    unclear = [name for name in UNCLEAR_MASKS if name in fields]
+    if unclear:
+        raise BadRow(
+            "ambiguous_format",
+            f"{unclear[0]} may stand at the token that is trained, or at the one before it; say which: "
+            f"columns={{'completion_mask': {unclear[0]!r}}} or columns={{'loss_weights': {unclear[0]!r}}}",
+        )
     masks = [_flags(fields[name], name, len(ids)) for name in _MASKS if name in fields]
     if "labels" in fields:
         masks.append(_labels_mask(_list(fields["labels"], "labels", len(ids)), ids))

@@ -9,6 +9,7 @@ bad_tools, bad_tool_call                                          tools
 bad_text, bad_segments, bad_tokens, bad_label                     the other kinds of rows
 bad_pair, identical_pair, no_common_prompt, no_assistant_turn     preferences
 formatting_error                                                  the format's own function
+not_trained                                                       a row whose `train` or `weight` says so
 not_a_dialogue, several_examples                                  a row of another kind than the caller can use
 """
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from marin_sft.data.messages.dialogues import (
     Fields,
-    as_rating,
+    may_rate,
     rated,
     read_completion,
     read_completion_as_chat,
@@ -22,10 +22,8 @@ from marin_sft.data.messages.dialogues import (
 )
 from marin_sft.data.messages.examples import Example
 from marin_sft.data.messages.preferences import read_preference, read_ranked
-from marin_sft.data.messages.pretokenized import read_tokens
-
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.pretokenized import UNCLEAR_MASKS, read_tokens
+from marin_sft.data.messages.turns import MessageFormat
 
 
 class Slot(NamedTuple):
@@ -54,7 +52,7 @@ class Shape:
     name: str
     needs: tuple[str, ...]
     takes: tuple[str, ...]
-    read: Callable[[Fields, ChatLmDatasetFormat], Example | list[Any]]
+    read: Callable[[Fields, MessageFormat], Example | list[Any]]
     about: str
     aliases: tuple[str, ...] = ()
     rank: int = 0
@@ -76,20 +74,20 @@ class Shape:
 
 def is_rated(row: dict[str, Any]) -> bool:
     """Whether `row` says how good it is. A `label` is many things in other data sets; `kto_tag` is nothing else."""
-    return "kto_tag" in row or isinstance(row.get("label"), bool)
+    return "kto_tag" in row or any(isinstance(row.get(key), bool) for key in ("label", "desirable"))
 
 
 def may_be_rated(row: dict[str, Any]) -> bool:
     """Whether the `label` of `row` may be a rating that went through a format without booleans, or a class."""
-    return not is_rated(row) and as_rating(row.get("label")) is not None
+    return not is_rated(row) and may_rate(row.get("label"))
 
 
 _MESSAGES = "messages|conversations|conversation"
 _INSTRUCTION = ("instruction|INSTRUCTION", "output|response|answer|RESPONSE")
 _PAIR = ("chosen|chosen_messages|chosen_response|accepted", "rejected|rejected_messages|rejected_response")
 _PROMPT = ("prompt", "instruction|question", "input")
-_MASKS = ("labels", "completion_mask", "assistant_masks", "loss_weights", "attention_mask")
-_LABEL = "label|kto_tag"
+_MASKS = ("labels", "completion_mask", "assistant_masks", "loss_weights", "attention_mask", *UNCLEAR_MASKS)
+_LABEL = "label|kto_tag|desirable"
 _CHAT = ("system|system_prompt", "tools", "chat_template_kwargs")
 
 # fmt: off
@@ -100,7 +98,7 @@ SHAPES = (
           "a list of {role, content} or {from, value}", ("openai", "sharegpt", "conversations", "conversation")),
     Shape("alpaca", _INSTRUCTION, ("input|context", "history", *_CHAT), read_instruction,
           "an instruction, perhaps an input, and an output", ("instruction", "gpteacher", "dolly", "oasst")),
-    Shape("prompt_response", ("instruction=prompt", "output=response"), ("input", *_CHAT), read_instruction,
+    Shape("prompt_response", ("instruction=prompt", "output=response"), ("input", "history", *_CHAT), read_instruction,
           "what the user says and the response to it"),
     Shape("question_answer", ("question", "answer|response"), ("context|article", *_CHAT), read_question,
           "a question, perhaps its context, and an answer", ("orca", "context_qa")),
@@ -110,7 +108,7 @@ SHAPES = (
           "like prompt_completion"),
     Shape("segments", ("segments",), (), read_segments,
           "pieces of text {text, label}, each trained or not"),
-    Shape("preference", _PAIR, (_MESSAGES, *_PROMPT, *_CHAT), read_preference,
+    Shape("preference", _PAIR, (_MESSAGES, *_PROMPT, "history", *_CHAT), read_preference,
           "a chosen and a rejected answer, with all that precedes them or after a prompt", ("dpo", "orpo")),
     Shape("ranked", ("prompt", "answers"), _CHAT, read_ranked,
           "answers {answer, rank}: the best against each worse one", ("nectar",)),
@@ -122,7 +120,7 @@ SHAPES = (
           "like rated_completion", of_rated_rows=True),
     Shape("rated_alpaca", (*_INSTRUCTION, _LABEL), ("input|context", "history", *_CHAT), rated(read_instruction),
           "like alpaca, and whether the output is good", of_rated_rows=True),
-    Shape("rated_response", ("instruction=prompt", "output=response", _LABEL), ("input", *_CHAT),
+    Shape("rated_response", ("instruction=prompt", "output=response", _LABEL), ("input", "history", *_CHAT),
           rated(read_instruction), "like prompt_response, and whether the response is good", of_rated_rows=True),
     Shape("rated_answer", ("question", "answer|response", _LABEL), ("context|article", *_CHAT), rated(read_question),
           "like question_answer, and whether the answer is good", of_rated_rows=True),

@@ -82,12 +82,14 @@ def tool_calls_of(value: Any, where: str) -> list[Json]:
 
     `value`: a call or a list of calls, or a JSON string of that. Raises BadRow `bad_tool_call`.
     """
-    calls = _json_of(value, where, "bad_tool_call")
-    return [_call(call, where) for call in (calls if isinstance(calls, list) else [calls])]
+    calls, written = _json_of(value, where, "bad_tool_call"), isinstance(value, str)
+    return [_call(call, where, written) for call in (calls if isinstance(calls, list) else [calls])]
 
 
-def _call(call: Any, where: str) -> Json:
-    call = _json_of(call, where, "bad_tool_call")
+def _call(call: Any, where: str, written: bool) -> Json:
+    """`written`: the call comes from a JSON string, whose nulls stay."""
+    written = written or isinstance(call, str)
+    call = _json_of(call, where, "bad_tool_call", written)
     if isinstance(call, dict) and "function" not in call:
         named = {key: value for key, value in call.items() if key not in ("id", "type")}
         call = {**{key: value for key, value in call.items() if key not in named}, "function": named}
@@ -98,7 +100,7 @@ def _call(call: Any, where: str) -> Json:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRow("bad_tool_call", f"{where}: expected an object with a `name` and `arguments`, got {_short(call)}")
     key = _key_of_arguments(function, where)
-    arguments = _json_of(function.get(key) or {}, f"{where}: {key} of {function['name']}", "bad_tool_call")
+    arguments = _json_of(function.get(key) or {}, f"{where}: {key} of {function['name']}", "bad_tool_call", written)
     if not isinstance(arguments, dict):
         raise BadRow(
             "bad_tool_call", f"{where}: {key} of {function['name']} is {kind_of(arguments)}, expected an object"
@@ -110,10 +112,11 @@ def _call(call: Any, where: str) -> Json:
 def _key_of_arguments(function: Json, where: str) -> str:
     """Where `function` holds its arguments. Raises BadRow where more than one key, or an unknown one, may hold them."""
     given = [key for key in ARGUMENT_KEYS if function.get(key) not in (None, "")]
-    if "arguments" in given and function["arguments"] not in ({}, "{}"):
-        return "arguments"
     filled = [key for key in given if function[key] not in ({}, "{}")]
-    if len(filled) > 1 or (filled and "arguments" in given):
+    if "arguments" in filled:  # beside them, `parameters` may be the tool's schema
+        filled = [key for key in filled if not _is_schema(function[key])]
+    differ = any(function[key] != function[filled[0]] for key in filled[1:])
+    if differ or (filled and "arguments" in given and "arguments" not in filled):
         raise BadRow(
             "bad_tool_call",
             f"{where}: the call of {function['name']} has both {' and '.join(given)}; expected one, `arguments`",
@@ -128,14 +131,19 @@ def _key_of_arguments(function: Json, where: str) -> str:
     return (filled or given or ["arguments"])[0]
 
 
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, dict) and (value.get("type") == "object" or "properties" in value)
+
+
 def _may_be_arguments(value: Any) -> bool:
     return bool(value) and (isinstance(value, dict) or (isinstance(value, str) and value.lstrip().startswith("{")))
 
 
-def _json_of(value: Any, where: str, reason: str) -> Any:
-    """`value`, or what it says where it is a JSON string."""
+def _json_of(value: Any, where: str, reason: str, written: bool = False) -> Any:
+    """`value`, or what it says where it is a JSON string. `written`: it is a part of such a string itself."""
     if not isinstance(value, str):
-        return without_nulls(value, where, reason)
+        checked = without_nulls(value, where, reason)
+        return value if written else checked
     try:
         parsed = json.loads(text_of(value, where, reason))
     except (ValueError, RecursionError) as error:

@@ -6,13 +6,10 @@ Roles and contents stand under `role` and `content`, or `from` and `value` (Shar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from marin_sft.data.messages.examples import BadRow, Message
 from marin_sft.data.messages.tool_calls import can_be_encoded, kind_of, text_of, tool_calls_of, without_nulls
-
-if TYPE_CHECKING:
-    from marin_sft.data.formats import ChatLmDatasetFormat
 
 TOOL_CALL = "tool_call"
 """The role of a turn that is nothing but calls of tools, as ShareGPT has it; it becomes an assistant turn."""
@@ -32,15 +29,34 @@ ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
 _SYSTEM_ROLES = ("system", "developer")
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _REASONING_PARTS = ("reasoning", "thinking")
-_TRAIN_KEYS = ("train", "loss_weight", "weight")  # ours and axolotl's, LLaMA-Factory's, OpenAI's
+_TRAIN_KEYS = ("train", "loss_weight", "weight", "trainable")  # ours and axolotl's, LLaMA-Factory's, OpenAI's, others'
 _OWN_KEYS = frozenset(("role", "content", *_REASONING_KEYS, "tool_calls", "tool_call_id", "name", "train"))
 """Of messages in normal form."""
-_READ_KEYS = frozenset((*_OWN_KEYS, *ROLE_KEYS, *CONTENT_KEYS, *_TRAIN_KEYS, "train_detail", "function_call"))
+_READ_KEYS = frozenset((*_OWN_KEYS, *ROLE_KEYS, *CONTENT_KEYS, *_TRAIN_KEYS, "train_detail", "loss", "function_call"))
 
 
-def turns_of(
-    value: Any, format: ChatLmDatasetFormat, where: str = "messages", speaker: str | None = None
-) -> list[Message]:
+class MessageFormat(Protocol):
+    """What the user says of the messages in rows; the rest of a `ChatLmDatasetFormat` is about other things."""
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """From the role names of the rows to those of the template."""
+        ...
+
+    @property
+    def role_keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def content_keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def default_system(self) -> str | None: ...
+
+    @property
+    def drop_system(self) -> bool: ...
+
+
+def turns_of(value: Any, format: MessageFormat, where: str = "messages", speaker: str | None = None) -> list[Message]:
     """The turns in `value`: a list of messages, or, where there is a `speaker`, one message or a string that is theirs.
 
     Raises:
@@ -62,7 +78,7 @@ def turns_of(
     return [_plain_turn(raw, roles) or _turn(raw, format, f"{where}[{index}]") for index, raw in enumerate(value)]
 
 
-def with_system(turns: list[Message], column: Any, format: ChatLmDatasetFormat) -> list[Message]:
+def with_system(turns: list[Message], column: Any, format: MessageFormat) -> list[Message]:
     """`turns` with the system turn that they should have: their own, else the row's `column`, else the format's."""
     if format.drop_system:
         turns = [turn for turn in turns if turn["role"] not in _SYSTEM_ROLES]
@@ -117,10 +133,10 @@ def _plain_turn(raw: Any, roles: Mapping[str, str]) -> Message | None:
     return {"role": role, "content": content} if role and role != TOOL_CALL else None
 
 
-def _turn(raw: Any, format: ChatLmDatasetFormat, where: str) -> Message:
+def _turn(raw: Any, format: MessageFormat, where: str) -> Message:
     if not isinstance(raw, dict):
         raise BadRow("bad_messages", f"{where} is {kind_of(raw)}, expected an object with a role and a content")
-    role, content = _role(raw, format, where), _first(raw, format.content_keys)
+    role, content = _role(raw, format, where), _one_of(raw, format.content_keys, where)
     if role == TOOL_CALL:
         message = {"role": "assistant", "content": "", "tool_calls": tool_calls_of(content, where)}
     else:
@@ -128,13 +144,14 @@ def _turn(raw: Any, format: ChatLmDatasetFormat, where: str) -> Message:
     for key in (*_REASONING_KEYS, "tool_call_id", "name"):
         if raw.get(key) is not None:
             message[key] = text_of(raw[key], f"{where}.{key}")
+    _require_same({key: str(message[key]).strip() for key in _REASONING_KEYS if message.get(key)}, where)
     if not _READ_KEYS.issuperset(raw):
         message |= _other(raw, format)
     train = _train(raw, where)
     return message if train is None else {**message, "train": train}
 
 
-def _other(raw: Message, format: ChatLmDatasetFormat) -> Message:
+def _other(raw: Message, format: MessageFormat) -> Message:
     """What else a message holds: the template may read it. Bytes, times and the like are no JSON and left out."""
     read = _READ_KEYS.union(format.role_keys, format.content_keys)
     kept: Message = {}
@@ -147,8 +164,11 @@ def _other(raw: Message, format: ChatLmDatasetFormat) -> Message:
     return kept
 
 
-def _role(raw: Message, format: ChatLmDatasetFormat, where: str) -> str:
-    name = _first(raw, format.role_keys)
+def _role(raw: Message, format: MessageFormat, where: str) -> str:
+    names = {key: raw[key] for key in format.role_keys if raw.get(key) is not None}
+    name = next(iter(names.values()), None)
+    if len(names) > 1:
+        _require_same({key: format.roles.get(name, name) for key, name in names.items()}, where)
     if not isinstance(name, str):
         keys = " or ".join(format.role_keys)
         raise BadRow("bad_messages", f"{where} has {kind_of(name)} as its role, expected a string under {keys}")
@@ -161,9 +181,10 @@ def _role(raw: Message, format: ChatLmDatasetFormat, where: str) -> str:
 
 def _said(raw: Message, content: Any, where: str) -> Message:
     """The content and the calls of a message. A message that calls tools need not say anything."""
-    calls = raw.get("tool_calls")
-    if calls in (None, []):
-        calls = raw.get("function_call")  # OpenAI's older spelling
+    spellings = {key: raw[key] for key in ("tool_calls", "function_call") if raw.get(key) not in (None, [], {}, "")}
+    if len(spellings) > 1:  # the second is OpenAI's older spelling
+        _require_same({key: _called(tool_calls_of(value, f"{where}.{key}")) for key, value in spellings.items()}, where)
+    calls = next(iter(spellings.values()), None)
     said: Message = {}
     if isinstance(content, list):
         said = _joined_parts(content, where)
@@ -185,11 +206,11 @@ def _joined_parts(parts: list[Any], where: str) -> Message:
         at = f"{where} part {index}"
         kind = part.get("type") or "text" if isinstance(part, dict) else None
         if kind == "text":
-            texts.append(text_of(_first(part, ("text", "value")), at, "bad_content"))
+            texts.append(text_of(_one_of(part, ("text", "value"), at), at, "bad_content"))
         elif isinstance(kind, str) and kind in _REASONING_PARTS:
-            reasoning.append(text_of(_first(part, (kind, "text", "value")), at, "bad_content"))
+            reasoning.append(text_of(_one_of(part, (kind, "text", "value"), at), at, "bad_content"))
         elif kind == TOOL_CALL:
-            calls += tool_calls_of(_first(part, ("value", TOOL_CALL)), at)
+            calls += tool_calls_of(_one_of(part, ("value", TOOL_CALL), at), at)
         else:
             got = kind_of(part) if kind is None else f"of type {str(kind)[:80]!r}"
             raise BadRow("bad_content", f"{at} is {got}, expected an object of type 'text'")
@@ -203,6 +224,8 @@ def _joined_parts(parts: list[Any], where: str) -> Message:
 
 def _train(raw: Message, where: str) -> bool | None:
     flags = {key: raw[key] for key in _TRAIN_KEYS if raw.get(key) is not None}
+    if isinstance(raw.get("loss"), bool):  # a number under this name is a measurement
+        flags["loss"] = raw["loss"]
     for key, flag in flags.items():
         if not isinstance(flag, bool | int | float) or flag not in (0, 1):
             raise BadRow("unsupported_field", f"{where}.{key} is {str(flag)[:80]!r}, expected true, false, 1 or 0")
@@ -213,5 +236,19 @@ def _train(raw: Message, where: str) -> bool | None:
     return next((bool(flag) for flag in flags.values()), None)
 
 
-def _first(raw: Message, keys: Sequence[str]) -> Any:
-    return next((raw[key] for key in keys if raw.get(key) is not None), None)
+def _one_of(raw: Message, keys: Sequence[str], where: str) -> Any:
+    """What `raw` has under one of `keys`. Raises BadRow where it says different things under two of them."""
+    given = {key: raw[key] for key in keys if raw.get(key) is not None}
+    _require_same(given, where)
+    return next(iter(given.values()), None)
+
+
+def _require_same(given: Mapping[str, Any], where: str) -> None:
+    """Raise BadRow unless all values are equal: to take one of them would lose the others without a word."""
+    first = next(iter(given.values()), None)
+    if any(value != first for value in given.values()):
+        raise BadRow("ambiguous_format", f"{where}: {' and '.join(given)} say different things; expected one of them")
+
+
+def _called(calls: list[dict[str, Any]]) -> list[Any]:
+    return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]

@@ -22,11 +22,11 @@ from marin_sft.data.files import read_array, write_array
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.mixture import read_mixture
 from marin_sft.data.packing.pair_limits import Kept, PairLimits
+from marin_sft.data.step_configs import MixtureConfig
 from marin_sft.data.tokenize import PAIRS
 from marin_sft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from marin_sft.data.mixture import MixtureConfig
     from marin_sft.data.packing.selection import Selection
     from marin_sft.data.token_cache import TokenCache
 

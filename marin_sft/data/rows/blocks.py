@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from marin_sft.data.rows.row_files import SourceFile, SourceRow, Span, read_rows
+from marin_sft.data.rows.row_files import read_rows
+from marin_sft.data.rows.source_rows import SourceFile, SourceRow, Span
 
 
 def plan_blocks(files: Sequence[SourceFile], counts: Sequence[int], rows_per_block: int) -> list[tuple[Span, ...]]:

@@ -12,13 +12,13 @@ from typing import Any
 
 from marin_sft.data.files import write_json_lines
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.rows.row_files import SourceRow
+from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError
 
 SAMPLES_PER_REASON = 5
 SAMPLE_CHARACTERS = 2000
 DROPPED = "dropped.jsonl"
-ON_PURPOSE = frozenset({"identical_pair", "rated_bad"})
+ON_PURPOSE = frozenset({"identical_pair", "not_trained", "rated_bad"})
 """Reasons for which good data has many rows dropped: they do not count against `max_dropped`."""
 MEND = "Then mend the rows, or say with shape=, columns= and role_map= of the format what they hold"
 _SHOWN, _SHOWN_CHARACTERS = 3, 300

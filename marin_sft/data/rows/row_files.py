@@ -11,20 +11,22 @@ table, or a row group at a time.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
 import json
-import zlib
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
-from marin_sft.data.files import open_file
+from marin_sft.data.files import errors_of_reading, open_file
 from marin_sft.data.rows.saved_datasets import without_descriptions
+from marin_sft.data.rows.source_rows import SourceFile, SourceRow
 from marin_sft.data.rows.text_rows import (
     RawRow,
     count_json_lines,
@@ -48,31 +50,8 @@ _TABLES = (".parquet", ".arrow")
 _COMPRESSIONS = (".gz", ".zst")
 _OTHER_COMPRESSIONS = (".xz", ".bz2", ".zip", ".lz4", ".br")
 _EXPECTED = ", ".join([*_TEXTS, *_TABLES])
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """`path` opens the file; `name` is the part of it that does not depend on where the data lies."""
-
-    path: str
-    name: str
-
-
-class SourceRow(NamedTuple):
-    """Line numbers count from 1; in a JSON list and in tables, rows count. `row` is a BadRow where it is unreadable."""
-
-    file: SourceFile
-    line: int
-    row: Any
-
-
-@dataclass(frozen=True)
-class Span:
-    """Rows `start` to `stop` of a file."""
-
-    file: SourceFile
-    start: int
-    stop: int
+_ABOUT_DATA = re.compile(r"readme|licen[cs]e|dataset_infos?\.json|.*\.md$", re.IGNORECASE)
+_SHOWN = 5  # of the files passed over
 
 
 def is_readable(path: str) -> bool:
@@ -120,10 +99,20 @@ def _matches(pattern: str) -> list[SourceFile]:
     found = _found(pattern)
     files = _named(pattern, found)
     if _is_directory(pattern, found):
-        files = [file for file in without_descriptions(files) if is_readable(file.path) or _is_packed(file.path)]
+        described = without_descriptions(files)
+        files = [file for file in described if is_readable(file.path) or _is_packed(file.path)]
+        _tell_passed_over(pattern, [file.name for file in described if file not in files])
     if not files:
         raise DataError(f"no file matches {pattern!r}; expected at least one of {_EXPECTED}{nearest_path(pattern)}")
     return files
+
+
+def _tell_passed_over(directory: str, names: Sequence[str]) -> None:
+    """Warn of files in a directory of rows that cannot be read; a README or a licence is none of its rows."""
+    names = [name for name in names if not _ABOUT_DATA.match(PurePosixPath(name).name)]
+    if names:
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        print(f"warning: {directory}: passed over {shown}; expected {_EXPECTED}", file=sys.stderr)
 
 
 def _is_packed(path: str) -> bool:
@@ -205,15 +194,6 @@ def _reading(file: SourceFile) -> Iterator[Any]:
         raise DataError(f"{file.path}: {error}") from error
 
 
-def errors_of_reading(path: str) -> tuple[type[Exception], ...]:
-    """What reading a file raises when it breaks off. fsspec lets errors of its web client through as they are."""
-    if path.startswith(("https://", "http://")):
-        import aiohttp
-
-        return (OSError, EOFError, zlib.error, aiohttp.ClientError)
-    return (OSError, EOFError, zlib.error)
-
-
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
     """The text of a file as bytes, decompressed. A compressed file that ends early is an OSError or EOFError."""
@@ -221,6 +201,9 @@ def _opened(path: str) -> Iterator[Any]:
         name = _name(path).lower()
         if name.endswith(_COMPRESSIONS) and not raw.read(1):
             raise EOFError("the file is empty")
+        raw.seek(0)
+        if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError("got UTF-16, expected UTF-8: save it again with that encoding")
         raw.seek(0)
         if name.endswith(".gz"):
             yield gzip.GzipFile(fileobj=raw)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marin_sft.data.files import read_json
+from marin_sft.data.rows.source_rows import SourceFile
 from marin_sft.errors import DataError
-
-if TYPE_CHECKING:
-    from marin_sft.data.rows.row_files import SourceFile
 
 _SPLITS, _STATE, _ABOUT = "dataset_dict.json", "state.json", "dataset_info.json"
 

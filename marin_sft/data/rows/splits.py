@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from marin_sft.data.files import open_file, read_json
-from marin_sft.data.rows.row_files import SourceFile, Span, count_rows, files_below, is_readable
+from marin_sft.data.rows.row_files import count_rows, files_below, is_readable
 from marin_sft.data.rows.saved_datasets import saved_splits
+from marin_sft.data.rows.source_rows import SourceFile, Span
 from marin_sft.errors import DataError
+from marin_sft.execution.shards import map_shards
 
 # Files whose text decides on subsets and splits.
 _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
@@ -81,8 +83,6 @@ def split_spans(directory: str, split: str = "train", subset: str | None = None)
         DataError: as `split_files` does; a split that is not there; a slice that `datasets` does not understand.
     """
     import datasets
-
-    from marin_sft.execution.backends import map_shards
 
     files = split_files(directory, subset)
     instruction = "+".join(files) if split == "all" else split

@@ -1,7 +1,8 @@
 """The rows of parquet and Arrow files, as values that JSON can hold.
 
 Structs are dicts, maps dicts with text for keys, missing values and numbers that are none null; times are ISO 8601,
-durations seconds, decimals text with all their digits, bytes base64.
+durations seconds, decimals text with all their digits. Bytes are text where they are UTF-8, since some writers do not
+mark text as such; other bytes are `{"base64": ...}`, which nothing takes for text.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from marin_sft.data.files import open_file
+from marin_sft.data.files import errors_of_reading, open_file
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.rows.row_files import errors_of_reading
 from marin_sft.errors import DataError
 
 _ROWS_AT_ONCE = 64
@@ -185,8 +185,15 @@ def _converter_of_present(type: pa.DataType) -> Convert:
     if pa.types.is_decimal(type):
         return str
     if any(is_binary(type) for is_binary in _BINARIES):
-        return lambda value: base64.b64encode(value).decode()
+        return _text_or_base64
     return None
+
+
+def _text_or_base64(value: bytes) -> str | dict[str, str]:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode()}
 
 
 _TEXTS = (

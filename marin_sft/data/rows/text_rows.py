@@ -210,7 +210,7 @@ def _separated_rows(stream: BinaryIO, delimiter: str) -> Iterator[RawRow]:
     """Rows under the header, by the line they begin on; values are strings, spaces and all.
 
     Raises:
-        ValueError: two columns of one name, or a quote that is never closed.
+        ValueError: two columns of one name, a header that is no UTF-8, or a quote that is never closed.
     """
     csv.field_size_limit(2**31 - 1)  # of the whole process; the default refuses a text of 128 KiB
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -219,6 +219,10 @@ def _separated_rows(stream: BinaryIO, delimiter: str) -> Iterator[RawRow]:
         header = next(reader, [])
     except csv.Error as error:
         raise ValueError(f"line 1: no header ({error})") from error
+    try:
+        "".join(header).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("line 1: the header has bytes that are no UTF-8: save the file again in UTF-8") from error
     if len(set(header)) < len(header):
         raise ValueError(f"line 1: got columns {header}, expected a name only once")
     while True:

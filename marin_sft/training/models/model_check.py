@@ -13,6 +13,7 @@ from marin_sft.training.models.levanter_bridge import with_defaults
 if TYPE_CHECKING:
     import numpy as np
 
+_RENAMED = 0.02  # the share of a tokenizer's tokens that may have another name than in the model's own
 # From our names to those of config.json.
 NAMES = {
     "hidden_dim": "hidden_size",
@@ -86,34 +87,49 @@ def limits_of(path: str) -> Limits:
 def check_tokenizers(tokenized: Mapping[str, str], base_model: str, vocab_size: int) -> None:
     """Check, as `check_tokenizer`, those that the outputs `tokenized` of tokenize steps were made with.
 
-    Outputs of older versions do not say how many tokens their tokenizer has, and are left to `check_tokens`.
+    Outputs of older versions do not say what is compared, and are left to `check_tokens`.
     """
     for path in tokenized.values():
         stats = read_json(f"{path}/stats.json")
         if "vocabulary_size" in stats:
-            check_tokenizer(stats["vocabulary_size"], stats["vocabulary"], base_model, vocab_size)
+            sample = stats.get("vocabulary_sample", {})
+            check_tokenizer(stats["vocabulary_size"], stats["vocabulary"], sample, base_model, vocab_size)
 
 
-def check_tokenizer(tokens: int, vocabulary: str, base_model: str, vocab_size: int) -> None:
-    """Raise TrainingError for a tokenizer with more tokens than the model, unless it is the base model's own: Gemma 3
-    was published with an image token beyond its vocabulary.
+def check_tokenizer(tokens: int, vocabulary: str, sample: Mapping[str, int], base_model: str, vocab_size: int) -> None:
+    """Raise TrainingError for a tokenizer with more tokens than the model, or with other ids than the model's own.
 
-    tokens: see `vocabulary_size`. vocabulary: see `vocabulary_hash`.
+    The model's own may have more tokens: Gemma 3 was published with an image token beyond its vocabulary.
+    tokens: see `vocabulary_size`. vocabulary: see `vocabulary_hash`. sample: see `vocabulary_sample`.
     """
-    if tokens <= vocab_size:
-        return
     from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
 
     try:
-        own = vocabulary_hash(load_tokenizer(base_model))
+        tokenizer = load_tokenizer(base_model)
     except ConfigError:  # the base model has none
-        own = None
-    if vocabulary != own:
+        tokenizer = None
+    if tokenizer is not None and vocabulary == vocabulary_hash(tokenizer):
+        return
+    if tokens > vocab_size:
         raise TrainingError(
             f"the tokenizer has {tokens} tokens, expected at most vocab_size = {vocab_size} of the model "
             f"({base_model}/config.json): take the model's own tokenizer; or, if tokens were added to it, resize the "
             "model's embeddings with transformers, and train the result"
         )
+    if tokenizer is not None:
+        _check_ids(sample, tokenizer.get_vocab(), base_model)
+
+
+def _check_ids(sample: Mapping[str, int], own: Mapping[str, int], base_model: str) -> None:
+    wrong = [token for token, id in sample.items() if own.get(token) != id]
+    if len(wrong) <= _RENAMED * len(sample):
+        return
+    first = wrong[0]
+    raise TrainingError(
+        f"the data were tokenized with another tokenizer than the base model's ({base_model}): of {len(sample)} tokens "
+        f"looked at, {len(wrong)} have other ids there, {first!r} {own.get(first, 'none')} and not {sample[first]}. "
+        "Tokenize with the base model's tokenizer, or one made from it by adding tokens"
+    )
 
 
 def check_tokens(tokens: np.ndarray, length: int, limits: Limits) -> None:

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marin_sft.data.rows.blocks import count_of, cut, plan_blocks, rows_of
-from marin_sft.data.rows.row_files import SourceFile, Span
+from marin_sft.data.rows.source_rows import SourceFile, Span
 
 A, B, C = (SourceFile(name, name) for name in "abc")
 

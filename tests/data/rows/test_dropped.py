@@ -4,7 +4,7 @@ import pytest
 
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.rows.dropped import SAMPLE_CHARACTERS, Dropped, check_dropped, write_dropped
-from marin_sft.data.rows.row_files import SourceFile, SourceRow
+from marin_sft.data.rows.source_rows import SourceFile, SourceRow
 from marin_sft.errors import DataError
 
 FILE = SourceFile("/somewhere/a.jsonl", "a.jsonl")

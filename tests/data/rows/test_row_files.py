@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.rows.row_files import count_rows, find_files, read_rows, write_rows, write_shard
+from marin_sft.data.rows.source_rows import SourceFile
 from marin_sft.data.rows.text_rows import json_rows
 from marin_sft.errors import DataError
 from tests.hub_server import Fault, HubServer
@@ -309,7 +310,7 @@ def test_values_of_tables(tmp_path, kind):
         "decimal": "1.10",
         "time": "2024-01-02T03:04:05+00:00",
         "duration": 90.0,
-        "bytes": "/w==",
+        "bytes": {"base64": "/w=="},
         "float": None,
         "category": "a",
     }
@@ -338,7 +339,8 @@ DAMAGED = """
 import collections, io, json, random, sys
 import pyarrow as pa, pyarrow.ipc
 import pyarrow.parquet as pq
-from marin_sft.data.rows.row_files import SourceFile, count_rows, read_rows
+from marin_sft.data.rows.row_files import count_rows, read_rows
+from marin_sft.data.rows.source_rows import SourceFile
 from marin_sft.errors import DataError
 
 rows = [{"messages": [{"role": "user", "content": f"hi {i} é" * (i % 7)}], "n": i, "f": 0.5} for i in range(300)]
@@ -448,3 +450,31 @@ def test_write_rows(tmp_path):
     assert [p.split("/")[-1] for p in paths] == [f"shard_0000{i}.jsonl.gz" for i in range(3)]
     assert [r.row for f in find_files([f"{tmp_path}/out"]) for r in read_rows(f)] == rows
     assert [count_rows(f) for f in find_files(write_rows(f"{tmp_path}/none", []))] == [0]
+
+
+def test_bytes_are_text_where_they_are_utf8(tmp_path):
+    table = pa.table({"q": pa.array(["what is 2+2? \u00e9".encode(), b"\xff\xfe"], pa.binary())})
+    pq.write_table(table, tmp_path / "x.parquet")
+    rows = [row.row for row in read_rows(SourceFile(f"{tmp_path}/x.parquet", "x.parquet"))]
+    assert rows == [{"q": "what is 2+2? \u00e9"}, {"q": {"base64": "//4="}}]
+
+
+def test_files_of_a_directory_that_are_passed_over_are_named(tmp_path, capsys):
+    for name in ("a.jsonl", "b.jsonlines", "c.txt", "README.md", "LICENSE", "dataset_infos.json", ".hidden"):
+        (tmp_path / name).write_text('{"text": "x"}\n')
+    (tmp_path / "dataset_infos.json").unlink()
+    assert [file.name for file in find_files([str(tmp_path)])] == ["a.jsonl"]
+    assert f"warning: {tmp_path}: passed over b.jsonlines, c.txt; expected .jsonl, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, text", [("x.jsonl", '{"text": "x"}\n'), ("x.csv", "text\nx\n"), ("x.json", "[]")])
+def test_utf16_is_told_by_name(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-16")
+    with pytest.raises(DataError, match=f"{name}: got UTF-16, expected UTF-8: save it again"):
+        list(read_rows(SourceFile(f"{tmp_path}/{name}", name)))
+
+
+def test_a_header_that_is_no_utf8(tmp_path):
+    (tmp_path / "x.csv").write_bytes("text,r\u00e9ponse\nx,y\n".encode("latin-1"))
+    with pytest.raises(DataError, match="x.csv: line 1: the header has bytes that are no UTF-8"):
+        list(read_rows(SourceFile(f"{tmp_path}/x.csv", "x.csv")))

@@ -1,0 +1,37 @@
+"""A dialogue as what looks for its turns sees it, and the marks that may be put into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from marin_sft.data.messages.examples import Message
+
+PLANE = 0xF0000
+"""Its characters are marks: no template and no row has them."""
+
+
+class Chat(Protocol):
+    """A dialogue with all that its rendering depends on."""
+
+    @property
+    def messages(self) -> list[Message]: ...
+
+    @property
+    def special(self) -> frozenset[str]:
+        """The special tokens that may close a turn."""
+
+    @property
+    def read(self) -> frozenset[str]:
+        """What the template may look up in a message."""
+        ...
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """What it looks up beside messages."""
+        ...
+
+    @property
+    def tools(self) -> list[dict[str, Any]] | None: ...
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **changed: Any) -> str: ...
