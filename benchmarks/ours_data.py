@@ -86,6 +86,7 @@ def loader(tokenized: str, tokenizer: str, output: str) -> dict[str, float]:
     from marin_sft.data.batches.prefetch import Prefetched
     from marin_sft.data.data_configs import lm_mixture_data_config
     from marin_sft.data.mixture import MixtureConfig, mixture
+    from marin_sft.data.packing.packed_mixture import PackedMixture
     from marin_sft.training import levanter_trainer
     from marin_sft.training.models import Qwen3Config, levanter_model
     from marin_sft.training.models.random_model import RandomModelConfig, random_model
@@ -116,7 +117,7 @@ def loader(tokenized: str, tokenizer: str, output: str) -> dict[str, float]:
         learning_rate=1e-3,
         num_train_steps=WARM + STEPS,
     )
-    batches = PackedBatches(mixed, components, BATCH_SIZE)
+    batches = PackedBatches(PackedMixture.open(mixed, components), BATCH_SIZE)
     settings = levanter_trainer.trainer_config(precision="fp32", seed=0)
     objective = SFTObjective(config, batches, {}, levanter_trainer.layout(settings, BATCH_SIZE, -1))
     rate = schedule(config, WARM + STEPS)

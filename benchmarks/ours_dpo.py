@@ -35,7 +35,8 @@ MODES: dict[str, tuple[str, dict[str, Any]]] = {
 def prepare(folder: str, pairs: str) -> dict[str, float]:
     """`pairs` has conversations as in ShareGPT. Figures: of the pairs that are trained on."""
     from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
-    from marin_sft.training.models import Qwen3Config, hf_directory
+    from marin_sft.training.models import Qwen3Config
+    from marin_sft.training.models.model_directory import ModelDirectory
     from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
     given = [_messages(row) for row in json.loads(Path(pairs).read_text())]
@@ -51,7 +52,7 @@ def prepare(folder: str, pairs: str) -> dict[str, float]:
     for name, numbers in {"pairs": chosen, "long": by_prompt[: BATCH_SIZE * LONG_STEPS]}.items():
         _write_rows(f"{folder}/{name}.jsonl", [given[i] for i in numbers])
         found |= {f"{name}/{figure}": value for figure, value in _tokenized(folder, name).items()}
-    weights = hf_directory.read_tensors(f"{folder}/model")
+    weights = dict(ModelDirectory(f"{folder}/model").tensors())
     return {**found, "parameters": sum(tensor.size for tensor in weights.values())}
 
 
@@ -178,10 +179,10 @@ def train(folder: str, mode: str) -> dict[str, Any]:
 def _rows(config: Any) -> dict[str, Any]:
     """How full the rows of the measured steps were, and how many of their tokens targets."""
     from marin_sft.data.batches.pair_batches import PairBatches
+    from marin_sft.data.packing.packed_mixture import PackedMixture
 
-    batches = PairBatches(
-        config.mixture, config.tokenized, BATCH_SIZE, config.seed, share_prefix=config.share_prefix is None
-    )
+    mixture = PackedMixture.open(config.mixture, config.tokenized)
+    batches = PairBatches(mixture, BATCH_SIZE, config.seed, share_prefix=config.share_prefix is None)
     there = [batches.batch(step) for step in range(batches.rows_per_epoch // BATCH_SIZE)]
     places = sum(batch.tokens.size for batch in there)
     return {

@@ -35,7 +35,8 @@ def prepare(folder: str, rows: str) -> dict[str, float]:
     from marin_sft.data.mixture import MixtureConfig, mixture
     from marin_sft.data.tokenize import TokenizeConfig, tokenize
     from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
-    from marin_sft.training.models import Qwen3Config, hf_directory
+    from marin_sft.training.models import Qwen3Config
+    from marin_sft.training.models.model_directory import ModelDirectory
     from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
     train_tokenizer(TrainTokenizerConfig((rows,), VOCABULARY, output_path=f"{folder}/tokenizer"))
@@ -52,7 +53,7 @@ def prepare(folder: str, rows: str) -> dict[str, float]:
         documents += int((batch.segment_ids.max(axis=1) + 1).sum())
         tokens += int((batch.segment_ids >= 0).sum())
         trained += batch.trained_tokens
-    weights = hf_directory.read_tensors(f"{folder}/model")
+    weights = dict(ModelDirectory(f"{folder}/model").tensors())
     return {
         "steps": steps,
         "dialogues": documents / steps,
@@ -65,8 +66,9 @@ def prepare(folder: str, rows: str) -> dict[str, float]:
 
 def _batches(folder: str) -> Any:
     from marin_sft.data.batches.packed_batches import PackedBatches
+    from marin_sft.data.packing.packed_mixture import PackedMixture
 
-    return PackedBatches(f"{folder}/mixture", {"chat": f"{folder}/tokenized"}, BATCH_SIZE)
+    return PackedBatches(PackedMixture.open(f"{folder}/mixture", {"chat": f"{folder}/tokenized"}), BATCH_SIZE)
 
 
 def train(folder: str, steps: str) -> dict[str, float]:

@@ -74,11 +74,12 @@ def write_start(model: str, variant: dict[str, Any], path: Path) -> None:
     """A new adapter for the model."""
     from marin_sft.training.lora_config import LoraConfig
     from marin_sft.training.models import levanter_model, lora, peft_directory
+    from marin_sft.training.models.model_directory import ModelDirectory
 
     config = LoraConfig(**variant)
     tensors = lora.adapter_tensors(levanter_model.load_model(model, lora=config))
     path.mkdir(parents=True)
-    peft_directory.write_adapter(str(path), peft_directory.Adapter(config, tensors), model, model)
+    peft_directory.write_adapter(str(path), peft_directory.Adapter(config, tensors), ModelDirectory(model))
 
 
 def ours(model: str, start: Path, rows: Rows, output: Path) -> tuple[list[float], np.ndarray]:

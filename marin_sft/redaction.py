@@ -66,9 +66,10 @@ _QUOTED = re.compile(
     r"""(?<![\w.-])([\w.-]{1,80})(["']?\s*(?::\s*\w+\s*)?[:=]\s*[rbf]?)(["'])((?:(?!\3)[^\n\\]|\\.){4,}?)\3"""
 )
 _BARE = re.compile(r"(?m)^([+-]?[ \t]*(?:export[ \t]+)?)([A-Za-z_][\w.-]*)(=|:[ \t]+)([^\s'\"(){}\[\],]{6,})[ \t]*$")
-# In what people and programs write: password=..., "--token ...", password: ...
+# password=..., token: ..., in what programs say. A value of letters alone is mostly a name in code.
 _NAMED = re.compile(
-    r"(?i)((?:^|[\s'\"=(,;-])([\w-]*(?:password|passwd|passphrase|secret|api_?key|token))\s*[=:]\s*)([^\s'\"=,;)]{4,})"
+    r"(?i)((?<![\w.])([\w-]*(?:password|passwd|passphrase|secret|api_?key|token))(?:=|:[ \t]+))"
+    r"(?=[^\s'\"=,;()\[\]{}]*[0-9!?#$%^&*])([^\s'\"=,;()\[\]{}]{4,})"
 )
 _LONG_WORD = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9][A-Za-z0-9+/_-]{19,}={0,2}")
 _PLACEHOLDER = re.compile(r"[<{$%*\[]|\s|^([A-Z]+(_[A-Z]+)+|x+|none|null|true|false|changeme)$|your[_-]")

@@ -33,7 +33,8 @@ from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, Perp
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.export.from_training import export_fields
-from marin_sft.export.hf_config import ExportConfig, PeriodicExports
+from marin_sft.export.hf_config import ExportConfig
+from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.checks import check_fields
 from marin_sft.training.dpo import DPOConfig
 from marin_sft.training.dpo import dpo as run_dpo

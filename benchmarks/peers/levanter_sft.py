@@ -25,11 +25,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ours_sft import BATCH_SIZE, SEQ_LEN, WARM
 
 from marin_sft.data.batches.packed_batches import PackedBatches
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.training.models import levanter_model
 
 
 def examples(folder: str, steps: int) -> list[LmExample]:
-    batches = PackedBatches(f"{folder}/mixture", {"chat": f"{folder}/tokenized"}, BATCH_SIZE)
+    mixture = PackedMixture.open(f"{folder}/mixture", {"chat": f"{folder}/tokenized"})
+    batches = PackedBatches(mixture, BATCH_SIZE)
     position = hax.Axis("position", SEQ_LEN)
     found = []
     for step in range(steps):

@@ -14,7 +14,8 @@
     rows/         row_files: rows from files of any kind (text_rows, table_rows), and back; splits, blocks, dropped
     messages/     reading: a row -> what it holds (examples); shapes: those it can come in, and who reads them
     chat/         encode: what a row holds -> tokens and their mask (renderer, templates, turn_spans, alignment)
-    packing/      packs: documents -> rows of a fixed length; over_length, selection; pairs: pair_limits, pair_mixture
+    packing/      rows: what a mixture can hold (documents: packs, over_length; pairs: pair_limits); selection;
+                  packed_mixture: the mixture on disk, read
     batches/      packed_batches, pair_batches: arrays to train on; order, interleaving: what comes when
 
 Importing this package or `step_configs` loads no numpy, transformers or jax: planning stays light.

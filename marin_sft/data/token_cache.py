@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,19 +97,6 @@ def finish_cache(directory: str, shards: Sequence[Shard]) -> TokenCache:
     write_array(f"{directory}/{_TRAINED}", np.concatenate([s.trained for s in shards]))
     write_text(f"{directory}/{_LEDGER}", ledger.to_json())
     return TokenCache.open(directory)
-
-
-def write_token_cache(directory: str, rows: Iterable[TokenRow]) -> TokenCache:
-    """Write all `rows` in this process.
-
-    Raises:
-        DataError: no rows.
-    """
-    rows = iter(rows)
-    shards: list[Shard] = []
-    while batch := list(itertools.islice(rows, ROWS_PER_SHARD)):
-        shards.append(write_shard(directory, len(shards), batch))
-    return finish_cache(directory, shards)
 
 
 class TokenCache:

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TRAIN, VALIDATION = "train", "validation"
-PAIRS = "pairs"
-"""The `kind` of a split of preference pairs. One of documents names none."""
+DOCUMENTS, PAIRS = "documents", "pairs"
+"""The `kind` of a split. One of documents does not name it."""
 
 
 @dataclass(frozen=True)

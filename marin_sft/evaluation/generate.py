@@ -21,13 +21,13 @@ from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.reading import BadRow, dialogue_of
 from marin_sft.data.rows.row_files import find_files, read_rows
 from marin_sft.data.rows.source_rows import SourceRow
-from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.decoding import decode
 from marin_sft.evaluation.sampling import Sampling
 from marin_sft.evaluation.step_configs import GenerateConfig
 from marin_sft.paths import file_system
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ def generate(config: GenerateConfig) -> None:
         DataError: no rows, a row without a reference answer, or a prompt that leaves no room for one token.
         TrainingError: for a model that is no model directory, or whose generation_config.json ends no answer.
     """
-    tokenizer = load_tokenizer(config.model)
-    model = levanter_model.load_model(config.model)
+    directory = ModelDirectory(config.model)
+    tokenizer = directory.tokenizer()
+    model = levanter_model.load_model(directory)
     prompts = read_prompts(config, tokenizer, model.max_length)
-    ends = end_ids(config.model)
+    ends = end_ids(directory)
     answers = []
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts[start : start + config.batch_size]
@@ -107,13 +108,13 @@ def _prompt(renderer: ChatRenderer, name: str, source: SourceRow) -> Prompt:
     return Prompt(name, text, tokens, dialogue.messages[-1]["content"])
 
 
-def end_ids(model: str) -> list[int]:
+def end_ids(model: ModelDirectory) -> list[int]:
     """The ids of generation_config.json that end an answer."""
-    with hf_directory.reading(model) as local:
-        ends = (hf_directory.read_json(local, "generation_config.json") or {}).get("eos_token_id")
+    ends = (model.json("generation_config.json") or {}).get("eos_token_id")
     if ends is None:
         raise TrainingError(
-            f"{model}/generation_config.json: no eos_token_id, so that no answer would ever end; export the model again"
+            f"{model.path}/generation_config.json: no eos_token_id, so that no answer would ever end; "
+            "export the model again"
         )
     return ends if isinstance(ends, list) else [ends]
 

@@ -13,7 +13,7 @@ from marin_sft.data.chat.templates import PinnedClock
 from marin_sft.data.files import write_text
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.step_configs import LmEvalConfig
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 
 # The rest of what the harness returns tells of the machine and the hour.
 KEPT = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
@@ -40,7 +40,7 @@ def lm_eval(config: LmEvalConfig) -> None:
     unknown = [task for task in config.tasks if task not in known]
     if unknown:
         raise ConfigError(f"tasks: the harness has no {unknown}; `lm_eval ls tasks` lists what it has")
-    with hf_directory.reading(config.model) as local:
+    with ModelDirectory(config.model).whole() as local:
         found: Any = simple_evaluate(
             model="hf",
             model_args={

@@ -15,15 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from marin_sft import progress
-from marin_sft.data.batches.packed_batches import ValidationBatches, validation_components
+from marin_sft.data.batches.packed_batches import ValidationBatches
 from marin_sft.data.files import write_json
-from marin_sft.data.mixture import read_mixture
-from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+from marin_sft.data.packing.packed_mixture import PackedMixture
+from marin_sft.data.tokenizer import vocabulary_hash
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.step_configs import PerplexityConfig
 from marin_sft.training import levanter_trainer
 from marin_sft.training.loss import Batch
 from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.validation import summed_nll
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16}
@@ -51,16 +52,17 @@ def perplexity(config: PerplexityConfig) -> None:
         DataError: no validation rows, or rows made by another tokenizer than the model's.
         TrainingError: a model that is no model directory, rows longer than it takes, or an NLL that is not finite.
     """
-    names = validation_components(config.mixture)
-    if not names:
+    mixture = PackedMixture.open(config.mixture, config.tokenized)
+    if not mixture.validated:
         raise DataError(f"{config.mixture}: no validation rows; give a mixture whose components have some")
-    if vocabulary_hash(load_tokenizer(config.model)) != read_mixture(config.mixture)["vocabulary"]:
+    directory = ModelDirectory(config.model)
+    if vocabulary_hash(directory.tokenizer()) != mixture.about["vocabulary"]:
         raise DataError(
             f"{config.mixture} was made with another tokenizer than that of {config.model}; tokenize the validation "
             "data with the model's own"
         )
-    nll_of = _nll_of(config)
-    totals = {name: _total(config, name, nll_of) for name in names}
+    nll_of = _nll_of(config, directory, mixture.seq_len)
+    totals = {name: _total(config, mixture, name, nll_of) for name in mixture.validated}
     metrics = sum(totals.values(), Total()).metrics()
     if len(totals) > 1:
         for name, total in totals.items():
@@ -71,10 +73,10 @@ def perplexity(config: PerplexityConfig) -> None:
         write_json(f"{config.output_path}/metrics.json", metrics)
 
 
-def _total(config: PerplexityConfig, name: str, nll_of: Callable[[Batch], float]) -> Total:
+def _total(config: PerplexityConfig, mixture: PackedMixture, name: str, nll_of: Callable[[Batch], float]) -> Total:
     devices = jax.device_count()
     batch_size = math.ceil(config.batch_size / devices) * devices
-    batches = ValidationBatches(config.mixture, config.tokenized, name, batch_size)
+    batches = ValidationBatches(mixture, name, batch_size)
     total = Total()
     for done, batch in enumerate(batches, 1):
         total += Total(nll_of(batch), batch.trained_tokens)
@@ -82,13 +84,12 @@ def _total(config: PerplexityConfig, name: str, nll_of: Callable[[Batch], float]
     return total
 
 
-def _nll_of(config: PerplexityConfig) -> Callable[[Batch], float]:
-    """The summed NLL of a batch under the config's model, which is spread over all devices."""
+def _nll_of(config: PerplexityConfig, directory: ModelDirectory, length: int) -> Callable[[Batch], float]:
+    """The summed NLL of a batch of rows of `length` tokens under the config's model, spread over all devices."""
     devices: Any = levanter_trainer.trainer_config(precision="fp32", seed=0)  # the model is loaded as it is asked for
-    length = read_mixture(config.mixture)["seq_len"]
     with devices.use_device_mesh():
         model = levanter_model.load_model(
-            config.model, dtype=DTYPES[config.precision], axis_mapping=devices.parameter_axis_mapping
+            directory, dtype=DTYPES[config.precision], axis_mapping=devices.parameter_axis_mapping
         )
     if length > model.max_length:
         raise TrainingError(

@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from marin_sft.errors import DamagedFile
+from marin_sft.errors import DamagedFile, StoreError
 from marin_sft.execution.documents import read_document
 from marin_sft.execution.fingerprint import Payload, canonical_json
 from marin_sft.execution.process import ProcessIdentity
@@ -246,6 +246,16 @@ def output_digest(files: list[FileInfo]) -> str | None:
     if any(file.digest is None for file in files):
         return None
     return hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
+
+
+def damaged_files(store: Store, output: str) -> list[str]:
+    """The files of a committed output that are gone, or have another size, as far as its list of files can be read."""
+    try:
+        committed = {file["path"]: file["size"] for file in json.loads(store.read(f"{output}/.files.json") or b"[]")}
+        there = store.sizes(output)
+    except (ValueError, TypeError, KeyError, StoreError):
+        return []
+    return [path for path, size in committed.items() if there.get(path) != size]
 
 
 def publish(store: Store, directory: str, commit: Commit) -> Commit | None:

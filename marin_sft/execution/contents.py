@@ -82,8 +82,8 @@ def stamp_of(content: LocalContent) -> str | None:
 
 def touched_text(content: LocalContent) -> str:
     return (
-        f"{content.field}: {content.location} was written to or replaced, and holds again what it held when the plan was "
-        "made: what the step read in between is not known"
+        f"{content.field}: {content.location} was written to or replaced while the step ran, and holds again what it "
+        "held when the plan was made: what the step read in between is not known"
     )
 
 

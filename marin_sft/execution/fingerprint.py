@@ -74,6 +74,35 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def code_in(config: Any) -> dict[str, str]:
+    """Digests of the functions and methods in a config, by where they stand: what their modules' files hold now.
+
+    Those of `__main__` are left out: they travel to a worker by themselves.
+
+    Raises:
+        ConfigError: for code that cannot be read.
+    """
+    canonical = _Canonical(lambda step: "", [])
+    found: dict[str, str] = {}
+
+    def visit(part: Part) -> None:
+        value = part.value
+        if isinstance(value, types.FunctionType):
+            described: Any = canonical.value(value, part.path) if value.__module__ != "__main__" else {}
+        elif dataclasses.is_dataclass(value) and type(value).__module__ != "__main__":
+            described = canonical.code(type(value), part.path)
+        else:
+            described = {}
+        if described:
+            found[part.path] = hashlib.sha256(canonical_json(described).encode()).hexdigest()
+        for child in parts_of(value, part.path) or () if _counts(part) else ():
+            visit(child)
+
+    for part in parts_of(config, "config") or ():
+        visit(part)
+    return found
+
+
 class _Canonical:
     """Turns the values of one config into JSON. `contents` gets the local files that it names."""
 
@@ -99,12 +128,12 @@ class _Canonical:
             return {(f"${key}" if key.startswith("$") else key): child for key, child in children}
         if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
             return [child for _, child in children]
-        return {"$class": name_of(type(value)), **self._code(type(value), path), **dict(children)}
+        return {"$class": name_of(type(value)), **self.code(type(value), path), **dict(children)}
 
     def _children(self, parts: list[Part]) -> list[tuple[Any, Any]]:
         return [(part.key, self.value(part.value, part.path)) for part in map(_as_declared, parts) if _counts(part)]
 
-    def _code(self, of: type, path: str) -> dict[str, Any]:
+    def code(self, of: type, path: str) -> dict[str, Any]:
         return self._once(of, lambda: canonical_code(of, path, self._referred)) or {}
 
     def _once(self, thing: Any, describe: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:

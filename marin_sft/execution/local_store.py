@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from marin_sft.disk import sync_directory, sync_file, sync_tree
+from marin_sft.errors import StoreError
 from marin_sft.execution.patience import once, patient
 from marin_sft.execution.store import FileInfo
 
@@ -134,17 +135,21 @@ class LocalStore:
 
     @patient
     def files(self, path: str) -> list[FileInfo]:
-        found = sorted(self._walk(path))
-        read_back = sum(os.path.getsize(file) for _, file in found) <= READ_BACK_LIMIT
+        sizes = self.sizes(path)
+        read_back = sum(sizes.values()) <= READ_BACK_LIMIT
         return [
-            FileInfo(relative, os.path.getsize(file), _file_digest(file) if read_back else None)
-            for relative, file in found
+            FileInfo(name, size, _file_digest(f"{path}/{name}") if read_back else None) for name, size in sizes.items()
         ]
+
+    @patient
+    def sizes(self, path: str) -> dict[str, int]:
+        return {relative: _size(file) for relative, file in sorted(self._walk(path))}
 
     def _walk(self, path: str) -> list[tuple[str, str]]:
         found = []
-        for folder, _, names in os.walk(path):
-            for name in names:
+        for folder, folders, names in os.walk(path):
+            links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+            for name in (*names, *links):
                 file = os.path.join(folder, name)
                 relative = os.path.relpath(file, path).replace(os.sep, "/")
                 if not relative.startswith("."):
@@ -162,7 +167,23 @@ class LocalStore:
         return temporary
 
 
+def _size(path: str) -> int:
+    """Of a file; 0 for a link to a directory, whose contents are not the output's own.
+
+    Raises:
+        StoreError: for what is neither.
+    """
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    if os.path.isdir(path):
+        return 0
+    what = "a link that leads nowhere" if os.path.islink(path) else "neither a file nor a directory"
+    raise StoreError(f"{path} is {what}: an output holds files; remove it in the step, or write what it stands for")
+
+
 def _file_digest(path: str) -> str:
+    if os.path.isdir(path):
+        return hashlib.sha256(os.readlink(path).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

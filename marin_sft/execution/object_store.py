@@ -198,15 +198,21 @@ class FsspecStore:
 
     @patient
     def files(self, path: str) -> list[FileInfo]:
+        return [FileInfo(name, info["size"], self._digest(file, info)) for name, file, info in self._listed(path)]
+
+    @patient
+    def sizes(self, path: str) -> dict[str, int]:
+        return {name: info["size"] for name, _, info in self._listed(path)}
+
+    def _listed(self, path: str) -> list[tuple[str, str, dict[str, Any]]]:
         root = self._root(path)
         with _os_errors(path):
             listed = sorted(self._fs.find(path, detail=True).items())
-        found = []
-        for file, info in listed:
-            relative = file.removeprefix(root)
-            if file.startswith(root) and not relative.startswith(".") and not file.endswith("/"):
-                found.append(FileInfo(relative, info["size"], self._digest(file, info)))
-        return found
+        return [
+            (file.removeprefix(root), file, info)
+            for file, info in listed
+            if file.startswith(root) and not file.removeprefix(root).startswith(".") and not file.endswith("/")
+        ]
 
     def _digest(self, file: str, info: dict[str, Any]) -> str | None:
         """The store's own checksum, from the listing.

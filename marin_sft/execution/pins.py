@@ -31,12 +31,13 @@ def read_pins(store: Store) -> list[Pin]:
 
 
 def pin_step(store: Store, directory: str, note: str = "") -> Pin:
-    """Pin a step; pinned again, it gets the new note.
+    """Pin a step; pinned again, it gets the new note, and without one keeps its own.
 
     Raises:
         UserError: when a garbage collection is removing the step at this moment.
     """
-    pin = Pin(directory, note, now())
+    before = next((pin for pin in read_pins(store) if pin.directory == directory), None)
+    pin = Pin(directory, note or (before.note if before else ""), now())
     store.replace(_path(store, directory), json.dumps(asdict(pin)).encode())
     # In this order: gc writes its tombstone before it looks for pins, so at least one of the two sees the other.
     tombstone = read_tombstone(store, directory)

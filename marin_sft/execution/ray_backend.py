@@ -108,7 +108,12 @@ class RayBackend:
         import ray.exceptions as exceptions
 
         error = future.exception()
-        lost = (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.RaySystemError)
+        lost = (
+            exceptions.WorkerCrashedError,
+            exceptions.NodeDiedError,
+            exceptions.RaySystemError,
+            exceptions.TaskCancelledError,  # by a signal: nobody looks at the result of what we cancel
+        )
         raylet_lost = (exceptions.LocalRayletDiedError,)
         killed_here = not self._address and out_of_memory.kernel_kills() > kills_before
         if error is None:
@@ -118,7 +123,9 @@ class RayBackend:
         elif isinstance(error, exceptions.WorkerCrashedError) and killed_here:
             done.set_exception(OutOfMemory(out_of_memory.killed_by_kernel_text()))
         elif isinstance(error, lost):
-            done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
+            # Of what Ray itself could not do, such as import a module of the task, the last line says what.
+            line = -1 if isinstance(error, exceptions.RaySystemError) else 0
+            done.set_exception(InfrastructureLoss(str(error).splitlines()[line].strip()))
         elif isinstance(error, raylet_lost):
             self._broken = not self._address
             done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))

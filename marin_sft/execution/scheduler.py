@@ -23,6 +23,7 @@ from marin_sft.execution.attempt import (
     StepState,
     Watch,
     attempt_path,
+    damaged_files,
     read_state,
     write_beat,
     write_failure,
@@ -194,6 +195,7 @@ class Scheduler:
             beat_timeout=self._policy.beat_timeout,
             settings=settings_of(step.config),
             contents=node.contents,
+            code=node.code,
             provenance=self._provenance,
         )
 
@@ -223,6 +225,12 @@ class Scheduler:
             raise MarinSftError(
                 f"its input '{node.name}' is committed, but the output is gone from {path}; "
                 f"make it again with --force_run {node.name}"
+            )
+        if damaged := damaged_files(self._store, path):
+            shown = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
+            raise MarinSftError(
+                f"its input '{node.name}' is not whole: {shown} of {path} is gone or has another size than when it was "
+                f"committed; put it back, or make it again with --force_run {node.name}"
             )
         return path
 

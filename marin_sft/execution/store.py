@@ -88,5 +88,13 @@ class Store(Protocol):
         ...
 
     def files(self, path: str) -> list[FileInfo]:
-        """Every file below `path`, sorted, without those whose top-level name starts with a dot."""
+        """Every file below `path`, sorted, without those whose top-level name starts with a dot.
+
+        Raises:
+            StoreError: for what is no file, such as a link that leads nowhere.
+        """
+        ...
+
+    def sizes(self, path: str) -> dict[str, int]:
+        """The names and sizes of `files`, for the price of a listing."""
         ...

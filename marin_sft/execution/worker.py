@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn
 
 from marin_sft import progress
-from marin_sft.errors import MarinSftError, StoreError
+from marin_sft.errors import ConfigError, MarinSftError, StoreError, StoreUnavailable
 from marin_sft.execution.attempt import (
     Claim,
     Commit,
@@ -34,8 +34,8 @@ from marin_sft.execution.attempt import (
 from marin_sft.execution.attempt_log import AttemptLog
 from marin_sft.execution.beat import Beat
 from marin_sft.execution.configs import resolve
-from marin_sft.execution.contents import LocalContent, change_of
-from marin_sft.execution.fingerprint import Payload
+from marin_sft.execution.contents import LocalContent, change_of, stamp_of, touched_text
+from marin_sft.execution.fingerprint import Payload, code_in
 from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
@@ -53,7 +53,7 @@ class Task:
     `config` has its inputs resolved to paths; its own output path is filled in after the claim. `claim` is the number
     to create, `aim` the number of the commit to publish. `beat_timeout`: seconds after which others take an owner
     whose beat stands still for dead. `settings`: the config's fields that are no part of the identity. `contents`: the
-    local files that are.
+    local files that are, `code` the functions, see `code_in`.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Task:
     beat_timeout: float
     settings: dict[str, Any]
     contents: tuple[LocalContent, ...]
+    code: dict[str, str]
     provenance: dict[str, Any]
 
 
@@ -108,12 +109,24 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
         Beat(store, task.directory, claim, task.beat_timeout, own_process, log) as beat,
         _exits(store, task),
     ):
-        failure = _changed_inputs(task, "began") or _run_body(task.fn, config, beat)
+        stamps = tuple(map(stamp_of, task.contents))
+        failure = (
+            _changed_inputs(task, "began")
+            or _changed_code(task, config, own_process)
+            or _run_body(task.fn, config, beat)
+        )
         seconds = time.monotonic() - clock
-        failure = _with_changed_inputs(task, failure)
+        failure = _with_changed_inputs(task, failure, stamps)
+        digest = None
+        if failure is None:
+            try:
+                digest = _settle(store, output)  # while the owner beats: a large output takes its time
+            except StoreUnavailable:
+                raise
+            except StoreError as error:
+                failure = Failure(str(error), None, "")
         record = json.dumps(_record(task, claim, config, started, seconds, failure), indent=1).encode()
         store.replace(f"{output}/.record.json", record, durable=failure is not None)
-        digest = None if failure else _settle(store, output)  # while the owner beats: a large output takes its time
     if failure is not None:
         write_failure(store, task.directory, claim.number, failure)
         return Outcome("failed", claim.number, seconds, failure=failure)
@@ -131,9 +144,15 @@ def _fill(leaf: Any, output: str, earlier: tuple[str, ...]) -> Any:
     return leaf
 
 
-def _changed_inputs(task: Task, when: str) -> Failure | None:
-    """Local files that no longer hold what the step's identity stands for: its output would be made from others."""
+def _changed_inputs(task: Task, when: str, stamps: tuple[str | None, ...] = ()) -> Failure | None:
+    """Local files that no longer hold what the step's identity stands for: its output would be made from others.
+
+    `stamps`: of the files when the step began; empty: it begins now.
+    """
     changes = list(filter(None, map(change_of, task.contents)))
+    if not changes and stamps:
+        moved = (c for c, stamp in zip(task.contents, stamps, strict=True) if stamp_of(c) != stamp)
+        changes = list(map(touched_text, moved))
     if not changes:
         return None
     error = (
@@ -144,9 +163,26 @@ def _changed_inputs(task: Task, when: str) -> Failure | None:
     return Failure(error, None, "", resumable=False)
 
 
-def _with_changed_inputs(task: Task, failure: Failure | None) -> Failure | None:
+def _changed_code(task: Task, config: Any, own_process: bool) -> Failure | None:
+    """Functions in the config whose source is another one than when the plan was made: this process imported that."""
+    try:
+        now = code_in(config) if own_process and task.code else task.code
+    except ConfigError:  # their source is not on this machine
+        return None
+    changed = [path for path, digest in task.code.items() if now.get(path) != digest]
+    if not changed:
+        return None
+    error = (
+        f"{', '.join(changed)}: the source has changed since the plan was made, so nothing is committed. Run the "
+        "command again: it makes the step with the code that is there now"
+    )
+    print(error, file=sys.stderr)
+    return Failure(error, None, "", resumable=False)
+
+
+def _with_changed_inputs(task: Task, failure: Failure | None, stamps: tuple[str | None, ...]) -> Failure | None:
     """How the body ended, and whether a later attempt may go on from what it wrote."""
-    changed = _changed_inputs(task, "ended") if failure is None or failure.resumable else None
+    changed = _changed_inputs(task, "ended", stamps) if failure is None or failure.resumable else None
     if failure is None or changed is None:
         return failure or changed
     return replace(failure, error=f"{failure.error}; also, {changed.error}", resumable=False)

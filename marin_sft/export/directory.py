@@ -26,9 +26,11 @@ from marin_sft.errors import ExportError, TrainingError
 from marin_sft.export import serving, tokenizer_files
 from marin_sft.export.hf_config import DTYPES, HfExport
 from marin_sft.export.model_card import model_card
-from marin_sft.export.verify import verify_files, verify_upload, verify_weights
-from marin_sft.training.models import hf_directory
+from marin_sft.export.verify import verify_files, verify_names, verify_upload, verify_weights
 from marin_sft.training.models.model_check import check_tokenizer
+from marin_sft.training.models.model_config import with_dtype
+from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
+from marin_sft.training.models.stored_tensors import LocalFile, StoredTensors
 
 
 class Cast(Mapping[str, np.ndarray]):
@@ -72,15 +74,15 @@ class _Files:
     tokenizer: Any
     template: Any
     kwargs: Mapping[str, Any]
-    origin: dict[str, Any] | None
+    origin: Mapping[str, Any] | None
 
     @property
     def dtype(self) -> str:
         return str(self.config["torch_dtype"])
 
     def write(self, local: str) -> None:
-        hf_directory.write_json(local, "config.json", self.config)
-        hf_directory.write_json(local, "generation_config.json", self.generation)
+        write_json(local, "config.json", self.config)
+        write_json(local, "generation_config.json", self.generation)
         trained_with, self.tokenizer.chat_template = self.tokenizer.chat_template, self.template
         tokenizer_files.save(local, self.tokenizer)
         self.tokenizer.chat_template = trained_with
@@ -89,42 +91,44 @@ class _Files:
         verify_files(local, self.meant, self.generation, self.tokenizer, self.kwargs)
 
 
-def _files(export: HfExport, trained: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> _Files:
+def _files(
+    export: HfExport, trained: Mapping[str, Any], base: ModelDirectory, tensors: Mapping[str, np.ndarray]
+) -> _Files:
     """`trained`: the config.json of the model trained. Of `tensors`, names and the embedding's rows count.
 
     Raises as `write_export`.
     """
     from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
 
-    tokenizer = load_tokenizer(export.tokenizer or export.base_model, export.chat_template)
-    with hf_directory.reading(export.base_model, weights=False) as base:
-        base_config = hf_directory.read_config(base)
-        stored = hf_directory.read_json(base, "generation_config.json")
-        origin = hf_directory.read_json(base, PROVENANCE)
+    if export.tokenizer in (None, base.path):
+        tokenizer = base.tokenizer(export.chat_template)
+    else:
+        tokenizer = load_tokenizer(export.tokenizer, export.chat_template)
+    stored = base.json("generation_config.json")
     generation = serving.generation_config(tokenizer, trained, stored, export.generation_eos_token_ids)
-    config = serving.model_config(trained, tensors, export.dtype or _dtype_of(base_config), generation["eos_token_id"])
+    config = serving.model_config(trained, tensors, export.dtype or _dtype_of(base.config), generation["eos_token_id"])
     changed = ("torch_dtype", "architectures", "tie_word_embeddings", "eos_token_id", "pad_token_id")
     try:
         sizes = vocabulary_size(tokenizer), vocabulary_hash(tokenizer), vocabulary_sample(tokenizer)
-        check_tokenizer(*sizes, export.base_model, config["vocab_size"])
+        check_tokenizer(*sizes, base, config["vocab_size"])
     except TrainingError as error:
         raise ExportError(str(error)) from error
     return _Files(
         config=config,
-        meant={**hf_directory.with_dtype(trained, ""), **{name: config[name] for name in changed}},
+        meant={**with_dtype(trained, ""), **{name: config[name] for name in changed}},
         generation=generation,
         tokenizer=tokenizer,
         template=serving.with_defaults(tokenizer.chat_template, export.chat_template_kwargs),
         kwargs=export.chat_template_kwargs,
-        origin=origin,
+        origin=base.json(PROVENANCE),
     )
 
 
-def check_export(export: HfExport, trained_config: Mapping[str, Any]) -> None:
+def check_export(export: HfExport, trained_config: Mapping[str, Any], base: ModelDirectory) -> None:
     """Raise, as `write_export` does, for whatever would keep a model of `trained_config` from being exported, but for
     its weights: before they are trained."""
     embedding = np.broadcast_to(np.float32(0), (trained_config["vocab_size"], 1))
-    files = _files(export, trained_config, {serving.EMBEDDING: embedding})
+    files = _files(export, trained_config, base, {serving.EMBEDDING: embedding})
     with tempfile.TemporaryDirectory() as local:
         files.write(local)
         files.verify(local)
@@ -135,12 +139,13 @@ def write_export(
     tensors: Mapping[str, np.ndarray],
     trained_config: Mapping[str, Any],
     export: HfExport,
+    base: ModelDirectory,
     metrics: Mapping[str, float],
 ) -> None:
     """Write the directory at `path` (local or remote), read it back and compare.
 
-    tensors: the trained weights by Hugging Face name. trained_config: the config.json of the model trained.
-    metrics: of training, for the card.
+    tensors: the trained weights by Hugging Face name, each of which is asked for once. trained_config: the config.json
+    of the model trained. base: the model at `export.base_model`. metrics: of training, for the card.
 
     Raises:
         ExportError: what was written is not what was trained, the tokenizer does not fit the model, or nothing would
@@ -148,15 +153,19 @@ def write_export(
         TrainingError: no base model directory.
         ConfigError: no usable tokenizer.
     """
-    files = _files(export, trained_config, tensors)
+    files = _files(export, trained_config, base, tensors)
     cast = Cast(tensors, files.dtype)
-    with hf_directory.writing(path) as local:
+
+    def verify_shard(file: str, shard: Mapping[str, np.ndarray]) -> None:
+        verify_weights(local, StoredTensors([LocalFile(file)]), shard)
+
+    with writing(path) as local:
         files.write(local)
-        hf_directory.write_tensors(local, cast, export.max_shard_bytes)
+        write_tensors(local, cast, export.max_shard_bytes, verify_shard)
         with open(os.path.join(local, "README.md"), "w", encoding="utf-8") as file:
             file.write(model_card(export, files.origin, files.dtype, metrics, path))
         files.verify(local)
-        verify_weights(local, cast)
+        verify_names(local, ModelDirectory(local).tensors(), cast)
         sizes = _sizes(local)
     verify_upload(path, sizes)
     for limit in tokenizer_files.limits(files.tokenizer, files.config["model_type"]):
@@ -169,7 +178,7 @@ def _sizes(local: str) -> dict[str, int]:
     return {file.relative_to(local).as_posix(): file.stat().st_size for file in found}
 
 
-def _dtype_of(config: dict[str, Any]) -> str:
+def _dtype_of(config: Mapping[str, Any]) -> str:
     dtype = config.get("torch_dtype") or config.get("dtype") or "float32"
     if dtype not in DTYPES:
         raise ExportError(f"the base model's config.json has dtype {dtype!r}, expected one of {DTYPES}; set dtype")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from marin_sft.data.files import read_json
 from marin_sft.export.directory import write_export
 from marin_sft.export.hf_config import ExportConfig
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 
 
 def export_hf(config: ExportConfig) -> None:
@@ -20,6 +20,6 @@ def export_hf(config: ExportConfig) -> None:
         metrics = read_json(f"{config.checkpoint}/metrics.json")
     except FileNotFoundError:
         metrics = {}
-    with hf_directory.reading(f"{config.checkpoint}/model") as trained:
-        tensors, shape = hf_directory.StoredTensors(trained), hf_directory.read_config(trained)
-        write_export(config.output_path, tensors, shape, config, metrics)
+    trained = ModelDirectory(f"{config.checkpoint}/model")
+    base = ModelDirectory(config.base_model)
+    write_export(config.output_path, trained.tensors(), trained.config, config, base, metrics)

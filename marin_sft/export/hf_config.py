@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marin_sft.execution.step import StepConfig, execution_only, this_output_path
 from marin_sft.export.card_config import CardConfig
 from marin_sft.training.checks import check_types, require, unresolved
-
-if TYPE_CHECKING:
-    import numpy as np
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -55,33 +51,3 @@ class ExportConfig(
 
     checkpoint: str
     output_path: str = this_output_path()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PeriodicExports(HfExport):
-    """An export every `steps` training steps and after the last, in the training step's own output."""
-
-    steps: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not unresolved(self):
-            require(self, "steps", self.steps >= 1, "at least 1")
-
-    def check(self, config: Mapping[str, Any]) -> None:
-        """Raise ExportError now for what would keep a model of `config` (a config.json) from being exported later."""
-        from marin_sft.export.directory import check_export
-
-        check_export(self, config)
-
-    def write(
-        self,
-        path: str,
-        tensors: Mapping[str, np.ndarray],
-        config: Mapping[str, Any],
-        metrics: Mapping[str, float],
-    ) -> None:
-        """Export `tensors`, the weights of the model that `config` (a config.json) describes. Raises ExportError."""
-        from marin_sft.export.directory import write_export
-
-        write_export(path, tensors, config, self, metrics)

@@ -61,10 +61,10 @@ def _data(card: CardConfig) -> str:
     """One line per component: its share of the rows trained on, its size, and how often an epoch sees it."""
     if card.mixture is None:
         return ""
-    from marin_sft.data.mixture import read_mixture
+    from marin_sft.data.packing.packed_mixture import PackedMixture
     from marin_sft.data.tokenize import PAIRS
 
-    about = read_mixture(card.mixture)
+    about = PackedMixture.open(card.mixture, {}).about
     stages = about["order"]["stages"]
     lines = []
     for name in sorted(stages[0]["share_of_rows"]):

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from marin_sft.errors import ExportError
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.generation import generation_config as ends_of_answers
+from marin_sft.training.models.generation import is_id
+from marin_sft.training.models.model_config import with_dtype
+from marin_sft.training.models.stored_tensors import shapes_of
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Of GenerationConfig, but of the architecture too.
@@ -33,7 +36,7 @@ def model_config(
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    rows = tensors[EMBEDDING].shape[0]
+    rows = shapes_of(tensors)[EMBEDDING][0]
     if rows != trained.get("vocab_size"):
         raise ExportError(
             f"{EMBEDDING} has {rows} rows, expected vocab_size = {trained.get('vocab_size')} of config.json: the "
@@ -45,13 +48,13 @@ def model_config(
         if key not in ("rope_parameters", *generation_defaults()) and not is_note(key)
     }
     return {
-        **hf_directory.with_dtype(config, dtype),
+        **with_dtype(config, dtype),
         **_rope(trained),
         "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[trained["model_type"]]],
         "tie_word_embeddings": HEAD not in tensors,
         # Servers that do not read generation_config.json look here.
         "eos_token_id": eos_token_ids[0] if len(eos_token_ids) == 1 else list(eos_token_ids),
-        "pad_token_id": trained.get("pad_token_id") if hf_directory.is_id(trained.get("pad_token_id")) else None,
+        "pad_token_id": trained.get("pad_token_id") if is_id(trained.get("pad_token_id")) else None,
     }
 
 
@@ -62,7 +65,7 @@ def is_note(field: str) -> bool:
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_theta`, `rope_scaling` and `rope_parameters`, all saying the same; see `hf_directory.read_config`."""
+    """`rope_theta`, `rope_scaling` and `rope_parameters`, all saying the same; see `ModelDirectory.config`."""
     theta = config.get("rope_theta")
     if theta is None:
         return {}
@@ -84,7 +87,7 @@ def generation_config(
     """The generation_config.json of an export: `stored`, that of the base model, with the list of ids that end an
     answer. Fields of generation that older models keep in config.json (`trained`) move here.
 
-    `eos_token_ids` None: see `hf_directory.generation_config`.
+    `eos_token_ids` None: see `generation.generation_config`.
 
     Raises:
         ExportError: when no id would end an answer, or one is not in the vocabulary.
@@ -94,7 +97,7 @@ def generation_config(
     source = {"eos_token_id": trained.get("eos_token_id"), **moved, **(stored or {})}
     # With it, transformers would make its own from config.json and forget the list.
     source.pop("_from_model_config", None)
-    generation = hf_directory.generation_config(tokenizer, source)
+    generation = ends_of_answers(tokenizer, source)
     if eos_token_ids is not None:
         generation["eos_token_id"] = list(eos_token_ids)
     ends = generation["eos_token_id"]

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from marin_sft.data.tokenizer import PLAIN_CLASS
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory, save_tokenizer, write_json
 
 # Whose class transformers 5 takes for these models, whatever tokenizer_config.json says.
 IMPOSED = {"qwen2": "Qwen2Tokenizer"}
@@ -19,12 +19,12 @@ IMPOSED = {"qwen2": "Qwen2Tokenizer"}
 
 def save(directory: str, tokenizer: Any) -> None:
     """Write the tokenizer's files with a class that splits text as tokenizer.json does."""
-    hf_directory.save_tokenizer(directory, tokenizer)
-    config = hf_directory.read_json(directory, "tokenizer_config.json") or {}
+    save_tokenizer(directory, tokenizer)
+    config = dict(ModelDirectory(directory).json("tokenizer_config.json") or {})
     if not splits_as(tokenizer, str(config.get("tokenizer_class"))):
         # What the class would have said by itself.
         config |= {"tokenizer_class": PLAIN_CLASS, "padding_side": tokenizer.padding_side}
-    hf_directory.write_json(directory, "tokenizer_config.json", config)
+    write_json(directory, "tokenizer_config.json", config)
 
 
 def limits(tokenizer: Any, model_type: str) -> list[str]:

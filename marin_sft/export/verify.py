@@ -15,7 +15,7 @@ import numpy as np
 from marin_sft.errors import ExportError, TrainingError
 from marin_sft.export import serving
 from marin_sft.paths import file_system
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 
 DIALOGUE = [
     {"role": "user", "content": "2 + 2 = ?\n"},
@@ -89,22 +89,27 @@ def _verify_fields(path: str, expected: Mapping[str, Any], got: Mapping[str, Any
 def _verify_both_ropes(local: str) -> None:
     """The fields for transformers 4, which were compared, and that for transformers 5 have to say the same."""
     try:
-        hf_directory.read_config(local)
+        _ = ModelDirectory(local).config
     except TrainingError as error:
         raise ExportError(str(error)) from error
 
 
-def verify_weights(local: str, expected: Mapping[str, np.ndarray]) -> None:
-    """Raise ExportError unless the weights in `local` are those `expected`, to the bit."""
-    got = hf_directory.StoredTensors(local)
-    if expected.keys() != got.keys():
-        raise ExportError(f"{local}: tensors {sorted(expected.keys() ^ got.keys())[:3]} are not on both sides")
+def verify_weights(local: str, got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Raise ExportError unless `got`, read back from `local`, are those `expected`, to the bit."""
+    verify_names(local, got, expected)
     for name in expected:
         wanted, found = expected[name], got[name]
         if wanted.dtype != found.dtype or not np.array_equal(wanted, found):
             raise ExportError(
                 f"{local}: tensor {name} read back is not the trained one; the disk may be full or faulty"
             )
+
+
+def verify_names(local: str, got: Collection[str], expected: Collection[str]) -> None:
+    """Raise ExportError unless the tensors in `local` have the names `expected`."""
+    differ = sorted(set(expected) ^ set(got))
+    if differ:
+        raise ExportError(f"{local}: tensors {differ[:3]} are not on both sides")
 
 
 def _verify_tokenizer(local: str, tokenizer: Any, kwargs: Mapping[str, Any]) -> None:

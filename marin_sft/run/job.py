@@ -102,7 +102,7 @@ def parse_variables(given: Sequence[Sequence[str]]) -> dict[str, str]:
             raise UserError(f"--env_vars {name}: not set here, so there is no value to copy; export it, or give one")
         if len(words) == 2 and (words[1] in os.environ or _ASSIGNMENT.match(words[1])):
             raise UserError(
-                f"--env_vars {name}: expected a value after it, got what looks like another variable; give each variable "
+                f"--env_vars {name}: expected a value after it, got what looks like another variable; give each one "
                 f"an --env_vars of its own, or write {name}=VALUE"
             )
         found[name] = words[1] if len(words) == 2 else value if equals else os.environ[name]

@@ -15,6 +15,7 @@ import jmp
 import numpy as np
 
 from marin_sft.data.batches.pair_batches import PairBatches
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.tokenize import TRAIN
 from marin_sft.errors import TrainingError
 from marin_sft.training.activations import shares_prefix
@@ -51,9 +52,9 @@ class DPOObjective:
         self._limits = [limits_of(path) for path in (config.base_model, config.reference_model) if path is not None]
         config = dataclasses.replace(config, share_prefix=shares_prefix(config.share_prefix, *self._limits))
         self._config = config
+        self._mixture = PackedMixture.open(config.mixture, config.tokenized)
         self._batches = PairBatches(
-            config.mixture,
-            config.tokenized,
+            self._mixture,
             config.train_batch_size,
             config.seed,
             micro_batches=layout.micro_steps,
@@ -64,9 +65,7 @@ class DPOObjective:
         self.examples_per_epoch = self._batches.rows_per_epoch
         self._batches.require_steps(num_steps_of(config, self.examples_per_epoch))
         self._references = (
-            References(config.reference_logprobs, config.mixture, self._batches.components, TRAIN)
-            if config.reference_logprobs
-            else None
+            References(config.reference_logprobs, self._mixture, TRAIN) if config.reference_logprobs else None
         )
         self._losses = PairLoss(config)
         self._layout = layout
@@ -86,9 +85,7 @@ class DPOObjective:
     def digest(self, step: int) -> str:
         # Of batches that are laid out the same on any devices.
         config = self._config
-        batches = PairBatches(
-            config.mixture, config.tokenized, config.train_batch_size, config.seed, cut_epochs=config.cuts_epochs
-        )
+        batches = PairBatches(self._mixture, config.train_batch_size, config.seed, cut_epochs=config.cuts_epochs)
         arrays = pair_arrays(batches.batch(step), self._references)
         contents = (np.ascontiguousarray(arrays[name]).tobytes() for name in sorted(arrays))
         return hashlib.sha256(b"".join(contents)).hexdigest()
@@ -112,7 +109,7 @@ class DPOObjective:
         return SyncedReference(model, config.ref_model_sync_steps, config.ref_model_mixup_alpha)
 
     def evaluation(self, trainer: Any) -> Evaluate | None:
-        sets = held_out(self._config, self._layout)
+        sets = held_out(self._config, self._mixture, self._layout)
         if sets:
             return DPOValidation(sets, trainer, self._losses).measure
         if not self._config.do_eval:

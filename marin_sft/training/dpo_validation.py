@@ -11,8 +11,8 @@ import equinox as eqx
 import haliax as hax
 import numpy as np
 
-from marin_sft.data.batches.packed_batches import validation_components
 from marin_sft.data.batches.pair_batches import PairValidation
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.tokenize import VALIDATION
 from marin_sft.training import levanter_trainer
 from marin_sft.training.axes import MICRO
@@ -37,13 +37,12 @@ class _HeldOut:
         return (pair_arrays(batch, self.references) for batch in itertools.islice(self.batches, self.most))
 
 
-def held_out(config: DPOConfig, layout: Layout) -> dict[str, Iterable[PairArrays]]:
+def held_out(config: DPOConfig, mixture: PackedMixture, layout: Layout) -> dict[str, Iterable[PairArrays]]:
     """By component, what the mixture keeps out of training."""
 
     def of_component(name: str) -> _HeldOut:
         batches = PairValidation(
-            config.mixture,
-            config.tokenized,
+            mixture,
             name,
             config.train_batch_size,
             micro_batches=layout.micro_steps,  # so that evaluation fits where training does
@@ -51,10 +50,10 @@ def held_out(config: DPOConfig, layout: Layout) -> dict[str, Iterable[PairArrays
             share_prefix=bool(config.share_prefix),
         )
         path = config.reference_logprobs
-        references = References(path, config.mixture, batches.components, VALIDATION) if path else None
+        references = References(path, mixture, VALIDATION) if path else None
         return _HeldOut(batches, references, config.max_evaluation_steps)
 
-    return {name: of_component(name) for name in validation_components(config.mixture)}
+    return {name: of_component(name) for name in mixture.validated}
 
 
 class DPOValidation:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from marin_sft.data.batches.epochs import Epochs
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import omitted_when
 from marin_sft.training.checks import require
 from marin_sft.training.optimization.schedule_settings import without_rounding
-
-if TYPE_CHECKING:
-    from marin_sft.data.batches.training_steps import Epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +52,6 @@ class LengthSettings:
 
 def epochs_of(settings: LengthSettings, examples: int) -> Epochs:
     """Of as many examples as the data make, `examples`, or as the settings say."""
-    from marin_sft.data.batches.training_steps import Epochs
-
     steps = settings.per_epoch_training_steps
     in_epoch = examples if steps is None else steps * settings.train_batch_size
     return Epochs(in_epoch, settings.train_batch_size, settings.cuts_epochs)

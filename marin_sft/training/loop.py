@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from marin_sft.data.batches.training_steps import Epochs
+from marin_sft.data.batches.epochs import Epochs
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, exports, levanter_trainer
 from marin_sft.training.checkpoints import Checkpoint

@@ -14,7 +14,7 @@ import optax
 from marin_sft import progress
 from marin_sft.data.batches.pair_batches import PairValidation
 from marin_sft.data.files import write_array
-from marin_sft.data.mixture import read_mixture
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.errors import TrainingError
 from marin_sft.training import levanter_trainer
 from marin_sft.training.activations import shares_prefix
@@ -24,6 +24,7 @@ from marin_sft.training.dpo_config import ReferenceConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_check import check_tokens, limits_of
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.references import logps_path
 
 
@@ -31,17 +32,18 @@ def run(config: ReferenceConfig) -> None:
     """Write the log-probabilities of every component and split of the mixture."""
     settings = levanter_trainer.trainer_config(precision=config.precision, seed=0)
     trainer = levanter_trainer.build_trainer(settings, optax.identity())
-    limits = limits_of(config.model)
+    directory = ModelDirectory(config.model)
+    limits = limits_of(directory)
     with trainer:
         adapter = None if config.adapter is None else LoraConfig(adapter_path=config.adapter)
-        model = levanter_model.load_model(config.model, axis_mapping=trainer.parameter_axis_mapping, lora=adapter)
+        model = levanter_model.load_model(directory, axis_mapping=trainer.parameter_axis_mapping, lora=adapter)
         model = hax.named_jit(trainer.mp.cast_to_compute)(model)
         logps_of = _compiled(trainer)
-        for component, splits in sorted(read_mixture(config.mixture)["components"].items()):
+        mixture = PackedMixture.open(config.mixture, config.tokenized)
+        for component, splits in sorted(mixture.about["components"].items()):
             for split, counts in sorted(splits.items()):
                 batches = PairValidation(
-                    config.mixture,
-                    config.tokenized,
+                    mixture,
                     component,
                     config.batch_size,
                     split=split,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from marin_sft.data.files import read_array
-from marin_sft.data.mixture import read_mixture
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.errors import DataError
 
 
@@ -18,17 +16,17 @@ def logps_path(output_path: str, component: str, split: str) -> str:
 class References:
     """float32[..., 4] of the pairs of a mixture's split: see `marin_sft.training.reference`.
 
-    `path`: the output of the reference's step. `components`: by their numbers in `PairBatch.pairs`.
+    `path`: the output of the reference's step.
 
     Raises:
         DataError: another number of pairs: the reference was computed on another mixture.
     """
 
-    def __init__(self, path: str, mixture: str, components: Sequence[str], split: str) -> None:
-        about = read_mixture(mixture)["components"]
+    def __init__(self, path: str, mixture: PackedMixture, split: str) -> None:
+        about = mixture.about["components"]
         self._logps = {
             number: _read(path, name, split, about[name][split]["pairs"])
-            for number, name in enumerate(components)
+            for number, name in enumerate(mixture.components)
             if split in about[name]
         }
 

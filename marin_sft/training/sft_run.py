@@ -11,6 +11,8 @@ import haliax as hax
 import jax
 import numpy as np
 
+from marin_sft.data.batches.packed_batches import PackedBatches, ValidationBatches
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.errors import TrainingError
 from marin_sft.training.length import num_steps_of
 from marin_sft.training.loss import Batch, LossBatch, loss_arrays, nll
@@ -33,13 +35,10 @@ class Batches(Protocol):
 
 def run(config: SFTConfig) -> None:
     """Train on the packed batches of the config's mixture."""
-    from marin_sft.data.batches.packed_batches import PackedBatches
-
-    batches = PackedBatches(
-        config.mixture, config.tokenized, config.train_batch_size, config.seed, cut_epochs=config.cuts_epochs
-    )
+    mixture = PackedMixture.open(config.mixture, config.tokenized)
+    batches = PackedBatches(mixture, config.train_batch_size, config.seed, cut_epochs=config.cuts_epochs)
     batches.require_steps(num_steps_of(config, batches.rows_per_epoch))
-    train(config, batches, _validation_sets(config))
+    train(config, batches, _validation_sets(config, mixture))
 
 
 def train(config: SFTConfig, batches: Batches, validation_sets: Mapping[str, Iterable[Batch]] | None = None) -> None:
@@ -114,11 +113,9 @@ class SFTObjective:
         """Nothing that the loop does not check by itself."""
 
 
-def _validation_sets(config: SFTConfig) -> dict[str, Iterable[Batch]]:
-    from marin_sft.data.batches.packed_batches import ValidationBatches, validation_components
-
-    names = validation_components(config.mixture) if config.eval_cadence(1) else []
-    return {name: ValidationBatches(config.mixture, config.tokenized, name, config.train_batch_size) for name in names}
+def _validation_sets(config: SFTConfig, mixture: PackedMixture) -> dict[str, Iterable[Batch]]:
+    names = mixture.validated if config.eval_cadence(1) else []
+    return {name: ValidationBatches(mixture, name, config.train_batch_size) for name in names}
 
 
 def _check_batch(batch: Batch, batch_size: int, limits: Limits) -> None:

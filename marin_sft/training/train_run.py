@@ -21,9 +21,11 @@ from marin_sft.training import checkpoints, exports, levanter_trainer, mesh
 from marin_sft.training.length import epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput
-from marin_sft.training.models import hf_directory, levanter_model, lora, peft_directory
+from marin_sft.training.models import levanter_model, lora, peft_directory
 from marin_sft.training.models.adapted_weights import Merged
 from marin_sft.training.models.model_check import check_tokenizers
+from marin_sft.training.models.model_config import with_dtype
+from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
 from marin_sft.training.models.peft_directory import Adapter
 from marin_sft.training.models.tensor_names import require_match
 from marin_sft.training.objective import Evaluate, Layout, Objective
@@ -41,12 +43,11 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     if config.lora is not None:
         config = dataclasses.replace(config, lora=peft_directory.resolved(config.lora))
     settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed, mesh=config.mesh)
-    with hf_directory.reading(config.base_model) as base:
-        shape = hf_directory.read_config(base)
-        mesh.check_model(shape, settings.device_mesh.shape)
-    check_tokenizers(config.tokenized, config.base_model, shape["vocab_size"])
+    base = ModelDirectory(config.base_model)
+    mesh.check_model(base.config, settings.device_mesh.shape)
+    check_tokenizers(config.tokenized, base)
     if config.hf_exports is not None:
-        config.hf_exports.check(shape)
+        config.hf_exports.check(base)
     layout = levanter_trainer.layout(settings, config.train_batch_size, config.per_device_parallelism)
     objective = build(layout)
     epochs = epochs_of(config, objective.examples_per_epoch)
@@ -63,7 +64,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     evaluate = _evaluation(config, objective, trainer) if steps_per_eval else None
     with trainer:
         model = levanter_model.load_model(
-            config.base_model,
+            base,
             axis_mapping=trainer.parameter_axis_mapping,
             gradient_checkpointing=config.gradient_checkpointing,
             attention_backend=config.attention(),
@@ -91,10 +92,10 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             example_name=objective.example_name,
             check=objective.check,
             steps_per_export=config.hf_exports.steps if config.hf_exports else None,
-            export=functools.partial(_export, config),
+            export=functools.partial(_export, config, base),
             steps_per_eval=steps_per_eval,
             evaluate=evaluate,
-            throughput=_throughput(shape, model, frozen),
+            throughput=_throughput(base.config, model, frozen),
         )
         part, parts = levanter_trainer.process_rows(trainer, layout.devices)
 
@@ -111,7 +112,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             reference = objective.reference(trainer)
             state = levanter_trainer.initial_state(trainer, model, config.seed, reference, trainable)
             state = loop.run(trainer, state, step_function(trainer, objective.loss), step_input)
-        _write_model(config, state.model)
+        _write_model(config, base, state.model)
     if jax.process_index() == 0:
         disk.sync(config.output_path)  # a power cut takes the model, or the checkpoints, but not both
         checkpoints.remove(config.output_path)
@@ -181,28 +182,25 @@ def _identity(config: TrainConfig, num_steps: int) -> dict[str, Any]:
     return json.loads(json.dumps({**plain, "lora": adapter, "num_steps": num_steps}))
 
 
-def _export(config: TrainConfig, step: int, model: Any, metrics: Mapping[str, float]) -> None:
+def _export(config: TrainConfig, base: ModelDirectory, step: int, model: Any, metrics: Mapping[str, float]) -> None:
     trained = _trained_tensors(config, model)
     if jax.process_index() != 0 or config.hf_exports is None:
         return
-    with hf_directory.reading(config.base_model) as base:
-        shape, weights = hf_directory.read_config(base), _weights(config, model, trained, base)
-        config.hf_exports.write(exports.export_path(config.output_path, step), weights, shape, metrics)
+    weights = _weights(config, base, model, trained)
+    config.hf_exports.write(exports.export_path(config.output_path, step), weights, base, metrics)
 
 
-def _write_model(config: TrainConfig, model: Any) -> None:
+def _write_model(config: TrainConfig, base: ModelDirectory, model: Any) -> None:
     """`model`, the weights; `adapter` beside it, where one was trained."""
     trained = _trained_tensors(config, model)
     if jax.process_index() != 0:
         return
-    with hf_directory.reading(config.base_model) as base:
-        shape, weights = hf_directory.read_config(base), _weights(config, model, trained, base)
-        with hf_directory.writing(f"{config.output_path}/model") as local:
-            hf_directory.write_json(local, "config.json", hf_directory.with_dtype(shape, "float32"))
-            hf_directory.write_tensors(local, weights)
-        if config.lora is not None:
-            with hf_directory.writing(f"{config.output_path}/adapter") as local:
-                peft_directory.write_adapter(local, Adapter(config.lora, trained), base, config.base_model)
+    with writing(f"{config.output_path}/model") as local:
+        write_json(local, "config.json", with_dtype(base.config, "float32"))
+        write_tensors(local, _weights(config, base, model, trained))
+    if config.lora is not None:
+        with writing(f"{config.output_path}/adapter") as local:
+            peft_directory.write_adapter(local, Adapter(config.lora, trained), base)
 
 
 def _trained_tensors(config: TrainConfig, model: Any) -> dict[str, np.ndarray]:
@@ -210,13 +208,16 @@ def _trained_tensors(config: TrainConfig, model: Any) -> dict[str, np.ndarray]:
     return levanter_model.model_tensors(model) if config.lora is None else lora.adapter_tensors(model)
 
 
-def _weights(config: TrainConfig, model: Any, trained: Mapping[str, np.ndarray], base: str) -> Mapping[str, np.ndarray]:
-    """The weights of the whole model; those that were not trained, as they are in the directory `base`."""
+def _weights(
+    config: TrainConfig, base: ModelDirectory, model: Any, trained: Mapping[str, np.ndarray]
+) -> Mapping[str, np.ndarray]:
+    """The weights of the whole model. Those that were not trained are read from `base` again, to the bit: the devices
+    may hold them in a shorter type, and to keep them on the host would take the memory of a model throughout."""
     if config.lora is None:
         frozen = freezing(config)
         if frozen is None:
             return trained
-        stored = hf_directory.StoredTensors(base)  # the devices may hold what is frozen in a shorter type
-        return {**trained, **{name: np.asarray(stored[name], np.float32) for name in frozen.frozen()}}
+        stored = base.tensors().read(frozen.frozen())
+        return {**trained, **{name: np.asarray(tensor, np.float32) for name, tensor in stored}}
     names = levanter_model.state_shapes(model).keys() - trained.keys()
-    return Merged(hf_directory.StoredTensors(base), Adapter(config.lora, trained), names)
+    return Merged(base.tensors(), Adapter(config.lora, trained), names)

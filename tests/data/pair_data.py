@@ -8,8 +8,8 @@ import numpy as np
 from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.files import write_json
-from marin_sft.data.mixture import MixtureConfig, mixture, read_mixture
-from marin_sft.data.token_cache import write_token_cache
+from marin_sft.data.mixture import MixtureConfig, mixture
+from tests.data.on_disk import read_mixture, write_token_cache
 
 
 def branch(prompt, completion, gaps=()):

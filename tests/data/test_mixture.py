@@ -6,9 +6,10 @@ import pytest
 from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.data_configs import lm_mixture_data_config, mixture_for_evaluation
 from marin_sft.data.files import write_json
-from marin_sft.data.mixture import MixtureConfig, mixture, read_mixture, read_packs
-from marin_sft.data.token_cache import TokenCache, write_token_cache
+from marin_sft.data.mixture import MixtureConfig, mixture
+from marin_sft.data.token_cache import TokenCache
 from marin_sft.errors import ConfigError, DataError
+from tests.data.on_disk import read_mixture, read_packs, write_token_cache
 
 
 def write_tokenized(directory, lengths, trained_from=1, split="train", vocabulary="v"):

@@ -3,8 +3,9 @@ import pytest
 
 from marin_sft.data import token_cache
 from marin_sft.data.chat.alignment import TokenRow
-from marin_sft.data.token_cache import TokenCache, finish_cache, trained_tokens, write_shard, write_token_cache
+from marin_sft.data.token_cache import TokenCache, finish_cache, trained_tokens, write_shard
 from marin_sft.errors import DataError
+from tests.data.on_disk import write_token_cache
 
 
 def random_rows(count, seed=0):

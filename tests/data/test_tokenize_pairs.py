@@ -6,12 +6,11 @@ import pytest
 
 from marin_sft.data.chat.templates import has_generation_tags
 from marin_sft.data.formats import ChatLmDatasetFormat, PreferenceChatLmDatasetFormat
-from marin_sft.data.mixture import read_mixture
-from marin_sft.data.packing.pair_mixture import read_pairs
 from marin_sft.data.preview import preview
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, DataError
+from tests.data.on_disk import read_mixture, read_pairs
 from tests.data.pair_data import write_mixture
 
 USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "hi"), ("assistant", "ho"), ("assistant", "no")))

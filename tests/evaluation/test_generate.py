@@ -14,7 +14,8 @@ from marin_sft.evaluation.sampling import Sampling
 from marin_sft.execution.graph import build_graph
 from marin_sft.steps import download_urls, evaluate
 from marin_sft.training.fakes import CHAT_TEMPLATE, word_tokenizer
-from marin_sft.training.models import LlamaConfig, Qwen3Config, hf_directory, levanter_model
+from marin_sft.training.models import LlamaConfig, Qwen3Config, levanter_model
+from marin_sft.training.models.model_directory import write_json
 from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
 SIZES = dict(max_seq_len=64, hidden_dim=32, intermediate_dim=64, num_layers=2, num_heads=4, num_kv_heads=2)
@@ -206,7 +207,7 @@ def test_a_model_without_an_end_token_is_refused(model_path, tmp_path):
     import shutil
 
     model = shutil.copytree(model_path, tmp_path / "model")
-    hf_directory.write_json(str(model), "generation_config.json", {})
+    write_json(str(model), "generation_config.json", {})
     prompts = write_rows(tmp_path / "prompts.jsonl", [row("w1", "w2")])
     with pytest.raises(TrainingError, match="no eos_token_id"):
         generate(GenerateConfig(model=str(model), prompts={"questions": prompts}, output_path=str(tmp_path / "out")))

@@ -19,7 +19,8 @@ from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.perplexity import PerplexityConfig, perplexity
 from marin_sft.training.fakes import word_tokenizer
-from marin_sft.training.models import LlamaConfig, hf_directory
+from marin_sft.training.models import LlamaConfig
+from marin_sft.training.models.model_directory import ModelDirectory, write_tensors
 from marin_sft.training.models.random_model import RandomModelConfig, random_model
 
 SHAPE = dict(max_seq_len=64, hidden_dim=32, intermediate_dim=64, num_layers=2, num_heads=4, num_kv_heads=2)
@@ -37,8 +38,8 @@ def model_path(tokenizer_path, tmp_path_factory):
     path = str(tmp_path_factory.mktemp("model"))
     random_model(RandomModelConfig(model=LlamaConfig(**SHAPE), tokenizer=tokenizer_path, seed=1, output_path=path))
     # Initial weights are so small that all tokens are about as likely as each other.
-    tensors = {name: 2 * tensor for name, tensor in hf_directory.read_tensors(path).items()}
-    hf_directory.write_tensors(path, tensors)
+    tensors = {name: 2 * tensor for name, tensor in dict(ModelDirectory(path).tensors()).items()}
+    write_tensors(path, tensors)
     return path
 
 
@@ -142,9 +143,9 @@ def test_what_does_not_fit_is_refused(model_path, tokenized, tmp_path):
     with pytest.raises(DataError, match="made with another tokenizer"):
         measure(other, tokenized, mixed, tmp_path / "out")
 
-    tensors = hf_directory.read_tensors(model_path)
+    tensors = dict(ModelDirectory(model_path).tensors())
     broken = str(tmp_path / "broken")
     shutil.copytree(model_path, broken)
-    hf_directory.write_tensors(broken, {**tensors, "model.norm.weight": np.full(32, np.nan, np.float32)})
+    write_tensors(broken, {**tensors, "model.norm.weight": np.full(32, np.nan, np.float32)})
     with pytest.raises(TrainingError, match="expected finite numbers"):
         measure(broken, tokenized, mixed, tmp_path / "out")

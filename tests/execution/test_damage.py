@@ -60,7 +60,7 @@ def test_a_failure_that_cannot_be_read_is_still_a_failure(store, kind):
 
 
 NAMED = {
-    "c-*/commits/000001.json": "put it back from a copy, or remove it: then the step has no such commit",
+    "c-*/commits/000001.json": "put it back from a copy; or remove it, and run the step again with --force_run",
     "interrupted-*/claims/000001.json": "if no launch works on the step, remove it, and",
     "half_removed-*/claims/tombstone.json": "removed by hand, what is left of that part is kept",
 }

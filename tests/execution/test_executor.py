@@ -476,3 +476,35 @@ def test_progress_is_kept_in_the_log(pipeline):
     step = ExecutorStep("s", body, None)
     log = Path(pipeline.run(step).output_path(step), ".log").read_text()
     assert log == "1/5 rows  loss 0.5\n5/5 rows  loss 0.5\n"
+
+
+@pytest.mark.parametrize(
+    "kind, said", [("dangling", "is a link that leads nowhere"), ("fifo", "is neither a file nor")]
+)
+def test_an_output_with_what_is_no_file_fails_the_step(pipeline, capsys, kind, said):
+    def odd(config):
+        path = os.path.join(config["out"], "odd")
+        os.symlink("nowhere", path) if kind == "dangling" else os.mkfifo(path)
+
+    step = ExecutorStep("odd", step_fn(kind="odd")(odd), {"out": this_output_path()})
+    with pytest.raises(RunFailed):
+        pipeline.run(step)
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert [path.name for path in pipeline.prefix.glob("odd-*/1/.failure.json")]
+
+
+def test_where_a_link_to_a_directory_leads_is_part_of_an_output(pipeline, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+
+    def linked(config):
+        os.symlink(tmp_path / (tmp_path / "target").read_text(), os.path.join(config["out"], "link"))
+
+    step = ExecutorStep("linked", step_fn(kind="linked")(linked), {"out": this_output_path()})
+    digests = []
+    for target in ("one", "two", "two"):
+        (tmp_path / "target").write_text(target)
+        pipeline.run(step, force_run=["linked"])
+        commits = sorted(pipeline.prefix.glob("linked-*/commits/*.json"))
+        digests.append(json.loads(commits[-1].read_text())["digest"])
+    assert digests[0] != digests[1] == digests[2]

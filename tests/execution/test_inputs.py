@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +221,69 @@ def test_outputs_of_an_earlier_schema_are_explained(pipeline):
     path.parents[1].rename(pipeline.prefix / "a-0123456789")
     plan = pipeline.plan(a)["a"]
     assert (plan.reason, plan.detail) == ("VERSION", "identities are made otherwise since: schema 1 -> 2")
+
+
+def test_a_file_that_is_written_and_put_back_while_the_step_runs_fails_it(pipeline, data, capsys):
+    """As `git stash` and `git stash pop` do: what the step read in between is not known."""
+    with pytest.raises(RunFailed):
+        pipeline.run(ExecutorStep("copied", copy, CopyConfig(data, edits={str(data): "ONE"})))
+    assert "was written to or replaced while the step ran" in " ".join(capsys.readouterr().out.split())
+    run = pipeline.run(step := ExecutorStep("copied", copy, CopyConfig(data)))
+    assert copied(run, step) == "ONE after 0"
+
+
+def test_a_step_does_not_run_from_an_input_that_is_not_whole(pipeline):
+    first = pipeline.step("a")
+    output = Path(pipeline.run(first).output_path(first))
+    text = (output / "text.txt").read_text()
+    for damage in (lambda: (output / "text.txt").unlink(), lambda: (output / "text.txt").write_text(text + "more")):
+        damage()
+        with pytest.raises(RunFailed):
+            pipeline.run(pipeline.step("b", first))
+        assert "b" not in pipeline.bodies()
+    (output / "text.txt").write_text(text)
+    pipeline.run(pipeline.step("b", first))
+
+
+def test_a_function_that_was_edited_since_the_plan_was_made_fails_the_step(tmp_path):
+    """A worker of Ray imports what is there when it starts; the identity stands for what was there before."""
+    (tmp_path / "helper.py").write_text("def f(x):\n    return x + 1\n")
+    (tmp_path / "script.py").write_text(_EDITED)
+    script = [sys.executable, "script.py", "--prefix", "store"]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "config.fn: the source has changed since the plan was made" in " ".join(done.stdout.split())
+    assert not list(tmp_path.glob("store/use-*/commits/*"))
+    again = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [path.read_text() for path in tmp_path.glob("store/use-*/latest/y")] == ["110"]
+
+
+_EDITED = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from marin_sft import ExecutorStep, executor_main, output_path_of, this_output_path
+import helper
+
+@dataclass(frozen=True)
+class EditConfig:
+    output_path: str = this_output_path()
+
+@dataclass(frozen=True)
+class UseConfig:
+    source: str
+    fn: Any
+    output_path: str = this_output_path()
+
+def edit(config):
+    Path("helper.py").write_text("def f(x):\\n    return x + 100\\n")
+    Path(config.output_path, "x").write_text("10")
+
+def use(config):
+    Path(config.output_path, "y").write_text(str(config.fn(int(Path(config.source, "x").read_text()))))
+
+first = ExecutorStep("edit", edit, EditConfig())
+if __name__ == "__main__":
+    executor_main(steps=[ExecutorStep("use", use, UseConfig(output_path_of(first), helper.f))])
+"""

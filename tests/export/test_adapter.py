@@ -11,10 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 from marin_sft.data.download import PROVENANCE
 from marin_sft.errors import TrainingError
-from marin_sft.export.hf_config import PeriodicExports
+from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.models import hf_directory, peft_directory
+from marin_sft.training.models import peft_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.peft_directory import Adapter, read_adapter, write_adapter
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
@@ -81,7 +82,7 @@ def test_files_are_those_of_peft(trained):
 def test_models_are_merged_by_the_formula(trained, published):
     """W' = m (W + s B A) / |W + s B A|, norms over the inputs, and all other tensors as they were."""
     adapter = load_file(trained / "adapter" / "adapter_model.safetensors")
-    base, merged = (hf_directory.read_tensors(str(path)) for path in (published, trained / "model"))
+    base, merged = (dict(ModelDirectory(path).tensors()) for path in (published, trained / "model"))
     for name, tensor in base.items():
         layer = name.removesuffix(".weight")
         expected = torch.tensor(tensor)
@@ -98,7 +99,7 @@ def test_models_are_merged_by_the_formula(trained, published):
 
 def test_exports_on_the_way_are_whole_models(trained):
     last, final, earlier = (
-        hf_directory.read_tensors(str(trained / path)) for path in ("hf/step-4", "model", "hf/step-2")
+        dict(ModelDirectory(str(trained / path)).tensors()) for path in ("hf/step-4", "model", "hf/step-2")
     )
     assert last.keys() == final.keys() == earlier.keys()
     assert all(np.array_equal(last[name], final[name]) for name in final)
@@ -107,7 +108,7 @@ def test_exports_on_the_way_are_whole_models(trained):
 
 def test_read_and_written_again_it_is_the_same(trained, published, tmp_path):
     adapter = read_adapter(str(trained / "adapter"))
-    write_adapter(str(tmp_path), Adapter(adapter.config, adapter.tensors), published, published)
+    write_adapter(str(tmp_path), Adapter(adapter.config, adapter.tensors), ModelDirectory(published))
     for file in (peft_directory.CONFIG, peft_directory.WEIGHTS):
         before, after = (path / file for path in (trained / "adapter", tmp_path))
         if file == peft_directory.CONFIG:

@@ -10,7 +10,8 @@ import transformers
 from marin_sft.errors import ConfigError, ExportError, TrainingError
 from marin_sft.export.hf import ExportConfig, export_hf
 from marin_sft.training.fakes import CHAT_TEMPLATE, word_tokenizer
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import INDEX, ModelDirectory, write_json, write_tensors
 
 IDS = np.random.default_rng(1).integers(0, 47, (2, 24)).astype(np.int32)
 
@@ -58,7 +59,7 @@ def test_rope_reads_the_same_in_old_and_new_fields(exported, checkpoint, base_mo
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["original_max_position_embeddings"] = 16
     model = json.loads((trained / "model" / "config.json").read_text())
-    hf_directory.write_json(str(trained / "model"), "config.json", {**model, "rope_scaling": scaling})
+    write_json(str(trained / "model"), "config.json", {**model, "rope_scaling": scaling})
     config = json.loads((export(str(trained), base_model, tmp_path / "out") / "config.json").read_text())
     assert config["rope_scaling"] == scaling
     assert config["rope_parameters"] == {**scaling, "rope_theta": 5000.0}
@@ -87,7 +88,7 @@ def test_generation_fields_of_config_json_move(base_model, checkpoint, tmp_path)
     trained = Path(shutil.copytree(checkpoint, tmp_path / "trained"))
     model = json.loads((trained / "model" / "config.json").read_text())
     stray = {"temperature": 0.7, "do_sample": True, "max_length": 20, "suppress_tokens": None}
-    hf_directory.write_json(str(trained / "model"), "config.json", {**model, **stray})
+    write_json(str(trained / "model"), "config.json", {**model, **stray})
     output = export(str(trained), base_model, tmp_path / "out")
     assert not stray.keys() & json.loads((output / "config.json").read_text()).keys()
     generation = json.loads((output / "generation_config.json").read_text())
@@ -110,7 +111,7 @@ def test_a_model_that_nothing_would_stop_is_refused(base_model, checkpoint, tmp_
     base = Path(shutil.copytree(base_model, tmp_path / "base"))
     for directory in (trained / "model", base):
         config = json.loads((directory / "config.json").read_text())
-        hf_directory.write_json(str(directory), "config.json", {**config, "eos_token_id": None})
+        write_json(str(directory), "config.json", {**config, "eos_token_id": None})
     (base / "generation_config.json").unlink()
     with pytest.raises(ExportError, match="no token would end an answer.*hf_generation_eos_token_ids"):
         export(str(trained), str(base), tmp_path / "out", tokenizer=str(tmp_path / "tokenizer"))
@@ -118,10 +119,10 @@ def test_a_model_that_nothing_would_stop_is_refused(base_model, checkpoint, tmp_
 
 def test_shards_with_an_index(exported, base_model, checkpoint, tmp_path):
     output = export(checkpoint, base_model, tmp_path / "out", max_shard_bytes=10_000)
-    index = json.loads((output / hf_directory.INDEX).read_text())
+    index = json.loads((output / INDEX).read_text())
     files = sorted(set(index["weight_map"].values()))
     assert len(files) > 2 and files == sorted(file.name for file in output.glob("*.safetensors"))
-    whole = hf_directory.read_tensors(str(exported))
+    whole = dict(ModelDirectory(exported).tensors())
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
     parts = transformers.AutoModelForCausalLM.from_pretrained(output).state_dict()
     assert all(np.array_equal(parts[name].numpy(), tensor) for name, tensor in whole.items())
@@ -159,16 +160,16 @@ def test_a_tokenizer_larger_than_the_model_is_refused(base_model, checkpoint, tm
 def test_weights_of_another_vocabulary_are_refused(base_model, checkpoint, tmp_path):
     trained = Path(shutil.copytree(checkpoint, tmp_path / "trained"))
     config = json.loads((trained / "model" / "config.json").read_text())
-    hf_directory.write_json(str(trained / "model"), "config.json", {**config, "vocab_size": 64})
+    write_json(str(trained / "model"), "config.json", {**config, "vocab_size": 64})
     with pytest.raises(ExportError, match="embed_tokens.weight has 47 rows, expected vocab_size = 64"):
         export(str(trained), base_model, tmp_path / "out")
 
 
 def test_values_that_the_dtype_cannot_hold_are_refused(base_model, checkpoint, tmp_path):
     trained = Path(shutil.copytree(checkpoint, tmp_path / "trained"))
-    tensors = hf_directory.read_tensors(str(trained / "model"))
+    tensors = dict(ModelDirectory(str(trained / "model")).tensors())
     tensors["model.norm.weight"][3] = 1e6
-    hf_directory.write_tensors(str(trained / "model"), tensors)
+    write_tensors(str(trained / "model"), tensors)
     export(str(trained), base_model, tmp_path / "wide", dtype="bfloat16")
     with pytest.raises(ExportError, match="model.norm.weight has values that are not finite as float16"):
         export(str(trained), base_model, tmp_path / "narrow", dtype="float16")

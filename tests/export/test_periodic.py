@@ -10,9 +10,9 @@ import transformers
 
 from marin_sft import progress
 from marin_sft.errors import ConfigError
-from marin_sft.export.hf_config import PeriodicExports
+from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.fakes import CountingBatches
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 from tests.training.small_runs import sft_config
@@ -39,9 +39,9 @@ def trained(base_model, tmp_path_factory):
 
 def test_every_so_many_steps_and_after_the_last(trained):
     assert sorted(path.name for path in (trained / "hf").iterdir()) == ["step-3", "step-6", "step-7"]
-    last, final = (hf_directory.read_tensors(str(trained / name)) for name in ("hf/step-7", "model"))
+    last, final = (dict(ModelDirectory(str(trained / name)).tensors()) for name in ("hf/step-7", "model"))
     assert all(np.array_equal(last[name], final[name]) for name in final)
-    earlier = hf_directory.read_tensors(str(trained / "hf" / "step-3"))
+    earlier = dict(ModelDirectory(str(trained / "hf" / "step-3")).tensors())
     assert not np.array_equal(earlier["model.norm.weight"], final["model.norm.weight"])
 
 

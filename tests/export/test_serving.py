@@ -5,8 +5,8 @@ import pytest
 import transformers
 
 from marin_sft.export import serving
-from marin_sft.training.models import hf_directory
 from marin_sft.training.models.architectures import levanter_config
+from marin_sft.training.models.model_directory import ModelDirectory, write_json
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
 LINEAR = {"rope_type": "linear", "factor": 4.0}
@@ -53,10 +53,10 @@ def test_each_form_alone_says_all(shape, tmp_path):
     assert "rope_theta" not in new
     read = []
     for form in (old, new, config):
-        hf_directory.write_json(str(tmp_path), "config.json", form)
-        read.append(levanter_config(hf_directory.read_config(str(tmp_path))))
+        write_json(str(tmp_path), "config.json", form)
+        read.append(levanter_config(ModelDirectory(tmp_path).config))
     assert read[0] == read[1] == read[2] == levanter_config({**shape.to_dict(), "tie_word_embeddings": True})
     # A model that transformers 5 wrote and we trained is exported as one that transformers 4 wrote.
-    hf_directory.write_json(str(tmp_path), "config.json", new)
-    again = serving.model_config(hf_directory.read_config(str(tmp_path)), TENSORS, "float32", [2])
+    write_json(str(tmp_path), "config.json", new)
+    again = serving.model_config(ModelDirectory(tmp_path).config, TENSORS, "float32", [2])
     assert again["rope_parameters"] == config["rope_parameters"]

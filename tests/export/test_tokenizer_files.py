@@ -10,7 +10,7 @@ from marin_sft.data.tokenizer import PLAIN_CLASS
 from marin_sft.export import tokenizer_files
 from marin_sft.export.directory import write_export
 from marin_sft.export.hf_config import HfExport
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 from tests.published import tiny_tokenizers
 
 CLASSES = {
@@ -59,6 +59,6 @@ def test_what_no_file_can_change_is_told(name, family, told, tmp_path, capfd):
     shape = getattr(transformers, f"{family}Config")(**sizes, **heads, eos_token_id=tokenizer.eos_token_id)
     transformers.AutoModelForCausalLM.from_config(shape).save_pretrained(base)
     tokenizer.save_pretrained(base)
-    tensors, config = hf_directory.read_tensors(str(base)), hf_directory.read_config(str(base))
-    write_export(str(tmp_path / "out"), tensors, config, HfExport(base_model=str(base)), {})
+    tensors, config = dict(ModelDirectory(base).tensors()), ModelDirectory(base).config
+    write_export(str(tmp_path / "out"), tensors, config, HfExport(base_model=str(base)), ModelDirectory(base), {})
     assert capfd.readouterr().err.count("transformers 5 loads a Qwen2Tokenizer for every model of type qwen2") == told

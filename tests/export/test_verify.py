@@ -12,7 +12,7 @@ from marin_sft.errors import ExportError
 from marin_sft.export.hf import ExportConfig, export_hf
 from marin_sft.export.verify import verify_files, verify_upload, verify_weights
 from marin_sft.training.fakes import CHAT_TEMPLATE
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def verify_against(meant: Path, written: Path) -> None:
     config, generation = (json.loads((meant / f"{name}.json").read_text()) for name in ("config", "generation_config"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(meant)
     verify_files(str(written), config, generation, tokenizer, {})
-    verify_weights(str(written), hf_directory.read_tensors(str(meant)))
+    verify_weights(str(written), ModelDirectory(written).tensors(), ModelDirectory(meant).tensors())
 
 
 def edit(file: Path, **changes) -> None:
@@ -43,20 +43,20 @@ def test_an_untouched_copy_passes(exported, copy):
 
 
 def test_one_changed_number_among_the_weights(exported, copy):
-    tensors = hf_directory.read_tensors(str(copy))
+    tensors = dict(ModelDirectory(copy).tensors())
     tensors["model.norm.weight"][3] += 1e-6
-    hf_directory.write_tensors(str(copy), tensors)
+    write_tensors(str(copy), tensors)
     with pytest.raises(ExportError, match="model.norm.weight read back is not the trained one"):
         verify_against(exported, copy)
 
 
 def test_weights_of_another_type_or_missing(exported, copy):
-    tensors = hf_directory.read_tensors(str(copy))
+    tensors = dict(ModelDirectory(copy).tensors())
     norm = tensors.pop("model.norm.weight")
-    hf_directory.write_tensors(str(copy), tensors)
+    write_tensors(str(copy), tensors)
     with pytest.raises(ExportError, match="model.norm.weight.*not on both sides"):
         verify_against(exported, copy)
-    hf_directory.write_tensors(str(copy), {**tensors, "model.norm.weight": norm.astype(np.float16)})
+    write_tensors(str(copy), {**tensors, "model.norm.weight": norm.astype(np.float16)})
     with pytest.raises(ExportError, match="model.norm.weight read back is not the trained one"):
         verify_against(exported, copy)
 

@@ -392,9 +392,9 @@ def _write_weights(directory: Path, config: dict[str, Any], release: Release) ->
     import torch
     import transformers
 
-    from marin_sft.training.models import hf_directory
+    from marin_sft.training.models.model_directory import ModelDirectory, write_tensors
 
-    plain = hf_directory.read_config(str(directory))  # transformers 4 alone would not know all of them
+    plain = ModelDirectory(directory).config  # transformers 4 alone would not know all of them
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**plain))
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -406,7 +406,7 @@ def _write_weights(directory: Path, config: dict[str, Any], release: Release) ->
     numpy_type = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     # Norms too: at their initial values they hide mistakes.
     tensors = {n: random.normal(0, 0.2, shape).astype(numpy_type) for n, shape in {**shapes, **extra}.items()}
-    hf_directory.write_tensors(str(directory), tensors, release.shard_bytes)
+    write_tensors(str(directory), tensors, release.shard_bytes)
 
 
 def _with_ids(fields: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import transformers
 
 from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.errors import ConfigError, ExportError, TrainingError
-from marin_sft.export.hf_config import PeriodicExports
+from marin_sft.export.periodic import PeriodicExports
 from marin_sft.steps import dpo, mixture, sft, tokenize
 from marin_sft.training.fakes import CountingBatches
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.sft_run import train
 from tests.published.releases import RELEASES, write
 from tests.training.small_runs import sft_config
@@ -152,4 +152,4 @@ def test_code_of_a_known_model_is_left_aside(base, tmp_path):
     edit(base / "config.json", auto_map={"AutoConfig": "own.OwnConfig"})
     (base / "own.py").write_text(OWN_CODE)
     exports = PeriodicExports(base_model=str(base), steps=1)
-    exports.check(hf_directory.read_config(str(base)))
+    exports.check(ModelDirectory(base))

@@ -12,7 +12,9 @@ import torch
 import transformers
 
 from marin_sft.export.hf import ExportConfig, export_hf
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_config import with_dtype
+from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
 from tests.published.releases import RELEASES, TOOLS, write
 
 DIALOGUE = [{"role": "user", "content": "What is 2 + 2?"}]
@@ -20,10 +22,10 @@ DIALOGUE = [{"role": "user", "content": "What is 2 + 2?"}]
 
 def untrained(base: Path, output: Path) -> Path:
     """What a training step would leave of `base` without a step."""
-    config = hf_directory.with_dtype(hf_directory.read_config(str(base)), "float32")
-    with hf_directory.writing(f"{output}/model") as local:
-        hf_directory.write_json(local, "config.json", config)
-        hf_directory.write_tensors(local, levanter_model.model_tensors(levanter_model.load_model(str(base))))
+    config = with_dtype(ModelDirectory(base).config, "float32")
+    with writing(f"{output}/model") as local:
+        write_json(local, "config.json", config)
+        write_tensors(local, levanter_model.model_tensors(levanter_model.load_model(str(base))))
     return output
 
 
@@ -52,7 +54,7 @@ def loaded(path: Path, **options):
 def test_it_serves_as_the_published_model_does(exported):
     _, base, path = exported
     # The fields that transformers 4 does not know, of those that 5 writes, are not what this is about.
-    config = transformers.AutoConfig.for_model(**hf_directory.read_config(str(base)))
+    config = transformers.AutoConfig.for_model(**ModelDirectory(base).config)
     theirs, ours = loaded(base, config=config), loaded(path)
     assert np.array_equal(logits(ours, config.vocab_size), logits(theirs, config.vocab_size))
     trained = levanter_model.logits(levanter_model.load_model(str(path)), [[1, 2, 3, 4]])
@@ -63,7 +65,7 @@ def test_it_serves_as_the_published_model_does(exported):
 def test_the_weights_are_stored_in_the_published_type(exported):
     release, _, path = exported
     config = json.loads((path / "config.json").read_text())
-    stored = hf_directory.read_tensors(str(path))
+    stored = dict(ModelDirectory(path).tensors())
     published = release.config.get("torch_dtype") or release.config["dtype"]
     assert {tensor.dtype.name for tensor in stored.values()} == {published} == {config["torch_dtype"]}
     assert ("lm_head.weight" in stored) == (not config["tie_word_embeddings"])

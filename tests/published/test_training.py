@@ -11,7 +11,8 @@ import transformers
 from marin_sft import Executor, ExecutorFlags
 from marin_sft.steps import dpo, export, mixture, sft, tokenize
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from tests.published.releases import RELEASES, write
 
 ROWS = [("What is 2 + 2?", "It is 4.", "No idea."), ("Count.", "1, 2, 3", "3, 2, 1")] * 4
@@ -58,9 +59,9 @@ def test_training_ends_in_exports_that_serve(name, kind, settings, tmp_path):
             [{"role": "user", "content": "Count."}], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         model.generate(**asked, max_new_tokens=2, do_sample=False)
-    last, final = (hf_directory.read_tensors(str(path)) for path in (output / "hf" / "step-2", exported))
+    last, final = (dict(ModelDirectory(path).tensors()) for path in (output / "hf" / "step-2", exported))
     assert all(np.array_equal(last[each], final[each]) for each in final)
-    before = hf_directory.read_tensors(str(base))
+    before = dict(ModelDirectory(base).tensors())
     assert any(not np.array_equal(before[each], final[each]) for each in final)
     ids = [[1, 2, 3, 4, 5]]
     served = model.float()(torch.tensor(ids)).logits.detach().numpy()

@@ -13,7 +13,8 @@ import pytest
 
 from marin_sft.data.batches.pair_batches import PairBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
-from marin_sft.data.mixture import MixtureConfig, mixture, read_mixture
+from marin_sft.data.mixture import MixtureConfig, mixture
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TRAIN, VALIDATION, TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, TrainingError
@@ -24,12 +25,14 @@ from marin_sft.training.dpo_loss_types import LOSS_TYPES
 from marin_sft.training.dpo_run import DPOObjective
 from marin_sft.training.fakes import word_tokenizer
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.models import MistralConfig, hf_directory, levanter_model
+from marin_sft.training.models import MistralConfig, levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.reference import ReferenceConfig, reference_logprobs
 from marin_sft.training.references import logps_path
+from tests.data.on_disk import read_mixture
 from tests.training.conftest import SHAPE, WORDS
 from tests.training.small_runs import logged
 
@@ -138,7 +141,7 @@ def test_speed_is_told_in_pairs_too(cached):
 
 def test_tokens_are_those_of_both_dialogues_of_a_pair(data, cached):
     """Though here a prompt is computed once for both."""
-    apart, shared = (PairBatches(*data, 8, 0, share_prefix=shares) for shares in (False, True))
+    apart, shared = (PairBatches(PackedMixture.open(*data), 8, 0, share_prefix=shares) for shares in (False, True))
     computed = [[int((some.batch(step).segment_ids >= 0).sum()) for step in range(5)] for some in (apart, shared)]
     assert [line["tokens"] for line in logged(cached)] == np.cumsum(computed[0]).tolist()
     assert sum(computed[1]) < sum(computed[0])
@@ -147,7 +150,7 @@ def test_tokens_are_those_of_both_dialogues_of_a_pair(data, cached):
 def test_an_epoch_shorter_than_a_batch_is_that_many_pairs(data, base_model, reference, tmp_path, capsys):
     fields = {"reference_logprobs": reference, "starts_at_reference": True, "train_batch_size": 64}
     fields |= {"num_train_steps": None, "num_train_epochs": 2}
-    pairs = PairBatches(*data, 1).rows_per_epoch
+    pairs = PairBatches(PackedMixture.open(*data), 1).rows_per_epoch
     assert 16 < pairs < 48  # so that some of four micro-batches has absent pairs
     for name, per_device_parallelism in (("whole", -1), ("parts", 16)):
         dpo(config_for(data, base_model, tmp_path / name, **fields, per_device_parallelism=per_device_parallelism))
@@ -164,7 +167,7 @@ def test_an_epoch_shorter_than_a_batch_is_that_many_pairs(data, base_model, refe
 
 def test_log_probabilities_are_those_of_each_dialogue_alone(data, base_model, cached):
     model = levanter_model.load_model(base_model)
-    batch = PairBatches(*data, 8, 0).batch(0)
+    batch = PairBatches(PackedMixture.open(*data), 8, 0).batch(0)
     cache = TokenCache.open(f"{data[1]['pairs']}/train")
     numbers = np.load(f"{data[0]}/packs/pairs/train/pairs.npy")[batch.pairs[0, :, 1]]
     chosen = [single_logps(model, document) for document in cache.read(2 * numbers)]
@@ -248,7 +251,7 @@ def test_a_reference_of_another_model_is_noticed(data, base_model, tokenizer_pat
 def test_each_loss_is_another(data, base_model, tmp_path):
     """Away from the reference, of which the first step knows nothing but zeros."""
     model = levanter_model.load_model(base_model)
-    arrays = pair_arrays(PairBatches(*data, 8, 0).batch(0), None)
+    arrays = pair_arrays(PairBatches(PackedMixture.open(*data), 8, 0).batch(0), None)
     arrays["reference"] = np.random.default_rng(0).uniform(-60, -20, (1, 8 * 4)).astype(np.float32)
     axes = {name: ("batch", "position") if array.ndim == 3 else name for name, array in arrays.items()}
     batch = {name: hax.named(array[0], axes[name]) for name, array in arrays.items()}
@@ -307,7 +310,7 @@ def test_a_reference_that_is_wrong_only_from_pair_to_pair_is_noticed(data, base_
     shutil.copytree(reference, tmp_path / "reference")
     path = logps_path(str(tmp_path / "reference"), "pairs", TRAIN)
     known = np.load(path)
-    batch = PairBatches(*data, 8, 0).batch(0).pairs[0, :, 1]
+    batch = PairBatches(PackedMixture.open(*data), 8, 0).batch(0).pairs[0, :, 1]
     known[batch, :2] += np.tile([[0.1], [-0.1]], (4, 1))
     np.save(path, known)
     options = {"reference_logprobs": str(tmp_path / "reference"), "starts_at_reference": True}
@@ -336,9 +339,10 @@ def test_without_a_reference_there_is_no_distance_to_it(data, base_model, tmp_pa
     dpo(config_for(data, base_model, tmp_path / "free", reference_free=True, **few))
     (simpo,), (free,) = (logged(tmp_path / name) for name in ("simpo", "free"))
     assert "kl" not in simpo and "kl" not in free
-    lengths = PairBatches(*data, 8, 0).batch(0).lengths.reshape(-1, 2)
+    first = PairBatches(PackedMixture.open(*data), 8, 0).batch(0)
+    lengths = first.lengths.reshape(-1, 2)
     batch = {name: hax.named(array[0], ("batch", "position") if array.ndim == 3 else name)
-             for name, array in pair_arrays(PairBatches(*data, 8, 0).batch(0), None).items()}  # fmt: skip
+             for name, array in pair_arrays(first, None).items()}  # fmt: skip
     logps = np.asarray(completions(levanter_model.load_model(base_model), batch).logps)
     assert simpo["rewards/chosen"] == pytest.approx(0.1 * (logps / lengths)[:, 0].mean(), rel=1e-5)
     assert free["rewards/chosen"] == pytest.approx(0.1 * logps[:, 0].mean(), rel=1e-5)
@@ -386,7 +390,7 @@ def test_it_goes_on_in_the_same_bits(data, base_model, tmp_path, monkeypatch):
             dpo(config_for(data, base_model, tmp_path / "first", **options))
     config = config_for(data, base_model, tmp_path / "second", **options)
     dpo(dataclasses.replace(config, earlier_attempts=(str(tmp_path / "first"),)))
-    whole, resumed = (hf_directory.read_tensors(str(tmp_path / name / "model")) for name in ("whole", "second"))
+    whole, resumed = (dict(ModelDirectory(str(tmp_path / name / "model")).tensors()) for name in ("whole", "second"))
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
     without_speed = [
         [{k: v for k, v in line.items() if "per_second" not in k} for line in logged(tmp_path / name)]

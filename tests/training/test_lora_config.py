@@ -9,6 +9,7 @@ import pytest
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model, lora, peft_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 from tests.training.conftest import SHAPE
 from tests.training.small_runs import sft_config
 
@@ -31,7 +32,7 @@ def test_layers_are_chosen_as_in_peft(base_model):
 
 def test_dropout_is_that_of_the_adapter_unless_it_is_given(base_model, tmp_path):
     stored = LoraConfig(r=2, alpha=2, dropout=0.3, target_modules=["q_proj"])
-    peft_directory.write_adapter(str(tmp_path), peft_directory.Adapter(stored, {}), base_model, base_model)
+    peft_directory.write_adapter(str(tmp_path), peft_directory.Adapter(stored, {}), ModelDirectory(base_model))
 
     def resolved(**fields) -> float | None:
         return peft_directory.resolved(LoraConfig(adapter_path=str(tmp_path), **fields)).dropout

@@ -16,7 +16,8 @@ from marin_sft import progress
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints
 from marin_sft.training.fakes import CountingBatches
-from marin_sft.training.models import Qwen3Config, hf_directory
+from marin_sft.training.models import Qwen3Config
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.random_model import RandomModelConfig, random_model
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import run, train
@@ -36,7 +37,7 @@ def lines_of(output: Path) -> list[dict]:
 
 
 def assert_same_bits(one: Path, other: Path) -> None:
-    expected, got = (hf_directory.read_tensors(str(output / "model")) for output in (one, other))
+    expected, got = (dict(ModelDirectory(str(output / "model")).tensors()) for output in (one, other))
     assert expected.keys() == got.keys()
     assert all(np.array_equal(expected[name], got[name]) for name in expected)
     assert lines_of(one) == lines_of(other)

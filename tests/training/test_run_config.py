@@ -15,7 +15,7 @@ from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics import meter
 from marin_sft.training.metrics.reporting import run_name
 from marin_sft.training.metrics.trackers import TensorboardConfig
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory, write_json, writing
 from marin_sft.training.sft_run import train
 from marin_sft.training.stops import EarlyStopping
 from tests.training.metrics.test_trackers import events, scalars
@@ -64,7 +64,7 @@ def test_metrics_go_to_the_log_the_trackers_and_the_screen(base_model, tmp_path,
     (histogram,) = (value for event in events(tmp_path) for value in event.summary.value if value.HasField("histo"))
     assert histogram.tag == name and histogram.histo.num == 32 * 64
     assert tracked[2, f"{name}/std"] == pytest.approx(
-        hf_directory.read_tensors(base_model)["model.layers.1.mlp.up_proj.weight"].std(), rel=0.2
+        dict(ModelDirectory(base_model).tensors())["model.layers.1.mlp.up_proj.weight"].std(), rel=0.2
     )
 
 
@@ -98,7 +98,7 @@ def test_early_stopping_ends_with_the_model_of_that_step(base_model, tmp_path, c
         train(config(base_model, first, **cut, training_time_limit="0.001s"), BATCHES, HELD_OUT)
     train(config(base_model, second, first, **cut), BATCHES, HELD_OUT)
     assert logged(second)[-1]["step"] == lines[-1]["step"]
-    expected, got = (hf_directory.read_tensors(f"{output}/model") for output in (stopped, second))
+    expected, got = (dict(ModelDirectory(f"{output}/model").tensors()) for output in (stopped, second))
     assert all(np.array_equal(expected[name], got[name]) for name in expected)
 
 
@@ -118,7 +118,7 @@ def test_when_time_is_over_the_next_attempt_goes_on(base_model, tmp_path):
         train(limited, BATCHES)
     assert not (first / "model").exists() and not (first / "metrics.json").exists()
     train(config(base_model, second, first, trackers=(TensorboardConfig(),)), BATCHES)
-    expected, got = (hf_directory.read_tensors(f"{output}/model") for output in (whole, second))
+    expected, got = (dict(ModelDirectory(f"{output}/model").tensors()) for output in (whole, second))
     assert all(np.array_equal(expected[name], got[name]) for name in expected)
     assert [step for step, name, _ in scalars(second) if name == "loss"] == [1, 2, 3, 4, 5, 6]
 
@@ -150,8 +150,8 @@ class Exports:
         """None of them would fail."""
 
     def write(self, path, tensors, config, metrics):
-        with hf_directory.writing(path) as local:
-            hf_directory.write_json(local, "config.json", {"step": metrics["step"]})
+        with writing(path) as local:
+            write_json(local, "config.json", {"step": metrics["step"]})
 
 
 def test_so_many_checkpoints_and_exports_are_kept(base_model, tmp_path):

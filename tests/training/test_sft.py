@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from marin_sft.data.batches.packed_batches import PackedBatches
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.execution.step import unversioned
 from marin_sft.training import train_run
 from marin_sft.training.fakes import CountingBatches
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import run, train
 from tests.training.small_runs import chat_mixture, logged, sft_config
@@ -24,7 +26,7 @@ def config_for(base_model: str, output: Path, **changes) -> SFTConfig:
 
 
 def tensors_of(output: Path) -> dict[str, np.ndarray]:
-    return hf_directory.read_tensors(str(output / "model"))
+    return dict(ModelDirectory(str(output / "model")).tensors())
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +167,7 @@ def test_an_epoch_ends_with_the_rows_that_are_left(base_model, tmp_path, capsys,
     assert "training for 2 epochs of 6 rows: 4 steps of 4 rows, the last of an epoch of 2\n" in capsys.readouterr().out
     lines = logged(tmp_path / "run")
     assert [line["epoch"] for line in lines] == pytest.approx([4 / 6, 1, 10 / 6, 2])
-    one_by_one = PackedBatches(mixed, tokenized, 1)  # the same order, a row a batch
+    one_by_one = PackedBatches(PackedMixture.open(mixed, tokenized), 1)  # the same order, a row a batch
     rows = [one_by_one.batch(i) for i in range(12)]
     model = levanter_model.load_model(base_model)
     for line, some in zip(lines, (rows[:4], rows[4:6], rows[6:10], rows[10:]), strict=True):

@@ -12,8 +12,9 @@ import transformers
 from marin_sft.data.batches.packed_batches import PackedBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import run
 from tests.training.small_runs import sft_config
@@ -75,7 +76,7 @@ def train_with_torch(config: SFTConfig) -> tuple[list[tuple[float, float]], dict
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
     )
-    batches = PackedBatches(config.mixture, config.tokenized, config.train_batch_size, config.seed)
+    batches = PackedBatches(PackedMixture.open(config.mixture, config.tokenized), config.train_batch_size, config.seed)
     figures = []
     for step in range(STEPS):
         some = documents(batches, step)
@@ -94,13 +95,13 @@ def test_steps_are_those_of_torch(config):
     lines = [json.loads(line) for line in (Path(config.output_path) / "metrics.jsonl").read_text().splitlines()]
     np.testing.assert_allclose([(line["loss"], line["grad_norm"]) for line in lines], figures, atol=1e-4)
     assert all(norm > config.max_grad_norm for _, norm in figures)  # all steps were clipped
-    ours = hf_directory.read_tensors(f"{config.output_path}/model")
+    ours = dict(ModelDirectory(f"{config.output_path}/model").tensors())
     for name, tensor in ours.items():
         np.testing.assert_allclose(tensor, weights[name], atol=2e-4, err_msg=name)
 
 
 def test_trained_tokens_are_known_without_reading(config):
-    batches = PackedBatches(config.mixture, config.tokenized, config.train_batch_size, config.seed)
+    batches = PackedBatches(PackedMixture.open(config.mixture, config.tokenized), config.train_batch_size, config.seed)
     for step in range(STEPS):
         whole = batches.batch(step)
         assert batches.trained_tokens(step) == whole.trained_tokens > 0

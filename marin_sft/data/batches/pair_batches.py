@@ -1,4 +1,4 @@
-"""Preference pairs -> arrays to train on. Any batch can be made on its own, so that a resumed run sees the same ones.
+"""Preference pairs -> arrays to train on.
 
 The branches of a batch's pairs are packed into rows, those of a pair not always into the same one: what belongs
 together is told by numbers, not by places.
@@ -6,16 +6,14 @@ together is told by numbers, not by places.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from marin_sft.data.batches.batches import EachOnce, TrainingBatches
 from marin_sft.data.batches.pair_table import PairTable, Run
-from marin_sft.data.batches.prefetch import prefetched
 from marin_sft.data.batches.row_sizes import choose_sizes, rows_needed, size_for
-from marin_sft.data.batches.training_steps import TrainingSteps, check_batch_size, training_components
-from marin_sft.data.mixture import read_mixture
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.packing.packs import Packs, pack
 from marin_sft.data.tokenize import TRAIN, VALIDATION
 from marin_sft.errors import ConfigError
@@ -59,6 +57,11 @@ class _Layout:
     def __init__(
         self, table: PairTable, lines: np.ndarray, micro_batches: int, rows_multiple: int, share_prefix: bool
     ) -> None:
+        batch_size = lines.shape[1]
+        if micro_batches < 1 or batch_size % micro_batches:
+            raise ConfigError(f"micro_batches={micro_batches}; expected a divisor of batch_size={batch_size}")
+        if rows_multiple < 1:
+            raise ConfigError(f"rows_multiple={rows_multiple}; expected at least 1")
         self.table, self.micro_batches, self.rows_multiple = table, micro_batches, rows_multiple
         self.share_prefix = share_prefix
         units = table.units[self._micro_batches(lines)].reshape(len(lines) * micro_batches, -1)
@@ -79,7 +82,7 @@ class _Layout:
             position_ids=np.zeros(shape, np.int32),
             completion=np.full(shape, -1, np.int32),
             lengths=self.table.trained[micro].reshape(self.micro_batches, -1).astype(np.int32),
-            pairs=self.table.pairs[micro],
+            pairs=self.table.numbers[micro],
             branch=np.zeros(shape, np.int32) if self.share_prefix else None,
         )
         self._fill(batch, micro, packed, rows)
@@ -135,27 +138,27 @@ def _write(batch: PairBatch, at: tuple[int, int, slice], run: Run, segment: int,
         batch.branch[at] = run.branch
 
 
-class PairBatches(TrainingSteps):
-    """The training batches of a mixture of preference pairs: deterministic, each one available by its step.
+class PairBatches(TrainingBatches[PairBatch]):
+    """The training batches of a mixture of preference pairs: see `TrainingBatches`.
 
-    `mixture`: the output of the mixture step; `tokenized`: those of the tokenize steps, by component. `batch_size`
-    counts pairs in a step, `micro_batches` of equally many and about equally long. `share_prefix`: both branches of a
-    pair go on from one copy of their prompt, where it is the same. `cut_epochs`, `rows_per_epoch` (pairs), `num_steps`:
-    see `TrainingSteps`; a batch that is not full ends with absent pairs.
+    `batch_size` counts pairs in a step, `micro_batches` of equally many and about equally long. `share_prefix`: both
+    branches of a pair go on from one copy of their prompt, where it is the same. A slice of a batch has all of
+    `lengths` and `pairs`.
 
-    `components`: all of the mixture; `PairBatch.pairs` has their numbers. `row_sizes`: the numbers of rows R, few and
-    chosen from what the batches of an epoch or more need so that there is little padding, each a multiple of
-    `rows_multiple`; a later batch that needs more gets the next multiple. `row_length`, L: the longest branch of the
-    mixture (with `share_prefix` the longest unit), rounded up to a multiple of 64, or `seq_len` where that is less.
+    `row_sizes`: the numbers of rows R, few and chosen from what the batches of an epoch or more need so that there is
+    little padding, each a multiple of `rows_multiple`; a later batch that needs more gets the next multiple.
+    `row_length`, L: the longest branch of the mixture (with `share_prefix` the longest unit), rounded up to a multiple
+    of 64, or `seq_len` where that is less.
 
     Raises:
         ConfigError: a mixture of documents or without training components, or whose stop strategy has no end.
     """
 
+    _table: PairTable
+
     def __init__(
         self,
-        mixture: str,
-        tokenized: Mapping[str, str],
+        mixture: PackedMixture,
         batch_size: int,
         seed: int = 0,
         *,
@@ -164,49 +167,29 @@ class PairBatches(TrainingSteps):
         share_prefix: bool = False,
         cut_epochs: bool = False,
     ) -> None:
-        _check(batch_size, micro_batches, rows_multiple)
-        self._table = PairTable(mixture, tokenized, training_components(mixture), TRAIN, share_prefix)
-        super().__init__(mixture, self._table.sizes, batch_size, seed, cut_epochs)
-        self.components = self._table.components
-        self.row_length = self._table.row_length
-        self._layout = _Layout(self._table, self._first_lines(), micro_batches, rows_multiple, share_prefix)
-        self.row_sizes = self._layout.sizes
-
-    def batch(self, step: int, part: int = 0, parts: int = 1) -> PairBatch:
-        """Batch number `step`, from 0: the `part`-th of `parts` equal slices of its rows; `lengths` and `pairs` whole.
-
-        Depends on nothing but the mixture and the arguments that these batches were made with; only the rows of the
-        slice are read.
-
-        Raises:
-            ConfigError: `parts` does not divide `rows_multiple`.
-        """
-        return self._layout.batch(self._table.lines(self.places(step)), part, parts)
-
-    def trained_tokens(self, step: int) -> int:
-        """Targets in both branches of the whole batch number `step`; nothing of it is read."""
-        return int(self._table.trained[self._table.lines(self.places(step))].sum())
+        super().__init__(PairTable(mixture, mixture.trained, TRAIN, share_prefix), batch_size, seed, cut_epochs)
+        layout = _Layout(self._table, self._first_lines(), micro_batches, rows_multiple, share_prefix)
+        self._layout, self.row_sizes, self.row_length = layout, layout.sizes, self._table.row_length
 
     def tokens(self, step: int) -> int:
         """Of both completions of the whole batch number `step`, each with its prompt, also where rows share that."""
-        return int(self._table.tokens[self._table.lines(self.places(step))].sum())
+        return int(self._table.tokens[self.lines(step)].sum())
 
     def _first_lines(self) -> np.ndarray:
         """int64[steps, batch_size], of all steps of an epoch, and more when these are few; of the full batches alone,
         if there are any: one that is not fits where they do."""
         steps = self.num_steps or -(-max(self.rows_per_epoch, _PAIRS_TO_LOOK_AT) // self.batch_size)
         at_once = max(_PLACES_AT_ONCE // self.batch_size, 1)
-        places = [self.places(first, min(at_once, steps - first)) for first in range(0, steps, at_once)]
-        lines = self._table.lines(np.concatenate(places)).reshape(steps, self.batch_size)
+        some = [self.lines(first, min(at_once, steps - first)) for first in range(0, steps, at_once)]
+        lines = np.concatenate(some).reshape(steps, self.batch_size)
         full = lines.min(axis=1) >= 0
         return lines[full] if full.any() else lines
 
 
-class PairValidation:
-    """All pairs of one component and split, once, in order, for validation or for what is computed once for each pair.
+class PairValidation(EachOnce[PairBatch]):
+    """All pairs of one component and split, for validation or for what is computed once for each pair.
 
-    The last batch is filled up with absent pairs, which have -1 in `pairs`, 0 in `lengths`, and no tokens. Other
-    arguments are as for `PairBatches`.
+    An absent pair has -1 in `pairs`, 0 in `lengths`, and no tokens. Other arguments are as for `PairBatches`.
 
     Raises:
         ConfigError: the component has no such split in the mixture, or it is a mixture of documents.
@@ -214,8 +197,7 @@ class PairValidation:
 
     def __init__(
         self,
-        mixture: str,
-        tokenized: Mapping[str, str],
+        mixture: PackedMixture,
         component: str,
         batch_size: int,
         *,
@@ -224,32 +206,6 @@ class PairValidation:
         rows_multiple: int = 1,
         share_prefix: bool = False,
     ) -> None:
-        _check(batch_size, micro_batches, rows_multiple)
-        there = {name: sorted(splits) for name, splits in read_mixture(mixture)["components"].items()}
-        if split not in there.get(component, ()):
-            raise ConfigError(f"{component!r} has no {split} pairs in the mixture, which has {there}")
-        table = PairTable(mixture, tokenized, [component], split, share_prefix)
-        lines = np.arange(-(-table.sizes[component] // batch_size) * batch_size)
-        lines[table.sizes[component] :] = -1
-        self.batch_size = batch_size
-        self.components = table.components
-        self._lines = lines.reshape(-1, batch_size)
+        table = PairTable(mixture, [component], split, share_prefix)
+        super().__init__(table, batch_size)
         self._layout = _Layout(table, self._lines, micro_batches, rows_multiple, share_prefix)
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def batch(self, step: int, part: int = 0, parts: int = 1) -> PairBatch:
-        """As `PairBatches.batch`."""
-        return self._layout.batch(self._lines[step], part, parts)
-
-    def __iter__(self) -> Iterator[PairBatch]:
-        return prefetched(self.batch, range(len(self)))
-
-
-def _check(batch_size: int, micro_batches: int, rows_multiple: int) -> None:
-    check_batch_size(batch_size)
-    if micro_batches < 1 or batch_size % micro_batches:
-        raise ConfigError(f"micro_batches={micro_batches}; expected a divisor of batch_size={batch_size}")
-    if rows_multiple < 1:
-        raise ConfigError(f"rows_multiple={rows_multiple}; expected at least 1")

@@ -1,4 +1,4 @@
-"""Which documents of a component are trained, and which validated; or which pairs."""
+"""Which documents (or pairs, or what else documents belong together as) of a component are trained, which validated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _READ_AT_ONCE = 1024
 class Selection:
     """Documents `chosen`, int64[chosen] and ascending, of the token cache of split `source`; `left_out` by reason.
 
-    Of preference data it is pairs that are numbered.
+    Where several documents belong together, as in a pair, it is these that are numbered.
     """
 
     source: str
@@ -30,11 +30,11 @@ class Selection:
 
 
 def select(
-    data: LmDataConfig, name: str, directory: str, there: Sequence[str], documents_each: int = 1
+    data: LmDataConfig, name: str, directory: str, there: Sequence[str], documents_each: int, kind: str
 ) -> dict[str, Selection]:
     """By split, what is used of component `name`, whose tokenization in `directory` has the splits `there`.
 
-    documents_each: how many documents after one another belong together; 2 for pairs, which are then what is counted.
+    documents_each: how many documents after one another belong together, as `kind`, which is then what is counted.
 
     Raises:
         DataError: no train split to train on, or no documents to keep out for validation.
@@ -56,10 +56,9 @@ def select(
         return {TRAIN: train, **validated}
     kept_out, kept = _lowest_hashes(_hashes(train.cache, documents_each), held_out, most)
     if not len(kept):
-        of = f"{len(train.chosen)} {'documents' if documents_each == 1 else 'pairs'}"
         raise DataError(
-            f"validation of {name!r} on {held_out} takes {len(kept_out)} of {of} (copies stay together) and "
-            "leaves none to train on; expected fewer"
+            f"validation of {name!r} on {held_out} takes {len(kept_out)} of {len(train.chosen)} {kind} (copies stay "
+            "together) and leaves none to train on; expected fewer"
         )
     if held_out:
         validated = {VALIDATION: Selection(TRAIN, train.cache, kept_out)}

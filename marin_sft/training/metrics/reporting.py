@@ -13,7 +13,8 @@ from marin_sft.training.checks import require, require_pattern
 from marin_sft.training.metrics.memory import MemoryWatch
 from marin_sft.training.metrics.metrics_log import MetricsLog, read_lines
 from marin_sft.training.metrics.progress_bar import STYLES, ProgressBar
-from marin_sft.training.metrics.trackers import Histograms, TrackerConfig, Trackers, check_trackers
+from marin_sft.training.metrics.tracker import Histograms, TrackerConfig
+from marin_sft.training.metrics.trackers import Trackers, check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def flops_per_token(config: Mapping[str, Any], length: int, *, frozen: int = 0, 
 
     6 N + 12 L H Q T of PaLM (arXiv 2204.02311, appendix B): N weights that are multiplied with, L layers of H heads of
     size Q, T tokens that each token attends to, all those of the row. `config`: the fields of a `config.json` (see
-    `hf_directory.read_config`). A second model, as the reference of DPO, does not count.
+    `ModelDirectory.config`). A second model, as the reference of DPO, does not count.
 
     `frozen`: how many of the N have no gradient, and need 4 in place of the 6 (though layers before the first that is
     trained are not gone back through). `added`: weights of an adapter, beside the N.

@@ -3,13 +3,14 @@
     shapes          the shape of a model, as light values
     families        which models can be trained, by their `config.json`
     architectures   a `config.json` -> a model config of Levanter's (gemma: one of those); levanter_configs: to a shape
-    hf_directory    a model's directory: config and tensors; tensor_names: what Levanter calls them
+    model_directory a model's directory, to read and to write; of what is in it:
+                    model_config, stored_tensors, generation (which tokens end an answer), peft_directory (an adapter)
+    tensor_names    what Levanter calls the tensors
     levanter_model  a directory -> a model on the devices, and back
     model_check     whether a downloaded model is what the experiment says
     random_model    the step: a model with random weights
     reinit          embeddings of named tokens made anew
     lora            low-rank adapters in a model; adapted_weights: base and adapter put together
-    peft_directory  an adapter's directory
 
 Importing this package loads no JAX.
 """

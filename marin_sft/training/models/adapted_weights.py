@@ -9,6 +9,7 @@ import numpy as np
 from marin_sft.errors import TrainingError
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models.peft_directory import MAGNITUDE, A, Adapter, B, layers_of, read_adapter
+from marin_sft.training.models.stored_tensors import LazyTensors, shapes_of
 
 
 def starting_tensors(
@@ -56,7 +57,7 @@ def _new_tensors(
     return tensors
 
 
-class Merged(Mapping[str, np.ndarray]):
+class Merged(LazyTensors):
     """The weights of base and adapter as one model, float32, each computed when it is asked for.
 
     `base`: weights by Hugging Face name, of whatever floating-point type; of these, `names` are the model's. Layers
@@ -82,3 +83,6 @@ class Merged(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: shape for name, shape in shapes_of(self._base).items() if name in self._names}

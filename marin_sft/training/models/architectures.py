@@ -41,7 +41,7 @@ class Mistral(LlamaConfig):
 def levanter_config(
     config: Mapping[str, Any], gradient_checkpointing: bool | str = False, attention_backend: str | None = None
 ) -> Any:
-    """Levanter's model config for the fields of a `config.json` (see `hf_directory.read_config`).
+    """Levanter's model config for the fields of a `config.json` (see `ModelDirectory.config`).
 
     gradient_checkpointing, attention_backend: see `TrainConfig`.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from marin_sft.errors import ConfigError, TrainingError
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 
 # model_type of config.json -> class of the Levanter config
 FAMILIES = {
@@ -33,7 +33,7 @@ ONLY = {
 
 
 def check_family(config: Mapping[str, Any]) -> None:
-    """Check the fields of a `config.json` (see `hf_directory.read_config`).
+    """Check the fields of a `config.json` (see `ModelDirectory.config`).
 
     Raises:
         TrainingError: for an architecture that we do not train as transformers would run it.
@@ -62,9 +62,10 @@ def check_directory(path: str, seq_len: int | None = None) -> None:
         ConfigError: for a model that training would refuse.
     """
     try:
-        config = hf_directory.read_config(path)
+        model = ModelDirectory(path)
+        config = model.config
         check_family(config)
-        hf_directory.weight_files(path)
+        model.weight_files()
     except TrainingError as error:
         raise ConfigError(f"model {path}: {error}") from error
     longest = config.get("max_position_embeddings")

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from marin_sft.training.models.hf_directory import older_rope
+from marin_sft.training.models.model_config import older_rope
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Levanter's own loaders fetch a default hub checkpoint even when a local one is given, split a path at "@", and ignore
 tensors they do not know (the biases of a Llama with `attention_bias`). So the tensors are read by
-`hf_directory`, and each of them has to find its place in the model.
+`ModelDirectory`, and each of them has to find its place in the model.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from haliax.state_dict import (
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.models import LlamaConfig, hf_directory
+from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.adapted_weights import starting_tensors
 from marin_sft.training.models.architectures import levanter_config
 from marin_sft.training.models.lora import with_adapters
 from marin_sft.training.models.model_check import check_model
+from marin_sft.training.models.model_directory import ModelDirectory, opened
 from marin_sft.training.models.peft_directory import resolved
 from marin_sft.training.models.reinit import token_ids, with_new_rows
+from marin_sft.training.models.stored_tensors import StoredTensors
 
 
 def random_model(config: Mapping[str, Any], seed: int) -> Any:
@@ -42,7 +44,7 @@ def random_model(config: Mapping[str, Any], seed: int) -> Any:
 
 
 def load_model(
-    path: str,
+    model: ModelDirectory | str,
     *,
     dtype: Any = jnp.float32,
     axis_mapping: Any = None,
@@ -62,19 +64,19 @@ def load_model(
         TrainingError: when a tensor is missing, left over, or of another shape than config.json says; when config.json
             does not say what is `expected`; or when `lora` does not fit the model.
     """
-    with hf_directory.reading(path) as local:
-        config = hf_directory.read_config(local)
-        if expected is not None:
-            check_model(expected, config, path)
-        tensors = hf_directory.read_tensors(local)
-        if reinit_tokens:
-            tensors = with_new_rows(tensors, token_ids(local, reinit_tokens), seed)
+    model = opened(model)
+    config = model.config
+    if expected is not None:
+        check_model(expected, config, model.path)
     levanter = levanter_config(config, gradient_checkpointing, attention_backend)
     template = eqx.filter_eval_shape(levanter.build, hax.Axis("vocab", config["vocab_size"]), key=jax.random.PRNGKey(0))
-    if levanter.tie_word_embeddings:
-        tensors.pop("lm_head.weight", None)  # some writers keep a copy of the tied matrix
-    _check_tensors(path, tensors, state_shapes(template))
-    cast = {name: np.asarray(tensor, dtype) for name, tensor in tensors.items()}
+    shapes, tensors = state_shapes(template), model.tensors()
+    _check_tensors(model.path, tensors, shapes, levanter.tie_word_embeddings)
+    new_rows = token_ids(model, reinit_tokens) if reinit_tokens else []
+    cast: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.read(shapes):
+        whole = with_new_rows({name: tensor}, new_rows, seed)[name] if new_rows else tensor
+        cast[name] = np.asarray(whole, dtype)
     if lora is not None:
         lora = resolved(lora)
         template, layers = with_adapters(template, lora)
@@ -83,8 +85,10 @@ def load_model(
     return place(template, cast)
 
 
-def _check_tensors(path: str, tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
-    got = {name: tensor.shape for name, tensor in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+def _check_tensors(path: str, tensors: StoredTensors, expected: Mapping[str, tuple[int, ...]], tied: bool) -> None:
+    got = {name: shape for name, shape in tensors.shapes().items() if not name.endswith("rotary_emb.inv_freq")}
+    if tied:
+        got.pop("lm_head.weight", None)  # some writers keep a copy of the tied matrix
     wrong = {
         "missing": sorted(expected.keys() - got.keys()),
         "not part of the model": sorted(got.keys() - expected.keys()),

@@ -9,6 +9,7 @@ from marin_sft.data.files import read_json
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.levanter_bridge import with_defaults
+from marin_sft.training.models.model_directory import ModelDirectory, opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ NAMES = {
 
 
 def check_model(expected: LlamaConfig, config: Mapping[str, Any], path: str) -> None:
-    """Compare with the fields of the `config.json` at `path` (see `hf_directory.read_config`).
+    """Compare with the fields of the `config.json` at `path` (see `ModelDirectory.config`).
 
     Raises:
         TrainingError: naming every field that differs, and both its values.
@@ -74,17 +75,15 @@ class Limits(NamedTuple):
         return getattr(self.shape, "sliding_window", None) is not None
 
 
-def limits_of(path: str) -> Limits:
+def limits_of(model: ModelDirectory | str) -> Limits:
     """The limits of the model in a Hugging Face directory."""
-    from marin_sft.training.models import hf_directory
     from marin_sft.training.models.architectures import levanter_config
 
-    with hf_directory.reading(path, weights=False) as local:
-        config = hf_directory.read_config(local)
+    config = opened(model).config
     return Limits(config["vocab_size"], levanter_config(config))
 
 
-def check_tokenizers(tokenized: Mapping[str, str], base_model: str, vocab_size: int) -> None:
+def check_tokenizers(tokenized: Mapping[str, str], base: ModelDirectory) -> None:
     """Check, as `check_tokenizer`, those that the outputs `tokenized` of tokenize steps were made with.
 
     Outputs of older versions do not say what is compared, and are left to `check_tokens`.
@@ -93,19 +92,21 @@ def check_tokenizers(tokenized: Mapping[str, str], base_model: str, vocab_size: 
         stats = read_json(f"{path}/stats.json")
         if "vocabulary_size" in stats:
             sample = stats.get("vocabulary_sample", {})
-            check_tokenizer(stats["vocabulary_size"], stats["vocabulary"], sample, base_model, vocab_size)
+            check_tokenizer(stats["vocabulary_size"], stats["vocabulary"], sample, base, base.config["vocab_size"])
 
 
-def check_tokenizer(tokens: int, vocabulary: str, sample: Mapping[str, int], base_model: str, vocab_size: int) -> None:
+def check_tokenizer(
+    tokens: int, vocabulary: str, sample: Mapping[str, int], base: ModelDirectory, vocab_size: int
+) -> None:
     """Raise TrainingError for a tokenizer with more tokens than the model, or with other ids than the model's own.
 
     The model's own may have more tokens: Gemma 3 was published with an image token beyond its vocabulary.
     tokens: see `vocabulary_size`. vocabulary: see `vocabulary_hash`. sample: see `vocabulary_sample`.
     """
-    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+    from marin_sft.data.tokenizer import vocabulary_hash
 
     try:
-        tokenizer = load_tokenizer(base_model)
+        tokenizer: Any = base.tokenizer()
     except ConfigError:  # the base model has none
         tokenizer = None
     if tokenizer is not None and vocabulary == vocabulary_hash(tokenizer):
@@ -113,11 +114,11 @@ def check_tokenizer(tokens: int, vocabulary: str, sample: Mapping[str, int], bas
     if tokens > vocab_size:
         raise TrainingError(
             f"the tokenizer has {tokens} tokens, expected at most vocab_size = {vocab_size} of the model "
-            f"({base_model}/config.json): take the model's own tokenizer; or, if tokens were added to it, resize the "
+            f"({base.path}/config.json): take the model's own tokenizer; or, if tokens were added to it, resize the "
             "model's embeddings with transformers, and train the result"
         )
     if tokenizer is not None:
-        _check_ids(sample, tokenizer.get_vocab(), base_model)
+        _check_ids(sample, tokenizer.get_vocab(), base.path)
 
 
 def _check_ids(sample: Mapping[str, int], own: Mapping[str, int], base_model: str) -> None:

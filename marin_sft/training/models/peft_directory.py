@@ -19,7 +19,7 @@ import numpy as np
 from marin_sft.data.download import PROVENANCE
 from marin_sft.errors import TrainingError
 from marin_sft.training.lora_config import ALL_LINEAR, LoraConfig
-from marin_sft.training.models import hf_directory
+from marin_sft.training.models.model_directory import ModelDirectory, write_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -57,13 +57,14 @@ def read_adapter(path: str) -> Adapter:
     Raises:
         TrainingError: no such directory, or an adapter that we would compute otherwise than PEFT.
     """
-    with hf_directory.reading(path) as local:
-        config = _config_in(local, path)
-        weights = os.path.join(local, WEIGHTS)
-        if not os.path.exists(weights):
-            raise TrainingError(f"{path}: no {WEIGHTS}; expected the directory of a PEFT adapter saved as safetensors")
-        file = hf_directory.open_safetensors(weights)
-        stored = {name: file.get_tensor(name) for name in file.keys()}
+    directory = ModelDirectory(path)
+    config = _config_in(directory)
+    try:
+        stored = dict(directory.tensors(WEIGHTS).read())
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{path}: no {WEIGHTS}; expected the directory of a PEFT adapter saved as safetensors"
+        ) from error
     strange = sorted(name for name in stored if not _plain(name).endswith((A, B, MAGNITUDE)))
     if strange:
         raise TrainingError(f"{path}: tensor {strange[0]}; expected names {PREFIX}LAYER{A}, {B} and {MAGNITUDE}")
@@ -78,8 +79,7 @@ def resolved(config: LoraConfig) -> LoraConfig:
     """
     if config.adapter_path is None:
         return config
-    with hf_directory.reading(config.adapter_path) as local:
-        stored = _config_in(local, config.adapter_path)
+    stored = _config_in(ModelDirectory(config.adapter_path))
     given = {
         name: value
         for name in ("r", "alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora")
@@ -99,23 +99,22 @@ def resolved(config: LoraConfig) -> LoraConfig:
     return replace(stored, dropout=dropout, adapter_path=config.adapter_path)
 
 
-def write_adapter(directory: str, adapter: Adapter, base: str, base_path: str) -> None:
+def write_adapter(directory: str, adapter: Adapter, base: ModelDirectory) -> None:
     """Write the two files to a local directory. The same adapter gives the same bytes.
 
-    base: a local copy of the base model's directory. base_path: where it lies; the adapter names it, unless it is a
-    download, whose hub id and commit it names then.
+    base: the base model. The adapter names its path; or, where it is a download, its hub id and commit.
     """
     from safetensors.numpy import save_file
 
     config, tensors = adapter.config, adapter.tensors
-    origin = hf_directory.read_json(base, PROVENANCE) or {}
+    origin = base.json(PROVENANCE) or {}
     targets = config.target_modules
     if targets in (None, ALL_LINEAR):
         targets = sorted({name.rpartition(".")[2] for name in layers_of(tensors)})
     plain = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": origin.get("id", base_path),
+        "base_model_name_or_path": origin.get("id", base.path),
         "revision": origin.get("commit"),
         "inference_mode": True,
         "r": config.r,
@@ -130,13 +129,13 @@ def write_adapter(directory: str, adapter: Adapter, base: str, base_path: str) -
         "fan_in_fan_out": False,
         "modules_to_save": None,
     }
-    hf_directory.write_json(directory, CONFIG, plain)
+    write_json(directory, CONFIG, plain)
     named = {PREFIX + name: np.ascontiguousarray(tensors[name], np.float32) for name in sorted(tensors)}
     save_file(named, os.path.join(directory, WEIGHTS), metadata={"format": "pt"})
 
 
-def _config_in(local: str, path: str) -> LoraConfig:
-    stored = hf_directory.read_json(local, CONFIG)
+def _config_in(directory: ModelDirectory) -> LoraConfig:
+    path, stored = directory.path, directory.json(CONFIG)
     if stored is None:
         raise TrainingError(f"{path}: no {CONFIG}; expected the directory of a PEFT adapter")
     strange = {name: value for name, value in stored.items() if name not in READ | WITHOUT_EFFECT and value}

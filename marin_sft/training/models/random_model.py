@@ -22,15 +22,17 @@ class RandomModelConfig:
 def random_model(config: RandomModelConfig) -> None:
     """Write config.json, model.safetensors (float32), generation_config.json and the tokenizer's files."""
     from marin_sft.data.tokenizer import load_tokenizer
-    from marin_sft.training.models import hf_directory, levanter_model
+    from marin_sft.training.models import levanter_model
+    from marin_sft.training.models.generation import generation_config
+    from marin_sft.training.models.model_directory import save_tokenizer, write_json, write_tensors, writing
 
     tokenizer = load_tokenizer(config.tokenizer)
     shape = config.model.hf_config(vocab_size=len(tokenizer))
-    ends = hf_directory.generation_config(tokenizer)
+    ends = generation_config(tokenizer)
     special = {name: ends.get(name) for name in ("bos_token_id", "pad_token_id")}
     weights = levanter_model.model_tensors(levanter_model.random_model(shape, config.seed))
-    with hf_directory.writing(config.output_path) as local:
-        hf_directory.write_json(local, "config.json", {**shape, **special, "eos_token_id": tokenizer.eos_token_id})
-        hf_directory.write_tensors(local, weights)
-        hf_directory.write_json(local, "generation_config.json", ends)
-        hf_directory.save_tokenizer(local, tokenizer)
+    with writing(config.output_path) as local:
+        write_json(local, "config.json", {**shape, **special, "eos_token_id": tokenizer.eos_token_id})
+        write_tensors(local, weights)
+        write_json(local, "generation_config.json", ends)
+        save_tokenizer(local, tokenizer)

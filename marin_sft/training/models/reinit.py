@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 
 from marin_sft.errors import TrainingError
+from marin_sft.training.models.model_directory import ModelDirectory, opened
 
 MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 TRUNCATION = 3.0  # standard deviations
 
 
-def token_ids(model: str, tokens: Sequence[str]) -> list[int]:
+def token_ids(model: ModelDirectory | str, tokens: Sequence[str]) -> list[int]:
     """Ids of tokens by the tokenizer in a Hugging Face model directory.
 
     Raises:
         TrainingError: for a text that is no token of it.
     """
-    from marin_sft.data.tokenizer import load_tokenizer
-
-    vocabulary = load_tokenizer(model).get_vocab()
+    model = opened(model)
+    vocabulary = model.tokenizer().get_vocab()
     unknown = [token for token in tokens if token not in vocabulary]
     if unknown:
-        raise TrainingError(f"reinit_tokens: {unknown} are no tokens of the tokenizer in {model}; expected such")
+        raise TrainingError(f"reinit_tokens: {unknown} are no tokens of the tokenizer in {model.path}; expected such")
     return [vocabulary[token] for token in tokens]
 
 

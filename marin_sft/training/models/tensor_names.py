@@ -17,9 +17,9 @@ import numpy as np
 from haliax.state_dict import from_torch_compatible_state_dict
 
 from marin_sft.errors import TrainingError
-from marin_sft.training.models import hf_directory
 from marin_sft.training.models.architectures import levanter_config
 from marin_sft.training.models.levanter_model import state_shapes
+from marin_sft.training.models.model_directory import ModelDirectory, opened
 
 Names = Mapping[str, tuple[str, ...]]
 """By the path of an array in the model: the tensor that it is, or those of its layers."""
@@ -35,10 +35,9 @@ _NARROW = {
 }
 
 
-def names_of(base_model: str) -> Names:
+def names_of(model: ModelDirectory | str) -> Names:
     """For the model of a Hugging Face directory."""
-    with hf_directory.reading(base_model, weights=False) as local:
-        return names_of_config(hf_directory.read_config(local))
+    return names_of_config(opened(model).config)
 
 
 def names_of_config(config: Mapping[str, Any]) -> Names:

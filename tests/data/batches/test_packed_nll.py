@@ -9,6 +9,7 @@ import pytest
 from marin_sft.data.batches.packed_batches import PackedBatches
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.data.mixture import MixtureConfig, mixture
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.training.loss import LossBatch, nll
 from marin_sft.training.models import Qwen3Config, levanter_model
@@ -44,7 +45,8 @@ def epoch(tmp_path_factory, tokenizer_path, helpers):
     def build(pack):
         path = f"{root}/{pack}"
         mixture(MixtureConfig(lm_mixture_data_config(tokenized, {"chat": 1}, pack=pack), SEQ_LEN, output_path=path))
-        return PackedBatches(path, tokenized, PackedBatches(path, tokenized, 1).rows_per_epoch).batch(0)
+        mixed = PackedMixture.open(path, tokenized)
+        return PackedBatches(mixed, PackedBatches(mixed, 1).rows_per_epoch).batch(0)
 
     return build
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marin_sft.data.batches.pair_batches import PairBatches, PairValidation
-from marin_sft.data.packing.pair_mixture import read_pairs
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
 from marin_sft.errors import ConfigError
+from tests.data.on_disk import read_pairs
 from tests.data.pair_data import branch, made_up, write_mixture, write_tokenized
 
 SEQ_LEN = 40
@@ -86,7 +87,7 @@ def expected(batch, components, mixture, tokenized, split="train"):
 @pytest.mark.parametrize("share_prefix", [False, True])
 @pytest.mark.parametrize("batch_size, micro_batches", [(1, 1), (6, 1), (6, 2), (8, 4)])
 def test_batches_hold_the_tokens_of_their_pairs(made, batch_size, micro_batches, share_prefix):
-    batches = PairBatches(*made, batch_size, micro_batches=micro_batches, share_prefix=share_prefix)
+    batches = PairBatches(PackedMixture.open(*made), batch_size, micro_batches=micro_batches, share_prefix=share_prefix)
     for step in range(0, 40 // batch_size, 2):
         batch = batches.batch(step)
         found = targets(batch)
@@ -103,7 +104,7 @@ def test_batches_hold_the_tokens_of_their_pairs(made, batch_size, micro_batches,
 
 @pytest.mark.parametrize("share_prefix", [False, True])
 def test_shapes_and_padding(made, share_prefix):
-    batches = PairBatches(*made, 8, micro_batches=2, rows_multiple=2, share_prefix=share_prefix)
+    batches = PairBatches(PackedMixture.open(*made), 8, micro_batches=2, rows_multiple=2, share_prefix=share_prefix)
     assert batches.row_length == (64 if share_prefix else SEQ_LEN)  # seq_len is less than 64
     assert 1 <= len(batches.row_sizes) <= 4
     for step in range(12):
@@ -123,8 +124,8 @@ def test_shapes_and_padding(made, share_prefix):
 
 
 def test_shared_prefixes_stand_once(made):
-    whole = PairBatches(*made, 8)
-    shared = PairBatches(*made, 8, share_prefix=True)
+    whole = PairBatches(PackedMixture.open(*made), 8)
+    shared = PairBatches(PackedMixture.open(*made), 8, share_prefix=True)
     some = [(whole.batch(step), shared.batch(step)) for step in range(8)]
     tokens = [sum(int((batch.segment_ids >= 0).sum()) for batch in batches) for batches in zip(*some, strict=True)]
     assert tokens[1] < tokens[0]
@@ -144,13 +145,16 @@ def numbers(batch):
 def test_an_epoch_has_every_pair_once(made, tmp_path):
     tokenized = {"a": made[1]["a"]}
     write_mixture(tmp_path, tokenized, SEQ_LEN)
-    batches = PairBatches(str(tmp_path), tokenized, 1, seed=3)
+    batches = PairBatches(PackedMixture.open(str(tmp_path), tokenized), 1, seed=3)
     assert batches.rows_per_epoch == 43 and batches.num_steps is None
     for epoch in range(2):
         seen = sum((numbers(batches.batch(43 * epoch + i)) for i in range(43)), Counter())
         assert seen == Counter((0, i) for i in range(43))
     # The last batch of an epoch is full: the order goes on.
-    seen = sum((numbers(PairBatches(str(tmp_path), tokenized, 8).batch(step)) for step in range(6)), Counter())
+    seen = sum(
+        (numbers(PairBatches(PackedMixture.open(str(tmp_path), tokenized), 8).batch(step)) for step in range(6)),
+        Counter(),
+    )
     assert seen.total() == 48 and len(seen) == 43
 
 
@@ -160,7 +164,7 @@ def test_a_cut_epoch_has_every_pair_once(made, tmp_path, share_prefix, micro_bat
     tokenized = {"a": made[1]["a"]}
     about = write_mixture(tmp_path, tokenized, SEQ_LEN)["components"]["a"]["train"]
     options = {"micro_batches": micro_batches, "share_prefix": share_prefix}
-    batches = PairBatches(str(tmp_path), tokenized, 8, cut_epochs=True, **options)
+    batches = PairBatches(PackedMixture.open(str(tmp_path), tokenized), 8, cut_epochs=True, **options)
     for epoch in range(2):
         steps = range(6 * epoch, 6 * epoch + 6)
         some = [batches.batch(step) for step in steps]
@@ -171,14 +175,14 @@ def test_a_cut_epoch_has_every_pair_once(made, tmp_path, share_prefix, micro_bat
         last = some[-1]
         assert targets(last) == expected(last, batches.components, str(tmp_path), tokenized)
         assert all(batch.tokens.shape[1] in batches.row_sizes for batch in some)
-    alone = PairBatches(str(tmp_path), tokenized, 48, cut_epochs=True, micro_batches=micro_batches)
+    alone = PairBatches(PackedMixture.open(str(tmp_path), tokenized), 48, cut_epochs=True, micro_batches=micro_batches)
     assert numbers(alone.batch(0)).total() == 48 and len(numbers(alone.batch(1))) == 44
 
 
 def test_epochs_that_end(made, tmp_path):
     tokenized = {name: made[1][name] for name in ("a", "b")}
     write_mixture(tmp_path, tokenized, SEQ_LEN, stop_strategy="first_exhausted")
-    batches = PairBatches(str(tmp_path), tokenized, 4)
+    batches = PairBatches(PackedMixture.open(str(tmp_path), tokenized), 4)
     seen = sum((numbers(batches.batch(step)) for step in range(batches.num_steps)), Counter())
     assert seen.total() == batches.rows_per_epoch == 4 * batches.num_steps and set(seen.values()) == {1}
     with pytest.raises(ConfigError, match=f"ends the data after {batches.num_steps} "):
@@ -189,7 +193,8 @@ def test_epochs_that_end(made, tmp_path):
 def test_micro_batches_hold_the_same_pairs(made, share_prefix):
     for step in range(4):
         found = [
-            numbers(PairBatches(*made, 8, micro_batches=m, share_prefix=share_prefix).batch(step)) for m in (1, 2, 4)
+            numbers(PairBatches(PackedMixture.open(*made), 8, micro_batches=m, share_prefix=share_prefix).batch(step))
+            for m in (1, 2, 4)
         ]
         assert found[0] == found[1] == found[2] and found[0].total() == 8
 
@@ -198,9 +203,9 @@ def test_micro_batches_hold_the_same_pairs(made, share_prefix):
 @pytest.mark.parametrize("share_prefix", [False, True])
 def test_processes_make_exact_slices_of_the_batch(made, parts, share_prefix):
     options = {"micro_batches": 2, "rows_multiple": 4, "share_prefix": share_prefix}
-    batches = PairBatches(*made, 8, **options)
+    batches = PairBatches(PackedMixture.open(*made), 8, **options)
     whole = batches.batch(3)
-    slices = [PairBatches(*made, 8, **options).batch(3, part, parts) for part in range(parts)]
+    slices = [PairBatches(PackedMixture.open(*made), 8, **options).batch(3, part, parts) for part in range(parts)]
     for name in (*ARRAYS, *(["branch"] if share_prefix else [])):
         np.testing.assert_array_equal(
             np.concatenate([getattr(some, name) for some in slices], axis=1), getattr(whole, name), err_msg=name
@@ -215,9 +220,10 @@ def test_processes_make_exact_slices_of_the_batch(made, parts, share_prefix):
 DIGEST = """
 import hashlib
 from marin_sft.data.batches.pair_batches import PairBatches
+from marin_sft.data.packing.packed_mixture import PackedMixture
 
 def digest_of(mixture, tokenized):
-    batches = PairBatches(mixture, tokenized, 6, 5, micro_batches=2, share_prefix=True)
+    batches = PairBatches(PackedMixture.open(mixture, tokenized), 6, 5, micro_batches=2, share_prefix=True)
     digest = hashlib.sha256(repr(batches.row_sizes).encode())
     for step in (7, 0, 3):
         for array in vars(batches.batch(step)).values():
@@ -233,11 +239,14 @@ def test_the_same_in_every_process(made):
     here: dict = {}
     exec(DIGEST, here)
     assert done.stdout.strip() == here["digest_of"](*made), done.stderr
-    assert (PairBatches(*made, 6, 6).batch(0).pairs != PairBatches(*made, 6, 5).batch(0).pairs).any()
+    assert (
+        PairBatches(PackedMixture.open(*made), 6, 6).batch(0).pairs
+        != PairBatches(PackedMixture.open(*made), 6, 5).batch(0).pairs
+    ).any()
 
 
 def test_any_batch_by_its_step(made):
-    first, again = PairBatches(*made, 4), PairBatches(*made, 4)
+    first, again = PairBatches(PackedMixture.open(*made), 4), PairBatches(PackedMixture.open(*made), 4)
     run = [first.batch(step) for step in range(9)]
     for step in (8, 2, 5):
         np.testing.assert_array_equal(run[step].tokens, again.batch(step).tokens)
@@ -247,7 +256,7 @@ def test_any_batch_by_its_step(made):
 @pytest.mark.parametrize("share_prefix", [False, True])
 def test_every_pair_of_a_component_once_in_order(made, split, component, size, share_prefix):
     options = {"micro_batches": 2, "share_prefix": share_prefix}
-    batches = PairValidation(*made, component, 4, split=split, **options)
+    batches = PairValidation(PackedMixture.open(*made), component, 4, split=split, **options)
     number = batches.components.index(component)
     assert len(batches) == -(-size // 4)
     seen = []
@@ -262,7 +271,7 @@ def test_every_pair_of_a_component_once_in_order(made, split, component, size, s
 
 
 def test_micro_batches_of_absent_pairs_only(made):
-    (batch,) = PairValidation(*made, "a", 8, micro_batches=8)
+    (batch,) = PairValidation(PackedMixture.open(*made), "a", 8, micro_batches=8)
     assert (batch.pairs[:, 0, 0] >= 0).sum() == 5
     assert (batch.segment_ids[batch.pairs[:, 0, 0] < 0] == -1).all()
 
@@ -274,7 +283,7 @@ def test_few_sizes_with_little_padding(tmp_path):
     tokenized = {"a": write_tokenized(tmp_path / "a", made_up(sizes.tolist()))}
     write_mixture(tmp_path / "out", tokenized, 512)
     for micro_batches, most in ((1, 0.05), (4, 0.2)):
-        batches = PairBatches(f"{tmp_path}/out", tokenized, 64, micro_batches=micro_batches)
+        batches = PairBatches(PackedMixture.open(f"{tmp_path}/out", tokenized), 64, micro_batches=micro_batches)
         made = [batches.batch(step) for step in range(7)]
         cells, used = sum(b.tokens.size for b in made), sum(int((b.segment_ids >= 0).sum()) for b in made)
         assert 1 - used / cells < most and len({b.tokens.shape for b in made}) <= 4
@@ -293,7 +302,9 @@ def test_any_pairs(tmp_path_factory, sizes, batch, seq_len, share_prefix):
     tokenized = {"a": write_tokenized(root / "a", made_up(sizes))}
     write_mixture(root / "out", tokenized, seq_len)
     batch_size, micro_batches = batch
-    batches = PairBatches(f"{root}/out", tokenized, batch_size, micro_batches=micro_batches, share_prefix=share_prefix)
+    batches = PairBatches(
+        PackedMixture.open(f"{root}/out", tokenized), batch_size, micro_batches=micro_batches, share_prefix=share_prefix
+    )
     for step in range(3):
         made = batches.batch(step)
         assert targets(made) == expected(made, batches.components, f"{root}/out", tokenized)
@@ -302,17 +313,17 @@ def test_any_pairs(tmp_path_factory, sizes, batch, seq_len, share_prefix):
 def test_errors(made, tmp_path):
     mixture, tokenized = made
     with pytest.raises(ConfigError, match="tokenized has no 'b'"):
-        PairBatches(mixture, {"a": tokenized["a"]}, 4)
+        PairBatches(PackedMixture.open(mixture, {"a": tokenized["a"]}), 4)
     with pytest.raises(ConfigError, match="batch_size=0"):
-        PairBatches(mixture, tokenized, 0)
+        PairBatches(PackedMixture.open(mixture, tokenized), 0)
     with pytest.raises(ConfigError, match="micro_batches=3; expected a divisor of batch_size=8"):
-        PairBatches(mixture, tokenized, 8, micro_batches=3)
+        PairBatches(PackedMixture.open(mixture, tokenized), 8, micro_batches=3)
     with pytest.raises(ConfigError, match="rows_multiple=0"):
-        PairBatches(mixture, tokenized, 8, rows_multiple=0)
+        PairBatches(PackedMixture.open(mixture, tokenized), 8, rows_multiple=0)
     with pytest.raises(ConfigError, match="'b' has no validation pairs in the mixture"):
-        PairValidation(mixture, tokenized, "b", 4)
+        PairValidation(PackedMixture.open(mixture, tokenized), "b", 4)
     with pytest.raises(ConfigError, match="'c' has no train pairs in the mixture"):
-        PairValidation(mixture, tokenized, "c", 4, split="train")
+        PairValidation(PackedMixture.open(mixture, tokenized), "c", 4, split="train")
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="no real data here")
@@ -325,7 +336,7 @@ def test_real_preferences(tmp_path):
     about = write_mixture(tmp_path / "out", tokenized, 4096, limits={"max_prompt_length": 1024})["components"]["dpo"]
     assert about["train"]["pairs"] == 300 and not any(about["train"]["dropped"].values())
     for batch_size, most in ((8, 0.25), (64, 0.1)):
-        batches = PairBatches(f"{tmp_path}/out", tokenized, batch_size)
+        batches = PairBatches(PackedMixture.open(f"{tmp_path}/out", tokenized), batch_size)
         made = [batches.batch(step) for step in range(300 // batch_size)]
         assert sum((numbers(batch) for batch in made), Counter()).total() == len(made) * batch_size
         used = sum(int((batch.segment_ids >= 0).sum()) for batch in made)

@@ -5,13 +5,14 @@ import pytest
 from marin_sft.training.cpu.unrolled import unrolled
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics.throughput import flops_per_token, multiplied_weights, peak_flops
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.train_run import _throughput
 
 
 def test_weights_count_six_flops_a_token_and_attention_what_the_row_is_long(base_model):
-    config = hf_directory.read_config(base_model)
-    weights = hf_directory.read_tensors(base_model)
+    config = ModelDirectory(base_model).config
+    weights = dict(ModelDirectory(base_model).tensors())
     multiplied = sum(tensor.size for name, tensor in weights.items() if tensor.ndim == 2 and "embed" not in name)
     if "lm_head.weight" not in weights:
         multiplied += weights["model.embed_tokens.weight"].size
@@ -21,7 +22,7 @@ def test_weights_count_six_flops_a_token_and_attention_what_the_row_is_long(base
 
 
 def test_frozen_weights_need_no_gradient_and_those_of_an_adapter_count(base_model):
-    config = hf_directory.read_config(base_model)
+    config = ModelDirectory(base_model).config
     plain = levanter_model.load_model(base_model)
     shapes = levanter_model.state_shapes(plain)
     weights = multiplied_weights(shapes, config)
@@ -37,7 +38,7 @@ def test_frozen_weights_need_no_gradient_and_those_of_an_adapter_count(base_mode
 
 def test_the_compiler_counts_a_third_of_it_for_the_forward_pass(base_model):
     """To what norms, the softmax and the like add, which the formula leaves out. (It counts a loop's body once.)"""
-    config = hf_directory.read_config(base_model)
+    config = ModelDirectory(base_model).config
     model, tokens = unrolled(levanter_model.load_model(base_model)), np.zeros((1, 32), np.int32)
     compiled = jax.jit(lambda tokens: levanter_model.logits(model, tokens)).lower(tokens).compile()
     counted = compiled.cost_analysis()["flops"] / 32

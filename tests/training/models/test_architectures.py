@@ -12,9 +12,10 @@ import transformers
 from marin_sft.errors import TrainingError
 from marin_sft.training.fakes import pack
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
 from marin_sft.training.models.architectures import levanter_config
 from marin_sft.training.models.families import FAMILIES
+from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors
 
 IDS = np.random.default_rng(0).integers(0, 50, (2, 20)).astype(np.int32)
 SIZES = dict(
@@ -108,11 +109,11 @@ def test_loss_of_packed_documents_is_that_of_transformers(both):
 
 def test_what_we_write_transformers_loads_as_the_same_model(both, tmp_path):
     path, theirs, ours = both
-    tensors, again = hf_directory.read_tensors(str(path)), levanter_model.model_tensors(ours)
+    tensors, again = dict(ModelDirectory(path).tensors()), levanter_model.model_tensors(ours)
     assert tensors.keys() == again.keys()
     assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
-    hf_directory.write_json(str(tmp_path), "config.json", hf_directory.read_config(str(path)))
-    hf_directory.write_tensors(str(tmp_path), again, max_shard_bytes=20_000)
+    write_json(str(tmp_path), "config.json", ModelDirectory(path).config)
+    write_tensors(str(tmp_path), again, max_shard_bytes=20_000)
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
     assert np.array_equal(logits_of(reloaded), logits_of(theirs))
@@ -135,7 +136,7 @@ def test_configs_of_transformers_5_say_the_same(both, tmp_path):
     path, _, _ = both
     config = json.loads((path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(as_transformers_5(config)))
-    assert levanter_config(hf_directory.read_config(str(tmp_path))) == levanter_config(config)
+    assert levanter_config(ModelDirectory(tmp_path).config) == levanter_config(config)
 
 
 def test_the_gelu_of_a_gemma_1_is_the_approximation(tmp_path):
@@ -143,7 +144,7 @@ def test_the_gelu_of_a_gemma_1_is_the_approximation(tmp_path):
     saved(MODELS["gemma"], tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_act": "gelu"}))
-    assert levanter_config(hf_directory.read_config(str(tmp_path))) == levanter_config(config)
+    assert levanter_config(ModelDirectory(tmp_path).config) == levanter_config(config)
 
 
 def test_every_family_is_in_the_table():

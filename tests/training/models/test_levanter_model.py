@@ -8,7 +8,8 @@ import pytest
 import transformers
 
 from marin_sft.errors import TrainingError
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory, write_tensors
 
 IDS = np.random.default_rng(0).integers(0, 50, (2, 20)).astype(np.int32)
 SIZES = dict(
@@ -30,22 +31,22 @@ def saved(config, path: Path):
 
 def test_tensors_that_do_not_belong_are_named(tmp_path):
     saved(transformers.LlamaConfig(**SIZES), tmp_path)
-    tensors = hf_directory.read_tensors(str(tmp_path))
-    hf_directory.write_tensors(str(tmp_path), {**tensors, "model.layers.0.self_attn.q_proj.bias": np.zeros(32)})
+    tensors = dict(ModelDirectory(tmp_path).tensors())
+    write_tensors(str(tmp_path), {**tensors, "model.layers.0.self_attn.q_proj.bias": np.zeros(32)})
     with pytest.raises(TrainingError, match=r"1 tensors not part of the model, e.g. model.layers.0.self_attn.q_proj"):
         levanter_model.load_model(str(tmp_path))
     tensors["model.norm.weight"] = tensors["model.norm.weight"][:3]
     del tensors["lm_head.weight"]
-    hf_directory.write_tensors(str(tmp_path), tensors)
+    write_tensors(str(tmp_path), tensors)
     with pytest.raises(TrainingError, match=r"1 tensors missing, e.g. lm_head.*of another shape, e.g. model.norm"):
         levanter_model.load_model(str(tmp_path))
 
 
 def test_shards_and_bfloat16_round_trip(tmp_path):
     tensors = {f"t{i}": np.full((4, 3), i, ml_dtypes.bfloat16).T for i in range(5)}
-    hf_directory.write_tensors(str(tmp_path), tensors, max_shard_bytes=50)
+    write_tensors(str(tmp_path), tensors, max_shard_bytes=50)
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
-    got = hf_directory.read_tensors(str(tmp_path))
+    got = dict(ModelDirectory(tmp_path).tensors())
     assert all(got[name].dtype == t.dtype and np.array_equal(got[name], t) for name, t in tensors.items())
 
 
@@ -59,9 +60,9 @@ def test_other_formats_than_safetensors_are_refused_with_advice(tmp_path):
 def test_the_vocabulary_is_the_models_padded_or_not(tmp_path):
     theirs = saved(transformers.LlamaConfig(**{**SIZES, "vocab_size": 64}), tmp_path)  # a tokenizer may know fewer
     assert levanter_model.load_model(str(tmp_path)).Vocab.size == theirs.get_input_embeddings().num_embeddings == 64
-    tensors = hf_directory.read_tensors(str(tmp_path))
+    tensors = dict(ModelDirectory(tmp_path).tensors())
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:50]
-    hf_directory.write_tensors(str(tmp_path), tensors)
+    write_tensors(str(tmp_path), tensors)
     with pytest.raises(TrainingError, match=r"1 tensors of another shape, e.g. model.embed_tokens.weight"):
         levanter_model.load_model(str(tmp_path))
 

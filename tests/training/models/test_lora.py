@@ -25,7 +25,8 @@ from marin_sft.training import checkpoints
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
-from marin_sft.training.models import hf_directory, levanter_model, lora, peft_directory
+from marin_sft.training.models import levanter_model, lora, peft_directory
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.sft import SFTConfig
 from marin_sft.training.sft_run import train
 from tests.training.small_runs import logged, sft_config
@@ -174,8 +175,8 @@ def test_the_adapter_and_the_merged_weights_are_one_model(trained):
 
 
 def test_the_base_model_stays_as_it_is(trained):
-    base = hf_directory.read_tensors(trained.base_model)
-    merged = hf_directory.read_tensors(f"{trained.output_path}/model")
+    base = dict(ModelDirectory(trained.base_model).tensors())
+    merged = dict(ModelDirectory(f"{trained.output_path}/model").tensors())
     adapted = {f"{name}.weight" for name in peft_directory.layers_of(adapter_of(trained).tensors)}
     assert base.keys() == merged.keys() and len(adapted) == (6 if trained.lora.use_rslora else 14)
     changed = {name for name in base if not np.array_equal(base[name], merged[name])}
@@ -284,6 +285,8 @@ def test_an_adapter_of_another_model(trained, tmp_path):
     found = adapter_of(trained)
     name = f"model.layers.1.self_attn.q_proj{peft_directory.B}"
     narrow = {**found.tensors, name: found.tensors[name][:8]}
-    peft_directory.write_adapter(str(path), dataclasses.replace(found, tensors=narrow), trained.base_model, "base")
+    peft_directory.write_adapter(
+        str(path), dataclasses.replace(found, tensors=narrow), ModelDirectory(trained.base_model)
+    )
     with pytest.raises(TrainingError, match=r"1 tensors do not fit .*q_proj.lora_B.weight: got \(8, 4\), expected"):
         levanter_model.load_model(trained.base_model, lora=LoraConfig(adapter_path=str(path)))

@@ -11,8 +11,9 @@ import pytest
 from marin_sft.training.fakes import pack
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
-from marin_sft.training.models import hf_directory, levanter_model, lora, peft_directory
+from marin_sft.training.models import levanter_model, lora, peft_directory
 from marin_sft.training.models.adapted_weights import Merged
+from marin_sft.training.models.model_directory import ModelDirectory, write_tensors
 from tests.training.models.test_architectures import IDS, MODELS, saved
 
 
@@ -28,7 +29,7 @@ def family(request, tmp_path_factory) -> tuple[str, LoraConfig]:
     rng = np.random.default_rng(0)
     tensors = {name: tensor + rng.normal(0, 0.1, tensor.shape).astype(np.float32) for name, tensor in start.items()}
     (path / "adapter").mkdir()
-    peft_directory.write_adapter(str(path / "adapter"), peft_directory.Adapter(config, tensors), str(path), "base")
+    peft_directory.write_adapter(str(path / "adapter"), peft_directory.Adapter(config, tensors), ModelDirectory(path))
     return str(path / "base"), LoraConfig(adapter_path=str(path / "adapter"), dropout=0.5)
 
 
@@ -36,9 +37,9 @@ def test_each_family_is_adapted_as_it_is_merged(family, tmp_path):
     path, config = family
     adapter = peft_directory.read_adapter(config.adapter_path)
     assert len(peft_directory.layers_of(adapter.tensors)) == 3 * 7
-    base = hf_directory.StoredTensors(path)
+    base = ModelDirectory(path).tensors()
     (tmp_path / "config.json").write_bytes(Path(path, "config.json").read_bytes())
-    hf_directory.write_tensors(str(tmp_path), Merged(base, adapter, base))
+    write_tensors(str(tmp_path), Merged(base, adapter, base))
     adapted = levanter_model.load_model(path, lora=config)
     ours, merged = (levanter_model.logits(model, IDS) for model in (adapted, levanter_model.load_model(str(tmp_path))))
     np.testing.assert_allclose(ours, merged, atol=1e-3)

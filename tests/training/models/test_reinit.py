@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from marin_sft.errors import ConfigError, TrainingError
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.reinit import token_ids, with_new_rows
 from marin_sft.training.sft_config import SFTConfig
 
@@ -45,7 +46,7 @@ def test_tokens_are_those_of_the_tokenizer(base_model):
 
 
 def test_the_model_that_is_trained_has_them(base_model):
-    before = hf_directory.read_tensors(base_model)["model.embed_tokens.weight"]
+    before = dict(ModelDirectory(base_model).tensors())["model.embed_tokens.weight"]
     model = levanter_model.load_model(base_model, reinit_tokens=("<|end|>",), seed=5)
     after = levanter_model.model_tensors(model)["model.embed_tokens.weight"]
     assert np.flatnonzero((after != before).any(1)).tolist() == [3]

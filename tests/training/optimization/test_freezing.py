@@ -12,7 +12,8 @@ from marin_sft import progress
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training import levanter_trainer
 from marin_sft.training.fakes import CountingBatches
-from marin_sft.training.models import hf_directory, levanter_model
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.tensor_names import names_of
 from marin_sft.training.optimization import optimizers
 from marin_sft.training.optimization.freezing import freezing
@@ -37,7 +38,7 @@ def differ(one: dict, other: dict) -> set[str]:
 
 def test_names_are_those_of_the_checkpoint(base_model):
     names = names_of(base_model)
-    stored = hf_directory.read_tensors(base_model)
+    stored = dict(ModelDirectory(base_model).tensors())
     assert sorted(name for some in names.values() for name in some) == sorted(stored)
     assert ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight") in names.values()
 
@@ -49,7 +50,7 @@ class Preempted(Exception):
 def test_what_is_frozen_keeps_its_bits_and_training_resumes(base_model, tmp_path):
     frozen = config_for(base_model, tmp_path / "whole", frozen_parameters=FROZEN, precision="bf16")
     train(frozen, BATCHES)
-    before, after = (hf_directory.read_tensors(str(path)) for path in (base_model, tmp_path / "whole" / "model"))
+    before, after = (dict(ModelDirectory(path).tensors()) for path in (base_model, tmp_path / "whole" / "model"))
     assert differ(before, after) == {name for name in before if not re.search(FROZEN, name)}
     assert any(np.any(before[name] != before[name].astype(jnp.bfloat16)) for name in before)  # would have been seen
 
@@ -63,7 +64,7 @@ def test_what_is_frozen_keeps_its_bits_and_training_resumes(base_model, tmp_path
         frozen, output_path=str(tmp_path / "2"), earlier_attempts=(str(tmp_path / "1"),), steps_per_checkpoint=None
     )
     train(again, BATCHES)
-    assert not differ(after, hf_directory.read_tensors(str(tmp_path / "2" / "model")))
+    assert not differ(after, dict(ModelDirectory(str(tmp_path / "2" / "model")).tensors()))
     unlike = dataclasses.replace(again, frozen_parameters="embed")
     with pytest.raises(TrainingError, match="frozen_parameters was .*embed_tokens.* and is 'embed'"):
         train(unlike, BATCHES)

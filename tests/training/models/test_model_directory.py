@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from marin_sft.errors import TrainingError
-from marin_sft.training.models import hf_directory
-from marin_sft.training.models.peft_directory import CONFIG, WEIGHTS, read_adapter
+from marin_sft.training.models import peft_directory
+from marin_sft.training.models.model_directory import INDEX, WEIGHTS, ModelDirectory, write_tensors
+from marin_sft.training.models.peft_directory import CONFIG, read_adapter
 
 OLD, NEW = {"w": np.zeros(4, np.float32)}, {"w": np.ones(4, np.float32)}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
@@ -16,46 +17,46 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
 
 def config_of(directory, **fields) -> dict:
     (directory / "config.json").write_text(json.dumps(fields))
-    return hf_directory.read_config(str(directory))
+    return ModelDirectory(directory).config
 
 
 def test_one_file_goes_before_the_index_of_older_shards(tmp_path):
     """As in transformers: a model was saved again, smaller or merged, into the place of a larger one."""
-    hf_directory.write_tensors(str(tmp_path), {**OLD, "x": OLD["w"]}, max_shard_bytes=16)
-    assert (tmp_path / hf_directory.INDEX).exists()
-    np.testing.assert_array_equal(hf_directory.StoredTensors(str(tmp_path))["w"], OLD["w"])
-    hf_directory.write_tensors(str(tmp_path), NEW)
-    stored = hf_directory.read_tensors(str(tmp_path))
+    write_tensors(str(tmp_path), {**OLD, "x": OLD["w"]}, max_shard_bytes=16)
+    assert (tmp_path / INDEX).exists()
+    np.testing.assert_array_equal(ModelDirectory(tmp_path).tensors()["w"], OLD["w"])
+    write_tensors(str(tmp_path), NEW)
+    stored = dict(ModelDirectory(tmp_path).tensors())
     assert stored.keys() == {"w"}
     np.testing.assert_array_equal(stored["w"], NEW["w"])
 
 
 def test_a_shard_that_is_missing(tmp_path):
-    hf_directory.write_tensors(str(tmp_path), {**OLD, "x": OLD["w"]}, max_shard_bytes=16)
+    write_tensors(str(tmp_path), {**OLD, "x": OLD["w"]}, max_shard_bytes=16)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(TrainingError, match="no model-00002-of-00002.safetensors in .*model-00001-of-00002"):
-        hf_directory.StoredTensors(str(tmp_path))
+        ModelDirectory(tmp_path).tensors()
 
 
 @pytest.mark.parametrize("kept", [0, 3, 60, -1])
 def test_a_damaged_file_of_weights_is_named(kept, tmp_path):
-    hf_directory.write_tensors(str(tmp_path), NEW)
-    file = tmp_path / hf_directory.WEIGHTS
+    write_tensors(str(tmp_path), NEW)
+    file = tmp_path / WEIGHTS
     file.write_bytes(file.read_bytes()[:kept])
     size = file.stat().st_size
     with pytest.raises(TrainingError, match=rf"model.safetensors \({size} bytes\): expected safetensors.*download it"):
-        hf_directory.StoredTensors(str(tmp_path))
+        ModelDirectory(tmp_path).tensors()
 
 
 def test_a_pointer_of_git_lfs_is_no_file_of_weights(tmp_path):
-    (tmp_path / hf_directory.WEIGHTS).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\n")
+    (tmp_path / WEIGHTS).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\n")
     with pytest.raises(TrainingError, match="model.safetensors .*expected safetensors.*download it again"):
-        hf_directory.StoredTensors(str(tmp_path))
+        ModelDirectory(tmp_path).tensors()
 
 
 def test_a_damaged_adapter_is_named(tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps({"r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}))
-    (tmp_path / WEIGHTS).write_bytes(b"\x10")
+    (tmp_path / peft_directory.WEIGHTS).write_bytes(b"\x10")
     with pytest.raises(TrainingError, match=r"adapter_model.safetensors \(1 bytes\): expected safetensors"):
         read_adapter(str(tmp_path))
 
@@ -64,7 +65,7 @@ def test_a_damaged_adapter_is_named(tmp_path):
 def test_a_config_that_is_no_json_object_is_named(text, found, tmp_path):
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(TrainingError, match=f"config.json: expected .*JSON.*{found}.*download it again"):
-        hf_directory.read_config(str(tmp_path))
+        _ = ModelDirectory(tmp_path).config
 
 
 def test_rope_fields_of_transformers_5_become_the_older_ones(tmp_path):
@@ -111,10 +112,10 @@ def test_a_scaling_has_its_kind_by_one_name(stored, read, tmp_path):
     assert config_of(tmp_path, rope_scaling=stored)["rope_scaling"] == read
 
 
-def test_a_remote_directory_without_its_weights(tmp_path):
+def test_a_local_copy_of_a_remote_directory(tmp_path):
     filesystem = fsspec.filesystem("memory")
     for name in ("config.json", "model.safetensors", "additional_chat_templates/tool_use.jinja"):
         filesystem.pipe(f"/hub/{name}", b"{}")
-    with hf_directory.reading("memory://hub", weights=False) as local:
+    with ModelDirectory("memory://hub").whole() as local:
         found = {path.relative_to(local).as_posix() for path in type(tmp_path)(local).rglob("*") if path.is_file()}
-    assert found == {"config.json", "additional_chat_templates/tool_use.jinja"}
+    assert found == {"config.json", "model.safetensors", "additional_chat_templates/tool_use.jinja"}

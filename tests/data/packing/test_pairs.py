@@ -7,11 +7,12 @@ from marin_sft import steps
 from marin_sft.data.batches.packed_batches import PackedBatches
 from marin_sft.data.batches.pair_batches import PairBatches
 from marin_sft.data.data_configs import lm_mixture_data_config, mixture_for_evaluation
-from marin_sft.data.mixture import MixtureConfig, read_packs
-from marin_sft.data.packing.pair_mixture import read_pairs
+from marin_sft.data.mixture import MixtureConfig
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.errors import ConfigError, DataError
 from marin_sft.execution.fingerprint import payload_of
+from tests.data.on_disk import read_packs, read_pairs
 from tests.data.pair_data import branch, made_up, write_mixture, write_tokenized
 from tests.data.test_mixture import write_tokenized as write_documents
 
@@ -82,12 +83,12 @@ def test_pairs_and_documents_do_not_mix(tmp_path):
             MixtureConfig(mixture_for_evaluation({"a": ""}), 16, **{name: 0})
     write_mixture(tmp_path / "p", {"p": pairs}, 16)
     with pytest.raises(ConfigError, match="a mixture of preference pairs"):
-        PackedBatches(f"{tmp_path}/p", {"p": pairs}, 4)
+        PackedBatches(PackedMixture.open(f"{tmp_path}/p", {"p": pairs}), 4)
     with pytest.raises(ConfigError, match="a mixture of preference pairs"):
         read_packs(f"{tmp_path}/p", "p", "train")
     assert "kind" not in write_mixture(tmp_path / "d", {"d": documents}, 16)
     with pytest.raises(ConfigError, match="a mixture of documents"):
-        PairBatches(f"{tmp_path}/d", {"d": documents}, 4)
+        PairBatches(PackedMixture.open(f"{tmp_path}/d", {"d": documents}), 4)
 
 
 def tokens_of(out, tokenized, split):

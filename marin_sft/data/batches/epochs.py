@@ -1,0 +1,35 @@
+"""How epochs are cut into batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Steps = TypeVar("Steps", int, "np.ndarray")
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """How epochs of so many `examples` are cut into batches of `batch_size`.
+
+    `cut`: each epoch ends with a batch of the examples that are left of it, as with transformers' Trainer. False:
+    every batch is full, and one that an epoch does not fill takes the rest from the next.
+    """
+
+    examples: int
+    batch_size: int
+    cut: bool
+
+    @property
+    def steps(self) -> int:
+        """How many batches it takes to go through an epoch."""
+        return -(-self.examples // self.batch_size)
+
+    def before(self, step: Steps) -> Steps:
+        """How many examples are trained before a step."""
+        if not self.cut:
+            return step * self.batch_size
+        return step // self.steps * self.examples + step % self.steps * self.batch_size

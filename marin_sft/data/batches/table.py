@@ -1,0 +1,67 @@
+"""The rows of some components of a mixture, numbered through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from marin_sft.data.packing.packed_mixture import PackedMixture
+from marin_sft.data.packing.rows import Rows
+from marin_sft.data.token_cache import TokenCache
+
+R = TypeVar("R", bound=Rows)
+T = TypeVar("T")
+
+
+class Table(Generic[R]):
+    """The rows of components `names` in `split`, a line each, those of a component after those before; -1 is no row.
+
+    `sizes`: how many rows each component has. `trained` int64[lines + 1, ...]: see `Rows.trained`.
+
+    Raises:
+        ConfigError: a mixture of another kind than `rows`, a component without the split, or one `tokenized` lacks.
+    """
+
+    def __init__(self, mixture: PackedMixture, rows: type[R], names: Sequence[str], split: str) -> None:
+        self.mixture = mixture
+        self._rows = [mixture.rows(rows, name, split) for name in names]
+        self._caches = [mixture.cache(name, some.source) for name, some in zip(names, self._rows, strict=True)]
+        self.sizes = {name: len(some) for name, some in zip(names, self._rows, strict=True)}
+        self._firsts = np.cumsum([0, *self.sizes.values()])[:-1]
+        self.trained = self.column(lambda some: some.trained)
+
+    def column(self, of: Callable[[R], np.ndarray]) -> np.ndarray:
+        """For each line what `of` says of its component's rows, and 0 for -1, which stands at the end."""
+        values = [of(some) for some in self._rows]
+        return np.concatenate([*values, np.zeros_like(values[0][:1])])
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """int64[lines + 1, 2]: (number of the component in the mixture's `components`, row of it), or -1 twice."""
+        components = self.mixture.components
+        numbers = [np.full(size, components.index(name)) for name, size in self.sizes.items()]
+        within = [np.arange(size) for size in self.sizes.values()]
+        return np.stack([np.concatenate([*some, [-1]]) for some in (numbers, within)], axis=1)
+
+    def lines(self, places: np.ndarray) -> np.ndarray:
+        """int64[n], of int64[n, 2]: (number of a component in `names`, row of it), or -1 twice."""
+        return np.where(places[:, 0] < 0, -1, self._firsts[places[:, 0]] + places[:, 1])
+
+    def read(
+        self, lines: np.ndarray, read: Callable[[R, TokenCache, np.ndarray, np.ndarray], Sequence[T]], absent: T
+    ) -> list[T]:
+        """What each of `lines` holds; `absent` for -1.
+
+        `read`: from a component's rows, its token cache, the numbers of some of its rows, and their places in `lines`.
+        """
+        found = [absent] * len(lines)
+        owners = np.searchsorted(self._firsts, lines, side="right") - 1
+        for owner in np.unique(owners[owners >= 0]).tolist():
+            at = np.flatnonzero(owners == owner)
+            some = read(self._rows[owner], self._caches[owner], lines[at] - self._firsts[owner], at)
+            for i, one in zip(at.tolist(), some, strict=True):
+                found[i] = one
+        return found

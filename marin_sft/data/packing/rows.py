@@ -1,0 +1,62 @@
+"""What a mixture holds of one component and split, whatever kind of data was tokenized."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from marin_sft.data.files import read_array, write_array
+from marin_sft.data.packing.selection import Selection
+from marin_sft.data.step_configs import MixtureConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(ABC):
+    """Int64 arrays that point into the token cache of split `source`. `trained` [rows, ...]: trained tokens of each.
+
+    A kind of data is a class of rows that `KINDS` lists. `kind`: its name in stats.json and mixture.json; `called` and
+    `rows_are`: what messages call the data and their rows. `documents_each`: how many documents after one another
+    belong together. `fields`: those of `MixtureConfig` that are for this kind alone.
+    """
+
+    kind: ClassVar[str]
+    called: ClassVar[str]
+    rows_are: ClassVar[str]
+    documents_each: ClassVar[int] = 1
+    fields: ClassVar[tuple[str, ...]] = ()
+
+    source: str
+    trained: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.trained)
+
+    @classmethod
+    @abstractmethod
+    def check(cls, config: MixtureConfig) -> None:
+        """Raises ConfigError when `config` asks for what rows of this kind cannot have."""
+
+    @classmethod
+    @abstractmethod
+    def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[Self, dict[str, Any]]:
+        """What is trained of the selected documents of component `name`, and its counts.
+
+        Raises:
+            DataError: no row is left; something is too long, under over_length="raise".
+        """
+
+    @classmethod
+    def load(cls, directory: str, source: str) -> Self:
+        return cls(source, *(read_array(f"{directory}/{name}.npy") for name in cls._arrays()))
+
+    def write(self, directory: str) -> None:
+        for name in self._arrays():
+            write_array(f"{directory}/{name}.npy", getattr(self, name))
+
+    @classmethod
+    def _arrays(cls) -> list[str]:
+        return [field.name for field in dataclasses.fields(cls) if field.name != "source"]

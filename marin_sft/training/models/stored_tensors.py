@@ -1,0 +1,231 @@
+"""Tensors in safetensors files. They are read when they are asked for: a local file is mapped into memory, of a remote
+one the header is read, and then the bytes of those tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from marin_sft.errors import TrainingError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+AGAIN = "the file is damaged or incomplete: copy or download it again"
+
+# Of remote files: neighbouring tensors are read together up to _BLOCK bytes, by requests of at most _REQUEST bytes, of
+# which _AT_ONCE are under way at a time.
+_BLOCK, _REQUEST, _AT_ONCE = 256 * 2**20, 32 * 2**20, 16
+_LONGEST_HEADER = 100_000_000  # as in safetensors
+_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+
+
+class TensorFile(Protocol):
+    """One safetensors file."""
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    def tensor(self, name: str) -> np.ndarray: ...
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]: ...
+
+
+class LazyTensors(Mapping[str, "np.ndarray"]):
+    """Tensors by name, each of which is read or computed each time that it is asked for."""
+
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """By name, without reading the tensors."""
+
+
+def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """By name; of lazy tensors none is read."""
+    if isinstance(tensors, LazyTensors):
+        return tensors.shapes()
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+class StoredTensors(LazyTensors):
+    """The tensors of files; bfloat16 comes as that of ml_dtypes."""
+
+    def __init__(self, files: Iterable[TensorFile]) -> None:
+        self._files = {name: file for file in files for name in file.shapes()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._files[name].tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: file.shapes()[name] for name, file in self._files.items()}
+
+    def read(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        """Those of `names`, or all, each once, in the order in which they lie in the files."""
+        wanted = self._files.keys() if names is None else set(names)
+        for file in dict.fromkeys(self._files.values()):
+            yield from file.read(wanted & file.shapes().keys())
+
+
+class LocalFile:
+    """A file of this machine. Raises TrainingError when it is damaged."""
+
+    def __init__(self, path: str) -> None:
+        import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            self._file: Any = safe_open(path, framework="numpy")
+        except SafetensorError as error:
+            raise _damaged(path, os.path.getsize(path), error) from error
+        self._shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.offset_keys()}
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._shapes
+
+    def tensor(self, name: str) -> np.ndarray:
+        tensor: np.ndarray = self._file.get_tensor(name)
+        return tensor
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
+        for name in self._shapes:
+            if name in names:
+                yield name, self.tensor(name)
+
+
+class _Entry(NamedTuple):
+    """A tensor in the header of a file. `start`, `stop`: its bytes, counted from the end of the header."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class RemoteFile:
+    """A file of an fsspec file system, `path` in it. `url` is what people call it.
+
+    Raises:
+        TrainingError: the file is damaged.
+    """
+
+    def __init__(self, filesystem: Any, path: str, url: str) -> None:
+        self._filesystem, self._path, self._url = filesystem, path, url
+        self._size = int(filesystem.size(path))
+        try:
+            self._entries = self._read_header()
+        except (ValueError, TypeError, KeyError) as error:
+            raise _damaged(url, self._size, error) from error
+
+    def _read_header(self) -> dict[str, _Entry]:
+        if self._size < 8:
+            raise ValueError("it is too short for a header")
+        length = int.from_bytes(self._bytes(0, 8), "little")
+        self._data = 8 + length
+        if length > min(_LONGEST_HEADER, self._size - 8):
+            raise ValueError(f"its header would have {length:,} bytes")
+        return _entries(self._bytes(8, self._data), self._size - self._data)
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: entry.shape for name, entry in self._entries.items()}
+
+    def tensor(self, name: str) -> np.ndarray:
+        return dict(self._read_block([name]))[name]
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
+        for block in self._blocks(names):
+            yield from self._read_block(block)
+
+    def _blocks(self, names: Collection[str]) -> Iterator[list[str]]:
+        """`names` in the order of the file, neighbours together."""
+        block: list[str] = []
+        start = stop = 0
+        for name, entry in self._entries.items():
+            if name not in names:
+                continue
+            if block and (entry.start != stop or entry.stop - start > _BLOCK):
+                yield block
+                block = []
+            start = start if block else entry.start
+            stop = entry.stop
+            block.append(name)
+        if block:
+            yield block
+
+    def _read_block(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+        import numpy as np
+
+        start, stop = self._entries[names[0]].start, self._entries[names[-1]].stop
+        data = memoryview(self._bytes(self._data + start, self._data + stop))
+        for name in names:
+            entry = self._entries[name]
+            part = data[entry.start - start : entry.stop - start]
+            yield name, np.frombuffer(part, entry.dtype).reshape(entry.shape)
+
+    def _bytes(self, start: int, stop: int) -> bytearray:
+        starts = list(range(start, stop, _REQUEST))
+        stops = [min(begin + _REQUEST, stop) for begin in starts]
+        found = bytearray()
+        for i in range(0, len(starts), _AT_ONCE):
+            some = starts[i : i + _AT_ONCE], stops[i : i + _AT_ONCE]
+            for part in self._filesystem.cat_ranges([self._path] * len(some[0]), *some, on_error="raise"):
+                if isinstance(part, BaseException):  # file systems with concurrent requests return it all the same
+                    raise part
+                found += part
+        if len(found) != stop - start:
+            raise _damaged(self._url, self._size, f"got {len(found):,} bytes of the {stop - start:,} from {start:,} on")
+        return found
+
+
+def _entries(header: bytes | bytearray, size: int) -> dict[str, _Entry]:
+    """The tensors of a header by name, in the order in which they lie in the file. `size`: bytes behind the header.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is no header of such a file.
+    """
+    import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
+    import numpy as np
+
+    fields = json.loads(header)
+    if not isinstance(fields, dict):
+        raise ValueError("its header is no JSON object")
+    fields.pop("__metadata__", None)
+    entries: dict[str, _Entry] = {}
+    end = 0
+    for name, field in sorted(fields.items(), key=lambda item: item[1]["data_offsets"]):
+        start, stop = field["data_offsets"]
+        if field["dtype"] not in _DTYPES:
+            raise ValueError(f"tensor {name} is of type {field['dtype']!r}, which numpy does not have")
+        entry = _Entry(np.dtype(_DTYPES[field["dtype"]]), tuple(field["shape"]), start, stop)
+        if start != end or stop - start != math.prod(entry.shape) * entry.dtype.itemsize:
+            raise ValueError(f"tensor {name} is {field}, which does not fit the tensors before it")
+        entries[name], end = entry, stop
+    if end != size:
+        raise ValueError(f"its header tells of {end:,} bytes of tensors, there are {size:,}")
+    return entries
+
+
+def _damaged(path: str, size: int, why: object) -> TrainingError:
+    return TrainingError(f"{path} ({size:,} bytes): expected safetensors: {why}; {AGAIN}")
