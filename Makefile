@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # A first import of jax and levanter without bytecode costs half a minute; compile once instead.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons torture check format lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture check format docs lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -56,6 +56,10 @@ quickstart: env
 test: env-dev check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# As `make test`, with the lines that no test runs; in coverage/ as pages. It takes longer, so `make test` does without.
+coverage: env-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html
+
 # The fast part of the suite with each newer Python that is found; with 3.13, also with the newest JAX and transformers.
 # There is no torch for these: what is compared with it is tested with 3.11 alone.
 FAST := tests/data tests/execution tests/training/cpu tests/training/test_sft.py tests/training/test_checkpoints.py \
@@ -95,6 +99,16 @@ format: env-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site of docs/, in site/. A warning is an error: a link, a name or a page that is not there.
+docs: .docs/.done
+	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict --quiet
+
+# Without jax, ray and all else that the package needs: the reference is read from the sources, nothing is imported.
+.docs/.done: requirements-docs.lock | $(BIN)/python
+	$(UV) venv --quiet --clear --python $(PYTHON) .docs
+	$(UV) pip install --quiet --python .docs/bin/python --require-hashes -r $<
+	@touch $@
+
 bench: env-dev
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/data.py
@@ -109,6 +123,7 @@ LOCK := $(COMPILE) pyproject.toml
 lock: | $(BIN)/python
 	printf 'hatchling\neditables\n' | $(LOCK) - -o requirements.lock
 	$(LOCK) --extra dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) --group pyproject.toml:docs -o requirements-docs.lock
 	$(COMPILE) --group pyproject.toml:peers -o requirements-peers.lock
 	$(COMPILE) --group pyproject.toml:transformers5 -o requirements-transformers5.lock
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:trl -o requirements-trl.lock
@@ -127,4 +142,4 @@ card-wheels: requirements-card.lock env
 	du -sm wheels
 
 clean:
-	rm -rf .venv .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .python-3.12 .python-3.13 wheels
+	rm -rf .venv .docs .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .python-3.12 .python-3.13 wheels site coverage

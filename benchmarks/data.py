@@ -12,17 +12,17 @@ import argparse
 import json
 import math
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from made_rows import chat_rows
 from table import Row, Target, print_table
 from tokenize_rows import TARGET
 
@@ -32,25 +32,7 @@ from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
 
 HERE = Path(__file__).parent
 VOCABULARY = 8000
-SYLLABLES = "ba con der est fi gra hou ing ju ka lo ment nor ou pre que ri st ta un ver wi xa yo zen".split()
 DOCUMENTS, CAPACITY, MEAN = 1_000_000, 4096, 300  # to pack
-
-
-def chat_rows(count: int, seed: int = 0) -> Iterator[str]:
-    """JSON lines. Words follow a power law, as in any language; lengths are log-normal."""
-    dice = random.Random(seed)
-    words = list({"".join(dice.choices(SYLLABLES, k=dice.randint(1, 4))) for _ in range(30_000)})
-    likelihood = np.cumsum([1 / (rank + 3) for rank in range(len(words))]).tolist()
-
-    def text(mean: float) -> str:
-        said = dice.choices(words, cum_weights=likelihood, k=1 + round(mean * dice.lognormvariate(-0.5, 1)))
-        return f"{' '.join(said).capitalize()}."
-
-    for _ in range(count):
-        messages = [{"role": "system", "content": "You are a helpful assistant."}] if dice.random() < 0.3 else []
-        for _ in range(1 if dice.random() < 0.6 else dice.randint(2, 3)):
-            messages += [{"role": "user", "content": text(25)}, {"role": "assistant", "content": text(80)}]
-        yield json.dumps({"messages": messages}) + "\n"
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Pairs per second of our DPO beside TRL's, Levanter's and EasyDeL's, on one model and the same real pairs, in one run.
+"""Pairs per second of our DPO beside TRL's, Levanter's and EasyDeL's, on one model and the same pairs, in one run.
 
-python benchmarks/dpo.py [--runs 3] [--only ENGINE ...] [--data ../shared/data/dpo_en_demo.json]
+python benchmarks/dpo.py [--runs 3] [--only ENGINE ...] [--data pairs.json]
 
 A random Qwen3 of 6.8M parameters, fp32, on CPU, steps of 8 pairs. All trainers see the same pairs in the same steps,
 none of them cut, but by EasyDeL; compilation and the first steps are left out. TRL is given the batch at once, as we
 take it, and by two pairs and pair by pair, which pads less. `make peers-trl` and `make peers-easydel` build the
-environments that TRL and EasyDeL run in; without its own, a peer is left out.
+environments that TRL and EasyDeL run in; without its own, a peer is left out. Without `--data` the pairs are made up.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from made_rows import preference_rows
 from ours_dpo import BATCH_SIZE, LEARNING_RATE, SEQ_LEN, STEPS
 from parity import TRL_PYTHON
 from step_python import STEP_PYTHON
 from table import Row, Target, print_table
 
 HERE = Path(__file__).parent
-DATA = HERE.parent.parent / "shared/data/dpo_en_demo.json"
 WARM = 2
 LEVANTER = "levanter online"
 # By name: whether the reference is computed before, and pairs at once.
@@ -137,13 +137,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=ENGINES, metavar="ENGINE", default=ENGINES)
-    parser.add_argument("--data", default=str(DATA))
+    parser.add_argument("--data", type=Path, help="a JSON list of ShareGPT pairs; made up without it")
     given = parser.parse_args()
     pythons = {**dict.fromkeys(TRL, TRL_PYTHON), **dict.fromkeys(EASYDEL, EASYDEL_PYTHON)}
     engines = [name for name in given.only if name not in pythons or pythons[name].exists()]
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(Path(temporary), given.runs)
-        prepared = bench.run(STEP_PYTHON, "ours_dpo.py", "prepare", temporary, given.data)
+        pairs = given.data or Path(temporary, "made.json")
+        if given.data is None:
+            pairs.write_text(json.dumps(preference_rows()))
+        prepared = bench.run(STEP_PYTHON, "ours_dpo.py", "prepare", temporary, str(pairs))
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {prepared['parameters'] / 1e6:.1f}M parameters")
         for name in ("pairs", "long"):
             about = {key.split("/")[1]: value for key, value in prepared.items() if key.startswith(f"{name}/")}

@@ -6,7 +6,7 @@ All train the same model of 6.8 million random parameters in float32 on the same
 which a step takes as many on average: packed into 8 rows, or 21 dialogues padded to the longest. What is compared is
 trained tokens per second once it is compiled; padding and prompts do not count. TRL runs in `.peers-trl` (`make
 peers-trl`), in four settings, of which the best one counts; Levanter's Trainer with its own loss and data loader on
-our packed rows.
+our packed rows. Without `--data` the dialogues are made up.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from made_rows import alpaca_rows
 from step_python import STEP_PYTHON
 from table import Row, Target, print_table
 
 HERE = Path(__file__).parent
 TRL = HERE.parent / ".peers-trl/bin/python"
-DATA = HERE.parent.parent / "shared/data/alpaca_en_demo.json"
 SETTINGS = ("padded", "packed", "padded by 1", "packed by 1")
 Figures = dict[str, float]
 
@@ -79,10 +79,10 @@ class Bench:
         return json.loads(report.read_text())
 
 
-def write_rows(data: Path, path: Path) -> None:
+def write_rows(data: Path | None, path: Path) -> None:
     """Rows of instruction, input and output as chats, which TRL takes too."""
     with path.open("w") as file:
-        for row in json.loads(data.read_text()):
+        for row in alpaca_rows() if data is None else json.loads(data.read_text()):
             asked = "\n\n".join(filter(None, (row["instruction"], row.get("input"))))
             messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
             file.write(json.dumps({"messages": messages}) + "\n")
@@ -140,7 +140,7 @@ def table_rows(found: dict[str, Figures]) -> list[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="a JSON list of Alpaca rows")
+    parser.add_argument("--data", type=Path, help="a JSON list of Alpaca rows; made up without it")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="measured steps of a run")
     parser.add_argument("--trl_steps", type=int, default=3, help="of TRL's, which take longer")

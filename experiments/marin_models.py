@@ -1,4 +1,5 @@
-"""The tokenizer of Marin's models."""
+"""Marin's place for the tokenizer of its models."""
 
-marin_tokenizer = "marin-community/marin-tokenizer"
-"""Llama 3's tokenizer with a chat template that marks the assistant's turns, and `<|start_think|>`, `<|end_think|>`."""
+from marin_sft.recipes.llama import marin_tokenizer
+
+__all__ = ["marin_tokenizer"]

@@ -12,7 +12,6 @@
     |- ExportError                an export that would not serve what was trained
     |- PreviousTaskFailedError    a step failed in an earlier launch and --force_run_failed=false
     |- RunFailed                  at least one step of this launch failed (exit code 1)
-    |- ClaimLost                  another launch took this step over; its commit stands
     |- OutOfMemory                a step was killed for the memory it held; not retried
     `- InfrastructureLoss         a worker or a node was lost; retried on its own budget
 
@@ -83,10 +82,6 @@ class PreviousTaskFailedError(MarinSftError):
 
 class RunFailed(MarinSftError):
     """At least one step of this launch failed."""
-
-
-class ClaimLost(MarinSftError):
-    """Another launch took this step over."""
 
 
 class OutOfMemory(MarinSftError):

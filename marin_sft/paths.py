@@ -8,13 +8,14 @@ of directories; `*` and `**` leave out names that start with a dot. Links to dir
 from __future__ import annotations
 
 import atexit
-import difflib
 import fnmatch
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from marin_sft.nearest import nearest
 
 _MAGIC = "*?["
 _PLACES = ("gs", "gcs", "s3", "s3a", "memory", "az", "abfs", "abfss", "http", "https")
@@ -136,7 +137,7 @@ def nearest_path(path: str) -> str:
         names = os.listdir(missing.parent)
     except OSError:
         return ""
-    near = difflib.get_close_matches(missing.name, names, n=1)
+    near = nearest(missing.name, names)
     return f"; did you mean {str(missing.parent / near[0] / there.relative_to(missing))!r}?" if near else ""
 
 

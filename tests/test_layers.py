@@ -13,8 +13,8 @@ PACKAGE = ROOT / "marin_sft"
 
 # Top to bottom: a package may import from itself and from what stands above it.
 LAYERS = [
-    "errors", "progress", "redaction", "paths", "disk", "execution",
-    "data", "training", "export", "evaluation", "steps", "run",
+    "errors", "progress", "redaction", "nearest", "paths", "disk", "execution",
+    "data", "training", "export", "evaluation", "steps", "recipes", "run",
 ]  # fmt: skip
 VALUES_OF_EXECUTION = {"step", "resources", "shards"}
 BELOW_EXECUTION = {"data", "training", "export", "evaluation"}

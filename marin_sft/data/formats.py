@@ -5,7 +5,6 @@ ChatLmDatasetFormat can say everything; the others are Levanter's names for simp
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES
 from marin_sft.data.messages.turns import CONTENT_KEYS, ROLE_KEYS, ROLES
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import omitted_when
+from marin_sft.nearest import did_you_mean
 
 _INSIDE_MESSAGES = ("role", "content")
 HistoryThinking = Literal["keep", "strip"]
@@ -261,7 +261,9 @@ def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
 
 def _check_choice(name: str, value: str | None, choices: Iterable[str | None]) -> None:
     if value not in choices:
-        raise ConfigError(f"{name}={value!r}; expected one of {list(choices)}{_nearest(value, choices)}")
+        raise ConfigError(
+            f"{name}={value!r}; expected one of {list(choices)}{did_you_mean(value or '', filter(None, choices))}"
+        )
 
 
 def _check_names(name: str, mapping: dict[str, str]) -> None:
@@ -274,7 +276,9 @@ def _check_columns(format: ChatLmDatasetFormat) -> None:
     known = [*sorted(KEYS), *_INSIDE_MESSAGES]
     for ours in columns:
         if ours not in known:
-            raise ConfigError(f"columns: {ours!r} is none of our names{_nearest(ours, known)}; expected one of {known}")
+            raise ConfigError(
+                f"columns: {ours!r} is none of our names{did_you_mean(ours, known)}; expected one of {known}"
+            )
     if "messages" in columns and format.messages_field not in ("messages", columns["messages"]):
         raise ConfigError(
             f"messages_field={format.messages_field!r} and columns['messages']={columns['messages']!r}; expected one"
@@ -288,8 +292,3 @@ def _check_columns(format: ChatLmDatasetFormat) -> None:
         what = f"the shape {format.shape}" if format.shape else "no one shape"
         verb = "does not know all of" if format.shape else "knows all of"
         raise ConfigError(f"columns: {what} {verb} {list(format.named_keys)}; expected keys of one shape")
-
-
-def _nearest(value: str | None, choices: Iterable[str | None]) -> str:
-    near = difflib.get_close_matches(value or "", [choice for choice in choices if choice], n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

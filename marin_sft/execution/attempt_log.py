@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.store import Store
 
 _UPLOAD_RATE = 100_000  # bytes/s: an upload is the whole log, so a long one goes up less often
@@ -33,7 +32,7 @@ class AttemptLog:
         self._next_upload = 0.0
 
     def __enter__(self) -> AttemptLog:
-        if not isinstance(self._store, LocalStore):
+        if not self._store.on_disk:
             self._file = self._exit.enter_context(tempfile.NamedTemporaryFile(suffix=".log")).name
             self._exit.callback(self.upload, now=True)
         self._exit.enter_context(self._copied_to(self._file))

@@ -12,12 +12,11 @@ from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.attempt import Commit, StepState, has_step, read_state
 from marin_sft.execution.documents import as_document
 from marin_sft.execution.fingerprint import name_of_directory
-from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.object_store import CONNECTIONS
 from marin_sft.execution.pins import PINS
 from marin_sft.execution.record import RUNS
-from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store
+from marin_sft.nearest import nearest_text
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -106,7 +105,7 @@ class _Comparable:
 
 def in_parallel(store: Store, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """`[function(item) for item in items]`; where each takes a round trip, many at once."""
-    if isinstance(store, LocalStore):
+    if store.on_disk:
         return [function(item) for item in items]
     items = list(items)
     # One alone first: of many at once, each would set up the client's session anew.

@@ -11,7 +11,7 @@ from typing import Literal, NoReturn, get_args
 
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_environment import LAUNCH_DIR
-from marin_sft.execution.selection import nearest_text
+from marin_sft.nearest import nearest_text
 
 BackendName = Literal["ray", "inline"]
 

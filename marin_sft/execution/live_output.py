@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.patience import no_patience
 from marin_sft.execution.store import Store
 
@@ -106,7 +105,7 @@ class LiveOutput:
 
     @no_patience()
     def _poll(self) -> None:
-        seconds = _LOCAL_SECONDS if isinstance(self._store, LocalStore) else self._store.beat_seconds
+        seconds = _LOCAL_SECONDS if self._store.on_disk else self._store.beat_seconds
         while not self._ended.wait(seconds):
             with self._lock:
                 for name, log in self._logs.items():

@@ -25,6 +25,7 @@ class LocalStore:
     """See `Store`. `create_exclusive` is a hard link to a file that is whole already."""
 
     beat_seconds = 1.0
+    on_disk = True
 
     def __init__(self, prefix: str) -> None:
         self.prefix = os.path.abspath(os.path.expanduser(prefix))

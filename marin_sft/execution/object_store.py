@@ -24,6 +24,7 @@ class FsspecStore:
     """See `Store`. Whatever error a client raises, callers know it as an OSError, as on local disk."""
 
     beat_seconds = 10.0
+    on_disk = False
     _memory_lock = threading.Lock()
 
     def __init__(self, protocol: str, prefix: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import math
 import os
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from marin_sft.errors import ConfigError
+from marin_sft.nearest import nearest
 from marin_sft.redaction import looks_secret
 
 # Ray's names. A node offers "accelerator_type:NAME"; a name that no node can have would wait for ever.
@@ -164,7 +164,7 @@ def _check_gpu(resources: GpuConfig, refuse: Any) -> None:
         refuse(".gpu_count", count, "a whole number from 1, or a part of one GPU")
     if kind is not None and kind not in ACCELERATORS:
         by_lower = {name.lower(): name for name in ACCELERATORS}
-        near = difflib.get_close_matches(str(kind).lower(), by_lower, n=1)
+        near = nearest(str(kind).lower(), by_lower)
         refuse(".accelerator_type", kind, f"Ray's name of it, like {by_lower[near[0]] if near else 'H100'!r}")
 
 

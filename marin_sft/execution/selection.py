@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from marin_sft.errors import GraphError
 from marin_sft.execution.graph import Graph, Node
+from marin_sft.nearest import nearest_text
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,3 @@ def nodes_in_scope(graph: Graph, selection: Selection, forced: set[Node]) -> set
         if node in scope:
             scope.update(node.inputs)
     return scope
-
-
-def nearest_text(wrong: str, known: Iterable[str], quote: Callable[[str], str] = repr) -> str:
-    """`; did you mean 'x'?`, or the list of what there is."""
-    known = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
-    return f"; did you mean {quote(close[0])}?" if close else f"; there are: {', '.join(known)}"

@@ -28,6 +28,9 @@ class Store(Protocol):
 
     prefix: str
     beat_seconds: float
+    on_disk: bool
+    """Whether it is a file system of this machine: what is asked of it costs no round trip, and files can be appended
+    to."""
 
     def path(self, relative: str) -> str:
         """An absolute path for one relative to the prefix; absolute ones and URLs stay as they are."""

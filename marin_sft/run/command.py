@@ -30,10 +30,10 @@ from marin_sft.execution.flags import absolute_prefix, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
-from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store
 from marin_sft.execution.stores import open_store
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
+from marin_sft.nearest import nearest_text
 from marin_sft.paths import local_path, nearest_path
 from marin_sft.run import explanation, garbage, launches, logs, preview, status, verification
 

@@ -16,9 +16,9 @@ from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.differences import difference_text
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
-from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import duration_text, print_table
+from marin_sft.nearest import nearest_text
 
 _COLOURS = {"done": "green", "failed": "bold red", "running": "bold cyan", "refused": "yellow", "damaged": "bold red"}
 

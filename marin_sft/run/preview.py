@@ -18,7 +18,7 @@ from marin_sft.data.rows.dropped import ON_PURPOSE
 from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.tokenizer import load_tokenizer_by_name
 from marin_sft.errors import ConfigError, DataError, UserError
-from marin_sft.execution.selection import nearest_text
+from marin_sft.nearest import nearest_text
 from marin_sft.paths import find, local_path, nearest_path
 
 if TYPE_CHECKING:

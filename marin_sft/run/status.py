@@ -23,9 +23,9 @@ from marin_sft.execution.attempt import (
 from marin_sft.execution.catalog import in_parallel, location, step_directories, step_name
 from marin_sft.execution.pins import read_pins
 from marin_sft.execution.record import read_begin, read_launches
-from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
+from marin_sft.nearest import nearest_text
 from marin_sft.progress import Progress
 
 StateName = Literal["COMMITTED", "RUNNING", "FAILED", "INTERRUPTED", "ABSENT", "DAMAGED"]

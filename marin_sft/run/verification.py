@@ -12,9 +12,9 @@ from rich.text import Text
 from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.attempt import attempt_path, output_digest, read_state
 from marin_sft.execution.catalog import in_parallel, step_directories, step_name
-from marin_sft.execution.selection import nearest_text
 from marin_sft.execution.store import FileInfo, Store
 from marin_sft.execution.tables import Cell, counted, print_table
+from marin_sft.nearest import nearest_text
 from marin_sft.run.status import matches
 
 Result = Literal["ok", "changed", "gone", "unverifiable"]

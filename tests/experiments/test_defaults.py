@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from experiments.defaults import TOKENIZER_FILES, default_download, default_tokenize
-from experiments.hub_revisions import id_and_revision
 from experiments.instruction_datasets import get_instruction_dataset
 from experiments.llama import llama3_tokenizer
 from experiments.marin_models import marin_tokenizer
@@ -20,6 +19,7 @@ from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train
 from marin_sft.errors import ConfigError
 from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
 from marin_sft.execution.step import InputName
+from marin_sft.recipes.hub_revisions import id_and_revision
 from tests.experiments.schemas import INSTRUCTIONS
 from tests.hub_server import HubServer
 

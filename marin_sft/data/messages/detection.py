@@ -13,7 +13,6 @@ as those of a file mostly are, cost the decision once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from marin_sft.data.messages.dialogues import Fields
 from marin_sft.data.messages.examples import BadRow, Example
 from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES, Shape, Slot, is_rated, may_be_rated
 from marin_sft.data.messages.turns import without_other_keys
+from marin_sft.nearest import nearest
 
 _WHETHER_TRAINED = ("train", "weight")
 _LOOKED_AT = 10  # of the keys of a row that fits no shape
@@ -200,7 +200,7 @@ def _meant(keys: tuple[str, ...], named: frozenset[str]) -> str:
 def _near(key: str) -> str | None:
     """Our key that `key` is like. Few are compared: rows by the million may each have keys of their own."""
     like = [our for our in sorted(KEYS) if our[:1].lower() == key[:1].lower() and abs(len(our) - len(key)) < 3]
-    return next(iter(difflib.get_close_matches(key.lower(), like, n=1, cutoff=0.75)), None)
+    return next(iter(nearest(key.lower(), like, cutoff=0.75)), None)
 
 
 def _keys(row: dict[str, Any]) -> str:

@@ -36,5 +36,5 @@ def _is_constant_dim(size: Any) -> bool:
     return True
 
 
-if not hasattr(jax.core, "is_constant_dim"):  # removed in JAX 0.11; haliax.jax_utils calls it for every product
+if jax.__version_info__ >= (0, 11):  # which removed it; haliax.jax_utils calls it for every product
     jax.core.is_constant_dim = _is_constant_dim

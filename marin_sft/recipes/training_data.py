@@ -1,0 +1,111 @@
+"""What a training run is given as data -> one `LmDataConfig`, and whether it was tokenized as the run expects."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from marin_sft.data.data_configs import LmDataConfig, lm_data_config, lm_mixture_data_config
+from marin_sft.data.step_configs import DownloadConfig, TokenizeConfig
+from marin_sft.errors import ConfigError
+from marin_sft.execution.step import ExecutorStep, InputName
+
+Tokenized = ExecutorStep[TokenizeConfig] | InputName | LmDataConfig | Mapping[str, ExecutorStep[TokenizeConfig]]
+
+
+def training_data(
+    where: str,
+    tokenized: Tokenized,
+    weights: Mapping[str, float] | None = None,
+    *,
+    stop_strategy: str | None = None,
+    mixture_block_size: int | None = None,
+) -> LmDataConfig:
+    """`tokenized` as a mixture: one tokenization step, several by name with their `weights`, or a mixture already.
+
+    `stop_strategy`, `mixture_block_size`: None: as the mixture says, or by default.
+
+    Raises:
+        ConfigError: weights for one dataset, none for several, or settings that a mixture contradicts.
+    """
+    options: dict[str, Any] = {"stop_strategy": stop_strategy, "mixture_block_size": mixture_block_size}
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(tokenized, LmDataConfig):
+        return _with_settings(where, tokenized, weights, given)
+    if isinstance(tokenized, Mapping):
+        if weights is None:
+            raise ConfigError(f"{where}: got {len(tokenized)} tokenized datasets; expected their mixture_weights, too")
+        return lm_mixture_data_config(tokenized, weights, **given)
+    if weights is not None:
+        raise ConfigError(
+            f"{where}: got mixture_weights={dict(weights)} for one dataset; expected tokenized={{name: step, ...}}, or "
+            "no weights"
+        )
+    given.pop("mixture_block_size", None)  # rows of one dataset come in one order, in blocks or not
+    if isinstance(tokenized, InputName) and tokenized.step is not None and tokenized.name is None:
+        tokenized = tokenized.step
+    if isinstance(tokenized, ExecutorStep):
+        return lm_data_config(tokenized, **given)
+    return lm_mixture_data_config({"data": tokenized}, {"data": 1.0}, **given)
+
+
+def _with_settings(
+    where: str, data: LmDataConfig, weights: Mapping[str, float] | None, settings: Mapping[str, Any]
+) -> LmDataConfig:
+    positive = [{name: weight for name, weight in some.items() if weight} for _, some in data.train_weights]
+    if weights is not None and [{name: weight for name, weight in weights.items() if weight}] != positive:
+        raise ConfigError(
+            f"{where}: mixture_weights={dict(weights)}, but those of the mixture are {positive}; expected the same, or "
+            "no mixture_weights"
+        )
+    defaults = {field.name: field.default for field in dataclasses.fields(LmDataConfig)}
+    for name, value in settings.items():
+        if getattr(data, name) not in (value, defaults[name]):
+            raise ConfigError(
+                f"{where}: {name}={value!r}, but that of the mixture is {getattr(data, name)!r}; expected the same, or "
+                "one of the two left out"
+            )
+    return dataclasses.replace(data, **settings)
+
+
+def check_tokenization(
+    where: str, data: LmDataConfig, *, tokenizer: Any, input_role: str | None, output_role: str | None
+) -> None:
+    """Compare with how the training components of `data` were tokenized; None: not compared.
+
+    Raises:
+        ConfigError: another tokenizer or other role names, or a component of which this is not known.
+    """
+    expected = {"input_role": input_role, "output_role": output_role, "tokenizer": _source_of(tokenizer)}
+    expected = {name: value for name, value in expected.items() if value is not None}
+    for component in data.training if expected else ():
+        config = tokenization_of(data.tokenized[component])
+        if config is None:
+            raise ConfigError(
+                f"{where}: how {component!r} was tokenized is not known ({data.tokenized[component]!r} is no step); "
+                f"leave out {', '.join(expected)}"
+            )
+        format = config.format.as_chat()
+        found = {"input_role": format.input_field, "output_role": format.output_field}
+        found["tokenizer"] = _source_of(config.tokenizer)
+        for name, value in expected.items():
+            if found[name] != value:
+                raise ConfigError(
+                    f"{where}: {name}={value!r}, but {component!r} was tokenized with {found[name]!r}; expected the "
+                    "same: change it here or in the format or tokenizer of its default_tokenize"
+                )
+
+
+def tokenization_of(source: Any) -> TokenizeConfig | None:
+    """The config of the step that makes a token cache; None where no step of ours does."""
+    step = source.step if isinstance(source, InputName) else source
+    config = getattr(step, "config", None)
+    return config if isinstance(config, TokenizeConfig) else None
+
+
+def _source_of(tokenizer: Any) -> Any:
+    """What tells tokenizers apart: for a download, the repository and its commit, whatever else of it was fetched."""
+    if isinstance(tokenizer, ExecutorStep) and isinstance(tokenizer.config, DownloadConfig):
+        return f"{tokenizer.config.id}@{tokenizer.config.revision}"
+    return tokenizer if tokenizer is None or isinstance(tokenizer, ExecutorStep | InputName) else str(tokenizer)
