@@ -39,11 +39,11 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.steps import Source, dpo, mixture, random_model, sft, tokenize
-from marin_sft.training.dpo import DPOConfig
+from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.metrics.trackers import with_tags
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.levanter_configs import from_levanter as from_levanter_model
-from marin_sft.training.sft import SFTConfig
+from marin_sft.training.sft_config import SFTConfig
 
 __all__ = [
     "MODEL_FILES",

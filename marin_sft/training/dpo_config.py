@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from marin_sft.execution.step import execution_only, omitted_when, this_output_path
+from marin_sft.execution.step import StepConfig, execution_only, omitted_when, this_output_path
 from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.dpo_loss_types import LOSS_TYPES, LossOptions
 from marin_sft.training.precision import PrecisionSettings
@@ -19,7 +19,14 @@ def needs_reference(loss_type: str | Sequence[str] | Mapping[str, float], refere
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceConfig(PrecisionSettings):
+class ReferenceConfig(
+    PrecisionSettings,
+    StepConfig,
+    kind="reference_logprobs",
+    version=2,
+    body="marin_sft.training.reference:reference_logprobs",
+    fresh_process=True,
+):
     """The log-probabilities of all pairs of a mixture under a fixed model.
 
     Raises:
@@ -77,7 +84,7 @@ class DPOSettings(LossOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig(DPOSettings, TrainConfig):
+class DPOConfig(DPOSettings, TrainConfig, kind="dpo", version=3, body="marin_sft.training.dpo:dpo", fresh_process=True):
     """As `TrainConfig`; an example is a pair of completions of one prompt.
 
     What the policy is compared with is exactly one of `reference_logprobs` and `reference_model`, unless no loss needs

@@ -33,7 +33,7 @@ class Terms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(Terms, TrainConfig):
+class SFTConfig(Terms, TrainConfig, kind="sft", version=4, body="marin_sft.training.sft:sft", fresh_process=True):
     """As `TrainConfig`; an example is a packed row.
 
     Raises:

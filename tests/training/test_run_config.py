@@ -16,7 +16,7 @@ from marin_sft.training.metrics import meter
 from marin_sft.training.metrics.reporting import run_name
 from marin_sft.training.metrics.trackers import TensorboardConfig
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, writing
-from marin_sft.training.sft_run import train
+from marin_sft.training.sft import train
 from marin_sft.training.stops import EarlyStopping
 from tests.training.metrics.test_trackers import events, scalars
 from tests.training.small_runs import logged, sft_config
