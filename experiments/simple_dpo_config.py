@@ -1,5 +1,5 @@
 """Marin's place for `SimpleDPOConfig`."""
 
-from experiments.simple_configs import SimpleDPOConfig
+from marin_sft.recipes.simple_configs import SimpleDPOConfig
 
 __all__ = ["SimpleDPOConfig"]

@@ -1,5 +1,5 @@
 """Marin's place for `SimpleSFTConfig`."""
 
-from experiments.simple_configs import SimpleSFTConfig
+from marin_sft.recipes.simple_configs import SimpleSFTConfig
 
 __all__ = ["SimpleSFTConfig"]

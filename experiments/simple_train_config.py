@@ -1,5 +1,5 @@
 """Marin's place for `SimpleTrainConfig`."""
 
-from experiments.simple_configs import SimpleTrainConfig
+from marin_sft.recipes.simple_configs import SimpleTrainConfig
 
 __all__ = ["SimpleTrainConfig"]

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from experiments.conversion import reads
 from experiments.defaults import default_dpo, default_sft, default_tokenize, default_train
 from experiments.llama import llama_8b
-from experiments.simple_configs import FineTuning, SimpleDPOConfig, SimpleSFTConfig, SimpleTrainConfig
 from marin_sft.data import ChatLmDatasetFormat, PreferenceChatLmDatasetFormat
 from marin_sft.errors import ConfigError
 from marin_sft.execution.configs import settings_of
 from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
+from marin_sft.recipes.conversion import reads
+from marin_sft.recipes.simple_configs import FineTuning, SimpleDPOConfig, SimpleSFTConfig, SimpleTrainConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics.trackers import WandbConfig
 from marin_sft.training.stops import EarlyStopping

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.conversion import Converted, reads
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
+from marin_sft.recipes.conversion import Converted, reads
 from marin_sft.steps import Source
 from marin_sft.training.checks import check_types
 from marin_sft.training.dpo_config import DPOSettings
