@@ -159,8 +159,9 @@ def make(folder: str, length: int, words: int, count: int) -> None:
     from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
     from marin_sft.training.dpo_config import ReferenceConfig
     from marin_sft.training.models import LlamaConfig
-    from marin_sft.training.models.random_model import RandomModelConfig, random_model
-    from marin_sft.training.reference_run import run as reference
+    from marin_sft.training.models.random_model import random_model
+    from marin_sft.training.models.random_model_config import RandomModelConfig
+    from marin_sft.training.reference import reference_logprobs as reference
 
     rng = random.Random(0)
 
@@ -200,7 +201,7 @@ def _write(path: str, rows: list[Any]) -> None:
 
 def steps(folder: str) -> dict[str, dict[str, list[float]]]:
     """Losses and gradient norms of steps of SFT ("chat") and DPO ("pairs") with the model and data in `folder`."""
-    from marin_sft.training import dpo_run, sft_run
+    from marin_sft.training import dpo, sft
     from marin_sft.training.dpo_config import DPOConfig
     from marin_sft.training.sft_config import SFTConfig
 
@@ -219,9 +220,9 @@ def steps(folder: str) -> dict[str, dict[str, list[float]]]:
         for what in ("chat", "pairs"):
             path = f"{output}/{what}"
             if what == "chat":
-                sft_run.run(SFTConfig(output_path=path, **_data(folder, what), **common))
+                sft.sft(SFTConfig(output_path=path, **_data(folder, what), **common))
             else:
-                dpo_run.run(DPOConfig(output_path=path, **prepared_pairs(folder), **common))
+                dpo.dpo(DPOConfig(output_path=path, **prepared_pairs(folder), **common))
             lines = [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
             found[what] = {name: [line[name] for line in lines if name in line] for name in ("loss", "grad_norm")}
     return found

@@ -24,8 +24,8 @@ BATCHES = 4
 
 
 def one(folder: Path, setting: str, steps: int, tiny: bool) -> None:
+    from marin_sft.training.dpo import DPOObjective
     from marin_sft.training.dpo_config import DPOConfig
-    from marin_sft.training.dpo_run import DPOObjective
     from marin_sft.training.objective import Layout
 
     backend, recompute, pairs = setting.split("/")

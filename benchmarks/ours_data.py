@@ -89,11 +89,12 @@ def loader(tokenized: str, tokenizer: str, output: str) -> dict[str, float]:
     from marin_sft.data.packing.packed_mixture import PackedMixture
     from marin_sft.training import levanter_trainer
     from marin_sft.training.models import Qwen3Config, levanter_model
-    from marin_sft.training.models.random_model import RandomModelConfig, random_model
+    from marin_sft.training.models.random_model import random_model
+    from marin_sft.training.models.random_model_config import RandomModelConfig
     from marin_sft.training.optimization import optimizers
     from marin_sft.training.optimization.schedules import schedule
+    from marin_sft.training.sft import SFTObjective
     from marin_sft.training.sft_config import SFTConfig
-    from marin_sft.training.sft_run import SFTObjective
     from marin_sft.training.train_step import recording, step_function
 
     shape = Qwen3Config(

@@ -37,7 +37,8 @@ def prepare(folder: str, pairs: str) -> dict[str, float]:
     from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
     from marin_sft.training.models import Qwen3Config
     from marin_sft.training.models.model_directory import ModelDirectory
-    from marin_sft.training.models.random_model import RandomModelConfig, random_model
+    from marin_sft.training.models.random_model import random_model
+    from marin_sft.training.models.random_model_config import RandomModelConfig
 
     given = [_messages(row) for row in json.loads(Path(pairs).read_text())]
     _write_rows(f"{folder}/all.jsonl", given)
@@ -95,7 +96,7 @@ def _tokenized(folder: str, name: str) -> dict[str, float]:
     from marin_sft.data.token_cache import TokenCache
     from marin_sft.data.tokenize import TokenizeConfig, tokenize
     from marin_sft.training.dpo_config import ReferenceConfig
-    from marin_sft.training.reference_run import run
+    from marin_sft.training.reference import reference_logprobs as run
 
     tokens = f"{folder}/{name}-tokens"
     tokenize(TokenizeConfig((f"{folder}/{name}.jsonl",), f"{folder}/tokenizer", output_path=tokens))
@@ -132,8 +133,8 @@ def _tokenized(folder: str, name: str) -> dict[str, float]:
 def train(folder: str, mode: str) -> dict[str, Any]:
     """`seconds` of a step in the loop, logging and data included, when everything is compiled."""
     from marin_sft import progress
+    from marin_sft.training.dpo import dpo as run
     from marin_sft.training.dpo_config import DPOConfig
-    from marin_sft.training.dpo_run import run
 
     name, options = MODES[mode]
     steps = STEPS if name == "pairs" else LONG_STEPS

@@ -37,7 +37,8 @@ def prepare(folder: str, rows: str) -> dict[str, float]:
     from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
     from marin_sft.training.models import Qwen3Config
     from marin_sft.training.models.model_directory import ModelDirectory
-    from marin_sft.training.models.random_model import RandomModelConfig, random_model
+    from marin_sft.training.models.random_model import random_model
+    from marin_sft.training.models.random_model_config import RandomModelConfig
 
     train_tokenizer(TrainTokenizerConfig((rows,), VOCABULARY, output_path=f"{folder}/tokenizer"))
     shape = Qwen3Config(max_seq_len=SEQ_LEN, tie_word_embeddings=True, **SHAPE)
@@ -75,7 +76,7 @@ def train(folder: str, steps: str) -> dict[str, float]:
     """`seconds` from the end of a step to that of the next; `idle`: those of them in which no step was under way."""
     import jax
 
-    from marin_sft.training import sft_run, train_run
+    from marin_sft.training import sft, train_run
     from marin_sft.training.sft_config import SFTConfig
 
     count = WARM + int(steps)
@@ -115,7 +116,7 @@ def train(folder: str, steps: str) -> dict[str, float]:
 
     train_run.step_function = timed  # type: ignore[assignment]
     with ThreadPoolExecutor(1) as watching:
-        sft_run.run(config)
+        sft.sft(config)
     lines = [json.loads(line) for line in Path(config.output_path, "metrics.jsonl").read_text().splitlines()]
     before, last, taken = lines[WARM - 1], lines[-1], count - WARM
     gaps = (max(0.0, start - end) for end, start in zip(ended[WARM - 1 : -1], begun[WARM:], strict=True))

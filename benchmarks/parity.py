@@ -23,7 +23,8 @@ def write_model(folder: Path, family: str) -> str:
     """Path of a random model of one of FAMILIES, in float32, whose tokenizer knows WORDS."""
     from marin_sft.training import models
     from marin_sft.training.fakes import word_tokenizer
-    from marin_sft.training.models.random_model import RandomModelConfig, random_model
+    from marin_sft.training.models.random_model import random_model
+    from marin_sft.training.models.random_model_config import RandomModelConfig
 
     word_tokenizer(WORDS).save_pretrained(folder / "tokenizer")
     shape = getattr(models, f"{family}Config")(

@@ -42,7 +42,7 @@ OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Rows:
-    """int[step, row, token], a document a row: what `marin_sft.training.sft_run.train` takes for batches."""
+    """int[step, row, token], a document a row: what `marin_sft.training.sft.train` takes for batches."""
 
     tokens: np.ndarray
     rows_per_epoch: int = 64
@@ -59,7 +59,8 @@ class Rows:
 def write_model(folder: Path, family: str) -> str:
     from marin_sft.training import models
     from marin_sft.training.fakes import word_tokenizer
-    from marin_sft.training.models.random_model import RandomModelConfig, random_model
+    from marin_sft.training.models.random_model import random_model
+    from marin_sft.training.models.random_model_config import RandomModelConfig
 
     word_tokenizer(WORDS).save_pretrained(folder / "tokenizer")
     shape = getattr(models, f"{family}Config")(
@@ -86,8 +87,8 @@ def ours(model: str, start: Path, rows: Rows, output: Path) -> tuple[list[float]
     """The losses of training from `start`, and the logits of the first batch afterwards."""
     from marin_sft.training.lora_config import LoraConfig
     from marin_sft.training.models import levanter_model
-    from marin_sft.training.sft import SFTConfig
-    from marin_sft.training.sft_run import train
+    from marin_sft.training.sft import train
+    from marin_sft.training.sft_config import SFTConfig
 
     config = SFTConfig(
         mixture="unused",

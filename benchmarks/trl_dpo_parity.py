@@ -118,7 +118,7 @@ class Ours:
         from marin_sft.data.mixture import MixtureConfig, mixture
         from marin_sft.data.tokenize import TokenizeConfig, tokenize
         from marin_sft.training.dpo_config import ReferenceConfig
-        from marin_sft.training.reference_run import run
+        from marin_sft.training.reference import reference_logprobs as run
 
         self._model = model
         self._tokenized = {"pairs": f"{model}-tokenized"}
@@ -129,8 +129,8 @@ class Ours:
         run(ReferenceConfig(model=model, precision="fp32", output_path=f"{model}-reference", **of_data))
 
     def figures(self, name: str, case: Case) -> Figures:
+        from marin_sft.training.dpo import dpo as run
         from marin_sft.training.dpo_config import DPOConfig
-        from marin_sft.training.dpo_run import run
 
         reference: dict[str, Any] = (
             {"reference_model": self._model} if case.online else {"reference_logprobs": f"{self._model}-reference"}

@@ -47,8 +47,8 @@ def ours(folder: Path, model: str, options: dict[str, Any]) -> Figures:
     from marin_sft.data.data_configs import lm_mixture_data_config
     from marin_sft.data.mixture import MixtureConfig, mixture
     from marin_sft.data.tokenize import TokenizeConfig, tokenize
-    from marin_sft.training.sft import SFTConfig
-    from marin_sft.training.sft_run import run
+    from marin_sft.training.sft import sft as run
+    from marin_sft.training.sft_config import SFTConfig
 
     tokenized = {"chat": f"{model}-tokenized"}
     tokenize(TokenizeConfig((str(folder / "rows.jsonl"),), model, output_path=tokenized["chat"]))

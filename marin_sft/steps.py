@@ -35,16 +35,11 @@ from marin_sft.export.hf_config import ExportConfig
 from marin_sft.export.periodic import PeriodicExports
 from marin_sft.inputs import Source, last_part, path_of, paths_of
 from marin_sft.training.checks import check_fields
-from marin_sft.training.dpo import DPOConfig
-from marin_sft.training.dpo import dpo as run_dpo
-from marin_sft.training.dpo_config import ReferenceConfig, needs_reference
+from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig, needs_reference
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig
-from marin_sft.training.models.random_model import RandomModelConfig
-from marin_sft.training.models.random_model import random_model as run_random_model
-from marin_sft.training.reference import reference_logprobs as run_reference_logprobs
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft import sft as run_sft
+from marin_sft.training.models.random_model_config import RandomModelConfig
+from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.step_inputs import adapter_found, check_length, check_model
 from marin_sft.training.train_config import INSTEAD, TrainConfig
 
@@ -134,7 +129,7 @@ def train_tokenizer(
 def random_model(name: str, model: LlamaConfig, *, tokenizer: Source, seed: int = 0) -> ExecutorStep[RandomModelConfig]:
     """`models/{name}`: randomly initialised weights as a Hugging Face directory."""
     config = RandomModelConfig(model=model, tokenizer=path_of(tokenizer), seed=seed)
-    return ExecutorStep(f"models/{name}", run_random_model, config)
+    return ExecutorStep(f"models/{name}", config=config)
 
 
 def tokenize(
@@ -215,7 +210,7 @@ def sft(
         seed=seed,
         **adapter_found(training),
     )
-    return ExecutorStep(f"checkpoints/{name}_seed{seed}", run_sft, config, resources=resources or CpuConfig())
+    return ExecutorStep(f"checkpoints/{name}_seed{seed}", config=config, resources=resources or CpuConfig())
 
 
 def reference_logprobs(
@@ -230,7 +225,7 @@ def reference_logprobs(
         mixture=path_of(mixture), tokenized=mixture.config.data.tokenized, model=path_of(model), **options
     )
     name = f"reference_logprobs/{last_part(mixture)}_{last_part(model)}"
-    return ExecutorStep(name, run_reference_logprobs, config, resources=resources or CpuConfig())
+    return ExecutorStep(name, config=config, resources=resources or CpuConfig())
 
 
 def dpo(
@@ -288,7 +283,7 @@ def dpo(
         starts_at_reference=bool(fields) and starts_at_reference,
         **{**fields, **training},
     )
-    return ExecutorStep(f"checkpoints/{name}_seed{seed}", run_dpo, config, resources=resources or CpuConfig())
+    return ExecutorStep(f"checkpoints/{name}_seed{seed}", config=config, resources=resources or CpuConfig())
 
 
 def _config(

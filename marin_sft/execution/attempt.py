@@ -131,11 +131,6 @@ class StepState:
         return self.commit is not None or self.last_claim > 0
 
     @property
-    def interrupted(self) -> bool:
-        """A claim without an end whose owner is seen to be gone."""
-        return self.claim is not None and self.failure is None and self.owner_gone
-
-    @property
     def running(self) -> bool:
         """A claim without an end whose owner is alive, or out of sight."""
         return self.claim is not None and self.failure is None and not self.owner_gone

@@ -1,10 +1,12 @@
 """Packed batches -> train state -> checkpoint.
 
-    sft, dpo, reference   the steps; each has a config, and a `_run` that does it with JAX
-    train_config          what all training has to say, beside run_config (how it runs) and lora_config
+    sft, dpo, reference   what the steps do, with JAX; their configs are in sft_config and dpo_config
+    train_config          what all training is told: the settings of its parts, the data, the base model
+    length, devices       parts with the settings they declare; so are evaluation_settings, checkpoints,
+                          metrics/reporting, optimization/{optimizer_specs, schedule_settings, trainable} (lora_config)
     train_run             a config and an objective -> a trained model
-    objective             what a loss has to offer: sft_run.SFTObjective, dpo_run.DPOObjective
-    loop                  the steps of a run: train_step, stops, checkpoints, exports, validation; set up by `watching`
+    objective             what a loss has to offer: sft.SFTObjective, dpo.DPOObjective
+    loop                  the steps of a run: train_step, stops, checkpoints, exports, validation
     loss                  of documents: next tokens (target_logps, neftune)
     dpo_losses            of pairs: one number each (dpo_formulas, dpo_loss_types)
     pair_loss             of pairs: from a model and a batch (completions, token_logps, references, synced_reference)

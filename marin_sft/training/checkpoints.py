@@ -1,4 +1,4 @@
-"""Where resume checkpoints lie, when the next is due, and which one to go on from.
+"""Resume checkpoints: their settings, where they lie, when the next is due, and which one to go on from.
 
 {output_path}/checkpoints/step-{N}/                   the train state after N steps
 {output_path}/checkpoints/step-{N}/checkpoint.json    what it was trained with, size and digest of each of its files;
@@ -19,12 +19,60 @@ from typing import Any
 
 from marin_sft import disk
 from marin_sft.errors import TrainingError
+from marin_sft.execution.step import execution_only, omitted_when
 from marin_sft.paths import file_system, names_in, remove_all
+from marin_sft.training.checks import require
+from marin_sft.training.stops import TimeLimit, parse_duration
 
 MARK = "checkpoint.json"
 KEPT = 2  # the newest, and the one before in case that the newest is damaged
 _READ_AT_ONCE = 2**22
 _OF_STORES = ("crc32c", "ETag")  # digests that object stores keep of what they hold, by fsspec's name
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """What a training keeps while it runs: checkpoints to resume from, which go once the model is written; exports."""
+
+    steps_per_checkpoint: int | None = execution_only(default=None)
+    """Steps between two checkpoints. None: by time only."""
+
+    minutes_per_checkpoint: float | None = execution_only(default=10.0)
+    """Minutes between two checkpoints. None: by steps only."""
+
+    save_total_limit: int | None = execution_only(default=None)
+    """Checkpoints that are kept while training. 0: all. None: two."""
+
+    hf_exports_kept: int | None = omitted_when(None, default=None)
+    """The newest of the exports written while training that stay in the output. None: all."""
+
+    training_time_limit: str | None = execution_only(default=None)
+    """"90min", "23h", "2h30m": after that an attempt writes a checkpoint and fails, saying how to go on. None: no
+    limit."""
+
+    def check_checkpoints(self) -> None:
+        """Raise ConfigError for a value that cannot be used."""
+        for cadence in ("steps_per_checkpoint", "minutes_per_checkpoint"):
+            every = getattr(self, cadence)
+            require(self, cadence, every is None or every > 0, "above 0, or None")
+        require(self, "save_total_limit", self.save_total_limit is None or self.save_total_limit >= 0, "at least 0")
+        exports = self.hf_exports_kept
+        require(self, "hf_exports_kept", exports is None or exports >= 1, "at least 1, or None")
+        if self.training_time_limit is not None:
+            parse_duration(self.training_time_limit)
+
+    def cadence(self) -> Cadence:
+        """From now on."""
+        return Cadence(self.steps_per_checkpoint, self.minutes_per_checkpoint)
+
+    def time_limit(self) -> TimeLimit:
+        """From now on."""
+        return TimeLimit(None if self.training_time_limit is None else parse_duration(self.training_time_limit))
+
+    @property
+    def checkpoints_kept(self) -> int | None:
+        """The newest so many; None: all."""
+        return KEPT if self.save_total_limit is None else self.save_total_limit or None
 
 
 @dataclass(frozen=True)

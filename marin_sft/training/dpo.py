@@ -5,21 +5,149 @@ Writes what `marin_sft.training.sft` writes.
 
 from __future__ import annotations
 
-from marin_sft.execution.step import step_fn
+import dataclasses
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import haliax as hax
+import jax
+import jax.numpy as jnp
+import jmp
+import numpy as np
+
+from marin_sft.data.batches.pair_batches import PairBatches
+from marin_sft.data.packing.packed_mixture import PackedMixture
+from marin_sft.data.tokenize import TRAIN
+from marin_sft.errors import TrainingError
+from marin_sft.training.activations import shares_prefix
 from marin_sft.training.dpo_config import DPOConfig
+from marin_sft.training.dpo_validation import DPOValidation, held_out
+from marin_sft.training.length import num_steps_of
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_check import check_tokens, limits_of
+from marin_sft.training.models.peft_directory import resolved
+from marin_sft.training.objective import Evaluate, Figures, Layout
+from marin_sft.training.pair_loss import PairLoss, pair_arrays
+from marin_sft.training.precision import policy
+from marin_sft.training.references import References
+from marin_sft.training.synced_reference import SyncedReference
+from marin_sft.training.train_run import train, train_slice
 
-__all__ = ["DPOConfig", "dpo"]
+# What rounding in another order, that of other packs, may change of a completion's log-probability: this part of it, or
+# so many nats where it is short.
+TOLERANCE = {"float32": (1e-5, 1e-4), "bfloat16": (5e-3, 0.1)}
 
 
-@step_fn(kind="dpo", version=3, fresh_process=True)
 def dpo(config: DPOConfig) -> None:
-    """Train, resuming from the newest checkpoint of `earlier_attempts` when there is one.
+    """Train on the config's mixture, resuming from the newest checkpoint of `earlier_attempts` when there is one.
 
     Raises:
         TrainingError: as `sft`; and figures of a first step that differ from the reference's, where the reference is
             the model that training begins with.
         DataError: a mixture that is not of pairs, or other pairs than the reference's.
     """
-    from marin_sft.training.dpo_run import run
+    train(config, lambda layout: DPOObjective(config, layout))
 
-    run(config)
+
+class DPOObjective:
+    """A weighted sum of losses of preference pairs: see `marin_sft.training.dpo_losses`."""
+
+    example_name: str | None = "pairs"
+
+    def __init__(self, config: DPOConfig, layout: Layout) -> None:
+        self._limits = [limits_of(path) for path in (config.base_model, config.reference_model) if path is not None]
+        config = dataclasses.replace(config, share_prefix=shares_prefix(config.share_prefix, *self._limits))
+        self._config = config
+        self._mixture = PackedMixture.open(config.mixture, config.tokenized)
+        self._batches = PairBatches(
+            self._mixture,
+            config.train_batch_size,
+            config.seed,
+            micro_batches=layout.micro_steps,
+            rows_multiple=layout.devices,
+            share_prefix=bool(config.share_prefix),
+            cut_epochs=config.cuts_epochs,
+        )
+        self.examples_per_epoch = self._batches.rows_per_epoch
+        self._batches.require_steps(num_steps_of(config, self.examples_per_epoch))
+        self._references = (
+            References(config.reference_logprobs, self._mixture, TRAIN) if config.reference_logprobs else None
+        )
+        self._losses = PairLoss(config)
+        self._layout = layout
+
+    def arrays(self, step: int, part: int, parts: int) -> dict[str, np.ndarray]:
+        batch = self._batches.batch(step, part, parts)
+        for limits in self._limits:
+            check_tokens(batch.tokens, int(batch.position_ids.max(initial=0)) + 1, limits)
+        return pair_arrays(batch, self._references)
+
+    def tokens(self, step: int) -> int:
+        return self._batches.tokens(step)
+
+    def trained_tokens(self, step: int) -> int:
+        return self._batches.trained_tokens(step)
+
+    def digest(self, step: int) -> str:
+        # Of batches that are laid out the same on any devices.
+        config = self._config
+        batches = PairBatches(self._mixture, config.train_batch_size, config.seed, cut_epochs=config.cuts_epochs)
+        arrays = pair_arrays(batches.batch(step), self._references)
+        contents = (np.ascontiguousarray(arrays[name]).tobytes() for name in sorted(arrays))
+        return hashlib.sha256(b"".join(contents)).hexdigest()
+
+    def loss(
+        self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: Any
+    ) -> tuple[jax.Array, Figures]:
+        return self._losses(model, batch, key, reference)
+
+    def reference(self, trainer: Any) -> SyncedReference | None:
+        config = self._config
+        if config.reference_model is None:
+            return None
+        if config.ref_model_sync_steps is not None and self._limits[0] != self._limits[1]:
+            raise TrainingError(
+                f"ref_model_sync_steps: the reference model ({config.reference_model}/config.json) has another shape "
+                f"than the base model ({config.base_model}/config.json), and cannot follow it; expected the same, or "
+                "ref_model_sync_steps=None"
+            )
+        model = levanter_model.load_model(config.reference_model, axis_mapping=trainer.parameter_axis_mapping)
+        return SyncedReference(model, config.ref_model_sync_steps, config.ref_model_mixup_alpha)
+
+    def evaluation(self, trainer: Any) -> Evaluate | None:
+        sets = held_out(self._config, self._mixture, self._layout)
+        if sets:
+            return DPOValidation(sets, trainer, self._losses).measure
+        if not self._config.do_eval:
+            return None
+        first = [self.arrays(step, 0, 1) for step in train_slice(self._config, self.examples_per_epoch)]
+        return DPOValidation({"slice": first}, trainer, self._losses, "train").measure
+
+    def check(self, step: int, figures: Mapping[str, float]) -> None:
+        """At the first step the policy is the reference, unless dropout changes what it starts with: each reward is 0,
+        and the loss of "sigmoid" is ln 2, if no weights scale it."""
+        config = self._config
+        if step != 1 or not config.starts_at_reference or _starts_with_dropout(config.lora):
+            return
+        computed = jnp.dtype(jmp.get_policy(policy(config.precision)).compute_dtype).name
+        summed = max(abs(figures["logps/chosen"]), abs(figures["logps/rejected"]))
+        part, least = TOLERANCE[computed]
+        tolerance = config.beta * max(part * summed, least)
+        found = {name: figures[name] for name in ("rewards/chosen", "rewards/rejected", "rewards/magnitude")}
+        if config.loss_type == "sigmoid" and config.label_smoothing == 0 and not config.use_weighting:
+            found["loss - ln 2"] = figures["loss"] - math.log(2)
+        wrong = {name: value for name, value in found.items() if abs(value) > tolerance}
+        if wrong:
+            raise TrainingError(
+                f"step 1: {wrong}, expected 0 (to {tolerance:.1e}), because the reference is the model that "
+                "training begins with: the reference's log-probabilities are not of this model, these pairs or this "
+                "precision; compute them again with --force_run for the reference's step"
+            )
+
+
+def _starts_with_dropout(adapter: LoraConfig | None) -> bool:
+    """A new adapter changes nothing at first, with or without it."""
+    return adapter is not None and adapter.adapter_path is not None and bool(resolved(adapter).dropout)

@@ -38,13 +38,15 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from marin_sft.training.dpo_loss_types import LossOptions
+
 # Above it exp goes on as a straight line: what comes of it stays finite in float32, even squared, and keeps its order.
 _EXP_LIMIT = 30.0
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A batch of pairs and the options of the loss, as `dpo_losses.dpo_loss` takes them; arrays are [pairs].
+    """A batch of pairs, as `dpo_losses.dpo_loss` takes them, and the options of their loss; arrays are [pairs].
 
     Log-probabilities are float32, and 0 where a pair is not `valid`.
     """
@@ -56,13 +58,11 @@ class Pairs:
     chosen_lengths: jax.Array
     rejected_lengths: jax.Array
     valid: jax.Array
-    beta: float
-    label_smoothing: float
-    f_divergence_type: str
-    f_alpha_divergence_coef: float
-    discopop_tau: float
-    simpo_gamma: float
-    bco_delta: float
+    options: LossOptions
+
+    @property
+    def beta(self) -> float:
+        return self.options.beta
 
     @property
     def chosen_reward(self) -> jax.Array:
@@ -89,7 +89,7 @@ class Pairs:
 
     def smoothed(self, logit: jax.Array) -> jax.Array:
         """Cross-entropy of sigmoid(logit) with labels that are 1 but for a share `label_smoothing` of them."""
-        smoothing = self.label_smoothing
+        smoothing = self.options.label_smoothing
         return -(1 - smoothing) * jax.nn.log_sigmoid(logit) - smoothing * jax.nn.log_sigmoid(-logit)
 
     def rank_margin(self, ours: jax.Array, others: jax.Array) -> jax.Array:
@@ -103,9 +103,10 @@ class Pairs:
 
     def _score(self, log_ratio: jax.Array) -> jax.Array:
         """f'(ratio) - f'(1) of the divergence's generator f: log(ratio) for the reverse KL."""
-        if self.f_divergence_type == "js_divergence":
+        kind, coefficient = self.options.f_divergence_type, self.options.f_alpha_divergence_coef
+        if kind == "js_divergence":
             return math.log(2) + jax.nn.log_sigmoid(log_ratio)
-        alpha = {"reverse_kl": 1.0, "forward_kl": 0.0}.get(self.f_divergence_type, self.f_alpha_divergence_coef)
+        alpha = {"reverse_kl": 1.0, "forward_kl": 0.0}.get(kind, coefficient)
         if abs(alpha - 1) < 1e-6:
             return log_ratio
         return _expm1((alpha - 1) * log_ratio) / (alpha - 1)
@@ -135,7 +136,7 @@ def _ipo(pairs: Pairs) -> jax.Array:
 
 def _exo_pair(pairs: Pairs) -> jax.Array:
     """The KL divergence of the policy's preference, sigmoid(margin), from the smoothed label."""
-    margin, smoothing = pairs.margin, pairs.label_smoothing
+    margin, smoothing = pairs.margin, pairs.options.label_smoothing
     keeps = jax.nn.sigmoid(margin) * (jax.nn.log_sigmoid(margin) - math.log1p(-smoothing))
     flips = jax.nn.sigmoid(-margin) * (jax.nn.log_sigmoid(-margin) - math.log(smoothing))
     return keeps + flips
@@ -148,13 +149,13 @@ def _nca_pair(pairs: Pairs) -> jax.Array:
 
 
 def _robust(pairs: Pairs) -> jax.Array:
-    margin, smoothing = pairs.margin, pairs.label_smoothing
+    margin, smoothing = pairs.margin, pairs.options.label_smoothing
     losses = -(1 - smoothing) * jax.nn.log_sigmoid(margin) + smoothing * jax.nn.log_sigmoid(-margin)
     return losses / (1 - 2 * smoothing)
 
 
 def _bco_pair(pairs: Pairs) -> jax.Array:
-    chosen, rejected = pairs.chosen_reward - pairs.bco_delta, pairs.rejected_reward - pairs.bco_delta
+    chosen, rejected = pairs.chosen_reward - pairs.options.bco_delta, pairs.rejected_reward - pairs.options.bco_delta
     return -jax.nn.log_sigmoid(chosen) - jax.nn.log_sigmoid(-rejected)
 
 
@@ -184,7 +185,7 @@ def _apo_down(pairs: Pairs) -> jax.Array:
 
 def _discopop(pairs: Pairs) -> jax.Array:
     margin = pairs.margin
-    tempered = margin / pairs.discopop_tau
+    tempered = margin / pairs.options.discopop_tau
     logistic = -jax.nn.log_sigmoid(margin) * jax.nn.sigmoid(-tempered)
     # The product as one exponent: exp(-margin) alone overflows where the sigmoid is 0.
     exponential = 1 + _expm1(jax.nn.log_sigmoid(tempered) - margin)
@@ -201,7 +202,7 @@ def _sigmoid_norm(pairs: Pairs) -> jax.Array:
 
 def _simpo(pairs: Pairs) -> jax.Array:
     difference = pairs.difference_per_token(pairs.policy_chosen, pairs.policy_rejected)
-    return pairs.smoothed(pairs.beta * difference - pairs.simpo_gamma)
+    return pairs.smoothed(pairs.beta * difference - pairs.options.simpo_gamma)
 
 
 FORMULAS: Mapping[str, Callable[[Pairs], jax.Array]] = {

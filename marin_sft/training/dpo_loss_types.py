@@ -1,4 +1,4 @@
-"""Which losses of preference optimisation there are, and which options each takes; the formulas are in `dpo_formulas`.
+"""Which losses of preference optimisation there are, and their options; the formulas are in `dpo_formulas`.
 
 Names are those of TRL 1.16's `DPOConfig.loss_type`, and `simpo`, which has no reference model.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from marin_sft.errors import ConfigError
+from marin_sft.execution.step import omitted_when
 from marin_sft.training.checks import is_number
 
 F_DIVERGENCE_TYPES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
@@ -23,12 +24,13 @@ class LossType:
     `label_smoothing`: the assumed probability that a label is flipped; `needed` where the loss is infinite without.
     `f_divergence`: built on the difference of the two rewards, in which the partition function cancels, so that it
     holds for other divergences than the reverse KL (f-DPO, arXiv:2309.16240).
-    `sorts`: a pair's loss depends on the ranks of all pairs of the batch.
+    `sorts`: a pair's loss depends on the ranks of all pairs of the batch. `reference`: it looks at a reference model.
     """
 
     label_smoothing: Literal["no", "optional", "needed"] = "no"
     f_divergence: bool = False
     sorts: bool = False
+    reference: bool = True
 
 
 LOSS_TYPES: Mapping[str, LossType] = {
@@ -45,9 +47,9 @@ LOSS_TYPES: Mapping[str, LossType] = {
     "apo_zero": LossType(),
     "apo_down": LossType(),
     "discopop": LossType(f_divergence=True),
-    "sft": LossType(f_divergence=True),
+    "sft": LossType(f_divergence=True, reference=False),
     "sigmoid_norm": LossType(label_smoothing="optional", f_divergence=True),
-    "simpo": LossType(label_smoothing="optional"),
+    "simpo": LossType(label_smoothing="optional", reference=False),
 }
 _OLDER_NAMES = {"aot_pair": "aot_unpaired"}  # TRL before 1.0, EasyDeL
 
@@ -96,51 +98,75 @@ def loss_weights_of(
     return dict(zip(names, weights, strict=True))
 
 
-def smoothing_for(loss_type: str, label_smoothing: float) -> float:
-    """The smoothing that this loss sees in a sum of losses: some take none."""
-    return 0.0 if LOSS_TYPES[loss_type].label_smoothing == "no" else label_smoothing
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Which losses of pairs are minimised, and what they are told. An option of a loss is declared here, explained and
+    checked, and used in its formula."""
 
+    loss_type: str | Sequence[str] | Mapping[str, float] = "sigmoid"
+    """A key of `LOSS_TYPES`, or weights of several by name."""
 
-def check_loss_options(
-    loss_types: Iterable[str],
-    *,
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
-    f_divergence_type: str = "reverse_kl",
-    f_alpha_divergence_coef: float = 0.5,
-    discopop_tau: float = 0.05,
-    simpo_gamma: float = 0.5,
-    bco_delta: float = 0.0,
-    pair_weights: bool = False,
-) -> None:
-    """Check options against the losses that they are for. `loss_types`: keys of LOSS_TYPES.
+    beta: float = 0.1
+    """How strongly the policy is kept near the reference; for `ipo` the paper's tau."""
 
-    `pair_weights`: whether pairs are weighted one by one (WPO).
+    label_smoothing: float = 0.0
+    """Probability that a label is flipped, from 0 to below 0.5. In a sum of losses it reaches those that take it."""
 
-    Raises:
-        ConfigError: a value out of its range, or one that none of the losses, or not all that must, can use.
-    """
-    names = list(loss_types)
-    given = {"beta": beta, "label_smoothing": label_smoothing, "f_alpha_divergence_coef": f_alpha_divergence_coef}
-    given |= {"discopop_tau": discopop_tau, "simpo_gamma": simpo_gamma, "bco_delta": bco_delta}
-    for field, value in given.items():
-        _require(is_number(value), field, value, "a finite number")
-    _require(beta > 0, "beta", beta, "a number above 0")
-    _check_label_smoothing(names, label_smoothing)
-    _require_one_of("f_divergence_type", f_divergence_type, F_DIVERGENCE_TYPES)
-    if f_divergence_type != "reverse_kl":
-        able = [name for name, loss in LOSS_TYPES.items() if loss.f_divergence]
-        _require(set(names) <= set(able), "f_divergence_type", f_divergence_type, f"reverse_kl, or losses among {able}")
-    _require(discopop_tau > 0, "discopop_tau", discopop_tau, "a number above 0 (the paper: 0.05)")
-    _require(simpo_gamma >= 0, "simpo_gamma", simpo_gamma, "a number from 0")
-    sorting = [name for name in names if LOSS_TYPES[name].sorts]
-    if pair_weights and sorting:
-        raise ConfigError(f"pairs are weighted one by one, but {sorting} sort them over the batch; use other losses")
+    f_divergence_type: str = "reverse_kl"
+    """One of `F_DIVERGENCE_TYPES`."""
 
+    f_alpha_divergence_coef: float = 0.5
+    """alpha of f'(t) - f'(1) = (t^(alpha - 1) - 1) / (alpha - 1) in "alpha_divergence". 1 is reverse_kl, 0
+    forward_kl."""
 
-def check_ld_alpha(ld_alpha: float) -> None:
-    """Raise ConfigError unless `ld_alpha`, of LD-DPO, is from 0 to 1."""
-    _require(0 <= ld_alpha <= 1, "ld_alpha", ld_alpha, "a number from 0 to 1")
+    discopop_tau: float = 0.05
+    """tau of `discopop`."""
+
+    simpo_gamma: float = 0.5
+    """gamma of `simpo`. The paper's ratio gamma / beta is `simpo_gamma / beta`."""
+
+    bco_delta: float = omitted_when(0.0, default=0.0)
+    """The reward that `bco_pair` subtracts from those of both completions."""
+
+    ld_alpha: float | None = None
+    """Weight of what a completion has beyond the length of the other one (LD-DPO, arXiv:2409.06411). None: 1."""
+
+    use_weighting: bool = False
+    """Weight pairs by how likely the policy finds them (WPO, arXiv:2406.11827)."""
+
+    def weights(self) -> dict[str, float]:
+        """Of the losses that count."""
+        return {name: weight for name, weight in loss_weights_of(self.loss_type).items() if weight}
+
+    def alone(self, loss_type: str) -> LossOptions:
+        """The options that this loss sees in a sum of losses."""
+        mine = {field.name: getattr(self, field.name) for field in fields(LossOptions)}
+        takes = LOSS_TYPES[loss_type].label_smoothing != "no"
+        return LossOptions(**{**mine, "loss_type": loss_type, **({} if takes else {"label_smoothing": 0.0})})
+
+    def check_losses(self) -> None:
+        """Raise ConfigError for a value out of its range, or one that none of the losses, or not all that must, can
+        use."""
+        names = list(self.weights())
+        for field in fields(LossOptions):
+            value = getattr(self, field.name)
+            _require(field.type != "float" or is_number(value), field.name, value, "a finite number")
+        _require(self.beta > 0, "beta", self.beta, "a number above 0")
+        _check_label_smoothing(names, self.label_smoothing)
+        _require_one_of("f_divergence_type", self.f_divergence_type, F_DIVERGENCE_TYPES)
+        if self.f_divergence_type != "reverse_kl":
+            able = [name for name, loss in LOSS_TYPES.items() if loss.f_divergence]
+            expected = f"reverse_kl, or losses among {able}"
+            _require(set(names) <= set(able), "f_divergence_type", self.f_divergence_type, expected)
+        _require(self.discopop_tau > 0, "discopop_tau", self.discopop_tau, "a number above 0 (the paper: 0.05)")
+        _require(self.simpo_gamma >= 0, "simpo_gamma", self.simpo_gamma, "a number from 0")
+        alpha = self.ld_alpha
+        _require(alpha is None or 0 <= alpha <= 1, "ld_alpha", alpha, "a number from 0 to 1")
+        sorting = [name for name in names if LOSS_TYPES[name].sorts]
+        if self.use_weighting and sorting:
+            raise ConfigError(
+                f"pairs are weighted one by one, but {sorting} sort them over the batch; use other losses"
+            )
 
 
 def _check_label_smoothing(names: list[str], value: float) -> None:

@@ -1,11 +1,11 @@
 """The losses of preference optimisation: pure functions of summed log-probabilities, in float32.
 
-The formulas and their sources are at the top of `dpo_formulas`, the names and what each takes in `dpo_loss_types`.
+The formulas and their sources are at the top of `dpo_formulas`, the names and options in `dpo_loss_types`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -13,13 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marin_sft.training.dpo_formulas import FORMULAS, Pairs, at_least_one
-from marin_sft.training.dpo_loss_types import (
-    check_ld_alpha,
-    check_loss_options,
-    loss_type_named,
-    loss_weights_of,
-    smoothing_for,
-)
+from marin_sft.training.dpo_loss_types import LossOptions
 
 Array: TypeAlias = "jax.Array | np.ndarray"
 
@@ -30,7 +24,7 @@ def implicit_rewards(policy: Array, ref: Array, beta: float) -> jax.Array:
 
 
 def dpo_loss(
-    loss_type: str,
+    options: LossOptions,
     *,
     policy_chosen: Array,
     policy_rejected: Array,
@@ -38,13 +32,6 @@ def dpo_loss(
     ref_rejected: Array,
     chosen_lengths: Array,
     rejected_lengths: Array,
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
-    f_divergence_type: str = "reverse_kl",
-    f_alpha_divergence_coef: float = 0.5,
-    discopop_tau: float = 0.05,
-    simpo_gamma: float = 0.5,
-    bco_delta: float = 0.0,
     valid: Array | None = None,
 ) -> jax.Array:
     """float32[pairs]: the loss of each pair. Traceable and differentiable in the arrays; options are Python numbers.
@@ -56,17 +43,10 @@ def dpo_loss(
     time, it is `sigmoid`.
 
     Args:
-        loss_type: a key of `LOSS_TYPES`.
+        options: of one loss.
         policy_chosen, policy_rejected, ref_chosen, ref_rejected: float[pairs], log-probability of the completion, in
             nats, summed over its tokens. `sft` and `simpo` do not look at the reference's.
         chosen_lengths, rejected_lengths: int[pairs], tokens of the completion.
-        beta: how strongly the policy is kept near the reference; for `ipo` the paper's tau.
-        label_smoothing: probability that a label is flipped, 0 <= e < 0.5.
-        f_divergence_type: one of `F_DIVERGENCE_TYPES`.
-        f_alpha_divergence_coef: alpha in f'(t) - f'(1) = (t^(alpha - 1) - 1) / (alpha - 1). 1 is reverse_kl, 0
-            forward_kl.
-        discopop_tau, simpo_gamma: tau and gamma of those losses. SimPO's ratio gamma / beta is `simpo_gamma / beta`.
-        bco_delta: the reward that `bco_pair` subtracts from those of both completions.
         valid: bool[pairs], False for pairs that only fill the batch up: their loss is 0 whatever they hold, and they
             are left out of ranks and means. None: all are pairs.
 
@@ -74,17 +54,8 @@ def dpo_loss(
         ConfigError: an unknown loss, or an option that it cannot use.
         ValueError: arrays that are not all of one shape [pairs].
     """
-    loss_type = loss_type_named(loss_type)
-    options: dict[str, Any] = {
-        "beta": beta,
-        "label_smoothing": label_smoothing,
-        "f_divergence_type": f_divergence_type,
-        "f_alpha_divergence_coef": f_alpha_divergence_coef,
-        "discopop_tau": discopop_tau,
-        "simpo_gamma": simpo_gamma,
-        "bco_delta": bco_delta,
-    }
-    check_loss_options([loss_type], **options)
+    options.check_losses()
+    (loss_type,) = options.weights()
     log_probs = {
         "policy_chosen": policy_chosen,
         "policy_rejected": policy_rejected,
@@ -98,17 +69,16 @@ def dpo_loss(
         **{name: jnp.where(keep, _float32(array), 0.0) for name, array in log_probs.items()},
         **{name: jnp.asarray(array) for name, array in lengths.items()},
         valid=keep,
-        **options,
+        options=options,
     )
     return jnp.where(keep, FORMULAS[loss_type](pairs), 0.0)
 
 
 def dpo_loss_parts(
-    loss_types: str | Sequence[str] | Mapping[str, float],
+    options: LossOptions,
     *,
     policy_chosen: Array,
     chosen_lengths: Array,
-    label_smoothing: float = 0.0,
     valid: Array | None = None,
     pair_weights: Array | None = None,
     sft_chosen: Array | None = None,
@@ -121,8 +91,7 @@ def dpo_loss_parts(
     It is the mean over pairs; but `sft` is the mean over the *tokens* of the batch's chosen completions, as in SFT.
 
     Args:
-        loss_types: as for `loss_weights_of`. Losses of weight 0 are left out.
-        label_smoothing: reaches those of the losses that take it.
+        options: of all losses. Those of weight 0 are left out.
         pair_weights: float[pairs], factors of the pairs' losses, such as `wpo_weights`; `sft` is not weighted.
         sft_chosen: float[pairs], what `sft` takes for `policy_chosen`: the plain log-probabilities, where those of the
             other losses are length-desensitised. None: the same.
@@ -133,8 +102,7 @@ def dpo_loss_parts(
     Raises:
         ConfigError, ValueError: as `dpo_loss`; ConfigError too if no loss can use an option, or one cannot bear it.
     """
-    names = [name for name, weight in loss_weights_of(loss_types).items() if weight]
-    check_loss_options(names, label_smoothing=label_smoothing, pair_weights=pair_weights is not None)
+    options.check_losses()
     keep = _valid(valid, policy_chosen)
     if pair_weights is not None:
         _require_one_shape(policy_chosen=policy_chosen, pair_weights=pair_weights)
@@ -143,10 +111,9 @@ def dpo_loss_parts(
 
     def part(name: str) -> jax.Array:
         losses = dpo_loss(
-            name,
+            options.alone(name),
             policy_chosen=sft_chosen if name == "sft" and sft_chosen is not None else policy_chosen,
             chosen_lengths=chosen_lengths,
-            label_smoothing=smoothing_for(name, label_smoothing),
             valid=keep,
             **others,
         )
@@ -156,17 +123,16 @@ def dpo_loss_parts(
             losses = jnp.where(keep, losses * _float32(pair_weights), 0.0)
         return losses.sum() / at_least_one(pairs)
 
-    return {name: part(name) for name in names}
+    return {name: part(name) for name in options.weights()}
 
 
-def weighted_dpo_loss(loss_types: str | Sequence[str] | Mapping[str, float], **arguments: Any) -> jax.Array:
-    """float32 scalar: the sum of weight * loss over `dpo_loss_parts`, whose arguments it takes.
+def weighted_sum(options: LossOptions, parts: Mapping[str, jax.Array]) -> jax.Array:
+    """float32 scalar: the loss that is minimised, of its `dpo_loss_parts`.
 
     RPO (arXiv:2404.19733) is `{"sigmoid": 1, "sft": alpha}`, MPO (arXiv:2411.10442) is
     `{"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1}`.
     """
-    weights = loss_weights_of(loss_types)
-    parts = dpo_loss_parts(loss_types, **arguments)
+    weights = options.weights()
     return sum((weights[name] * part for name, part in parts.items()), start=jnp.float32(0))
 
 
@@ -190,26 +156,10 @@ def wpo_weights(
     return jax.lax.stop_gradient(jnp.exp(chosen + rejected))
 
 
-def length_desensitized_logps(
-    token_logps: Array, completion_positions: Array, shared_lengths: Array, ld_alpha: float
-) -> jax.Array:
-    """float32, the shape of `token_logps`: those of LD-DPO (arXiv:2409.06411), to be summed instead of the plain ones.
-
-    Of the longer completion of a pair, tokens beyond the length of the shorter one count only `ld_alpha` times.
-
-    Args:
-        token_logps: float[...], log-probability of each token, nats; any layout, padded or packed.
-        completion_positions: int[...], 1 for a completion's first token, 2 for the next, 0 for all other tokens.
-        shared_lengths: int, broadcast to the others: the length of the shorter completion of the token's pair.
-        ld_alpha: 0 (beyond it nothing counts) to 1 (no change).
-
-    Raises:
-        ConfigError: `ld_alpha` is not from 0 to 1.
-    """
-    check_ld_alpha(ld_alpha)
-    positions = jnp.asarray(completion_positions)
-    factors = jnp.where(positions > jnp.asarray(shared_lengths), ld_alpha, 1.0)
-    return jnp.where(positions > 0, factors * _float32(token_logps), 0.0)
+def length_desensitized(logps: jax.Array, tails: jax.Array, ld_alpha: float | None) -> jax.Array:
+    """Log-probabilities of completions as LD-DPO (arXiv:2409.06411) counts them: what lies beyond the length of the
+    pair's shorter completion, `tails`, counts `ld_alpha` times. None: once."""
+    return logps if ld_alpha is None else logps - (1 - ld_alpha) * tails
 
 
 def _float32(array: Array) -> jax.Array:

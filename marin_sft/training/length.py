@@ -1,27 +1,68 @@
-"""How long a training is: its steps, its epochs, and both in words."""
+"""How long a training is: its settings, its steps and epochs, and both in words. Light: no JAX."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from marin_sft.data.batches.epochs import Epochs
-from marin_sft.training.optimization.schedules import without_rounding
-from marin_sft.training.train_config import TrainConfig
+from marin_sft.errors import ConfigError
+from marin_sft.execution.step import omitted_when
+from marin_sft.training.checks import require
+from marin_sft.training.optimization.schedule_settings import without_rounding
 
 
-def epochs_of(config: TrainConfig, examples: int) -> Epochs:
-    """Of as many examples as the data make, `examples`, or as the config says."""
-    steps = config.per_epoch_training_steps
-    in_epoch = examples if steps is None else steps * config.train_batch_size
-    return Epochs(in_epoch, config.train_batch_size, config.cuts_epochs)
+@dataclass(frozen=True, kw_only=True)
+class LengthSettings:
+    """How long to train, in steps of how many examples: exactly one of `num_train_epochs` and `num_train_steps`."""
+
+    train_batch_size: int
+    """Examples per step over all devices."""
+
+    num_train_epochs: float | None = None
+    """An epoch is as many examples as the mixture's training components hold. Its last step takes what is left of it,
+    as in transformers."""
+
+    num_train_steps: int | None = None
+    """Every batch is full, and goes on into the next epoch."""
+
+    per_epoch_training_steps: int | None = omitted_when(None, default=None)
+    """Steps that count as an epoch. None: as many as the data make."""
+
+    def check_length(self) -> None:
+        """Raise ConfigError for a value that cannot be used."""
+        if (self.num_train_epochs is None) == (self.num_train_steps is None):
+            raise ConfigError(
+                f"{type(self).__name__}: num_train_epochs = {self.num_train_epochs}, num_train_steps = "
+                f"{self.num_train_steps}: expected exactly one of them"
+            )
+        length = "num_train_epochs" if self.num_train_steps is None else "num_train_steps"
+        require(self, length, getattr(self, length) > 0, "a number above 0")
+        require(self, "train_batch_size", self.train_batch_size >= 1, "at least 1")
+        steps = self.per_epoch_training_steps
+        require(self, "per_epoch_training_steps", steps is None or steps >= 1, "at least 1, or None")
+        by_epochs = steps is None or self.num_train_epochs is not None
+        require(self, "per_epoch_training_steps", by_epochs, "None where num_train_epochs is not given")
+
+    @property
+    def cuts_epochs(self) -> bool:
+        """See `Epochs.cut`."""
+        return self.num_train_epochs is not None and self.per_epoch_training_steps is None
 
 
-def num_steps_of(config: TrainConfig, examples: int) -> int:
+def epochs_of(settings: LengthSettings, examples: int) -> Epochs:
+    """Of as many examples as the data make, `examples`, or as the settings say."""
+    steps = settings.per_epoch_training_steps
+    in_epoch = examples if steps is None else steps * settings.train_batch_size
+    return Epochs(in_epoch, settings.train_batch_size, settings.cuts_epochs)
+
+
+def num_steps_of(settings: LengthSettings, examples: int) -> int:
     """Optimizer steps of the whole run; for epochs, as many as transformers' Trainer takes."""
-    if config.num_train_steps is not None:
-        return config.num_train_steps
-    assert config.num_train_epochs is not None
-    return max(1, math.ceil(without_rounding(config.num_train_epochs * epochs_of(config, examples).steps)))
+    if settings.num_train_steps is not None:
+        return settings.num_train_steps
+    assert settings.num_train_epochs is not None
+    return max(1, math.ceil(without_rounding(settings.num_train_epochs * epochs_of(settings, examples).steps)))
 
 
 def length_text(epochs: Epochs, num_steps: int, examples: str) -> str:

@@ -12,13 +12,14 @@ import jax
 from marin_sft.data.batches.epochs import Epochs
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, exports, levanter_trainer
-from marin_sft.training.checkpoints import Cadence, Checkpoint
+from marin_sft.training.checkpoints import Checkpoint
 from marin_sft.training.metrics.meter import Amount, Meter
-from marin_sft.training.metrics.reporting import Report, Reporting
+from marin_sft.training.metrics.reporting import Report
 from marin_sft.training.metrics.throughput import Throughput
 from marin_sft.training.metrics.weight_distribution import weight_distribution
 from marin_sft.training.restore import restored
-from marin_sft.training.stops import EarlyStopping, TimeLimit
+from marin_sft.training.stops import TimeLimit
+from marin_sft.training.train_config import TrainingSettings
 from marin_sft.training.train_step import StepMetrics, without_update
 
 
@@ -45,40 +46,31 @@ class _Dispatched:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How long, where to write, how often. `epochs` only tell how far it is, and how fast.
-    `example_name`: see `Objective`.
+    """`settings`: how often to log, to checkpoint, and the like. `epochs` only tell how far it is, and how fast.
+    `example_name`: see `Objective`. `about`: plain settings of the run, for trackers.
 
     `identity`: what a checkpoint must have been trained with to go on from it, JSON values by name. `data_digest(i)`:
     a digest of the data of step i, which must be the same when training goes on.
     `check(step, figures)` is called with what is logged for a step, and raises when that cannot be right.
     `export(step, model, metrics)` is called every `steps_per_export` steps and after the last; so is `evaluate(state)`
     every `steps_per_eval`, whose figures are logged with those of the step, and can end training, see `EarlyStopping`.
-    `exports_kept`, `checkpoints_kept`: the newest so many; None: all. `time_limit`: seconds from the start of `run`.
-    `weights`: every so many steps, the distribution of the tensors with a pattern in their names is reported.
     """
 
+    settings: TrainingSettings
     num_steps: int
     epochs: Epochs
     output_path: str
     earlier_attempts: tuple[str, ...]
-    steps_per_log: int
-    steps_per_checkpoint: int | None
-    minutes_per_checkpoint: float | None
+    about: Mapping[str, Any]
     identity: Mapping[str, Any]
     data_digest: Callable[[int], str]
     throughput: Throughput
-    reporting: Reporting
     example_name: str | None = None
     check: Callable[[int, Mapping[str, float]], None] | None = None
     steps_per_export: int | None = None
     export: Callable[[int, Any, Mapping[str, float]], None] | None = None
     steps_per_eval: int | None = None
     evaluate: Callable[[Any], Mapping[str, float]] | None = None
-    early_stopping: EarlyStopping | None = None
-    time_limit: float | None = None
-    checkpoints_kept: int | None = checkpoints.KEPT
-    exports_kept: int | None = None
-    weights: tuple[int, str] | None = None
 
     def run(
         self,
@@ -100,12 +92,14 @@ class Loop:
             TrainingError: when there are checkpoints and none can be restored, for a loss or gradient that is not
                 finite, or when the time is over, with a checkpoint to go on from.
         """
-        limit, first_process = TimeLimit(self.time_limit), jax.process_index() == 0
+        limit, first_process = self.settings.time_limit(), jax.process_index() == 0
         attempts = (self.output_path, *self.earlier_attempts)
         state, start = restored(attempts, state, trainer, self._require_same_run)
         if start and first_process:
             exports.carry_over(start, self.output_path)
-        report = self.reporting.start(self.output_path, self.num_steps, start, first_process=first_process)
+        report = self.settings.report(
+            self.output_path, self.num_steps, start, config=self.about, first_process=first_process
+        )
         meter = Meter() if start is None else Meter.of(start.about["meter"])
         try:
             state = self._train(state, take_step, step_input, meter, report, limit)
@@ -124,7 +118,7 @@ class Loop:
         report: Report,
         limit: TimeLimit,
     ) -> Any:
-        cadence = Cadence(self.steps_per_checkpoint, self.minutes_per_checkpoint)
+        settings, cadence = self.settings, self.settings.cadence()
         under_way: _Dispatched | None = None
         for step in range(int(state.step), self.num_steps):
             this, done = step_input(step), step + 1
@@ -136,8 +130,9 @@ class Loop:
             if under_way:
                 self._settle(under_way, report, meter)
             under_way, last = _Dispatched(done, this, metrics), done == self.num_steps
-            if self.weights and done % self.weights[0] == 0:
-                report.add_weights(done, *weight_distribution(state.model, self.weights[1]))
+            if settings.weight_distribution_log_steps and done % settings.weight_distribution_log_steps == 0:
+                found = weight_distribution(state.model, settings.weight_distribution_pattern)
+                report.add_weights(done, *found)
             exports_now = self.export and self.steps_per_export and done % self.steps_per_export == 0
             evaluates_now = self.steps_per_eval and (done % self.steps_per_eval == 0 or last)
             checkpoints_now = not last and _agreed(cadence.due(done) or limit.over())
@@ -175,7 +170,7 @@ class Loop:
         tokens = computed if this.tokens is None else this.tokens
         meter.add(Amount(tokens, this.trained_tokens, examples, computed))
         _require_finite(loss, grad_norm, step, self.output_path)
-        if step == 1 or step % self.steps_per_log == 0 or step == self.num_steps or evaluated:
+        if step == 1 or step % self.settings.steps_per_log == 0 or step == self.num_steps or evaluated:
             speed = meter.latest()
             metrics = {
                 "step": step,
@@ -194,7 +189,7 @@ class Loop:
         return loss
 
     def _stops(self, step: int, evaluated: Mapping[str, float], report: Report) -> bool:
-        stopping = self.early_stopping
+        stopping = self.settings.early_stopping
         if stopping is None:
             return False
         if stopping.metric not in evaluated:
@@ -214,8 +209,9 @@ class Loop:
         )
 
     def _prune_exports(self) -> None:
-        if self.exports_kept is not None and jax.process_index() == 0:
-            exports.prune(self.output_path, self.exports_kept)
+        kept = self.settings.hf_exports_kept
+        if kept is not None and jax.process_index() == 0:
+            exports.prune(self.output_path, kept)
 
     def _checkpoint(self, state: Any, step: int, meter: Meter, report: Report) -> None:
         trackers = report.state()
@@ -228,8 +224,8 @@ class Loop:
                 "trackers": trackers,
             }
             checkpoints.finish(self.output_path, step, about)
-            if self.checkpoints_kept is not None:
-                checkpoints.remove(self.output_path, keep=self.checkpoints_kept)
+            if self.settings.checkpoints_kept is not None:
+                checkpoints.remove(self.output_path, keep=self.settings.checkpoints_kept)
 
     def _require_same_run(self, start: Checkpoint) -> None:
         before, now = start.about["identity"], self.identity

@@ -6,7 +6,6 @@ however the batch is cut into micro-batches and over devices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import equinox as eqx
@@ -21,7 +20,10 @@ from marin_sft.training.axes import POSITION
 from marin_sft.training.cpu.one_cpu import on_one_cpu
 from marin_sft.training.models.levanter_model import logit_soft_cap
 from marin_sft.training.neftune import with_noise
+from marin_sft.training.sft_config import Terms
 from marin_sft.training.target_logps import weighted_nll
+
+PLAIN = Terms()
 
 
 class Batch(Protocol):
@@ -64,25 +66,12 @@ def loss_arrays(batch: Batch, trained_tokens: int | None = None) -> dict[str, np
     }
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What the loss of a token has beside its NLL, log Z - z[target], where Z sums the exponentiated logits z.
-
-    z_loss_weight: of log(Z)^2. label_smoothing: e, by which the NLL becomes log Z - (1 - e) z[target] - e mean z.
-    neftune_noise_alpha: of the noise on the embeddings, see `neftune`; None: no noise.
-    """
-
-    z_loss_weight: float = 0.0
-    label_smoothing: float = 0.0
-    neftune_noise_alpha: float | None = None
-
-
 def row_nll(model: Any, batch: LossBatch) -> hax.NamedArray:
     """float32[batch]: as `nll`, for each row by itself. To be called under a jit that knows the devices."""
     return _nll(model, activations(model, batch), batch, over=POSITION)
 
 
-def nll(model: Any, batch: LossBatch, terms: Terms = Terms(), key: jax.Array | None = None) -> jax.Array:
+def nll(model: Any, batch: LossBatch, terms: Terms = PLAIN, key: jax.Array | None = None) -> jax.Array:
     """Scalar: sum over tokens of weight * -log p(next token), attention kept inside each segment, in float32.
 
     `key`: for what is random in training: noise, dropout. None: nothing is.

@@ -13,8 +13,13 @@ import numpy as np
 from marin_sft.data.batches.pair_batches import PairBatch
 from marin_sft.training.completions import completion_arrays, completions
 from marin_sft.training.dpo_config import DPOConfig
-from marin_sft.training.dpo_loss_types import loss_weights_of
-from marin_sft.training.dpo_losses import dpo_loss_parts, implicit_rewards, wpo_weights
+from marin_sft.training.dpo_losses import (
+    dpo_loss_parts,
+    implicit_rewards,
+    length_desensitized,
+    weighted_sum,
+    wpo_weights,
+)
 from marin_sft.training.objective import Figures
 from marin_sft.training.references import References
 
@@ -44,7 +49,7 @@ class PairLoss:
 
     def __init__(self, config: DPOConfig) -> None:
         self._config = config
-        self._weights = {name: weight for name, weight in loss_weights_of(config.loss_type).items() if weight}
+        self._weights = config.weights()
 
     def __call__(
         self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array | None, reference: Any
@@ -53,7 +58,7 @@ class PairLoss:
         found = completions(model, batch, key, entropy=True, log_sum_squares=config.use_weighting)
         valid, lengths = found.valid, found.lengths
         plain = found.logps
-        policy, compared = self._desensitised(plain, found.tails), self._reference(batch, reference)
+        policy, compared = length_desensitized(plain, found.tails, config.ld_alpha), self._reference(batch, reference)
         ref = jnp.zeros_like(policy) if compared is None else compared
         pairs, chosen_tokens, rejected_tokens = batch["totals"].array
         logps = {"policy_chosen": policy[:, 0], "policy_rejected": policy[:, 1]}
@@ -69,25 +74,18 @@ class PairLoss:
                 rejected_log_sum_squares=squares[:, 1],
             )
         parts = dpo_loss_parts(
-            self._weights,
+            config,
             **logps,
             **of_tokens,
             ref_chosen=ref[:, 0],
             ref_rejected=ref[:, 1],
-            beta=config.beta,
-            label_smoothing=config.label_smoothing,
-            f_divergence_type=config.f_divergence_type,
-            f_alpha_divergence_coef=config.f_alpha_divergence_coef,
-            discopop_tau=config.discopop_tau,
-            simpo_gamma=config.simpo_gamma,
-            bco_delta=config.bco_delta,
             valid=valid,
             pair_weights=weights,
             sft_chosen=plain[:, 0],
             total_pairs=pairs,
             total_chosen_tokens=chosen_tokens,
         )
-        loss = sum((self._weights[name] * part for name, part in parts.items()), start=jnp.float32(0))
+        loss = weighted_sum(config, parts)
 
         def mean(values: jax.Array) -> jax.Array:
             return jnp.where(valid, jax.lax.stop_gradient(values), 0.0).sum() / pairs
@@ -114,18 +112,14 @@ class PairLoss:
             figures |= {f"loss/{name}": jax.lax.stop_gradient(part) for name, part in parts.items()}
         return loss, figures
 
-    def _desensitised(self, logps: jax.Array, tails: jax.Array) -> jax.Array:
-        """LD-DPO (arXiv:2409.06411): what lies beyond the shorter completion's length counts `ld_alpha` times."""
-        alpha = self._config.ld_alpha
-        return logps if alpha is None else logps - (1 - alpha) * tails
-
     def _reference(self, batch: Mapping[str, hax.NamedArray], reference: Any) -> jax.Array | None:
+        alpha = self._config.ld_alpha
         if reference is not None:
             found = completions(jax.lax.stop_gradient(reference), batch)
-            return jax.lax.stop_gradient(self._desensitised(found.logps, found.tails))
+            return jax.lax.stop_gradient(length_desensitized(found.logps, found.tails, alpha))
         if "reference" in batch:
             cached = batch["reference"].array.reshape(-1, 4)
-            return self._desensitised(cached[:, :2], cached[:, 2:])
+            return length_desensitized(cached[:, :2], cached[:, 2:], alpha)
         return None
 
     def together(self, measured: Sequence[tuple[Mapping[str, float], np.ndarray]]) -> dict[str, float]:

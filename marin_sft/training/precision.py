@@ -7,7 +7,7 @@ The loss is computed in float32 in any case.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from marin_sft.training.checks import require
 
@@ -22,22 +22,30 @@ _HALF = {"fp16", "f16", "float16", "half"}
 
 
 def policy(precision: str) -> str:
-    """For `jmp.get_policy`. `precision` has passed `check_precision`."""
+    """For `jmp.get_policy`. `precision` is that of checked `PrecisionSettings`."""
     if precision in NAMED:
         return NAMED[precision]
     types = {"p": "f32", "c": "f32", "o": "f32"} | {_PARTS[part]: _TYPES[name] for part, name in _pairs(precision)}
     return ",".join(f"{part}={name}" for part, name in types.items())
 
 
-def check_precision(config: Any) -> None:
-    """Raise ConfigError unless `precision` of a `TrainConfig` is a name or a policy."""
-    text = config.precision
-    pairs = _pairs(text)
-    halves = text in _HALF or any(name in _HALF for _, name in pairs)
-    require(config, "precision", not halves, "bf16: float16 needs its loss scaled, which is not done here")
-    known = text in NAMED or all(part in _PARTS and name in _TYPES for part, name in pairs)
-    once = len({_PARTS.get(part) for part, _ in pairs}) == len(pairs)
-    require(config, "precision", known and once, f"one of {', '.join(NAMED)}, or a policy like 'p=f32,c=bf16'")
+@dataclass(frozen=True, kw_only=True)
+class PrecisionSettings:
+    """The number types of whatever runs a model."""
+
+    precision: str = "bf16"
+    """"fp32". "bf16": float32 weights and optimizer, bfloat16 forward and backward pass. "bf16_full": all of it in
+    bfloat16. Or types by name, see the top of this module."""
+
+    def check_precision(self) -> None:
+        """Raise ConfigError unless it is a name or a policy."""
+        text = self.precision
+        pairs = _pairs(text)
+        halves = text in _HALF or any(name in _HALF for _, name in pairs)
+        require(self, "precision", not halves, "bf16: float16 needs its loss scaled, which is not done here")
+        known = text in NAMED or all(part in _PARTS and name in _TYPES for part, name in pairs)
+        once = len({_PARTS.get(part) for part, _ in pairs}) == len(pairs)
+        require(self, "precision", known and once, f"one of {', '.join(NAMED)}, or a policy like 'p=f32,c=bf16'")
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

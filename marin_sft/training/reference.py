@@ -6,20 +6,81 @@
 
 from __future__ import annotations
 
-from marin_sft.execution.step import step_fn
+from collections.abc import Mapping
+from typing import Any
+
+import haliax as hax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from marin_sft import progress
+from marin_sft.data.batches.pair_batches import PairValidation
+from marin_sft.data.files import write_array
+from marin_sft.data.packing.packed_mixture import PackedMixture
+from marin_sft.errors import TrainingError
+from marin_sft.training import levanter_trainer
+from marin_sft.training.activations import shares_prefix
+from marin_sft.training.axes import MICRO
+from marin_sft.training.completions import completion_arrays, completions
 from marin_sft.training.dpo_config import ReferenceConfig
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_check import check_tokens, limits_of
+from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.references import logps_path
 
-__all__ = ["ReferenceConfig", "reference_logprobs"]
 
-
-@step_fn(kind="reference_logprobs", version=2, fresh_process=True)
 def reference_logprobs(config: ReferenceConfig) -> None:
-    """Write the summed log-probabilities of every completion, in nats.
+    """Write the summed log-probabilities of every completion, in nats, of every component and split of the mixture.
 
     Raises:
         TrainingError: a model that is not what its config.json says, or too small for the pairs' tokens.
         DataError: a mixture that is not of pairs.
     """
-    from marin_sft.training.reference_run import run
+    settings = levanter_trainer.trainer_config(precision=config.precision, seed=0)
+    trainer = levanter_trainer.build_trainer(settings, optax.identity())
+    directory = ModelDirectory(config.model)
+    limits = limits_of(directory)
+    with trainer:
+        adapter = None if config.adapter is None else LoraConfig(adapter_path=config.adapter)
+        model = levanter_model.load_model(directory, axis_mapping=trainer.parameter_axis_mapping, lora=adapter)
+        model = hax.named_jit(trainer.mp.cast_to_compute)(model)
+        logps_of = _compiled(trainer)
+        mixture = PackedMixture.open(config.mixture, config.tokenized)
+        for component, splits in sorted(mixture.about["components"].items()):
+            for split, counts in sorted(splits.items()):
+                batches = PairValidation(
+                    mixture,
+                    component,
+                    config.batch_size,
+                    split=split,
+                    rows_multiple=settings.data_axis_size,
+                    share_prefix=shares_prefix(None, limits),
+                )
+                found = np.empty((counts["pairs"], 4), np.float32)
+                for done, batch in enumerate(batches, 1):
+                    check_tokens(batch.tokens, int(batch.position_ids.max(initial=0)) + 1, limits)
+                    numbers = batch.pairs[0, :, 1]
+                    values = logps_of(model, batch)
+                    found[numbers[numbers >= 0]] = values[numbers >= 0]
+                    progress.report(done, len(batches), f"batches of {component} {split}")
+                if not np.isfinite(found).all():
+                    raise TrainingError(f"{config.model}: log-probabilities of {component} {split} are not all finite")
+                if jax.process_index() == 0:
+                    write_array(logps_path(config.output_path, component, split), found)
 
-    run(config)
+
+def _compiled(trainer: Any) -> Any:
+    def of_pairs(model: Any, batch: Mapping[str, hax.NamedArray]) -> jax.Array:
+        with hax.axis_mapping(trainer.compute_axis_mapping):
+            found = completions(model, {name: array[MICRO, 0] for name, array in batch.items()})
+        return jnp.concatenate([found.logps, found.tails], axis=1)
+
+    compiled = hax.named_jit(of_pairs, axis_resources=trainer.compute_axis_mapping, out_axis_resources={})
+
+    def logps_of(model: Any, batch: Any) -> np.ndarray:
+        return np.asarray(compiled(model, levanter_trainer.to_devices(trainer, completion_arrays(batch))))
+
+    return logps_of

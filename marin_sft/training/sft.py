@@ -8,20 +8,129 @@
 
 from __future__ import annotations
 
-from marin_sft.execution.step import step_fn
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import haliax as hax
+import jax
+import numpy as np
+
+from marin_sft.data.batches.packed_batches import PackedBatches, ValidationBatches
+from marin_sft.data.packing.packed_mixture import PackedMixture
+from marin_sft.errors import TrainingError
+from marin_sft.training.length import num_steps_of
+from marin_sft.training.loss import Batch, LossBatch, loss_arrays, nll
+from marin_sft.training.models.model_check import Limits, check_tokens, limits_of
+from marin_sft.training.objective import Evaluate, Figures, Layout
 from marin_sft.training.sft_config import SFTConfig
+from marin_sft.training.train_run import train as train_on
+from marin_sft.training.train_run import train_slice
+from marin_sft.training.validation import Validation
 
-__all__ = ["SFTConfig", "sft"]
+
+class Batches(Protocol):
+    """The part of `marin_sft.data.batches.packed_batches.PackedBatches` that training needs."""
+
+    @property
+    def rows_per_epoch(self) -> int: ...
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch: ...
+    def trained_tokens(self, step: int) -> int: ...
 
 
-@step_fn(kind="sft", version=4, fresh_process=True)
 def sft(config: SFTConfig) -> None:
-    """Train, resuming from the newest checkpoint of `earlier_attempts` when there is one.
+    """Train on the config's mixture, resuming from the newest checkpoint of `earlier_attempts` when there is one.
 
     Raises:
         TrainingError: a base model that is not what its config.json says, a batch that does not divide over the
             devices, a checkpoint that cannot be restored, or a loss that is no longer finite.
     """
-    from marin_sft.training.sft_run import run
+    mixture = PackedMixture.open(config.mixture, config.tokenized)
+    batches = PackedBatches(mixture, config.train_batch_size, config.seed, cut_epochs=config.cuts_epochs)
+    batches.require_steps(num_steps_of(config, batches.rows_per_epoch))
+    train(config, batches, _validation_sets(config, mixture))
 
-    run(config)
+
+def train(config: SFTConfig, batches: Batches, validation_sets: Mapping[str, Iterable[Batch]] | None = None) -> None:
+    """Train on `batches`, which hold `config.train_batch_size` rows each, and write the model.
+
+    `validation_sets`: batches of as many rows, by name, to measure the loss on every `config.steps_per_eval` steps.
+    """
+    train_on(config, lambda layout: SFTObjective(config, batches, validation_sets or {}, layout))
+
+
+class First:
+    """The first `count` of `batches`, each time that they are gone through; None: all."""
+
+    def __init__(self, batches: Iterable[Batch], count: int | None) -> None:
+        self._batches, self._count = batches, count
+
+    def __iter__(self) -> Iterator[Batch]:
+        return itertools.islice(self._batches, self._count)
+
+
+class SFTObjective:
+    """NLL per trained token of the global batch: see `marin_sft.training.loss`."""
+
+    example_name: str | None = None  # how many rows documents are packed into says nothing
+
+    def __init__(
+        self, config: SFTConfig, batches: Batches, validation_sets: Mapping[str, Iterable[Batch]], layout: Layout
+    ) -> None:
+        self._config, self._batches, self._sets, self._layout = config, batches, validation_sets, layout
+        self._limits = limits_of(config.base_model)
+        self.examples_per_epoch = batches.rows_per_epoch
+
+    def arrays(self, step: int, part: int, parts: int) -> dict[str, np.ndarray]:
+        batch = self._batches.batch(step, part, parts)
+        _check_batch(batch, self._config.train_batch_size // parts, self._limits)
+        arrays = loss_arrays(batch, self.trained_tokens(step))
+        micro_steps = self._layout.micro_steps
+        return {name: array.reshape(micro_steps, -1, array.shape[-1]) for name, array in arrays.items()}
+
+    def tokens(self, step: int) -> None:
+        """Those that the devices are given."""
+
+    def trained_tokens(self, step: int) -> int:
+        return self._batches.trained_tokens(step)
+
+    def digest(self, step: int) -> str:
+        batch = self._batches.batch(step)
+        arrays = (batch.tokens, batch.loss_weight, batch.segment_ids, batch.position_ids)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
+
+    def loss(
+        self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: Any
+    ) -> tuple[jax.Array, Figures]:
+        return nll(model, LossBatch(**batch), self._config, key), {}
+
+    def reference(self, trainer: Any) -> None:
+        return None
+
+    def evaluation(self, trainer: Any) -> Evaluate | None:
+        config, micro_steps = self._config, self._layout.micro_steps
+        if self._sets:
+            sets = {name: First(batches, config.max_evaluation_steps) for name, batches in self._sets.items()}
+            validation = Validation(sets, trainer, micro_steps)
+        elif config.do_eval:
+            first = [self._batches.batch(step) for step in train_slice(config, self.examples_per_epoch)]
+            validation = Validation({"slice": first}, trainer, micro_steps, "train")
+        else:
+            return None
+        return lambda state: validation.losses(state.model)
+
+    def check(self, step: int, figures: Mapping[str, float]) -> None:
+        """Nothing that the loop does not check by itself."""
+
+
+def _validation_sets(config: SFTConfig, mixture: PackedMixture) -> dict[str, Iterable[Batch]]:
+    names = mixture.validated if config.eval_cadence(1) else []
+    return {name: ValidationBatches(mixture, name, config.train_batch_size) for name in names}
+
+
+def _check_batch(batch: Batch, batch_size: int, limits: Limits) -> None:
+    rows, length = batch.tokens.shape
+    if rows != batch_size:
+        raise TrainingError(f"got {rows} rows in a batch, expected {batch_size}")
+    check_tokens(batch.tokens, length, limits)

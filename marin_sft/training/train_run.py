@@ -16,6 +16,7 @@ import optax
 
 from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
+from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, exports, levanter_trainer, mesh
 from marin_sft.training.length import epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
@@ -27,13 +28,12 @@ from marin_sft.training.models.model_config import with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
 from marin_sft.training.models.peft_directory import Adapter
 from marin_sft.training.models.tensor_names import require_match
-from marin_sft.training.objective import Layout, Objective
+from marin_sft.training.objective import Evaluate, Layout, Objective
 from marin_sft.training.optimization import optimizers
 from marin_sft.training.optimization.freezing import Freezing, freezing
 from marin_sft.training.optimization.schedules import schedule
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
-from marin_sft.training.watching import evaluation_of, watching
 
 TRAIN_SLICE = 8  # batches to evaluate on where nothing is held out
 
@@ -60,14 +60,14 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     if frozen is not None:
         optimizer = frozen.applied_to(optimizer)
     trainer = levanter_trainer.build_trainer(settings, optimizer)
-    steps_per_eval = config.eval_cadence(config.steps_per_eval, num_steps)
-    evaluate = evaluation_of(config, objective, trainer) if steps_per_eval else None
+    steps_per_eval = config.eval_cadence(num_steps)
+    evaluate = _evaluation(config, objective, trainer) if steps_per_eval else None
     with trainer:
         model = levanter_model.load_model(
             base,
             axis_mapping=trainer.parameter_axis_mapping,
             gradient_checkpointing=config.gradient_checkpointing,
-            attention_backend=_attention_backend(config),
+            attention_backend=config.attention(),
             reinit_tokens=config.reinit_tokens,
             expected=config.expected_model,
             dtype=settings.mp.param_dtype if config.lora is None else settings.mp.compute_dtype,
@@ -81,13 +81,12 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             tensors = {name: (name,) for name in levanter_model.state_shapes(model)}
             require_match(tensors, config.weight_distribution_pattern, "weight_distribution_pattern")
         loop = Loop(
+            settings=config,
             num_steps=num_steps,
             epochs=epochs,
             output_path=config.output_path,
             earlier_attempts=tuple(config.earlier_attempts),
-            steps_per_log=config.steps_per_log,
-            steps_per_checkpoint=config.steps_per_checkpoint,
-            minutes_per_checkpoint=config.minutes_per_checkpoint,
+            about=_plain(config),
             identity=_identity(config, num_steps),
             data_digest=objective.digest,
             example_name=objective.example_name,
@@ -97,7 +96,6 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             steps_per_eval=steps_per_eval,
             evaluate=evaluate,
             throughput=_throughput(base.config, model, frozen),
-            **watching(config),
         )
         part, parts = levanter_trainer.process_rows(trainer, layout.devices)
 
@@ -147,10 +145,22 @@ def train_slice(config: TrainConfig, examples_per_epoch: int) -> range:
     return range(steps)
 
 
-def _attention_backend(config: TrainConfig) -> str | None:
-    """Of those, the plain one alone can be split by positions."""
-    splits = config.mesh is not None and mesh.mesh_config(config.mesh).sequence != 1
-    return "vanilla" if splits else config.attention_backend
+def _evaluation(config: TrainConfig, objective: Objective, trainer: Any) -> Evaluate | None:
+    """Raises TrainingError where the config asks for an evaluation and nothing is held out for it."""
+    evaluate = objective.evaluation(trainer)
+    if evaluate is None and (config.do_eval or config.early_stopping):
+        asked = "do_eval = True" if config.do_eval else "early_stopping"
+        raise TrainingError(
+            f"{asked}: the mixture holds nothing out to evaluate on; give lm_mixture_data_config(..., "
+            "validation_fraction=0.01), or validation data when tokenizing"
+        )
+    return evaluate
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """What trackers are told of it."""
+    fields = ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
+    return {name: value for name, value in fields if isinstance(value, str | int | float | bool | None)}
 
 
 @jax.jit

@@ -16,7 +16,8 @@ from marin_sft.steps import download_urls, evaluate
 from marin_sft.training.fakes import CHAT_TEMPLATE, word_tokenizer
 from marin_sft.training.models import LlamaConfig, Qwen3Config, levanter_model
 from marin_sft.training.models.model_directory import write_json
-from marin_sft.training.models.random_model import RandomModelConfig, random_model
+from marin_sft.training.models.random_model import random_model
+from marin_sft.training.models.random_model_config import RandomModelConfig
 
 SIZES = dict(max_seq_len=64, hidden_dim=32, intermediate_dim=64, num_layers=2, num_heads=4, num_kv_heads=2)
 

@@ -21,7 +21,8 @@ from marin_sft.evaluation.perplexity import PerplexityConfig, perplexity
 from marin_sft.training.fakes import word_tokenizer
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.model_directory import ModelDirectory, write_tensors
-from marin_sft.training.models.random_model import RandomModelConfig, random_model
+from marin_sft.training.models.random_model import random_model
+from marin_sft.training.models.random_model_config import RandomModelConfig
 
 SHAPE = dict(max_seq_len=64, hidden_dim=32, intermediate_dim=64, num_layers=2, num_heads=4, num_kv_heads=2)
 

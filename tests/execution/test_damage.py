@@ -200,7 +200,9 @@ def test_documents_know_their_types():
 def test_the_whole_store_is_whole(store):
     local = LocalStore(str(store))
     (directory,) = store.glob("interrupted-*")
-    assert read_state(local, directory.name).interrupted and read_claim(local, directory.name, 1) is not None
+    state = read_state(local, directory.name)
+    assert state.claim is not None and state.failure is None and state.owner_gone
+    assert read_claim(local, directory.name, 1) is not None
     for words in COMMANDS:
         code, errors = run_command(store, words)
         assert code == 0 and (not errors or "2 steps; this is" in errors), words

@@ -172,7 +172,7 @@ EXECUTION_FIELDS = {
     "per_device_parallelism": 4, "steps_per_eval": 5, "resources": CpuConfig(cpus=4), "mesh": {"tensor": 2},
     "gradient_checkpointing": False, "attention_backend": "vanilla", "do_eval": True, "training_time_limit": "2h",
     "save_total_limit": 3, "trackers": (TensorboardConfig(),), "progress_bar": "json", "track_memory": True,
-    "weight_distribution_pattern": "mlp",
+    "weight_distribution_pattern": "mlp", "minutes_per_checkpoint": 5.0, "steps_per_log": 1,
 }  # fmt: skip
 
 

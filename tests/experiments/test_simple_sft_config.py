@@ -81,6 +81,8 @@ TABLE = {
     "z_loss_weight": (RESULT, {"z_loss_weight": 1e-4}),
     "steps_per_eval": (EXECUTION, {"steps_per_eval": 10}),
     "steps_per_checkpoint": (EXECUTION, {"steps_per_checkpoint": 10}),
+    "minutes_per_checkpoint": (EXECUTION, {"minutes_per_checkpoint": 5.0}),
+    "steps_per_log": (EXECUTION, {"steps_per_log": 1}),
     "steps_per_hf_export": (RESULT, {"steps_per_hf_export": 100}),
     "hf_generation_eos_token_ids": (RESULT, {"hf_generation_eos_token_ids": [128009]}),
     "lora": (RESULT, {"lora": LoraConfig(r=16, alpha=32)}),

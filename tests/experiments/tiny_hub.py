@@ -12,7 +12,8 @@ from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from marin_sft.recipes.hub_revisions import HUB_REVISIONS
 from marin_sft.training.models import LlamaConfig, Qwen3Config, QwenConfig
-from marin_sft.training.models.random_model import RandomModelConfig, random_model
+from marin_sft.training.models.random_model import random_model
+from marin_sft.training.models.random_model_config import RandomModelConfig
 from tests.experiments.schemas import INSTRUCTIONS, TRAIN_ONLY, assistant, parquet, turns, user
 from tests.hub_server import HubServer
 

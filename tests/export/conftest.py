@@ -2,9 +2,10 @@ import pytest
 
 from marin_sft.training.fakes import CountingBatches, word_tokenizer
 from marin_sft.training.models import LlamaConfig
-from marin_sft.training.models.random_model import RandomModelConfig, random_model
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import train
+from marin_sft.training.models.random_model import random_model
+from marin_sft.training.models.random_model_config import RandomModelConfig
+from marin_sft.training.sft import train
+from marin_sft.training.sft_config import SFTConfig
 
 SHAPE = LlamaConfig(
     max_seq_len=32,

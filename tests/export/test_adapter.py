@@ -17,8 +17,8 @@ from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import peft_directory
 from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.peft_directory import Adapter, read_adapter, write_adapter
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import train
+from marin_sft.training.sft import train
+from marin_sft.training.sft_config import SFTConfig
 
 LORA = LoraConfig(r=3, alpha=8, dropout=0.1, use_dora=True, exclude_modules=["v_proj"])
 LAYERS = [

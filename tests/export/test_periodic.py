@@ -13,8 +13,8 @@ from marin_sft.errors import ConfigError
 from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.models.model_directory import ModelDirectory
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import train
+from marin_sft.training.sft import train
+from marin_sft.training.sft_config import SFTConfig
 from tests.training.small_runs import sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)

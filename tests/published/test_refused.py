@@ -15,7 +15,7 @@ from marin_sft.export.periodic import PeriodicExports
 from marin_sft.steps import dpo, mixture, sft, tokenize
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.models.model_directory import ModelDirectory
-from marin_sft.training.sft_run import train
+from marin_sft.training.sft import train
 from tests.published.releases import RELEASES, write
 from tests.training.small_runs import sft_config
 

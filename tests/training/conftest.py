@@ -2,7 +2,8 @@ import pytest
 
 from marin_sft.training.fakes import word_tokenizer
 from marin_sft.training.models import Qwen3Config
-from marin_sft.training.models.random_model import RandomModelConfig, random_model
+from marin_sft.training.models.random_model import random_model
+from marin_sft.training.models.random_model_config import RandomModelConfig
 
 WORDS = [f"w{i}" for i in range(40)]
 SHAPE = Qwen3Config(

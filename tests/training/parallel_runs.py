@@ -23,8 +23,8 @@ from marin_sft.training.fakes import FakeBatch, pack
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model
 from marin_sft.training.optimization import optimizers
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import SFTObjective, train
+from marin_sft.training.sft import SFTObjective, train
+from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.train_step import recording, step_function
 
 LENGTH = 24

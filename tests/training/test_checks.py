@@ -13,7 +13,7 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import CpuConfig
 from marin_sft.execution.step import InputName, unversioned
 from marin_sft.training.dpo_config import DPOConfig
-from marin_sft.training.dpo_loss_types import check_loss_options, loss_weights_of
+from marin_sft.training.dpo_loss_types import LossOptions
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.mesh import MeshConfig
 from marin_sft.training.metrics.trackers import TensorboardConfig, WandbConfig
@@ -98,4 +98,4 @@ def test_losses(fields):
         DPOConfig(mixture="m", tokenized={}, base_model="b", reference_logprobs="r", **sizes, **fields)
     # Where they come without a config around them.
     with pytest.raises(ConfigError, match=r"(beta|loss_type|loss_weights)=.*; expected "):
-        check_loss_options(loss_weights_of(fields.pop("loss_type", "sigmoid")), **fields)
+        LossOptions(**fields).check_losses()

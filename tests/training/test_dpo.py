@@ -20,17 +20,18 @@ from marin_sft.data.tokenize import TRAIN, VALIDATION, TokenizeConfig, tokenize
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training import checkpoints
 from marin_sft.training.completions import completions
-from marin_sft.training.dpo import DPOConfig, dpo
+from marin_sft.training.dpo import DPOObjective, dpo
+from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig
 from marin_sft.training.dpo_loss_types import LOSS_TYPES
-from marin_sft.training.dpo_run import DPOObjective
 from marin_sft.training.fakes import word_tokenizer
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import MistralConfig, levanter_model
 from marin_sft.training.models.model_directory import ModelDirectory
-from marin_sft.training.models.random_model import RandomModelConfig, random_model
+from marin_sft.training.models.random_model import random_model
+from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.objective import Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
-from marin_sft.training.reference import ReferenceConfig, reference_logprobs
+from marin_sft.training.reference import reference_logprobs
 from marin_sft.training.references import logps_path
 from tests.data.on_disk import read_mixture
 from tests.training.conftest import SHAPE, WORDS

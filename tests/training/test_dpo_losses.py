@@ -1,8 +1,10 @@
 """Against formulas written again in float64 without JAX, numbers worked out by hand, and what the papers prove."""
 
+import dataclasses
 import itertools
 import math
 
+import haliax as hax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marin_sft.data.batches.pair_batches import PairBatch
 from marin_sft.errors import ConfigError
-from marin_sft.training.dpo_loss_types import F_DIVERGENCE_TYPES, LOSS_TYPES, loss_weights_of
-from marin_sft.training.dpo_losses import (
-    dpo_loss,
-    dpo_loss_parts,
-    implicit_rewards,
-    length_desensitized_logps,
-    weighted_dpo_loss,
-    wpo_weights,
-)
+from marin_sft.training import dpo_losses
+from marin_sft.training.completions import completion_arrays
+from marin_sft.training.dpo_loss_types import F_DIVERGENCE_TYPES, LOSS_TYPES, LossOptions, loss_weights_of
+from marin_sft.training.dpo_losses import implicit_rewards, length_desensitized, weighted_sum, wpo_weights
+from marin_sft.training.token_logps import sums_by_completion
 
 LOG_PROBS = ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected")
 SMOOTHING = {name: 0.1 if loss.label_smoothing == "needed" else 0.0 for name, loss in LOSS_TYPES.items()}
@@ -33,6 +32,30 @@ HAND = dict(
     chosen_lengths=np.array([4, 5, 2]),
     rejected_lengths=np.array([2, 3, 1]),
 )
+
+
+OPTIONS = {field.name for field in dataclasses.fields(LossOptions)}
+
+
+def options_of(loss_type, arguments) -> tuple[LossOptions, dict]:
+    """The options among the arguments, and the others."""
+    given = {name: value for name, value in arguments.items() if name in OPTIONS}
+    options = LossOptions(loss_type=loss_type, **given, use_weighting="pair_weights" in arguments)
+    return options, {name: value for name, value in arguments.items() if name not in OPTIONS}
+
+
+def dpo_loss(loss_type, **arguments):
+    options, others = options_of(loss_type, arguments)
+    return dpo_losses.dpo_loss(options, **others)
+
+
+def dpo_loss_parts(loss_type, **arguments):
+    options, others = options_of(loss_type, arguments)
+    return dpo_losses.dpo_loss_parts(options, **others)
+
+
+def weighted_dpo_loss(loss_type, **arguments):
+    return weighted_sum(options_of(loss_type, arguments)[0], dpo_loss_parts(loss_type, **arguments))
 
 
 def batch(seed: int, pairs: int = 6) -> dict[str, np.ndarray]:
@@ -489,12 +512,16 @@ def test_wpo_weighs_pairs_by_how_likely_the_policy_finds_them():
 
 def test_length_desensitized_log_probs():
     # Packed in one row: two tokens of prompt, a chosen completion of four, a rejected one of two, padding.
-    token_logps = np.array([-9.0, -9.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0, np.nan])
-    positions = np.array([0, 0, 1, 2, 3, 4, 1, 2, 0])
-    half = length_desensitized_logps(token_logps, positions, 2, ld_alpha=0.5)
-    np.testing.assert_array_equal(half, [0, 0, -1, -2, -1.5, -2, -5, -6, 0])
-    plain = length_desensitized_logps(token_logps, positions, 2, ld_alpha=1.0)
-    np.testing.assert_array_equal(plain, [0, 0, -1, -2, -3, -4, -5, -6, 0])
+    token_logps = np.array([[0.0, 0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0, 0.0]])
+    completion = np.array([[[-1, -1, 0, 0, 0, 0, 1, 1, -1]]], np.int32)
+    rows, lengths = np.zeros_like(completion), np.array([[4, 2]], np.int32)
+    pair = PairBatch(rows, rows, rows, completion, lengths, np.zeros((1, 1, 2), np.int64))
+    tail = completion_arrays(pair)["tail"][0]
+    which = hax.named(jnp.asarray(completion[0]), ("batch", "position"))
+    logps, tails = (sums_by_completion(values, which, 2) for values in (token_logps, token_logps * tail))
+    np.testing.assert_array_equal(length_desensitized(logps, tails, 0.5), [-1 - 2 - 1.5 - 2, -5 - 6])
+    for plain in (1.0, None):
+        np.testing.assert_array_equal(length_desensitized(logps, tails, plain), [-1 - 2 - 3 - 4, -5 - 6])
     for ld_alpha in (-0.1, 1.1, math.nan):
         with pytest.raises(ConfigError, match="ld_alpha"):
-            length_desensitized_logps(token_logps, positions, 2, ld_alpha)
+            LossOptions(ld_alpha=ld_alpha).check_losses()

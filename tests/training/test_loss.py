@@ -7,9 +7,10 @@ import torch
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.fakes import FakeBatch, pack
-from marin_sft.training.loss import LossBatch, Terms, loss_arrays, nll
+from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.models import levanter_model
 from marin_sft.training.neftune import with_noise
+from marin_sft.training.sft_config import Terms
 from tests.training.models.test_architectures import MODELS
 
 A, B, C = [5, 9, 12, 7], [30, 31, 8], [20, 4, 6, 19, 11, 40, 3]

@@ -18,9 +18,11 @@ from marin_sft.training import checkpoints
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.models import Qwen3Config
 from marin_sft.training.models.model_directory import ModelDirectory
-from marin_sft.training.models.random_model import RandomModelConfig, random_model
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import run, train
+from marin_sft.training.models.random_model import random_model
+from marin_sft.training.models.random_model_config import RandomModelConfig
+from marin_sft.training.sft import sft as run
+from marin_sft.training.sft import train
+from marin_sft.training.sft_config import SFTConfig
 from tests.training.small_runs import chat_mixture, logged, sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
@@ -63,7 +65,7 @@ KILLED = """
 import os, signal, sys
 from marin_sft import progress
 from marin_sft.training import checkpoints
-from marin_sft.training.sft_run import run
+from marin_sft.training.sft import sft as run
 from test_resume import config_from
 
 after, within_checkpoint = int(sys.argv[2]), sys.argv[3] == "1"

@@ -1,4 +1,4 @@
-"""How a training is watched and when it ends: each option of `RunConfig` in a training, or refused."""
+"""How a training is watched and when it ends: each of its settings in a training, or refused."""
 
 import dataclasses
 import json
@@ -13,11 +13,11 @@ from marin_sft.training import checkpoints
 from marin_sft.training.fakes import CountingBatches, pack
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics import meter
+from marin_sft.training.metrics.reporting import run_name
 from marin_sft.training.metrics.trackers import TensorboardConfig
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, writing
-from marin_sft.training.sft_run import train
+from marin_sft.training.sft import train
 from marin_sft.training.stops import EarlyStopping
-from marin_sft.training.watching import run_name
 from tests.training.metrics.test_trackers import events, scalars
 from tests.training.small_runs import logged, sft_config
 

@@ -14,8 +14,9 @@ from marin_sft.training import train_run
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_directory import ModelDirectory
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import run, train
+from marin_sft.training.sft import sft as run
+from marin_sft.training.sft import train
+from marin_sft.training.sft_config import SFTConfig
 from tests.training.small_runs import chat_mixture, logged, sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)

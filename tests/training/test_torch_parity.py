@@ -15,8 +15,8 @@ from marin_sft.data.mixture import MixtureConfig, mixture
 from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.training.models.model_directory import ModelDirectory
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import run
+from marin_sft.training.sft import sft as run
+from marin_sft.training.sft_config import SFTConfig
 from tests.training.small_runs import sft_config
 
 STEPS = 5

@@ -5,13 +5,13 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.fingerprint import payload_of
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.training.mesh import MeshConfig
-from marin_sft.training.sft import SFTConfig, sft
+from marin_sft.training.sft_config import SFTConfig
 
 
 def payload(**fields) -> dict:
     sizes = {"train_batch_size": 4, "num_train_steps": 10, "learning_rate": 1e-3}
     config = SFTConfig(mixture="m", tokenized={}, base_model="b", **{**sizes, **fields})
-    return payload_of(ExecutorStep("checkpoints/x", sft, config), lambda step: "unused")
+    return payload_of(ExecutorStep("checkpoints/x", config=config), lambda step: "unused")
 
 
 def test_what_is_left_at_its_default_is_no_part_of_identity():

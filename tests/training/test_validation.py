@@ -10,7 +10,7 @@ from marin_sft.training.axes import BATCH
 from marin_sft.training.fakes import CountingBatches, pack
 from marin_sft.training.loss import row_nll
 from marin_sft.training.models import levanter_model
-from marin_sft.training.sft_run import train
+from marin_sft.training.sft import train
 from marin_sft.training.validation import Validation
 from tests.training.small_runs import sft_config
 

@@ -3,44 +3,93 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from marin_sft.execution.step import execution_only
 from marin_sft.training.checkpoints import Checkpoint
+from marin_sft.training.checks import require, require_pattern
 from marin_sft.training.metrics.memory import MemoryWatch
 from marin_sft.training.metrics.metrics_log import MetricsLog, read_lines
-from marin_sft.training.metrics.progress_bar import ProgressBar
-from marin_sft.training.metrics.trackers import Histograms, TrackerConfig, Trackers
+from marin_sft.training.metrics.progress_bar import STYLES, ProgressBar
+from marin_sft.training.metrics.tracker import Histograms, TrackerConfig
+from marin_sft.training.metrics.trackers import Trackers, check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reporting:
-    """`name`, `config`: of the run, for trackers. `memory_seconds`: see `MemoryWatch`; None: no figures of memory."""
+class ReportingSettings:
+    """What is told of a training, and where. None of it changes the result."""
 
-    trackers: Sequence[TrackerConfig] = ()
-    name: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    progress_bar: str = "rich"
-    memory_seconds: float | None = None
+    steps_per_log: int = execution_only(default=10)
+    """Steps between two lines of metrics.jsonl."""
 
-    def start(self, output_path: str, num_steps: int, start: Checkpoint | None, *, first_process: bool) -> Report:
-        """`start`: the checkpoint that the run goes on from. What is reported before its step is reported again."""
+    trackers: tuple[TrackerConfig, ...] = execution_only(default=())
+    """Where metrics go besides metrics.jsonl, see `trackers`."""
+
+    progress_bar: str = execution_only(default="rich")
+    """A style of `progress_bar`."""
+
+    track_memory: bool | float = execution_only(default=False)
+    """Log the peak memory of host and devices: True with each logged step, a number at most every so many seconds."""
+
+    weight_distribution_log_steps: int | None = execution_only(default=None)
+    """Steps between two reports to the trackers of each tensor's mean, standard deviation, largest absolute value and
+    histogram. None: never."""
+
+    weight_distribution_pattern: str = execution_only(default=".*")
+    """A regular expression for these tensors, see `tensor_names`."""
+
+    def check_reporting(self) -> None:
+        """Raise ConfigError for a value that cannot be used."""
+        require(self, "steps_per_log", self.steps_per_log >= 1, "at least 1")
+        require(self, "progress_bar", self.progress_bar in STYLES, f"one of {', '.join(STYLES)}")
+        require(self, "track_memory", self.track_memory >= 0, "True, False, or seconds")
+        every = self.weight_distribution_log_steps
+        require(self, "weight_distribution_log_steps", every is None or every >= 1, "at least 1, or None")
+        heard = every is None or bool(self.trackers)
+        require(self, "weight_distribution_log_steps", heard, "None without trackers, to which distributions go")
+        require_pattern(self, "weight_distribution_pattern", self.weight_distribution_pattern)
+        check_trackers(self.trackers)
+
+    def report(
+        self,
+        output_path: str,
+        num_steps: int,
+        start: Checkpoint | None,
+        *,
+        config: Mapping[str, Any],
+        first_process: bool,
+    ) -> Report:
+        """The report of an attempt that begins.
+
+        `config`: of the run, for trackers. `start`: the checkpoint that the run goes on from. What is reported before
+        its step is reported again.
+        """
         lines = [] if start is None else read_lines(start.output_path, start.step)
         trackers = Trackers(
             self.trackers if first_process else (),
-            name=self.name,
-            config=self.config,
+            name=run_name(output_path),
+            config=config,
             output_path=output_path,
             states={} if start is None else start.about.get("trackers", {}),
         )
+        seconds = 0.0 if self.track_memory is True else float(self.track_memory)
+        memory = None if self.track_memory is False else MemoryWatch(seconds)
         return Report(
             MetricsLog(output_path, lines, writes=first_process),
             trackers,
             ProgressBar(self.progress_bar, num_steps, shows=first_process),
-            None if self.memory_seconds is None else MemoryWatch(self.memory_seconds),
+            memory,
             first_process,
         )
+
+
+def run_name(output_path: str) -> str:
+    """`chat_seed0` of {prefix}/checkpoints/chat_seed0-0123456789/1, the directory of an attempt; else its last part."""
+    *_, step, attempt = ["", *output_path.rstrip("/").split("/")]
+    name, _, fingerprint = step.rpartition("-")
+    return name if attempt.isdigit() and name and fingerprint.isalnum() else attempt
 
 
 class Report:

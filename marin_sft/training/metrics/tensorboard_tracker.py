@@ -17,7 +17,7 @@ import numpy as np
 
 from marin_sft import disk
 from marin_sft.paths import file_system
-from marin_sft.training.metrics.trackers import Histograms
+from marin_sft.training.metrics.tracker import Histograms
 
 DIRECTORY = "tensorboard"
 _CRC32C = 0x82F63B78  # Castagnoli's polynomial, bits reversed

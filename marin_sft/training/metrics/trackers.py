@@ -9,51 +9,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from marin_sft.errors import ConfigError
 from marin_sft.training.checks import check_types, require
-
-if TYPE_CHECKING:
-    import numpy as np
+from marin_sft.training.metrics.tracker import Histograms, Run, Tracker, TrackerConfig
 
 T = TypeVar("T")
 WANDB_MODES = ("online", "offline", "disabled")
-Histograms = Mapping[str, "tuple[np.ndarray, np.ndarray]"]
-"""By name: float counts of n bins, and their n + 1 edges."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a tracker is told of a run: its name, the plain fields of its config, where its attempt writes.
-
-    resumed: the tracker's own `state`, as it was with the checkpoint that the run goes on from; {}: it starts.
-    """
-
-    name: str
-    config: Mapping[str, Any]
-    output_path: str
-    resumed: Mapping[str, Any]
-
-
-class Tracker(Protocol):
-    """One that has started. Any method may raise: then it is closed and the others go on."""
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None: ...
-    def log_histograms(self, step: int, histograms: Histograms) -> None: ...
-    def state(self) -> dict[str, Any]:
-        """JSON values, for the `resumed` of the run that goes on from here."""
-        ...
-
-    def close(self, *, failed: bool) -> None: ...
-
-
-class TrackerConfig(Protocol):
-    @property
-    def kind(self) -> str: ...
-    def start(self, run: Run) -> Tracker: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +48,7 @@ class WandbConfig:
     def start(self, run: Run) -> Tracker:
         from marin_sft.training.metrics.wandb_tracker import WandbTracker
 
-        return WandbTracker(self, run)
+        return WandbTracker(run, **asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)

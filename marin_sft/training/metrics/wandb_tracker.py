@@ -6,20 +6,28 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from marin_sft import disk
 from marin_sft.paths import file_system
-from marin_sft.training.metrics.trackers import Histograms, Run
-
-if TYPE_CHECKING:
-    from marin_sft.training.metrics.trackers import WandbConfig
+from marin_sft.training.metrics.tracker import Histograms, Run
 
 
 class WandbTracker:
     """One run of wandb's. Its files lie in `wandb/` of the output, from an object store's attempt once it is closed."""
 
-    def __init__(self, config: WandbConfig, run: Run) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        project: str | None,
+        entity: str | None,
+        group: str | None,
+        name: str | None,
+        tags: tuple[str, ...],
+        mode: str | None,
+    ) -> None:
+        """The options: see `WandbConfig`."""
         import wandb
 
         self._wandb = wandb
@@ -31,12 +39,12 @@ class WandbTracker:
         os.makedirs(directory, exist_ok=True)
         self._directory = directory
         self._run = wandb.init(
-            project=config.project,
-            entity=config.entity,
-            group=config.group,
-            name=config.name or run.name,
-            tags=config.tags or None,
-            mode=cast(Any, config.mode),
+            project=project,
+            entity=entity,
+            group=group,
+            name=name or run.name,
+            tags=tags or None,
+            mode=cast(Any, mode),
             config=dict(run.config),
             dir=directory,
             id=run.resumed.get("id"),

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from marin_sft.execution.step import step_fn, this_output_path
-from marin_sft.training.models import LlamaConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomModelConfig:
-    """`model`: the shape. `tokenizer`: a tokenizer directory, kept with the model; its length is the vocabulary."""
-
-    model: LlamaConfig
-    tokenizer: str
-    seed: int = 0
-    output_path: str = this_output_path()
+from marin_sft.data.tokenizer import load_tokenizer
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.generation import generation_config
+from marin_sft.training.models.model_directory import save_tokenizer, write_json, write_tensors, writing
+from marin_sft.training.models.random_model_config import RandomModelConfig
 
 
-@step_fn(kind="random_model", version=1, fresh_process=True)
 def random_model(config: RandomModelConfig) -> None:
     """Write config.json, model.safetensors (float32), generation_config.json and the tokenizer's files."""
-    from marin_sft.data.tokenizer import load_tokenizer
-    from marin_sft.training.models import levanter_model
-    from marin_sft.training.models.generation import generation_config
-    from marin_sft.training.models.model_directory import save_tokenizer, write_json, write_tensors, writing
-
     tokenizer = load_tokenizer(config.tokenizer)
     shape = config.model.hf_config(vocab_size=len(tokenizer))
     ends = generation_config(tokenizer)

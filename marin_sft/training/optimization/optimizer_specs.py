@@ -1,4 +1,4 @@
-"""Which optimizers there are and what each can be told: light values, to check a config with when it is planned."""
+"""Which optimizers there are, what each can be told, and their settings, which `optimizers` builds. Light: no JAX."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from marin_sft.errors import ConfigError
+from marin_sft.execution.step import omitted_when
+from marin_sft.training.checks import require, require_pattern
 
 
 @dataclass(frozen=True)
@@ -91,26 +93,72 @@ _CHOICES: dict[str, tuple[Any, ...]] = {"coefficient_type": _COEFFICIENTS}
 _NUMBER_OR_NONE = ("clipping_threshold", "adam_lr")
 
 
-def check_optimizer(config: Any) -> None:
-    """Raise ConfigError unless `optimizer`, `optimizer_options`, betas and `epsilon` of a `TrainConfig` go together."""
-    where, name = type(config).__name__, config.optimizer
-    if name in REFUSED:
-        raise ConfigError(f"{where}.optimizer = {name!r}: {REFUSED[name]}")
-    if name not in OPTIMIZERS:
-        raise ConfigError(f"{where}.optimizer = {name!r}: {_expected(str(name), OPTIMIZERS)}")
-    spec = OPTIMIZERS[name]
-    for beta, default in DEFAULT_BETAS.items():
-        if beta not in spec.betas and getattr(config, beta) != default:
-            raise ConfigError(f"{where}.{beta} = {getattr(config, beta)!r}: {name} has no {beta}; leave it out")
-    if config.epsilon is not None and spec.epsilon is None:
-        raise ConfigError(f"{where}.epsilon = {config.epsilon!r}: {name} has no epsilon; leave it out")
-    for option, value in config.optimizer_options.items():
-        at = f"{where}.optimizer_options[{option!r}] = {value!r}"
-        if option not in spec.options:
-            raise ConfigError(f"{at}: not an option of {name}; {_expected(str(option), spec.options)}")
-        expected = _refusal(option, value, spec.options[option])
-        if expected is not None:
-            raise ConfigError(f"{at}: expected {expected}")
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """How gradients become updates. Their rate: see `ScheduleSettings`."""
+
+    optimizer: str = omitted_when("adamw", default="adamw")
+    """One of `OPTIMIZERS`."""
+
+    optimizer_options: dict[str, Any] = omitted_when({}, default_factory=dict)
+    """What only this optimizer has, by name: see `OPTIMIZERS`."""
+
+    beta1: float = DEFAULT_BETAS["beta1"]
+    """Decay rate of the running mean of gradients."""
+
+    beta2: float = DEFAULT_BETAS["beta2"]
+    """Decay rate of the running mean of their squares."""
+
+    epsilon: float | None = omitted_when(None, default=None)
+    """Added to the denominator. None: the optimizer's own."""
+
+    weight_decay: float = 0.0
+    """Decoupled, times the rate."""
+
+    weight_decay_parameters: str | None = omitted_when(None, default=None)
+    """A regular expression for the tensors that decay, see `tensor_names`. None: all but norms, embeddings and
+    biases."""
+
+    max_grad_norm: float | None = 1.0
+    """Clips the norm of the gradient of all that is trained. None: off."""
+
+    skip_bad_steps: int | None = omitted_when(None, default=None)
+    """Leave the weights as they are in a step whose loss or gradient norm is more than six standard deviations above
+    the mean of so many steps before; `skipped_steps` in the metrics counts them. None: never."""
+
+    def check_optimizer(self) -> None:
+        """Raise ConfigError for a value that cannot be used, or that the optimizer does not have."""
+        where, name = type(self).__name__, self.optimizer
+        if name in REFUSED:
+            raise ConfigError(f"{where}.optimizer = {name!r}: {REFUSED[name]}")
+        if name not in OPTIMIZERS:
+            raise ConfigError(f"{where}.optimizer = {name!r}: {_expected(str(name), OPTIMIZERS)}")
+        self._check_options(OPTIMIZERS[name])
+        require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        for beta in DEFAULT_BETAS:
+            require(self, beta, 0 <= getattr(self, beta) < 1, "from 0 to below 1")
+        if self.weight_decay_parameters is not None:
+            require(self, "weight_decay_parameters", self.weight_decay > 0, "None where weight_decay is 0")
+            require_pattern(self, "weight_decay_parameters", self.weight_decay_parameters)
+        require(self, "epsilon", self.epsilon is None or self.epsilon > 0, "above 0, or None")
+        skips = self.skip_bad_steps is None or self.skip_bad_steps >= 2
+        require(self, "skip_bad_steps", skips, "at least 2 steps to compare with, or None")
+        require(self, "max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "above 0, or None")
+
+    def _check_options(self, spec: OptimizerSpec) -> None:
+        where, name = type(self).__name__, self.optimizer
+        for beta, default in DEFAULT_BETAS.items():
+            if beta not in spec.betas and getattr(self, beta) != default:
+                raise ConfigError(f"{where}.{beta} = {getattr(self, beta)!r}: {name} has no {beta}; leave it out")
+        if self.epsilon is not None and spec.epsilon is None:
+            raise ConfigError(f"{where}.epsilon = {self.epsilon!r}: {name} has no epsilon; leave it out")
+        for option, value in self.optimizer_options.items():
+            at = f"{where}.optimizer_options[{option!r}] = {value!r}"
+            if option not in spec.options:
+                raise ConfigError(f"{at}: not an option of {name}; {_expected(str(option), spec.options)}")
+            expected = _refusal(option, value, spec.options[option])
+            if expected is not None:
+                raise ConfigError(f"{at}: expected {expected}")
 
 
 def _refusal(option: str, value: Any, default: Any) -> str | None:

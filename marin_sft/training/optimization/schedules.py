@@ -8,35 +8,35 @@ import jax.numpy as jnp
 import optax
 
 from marin_sft.errors import TrainingError
-from marin_sft.training.train_config import TrainConfig
+from marin_sft.training.optimization.schedule_settings import ScheduleSettings, without_rounding
 
 WSD_DECAY = 0.1  # the part of the steps in which "wsd" decays where `decay` says nothing
 FEWEST_DECAYING = 2  # of a part of the steps: the first of them still has the peak
 INV_SQRT_TIMESCALE = 10_000  # of "inv_sqrt" without a warmup
 
 
-def schedule(config: TrainConfig, num_steps: int) -> optax.Schedule:
-    """The learning rate of each update, counted from 0: see `lr_schedule` of `TrainConfig`.
+def schedule(settings: ScheduleSettings, num_steps: int) -> optax.Schedule:
+    """The learning rate of each update, counted from 0: see `ScheduleSettings`.
 
     Raises:
         TrainingError: when warmup and decay do not fit into so many steps.
     """
-    warmup, decay = _steps(config, num_steps)
-    peak, stable = config.learning_rate, num_steps - warmup - decay
+    warmup, decay = _steps(settings, num_steps)
+    peak, stable = settings.learning_rate, num_steps - warmup - decay
     parts = [
         (warmup, optax.linear_schedule(0.0, peak, warmup)),
         (stable, optax.constant_schedule(peak)),
-        (decay, _decaying(config, warmup, decay)),
+        (decay, _decaying(settings, warmup, decay)),
     ]
     parts = [(steps, part) for steps, part in parts if steps > 0]
     ends = [sum(steps for steps, _ in parts[: i + 1]) for i in range(len(parts))]
     return optax.join_schedules([part for _, part in parts], ends[:-1])
 
 
-def _steps(config: TrainConfig, num_steps: int) -> tuple[int, int]:
+def _steps(settings: ScheduleSettings, num_steps: int) -> tuple[int, int]:
     """Of warmup and of decay."""
-    warmup, wanted = _count(config.warmup, num_steps), config.decay
-    if config.lr_schedule == "wsd" and wanted is None:
+    warmup, wanted = _count(settings.warmup, num_steps), settings.decay
+    if settings.lr_schedule == "wsd" and wanted is None:
         wanted = WSD_DECAY
     left = max(num_steps - warmup, 0)
     if wanted is None:
@@ -45,12 +45,12 @@ def _steps(config: TrainConfig, num_steps: int) -> tuple[int, int]:
         decay = min(max(_count(wanted, num_steps), FEWEST_DECAYING), left)
     else:
         decay = _count(wanted, num_steps)
-    if config.lr_schedule == "constant":
+    if settings.lr_schedule == "constant":
         decay = 0
     if warmup + decay > num_steps:
         raise TrainingError(
-            f"warmup = {config.warmup!r} and decay = {config.decay!r} take {warmup} + {decay} steps, but training has "
-            f"{num_steps}; expected at most that: give fewer, or fractions of the steps"
+            f"warmup = {settings.warmup!r} and decay = {settings.decay!r} take {warmup} + {decay} steps, but training "
+            f"has {num_steps}; expected at most that: give fewer, or fractions of the steps"
         )
     return warmup, decay
 
@@ -59,15 +59,10 @@ def _count(part: int | float, num_steps: int) -> int:
     return int(without_rounding(part * num_steps)) if isinstance(part, float) else part
 
 
-def without_rounding(steps: float) -> float:
-    """`steps`, or the whole number that it misses by the rounding of floats alone: 1.1 * 100 / 10 is 11."""
-    return round(steps, 6)
-
-
-def _decaying(config: TrainConfig, warmup: int, steps: int) -> optax.Schedule:
+def _decaying(settings: ScheduleSettings, warmup: int, steps: int) -> optax.Schedule:
     """From the peak to the floor; counted from its own start."""
-    peak, floor = config.learning_rate, _floor(config)
-    match config.lr_schedule:
+    peak, floor = settings.learning_rate, _floor(settings)
+    match settings.lr_schedule:
         case "cosine":
             return optax.cosine_decay_schedule(peak, max(steps, 1), floor / peak)
         case "inv_sqrt":
@@ -77,10 +72,10 @@ def _decaying(config: TrainConfig, warmup: int, steps: int) -> optax.Schedule:
             return optax.linear_schedule(peak, floor, steps)
 
 
-def _floor(config: TrainConfig) -> float:
-    if config.learning_rate_end is not None:
-        return config.learning_rate_end
-    return config.learning_rate * (config.min_lr_ratio or 0.0)
+def _floor(settings: ScheduleSettings) -> float:
+    if settings.learning_rate_end is not None:
+        return settings.learning_rate_end
+    return settings.learning_rate * (settings.min_lr_ratio or 0.0)
 
 
 def _float(count: Any) -> Any:

@@ -13,7 +13,8 @@ from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 from marin_sft.training.loss import LossBatch, nll
 from marin_sft.training.models import Qwen3Config, levanter_model
-from marin_sft.training.models.random_model import RandomModelConfig, random_model
+from marin_sft.training.models.random_model import random_model
+from marin_sft.training.models.random_model_config import RandomModelConfig
 
 SEQ_LEN = 128
 

@@ -9,11 +9,11 @@ from haliax.nn.scan import ScanCheckpointPolicy
 from levanter.layers.attention import AttentionBackend
 
 from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.training.devices import ATTENTION_BACKENDS, CHECKPOINTING
 from marin_sft.training.fakes import pack
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.models import levanter_model
 from marin_sft.training.sft_config import SFTConfig
-from marin_sft.training.train_config import ATTENTION_BACKENDS, CHECKPOINTING
 
 ROWS = pack([[[5, 9, 12, 7], [30, 31, 8]], [[20, 4, 6, 19, 11, 40, 3]]], 16)
 BATCH = LossBatch(**{name: hax.named(array, ("batch", "position")) for name, array in loss_arrays(ROWS).items()})

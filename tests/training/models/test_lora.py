@@ -27,8 +27,8 @@ from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.models import levanter_model, lora, peft_directory
 from marin_sft.training.models.model_directory import ModelDirectory
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import train
+from marin_sft.training.sft import train
+from marin_sft.training.sft_config import SFTConfig
 from tests.training.small_runs import logged, sft_config
 
 BATCHES = CountingBatches(vocab_size=40, batch_size=4, length=16)
@@ -186,7 +186,7 @@ def test_the_base_model_stays_as_it_is(trained):
 KILLED = """
 import os, signal, sys
 from marin_sft import progress
-from marin_sft.training.sft_run import train
+from marin_sft.training.sft import train
 from test_lora import BATCHES, dropping
 
 def kill(update):

@@ -11,7 +11,8 @@ from marin_sft.execution.step import unversioned
 from marin_sft.training import models
 from marin_sft.training.fakes import CHAT_TEMPLATE
 from marin_sft.training.models import levanter_model
-from marin_sft.training.models.random_model import RandomModelConfig, random_model
+from marin_sft.training.models.random_model import random_model
+from marin_sft.training.models.random_model_config import RandomModelConfig
 
 SIZES = dict(max_seq_len=32, hidden_dim=32, intermediate_dim=64, num_layers=2, num_heads=4, num_kv_heads=2)
 SHAPES = [

@@ -17,8 +17,8 @@ from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.tensor_names import names_of
 from marin_sft.training.optimization import optimizers
 from marin_sft.training.optimization.freezing import freezing
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import train
+from marin_sft.training.sft import train
+from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.train_step import recording
 from tests.training.small_runs import sft_config
 

@@ -20,8 +20,8 @@ from marin_sft.training.objective import Layout
 from marin_sft.training.optimization import optimizers
 from marin_sft.training.optimization.freezing import freezing
 from marin_sft.training.optimization.optimizer_specs import OPTIMIZERS
-from marin_sft.training.sft import SFTConfig
-from marin_sft.training.sft_run import SFTObjective
+from marin_sft.training.sft import SFTObjective
+from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.train_step import recording, step_function
 from tests.training.small_runs import sft_config
 

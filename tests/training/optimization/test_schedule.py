@@ -7,7 +7,7 @@ import transformers
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.length import num_steps_of
 from marin_sft.training.optimization.schedules import schedule
-from marin_sft.training.sft import SFTConfig
+from marin_sft.training.sft_config import SFTConfig
 
 STEPS, PEAK = 100, 1e-3
 POINTS = (0, 5, 10, 55, 80, 90, 100)

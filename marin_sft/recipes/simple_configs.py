@@ -1,0 +1,398 @@
+"""The settings of a training by Marin's names and with its defaults, and what they are in ours.
+
+What Marin calls as we do comes with the parts of a training, `TrainingSettings` and its like. Here stand the names that
+are Marin's alone, with the methods that read them, and the defaults that differ. `arguments` is the one way from here
+to `steps.sft` and `steps.dpo`; it takes every field, see `conversion`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from marin_sft.errors import ConfigError
+from marin_sft.execution.resources import Resources, TpuPodConfig
+from marin_sft.inputs import Source
+from marin_sft.recipes.conversion import Converted, reads
+from marin_sft.training.checks import check_types
+from marin_sft.training.dpo_config import DPOSettings
+from marin_sft.training.dpo_loss_types import loss_weights_of
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.sft_config import Terms
+from marin_sft.training.train_config import TrainingSettings
+
+NEVER = -1
+DEFAULT_STEPS = 10_000
+DEFAULT_LORA: dict[str, Any] = {"r": 8, "alpha": 16, "dropout": 0.05}
+_STOP_STRATEGIES = {"exit": "first_exhausted"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleConfig(Converted, TrainingSettings):
+    """What `SimpleTrainConfig`, `SimpleSFTConfig` and `SimpleDPOConfig` have alike. Their fields are checked for their
+    types, and for contradictions between Marin's names; values are checked by the config of the step.
+
+    Raises:
+        ConfigError: settings that contradict each other; a subclass with a field that would be dropped.
+    """
+
+    resources: Resources | None = None
+    """What training runs on. No part of a step's identity."""
+
+    steps_per_eval = 1000
+    steps_per_checkpoint: int | None = 1000
+
+    steps_per_hf_export: int | None = None
+    """Steps between two exports in Hugging Face format to `hf/step-N` of the output; there is one after the last step,
+    too. None: as often as checkpoints. -1: never, as `steps.export` does it in a step of its own."""
+
+    hf_generation_eos_token_ids: Sequence[int] | None = None
+    """Ids that end an answer, for generation_config.json. None: those that the tokenizer and the chat template say."""
+
+    def __post_init__(self) -> None:
+        self.check_declared()
+        check_types(self)
+        self.arguments()
+
+    def arguments(self) -> dict[str, Any]:
+        """Of `steps.sft` or `steps.dpo`, all but names, data and models."""
+        same = {name: getattr(self, name) for name in self.fields_of_target()}
+        return {**same, **self.length(), **self.exports(), "resources": self.hardware()}
+
+    @reads("resources")
+    def hardware(self) -> Resources:
+        """What training runs on."""
+        if self.resources is None:
+            raise self.contradiction("resources", expected="what training runs on, e.g. resources=CpuConfig()")
+        return self.resources
+
+    def length(self) -> dict[str, Any]:
+        """`num_train_steps` or `num_train_epochs`."""
+        if (self.num_train_steps is None) == (self.num_train_epochs is None):
+            raise self.contradiction("num_train_steps", "num_train_epochs", expected="exactly one of them")
+        return {"num_train_steps": self.num_train_steps, "num_train_epochs": self.num_train_epochs}
+
+    @reads("steps_per_hf_export", "hf_generation_eos_token_ids")
+    def exports(self) -> dict[str, Any]:
+        """Exports while training, as `steps.sft` is told of them."""
+        cadence = self.steps_per_checkpoint if self.steps_per_hf_export is None else self.steps_per_hf_export
+        ends = self.hf_generation_eos_token_ids
+        if ends is not None and cadence in (None, NEVER):
+            raise ConfigError(
+                f"{type(self).__name__}: hf_generation_eos_token_ids={ends}, but training exports nothing; set "
+                "steps_per_hf_export, or give the ids to steps.export"
+            )
+        return {"steps_per_hf_export": NEVER if cadence is None else cadence, "hf_generation_eos_token_ids": ends}
+
+    def contradiction(self, *fields: str, expected: str) -> ConfigError:
+        got = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
+        return ConfigError(f"{type(self).__name__}: {got}; expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleTrainConfig(SimpleConfig, Terms):
+    """What `default_train` trains with: the settings of `TrainingSettings`, `Terms` and `SimpleConfig`, and one more.
+
+    Raises:
+        ConfigError: settings that contradict each other.
+    """
+
+    train_seq_len: int | None = None
+    """Tokens in a row. None: the model config's `max_seq_len`."""
+
+    weight_decay = 0.1
+    warmup = 0.01
+
+    @reads("train_seq_len")
+    def seq_len(self) -> int | None:
+        """Tokens in a row; None: the model config says it."""
+        return self.train_seq_len
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(SimpleConfig):
+    """What `SimpleSFTConfig` and `SimpleDPOConfig` have alike.
+
+    Raises:
+        ConfigError: settings that contradict each other, or that are refused.
+    """
+
+    tpu_type: str | None = None
+    """Instead of `resources`: a TPU slice, "v4-128"."""
+
+    node_count: int | None = None
+    """The number of slices. None: 1, or as `resources` say."""
+
+    train_batch_size: int = 128
+    lr_schedule = "linear"
+    min_lr_ratio: float = 0.0
+    steps_per_hf_export = 500
+    reinit_tokens: Sequence[str] | bool | None = ()  # type: ignore[assignment]  # Marin's type; see `_reinit_tokens`
+
+    cooldown: int | float | None = None
+    """Another name of `decay`; 0 is None."""
+
+    model_name_or_path: Source | None = None
+    """The model to start from: a hub id "org/name" or "org/name@revision" (see `hub_revisions`), the directory of a
+    Hugging Face model, or a step whose output is one."""
+
+    initialize_from_hf: Source | bool | None = None
+    """Another name of `model_name_or_path`; or True or False: whether it is that of `model_name_or_path`, or that of
+    `initialize_from_checkpoint_path`."""
+
+    initialize_from_checkpoint_path: Source | None = None
+    """The model to start from: a training step (whose output's `model` it is), or the directory of its model."""
+
+    tokenizer: Source | None = None
+    """The one that the data must have been tokenized with. None: not checked."""
+
+    max_seq_len: int = 4096
+    """Tokens in a packed row; of a pair, the most that a prompt and one completion have together."""
+
+    use_lora: bool = False
+    """Another way to say `lora`, with the three below."""
+
+    lora_r: int | None = None
+    """None: 8."""
+
+    lora_alpha: float | None = None
+    """None: 16."""
+
+    lora_dropout: float | None = None
+    """None: 0.05."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.train_batch_size, int):
+            raise ConfigError(
+                f"{type(self).__name__}.train_batch_size={self.train_batch_size!r}: expected a whole number of rows; "
+                "the batch size does not change during training"
+            )
+        super().__post_init__()
+        self.base_model()
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            **super().arguments(),
+            "decay": self._decay(),
+            "min_lr_ratio": self._min_lr_ratio(),
+            "reinit_tokens": self._reinit_tokens(),
+            "lora": self._lora(),
+        }
+
+    @reads("tpu_type", "node_count")
+    def hardware(self) -> Resources:
+        """`resources`, or the slices of `tpu_type`."""
+        if (self.resources is None) == (self.tpu_type is None):
+            expected = "exactly one of them, e.g. tpu_type='v4-8', or resources=CpuConfig()"
+            raise self.contradiction("resources", "tpu_type", expected=expected)
+        if self.tpu_type is not None:
+            return TpuPodConfig(tpu_type=self.tpu_type, slice_count=self.node_count or 1)
+        assert self.resources is not None
+        slices = getattr(self.resources, "slice_count", 1)
+        if self.node_count in (None, slices):
+            return self.resources
+        if not isinstance(self.resources, TpuPodConfig) or slices != 1:
+            expected = "node_count=None: the resources say how many slices"
+            raise self.contradiction("node_count", "resources", expected=expected)
+        return dataclasses.replace(self.resources, slice_count=self.node_count or 1)
+
+    @reads("model_name_or_path", "initialize_from_hf", "initialize_from_checkpoint_path")
+    def base_model(self) -> Source:
+        """The model to start from: a hub id, a directory, or a step."""
+        checkpoint, named = self.initialize_from_checkpoint_path, self.model_name_or_path
+        hf = checkpoint is None if self.initialize_from_hf is None else self.initialize_from_hf
+        if hf is False:
+            # As in Marin, the name may stand beside the checkpoint, which has all that is needed of its base model.
+            chosen, contradicts = checkpoint, False
+        else:
+            chosen = named if hf is True else hf
+            contradicts = checkpoint is not None or named not in (None, chosen)
+        if chosen is None or contradicts:
+            raise self.contradiction(
+                "initialize_from_hf",
+                "model_name_or_path",
+                "initialize_from_checkpoint_path",
+                expected="one model to start from, e.g. model_name_or_path='meta-llama/Llama-3.1-8B'; for random "
+                "weights, use default_train",
+            )
+        return chosen
+
+    @reads("tokenizer")
+    def tokenization(self) -> dict[str, Any]:
+        """How the data must have been tokenized, by the names that their format has; None: not checked."""
+        return {"tokenizer": self.tokenizer, "input_role": None, "output_role": None}
+
+    @reads("max_seq_len")
+    def seq_len(self) -> int:
+        """Tokens in a row, or in a branch of a pair."""
+        return self.max_seq_len
+
+    @reads("cooldown")
+    def _decay(self) -> int | float | None:
+        if self.decay is not None and self.cooldown:
+            raise self.contradiction("decay", "cooldown", expected="one of them: they are two names of one setting")
+        return self.decay if self.decay is not None else self.cooldown or None
+
+    def _min_lr_ratio(self) -> float | None:
+        """None where `learning_rate_end` says it, and nothing else was said."""
+        unsaid = self.learning_rate_end is not None and self.min_lr_ratio == FineTuning.min_lr_ratio
+        return None if unsaid else self.min_lr_ratio
+
+    def _reinit_tokens(self) -> tuple[str, ...]:
+        if self.reinit_tokens is True:  # Marin's type; False is no tokens there
+            raise ConfigError(
+                f"{type(self).__name__}.reinit_tokens=True: which tokens are to be made anew depends on the model; "
+                "expected a list of them, e.g. ['<|start_header_id|>']"
+            )
+        return tuple(self.reinit_tokens or ())
+
+    @reads("use_lora", "lora_r", "lora_alpha", "lora_dropout")
+    def _lora(self) -> LoraConfig | None:
+        settings = {"r": self.lora_r, "alpha": self.lora_alpha, "dropout": self.lora_dropout}
+        given = {name: value for name, value in settings.items() if value is not None}
+        if (given and not self.use_lora) or (self.use_lora and self.lora is not None):
+            names = ("lora", "use_lora", "lora_r", "lora_alpha", "lora_dropout")
+            raise self.contradiction(*names, expected="lora alone, or use_lora=True")
+        return LoraConfig(**{**DEFAULT_LORA, **given}) if self.use_lora else self.lora
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleSFTConfig(FineTuning, Terms):
+    """What `default_sft` trains with: the settings of `TrainingSettings`, `Terms`, `SimpleConfig` and `FineTuning`, and
+    those below. Without `num_train_steps` and `num_train_epochs`, training takes 10,000 steps.
+
+    Raises:
+        ConfigError: settings that contradict each other, or that are refused.
+    """
+
+    learning_rate: float = 5e-6
+    max_grad_norm = None
+
+    input_role: str | None = None
+    """What `input_field` of the data's format must be. None: not checked."""
+
+    output_role: str | None = None
+    """What `output_field` of the data's format must be. None: not checked."""
+
+    mixture_block_size: int | None = None
+    """See `LmDataConfig`. None: as the mixture says. One dataset alone has no use for it."""
+
+    stop_strategy: str | None = None
+    """See `LmDataConfig`; "exit" is "first_exhausted". None: as the mixture says."""
+
+    pad_tokenizer_to_match_model: bool = True
+    """True is what is always done: a model with more embeddings than the tokenizer has tokens keeps them."""
+
+    int8: bool = False
+    """True is refused: there is no int8 training."""
+
+    @reads("int8", "pad_tokenizer_to_match_model")
+    def arguments(self) -> dict[str, Any]:
+        if self.int8:
+            raise self.contradiction("int8", expected="False: there is no int8 training, bfloat16 is used")
+        if not self.pad_tokenizer_to_match_model:
+            expected = "True: a model's embeddings are never cut down to the tokenizer"
+            raise self.contradiction("pad_tokenizer_to_match_model", expected=expected)
+        return super().arguments()
+
+    def length(self) -> dict[str, Any]:
+        if self.num_train_steps is None and self.num_train_epochs is None:
+            return {"num_train_steps": DEFAULT_STEPS}
+        return super().length()
+
+    @reads("input_role", "output_role")
+    def tokenization(self) -> dict[str, Any]:
+        return {**super().tokenization(), "input_role": self.input_role, "output_role": self.output_role}
+
+    @reads("mixture_block_size", "stop_strategy")
+    def mixing(self) -> dict[str, Any]:
+        """Settings of the mixture; None: as it says."""
+        stops = self.stop_strategy
+        return {
+            "stop_strategy": None if stops is None else _STOP_STRATEGIES.get(stops, stops),
+            "mixture_block_size": self.mixture_block_size,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleDPOConfig(FineTuning, DPOSettings):
+    """What `default_dpo` trains with: the settings of `TrainingSettings`, `DPOSettings`, `SimpleConfig` and
+    `FineTuning`, and those below. Examples are pairs. Without `num_train_steps` and epochs, training takes one epoch.
+
+    Raises:
+        ConfigError: settings that contradict each other.
+    """
+
+    learning_rate: float = 1e-6
+    warmup = 0.0
+    steps_per_eval = 100
+
+    num_epochs: float | None = None
+    """Another name of `num_train_epochs`."""
+
+    loss_weights: Sequence[float] | None = None
+    """TRL's spelling of a weighted sum: `loss_type` is a list. None: 1 each."""
+
+    reference_model_path: Source | None = None
+    """The model to compare with, as `model_name_or_path`. None: the model to start from."""
+
+    train_seq_len: int | None = None
+    """Another name of `max_seq_len`."""
+
+    max_prompt_length: int | None = None
+    """The most tokens of a prompt, see `MixtureConfig`."""
+
+    max_completion_length: int | None = None
+    """The most tokens of a completion, see `MixtureConfig`."""
+
+    validation_split_fraction: float = 0.1
+    """Share of the pairs of each dataset to keep out for evaluation, unless the data say what is. 0: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.held_out()
+
+    @reads("loss_weights")
+    def arguments(self) -> dict[str, Any]:
+        weights = loss_weights_of(self.loss_type, self.loss_weights)
+        one = len(weights) == 1 and next(iter(weights.values())) == 1
+        return {**super().arguments(), "loss_type": next(iter(weights)) if one else weights}
+
+    @reads("num_epochs")
+    def length(self) -> dict[str, Any]:
+        given = [n for n in (self.num_train_steps, self.num_train_epochs, self.num_epochs) if n is not None]
+        if len(given) > 1:
+            raise self.contradiction(
+                "num_train_steps", "num_train_epochs", "num_epochs", expected="at most one of them"
+            )
+        if self.num_train_steps is not None:
+            return {"num_train_steps": self.num_train_steps}
+        return {"num_train_epochs": given[0] if given else 1.0}
+
+    @reads("train_seq_len")
+    def seq_len(self) -> int:
+        return self.max_seq_len if self.train_seq_len is None else self.train_seq_len
+
+    @reads("max_prompt_length", "max_completion_length")
+    def lengths(self) -> dict[str, Any]:
+        """Limits of the tokens of a pair, by `MixtureConfig`'s names."""
+        return {
+            "seq_len": self.seq_len(),
+            "max_prompt_length": self.max_prompt_length,
+            "max_completion_length": self.max_completion_length,
+        }
+
+    @reads("validation_split_fraction")
+    def held_out(self) -> float:
+        """Share of the pairs to keep out of training."""
+        share = self.validation_split_fraction
+        if not 0 <= share < 1:
+            raise self.contradiction("validation_split_fraction", expected="from 0 to below 1")
+        return share
+
+    @reads("reference_model_path")
+    def reference(self) -> Source | None:
+        """The model to compare with; None: the model to start from."""
+        return self.reference_model_path

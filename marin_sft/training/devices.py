@@ -1,0 +1,53 @@
+"""The settings of the devices: number types, the mesh, and how memory is saved. Light: no JAX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from marin_sft.execution.step import execution_only
+from marin_sft.training.checks import require
+from marin_sft.training.mesh import mesh_config
+from marin_sft.training.precision import PrecisionSettings
+
+# Levanter's and Haliax's names.
+ATTENTION_BACKENDS = ("default", "nvte", "splash", "jax_flash", "vanilla")
+CHECKPOINTING = ("offload", "recompute", "full", "save_all", "nested")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceSettings(PrecisionSettings):
+    """How the devices compute. All but `precision` changes the result by rounding only."""
+
+    mesh: Any = execution_only(default=None)
+    """How the devices share the work, see `mesh.mesh_config`. None: each has different rows, and a slice of the
+    weights."""
+
+    per_device_parallelism: int = execution_only(default=-1)
+    """Examples of a micro-batch on each device. -1: no accumulation. Dropout and NEFTune draw their random numbers for
+    each micro-batch: with them, it has the effect of a seed."""
+
+    gradient_checkpointing: bool | str = execution_only(default=True)
+    """Compute activations again in the backward pass to save memory: True, False, or one of `CHECKPOINTING`."""
+
+    attention_backend: str | None = execution_only(default=None)
+    """One of `ATTENTION_BACKENDS`. None: the best for device and model."""
+
+    def check_devices(self) -> None:
+        """Raise ConfigError for a value that cannot be used."""
+        self.check_precision()
+        if self.mesh is not None:
+            sequence = mesh_config(self.mesh).sequence
+            vanilla = sequence == 1 or self.attention_backend in (None, "vanilla")
+            require(self, "attention_backend", vanilla, f"None or 'vanilla' where mesh has sequence = {sequence}")
+        remat = isinstance(self.gradient_checkpointing, bool) or self.gradient_checkpointing in CHECKPOINTING
+        require(self, "gradient_checkpointing", remat, f"True, False, or one of {', '.join(CHECKPOINTING)}")
+        known = self.attention_backend in (None, *ATTENTION_BACKENDS)
+        require(self, "attention_backend", known, f"None, or one of {', '.join(ATTENTION_BACKENDS)}")
+        micro = self.per_device_parallelism
+        require(self, "per_device_parallelism", micro >= 1 or micro == -1, "at least 1, or -1")
+
+    def attention(self) -> str | None:
+        """The backend to use: only the plain one can split positions over devices."""
+        splits = self.mesh is not None and mesh_config(self.mesh).sequence != 1
+        return "vanilla" if splits else self.attention_backend

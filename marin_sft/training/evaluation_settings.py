@@ -1,0 +1,45 @@
+"""The settings of evaluation while training. Light: no JAX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marin_sft.execution.step import execution_only, omitted_when
+from marin_sft.training.checks import require
+from marin_sft.training.stops import EarlyStopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """When training evaluates on the mixture's validation examples, which are cut as training's are."""
+
+    steps_per_eval: int | None = execution_only(default=None)
+    """Steps between two evaluations. None: never."""
+
+    max_evaluation_steps: int | None = omitted_when(None, default=None)
+    """The most batches of each validation set. None: all."""
+
+    do_eval: bool | None = execution_only(default=None)
+    """False: never evaluate. True: also without held-out data, on training batches (`max_evaluation_steps` of them, or
+    8), and after the last step unless `steps_per_eval` says otherwise. None: where there are held-out data."""
+
+    early_stopping: EarlyStopping | None = omitted_when(None, default=None)
+    """End training when a figure stops improving. It says how often to evaluate, too."""
+
+    def check_evaluation(self) -> None:
+        """Raise ConfigError for a value that cannot be used."""
+        most, every = self.max_evaluation_steps, self.steps_per_eval
+        require(self, "max_evaluation_steps", most is None or most >= 1, "at least 1, or None")
+        require(self, "steps_per_eval", every is None or every > 0, "above 0, or None")
+        if self.early_stopping is not None:
+            one = every in (None, self.early_stopping.steps)
+            require(self, "early_stopping", one, f"steps = {every}, as steps_per_eval, or that to be None")
+            require(self, "early_stopping", self.do_eval is not False, "None where do_eval is False")
+
+    def eval_cadence(self, num_steps: int) -> int | None:
+        """Steps between two evaluations of a training of `num_steps`; None: never."""
+        if self.do_eval is False:
+            return None
+        if self.early_stopping is not None:
+            return self.early_stopping.steps
+        return self.steps_per_eval or (num_steps if self.do_eval else None)
