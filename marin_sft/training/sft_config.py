@@ -11,18 +11,18 @@ from marin_sft.training.train_config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What the loss of a token has beside its NLL, log Z - z[target], where Z sums the exponentiated logits z. The loss
+    """Terms that training adds to a token's NLL, log Z - z[target], where Z sums the exponentiated logits z. The loss
     on validation examples has none of them."""
 
     z_loss_weight: float = 0.0
-    """Of log(Z)^2 (PaLM, arXiv 2204.02311)."""
+    """Weight of log(Z)^2 (PaLM, arXiv 2204.02311)."""
 
     label_smoothing: float = omitted_when(0.0, default=0.0)
-    """e, by which the NLL becomes log Z - (1 - e) z[target] - e mean z: the target is 1 - e + e / V for the right one
-    of V tokens, and e / V for others."""
+    """With e, the NLL becomes log Z - (1 - e) z[target] - e mean z: the target is 1 - e + e / V for the right one of V
+    tokens, and e / V for the others."""
 
     neftune_noise_alpha: float | None = omitted_when(None, default=None)
-    """Of the noise on the embeddings in training, see `neftune`. None: none."""
+    """Scale of the noise added to embeddings, see `neftune`. None: no noise."""
 
     def check_terms(self) -> None:
         """Raise ConfigError for a value that cannot be used."""

@@ -1,4 +1,4 @@
-"""What all kinds of training are told: the settings of their parts, the data, and the base model."""
+"""The config of every kind of training: the settings of its parts, the data, and the base model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TrainingSettings(
     """The settings of the parts of a training. Each part declares, explains and checks its own."""
 
     seed: int = 0
-    """Of the order of the data, and of what is random in training."""
+    """Seed of the data's order and of everything random in training."""
 
     def check_parts(self) -> None:
         """Raise ConfigError for a value that cannot be used, alone or together with others."""
