@@ -28,7 +28,7 @@ from tokenize_rows import TARGET
 
 from marin_sft.data.packing.packs import pack
 from marin_sft.data.token_cache import ROWS_PER_SHARD
-from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
+from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 
 HERE = Path(__file__).parent
 VOCABULARY = 8000

@@ -156,7 +156,7 @@ def make(folder: str, length: int, words: int, count: int) -> None:
     from marin_sft.data.data_configs import lm_mixture_data_config
     from marin_sft.data.mixture import MixtureConfig, mixture
     from marin_sft.data.tokenize import TokenizeConfig, tokenize
-    from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
+    from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
     from marin_sft.training.dpo_config import ReferenceConfig
     from marin_sft.training.models import LlamaConfig
     from marin_sft.training.models.random_model import random_model

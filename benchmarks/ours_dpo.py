@@ -34,7 +34,7 @@ MODES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def prepare(folder: str, pairs: str) -> dict[str, float]:
     """`pairs` has conversations as in ShareGPT. Figures: of the pairs that are trained on."""
-    from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
+    from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
     from marin_sft.training.models import Qwen3Config
     from marin_sft.training.models.model_directory import ModelDirectory
     from marin_sft.training.models.random_model import random_model

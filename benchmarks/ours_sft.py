@@ -34,7 +34,7 @@ def prepare(folder: str, rows: str) -> dict[str, float]:
     from marin_sft.data.data_configs import lm_mixture_data_config
     from marin_sft.data.mixture import MixtureConfig, mixture
     from marin_sft.data.tokenize import TokenizeConfig, tokenize
-    from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
+    from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
     from marin_sft.training.models import Qwen3Config
     from marin_sft.training.models.model_directory import ModelDirectory
     from marin_sft.training.models.random_model import random_model

@@ -87,7 +87,7 @@ def main() -> int:
     parser.add_argument("--data", help="a JSON-lines file of messages rows")
     parser.add_argument("--rows", type=int, default=4000, help="how many are made without --data")
     arguments = parser.parse_args()
-    from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
+    from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 
     with tempfile.TemporaryDirectory() as directory:
         data = arguments.data or str(Path(directory, "rows.jsonl"))

@@ -10,10 +10,8 @@ The only module that sees both the engine and the packages that do the work.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from marin_sft.data.adapters import Adapter, FormatAdapter
@@ -31,22 +29,21 @@ from marin_sft.data.step_configs import (
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig
 from marin_sft.execution.resources import CpuConfig, Resources
-from marin_sft.execution.step import ExecutorStep, InputName
+from marin_sft.execution.step import ExecutorStep
 from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig
 from marin_sft.export.periodic import PeriodicExports
+from marin_sft.inputs import Source, last_part, path_of, paths_of
 from marin_sft.training.checks import check_fields
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig, needs_reference
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig
-from marin_sft.training.models.families import check_directory
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.sft_config import SFTConfig
+from marin_sft.training.step_inputs import adapter_found, check_length, check_model
 from marin_sft.training.train_config import INSTEAD, TrainConfig
 
 Trained = TypeVar("Trained", bound=TrainConfig)
-# What a config's path field takes before it is resolved to a string: a step, a place in its output, or a path or glob.
-Source = ExecutorStep[Any] | InputName | str | Path
 
 
 def download(
@@ -104,7 +101,7 @@ def transform(
 ) -> ExecutorStep[TransformConfig]:
     """`documents/{name}`: the raw rows of a downloaded dataset as canonical ones. `source` is its name in the rows."""
     config = TransformConfig(
-        input_path=_path(dataset),
+        input_path=path_of(dataset),
         source=source,
         adapter=adapter or FormatAdapter(),
         subsets=tuple(subsets),
@@ -125,13 +122,13 @@ def train_tokenizer(
 ) -> ExecutorStep[TrainTokenizerConfig]:
     """`tokenizers/{name}`: a byte-level BPE tokenizer with a ChatML template, trained on chat rows. `max_dropped`: see
     `TrainTokenizerConfig`."""
-    config = TrainTokenizerConfig(_paths(documents), vocab_size, format or ChatLmDatasetFormat(), max_dropped)
+    config = TrainTokenizerConfig(paths_of(documents), vocab_size, format or ChatLmDatasetFormat(), max_dropped)
     return ExecutorStep(f"tokenizers/{name}", config=config)
 
 
 def random_model(name: str, model: LlamaConfig, *, tokenizer: Source, seed: int = 0) -> ExecutorStep[RandomModelConfig]:
     """`models/{name}`: randomly initialised weights as a Hugging Face directory."""
-    config = RandomModelConfig(model=model, tokenizer=_path(tokenizer), seed=seed)
+    config = RandomModelConfig(model=model, tokenizer=path_of(tokenizer), seed=seed)
     return ExecutorStep(f"models/{name}", config=config)
 
 
@@ -147,10 +144,10 @@ def tokenize(
 ) -> ExecutorStep[TokenizeConfig]:
     """`tokenized/{name}`: a token cache with masks from rows of chat messages. `max_dropped`: see `TokenizeConfig`."""
     config = TokenizeConfig(
-        train_paths=_paths(documents),
-        tokenizer=_path(tokenizer),
+        train_paths=paths_of(documents),
+        tokenizer=path_of(tokenizer),
         format=format or ChatLmDatasetFormat(),
-        validation_paths=_paths(validation),
+        validation_paths=paths_of(validation),
         max_dropped=max_dropped,
     )
     return ExecutorStep(f"tokenized/{name}", config=config, resources=resources or CpuConfig())
@@ -200,18 +197,18 @@ def sft(
     steps_per_hf_export: also export to `hf/step-N` of the output, every so many steps and after the last; -1: never.
     hf_save_dtype, hf_generation_eos_token_ids: of these exports, see `HfExport`.
     """
-    _check_length(mixture, training)
-    _check_model(base_model, mixture.config.seq_len)
+    check_length(mixture, training)
+    check_model(base_model, mixture.config.seq_len)
     exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
     config = _config(
         SFTConfig,
         name,
         exports,
-        mixture=_path(mixture),
+        mixture=path_of(mixture),
         tokenized=mixture.config.data.tokenized,
-        base_model=_path(base_model),
+        base_model=path_of(base_model),
         seed=seed,
-        **_adapter_found(training),
+        **adapter_found(training),
     )
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", config=config, resources=resources or CpuConfig())
 
@@ -225,9 +222,9 @@ def reference_logprobs(
     `options`: more fields of `ReferenceConfig`.
     """
     config = ReferenceConfig(
-        mixture=_path(mixture), tokenized=mixture.config.data.tokenized, model=_path(model), **options
+        mixture=path_of(mixture), tokenized=mixture.config.data.tokenized, model=path_of(model), **options
     )
-    name = f"reference_logprobs/{_last_part(mixture)}_{_last_part(model)}"
+    name = f"reference_logprobs/{last_part(mixture)}_{last_part(model)}"
     return ExecutorStep(name, config=config, resources=resources or CpuConfig())
 
 
@@ -251,10 +248,10 @@ def dpo(
     `ref_model_sync_steps` the model is held beside the policy instead.
     training: fields of `DPOConfig`. The others: see `sft`.
     """
-    _check_length(mixture, training)
-    _check_model(base_model)
-    _check_model(reference)
-    training = _adapter_found(training)
+    check_length(mixture, training)
+    check_model(base_model)
+    check_model(reference)
+    training = adapter_found(training)
     adapter = training["lora"].adapter_path if isinstance(training.get("lora"), LoraConfig) else None
     same = reference is None or (reference == base_model and adapter is None)
     starts_at_reference = same and not training.get("reinit_tokens")
@@ -268,7 +265,7 @@ def dpo(
         )
     fields: dict[str, Any] = {}
     if synced:
-        fields["reference_model"] = _path(against)
+        fields["reference_model"] = path_of(against)
     elif needed:
         options = {key: training[key] for key in ("precision",) if key in training}
         if reference is None and adapter is not None:
@@ -279,9 +276,9 @@ def dpo(
         DPOConfig,
         name,
         exports,
-        mixture=_path(mixture),
+        mixture=path_of(mixture),
         tokenized=mixture.config.data.tokenized,
-        base_model=_path(base_model),
+        base_model=path_of(base_model),
         seed=seed,
         starts_at_reference=bool(fields) and starts_at_reference,
         **{**fields, **training},
@@ -303,43 +300,6 @@ def _config(
     return replace(config, hf_exports=hf_exports, hf_exports_kept=fields.get("hf_exports_kept"))
 
 
-def _adapter_found(training: Mapping[str, Any]) -> dict[str, Any]:
-    """`training` with the directory of the adapter in it: of a training step that is its `adapter`."""
-    lora = training.get("lora")
-    if not isinstance(lora, LoraConfig) or lora.adapter_path is None:
-        return dict(training)
-    source: Any = lora.adapter_path
-    if isinstance(source, ExecutorStep) and isinstance(source.config, TrainConfig):
-        source = source / "adapter"
-    return {**training, "lora": replace(lora, adapter_path=_path(source))}
-
-
-def _check_length(mixture: ExecutorStep[MixtureConfig], training: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless the mixture has data for training as long as `training` says."""
-    data, epochs = mixture.config.data, training.get("num_train_epochs") or 1
-    if not data.training:
-        raise ConfigError(f"step '{mixture.name}': no component has a weight above 0; expected something to train on")
-    if data.stop_strategy != "restart" and isinstance(epochs, int | float) and epochs > 1:
-        raise ConfigError(
-            f"step '{mixture.name}': stop_strategy={data.stop_strategy!r} ends the data after one epoch; expected "
-            f"num_train_epochs of at most 1, got {epochs}, or stop_strategy='restart'"
-        )
-
-
-def _check_model(source: Source | None, seq_len: int | None = None) -> None:
-    """Raise ConfigError for a local model that training would refuse. One that is not there is told with all inputs."""
-    if isinstance(source, str | Path) and os.path.isdir(source):
-        check_directory(str(source), seq_len if isinstance(seq_len, int) else None)
-
-
-def _last_part(source: Source) -> str:
-    """What a step, a place in its output or a path is called, without the folders before it."""
-    if isinstance(source, InputName) and source.step is not None:
-        source = source.step
-    name = source.name if isinstance(source, ExecutorStep) else str(source)
-    return name.rstrip("/").rpartition("/")[2]
-
-
 def export(
     name: str,
     trained: ExecutorStep[SFTConfig] | ExecutorStep[DPOConfig],
@@ -353,7 +313,7 @@ def export(
     """
     values = export_fields(name, trained.name, trained.config)
     config = ExportConfig(
-        checkpoint=_path(trained), dtype=dtype, generation_eos_token_ids=_ids(generation_eos_token_ids), **values
+        checkpoint=path_of(trained), dtype=dtype, generation_eos_token_ids=_ids(generation_eos_token_ids), **values
     )
     return ExecutorStep(f"hf/{name}", config=config)
 
@@ -372,8 +332,8 @@ def evaluate(
     Greedy, unless `generation`, more fields of `GenerateConfig`, says otherwise.
     """
     config = GenerateConfig(
-        model=_path(model),
-        prompts={name: _path(source) for name, source in prompts.items()},
+        model=path_of(model),
+        prompts={name: path_of(source) for name, source in prompts.items()},
         max_new_tokens=max_new_tokens,
         **generation,
     )
@@ -402,7 +362,9 @@ def perplexity(
     if not isinstance(data, ExecutorStep):
         assert seq_len is not None
         data = mixture(f"{name}_evaluation", mixture_for_evaluation(data), seq_len=seq_len)
-    config = PerplexityConfig(model=_path(model), mixture=_path(data), tokenized=data.config.data.tokenized, **options)
+    config = PerplexityConfig(
+        model=path_of(model), mixture=path_of(data), tokenized=data.config.data.tokenized, **options
+    )
     return ExecutorStep(f"perplexity/{name}", config=config, resources=resources or CpuConfig())
 
 
@@ -415,24 +377,10 @@ def lm_eval(
     """
     chosen = tasks if isinstance(tasks, str) else tuple(tasks)
     if options.get("task_files") is not None:
-        options["task_files"] = _path(options["task_files"])
-    config = LmEvalConfig(model=_path(model), tasks=chosen, **options)  # type: ignore[arg-type]  # refused there
+        options["task_files"] = path_of(options["task_files"])
+    config = LmEvalConfig(model=path_of(model), tasks=chosen, **options)  # type: ignore[arg-type]  # refused there
     return ExecutorStep(f"lm_eval/{name}", config=config, resources=resources or CpuConfig())
 
 
 def _ids(ids: Sequence[int] | None) -> tuple[int, ...] | None:
     return None if ids is None else tuple(ids)
-
-
-def _path(source: Source) -> Any:
-    """What stands in a config for `source`: local files count by content, which for the engine is a `Path`.
-
-    Typed Any: the executor puts a string in its place before the step function sees the config.
-    """
-    if isinstance(source, str) and source.startswith("file://"):
-        source = source.removeprefix("file://")
-    return Path(source).expanduser() if isinstance(source, str) and "://" not in source else source
-
-
-def _paths(sources: Source | Sequence[Source]) -> tuple[Any, ...]:
-    return tuple(map(_path, (sources,) if isinstance(sources, ExecutorStep | InputName | str | Path) else sources))

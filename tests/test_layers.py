@@ -13,7 +13,7 @@ PACKAGE = ROOT / "marin_sft"
 
 # Top to bottom: a package may import from itself and from what stands above it.
 LAYERS = [
-    "errors", "progress", "redaction", "nearest", "paths", "disk", "execution",
+    "errors", "progress", "redaction", "nearest", "paths", "disk", "execution", "inputs",
     "data", "training", "export", "evaluation", "steps", "recipes", "run",
 ]  # fmt: skip
 VALUES_OF_EXECUTION = {"step", "resources", "shards"}

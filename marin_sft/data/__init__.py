@@ -3,7 +3,7 @@
     step_configs  the configs of the steps, each naming its function
     download      the steps: a repository of the Hub, or URLs -> files (remote/); sources: such a dataset as a value
     transform     the step: raw rows -> canonical rows; adapters: how one dataset's rows are read, by its registry name
-    tokenizer     loading a tokenizer; the step that trains a small one
+    tokenizer     loading a tokenizer; train_tokenizer: the step that trains a small one
     tokenize      the step: rows -> documents on disk (token_cache), as the format says (formats, levanter_formats)
     data_configs  which tokenized datasets are trained on, in which proportion
     mixture       the step: token caches -> packed rows and weights

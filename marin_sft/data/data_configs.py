@@ -17,13 +17,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from marin_sft.data.packing.over_length import POLICIES, OverLength
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName, UnversionedValue, omitted_when
 
 Weights = Mapping[str, float]
 Schedule = Sequence[tuple[int, Weights]]
 WeightsAre = Literal["documents", "tokens", "rows"]
+OverLength = Literal["truncate", "drop", "split", "raise"]
+POLICIES: tuple[str, ...] = get_args(OverLength)
+"""What may become of documents that are longer than a row; see packing/over_length."""
 StopStrategy = Literal["restart", "first_exhausted", "all_exhausted"]
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+@-]*(/[A-Za-z0-9][\w.+@-]*)*", re.ASCII)

@@ -9,16 +9,16 @@ Tokens are not copied: rows point into the token caches. What a row is depends o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marin_sft import progress
 from marin_sft.data.files import read_json, write_json
+from marin_sft.data.packing.packed_mixture import KINDS, rows_path
+from marin_sft.data.packing.rows import Rows
+from marin_sft.data.packing.selection import select
 from marin_sft.data.step_configs import MixtureConfig
 from marin_sft.data.tokenize import DOCUMENTS, TRAIN, VALIDATION
 from marin_sft.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from marin_sft.data.packing.rows import Rows
 
 
 def mixture(config: MixtureConfig) -> None:
@@ -66,9 +66,6 @@ def mixture(config: MixtureConfig) -> None:
 
 def _packed(config: MixtureConfig, kind: type[Rows], name: str, stats: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Write the rows of one component; the counts of each split."""
-    from marin_sft.data.packing.packed_mixture import rows_path
-    from marin_sft.data.packing.selection import select
-
     there = [split for split in (TRAIN, VALIDATION) if split in stats]
     selections = select(config.data, name, config.data.tokenized[name], there, kind.documents_each, kind.kind)
     found = {}
@@ -112,8 +109,6 @@ def _stats(directory: str) -> dict[str, Any]:
 
 def _kind_of(stats: dict[str, dict[str, Any]]) -> type[Rows]:
     """What the components hold. Raises DataError when they do not all hold the same."""
-    from marin_sft.data.packing.packed_mixture import KINDS
-
     names: dict[str, list[str]] = {}
     for name, about in stats.items():
         kinds = (about[split]["kind"] for split in (TRAIN, VALIDATION) if "kind" in about.get(split, {}))
@@ -128,8 +123,6 @@ def _kind_of(stats: dict[str, dict[str, Any]]) -> type[Rows]:
 
 def _check_fields(config: MixtureConfig, kind: type[Rows]) -> None:
     """Raises ConfigError for what rows of `kind` cannot have."""
-    from marin_sft.data.packing.packed_mixture import KINDS
-
     for other in KINDS.values():
         values = {field: getattr(config, field) for field in other.fields if field not in kind.fields}
         given = {field: value for field, value in values.items() if value is not None}

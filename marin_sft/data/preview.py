@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from marin_sft.data.chat.alignment import Noted, TokenRow
+from marin_sft.data.chat.encode import Encoded, Encoder, PreferenceRow
+from marin_sft.data.data_configs import OverLength
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.detection import by_our_names, find_shapes, unused_keys
 from marin_sft.data.messages.examples import BadRow, Dialogue, Example, Message, Preference, Rated
 from marin_sft.data.messages.reading import examples_of
-from marin_sft.data.packing.over_length import OverLength, fit
+from marin_sft.data.packing.over_length import fit
 from marin_sft.data.packing.pair_limits import PairLimits
 from marin_sft.data.rows.row_files import find_files, read_rows
 from marin_sft.data.rows.source_rows import SourceRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from marin_sft.data.chat.alignment import Noted, TokenRow
-    from marin_sft.data.chat.encode import Encoded, Encoder
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,6 @@ def preview(
         ConfigError: dialogues, and no chat template; over_length="split", and preferences.
         DataError: no file, or one that cannot be read.
     """
-    from marin_sft.data.chat.encode import Encoder
-
     encoder = Encoder(tokenizer, format)
     sources = (row for file in find_files([path]) for row in read_rows(file))
     for source in islice(sources, rows):
@@ -103,8 +101,6 @@ def _fitted(
     encoded: Encoded | BadRow, max_length: int | None, over_length: OverLength
 ) -> list[tuple[list[TokenRow], Noted]]:
     """What is trained of each document of an example, and what is noted of it."""
-    from marin_sft.data.chat.encode import PreferenceRow
-
     if isinstance(encoded, BadRow):
         raise encoded
     if isinstance(encoded, PreferenceRow):

@@ -124,7 +124,7 @@ class TransformConfig(StepConfig, kind="transform", version=4, body="marin_sft.d
 
 @dataclass(frozen=True)
 class TrainTokenizerConfig(
-    StepConfig, kind="train_tokenizer", version=2, body="marin_sft.data.tokenizer:train_tokenizer"
+    StepConfig, kind="train_tokenizer", version=2, body="marin_sft.data.train_tokenizer:train_tokenizer"
 ):
     """Train a byte-level BPE on all that the rows say.
 

@@ -15,7 +15,6 @@ import sys
 import sysconfig
 import types
 from collections.abc import Callable, Iterator
-from importlib.abc import InspectLoader
 from importlib.util import find_spec
 from typing import Any
 
@@ -55,7 +54,8 @@ def _source_of_body(body: Body) -> str | None:
         raise ConfigError(
             f"body {body.path!r}: no module {body.module!r}; expected 'module:function', of a module on Python's path"
         )
-    text = spec.loader.get_source(body.module) if isinstance(spec.loader, InspectLoader) else None
+    source_of = getattr(spec.loader, "get_source", None)
+    text = source_of(body.module) if source_of else None
     if text is None:
         return None
     found = re.search(rf"^(@.*\n)*(async )?def {body.name}\b", text, re.MULTILINE)

@@ -30,10 +30,10 @@ from marin_sft.export.verify import verify_files, verify_names, verify_upload, v
 from marin_sft.training.models.model_check import check_tokenizer
 from marin_sft.training.models.model_config import with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
-from marin_sft.training.models.stored_tensors import LocalFile, StoredTensors
+from marin_sft.training.models.stored_tensors import LazyTensors, LocalFile, StoredTensors, shapes_of
 
 
-class Cast(Mapping[str, np.ndarray]):
+class Cast(LazyTensors):
     """`tensors` as `dtype`, each when it is asked for, so that two copies of a model are never held.
 
     Raises:
@@ -61,6 +61,9 @@ class Cast(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return shapes_of(self._tensors)
 
 
 @dataclass(frozen=True)

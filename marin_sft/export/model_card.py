@@ -62,9 +62,9 @@ def _data(card: CardConfig) -> str:
     if card.mixture is None:
         return ""
     from marin_sft.data.packing.packed_mixture import PackedMixture
-    from marin_sft.data.tokenize import PAIRS
 
-    about = PackedMixture.open(card.mixture, {}).about
+    mixture = PackedMixture.open(card.mixture, {})
+    about = mixture.about
     stages = about["order"]["stages"]
     lines = []
     for name in sorted(stages[0]["share_of_rows"]):
@@ -78,12 +78,7 @@ def _data(card: CardConfig) -> str:
             )
         )
     headings = ("component", "share of rows", "documents", "tokens", "trained tokens", "seen per epoch")
-    packed = f"Rows are packed to {about['seq_len']} tokens."
-    if about.get("kind") == PAIRS:
-        packed = (
-            f"Documents are the answers of preference pairs, of at most {about['seq_len']} tokens with their prompt."
-        )
-    return f"{_table('Data', headings, lines)}\n\n{packed}"
+    return f"{_table('Data', headings, lines)}\n\n{mixture.kind.card.format(seq_len=mixture.seq_len)}"
 
 
 def _over_stages(stages: list[dict[str, Any]], key: str, name: str) -> str:

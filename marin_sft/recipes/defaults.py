@@ -19,6 +19,7 @@ from marin_sft.data.step_configs import TokenizeConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.step import ExecutorStep
+from marin_sft.inputs import Source
 from marin_sft.recipes.simple_configs import (
     FineTuning,
     SimpleConfig,
@@ -38,7 +39,7 @@ from marin_sft.recipes.sources import (
     tokenizer_step,
 )
 from marin_sft.recipes.training_data import Tokenized, check_tokenization, tokenization_of, training_data
-from marin_sft.steps import Source, dpo, mixture, random_model, sft, tokenize
+from marin_sft.steps import dpo, mixture, random_model, sft, tokenize
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.metrics.trackers import with_tags
 from marin_sft.training.models import LlamaConfig

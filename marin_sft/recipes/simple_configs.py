@@ -14,8 +14,8 @@ from typing import Any
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
+from marin_sft.inputs import Source
 from marin_sft.recipes.conversion import Converted, reads
-from marin_sft.steps import Source
 from marin_sft.training.checks import check_types
 from marin_sft.training.dpo_config import DPOSettings
 from marin_sft.training.dpo_loss_types import loss_weights_of

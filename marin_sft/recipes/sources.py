@@ -14,8 +14,9 @@ from marin_sft.data.sources import HfDataset
 from marin_sft.data.step_configs import TOKENIZER_FILES, DownloadConfig, TransformConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName
+from marin_sft.inputs import Source
 from marin_sft.recipes.hub_revisions import id_and_revision
-from marin_sft.steps import Source, transform
+from marin_sft.steps import transform
 from marin_sft.training.train_config import TrainConfig
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "generation_config.json", *TOKENIZER_FILES)

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from marin_sft.data.data_configs import POLICIES
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.attempt import attempt_path
 from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
@@ -35,7 +36,7 @@ from marin_sft.execution.stores import open_store
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import local_path, nearest_path
-from marin_sft.run import explanation, garbage, launches, logs, preview, status, verification
+from marin_sft.run import explanation, garbage, launches, logs, status, verification
 
 _COLUMNS = 80  # of output that goes to no terminal
 
@@ -211,6 +212,8 @@ def verify(context: _Context) -> int:
 
 def preview_rows(context: _Context) -> None:
     """what tokenizing makes of a few rows: the tokens, and which are trained"""
+    from marin_sft.run import preview  # loads numpy
+
     tokenizer, previews = preview.read_previews(context.arguments)
     if context.json:
         for row in previews:
@@ -272,7 +275,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["runs"].add_argument("--limit", type=int, default=30, help="so many launches (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why it is kept")
     _add_gc_flags(parsers["gc"])
-    preview.add_flags(parsers["preview"])
+    _add_preview_flags(parsers["preview"])
     return parser.parse_args(argv)
 
 
@@ -301,9 +304,27 @@ def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tokenizer", required=True, metavar="T", help="a directory, or a hub id")
+    parser.add_argument("--data", required=True, metavar="FILE", help="a file, a directory or a glob")
+    parser.add_argument("--format", default="auto", metavar="F", help="how rows are read: a name, or auto (default)")
+    parser.add_argument(
+        "--format_options", metavar="JSON", default="{}", help='fields of ChatLmDatasetFormat: \'{"train_on": "last"}\''
+    )
+    parser.add_argument("--max_length", type=_positive, metavar="N", help="tokens that a row has room for")
+    parser.add_argument("--over_length", default="truncate", choices=POLICIES, metavar="P", help=", ".join(POLICIES))
+    parser.add_argument("--rows", type=_positive, default=3, metavar="N", help="so many rows (default: 3)")
+
+
 def _count(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
 
 

@@ -6,12 +6,16 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
 
+from marin_sft.data.chat.alignment import Noted, TokenRow
+from marin_sft.data.chat.notes import DATE, NOTES
+from marin_sft.data.chat.special_tokens import pattern_of, special_tokens
 from marin_sft.data.formats import TEMPLATE_DATE, ChatLmDatasetFormat, shape_names
 from marin_sft.data.preview import Document, RowPreview, preview
 from marin_sft.data.rows.dropped import ON_PURPOSE
@@ -21,29 +25,10 @@ from marin_sft.errors import ConfigError, DataError, UserError
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import find, local_path, nearest_path
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from marin_sft.data.chat.alignment import Noted, TokenRow
-
 AUTO = "auto"
 _NOT_BAD = ON_PURPOSE | {"over_length"}
 _SHOWN_CHARACTERS = 400  # of a message
 _GAP = "|"  # between two tokens
-
-
-def add_flags(parser: Any) -> None:
-    from marin_sft.data.packing.over_length import POLICIES
-
-    parser.add_argument("--tokenizer", required=True, metavar="T", help="a directory, or a hub id")
-    parser.add_argument("--data", required=True, metavar="FILE", help="a file, a directory or a glob")
-    parser.add_argument("--format", default=AUTO, metavar="F", help="how rows are read: a name, or auto (default)")
-    parser.add_argument(
-        "--format_options", metavar="JSON", default="{}", help='fields of ChatLmDatasetFormat: \'{"train_on": "last"}\''
-    )
-    parser.add_argument("--max_length", type=_positive, metavar="N", help="tokens that a row has room for")
-    parser.add_argument("--over_length", default="truncate", choices=POLICIES, metavar="P", help=", ".join(POLICIES))
-    parser.add_argument("--rows", type=_positive, default=3, metavar="N", help="so many rows (default: 3)")
 
 
 def read_previews(arguments: Any) -> tuple[Any, Iterator[RowPreview]]:
@@ -166,8 +151,6 @@ def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
 
 
 def _notes(noted: Noted | None) -> list[str]:
-    from marin_sft.data.chat.notes import DATE, NOTES
-
     if not noted:
         return []
     kept = {"special_tokens_in_text": ", kept as control tokens"}  # as the format does that a preview has
@@ -180,8 +163,6 @@ def _notes(noted: Noted | None) -> list[str]:
 
 
 def _message_text(tokenizer: Any, message: dict[str, Any]) -> Text:
-    from marin_sft.data.chat.special_tokens import pattern_of, special_tokens
-
     more = {key: value for key, value in message.items() if key not in ("role", "content")}
     beside = f" {json.dumps(more, ensure_ascii=False)}" if more else ""
     text = Text(_short(f"{message['role']}: {message['content']}{beside}"))
@@ -218,11 +199,3 @@ def token_lines(texts: list[str], row: TokenRow, width: int) -> list[str]:
             lines[-1] += part
             room -= cell_len(part)
     return lines
-
-
-def _positive(text: str) -> int:
-    import argparse
-
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)

@@ -84,7 +84,9 @@ class DPOSettings(LossOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig(DPOSettings, TrainConfig, kind="dpo", version=3, body="marin_sft.training.dpo:dpo", fresh_process=True):
+class DPOConfig(
+    DPOSettings, TrainConfig, StepConfig, kind="dpo", version=3, body="marin_sft.training.dpo:dpo", fresh_process=True
+):
     """As `TrainConfig`; an example is a pair of completions of one prompt.
 
     What the policy is compared with is exactly one of `reference_logprobs` and `reference_model`, unless no loss needs

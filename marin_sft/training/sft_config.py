@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marin_sft.execution.step import omitted_when
+from marin_sft.execution.step import StepConfig, omitted_when
 from marin_sft.training.checks import require, unresolved
 from marin_sft.training.train_config import TrainConfig
 
@@ -33,7 +33,9 @@ class Terms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(Terms, TrainConfig, kind="sft", version=4, body="marin_sft.training.sft:sft", fresh_process=True):
+class SFTConfig(
+    Terms, TrainConfig, StepConfig, kind="sft", version=4, body="marin_sft.training.sft:sft", fresh_process=True
+):
     """As `TrainConfig`; an example is a packed row.
 
     Raises:

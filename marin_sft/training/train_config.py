@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marin_sft.execution.step import StepConfig, earlier_attempts, execution_only, omitted_when, this_output_path
+from marin_sft.execution.step import earlier_attempts, execution_only, omitted_when, this_output_path
 from marin_sft.training.checkpoints import CheckpointSettings
 from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.devices import DeviceSettings
@@ -67,7 +67,7 @@ class TrainingSettings(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(TrainingSettings, StepConfig):
+class TrainConfig(TrainingSettings):
     """What to train, on what, and how. An example is what the mixture packs: a row of documents, or a pair.
 
     Raises:

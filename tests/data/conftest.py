@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer
+from marin_sft.data.tokenizer import load_tokenizer
+from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 
 WORDS = "the quick brown fox jumps over a lazy dog while seven wise owls count stars in silence".split()
 

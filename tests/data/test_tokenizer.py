@@ -1,7 +1,8 @@
 import pytest
 from transformers import AutoTokenizer
 
-from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer, vocabulary_hash
+from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash
+from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from marin_sft.errors import ConfigError, DataError
 
 MESSAGES = [{"role": "user", "content": "Hi \u00e9\u4e2d\U0001f600"}, {"role": "assistant", "content": "the fox"}]

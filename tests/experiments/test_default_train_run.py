@@ -8,7 +8,7 @@ from pathlib import Path
 
 import transformers
 
-from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
+from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 

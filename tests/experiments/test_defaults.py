@@ -15,7 +15,8 @@ from marin_sft.data.adapters import UnchangedAdapter
 from marin_sft.data.chat.renderer import encode_chat
 from marin_sft.data.sources import HfDataset
 from marin_sft.data.token_cache import TokenCache
-from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer
+from marin_sft.data.tokenizer import load_tokenizer
+from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from marin_sft.errors import ConfigError
 from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
 from marin_sft.execution.step import InputName

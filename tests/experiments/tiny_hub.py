@@ -8,7 +8,8 @@ from pathlib import Path
 
 from experiments.instruction_datasets import INSTRUCTION_DATASET_NAME_TO_CONFIG
 from experiments.preference_datasets import PREFERENCE_DATASET_NAME_TO_CONFIG
-from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer
+from marin_sft.data.tokenizer import load_tokenizer
+from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from marin_sft.recipes.hub_revisions import HUB_REVISIONS
 from marin_sft.training.models import LlamaConfig, Qwen3Config, QwenConfig
 from marin_sft.training.models.random_model import random_model

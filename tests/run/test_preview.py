@@ -11,7 +11,8 @@ import pytest
 from huggingface_hub.utils import reset_sessions
 from rich.cells import cell_len
 
-from marin_sft.data.tokenizer import TrainTokenizerConfig, load_tokenizer, train_tokenizer
+from marin_sft.data.tokenizer import load_tokenizer
+from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from marin_sft.run import command
 from tests.hub_server import HubServer
 

@@ -32,6 +32,7 @@ class PackedRows(Rows):
     kind: ClassVar[str] = DOCUMENTS
     called: ClassVar[str] = "documents"
     rows_are: ClassVar[str] = "rows"
+    card: ClassVar[str] = "Rows are packed to {seq_len} tokens."
 
     offsets: np.ndarray
     docs: np.ndarray

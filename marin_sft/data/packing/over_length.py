@@ -13,18 +13,14 @@ Whatever keeps no trained token is left out, and counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
 
-from marin_sft.data.messages.reading import BadRow
+import numpy as np
+
+from marin_sft.data.chat.alignment import TokenRow
+from marin_sft.data.data_configs import OverLength
+from marin_sft.data.messages.examples import BadRow
+from marin_sft.data.token_cache import trained_tokens
 from marin_sft.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from marin_sft.data.chat.alignment import TokenRow
-
-OverLength = Literal["truncate", "drop", "split", "raise"]
-POLICIES: tuple[str, ...] = get_args(OverLength)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +44,6 @@ def pieces(lengths: np.ndarray, capacity: int, policy: OverLength) -> Pieces:
     Raises:
         DataError: a document is too long, under "raise".
     """
-    import numpy as np
-
     lengths = np.asarray(lengths, np.int64)
     docs = np.arange(len(lengths), dtype=np.int64)
     over = lengths > capacity
@@ -78,11 +72,6 @@ def fit(row: TokenRow, capacity: int, policy: OverLength) -> list[TokenRow]:
     Raises:
         BadRow: `over_length`, under "drop" and "raise"; `no_trained_token`, when no piece keeps one.
     """
-    import numpy as np
-
-    from marin_sft.data.chat.alignment import TokenRow
-    from marin_sft.data.token_cache import trained_tokens
-
     length = len(row.input_ids)
     if length > capacity and policy in ("drop", "raise"):
         raise BadRow("over_length", f"{length} tokens, expected at most {capacity} (over_length={policy!r})")

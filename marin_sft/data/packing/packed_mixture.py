@@ -38,6 +38,10 @@ class PackedMixture:
             raise DataError(f"{path}: no mixture.json; expected the output of a mixture step") from error
 
     @property
+    def kind(self) -> type[Rows]:
+        return KINDS[self.about.get("kind", DOCUMENTS)]
+
+    @property
     def seq_len(self) -> int:
         return int(self.about["seq_len"])
 
@@ -65,9 +69,8 @@ class PackedMixture:
         Raises:
             ConfigError: a mixture of another kind, or without these rows.
         """
-        kind = KINDS[self.about.get("kind", DOCUMENTS)]
-        if kind is not rows:
-            raise ConfigError(f"{self.path}: a mixture of {kind.called}; expected one of {rows.called}")
+        if self.kind is not rows:
+            raise ConfigError(f"{self.path}: a mixture of {self.kind.called}; expected one of {rows.called}")
         splits = self.about["components"].get(component, {})
         if split not in splits:
             there = {name: sorted(splits) for name, splits in self.about["components"].items()}

@@ -14,16 +14,14 @@ when a branch keeps no target, or when what is kept of both is the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from marin_sft.data.chat.alignment import TokenRow
+from marin_sft.data.data_configs import OverLength
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.packing.over_length import OverLength
+from marin_sft.data.token_cache import trained_tokens
 from marin_sft.errors import ConfigError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from marin_sft.data.chat.alignment import TokenRow
 
 BRANCHES = ("chosen", "rejected")
 
@@ -40,8 +38,6 @@ class Kept:
     completion_is_cut: bool
 
     def of(self, row: TokenRow) -> TokenRow:
-        from marin_sft.data.chat.alignment import TokenRow
-
         end = self.start + self.length
         return TokenRow(row.input_ids[self.start : end], row.mask[self.start : end])
 
@@ -72,16 +68,12 @@ class PairLimits:
         Raises:
             BadRow: `over_length`, under "drop" and "raise"; `no_trained_token`; `identical_pair`.
         """
-        import numpy as np
-
         first, second = (self._keep(name, row) for name, row in zip(BRANCHES, (chosen, rejected), strict=True))
         if np.array_equal(first.of(chosen).input_ids, second.of(rejected).input_ids):
             raise BadRow("identical_pair", f"the {first.length} tokens kept of chosen and rejected are the same")
         return first, second
 
     def _keep(self, branch: str, row: TokenRow) -> Kept:
-        from marin_sft.data.token_cache import trained_tokens
-
         whole_prompt = prompt_length(row.mask)
         whole_completion = len(row.mask) - whole_prompt
         prompt = min(whole_prompt, self.max_prompt_length or whole_prompt)

@@ -39,6 +39,9 @@ class PairRows(Rows):
     kind: ClassVar[str] = PAIRS
     called: ClassVar[str] = "preference pairs"
     rows_are: ClassVar[str] = "pairs"
+    card: ClassVar[str] = (
+        "Documents are the answers of preference pairs, of at most {seq_len} tokens with their prompt."
+    )
     documents_each: ClassVar[int] = 2
     fields: ClassVar[tuple[str, ...]] = PAIR_FIELDS
 

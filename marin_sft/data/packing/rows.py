@@ -20,12 +20,14 @@ class Rows(ABC):
 
     A kind of data is a class of rows that `KINDS` lists. `kind`: its name in stats.json and mixture.json; `called` and
     `rows_are`: what messages call the data and their rows. `documents_each`: how many documents after one another
-    belong together. `fields`: those of `MixtureConfig` that are for this kind alone.
+    belong together. `fields`: those of `MixtureConfig` that are for this kind alone. `card`: the sentence on a model
+    card, in which {seq_len} is filled in.
     """
 
     kind: ClassVar[str]
     called: ClassVar[str]
     rows_are: ClassVar[str]
+    card: ClassVar[str]
     documents_each: ClassVar[int] = 1
     fields: ClassVar[tuple[str, ...]] = ()
 

@@ -56,6 +56,9 @@ class LazyTensors(Mapping[str, "np.ndarray"]):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """By name, without reading the tensors."""
 
+    def __contains__(self, name: object) -> bool:  # that of Mapping reads the tensor
+        return name in self.shapes()
+
 
 def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     """By name; of lazy tensors none is read."""
@@ -138,6 +141,7 @@ class RemoteFile:
             self._entries = self._read_header()
         except (ValueError, TypeError, KeyError) as error:
             raise _damaged(url, self._size, error) from error
+        self._shapes = {name: entry.shape for name, entry in self._entries.items()}
 
     def _read_header(self) -> dict[str, _Entry]:
         if self._size < 8:
@@ -149,7 +153,7 @@ class RemoteFile:
         return _entries(self._bytes(8, self._data), self._size - self._data)
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {name: entry.shape for name, entry in self._entries.items()}
+        return self._shapes
 
     def tensor(self, name: str) -> np.ndarray:
         return dict(self._read_block([name]))[name]
@@ -219,7 +223,11 @@ def _entries(header: bytes | bytearray, size: int) -> dict[str, _Entry]:
         if field["dtype"] not in _DTYPES:
             raise ValueError(f"tensor {name} is of type {field['dtype']!r}, which numpy does not have")
         entry = _Entry(np.dtype(_DTYPES[field["dtype"]]), tuple(field["shape"]), start, stop)
-        if start != end or stop - start != math.prod(entry.shape) * entry.dtype.itemsize:
+        if (
+            min(entry.shape, default=0) < 0
+            or start != end
+            or stop - start != math.prod(entry.shape) * entry.dtype.itemsize
+        ):
             raise ValueError(f"tensor {name} is {field}, which does not fit the tensors before it")
         entries[name], end = entry, stop
     if end != size:

@@ -14,7 +14,7 @@ from marin_sft.data.batches.pair_batches import PairBatches, PairValidation
 from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
-from marin_sft.data.tokenizer import TrainTokenizerConfig, train_tokenizer
+from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from marin_sft.errors import ConfigError
 from tests.data.on_disk import read_pairs
 from tests.data.pair_data import branch, made_up, write_mixture, write_tokenized

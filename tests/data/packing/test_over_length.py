@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marin_sft.data.chat.alignment import TokenRow
+from marin_sft.data.data_configs import POLICIES
 from marin_sft.data.messages.reading import BadRow
-from marin_sft.data.packing.over_length import POLICIES, fit, pieces
+from marin_sft.data.packing.over_length import fit, pieces
 from marin_sft.data.token_cache import trained_tokens
 from marin_sft.errors import DataError
 

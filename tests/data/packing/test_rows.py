@@ -29,6 +29,7 @@ class TripleRows(Rows):
     kind: ClassVar[str] = "triples"
     called: ClassVar[str] = "ranked triples"
     rows_are: ClassVar[str] = "triples"
+    card: ClassVar[str] = "The best of three answers, of at most {seq_len} tokens."
     documents_each: ClassVar[int] = 3
 
     triples: np.ndarray
