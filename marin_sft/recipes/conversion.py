@@ -39,8 +39,8 @@ class Converted:
                     "would be dropped; expected the name of a field of TrainingSettings, or a method marked with "
                     f"@reads({name!r})"
                 )
-        for name in (vars(cls).keys() & known) - own.keys():  # else dataclasses would not see the new default
-            own[name] = get_type_hints(next(base for base in cls.__mro__[1:] if hasattr(base, name)))[name]
+        untyped = (vars(cls).keys() & known) - own.keys()  # dataclasses see a new default only with its type
+        cls.__annotations__ = {**own, **{name: _type_of(cls, name) for name in untyped}}
 
     @classmethod
     def fields_of_target(cls) -> set[str]:
@@ -60,3 +60,8 @@ class Converted:
 
 def _fields_read(of: type) -> set[str]:
     return {name for base in of.__mro__ for method in vars(base).values() for name in getattr(method, "reads", ())}
+
+
+def _type_of(of: type, name: str) -> Any:
+    declares = next(base for base in of.__mro__[1:] if name in vars(base).get("__annotations__", {}))
+    return get_type_hints(declares)[name]
