@@ -1,5 +1,7 @@
 """What the pages of docs/ tell users to write and to type can be planned and parsed, and what they link to is there."""
 
+import dataclasses
+import inspect
 import json
 import os
 import pydoc
@@ -11,9 +13,14 @@ from pathlib import Path
 
 import pytest
 
+import marin_sft
+from experiments.simple_sft_config import SimpleSFTConfig
+from marin_sft import data, steps
+from marin_sft.execution import resources
 from marin_sft.execution.flags import parse_flags
 from marin_sft.run import command as marin_sft_command
 from marin_sft.run import ray_run
+from marin_sft.training.metrics import trackers
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -157,3 +164,25 @@ def test_the_messages_of_troubleshooting_are_ours():
     for words in quoted:
         for part in re.split(r"\.\.\.|'[^']*'|\b\d+\b|\bllama, mistral|\bGPU", words):
             assert part.strip(" :,.?()[]=") in text, words
+
+
+def test_the_settings_that_users_of_other_trainers_are_pointed_to_are_there():
+    """A name in the last column of a table, alone or before a `=`, is a field, or an argument of a step."""
+    text = (DOCS / "coming-from.md").read_text()
+    columns = [row.strip().strip("|").split(" | ")[-1] for row in text.splitlines() if row.startswith("| ")]
+    named = {name for column in columns for code in re.findall(r"`(.+?)`", column) for name in NAME.findall(code)}
+    assert len(named) > 30
+    assert not (unknown := named - settings()), unknown
+
+
+NAME = re.compile(r"\b[a-z]\w*(?==)|^[a-z_]+$")
+
+
+def settings() -> set[str]:
+    modules = (marin_sft, steps, data, resources, trackers)
+    values = [value for module in modules for value in vars(module).values()]
+    classes = [value for value in values if dataclasses.is_dataclass(value)]
+    functions = [value for value in values if inspect.isfunction(value)]
+    fields = {field.name for of in [*classes, SimpleSFTConfig] for field in dataclasses.fields(of)}
+    arguments = {name for function in functions for name in inspect.signature(function).parameters}
+    return fields | arguments | {function.__name__ for function in functions}
