@@ -243,7 +243,7 @@ class FineTuning(SimpleConfig):
     def _reinit_tokens(self) -> tuple[str, ...]:
         if self.reinit_tokens is True:  # Marin's type; False is no tokens there
             raise ConfigError(
-                f"{type(self).__name__}.reinit_tokens=True: which tokens are to be made anew depends on the model; "
+                f"{type(self).__name__}.reinit_tokens=True: which tokens to initialise depends on the model; "
                 "expected a list of them, e.g. ['<|start_header_id|>']"
             )
         return tuple(self.reinit_tokens or ())

@@ -112,11 +112,11 @@ class DPOConfig(
         self.check_pairs()
         given = [name for name in ("reference_logprobs", "reference_model") if getattr(self, name) is not None]
         if self.reference_free:
-            require(self, "reference_free", not given, f"False beside {' and '.join(given)}")
+            require(self, "reference_free", not given, f"False, or no {' and '.join(given)}")
         elif needs_reference(self.loss_type, self.reference_free):
             one = "exactly one of reference_logprobs and reference_model, or reference_free=True"
             require(self, given[0] if given else "reference_logprobs", len(given) == 1, one)
         fixed = self.ref_model_sync_steps is None
-        require(self, "ref_model_sync_steps", fixed or self.lora is None, "None beside lora")
+        require(self, "ref_model_sync_steps", fixed or self.lora is None, "None with lora")
         online = fixed or self.reference_model is not None
         require(self, "ref_model_sync_steps", online, "None without a reference_model: cached figures cannot move")

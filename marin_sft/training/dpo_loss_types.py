@@ -80,7 +80,7 @@ def loss_weights_of(
     if isinstance(loss_types, Mapping):
         if loss_weights is not None:
             raise ConfigError(
-                f"loss_types={dict(loss_types)} has weights of its own; expected no loss_weights beside it"
+                f"loss_types={dict(loss_types)} has weights of its own; expected no loss_weights"
             )
         loss_weights = list(loss_types.values())
     named = isinstance(loss_types, str | Sequence | Mapping)

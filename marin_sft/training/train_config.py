@@ -63,7 +63,7 @@ class TrainingSettings(
         require(self, "unfreeze", trained, expected)
         for field in ("frozen_parameters", "unfreeze", "reinit_tokens", "weight_decay_parameters"):
             alone = self.lora is None or not getattr(self, field)
-            require(self, field, alone, "nothing beside lora, which trains its adapters alone: LoraConfig says where")
+            require(self, field, alone, "no value with lora, which trains only its adapters: LoraConfig says which layers")
 
 
 @dataclass(frozen=True, kw_only=True)
