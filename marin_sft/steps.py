@@ -173,7 +173,9 @@ def mixture(
         data = lm_mixture_data_config(data, weights or {}, **options)
     elif weights is not None or options:
         given = sorted([*options, *(["weights"] if weights is not None else [])])
-        raise ConfigError(f"mixture '{name}': got {given} and an LmDataConfig, which has these settings; set them there")
+        raise ConfigError(
+            f"mixture '{name}': got {given} and an LmDataConfig, which has these settings; set them there"
+        )
     config = MixtureConfig(
         data, seq_len, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length
     )

@@ -79,9 +79,7 @@ def loss_weights_of(
     """
     if isinstance(loss_types, Mapping):
         if loss_weights is not None:
-            raise ConfigError(
-                f"loss_types={dict(loss_types)} has weights of its own; expected no loss_weights"
-            )
+            raise ConfigError(f"loss_types={dict(loss_types)} has weights of its own; expected no loss_weights")
         loss_weights = list(loss_types.values())
     named = isinstance(loss_types, str | Sequence | Mapping)
     _require(named, "loss_type", loss_types, "a name, several, or weights by name")

@@ -63,7 +63,9 @@ class TrainingSettings(
         require(self, "unfreeze", trained, expected)
         for field in ("frozen_parameters", "unfreeze", "reinit_tokens", "weight_decay_parameters"):
             alone = self.lora is None or not getattr(self, field)
-            require(self, field, alone, "no value with lora, which trains only its adapters: LoraConfig says which layers")
+            require(
+                self, field, alone, "no value with lora, which trains only its adapters: LoraConfig says which layers"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ def resolved(config: LoraConfig) -> LoraConfig:
     ]
     if differ:
         raise TrainingError(
-            f"LoraConfig differs from the adapter at {config.adapter_path}: {'; '.join(differ)}; leave out what the adapter "
+            f"LoraConfig differs from the adapter at {config.adapter_path}: {'; '.join(differ)}; leave out what it "
             "says, or start a new one without adapter_path"
         )
     dropout = stored.dropout if config.dropout is None else config.dropout
