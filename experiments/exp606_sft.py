@@ -7,13 +7,13 @@
 Makes `checkpoints/llama3.1_tulu_sft_seed0`, in it `hf/step-N` every 500 steps, and at the end `hf/llama3.1_tulu_sft`.
 """
 
-from experiments.defaults import default_sft, default_tokenize
-from experiments.instruction_datasets import get_instruction_dataset
-from experiments.llama import llama_3_1_8b_instruct_tokenizer, llama_8b
-from experiments.scale import at_scale, shape_at_scale
-from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft import executor_main
 from marin_sft.data import ChatLmDatasetFormat
+from marin_sft.recipes.defaults import default_sft, default_tokenize
+from marin_sft.recipes.instruction_datasets import get_instruction_dataset
+from marin_sft.recipes.llama import llama_3_1_8b_instruct_tokenizer, llama_8b
+from marin_sft.recipes.scale import at_scale, shape_at_scale
+from marin_sft.recipes.simple_configs import SimpleSFTConfig
 from marin_sft.steps import export
 
 NAME = "llama3.1_tulu_sft"

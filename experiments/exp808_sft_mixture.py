@@ -10,14 +10,13 @@ Makes `checkpoints/llama3.1_mixture_total_seed0`, in it `hf/step-N` every 500 st
 `hf/llama3.1_mixture_total`.
 """
 
-from experiments.defaults import default_sft, default_tokenize
-from experiments.instruction_datasets import get_instruction_dataset
-from experiments.llama import llama_8b
-from experiments.marin_models import marin_tokenizer
-from experiments.scale import at_scale, shape_at_scale
-from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft import ExecutorStep, executor_main
 from marin_sft.data import ChatLmDatasetFormat, TokenizeConfig, lm_mixture_data_config
+from marin_sft.recipes.defaults import default_sft, default_tokenize
+from marin_sft.recipes.instruction_datasets import get_instruction_dataset
+from marin_sft.recipes.llama import llama_8b, marin_tokenizer
+from marin_sft.recipes.scale import at_scale, shape_at_scale
+from marin_sft.recipes.simple_configs import SimpleSFTConfig
 from marin_sft.steps import export
 
 NAME = "llama3.1_mixture_total"

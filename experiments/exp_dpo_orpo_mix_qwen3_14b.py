@@ -11,13 +11,13 @@ Makes `checkpoints/qwen3_14b_orpo_dpo_mix_seed0`, in it `hf/step-N` every 1000 s
 `hf/qwen3_14b_orpo_dpo_mix`.
 """
 
-from experiments.defaults import default_dpo, default_tokenize
-from experiments.preference_datasets import get_preference_dataset
-from experiments.qwen3 import qwen3_14b, qwen3_tokenizer
-from experiments.scale import dpo_at_scale, shape_at_scale
-from experiments.simple_dpo_config import SimpleDPOConfig
 from marin_sft import executor_main
 from marin_sft.data import PreferenceChatLmDatasetFormat
+from marin_sft.recipes.defaults import default_dpo, default_tokenize
+from marin_sft.recipes.preference_datasets import get_preference_dataset
+from marin_sft.recipes.qwen import qwen3_14b, qwen3_tokenizer
+from marin_sft.recipes.scale import dpo_at_scale, shape_at_scale
+from marin_sft.recipes.simple_configs import SimpleDPOConfig
 from marin_sft.steps import export
 
 NAME = "qwen3_14b_orpo_dpo_mix"

@@ -8,14 +8,14 @@ Makes `checkpoints/qwen2.5_1.5b_alpaca_lora_seed0`, in it `adapter`, which PEFT 
 and `hf/step-N` every 1000 steps; at the end `hf/qwen2.5_1.5b_alpaca_lora`, the whole model to serve.
 """
 
-from experiments.defaults import default_sft, default_tokenize
-from experiments.instruction_datasets import get_instruction_dataset
-from experiments.qwen3 import qwen2_5_1_5b, qwen2_5_1_5b_tokenizer
-from experiments.scale import at_scale, shape_at_scale
-from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft import executor_main
 from marin_sft.data import ChatLmDatasetFormat
 from marin_sft.execution.resources import GpuConfig
+from marin_sft.recipes.defaults import default_sft, default_tokenize
+from marin_sft.recipes.instruction_datasets import get_instruction_dataset
+from marin_sft.recipes.qwen import qwen2_5_1_5b, qwen2_5_1_5b_tokenizer
+from marin_sft.recipes.scale import at_scale, shape_at_scale
+from marin_sft.recipes.simple_configs import SimpleSFTConfig
 from marin_sft.steps import export
 
 NAME = "qwen2.5_1.5b_alpaca_lora"

@@ -9,16 +9,16 @@ The column `chosen` is trained as plain text, packed, without a chat template; t
 Makes `checkpoints/llama3.1_hh_rlhf_seed0`, in it `hf/step-N` every 500 steps, and at the end `hf/llama3.1_hh_rlhf`.
 """
 
-from experiments.defaults import default_sft, default_tokenize
-from experiments.instruction_datasets import get_instruction_dataset
-from experiments.llama import llama_3_1_8b_instruct, llama_3_1_8b_instruct_tokenizer
-from experiments.preference_datasets import PREFERENCE_DATASET_NAME_TO_CONFIG
-from experiments.scale import at_scale, shape_at_scale
-from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft import ExecutorStep, executor_main
 from marin_sft.data import TextLmDatasetFormat, TokenizeConfig
 from marin_sft.data.adapters import UnchangedAdapter
 from marin_sft.data.data_configs import lm_data_config
+from marin_sft.recipes.defaults import default_sft, default_tokenize
+from marin_sft.recipes.instruction_datasets import get_instruction_dataset
+from marin_sft.recipes.llama import llama_3_1_8b_instruct, llama_3_1_8b_instruct_tokenizer
+from marin_sft.recipes.preference_datasets import PREFERENCE_DATASET_NAME_TO_CONFIG
+from marin_sft.recipes.scale import at_scale, shape_at_scale
+from marin_sft.recipes.simple_configs import SimpleSFTConfig
 from marin_sft.steps import export
 
 NAME = "llama3.1_hh_rlhf"

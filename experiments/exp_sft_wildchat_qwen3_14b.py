@@ -11,13 +11,13 @@ Makes `checkpoints/qwen3_14b_wildchat_seed0`, in it `hf/step-N` every 1000 steps
 `hf/qwen3_14b_wildchat`.
 """
 
-from experiments.defaults import default_sft, default_tokenize
-from experiments.instruction_datasets import get_instruction_dataset
-from experiments.qwen3 import qwen3_14b, qwen3_tokenizer
-from experiments.scale import at_scale, shape_at_scale
-from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft import executor_main
 from marin_sft.data import ChatLmDatasetFormat
+from marin_sft.recipes.defaults import default_sft, default_tokenize
+from marin_sft.recipes.instruction_datasets import get_instruction_dataset
+from marin_sft.recipes.qwen import qwen3_14b, qwen3_tokenizer
+from marin_sft.recipes.scale import at_scale, shape_at_scale
+from marin_sft.recipes.simple_configs import SimpleSFTConfig
 from marin_sft.steps import export
 
 NAME = "qwen3_14b_wildchat"

@@ -26,8 +26,10 @@ import marin_sft
 from experiments.rows import DATA
 from marin_sft import executor_main
 from marin_sft.data import ChatLmDatasetFormat
+from marin_sft.recipes.defaults import default_sft, default_tokenize
 from marin_sft.recipes.instruction_datasets import get_instruction_dataset
-from marin_sft.recipes.llama import llama_nano
+from marin_sft.recipes.llama import llama_8b, llama_nano
+from marin_sft.recipes.simple_configs import SimpleSFTConfig
 from marin_sft.steps import mixture, random_model, sft, tokenize, train_tokenizer
 
 tokenizer = train_tokenizer("mine", [DATA], vocab_size=320)
@@ -35,11 +37,15 @@ tokenized = {"mine": tokenize("mine", DATA, tokenizer=tokenizer, format=ChatLmDa
 blend = mixture("mine", tokenized, weights={"mine": 1}, seq_len=64)
 base = random_model("mine", llama_nano, tokenizer=tokenizer)
 trained = sft("mine", mixture=blend, base_model=base, learning_rate=1e-3, train_batch_size=4, num_train_steps=2)
+
+TOKENIZER, MODEL = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B"
 tulu = get_instruction_dataset("allenai/tulu-v2-sft-mixture", splits=["train"])
+tokens = default_tokenize("tulu", tulu / "**/*.jsonl.gz", TOKENIZER, ChatLmDatasetFormat())
+tuned = default_sft("tulu", tokens, llama_8b, SimpleSFTConfig(tpu_type="v4-128", model_name_or_path=MODEL))
 
 if __name__ == "__main__":
     print("FROM", marin_sft.__file__)
-    executor_main(steps=[trained, tulu])
+    executor_main(steps=[trained, tuned])
 """
 
 
@@ -93,7 +99,7 @@ def test_an_experiment_in_a_repository_of_its_own(python, tmp_path):
     plan = run([*script, "--dry_run", "--json"], tmp_path)
     where, _, steps = plan.partition("\n")
     assert where.startswith(f"FROM {python.parents[1]}/")
-    assert "checkpoints/mine_seed0" in {step["name"] for step in json.loads(steps)}
+    assert {"checkpoints/mine_seed0", "checkpoints/tulu_seed0"} <= {step["name"] for step in json.loads(steps)}
 
     assert "3 steps run, 0 cached" in run([*script, "--backend", "inline", "--run_only", "mixtures/mine"], tmp_path)
     path = run([python.parent / "marin-sft", "path", "mixtures/mine", "--prefix", "store"], tmp_path)

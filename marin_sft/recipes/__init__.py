@@ -6,6 +6,7 @@
     preference_datasets   the same for preference pairs; get_preference_dataset
     training_data         tokenized datasets -> one LmDataConfig
     llama, qwen           model shapes and tokenizers
+    scale                 MARIN_SFT_SCALE: the large experiments on a laptop
     simple_configs        SimpleSFTConfig and its like (conversion: none of their fields is dropped)
     defaults              default_tokenize, default_train, default_sft, default_dpo
 

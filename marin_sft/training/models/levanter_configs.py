@@ -31,8 +31,8 @@ def from_levanter(given: Any, *, scaled_rope: bool = False) -> LlamaConfig:
     name = type(given).__name__
     if name not in _OURS or not hasattr(given, "rope"):
         raise ConfigError(
-            f"model_config={given!r}; expected one of {', '.join(_OURS)}, from experiments.llama, experiments.qwen3 or "
-            "Levanter, or None to take the base model's"
+            f"model_config={given!r}; expected one of {', '.join(_OURS)}, from marin_sft.recipes or Levanter, "
+            "or None to take the base model's"
         )
     fields = dataclasses.fields(given)
     unknown = {

@@ -39,7 +39,7 @@ def test_qwen3():
         (LevanterLlama(**LLAMA_8B, use_bias=True), "'use_bias': True.* cannot be carried over to our LlamaConfig"),
         (LevanterLlama(**LLAMA_8B, hybrid_norm=True), "'hybrid_norm': True"),
         (LevanterLlama(**LLAMA_8B), "scaled rotary positions cannot be carried over to our LlamaConfig"),
-        (MistralConfig(), "expected one of LlamaConfig, Qwen3Config, from experiments.llama"),
+        (MistralConfig(), "expected one of LlamaConfig, Qwen3Config, from marin_sft.recipes"),
         ("llama_8b", "model_config='llama_8b'; expected one of"),
     ],
 )

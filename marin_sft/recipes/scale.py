@@ -14,10 +14,9 @@ import dataclasses
 import os
 from typing import Any
 
-from experiments.simple_dpo_config import SimpleDPOConfig
-from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import CpuConfig
+from marin_sft.recipes.simple_configs import SimpleDPOConfig, SimpleSFTConfig
 from marin_sft.training.models import LlamaConfig
 
 SCALES = ("full", "tiny")
