@@ -173,7 +173,9 @@ def mixture(
         data = lm_mixture_data_config(data, weights or {}, **options)
     elif weights is not None or options:
         given = sorted([*options, *(["weights"] if weights is not None else [])])
-        raise ConfigError(f"mixture '{name}': got {given} beside an LmDataConfig, which holds them; set them there")
+        raise ConfigError(
+            f"mixture '{name}': got {given} and an LmDataConfig, which has these settings; set them there"
+        )
     config = MixtureConfig(
         data, seq_len, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length
     )
@@ -356,8 +358,8 @@ def perplexity(
     """
     if isinstance(data, ExecutorStep) == (seq_len is not None):
         raise ConfigError(
-            f"perplexity '{name}': seq_len={seq_len}; expected the length of a row beside tokenization steps, and None "
-            "beside a mixture step, which has its own"
+            f"perplexity '{name}': seq_len={seq_len}; expected the length of a row with tokenization steps, and None "
+            "with a mixture step, which has its own"
         )
     if not isinstance(data, ExecutorStep):
         assert seq_len is not None

@@ -37,15 +37,21 @@ def source_digest(function: Callable[..., Any]) -> str | None:
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
-@functools.cache
 def check_exists(function: Callable[..., Any]) -> None:
     """Raise ConfigError for a body that is not there. Its module is not imported, only the packages around it."""
     if isinstance(function, Body):
-        _source_of_body(function)
+        _text_from(function)
 
 
 def _source_of_body(body: Body) -> str | None:
     """Its function's text, as `inspect.getsource` has it; None where its module comes without source."""
+    text = _text_from(body)
+    return None if text is None else "".join(inspect.getblock(text.splitlines(keepends=True)))
+
+
+@functools.cache
+def _text_from(body: Body) -> str | None:
+    """Its module's text from the function on; None where there is none."""
     try:
         spec = find_spec(body.module)
     except (ImportError, ValueError):
@@ -61,7 +67,7 @@ def _source_of_body(body: Body) -> str | None:
     found = re.search(rf"^(@.*\n)*(async )?def {body.name}\b", text, re.MULTILINE)
     if found is None:
         raise ConfigError(f"body {body.path!r}: {spec.origin} has no function {body.name!r} at its top level")
-    return "".join(inspect.getblock(text[found.start() :].splitlines(keepends=True)))
+    return text[found.start() :]
 
 
 def name_of(thing: Any) -> str:

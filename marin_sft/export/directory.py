@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from marin_sft.data.download import PROVENANCE
+from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
 from marin_sft.errors import ExportError, TrainingError
 from marin_sft.export import serving, tokenizer_files
 from marin_sft.export.hf_config import DTYPES, HfExport
@@ -101,8 +102,6 @@ def _files(
 
     Raises as `write_export`.
     """
-    from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
-
     if export.tokenizer in (None, base.path):
         tokenizer = base.tokenizer(export.chat_template)
     else:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.export.card_config import CardConfig
 from marin_sft.export.hf_config import HfExport
 from marin_sft.training.metrics.meter import TIMED
@@ -61,8 +62,6 @@ def _data(card: CardConfig) -> str:
     """One line per component: its share of the rows trained on, its size, and how often an epoch sees it."""
     if card.mixture is None:
         return ""
-    from marin_sft.data.packing.packed_mixture import PackedMixture
-
     mixture = PackedMixture.open(card.mixture, {})
     about = mixture.about
     stages = about["order"]["stages"]

@@ -1,4 +1,4 @@
-"""What keeps a config that is converted to another from dropping a field without a word."""
+"""Configs that are converted to other configs without dropping a field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def reads(*fields: str) -> Callable[[Method], Method]:
-    """Says of a method that it makes something of these fields, which the target does not have by their names."""
+    """Mark a method that reads these fields, which the target does not have under the same names."""
 
     def mark(method: Method) -> Method:
         method.reads = fields  # type: ignore[attr-defined]
@@ -22,8 +22,9 @@ def reads(*fields: str) -> Callable[[Method], Method]:
 
 
 class Converted:
-    """A dataclass whose fields are those of the target, from bases that are not `Converted`, and those that its methods
-    read. A subclass gives a field another default with its type or without: `warmup = 0.1`.
+    """Base of configs that are converted. Their fields are those of the target, inherited from bases that are not
+    `Converted`, and those that a method marked with `reads` converts. A subclass may give a field another default
+    without repeating its type: `warmup = 0.1`.
 
     Raises:
         ConfigError: when a subclass is defined with a field that would be dropped.
@@ -34,27 +35,33 @@ class Converted:
         for name in own.keys() - known:
             if "ClassVar" not in str(own[name]):
                 raise ConfigError(
-                    f"{cls.__name__}.{name}: training has no such setting, and no method of the class reads it; "
-                    "expected a field of TrainingSettings, or a method with @reads for it"
+                    f"{cls.__name__}.{name}: training has no such setting, and no method of the class reads it, so it "
+                    "would be dropped; expected the name of a field of TrainingSettings, or a method marked with "
+                    f"@reads({name!r})"
                 )
-        for name in (vars(cls).keys() & known) - own.keys():  # else dataclasses would not see the new default
-            own[name] = get_type_hints(next(base for base in cls.__mro__[1:] if hasattr(base, name)))[name]
+        untyped = (vars(cls).keys() & known) - own.keys()  # dataclasses see a new default only with its type
+        cls.__annotations__ = {**own, **{name: _type_of(cls, name) for name in untyped}}
 
     @classmethod
     def fields_of_target(cls) -> set[str]:
-        """Those that are passed on by their names."""
+        """Names of the fields that are passed on unchanged."""
         parts = [base for base in cls.__mro__ if dataclasses.is_dataclass(base) and not issubclass(base, Converted)]
         return {field.name for part in parts for field in dataclasses.fields(part)}
 
     def check_declared(self) -> None:
-        """Raise ConfigError for a subclass that is no dataclass, whose defaults would change nothing."""
+        """Raise ConfigError if the subclass is not a dataclass: its fields and defaults would be ignored."""
         own = vars(type(self))
         if own.get("__annotations__") and "__dataclass_params__" not in own:
             raise ConfigError(
-                f"{type(self).__name__}: what it says of its fields changes nothing; expected "
-                "@dataclass(frozen=True, kw_only=True) above the class"
+                f"{type(self).__name__} is not a dataclass, so its fields and defaults would be ignored; decorate it "
+                "with @dataclass(frozen=True, kw_only=True)"
             )
 
 
 def _fields_read(of: type) -> set[str]:
     return {name for base in of.__mro__ for method in vars(base).values() for name in getattr(method, "reads", ())}
+
+
+def _type_of(of: type, name: str) -> Any:
+    declares = next(base for base in of.__mro__[1:] if name in vars(base).get("__annotations__", {}))
+    return get_type_hints(declares)[name]

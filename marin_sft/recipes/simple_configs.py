@@ -1,8 +1,8 @@
-"""The settings of a training by Marin's names and with its defaults, and what they are in ours.
+"""Settings of a training under Marin's names and with its defaults, and their conversion to ours.
 
-What Marin calls as we do comes with the parts of a training, `TrainingSettings` and its like. Here stand the names that
-are Marin's alone, with the methods that read them, and the defaults that differ. `arguments` is the one way from here
-to `steps.sft` and `steps.dpo`; it takes every field, see `conversion`.
+Settings with the same name in Marin are inherited from the parts of a training (`TrainingSettings`). This module adds
+the names that only Marin has, with the methods that read them, and the defaults that differ. `arguments` is the only
+conversion to the arguments of `steps.sft` and `steps.dpo`. It drops no field, see `conversion`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _STOP_STRATEGIES = {"exit": "first_exhausted"}
 
 @dataclass(frozen=True, kw_only=True)
 class SimpleConfig(Converted, TrainingSettings):
-    """What `SimpleTrainConfig`, `SimpleSFTConfig` and `SimpleDPOConfig` have alike. Their fields are checked for their
-    types, and for contradictions between Marin's names; values are checked by the config of the step.
+    """What `SimpleTrainConfig`, `SimpleSFTConfig` and `SimpleDPOConfig` share. Types are checked here, and
+    contradictions between Marin's names; values are checked by the step's config. To subclass it, see `Converted`.
 
     Raises:
         ConfigError: settings that contradict each other; a subclass with a field that would be dropped.
@@ -57,7 +57,7 @@ class SimpleConfig(Converted, TrainingSettings):
         self.arguments()
 
     def arguments(self) -> dict[str, Any]:
-        """Of `steps.sft` or `steps.dpo`, all but names, data and models."""
+        """Arguments of `steps.sft` or `steps.dpo`, except names, data and models."""
         same = {name: getattr(self, name) for name in self.fields_of_target()}
         return {**same, **self.length(), **self.exports(), "resources": self.hardware()}
 
@@ -113,7 +113,7 @@ class SimpleTrainConfig(SimpleConfig, Terms):
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning(SimpleConfig):
-    """What `SimpleSFTConfig` and `SimpleDPOConfig` have alike.
+    """What `SimpleSFTConfig` and `SimpleDPOConfig` share.
 
     Raises:
         ConfigError: settings that contradict each other, or that are refused.
@@ -152,7 +152,7 @@ class FineTuning(SimpleConfig):
     """Tokens in a packed row; of a pair, the most that a prompt and one completion have together."""
 
     use_lora: bool = False
-    """Another way to say `lora`, with the three below."""
+    """Another spelling of `lora`, with the three fields below."""
 
     lora_r: int | None = None
     """None: 8."""
@@ -243,7 +243,7 @@ class FineTuning(SimpleConfig):
     def _reinit_tokens(self) -> tuple[str, ...]:
         if self.reinit_tokens is True:  # Marin's type; False is no tokens there
             raise ConfigError(
-                f"{type(self).__name__}.reinit_tokens=True: which tokens are to be made anew depends on the model; "
+                f"{type(self).__name__}.reinit_tokens=True: which tokens to initialise depends on the model; "
                 "expected a list of them, e.g. ['<|start_header_id|>']"
             )
         return tuple(self.reinit_tokens or ())

@@ -32,7 +32,7 @@ _OF_STORES = ("crc32c", "ETag")  # digests that object stores keep of what they 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What a training keeps while it runs: checkpoints to resume from, which go once the model is written; exports."""
+    """What a training keeps while it runs. Checkpoints are removed once the model is written."""
 
     steps_per_checkpoint: int | None = execution_only(default=None)
     """Steps between two checkpoints. None: by time only."""
@@ -41,10 +41,10 @@ class CheckpointSettings:
     """Minutes between two checkpoints. None: by steps only."""
 
     save_total_limit: int | None = execution_only(default=None)
-    """Checkpoints that are kept while training. 0: all. None: two."""
+    """How many checkpoints to keep while training. 0: all. None: two."""
 
     hf_exports_kept: int | None = omitted_when(None, default=None)
-    """The newest of the exports written while training that stay in the output. None: all."""
+    """How many of the newest exports written while training to keep. None: all."""
 
     training_time_limit: str | None = execution_only(default=None)
     """"90min", "23h", "2h30m": after that an attempt writes a checkpoint and fails, saying how to go on. None: no
@@ -62,16 +62,16 @@ class CheckpointSettings:
             parse_duration(self.training_time_limit)
 
     def cadence(self) -> Cadence:
-        """From now on."""
+        """When checkpoints are due; minutes count from now."""
         return Cadence(self.steps_per_checkpoint, self.minutes_per_checkpoint)
 
     def time_limit(self) -> TimeLimit:
-        """From now on."""
+        """The limit, which starts now."""
         return TimeLimit(None if self.training_time_limit is None else parse_duration(self.training_time_limit))
 
     @property
     def checkpoints_kept(self) -> int | None:
-        """The newest so many; None: all."""
+        """How many of the newest checkpoints to keep; None: all."""
         return KEPT if self.save_total_limit is None else self.save_total_limit or None
 
 

@@ -103,7 +103,7 @@ def _advice(value: Any) -> str:
         float(value if isinstance(value, str) else "")
     except ValueError:
         return ""
-    return ", which this is not but text: without quotes, and in YAML with a point, 2.0e-5 for 2e-5"
+    return ", got a string: remove the quotes; in YAML write 2.0e-5"
 
 
 def is_number(value: Any, kind: Any = Real) -> bool:

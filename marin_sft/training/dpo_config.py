@@ -59,10 +59,10 @@ class ReferenceConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class DPOSettings(LossOptions):
-    """What training on pairs is told beside what all training is: its losses, and what it compares with."""
+    """Settings of training on pairs: the losses, and the reference they compare with."""
 
     reference_free: bool = False
-    """Compare with a uniform reference."""
+    """Compare with a uniform distribution instead of a reference model."""
 
     ref_model_sync_steps: int | None = None
     """Steps after which the reference model moves towards the policy (TR-DPO, arXiv:2404.09656). None: never."""
@@ -84,7 +84,9 @@ class DPOSettings(LossOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig(DPOSettings, TrainConfig, kind="dpo", version=3, body="marin_sft.training.dpo:dpo", fresh_process=True):
+class DPOConfig(
+    DPOSettings, TrainConfig, StepConfig, kind="dpo", version=3, body="marin_sft.training.dpo:dpo", fresh_process=True
+):
     """As `TrainConfig`; an example is a pair of completions of one prompt.
 
     What the policy is compared with is exactly one of `reference_logprobs` and `reference_model`, unless no loss needs
@@ -98,7 +100,7 @@ class DPOConfig(DPOSettings, TrainConfig, kind="dpo", version=3, body="marin_sft
     """Output of a `reference_logprobs` step over the same mixture."""
 
     reference_model: str | None = None
-    """A Hugging Face directory to compute them from while training, held beside the policy."""
+    """A Hugging Face directory: the reference model is loaded beside the policy and runs in every step."""
 
     starts_at_reference: bool = execution_only(default=False)
     """Whether the reference is the base model: then the first step is checked to have rewards of 0."""
@@ -110,11 +112,11 @@ class DPOConfig(DPOSettings, TrainConfig, kind="dpo", version=3, body="marin_sft
         self.check_pairs()
         given = [name for name in ("reference_logprobs", "reference_model") if getattr(self, name) is not None]
         if self.reference_free:
-            require(self, "reference_free", not given, f"False beside {' and '.join(given)}")
+            require(self, "reference_free", not given, f"False, or no {' and '.join(given)}")
         elif needs_reference(self.loss_type, self.reference_free):
             one = "exactly one of reference_logprobs and reference_model, or reference_free=True"
             require(self, given[0] if given else "reference_logprobs", len(given) == 1, one)
         fixed = self.ref_model_sync_steps is None
-        require(self, "ref_model_sync_steps", fixed or self.lora is None, "None beside lora")
+        require(self, "ref_model_sync_steps", fixed or self.lora is None, "None with lora")
         online = fixed or self.reference_model is not None
         require(self, "ref_model_sync_steps", online, "None without a reference_model: cached figures cannot move")

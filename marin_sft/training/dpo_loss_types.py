@@ -79,9 +79,7 @@ def loss_weights_of(
     """
     if isinstance(loss_types, Mapping):
         if loss_weights is not None:
-            raise ConfigError(
-                f"loss_types={dict(loss_types)} has weights of its own; expected no loss_weights beside it"
-            )
+            raise ConfigError(f"loss_types={dict(loss_types)} has weights of its own; expected no loss_weights")
         loss_weights = list(loss_types.values())
     named = isinstance(loss_types, str | Sequence | Mapping)
     _require(named, "loss_type", loss_types, "a name, several, or weights by name")
@@ -100,8 +98,8 @@ def loss_weights_of(
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """Which losses of pairs are minimised, and what they are told. An option of a loss is declared here, explained and
-    checked, and used in its formula."""
+    """Which losses of pairs to minimise, and their options. Each option is declared, explained and checked here, and
+    used in a formula."""
 
     loss_type: str | Sequence[str] | Mapping[str, float] = "sigmoid"
     """A key of `LOSS_TYPES`, or weights of several by name."""
@@ -135,7 +133,7 @@ class LossOptions:
     """Weight pairs by how likely the policy finds them (WPO, arXiv:2406.11827)."""
 
     def weights(self) -> dict[str, float]:
-        """Of the losses that count."""
+        """The losses with a weight above 0, by name."""
         return {name: weight for name, weight in loss_weights_of(self.loss_type).items() if weight}
 
     def alone(self, loss_type: str) -> LossOptions:

@@ -11,20 +11,20 @@ from marin_sft.training.stops import EarlyStopping
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """When training evaluates on the mixture's validation examples, which are cut as training's are."""
+    """When training evaluates on the mixture's validation examples, which are packed like training examples."""
 
     steps_per_eval: int | None = execution_only(default=None)
     """Steps between two evaluations. None: never."""
 
     max_evaluation_steps: int | None = omitted_when(None, default=None)
-    """The most batches of each validation set. None: all."""
+    """At most this many batches of each validation set. None: all."""
 
     do_eval: bool | None = execution_only(default=None)
     """False: never evaluate. True: also without held-out data, on training batches (`max_evaluation_steps` of them, or
     8), and after the last step unless `steps_per_eval` says otherwise. None: where there are held-out data."""
 
     early_stopping: EarlyStopping | None = omitted_when(None, default=None)
-    """End training when a figure stops improving. It says how often to evaluate, too."""
+    """End training when a metric stops improving. It also says how often to evaluate."""
 
     def check_evaluation(self) -> None:
         """Raise ConfigError for a value that cannot be used."""

@@ -20,14 +20,14 @@ class LengthSettings:
     """Examples per step over all devices."""
 
     num_train_epochs: float | None = None
-    """An epoch is as many examples as the mixture's training components hold. Its last step takes what is left of it,
-    as in transformers."""
+    """Epochs. An epoch is as many examples as the mixture's training components hold. Its last step takes what is left
+    of it, as in transformers."""
 
     num_train_steps: int | None = None
-    """Every batch is full, and goes on into the next epoch."""
+    """Optimizer steps. Every batch is full, and goes on into the next epoch."""
 
     per_epoch_training_steps: int | None = omitted_when(None, default=None)
-    """Steps that count as an epoch. None: as many as the data make."""
+    """Steps that count as one epoch. None: as many as the data make."""
 
     def check_length(self) -> None:
         """Raise ConfigError for a value that cannot be used."""

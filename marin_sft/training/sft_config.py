@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marin_sft.execution.step import omitted_when
+from marin_sft.execution.step import StepConfig, omitted_when
 from marin_sft.training.checks import require, unresolved
 from marin_sft.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What the loss of a token has beside its NLL, log Z - z[target], where Z sums the exponentiated logits z. The loss
+    """Terms that training adds to a token's NLL, log Z - z[target], where Z sums the exponentiated logits z. The loss
     on validation examples has none of them."""
 
     z_loss_weight: float = 0.0
-    """Of log(Z)^2 (PaLM, arXiv 2204.02311)."""
+    """Weight of log(Z)^2 (PaLM, arXiv 2204.02311)."""
 
     label_smoothing: float = omitted_when(0.0, default=0.0)
-    """e, by which the NLL becomes log Z - (1 - e) z[target] - e mean z: the target is 1 - e + e / V for the right one
-    of V tokens, and e / V for others."""
+    """With e, the NLL becomes log Z - (1 - e) z[target] - e mean z: the target is 1 - e + e / V for the right one of V
+    tokens, and e / V for the others."""
 
     neftune_noise_alpha: float | None = omitted_when(None, default=None)
-    """Of the noise on the embeddings in training, see `neftune`. None: none."""
+    """Scale of the noise added to embeddings, see `neftune`. None: no noise."""
 
     def check_terms(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
@@ -33,7 +33,9 @@ class Terms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig(Terms, TrainConfig, kind="sft", version=4, body="marin_sft.training.sft:sft", fresh_process=True):
+class SFTConfig(
+    Terms, TrainConfig, StepConfig, kind="sft", version=4, body="marin_sft.training.sft:sft", fresh_process=True
+):
     """As `TrainConfig`; an example is a packed row.
 
     Raises:

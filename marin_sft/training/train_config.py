@@ -1,4 +1,4 @@
-"""What all kinds of training are told: the settings of their parts, the data, and the base model."""
+"""The config of every kind of training: the settings of its parts, the data, and the base model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marin_sft.execution.step import StepConfig, earlier_attempts, execution_only, omitted_when, this_output_path
+from marin_sft.execution.step import earlier_attempts, execution_only, omitted_when, this_output_path
 from marin_sft.training.checkpoints import CheckpointSettings
 from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.devices import DeviceSettings
@@ -42,7 +42,7 @@ class TrainingSettings(
     """The settings of the parts of a training. Each part declares, explains and checks its own."""
 
     seed: int = 0
-    """Of the order of the data, and of what is random in training."""
+    """Seed of the data's order and of everything random in training."""
 
     def check_parts(self) -> None:
         """Raise ConfigError for a value that cannot be used, alone or together with others."""
@@ -63,11 +63,13 @@ class TrainingSettings(
         require(self, "unfreeze", trained, expected)
         for field in ("frozen_parameters", "unfreeze", "reinit_tokens", "weight_decay_parameters"):
             alone = self.lora is None or not getattr(self, field)
-            require(self, field, alone, "nothing beside lora, which trains its adapters alone: LoraConfig says where")
+            require(
+                self, field, alone, "no value with lora, which trains only its adapters: LoraConfig says which layers"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(TrainingSettings, StepConfig):
+class TrainConfig(TrainingSettings):
     """What to train, on what, and how. An example is what the mixture packs: a row of documents, or a pair.
 
     Raises:

@@ -146,7 +146,7 @@ def test_a_path_from_home(monkeypatch, tmp_path):
 def test_steps():
     data = lm_mixture_data_config(PARTS, {"chat": 3, "code": 1})
     assert mixture("m", data, seq_len=8).config == mixture("m", PARTS, weights={"chat": 3, "code": 1}, seq_len=8).config
-    with pytest.raises(ConfigError, match=r"got \['pack', 'weights'\] beside an LmDataConfig"):
+    with pytest.raises(ConfigError, match=r"got \['pack', 'weights'\] and an LmDataConfig"):
         mixture("m", data, weights={"chat": 1}, pack=True, seq_len=8)
     blend = mixture("m", mixture_for_evaluation(PARTS), seq_len=8)
     with pytest.raises(ConfigError, match="'mixtures/m': no component has a weight above 0"):

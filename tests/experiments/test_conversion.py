@@ -145,7 +145,7 @@ def test_a_field_that_would_be_dropped_is_refused_when_its_class_is_defined(of):
 @pytest.mark.parametrize("body", [{"__annotations__": {"warmup": "float"}, "warmup": 0.2}, {"warmup": 0.2}])
 def test_a_subclass_that_is_no_dataclass_is_refused(body):
     mine = type("Mine", (SimpleSFTConfig,), body)
-    with pytest.raises(ConfigError, match=r"Mine: .* expected @dataclass"):
+    with pytest.raises(ConfigError, match=r"Mine is not a dataclass, .* decorate it with @dataclass"):
         mine(**FINE_TUNING)
 
 

@@ -204,7 +204,7 @@ CONTRADICTIONS = {
     "steps and epochs": ({"num_train_steps": 1, "num_train_epochs": 1}, "expected exactly one of them"),
     "decay and cooldown": ({"decay": 0.1, "cooldown": 0.1}, "two names of one setting"),
     "a decay of a constant rate": ({"decay": 0.1, "lr_schedule": "constant"}, "'wsd' decays at the end"),
-    "two floors": ({"min_lr_ratio": 0.5, "learning_rate_end": 1e-7}, "nothing beside learning_rate_end"),
+    "two floors": ({"min_lr_ratio": 0.5, "learning_rate_end": 1e-7}, "no value, because learning_rate_end"),
     "tokens that are not named": ({"reinit_tokens": True}, "expected a list of them"),
     "two adapters": ({"use_lora": True, "lora": LoraConfig(r=8, alpha=16)}, "expected lora alone, or use_lora=True"),
     "a schedule of batch sizes": ({"train_batch_size": [(0, 64)]}, "expected a whole number of rows"),

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from marin_sft.training.sft_run import train
 
 from marin_sft.evaluation.generate import GenerateConfig, generate
 from marin_sft.export.hf import ExportConfig, export_hf
@@ -11,6 +10,7 @@ from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models.model_directory import WEIGHTS
+from marin_sft.training.sft import train
 from tests.counted_files import Counted, counted_files
 from tests.training.small_runs import sft_config
 

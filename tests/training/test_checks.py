@@ -31,7 +31,7 @@ WHOLE, NUMBER = "a whole number", "a finite number"
         ({"seed": 1.5}, WHOLE),
         ({"seed": True}, WHOLE),
         ({"steps_per_eval": 0.5}, f"{WHOLE} or None"),
-        ({"learning_rate": "2e-5"}, f"{NUMBER}, which this is not but text: without quotes, and in YAML .* 2.0e-5"),
+        ({"learning_rate": "2e-5"}, f"{NUMBER}, got a string: remove the quotes; in YAML write 2.0e-5"),
         ({"learning_rate": math.inf}, NUMBER),
         ({"weight_decay": None}, NUMBER),
         ({"warmup": True}, NUMBER),

@@ -407,7 +407,7 @@ def test_what_cannot_be_is_refused():
         ({"reference_logprobs": "r", "reference_model": "m"}, "exactly one of"),
         ({"reference_logprobs": "r", "reference_free": True}, "reference_free"),
         ({"reference_logprobs": "r", "ref_model_sync_steps": 2}, "cached figures cannot move"),
-        ({"reference_model": "m", "ref_model_sync_steps": 2, "lora": LoraConfig(r=4, alpha=8)}, "None beside lora"),
+        ({"reference_model": "m", "ref_model_sync_steps": 2, "lora": LoraConfig(r=4, alpha=8)}, "None with lora"),
         ({"reference_logprobs": "r", "loss_type": "sigmod"}, "did you mean|nearest|sigmoid"),
         ({"reference_logprobs": "r", "beta": 0.0}, "beta"),
         ({"reference_logprobs": "r", "ld_alpha": 2.0}, "ld_alpha"),

@@ -68,7 +68,7 @@ def test_the_reference_of_a_step_has_the_adapter_that_the_step_starts_from():
     assert dpo_step("third", lora=LoraConfig(r=4, alpha=8), **options).config.reference_logprobs.config.adapter is None
     against_base = dpo_step("x", lora=LoraConfig(adapter_path=first), reference="gs://bucket/base", **options)
     assert not against_base.config.starts_at_reference
-    with pytest.raises(ConfigError, match="ref_model_sync_steps = 2: expected None beside lora"):
+    with pytest.raises(ConfigError, match="ref_model_sync_steps = 2: expected None with lora"):
         dpo_step("x", lora=LoraConfig(r=4, alpha=8), ref_model_sync_steps=2, **options)
 
 

@@ -19,7 +19,7 @@ from marin_sft.training.metrics.trackers import Trackers, check_trackers
 
 @dataclass(frozen=True, kw_only=True)
 class ReportingSettings:
-    """What is told of a training, and where. None of it changes the result."""
+    """What a training reports, and where. None of it changes the result."""
 
     steps_per_log: int = execution_only(default=10)
     """Steps between two lines of metrics.jsonl."""
@@ -61,10 +61,10 @@ class ReportingSettings:
         config: Mapping[str, Any],
         first_process: bool,
     ) -> Report:
-        """The report of an attempt that begins.
+        """Start the report of an attempt.
 
-        `config`: of the run, for trackers. `start`: the checkpoint that the run goes on from. What is reported before
-        its step is reported again.
+        `config`: settings of the run, for trackers. `start`: the checkpoint that the run resumes from. Its log up to
+        that step is taken over.
         """
         lines = [] if start is None else read_lines(start.output_path, start.step)
         trackers = Trackers(

@@ -92,7 +92,7 @@ def resolved(config: LoraConfig) -> LoraConfig:
     ]
     if differ:
         raise TrainingError(
-            f"LoraConfig beside the adapter at {config.adapter_path}: {'; '.join(differ)}; leave out what the adapter "
+            f"LoraConfig differs from the adapter at {config.adapter_path}: {'; '.join(differ)}; leave out what it "
             "says, or start a new one without adapter_path"
         )
     dropout = stored.dropout if config.dropout is None else config.dropout
@@ -145,7 +145,7 @@ def _config_in(directory: ModelDirectory) -> LoraConfig:
     if strange:
         raise TrainingError(
             f"{path}/{CONFIG}: {strange}: expected an adapter of A and B matrices alone, with DoRA's magnitudes or "
-            "without, beside the base model's own weights; merge this one with PEFT, and train on the result"
+            "without, and the base model unchanged; merge this one with PEFT, and train on the result"
         )
     return LoraConfig(
         r=stored["r"],

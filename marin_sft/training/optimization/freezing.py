@@ -95,8 +95,8 @@ def freezing(config: TrainConfig, num_steps: int | None = None) -> Freezing | No
     found = Freezing(names, trained_from)
     if config.reinit_tokens and set(found.frozen()) & set(MATRICES):
         raise TrainingError(
-            f"reinit_tokens = {list(config.reinit_tokens)!r} makes rows anew that frozen_parameters = {frozen!r} keeps "
-            "as they are; expected one of the two"
+            f"reinit_tokens = {list(config.reinit_tokens)!r} initialises rows that frozen_parameters = {frozen!r} "
+            "freezes; expected one of the two"
         )
     return found
 

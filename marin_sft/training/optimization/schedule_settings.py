@@ -60,7 +60,7 @@ class ScheduleSettings:
         if end is not None:
             require(self, "learning_rate_end", 0 <= end <= self.learning_rate, "from 0 to learning_rate, or None")
             require(self, "learning_rate_end", self.lr_schedule != "constant", "None where lr_schedule is 'constant'")
-            require(self, "min_lr_ratio", unsaid, f"nothing beside learning_rate_end = {end}, which says the same")
+            require(self, "min_lr_ratio", unsaid, f"no value, because learning_rate_end = {end} sets the floor already")
 
 
 def _is_part(value: int | float, whole: bool = False) -> bool:

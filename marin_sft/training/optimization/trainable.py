@@ -11,7 +11,7 @@ from marin_sft.training.lora_config import LoraConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainableSettings:
-    """What is trained. Regular expressions are searched for in tensors' Hugging Face names, see `tensor_names`."""
+    """What is trained. Regular expressions are searched in the Hugging Face names of tensors, see `tensor_names`."""
 
     frozen_parameters: str | None = omitted_when(None, default=None)
     """A regular expression for tensors that are never trained."""

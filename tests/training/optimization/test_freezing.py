@@ -140,7 +140,7 @@ def test_patterns_that_are_wrong(base_model):
     assert freezing(by_epochs, 5) is not None
     with pytest.raises(TrainingError, match="no tensor is left to train at the start"):
         freezing(config_for(base_model, frozen_parameters="."))
-    with pytest.raises(TrainingError, match="reinit_tokens = .* makes rows anew that frozen_parameters"):
+    with pytest.raises(TrainingError, match="reinit_tokens = .* initialises rows that frozen_parameters"):
         freezing(config_for(base_model, frozen_parameters="embed", reinit_tokens=("w1",)))
     with pytest.raises(ConfigError, match="frozen_parameters = .*a regular expression"):
         config_for("base", frozen_parameters="(")

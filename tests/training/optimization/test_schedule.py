@@ -145,7 +145,7 @@ def test_some_have_no_decay(lr_schedule):
 
 
 def test_one_floor():
-    with pytest.raises(ConfigError, match="min_lr_ratio = 0.5: expected nothing beside learning_rate_end"):
+    with pytest.raises(ConfigError, match="min_lr_ratio = 0.5: expected no value, because learning_rate_end"):
         config(min_lr_ratio=0.5, learning_rate_end=1e-4)
     with pytest.raises(ConfigError, match="min_lr_ratio = 0.5: expected nothing where lr_schedule is 'constant'"):
         config(min_lr_ratio=0.5, lr_schedule="constant")
