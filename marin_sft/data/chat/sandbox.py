@@ -70,9 +70,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, as Jinja has it
         __self._step(1)
-        name = getattr(__obj, "__name__", "")
+        method = getattr(__obj, "__wrapped__", __obj)  # Jinja wraps the `format` of a string
         if args or kwargs:
-            _check_growth(name, getattr(__obj, "__self__", None), args, kwargs)
+            _check_growth(getattr(method, "__name__", ""), getattr(method, "__self__", None), args, kwargs)
         return __self._measured(super().call(__context, __obj, *args, **kwargs))
 
     def concat(self, blocks: Iterable[str]) -> str:  # of outputs, macros and set blocks
