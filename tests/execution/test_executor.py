@@ -508,3 +508,21 @@ def test_where_a_link_to_a_directory_leads_is_part_of_an_output(pipeline, tmp_pa
         commits = sorted(pipeline.prefix.glob("linked-*/commits/*.json"))
         digests.append(json.loads(commits[-1].read_text())["digest"])
     assert digests[0] != digests[1] == digests[2]
+
+
+def test_a_commit_that_was_removed_is_not_the_one_that_its_users_were_made_from(pipeline, tmp_path):
+    """A damaged newest commit is removed, as its error advises: an older output counts, and is other than theirs."""
+    text = tmp_path / "text"
+    text.write_text("old")
+
+    def read(config):
+        Path(config["out"], "text.txt").write_text(text.read_text())
+
+    source = ExecutorStep("source", step_fn(kind="read_text")(read), {"out": this_output_path()})
+    user = pipeline.step("user", source)
+    pipeline.run(user)
+    text.write_text("new")
+    pipeline.run(user, force_run=["source"])
+    (newest,) = pipeline.prefix.glob("source-*/commits/000002.json")
+    newest.unlink()
+    assert pipeline.plan(user)["user"].action == "RUN"

@@ -115,6 +115,7 @@ def test_pins(store):
     run(store.prefix, b)
     pin_step(store, directory, "the paper's")
     pin_step(store, directory, "the paper's figure 2")
+    pin_step(store, directory)  # keeps the note
     assert collected(store) == set()
     (reason,) = find_garbage(store, NEWEST).kept[directory]
     assert reason.startswith("pinned 20") and reason.endswith(": the paper's figure 2")

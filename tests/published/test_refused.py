@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,11 +85,12 @@ def test_rows_longer_than_the_model_takes_are_refused_when_planned(base):
 
 def train_with(base: Path, output: Path, tokenizer: Path, **changes) -> None:
     """A run on batches of its own, which says that it is on tokens of `tokenizer`."""
-    from marin_sft.data.tokenizer import vocabulary_hash, vocabulary_size
+    from marin_sft.data.tokenizer import vocabulary_hash, vocabulary_sample, vocabulary_size
 
     loaded = load_tokenizer(str(tokenizer))
     output.mkdir()
-    stats = {"vocabulary": vocabulary_hash(loaded), "vocabulary_size": vocabulary_size(loaded)}
+    stats: dict = {"vocabulary": vocabulary_hash(loaded), "vocabulary_size": vocabulary_size(loaded)}
+    stats["vocabulary_sample"] = vocabulary_sample(loaded)
     (output / "stats.json").write_text(json.dumps(stats))
     exports = PeriodicExports(base_model=str(base), tokenizer=str(tokenizer), steps=2)
     fields = {"tokenized": {"chat": str(output)}, "hf_exports": exports, **changes}
@@ -104,6 +106,22 @@ def test_a_tokenizer_larger_than_the_model_is_refused_before_the_first_step(base
     for changes in ({}, {"hf_exports": None}):
         with pytest.raises(TrainingError, match=message):
             train_with(base, tmp_path / f"out{len(changes)}", tmp_path / "tokenizer", **changes)
+    assert not list(tmp_path.glob("out*/metrics.jsonl"))
+
+
+def test_a_tokenizer_with_other_ids_than_the_models_own_is_refused(base, tmp_path):
+    """Reserved tokens may have other names, and tokens may be added: that is still the model's own."""
+    shutil.copytree(base, tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer/tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    added = {token["content"] for token in tokenizer["added_tokens"]}
+    vocabulary = tokenizer["model"]["vocab"]
+    names = [name for name in vocabulary if name not in added]
+    ids = [vocabulary[name] for name in names]
+    vocabulary.update(zip(names, ids[1:] + ids[:1], strict=True))
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(TrainingError, match="another tokenizer than the base model's .*have other ids there"):
+        train_with(base, tmp_path / "out", tmp_path / "tokenizer")
     assert not list(tmp_path.glob("out*/metrics.jsonl"))
 
 

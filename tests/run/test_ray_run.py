@@ -270,10 +270,21 @@ def test_variables(monkeypatch):
         "C": "",
         "HERE": "x",
     }
-    for words in (["NOT_HERE"], ["A", SECRET, "c"], [f"A={SECRET}", "b"], [f"A-B={SECRET}"], ["1A", SECRET]):
+    for words in (
+        ["NOT_HERE"],
+        ["A", SECRET, "c"],
+        [f"A={SECRET}", "b"],
+        [f"A-B={SECRET}"],
+        ["1A", SECRET],
+        ["A", f"TOKEN={SECRET}"],
+    ):
         with pytest.raises(UserError) as caught:
             job.parse_variables([words])
         assert "--env_vars" in str(caught.value) and SECRET not in str(caught.value)
+    with pytest.raises(
+        UserError, match="--env_vars A: expected a value after it, got what looks like another variable"
+    ):
+        job.parse_variables([["A", "HERE"]])
 
 
 @pytest.mark.parametrize(
