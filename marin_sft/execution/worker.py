@@ -40,7 +40,7 @@ from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import EarlierAttempts, OutputName, path_of_function
-from marin_sft.execution.store import Store
+from marin_sft.execution.store import FileInfo, Store
 from marin_sft.execution.stores import open_store
 from marin_sft.execution.terminal import visible
 from marin_sft.redaction import redacted
@@ -117,16 +117,12 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
         )
         seconds = time.monotonic() - clock
         failure = _with_changed_inputs(task, failure, stamps)
-        digest = None
-        if failure is None:
-            try:
-                digest = _settle(store, output)  # while the owner beats: a large output takes its time
-            except StoreUnavailable:
-                raise
-            except StoreError as error:
-                failure = Failure(str(error), None, "")
+        files = None if failure else _files(store, output)  # while the owner beats: a large output takes its time
+        if isinstance(files, Failure):
+            files, failure = None, files
         record = json.dumps(_record(task, claim, config, started, seconds, failure), indent=1).encode()
         store.replace(f"{output}/.record.json", record, durable=failure is not None)
+        digest = None if files is None else _settle(store, output, files)
     if failure is not None:
         write_failure(store, task.directory, claim.number, failure)
         return Outcome("failed", claim.number, seconds, failure=failure)
@@ -229,9 +225,18 @@ def _exits(store: Store, task: Task) -> Iterator[None]:
             os._exit = leave
 
 
-def _settle(store: Store, output: str) -> str | None:
+def _files(store: Store, output: str) -> list[FileInfo] | Failure:
+    """The files of an output; a failure where it holds what is no file."""
+    try:
+        return store.files(output)
+    except StoreUnavailable:
+        raise
+    except StoreError as error:
+        return Failure(str(error), None, "")
+
+
+def _settle(store: Store, output: str, files: list[FileInfo]) -> str | None:
     """Note the files of an output, and make it survive a power cut; returns its digest."""
-    files = store.files(output)
     store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode(), durable=False)
     store.make_directory(f"{os.path.dirname(output)}/commits")  # so that its own name is synced, too
     store.sync(output)

@@ -435,9 +435,9 @@ def test_it_starts_light_and_fast(tmp_path):
     assert len(json.loads(subprocess.run(module, capture_output=True, text=True, cwd=ROOT).stdout)) == 200
 
 
-def test_the_readme_lists_every_command(capsys, monkeypatch):
+def test_the_docs_list_every_command(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    table = (ROOT / "README.md").read_text().split("## Looking back")[1].split("\n\n")[2]
+    table = (ROOT / "docs/guides/history.md").read_text().split("| `marin-sft` |")[1].split("\n\n")[0]
     assert set(re.findall(r"`([a-z]+) ", table)) - {"ls"} == set(command.COMMANDS)
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"])

@@ -75,7 +75,8 @@ def test_a_hub_id_or_an_empty_directory_is_an_error(tmp_path):
 
 
 def test_planning_imports_are_light():
-    modules = "training.sft, training.models, training.models.random_model, export.hf, evaluation.generate"
+    modules = "training.sft_config, training.dpo_config, training.models, training.models.random_model_config, "
+    modules += "export.hf_config, export.periodic, evaluation.step_configs, data.step_configs, steps, recipes.defaults"
     imports = "import " + ", ".join(f"marin_sft.{name.strip()}" for name in modules.split(","))
     heavy = "{'jax', 'levanter', 'haliax', 'transformers', 'torch', 'numpy', 'ray'}"
     code = f"import sys; {imports}; found = {heavy} & set(sys.modules); assert not found, found"
