@@ -4,6 +4,7 @@ refers to in its own module. What it takes from other modules counts by name.
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import functools
 import hashlib
@@ -231,15 +232,19 @@ def _classes_with_methods(of: type) -> tuple[type, ...]:
 
 
 def _functions_in(cls: type) -> Iterator[types.FunctionType]:
-    """The functions in a class's body; those that `dataclass` makes have no file."""
+    """The functions in a class's body. Those that `dataclass` makes have no file, or are its own (3.13)."""
     for value in vars(cls).values():
         if isinstance(value, property):
             parts = [value.fget, value.fset, value.fdel]
         else:
             parts = [getattr(value, "__func__", None) or getattr(value, "func", None) or inspect.unwrap(value)]
         for part in parts:
-            if isinstance(part, types.FunctionType) and not part.__code__.co_filename.startswith("<"):
+            if isinstance(part, types.FunctionType) and not _is_made(part):
                 yield part
+
+
+def _is_made(function: types.FunctionType) -> bool:
+    return function.__code__.co_filename.startswith("<") or function.__globals__ is vars(dataclasses)
 
 
 @functools.cache
