@@ -31,7 +31,8 @@ _ABSENT = object()
 @functools.cache
 def source_digest(function: Callable[..., Any]) -> str | None:
     """sha256 of a function's source text; None where Python cannot see it (typed at a prompt)."""
-    if getattr(getattr(function, "__code__", None), "co_filename", None) == "<string>":
+    code = getattr(function, "__code__", function)
+    if getattr(code, "co_filename", None) == "<string>":
         return None  # since 3.13, inspect may give the text of `python -c` for what exec was given
     try:
         text = _source_of_body(function) if isinstance(function, Body) else inspect.getsource(function)
