@@ -69,17 +69,18 @@ SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py test
 # On the path, or one of pyenv's, whose stand-ins on the path may not run.
 find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executable)' 2>/dev/null) \
 	$(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python))
-test-pythons: $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),test-python-$(version)))
+test-pythons: $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),test-python-$(version))) \
+	$(if $(call find_python,3.13),test-newest)
 
-test-python-3.12: .python-3.12/.done
-	.python-3.12/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(addprefix --ignore=,$(SLOW))
+test-python-%: .python-%/.done
+	.python-$*/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(addprefix --ignore=,$(SLOW))
 
-test-python-3.13: .python-3.13/.done
-	.python-3.13/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(addprefix --ignore=,$(SLOW))
+test-newest: test-python-3.13 requirements-newest.lock
 	$(UV) pip install --quiet --python .python-3.13/bin/python --no-deps --require-hashes -r requirements-newest.lock
 	.python-3.13/bin/python -m pytest -n 2 --dist loadfile tests/training/cpu tests/training/test_sft.py
 	rm .python-3.13/.done
 
+.PRECIOUS: .python-%/.done
 .python-%/.done: requirements.lock requirements-dev.lock pyproject.toml | $(BIN)/python
 	$(UV) venv --quiet --clear --python $(call find_python,$*) .python-$*
 	$(UV) pip install --quiet --compile-bytecode --python .python-$*/bin/python --require-hashes -r requirements.lock

@@ -245,12 +245,20 @@ def output_digest(files: list[FileInfo]) -> str | None:
 
 def damaged_files(store: Store, output: str) -> list[str]:
     """The files of a committed output that are gone, or have another size, as far as its list of files can be read."""
+    committed = committed_files(store, output)
     try:
-        committed = {file["path"]: file["size"] for file in json.loads(store.read(f"{output}/.files.json") or b"[]")}
         there = store.sizes(output)
-    except (ValueError, TypeError, KeyError, StoreError):
+    except StoreError:
         return []
-    return [path for path, size in committed.items() if there.get(path) != size]
+    return [file.path for file in committed if there.get(file.path) != file.size]
+
+
+def committed_files(store: Store, output: str) -> list[FileInfo]:
+    """What a committed output lists as its files; nothing where the list cannot be read."""
+    try:
+        return [FileInfo(**file) for file in json.loads(store.read(f"{output}/.files.json") or b"[]")]
+    except (ValueError, TypeError):
+        return []
 
 
 def publish(store: Store, directory: str, commit: Commit) -> Commit | None:

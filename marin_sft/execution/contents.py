@@ -71,39 +71,39 @@ def _hub_id_text(location: str) -> str:
     return f"; if it is an id on the Hugging Face Hub, fetch it in a step: download(name, hf_model_id='{owner}/{name}')"
 
 
-def stamp_of(content: LocalContent) -> str | None:
-    """Moves whenever the files are written, replaced or touched; None where they cannot be looked at."""
-    try:
-        files = _files_at(content.location)
-        return None if files is None else _stamp(files)[0]
-    except OSError:
-        return None
+class Look(NamedTuple):
+    """`change`: what has become of the files since the plan was made, in words; None while they hold the same. `stamp`:
+    see `LocalContent`; it moves whenever they are written, replaced or touched."""
+
+    change: str | None
+    stamp: str = ""
 
 
-def touched_text(content: LocalContent) -> str:
-    return (
-        f"{content.field}: {content.location} was written to or replaced while the step ran, and holds again what it "
-        "held when the plan was made: what the step read in between is not known"
-    )
-
-
-def change_of(content: LocalContent) -> str | None:
-    """What has become of the files since the plan was made, in words; None while they hold what they held then."""
+def look_at(content: LocalContent, before: Look | None = None) -> Look:
+    """`before`: an earlier look, since when the files must not have been touched either."""
+    where = f"{content.field}: {content.location}"
     try:
         files = _files_at(content.location)
         if files is None:
-            return f"{content.field}: {content.location} is not there on {socket.gethostname()}"
-        if content.settled and _stamp(files)[0] == content.stamp:
-            return None
-        digest = _digest(files)
+            return Look(f"{where} is not there on {socket.gethostname()}")
+        stamp = _stamp(files)[0]
+        same = content.settled and stamp == content.stamp
+        digest = content.digest if same else _digest(files)
     except OSError as error:
-        return f"{content.field}: {content.location} cannot be read on {socket.gethostname()}: {error}"
-    if digest == content.digest:
-        return None
-    return (
-        f"{content.field}: {content.location} has changed since the plan was made: then its digest was "
-        f"{content.digest[:10]}, now it is {digest[:10]}"
-    )
+        return Look(f"{where} cannot be read on {socket.gethostname()}: {error}")
+    if digest != content.digest:
+        return Look(
+            f"{where} has changed since the plan was made: then its digest was {content.digest[:10]}, now it is "
+            f"{digest[:10]}",
+            stamp,
+        )
+    if before is not None and stamp != before.stamp:
+        return Look(
+            f"{where} was written to or replaced while the step ran, and holds again what it held when the plan was "
+            "made: what the step read in between is not known",
+            stamp,
+        )
+    return Look(None, stamp)
 
 
 def kind_in_name(location: str) -> str | None:

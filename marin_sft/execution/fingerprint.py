@@ -9,6 +9,7 @@ Anything whose text would differ between two processes is an error that names th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import enum
@@ -74,33 +75,40 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def code_in(config: Any) -> dict[str, str]:
-    """Digests of the functions and methods in a config, by where they stand: what their modules' files hold now.
+def changed_code(config: Any, payload: Payload) -> list[str]:
+    """Where functions and classes with methods stand in a config whose source is not what `payload` says.
 
-    Those of `__main__` are left out: they travel to a worker by themselves.
-
-    Raises:
-        ConfigError: for code that cannot be read.
+    Those of `__main__` are left out: they travel to a worker by themselves. So is what cannot be read on this machine.
     """
     canonical = _Canonical(lambda step: "", [])
-    found: dict[str, str] = {}
+    changed: list[str] = []
 
-    def visit(part: Part) -> None:
-        value = part.value
-        if isinstance(value, types.FunctionType):
-            described: Any = canonical.value(value, part.path) if value.__module__ != "__main__" else {}
-        elif dataclasses.is_dataclass(value) and type(value).__module__ != "__main__":
-            described = canonical.code(type(value), part.path)
-        else:
-            described = {}
-        if described:
-            found[part.path] = hashlib.sha256(canonical_json(described).encode()).hexdigest()
-        for child in parts_of(value, part.path) or () if _counts(part) else ():
-            visit(child)
+    def is_changed(value: Any, meant: Any, path: str) -> bool:
+        of = value if isinstance(value, types.FunctionType) else type(value)
+        if not isinstance(meant, dict) or of.__module__ == "__main__":
+            return False
+        if "$function" in meant:
+            return bool(canonical.value(value, path) != meant)
+        return "$code" in meant and canonical.code(type(value), path) != {"$code": meant["$code"]}
 
-    for part in parts_of(config, "config") or ():
-        visit(part)
-    return found
+    def visit(value: Any, meant: Any, path: str) -> None:
+        with contextlib.suppress(ConfigError):
+            if is_changed(value, meant, path):
+                changed.append(path)
+        for part in parts_of(value, path) or ():
+            child = _child(meant, part.key)
+            if child is not None:
+                visit(part.value, child, part.path)
+
+    visit(config, payload["config"], "config")
+    return changed
+
+
+def _child(meant: Any, key: Any) -> Any:
+    """What stands under a part's key in the text of its container; None where the part does not count."""
+    if isinstance(meant, list):
+        return meant[key]
+    return meant.get(f"${key}" if str(key).startswith("$") else key) if isinstance(meant, dict) else None
 
 
 class _Canonical:

@@ -10,7 +10,7 @@ from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.configs import references
 from marin_sft.execution.contents import LocalContent
 from marin_sft.execution.differences import leaf_differences
-from marin_sft.execution.fingerprint import Payload, code_in, fingerprint_of_payload, payload_of
+from marin_sft.execution.fingerprint import Payload, fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import check_resources
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, kind_of, path_of_function
@@ -26,7 +26,7 @@ class Node:
 
     `directory` is relative to the prefix unless the step overrides it with an absolute path or a URL.
     `inputs` are the steps waited for; `nonblocking` those only looked at. Both without repeats, in config order.
-    `contents` are the local files in its config, `code` the functions, see `code_in`.
+    `contents` are the local files in its config.
     """
 
     step: ExecutorStep[Any]
@@ -36,7 +36,6 @@ class Node:
     inputs: tuple[Node, ...]
     nonblocking: tuple[Node, ...]
     contents: tuple[LocalContent, ...]
-    code: dict[str, str]
 
     @property
     def name(self) -> str:
@@ -100,7 +99,7 @@ def _make_node(step: ExecutorStep[Any], by_step: dict[int, Node]) -> Node:
     fingerprint = fingerprint_of_payload(payload)
     directory = (step.override_output_path or f"{step.name}-{fingerprint[:10]}").rstrip("/")
     _check_lengths(step.name, directory)
-    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents), code_in(step.config))
+    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents))
 
 
 def _check_lengths(name: str, directory: str) -> None:

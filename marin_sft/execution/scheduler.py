@@ -109,6 +109,7 @@ class Scheduler:
         self._retries: dict[Node, int] = {}
         self._open_inputs: dict[Node, set[Node]] = {}
         self._users: dict[Node, list[PlanItem]] = {}
+        self._whole: set[str] = set()  # outputs whose files were all there when a step of this launch first used them
 
     @property
     def results(self) -> list[StepResult]:
@@ -195,7 +196,6 @@ class Scheduler:
             beat_timeout=self._policy.beat_timeout,
             settings=settings_of(step.config),
             contents=node.contents,
-            code=node.code,
             provenance=self._provenance,
         )
 
@@ -226,12 +226,15 @@ class Scheduler:
                 f"its input '{node.name}' is committed, but the output is gone from {path}; "
                 f"make it again with --force_run {node.name}"
             )
+        if path in self._whole:
+            return path
         if damaged := damaged_files(self._store, path):
             shown = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
             raise MarinSftError(
                 f"its input '{node.name}' is not whole: {shown} of {path} is gone or has another size than when it was "
                 f"committed; put it back, or make it again with --force_run {node.name}"
             )
+        self._whole.add(path)
         return path
 
     def _nonblocking_path(self, node: Node) -> str:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn
 
 from marin_sft import progress
-from marin_sft.errors import ConfigError, MarinSftError, StoreError, StoreUnavailable
+from marin_sft.errors import MarinSftError, StoreError, StoreUnavailable
 from marin_sft.execution.attempt import (
     Claim,
     Commit,
@@ -34,8 +34,8 @@ from marin_sft.execution.attempt import (
 from marin_sft.execution.attempt_log import AttemptLog
 from marin_sft.execution.beat import Beat
 from marin_sft.execution.configs import resolve
-from marin_sft.execution.contents import LocalContent, change_of, stamp_of, touched_text
-from marin_sft.execution.fingerprint import Payload, code_in
+from marin_sft.execution.contents import LocalContent, Look, look_at
+from marin_sft.execution.fingerprint import Payload, changed_code
 from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
@@ -53,7 +53,7 @@ class Task:
     `config` has its inputs resolved to paths; its own output path is filled in after the claim. `claim` is the number
     to create, `aim` the number of the commit to publish. `beat_timeout`: seconds after which others take an owner
     whose beat stands still for dead. `settings`: the config's fields that are no part of the identity. `contents`: the
-    local files that are, `code` the functions, see `code_in`.
+    local files that are.
     """
 
     name: str
@@ -73,7 +73,6 @@ class Task:
     beat_timeout: float
     settings: dict[str, Any]
     contents: tuple[LocalContent, ...]
-    code: dict[str, str]
     provenance: dict[str, Any]
 
 
@@ -109,14 +108,11 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
         Beat(store, task.directory, claim, task.beat_timeout, own_process, log) as beat,
         _exits(store, task),
     ):
-        stamps = tuple(map(stamp_of, task.contents))
-        failure = (
-            _changed_inputs(task, "began")
-            or _changed_code(task, config, own_process)
-            or _run_body(task.fn, config, beat)
-        )
+        looks = list(map(look_at, task.contents))
+        changed = _changed_inputs(looks, "began") or (own_process and _changed_code(task, config)) or None
+        failure = changed or _run_body(task.fn, config, beat)
         seconds = time.monotonic() - clock
-        failure = _with_changed_inputs(task, failure, stamps)
+        failure = _with_changed_inputs(task, failure, looks)
         files = None if failure else _files(store, output)  # while the owner beats: a large output takes its time
         if isinstance(files, Failure):
             files, failure = None, files
@@ -140,45 +136,38 @@ def _fill(leaf: Any, output: str, earlier: tuple[str, ...]) -> Any:
     return leaf
 
 
-def _changed_inputs(task: Task, when: str, stamps: tuple[str | None, ...] = ()) -> Failure | None:
-    """Local files that no longer hold what the step's identity stands for: its output would be made from others.
-
-    `stamps`: of the files when the step began; empty: it begins now.
-    """
-    changes = list(filter(None, map(change_of, task.contents)))
-    if not changes and stamps:
-        moved = (c for c, stamp in zip(task.contents, stamps, strict=True) if stamp_of(c) != stamp)
-        changes = list(map(touched_text, moved))
+def _changed_inputs(looks: list[Look], when: str) -> Failure | None:
+    """Local files that no longer hold what the step's identity stands for: its output would be made from others."""
+    changes = [look.change for look in looks if look.change is not None]
     if not changes:
         return None
-    error = (
+    return _not_committed(
         f"{'; '.join(changes)}\nThe output would count as made from what was there then, so nothing is committed; this "
         f"was seen when the step {when}. Run the command again: it makes the step from what is there now"
     )
-    print(error, file=sys.stderr)
-    return Failure(error, None, "", resumable=False)
 
 
-def _changed_code(task: Task, config: Any, own_process: bool) -> Failure | None:
+def _changed_code(task: Task, config: Any) -> Failure | None:
     """Functions in the config whose source is another one than when the plan was made: this process imported that."""
-    try:
-        now = code_in(config) if own_process and task.code else task.code
-    except ConfigError:  # their source is not on this machine
-        return None
-    changed = [path for path, digest in task.code.items() if now.get(path) != digest]
+    changed = changed_code(config, task.payload)
     if not changed:
         return None
-    error = (
+    return _not_committed(
         f"{', '.join(changed)}: the source has changed since the plan was made, so nothing is committed. Run the "
         "command again: it makes the step with the code that is there now"
     )
+
+
+def _not_committed(error: str) -> Failure:
     print(error, file=sys.stderr)
     return Failure(error, None, "", resumable=False)
 
 
-def _with_changed_inputs(task: Task, failure: Failure | None, stamps: tuple[str | None, ...]) -> Failure | None:
-    """How the body ended, and whether a later attempt may go on from what it wrote."""
-    changed = _changed_inputs(task, "ended", stamps) if failure is None or failure.resumable else None
+def _with_changed_inputs(task: Task, failure: Failure | None, looks: list[Look]) -> Failure | None:
+    """How the body ended, and whether a later attempt may go on from what it wrote. `looks`: from before it began."""
+    if failure is not None and not failure.resumable:
+        return failure
+    changed = _changed_inputs(list(map(look_at, task.contents, looks)), "ended")
     if failure is None or changed is None:
         return failure or changed
     return replace(failure, error=f"{failure.error}; also, {changed.error}", resumable=False)

@@ -102,19 +102,19 @@ def _files(
 
     Raises as `write_export`.
     """
-    if export.tokenizer in (None, base.path):
-        tokenizer = base.tokenizer(export.chat_template)
-    else:
-        tokenizer = load_tokenizer(export.tokenizer, export.chat_template)
+    other = None if export.tokenizer == base.path else export.tokenizer
+    template = export.chat_template
+    tokenizer = base.tokenizer(template) if other is None else load_tokenizer(other, template)
     stored = base.json("generation_config.json")
     generation = serving.generation_config(tokenizer, trained, stored, export.generation_eos_token_ids)
     config = serving.model_config(trained, tensors, export.dtype or _dtype_of(base.config), generation["eos_token_id"])
     changed = ("torch_dtype", "architectures", "tie_word_embeddings", "eos_token_id", "pad_token_id")
-    try:
-        sizes = vocabulary_size(tokenizer), vocabulary_hash(tokenizer), vocabulary_sample(tokenizer)
-        check_tokenizer(*sizes, base, config["vocab_size"])
-    except TrainingError as error:
-        raise ExportError(str(error)) from error
+    if other is not None:
+        try:
+            sizes = vocabulary_size(tokenizer), vocabulary_hash(tokenizer), vocabulary_sample(tokenizer)
+            check_tokenizer(*sizes, base, config["vocab_size"])
+        except TrainingError as error:
+            raise ExportError(str(error)) from error
     return _Files(
         config=config,
         meant={**with_dtype(trained, ""), **{name: config[name] for name in changed}},

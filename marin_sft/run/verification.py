@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from marin_sft.errors import DamagedFile, UserError
-from marin_sft.execution.attempt import attempt_path, output_digest, read_state
+from marin_sft.execution.attempt import attempt_path, committed_files, output_digest, read_state
 from marin_sft.execution.catalog import in_parallel, step_directories, step_name
 from marin_sft.execution.store import FileInfo, Store
 from marin_sft.execution.tables import Cell, counted, print_table
@@ -74,18 +73,11 @@ def _compared(store: Store, output: str, digest: str | None) -> tuple[Result, di
         return "changed", {output: f"cannot be read: {error}"}
     if digest is not None and output_digest(found) == digest:
         return "ok", {}
-    committed = _committed_files(store, output)
+    committed = committed_files(store, output)
     if digest is not None and output_digest(committed) != digest:
         return "changed", {".files.json": "does not list what was committed"}
     files = _changes({file.path: file for file in committed}, {file.path: file for file in found})
     return ("unverifiable" if digest is None and not files else "changed"), files
-
-
-def _committed_files(store: Store, output: str) -> list[FileInfo]:
-    try:
-        return [FileInfo(**file) for file in json.loads(store.read(f"{output}/.files.json") or b"[]")]
-    except (ValueError, TypeError):
-        return []
 
 
 def _changes(committed: dict[str, FileInfo], found: dict[str, FileInfo]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import re
@@ -16,6 +15,7 @@ from typing import Any
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
+from marin_sft.nearest import nearest
 
 _BECOMES_TEXT = str | Path | ExecutorStep | InputName | OutputName  # before a config is resolved
 _WORDS = {
@@ -38,7 +38,7 @@ def check_fields(of: type, given: Iterable[str], instead: Mapping[str, str]) -> 
     known = [field.name for field in dataclasses.fields(of)]
     for name in given:
         if name not in known:
-            near = " or ".join(map(repr, difflib.get_close_matches(name, known)))
+            near = " or ".join(map(repr, nearest(name, known, most=3)))
             advice = instead.get(name) or (f"did you mean {near}?" if near else "see its docstring for those there are")
             raise ConfigError(f"{of.__name__} has no field {name!r}: {advice}")
 

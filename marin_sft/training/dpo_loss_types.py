@@ -5,13 +5,13 @@ Names are those of TRL 1.16's `DPOConfig.loss_type`, and `simpo`, which has no r
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import omitted_when
+from marin_sft.nearest import did_you_mean
 from marin_sft.training.checks import is_number
 
 F_DIVERGENCE_TYPES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
@@ -185,7 +185,4 @@ def _require(holds: bool, field: str, value: object, expected: str) -> None:
 def _require_one_of(field: str, value: str, choices: Iterable[str]) -> None:
     known = list(choices)
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        raise ConfigError(
-            f"{field}={value!r}; expected one of {known}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
+        raise ConfigError(f"{field}={value!r}; expected one of {known}{did_you_mean(str(value), known)}")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from marin_sft.errors import ConfigError
-from marin_sft.execution.contents import LocalContent, change_of, kind_in_name, read_content
+from marin_sft.execution.contents import LocalContent, kind_in_name, look_at, read_content
 
 
 def written(path: Path, text: str) -> Path:
@@ -82,8 +82,8 @@ def test_nothing_there_is_an_error_that_names_the_field(tmp_path):
 def test_untouched_files_are_not_read_again(tmp_path):
     written(tmp_path / "a.txt", "x")
     content = settled(tmp_path)
-    assert change_of(content._replace(digest="of other bytes")) is None, "the stamp alone was looked at"
-    assert change_of(content._replace(digest="of other bytes", settled=False)) is not None
+    assert look_at(content._replace(digest="of other bytes")).change is None, "the stamp alone was looked at"
+    assert look_at(content._replace(digest="of other bytes", settled=False)).change is not None
 
 
 def test_files_written_just_before_the_plan_are_read_again(tmp_path):
@@ -98,19 +98,19 @@ def test_every_change_is_seen_and_nothing_else(tmp_path, make):
     times = file.stat()
     content = make(tmp_path / "data")
     os.utime(file)
-    assert change_of(content) is None, "touched, with the same bytes"
+    assert look_at(content).change is None, "touched, with the same bytes"
     written(file, "two")
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert "has changed since the plan was made: then its digest was" in change_of(content)
+    assert "has changed since the plan was made: then its digest was" in look_at(content).change
     written(file, "one")
-    assert change_of(content) is None
+    assert look_at(content).change is None
     os.replace(written(tmp_path / "new", "six"), file)
-    assert change_of(content) is not None
+    assert look_at(content).change is not None
     written(file, "one")
     added = written(tmp_path / "data" / "b.txt", "")
-    assert change_of(content) is not None
+    assert look_at(content).change is not None
     added.unlink()
     file.unlink()
-    assert change_of(content) is not None
+    assert look_at(content).change is not None
     file.parent.rmdir()
-    assert f"config.data: {tmp_path / 'data'} is not there on " in change_of(content)
+    assert f"config.data: {tmp_path / 'data'} is not there on " in look_at(content).change

@@ -199,10 +199,10 @@ def _opened(path: str) -> Iterator[Any]:
     """The text of a file as bytes, decompressed. A compressed file that ends early is an OSError or EOFError."""
     with open_file(path, "rb") as raw:
         name = _name(path).lower()
-        if name.endswith(_COMPRESSIONS) and not raw.read(1):
+        start = raw.read(2)
+        if name.endswith(_COMPRESSIONS) and not start:
             raise EOFError("the file is empty")
-        raw.seek(0)
-        if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise ValueError("got UTF-16, expected UTF-8: save it again with that encoding")
         raw.seek(0)
         if name.endswith(".gz"):

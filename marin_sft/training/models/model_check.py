@@ -88,11 +88,12 @@ def check_tokenizers(tokenized: Mapping[str, str], base: ModelDirectory) -> None
 
     Outputs of older versions do not say what is compared, and are left to `check_tokens`.
     """
-    for path in tokenized.values():
-        stats = read_json(f"{path}/stats.json")
-        if "vocabulary_size" in stats:
-            sample = stats.get("vocabulary_sample", {})
-            check_tokenizer(stats["vocabulary_size"], stats["vocabulary"], sample, base, base.config["vocab_size"])
+    all_stats = [read_json(f"{path}/stats.json") for path in tokenized.values()]
+    # The components of a mixture have the same vocabulary: it is compared once.
+    distinct = {stats["vocabulary"]: stats for stats in all_stats if "vocabulary_size" in stats}
+    for vocabulary, stats in distinct.items():
+        sample = stats.get("vocabulary_sample", {})
+        check_tokenizer(stats["vocabulary_size"], vocabulary, sample, base, base.config["vocab_size"])
 
 
 def check_tokenizer(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import omitted_when
+from marin_sft.nearest import nearest
 from marin_sft.training.checks import require, require_pattern
 
 
@@ -175,6 +175,6 @@ def _refusal(option: str, value: Any, default: Any) -> str | None:
 
 
 def _expected(got: str, names: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(got.lower(), names, 1)
+    near = nearest(got.lower(), names)
     suggestion = f"did you mean {near[0]!r}? " if near else ""
     return f"{suggestion}expected one of {', '.join(names) or 'none: it has no options'}"
