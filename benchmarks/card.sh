@@ -4,7 +4,7 @@
 # carry that folder with the checkout.
 #
 #   benchmarks/card.sh [OUT]            figures are printed as they are known; OUT keeps them, the logs and a profile
-#   TINY=1 benchmarks/card.sh [OUT]     tiny sizes, on whatever device there is: a rehearsal
+#   TINY=1 benchmarks/card.sh [OUT]     tiny sizes, on any device: a rehearsal
 #   CARD_SECONDS=300 CARD_PYTHON=python3.12
 set -uo pipefail
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""Pairs per second of our DPO beside TRL's, Levanter's and EasyDeL's, on one model and the same pairs, in one run.
+"""Pairs per second of our DPO compared with TRL's, Levanter's and EasyDeL's, on the same model and pairs, in one run.
 
 python benchmarks/dpo.py [--runs 3] [--only ENGINE ...] [--data pairs.json]
 

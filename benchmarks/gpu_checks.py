@@ -52,7 +52,7 @@ def attention() -> bool:
     config = LlamaConfig(max_seq_len=LENGTH, **SHAPE).hf_config(vocab_size=VOCABULARY)
 
     def model_with(backend: str) -> Any:
-        """The same weights whatever the backend."""
+        """The same weights for every backend."""
         build = levanter_config(config, attention_backend=backend).build
         return hax.named_jit(build)(hax.Axis("vocab", VOCABULARY), key=jax.random.PRNGKey(0))
 

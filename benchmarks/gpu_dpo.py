@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("settings", nargs="+", metavar="SETTING")
     parser.add_argument("--steps", type=int, default=8, help="measured steps of each setting")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the script on whatever there is")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the script on any machine")
     parser.add_argument("--here", action="store_true", help="one setting, in this process")
     given = parser.parse_args()
     if given.here:
