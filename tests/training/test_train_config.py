@@ -2,7 +2,7 @@ import pytest
 
 from marin_sft import steps
 from marin_sft.errors import ConfigError
-from marin_sft.execution.fingerprint import payload_of
+from marin_sft.execution.identity import payload_of
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.training.mesh import MeshConfig
 from marin_sft.training.sft_config import SFTConfig
