@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +10,9 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from marin_sft.data.files import write_json_lines
+from marin_sft.data.formats import LmDatasetFormat
 from marin_sft.data.messages.examples import BadRow
+from marin_sft.data.preview_command import preview_command
 from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError
 
@@ -21,7 +22,7 @@ DROPPED = "dropped.jsonl"
 ON_PURPOSE = frozenset({"identical_pair", "not_trained", "rated_bad"})
 """Reasons for which good data has many rows dropped: they do not count against `max_dropped`."""
 MEND = "Then mend the rows, or say with shape=, columns= and role_map= of the format what they hold"
-_SHOWN, _SHOWN_CHARACTERS = 3, 300
+_SHOWN, _SHOWN_CHARACTERS, _SHOWN_ROW = 3, 300, 200
 
 
 @dataclass
@@ -61,13 +62,20 @@ def write_dropped(directory: str, parts: Iterable[Dropped]) -> None:
 
 
 def check_dropped(
-    rows: int, dropped: Dropped, max_dropped: float, where: str, directory: str, mend: str, tokenizer: str = "T"
+    rows: int,
+    dropped: Dropped,
+    max_dropped: float,
+    where: str,
+    directory: str,
+    mend: str,
+    tokenizer: str = "T",
+    format: LmDatasetFormat | None = None,
 ) -> None:
     """Raises DataError when no row is left, or when more than the share `max_dropped` was dropped by mistake.
 
     Args:
         where: what the rows are of. directory: where `write_dropped` writes. mend: what the user can do about it.
-        tokenizer: to look at rows with.
+        tokenizer, format: to look at rows with.
     """
     lost = dropped.counts.total()
     if not rows:
@@ -75,12 +83,12 @@ def check_dropped(
     by_mistake = sum(count for reason, count in dropped.counts.items() if reason not in ON_PURPOSE)
     if rows == lost or by_mistake > max_dropped * rows:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.counts.most_common())
-        look = f"marin-sft preview --data {shlex.quote(dropped.paths[0])} --tokenizer {shlex.quote(tokenizer)}"
+        look = preview_command(dropped.paths[0], tokenizer, format)
         raise DataError(
             f"{where}: {lost} of {rows} rows dropped ({reasons}); expected at least one row kept and at most "
             f"{max_dropped:.1%} dropped, as in{''.join(_telling(dropped))}\n"
-            f"More of them are in {directory}/{DROPPED}. See what becomes of rows with `{look}`. {mend}, or raise "
-            "max_dropped"
+            f"{_first_row(dropped.samples[0])}More of them are in {directory}/{DROPPED}. See what becomes of rows with "
+            f"`{look}`. {mend}, or raise max_dropped"
         )
 
 
@@ -92,11 +100,19 @@ def _telling(dropped: Dropped) -> list[str]:
         text = f"{sample['reason']}: {sample['message']}"
         if text not in seen:
             seen.add(text)
-            short = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+            short = _short(text, _SHOWN_CHARACTERS)
             lines[sample["reason"]].append(f"\n  {path}:{sample['line']}: {short}")
     by_mistake, on_purpose = ([lines[r] for r in lines if (r in ON_PURPOSE) is which] for which in (False, True))
     in_turn = chain(zip_longest(*by_mistake), zip_longest(*on_purpose))
     return [line for turn in in_turn for line in turn if line][:_SHOWN]
+
+
+def _first_row(sample: dict[str, Any]) -> str:
+    return f"Line {sample['line']} is: {_short(sample['row'], _SHOWN_ROW)}. " if sample["row"] else ""
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _sample(source: SourceRow, bad: BadRow) -> dict[str, Any]:
