@@ -98,6 +98,19 @@ class DownloadUrlsConfig(StepConfig, kind="download_urls", version=1, body="mari
 
 
 @dataclass(frozen=True)
+class KeptConfig(StepConfig, kind="keep", version=1, body="marin_sft.data.kept:keep"):
+    """What a script had in memory, known by its content."""
+
+    files: dict[str, str]
+    """SHA-256 in hex of each file, by its name."""
+
+    from_directory: str = execution_only(default="")
+    """Where the script wrote them."""
+
+    output_path: str = this_output_path()
+
+
+@dataclass(frozen=True)
 class TransformConfig(StepConfig, kind="transform", version=4, body="marin_sft.data.transform:transform"):
     """`input_path`: a downloaded dataset repository, or a directory of data files.
 
