@@ -140,9 +140,18 @@ class ChatLmDatasetFormat:
 
 @dataclass(frozen=True)
 class TextLmDatasetFormat:
-    """Rows that hold plain text, all of it trained; no template."""
+    """Rows that hold plain text, all of it trained; no template.
+
+    `add_special_tokens`: True puts the tokenizer's BOS before each text, False puts none; None does as the tokenizer
+    itself does. A text that begins with a BOS gets no second one. An EOS ends every text, whatever this says.
+    """
 
     text_key: str = "text"
+    add_special_tokens: bool | None = omitted_when(None, default=None)
+
+    def __post_init__(self) -> None:
+        _check_kind("text_key", self.text_key, (str,))
+        _check_kind("add_special_tokens", self.add_special_tokens, (bool, type(None)))
 
     def as_chat(self) -> ChatLmDatasetFormat:
         return ChatLmDatasetFormat(shape="text", columns={"text": self.text_key})

@@ -159,7 +159,7 @@ class TrainTokenizerConfig(
 
 
 @dataclass(frozen=True)
-class TokenizeConfig(StepConfig, kind="tokenize", version=5, body="marin_sft.data.tokenize:tokenize"):
+class TokenizeConfig(StepConfig, kind="tokenize", version=6, body="marin_sft.data.tokenize:tokenize"):
     """`train_paths`, `validation_paths`: files, directories or globs of rows. `format`: what the rows hold.
 
     `tokenizer`: the directory of a Hugging Face tokenizer. `max_dropped`: the share of the rows of a split that may be

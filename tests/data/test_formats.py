@@ -57,6 +57,11 @@ def test_values_that_cannot_be_used(fields, message):
         ChatLmDatasetFormat(**fields)
 
 
+def test_special_tokens_of_texts_are_a_choice_of_three():
+    with pytest.raises(ConfigError, match="add_special_tokens='no'; expected bool or None"):
+        TextLmDatasetFormat(add_special_tokens="no")
+
+
 def test_light_formats():
     user, good, bad = (
         {"role": role, "content": text} for role, text in (("user", "hi"), ("assistant", "ho"), ("assistant", "no"))
