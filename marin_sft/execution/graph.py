@@ -10,7 +10,7 @@ from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.configs import references
 from marin_sft.execution.contents import LocalContent
 from marin_sft.execution.differences import leaf_differences
-from marin_sft.execution.fingerprint import Payload, fingerprint_of_payload, payload_of
+from marin_sft.execution.identity import Payload, fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import check_resources
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, kind_of, path_of_function

@@ -24,8 +24,8 @@ from rich.console import Console
 
 from marin_sft.data.data_configs import POLICIES
 from marin_sft.errors import MarinSftError, UserError
-from marin_sft.execution.attempt import attempt_path
 from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
+from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console, narrow
 from marin_sft.execution.flags import absolute_prefix, default_prefix
 from marin_sft.execution.gc import collect_garbage

@@ -39,6 +39,11 @@ class MetricsLog:
     def flush(self) -> None:
         self._write(NAME, self._lines)
 
+    def copy_to(self, directory: str) -> None:
+        """Write all lines so far to `{directory}/metrics.jsonl` as well."""
+        if self._writes:
+            disk.write_whole(f"{directory}/{NAME}", "".join(line + "\n" for line in self._lines))
+
     def diverged(self, loss: float) -> float | None:
         """The first loss of the run, where `loss` is far above it."""
         first: float = json.loads(self._lines[0])["loss"] if self._lines else loss
