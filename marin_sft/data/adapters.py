@@ -15,15 +15,16 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
+from marin_sft.data.files import Json
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.canonical import canonical_row
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.messages.reading import examples_of
 from marin_sft.errors import ConfigError
 
-Row = dict[str, Any]
+Row: TypeAlias = Json
 
 THINK_TAGS = {"<think>": "<|start_think|>", "</think>": "<|end_think|>"}
 """What Marin's tokenizer, which has these tokens, expects around reasoning."""
@@ -249,12 +250,12 @@ def _canonical_rows(row: Row, format: ChatLmDatasetFormat) -> list[Row]:
     return [canonical_row(example) for example in examples_of(row, format)]
 
 
-def _check_object(row: Any) -> None:
+def _check_object(row: object) -> None:
     if not isinstance(row, dict):
         raise BadRow("not_an_object", f"got a {type(row).__name__}, expected a JSON object")
 
 
-def _value(row: Row, column: str) -> Any:
+def _value(row: Row, column: str) -> object:
     if column not in row:
         raise BadRow("missing_column", f"no {column!r}; the keys are {sorted(row)}")
     if row[column] is None:
@@ -262,13 +263,13 @@ def _value(row: Row, column: str) -> Any:
     return row[column]
 
 
-def _list_of_messages(value: Any, column: str, renamed: Callable[[Row, str], Row]) -> list[Row]:
+def _list_of_messages(value: object, column: str, renamed: Callable[[Row, str], Row]) -> list[Row]:
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise BadRow("bad_messages", f"{column} is a {type(value).__name__}, expected a list of messages")
     return [renamed(message, f"{column}[{index}]") for index, message in enumerate(value)]
 
 
-def _answers(value: Any, column: str) -> list[Row]:
+def _answers(value: object, column: str) -> list[Row]:
     if not isinstance(value, list) or not all(isinstance(answer, dict) for answer in value):
         raise BadRow("no_answer", f"{column} is a {type(value).__name__}, expected a list of objects")
     if not value:
@@ -276,7 +277,7 @@ def _answers(value: Any, column: str) -> list[Row]:
     return value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not math.isnan(value)
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName, UnversionedValue, omitted_when
+from marin_sft.inputs import Source
 
 Weights = Mapping[str, float]
 Schedule = Sequence[tuple[int, Weights]]
@@ -100,7 +101,7 @@ class LmDataConfig:
 
 
 def lm_mixture_data_config(
-    components: Mapping[str, Any],
+    components: Mapping[str, Source],
     weights: Weights | Schedule,
     *,
     shuffle: bool | int = True,
@@ -146,14 +147,14 @@ def lm_mixture_data_config(
 
 
 def lm_varying_mixture_data_config(
-    components: Mapping[str, Any], weights_list: Schedule, **options: Any
+    components: Mapping[str, Source], weights_list: Schedule, **options: Any
 ) -> LmDataConfig:
     """As `lm_mixture_data_config`, with weights that change: [(first training step, weights), ...], from step 0 on."""
     return lm_mixture_data_config(components, weights_list, **options)
 
 
 def lm_data_config(
-    training_set: ExecutorStep[Any], validation_sets: Mapping[str, Any] | None = None, **options: Any
+    training_set: ExecutorStep[Any], validation_sets: Mapping[str, Source] | None = None, **options: Any
 ) -> LmDataConfig:
     """Train on one tokenization step; `validation_sets` by name. `options` of `lm_mixture_data_config`.
 
@@ -165,13 +166,13 @@ def lm_data_config(
     return lm_mixture_data_config({name: training_set, **(validation_sets or {})}, {name: 1.0}, **options)
 
 
-def mixture_for_evaluation(inputs: Mapping[str, Any]) -> LmDataConfig:
+def mixture_for_evaluation(inputs: Mapping[str, Source]) -> LmDataConfig:
     """All of `inputs` (tokenization steps by name) for validation, none for training."""
     pack = {name: _pack_of(source) for name, source in inputs.items()}
     return LmDataConfig(tokenized=dict(inputs), train_weights=((0, _padded({}, inputs)),), pack=pack)
 
 
-def add_validation_sets_to_mixture(data: LmDataConfig, validation_sets: Mapping[str, Any]) -> LmDataConfig:
+def add_validation_sets_to_mixture(data: LmDataConfig, validation_sets: Mapping[str, Source]) -> LmDataConfig:
     """`data` with more components to validate on; those that it has already stay as they are."""
     added = {name: source for name, source in validation_sets.items() if name not in data.tokenized}
     tokenized = {**data.tokenized, **added}
@@ -204,20 +205,20 @@ def _padded(weights: Weights, components: Iterable[str]) -> dict[str, float]:
     return {**given, **{name: 0.0 for name in components if name not in given}}
 
 
-def _pack_of(source: Any) -> bool | int:
+def _pack_of(source: object) -> bool | int:
     pack = getattr(getattr(_config_of(source), "format", None), "pack", None)
     return True if pack is None else pack
 
 
-def _config_of(source: Any) -> Any:
+def _config_of(source: object) -> object:
     """The config of the step that makes `source`; None for a plain path."""
     step = source.step if isinstance(source, InputName) else source
     return getattr(step, "config", None)
 
 
-def _check_tokenizers(components: Mapping[str, Any]) -> None:
+def _check_tokenizers(components: Mapping[str, object]) -> None:
     """Tokenizers are told apart by where they come from; by their vocabularies, the mixture step does it again."""
-    found: list[tuple[str, Any]] = []
+    found: list[tuple[str, object]] = []
     for name, source in components.items():
         tokenizer = getattr(_config_of(source), "tokenizer", None)
         if tokenizer is not None and not any(_same(tokenizer, other) for _, other in found):
@@ -262,10 +263,10 @@ def _check_stages(stages: Sequence[tuple[int, Weights]], components: set[str]) -
     _require(len(idle) in (0, len(stages)), f"no weight above 0 from step {idle[:1]} on", "one in each stage")
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _require(holds: Any, got: str, expected: Any) -> None:
+def _require(holds: object, got: str, expected: object) -> None:
     if not holds:
         raise ConfigError(f"{got}; expected {expected}")

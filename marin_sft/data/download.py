@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from marin_sft import progress
-from marin_sft.data.files import read_json, write_json
+from marin_sft.data.files import Json, read_json, write_json
 from marin_sft.data.remote.hub import Repository, commit_of, endpoint, list_files
 from marin_sft.data.remote.transfer import RemoteFile, fetch, patiently
 from marin_sft.data.remote.urls import remote_file
@@ -69,7 +68,7 @@ def download_urls(config: DownloadUrlsConfig) -> None:
     _fetch_all(files, config.output_path, config.earlier_attempts, {"urls": [str(file.origin) for file in files]})
 
 
-def _fetch_all(files: Sequence[RemoteFile], directory: str, earlier: Sequence[str], said: dict[str, Any]) -> None:
+def _fetch_all(files: Sequence[RemoteFile], directory: str, earlier: Sequence[str], said: Json) -> None:
     """Fetch `files` in parallel. What they are is written first: it tells the next attempt what ours holds."""
     if outside := [file.name for file in files if file.name.startswith("/") or ".." in file.name.split("/")]:
         raise DataError(f"{outside[0]!r} would be written outside of the output; expected a path below it")
@@ -86,7 +85,7 @@ def _fetch_all(files: Sequence[RemoteFile], directory: str, earlier: Sequence[st
     progress.report(sum(sizes), sum(sizes), "bytes")
 
 
-def _provenance_of(attempt: str) -> dict[str, Any]:
+def _provenance_of(attempt: str) -> Json:
     try:
         return read_json(f"{attempt}/{PROVENANCE}")
     except (FileNotFoundError, ValueError):  # it was killed before or while it wrote this

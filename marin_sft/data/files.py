@@ -6,15 +6,19 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from marin_sft.paths import file_system, local_path
 
 if TYPE_CHECKING:
     import numpy as np
+    from fsspec.core import OpenFile
+
+Json: TypeAlias = dict[str, Any]
+"""A JSON object. What its values are is for its reader to find out."""
 
 
-def open_file(path: str, mode: str) -> Any:
+def open_file(path: str, mode: str) -> OpenFile:
     """An open binary file, to use in a `with`; folders are made."""
     from fsspec.core import OpenFile
 
@@ -54,11 +58,11 @@ def write_text(path: str, text: str) -> None:
         file.write(text.encode())
 
 
-def write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def write_json_lines(path: str, values: Iterable[Any]) -> None:
+def write_json_lines(path: str, values: Iterable[object]) -> None:
     """Half a surrogate pair, which is no UTF-8, is written as its JSON escape."""
     text = "".join(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n" for value in values)
     write_text(path, text.encode(errors="backslashreplace").decode())

@@ -9,8 +9,9 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES
 from marin_sft.data.messages.turns import CONTENT_KEYS, ROLE_KEYS, ROLES
 from marin_sft.errors import ConfigError
@@ -75,10 +76,10 @@ class ChatLmDatasetFormat:
     shape: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     role_map: dict[str, str] = field(default_factory=dict)
-    formatting_func: Callable[[dict[str, Any]], Any] | None = None
+    formatting_func: Callable[[Json], object] | None = None
     default_system: str | None = None
     drop_system: bool = False
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: Json = field(default_factory=dict)
     history_thinking: HistoryThinking | None = None
     train_on: TrainOn = "assistant"
     pack: bool | int | None = None
@@ -232,7 +233,7 @@ def not_for_templates(kwargs: Iterable[str]) -> list[str]:
     return sorted(_NOT_FOR_TEMPLATES.intersection(kwargs))
 
 
-def check_template_kwargs(where: str, kwargs: dict[str, Any]) -> None:
+def check_template_kwargs(where: str, kwargs: Iterable[str]) -> None:
     """Raises ConfigError for arguments that no template is given as such."""
     if wrong := not_for_templates(kwargs):
         raise ConfigError(
@@ -253,7 +254,7 @@ def shape_names() -> dict[str, str]:
     return {name: shape.about for shape in SHAPES for name in (shape.name, *shape.aliases)}
 
 
-def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
+def _check_kind(name: str, value: object, kinds: tuple[type, ...]) -> None:
     if not isinstance(value, kinds):
         expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise ConfigError(f"{name}={value!r}; expected {expected}")

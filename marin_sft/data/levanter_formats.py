@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_args
+from typing import get_args
 
 from marin_sft.data.formats import (
     ChatLmDatasetFormat,
@@ -24,7 +24,7 @@ _OURS: dict[str, type[LmDatasetFormat]] = {
 }
 
 
-def from_levanter(given: Any) -> LmDatasetFormat:
+def from_levanter(given: object) -> LmDatasetFormat:
     """Our format that means what `given` does: one of ours as it is, or one of Levanter's.
 
     Raises:
@@ -50,7 +50,7 @@ def from_levanter(given: Any) -> LmDatasetFormat:
     return _OURS[name](**said)
 
 
-def _is_default(given: Any, field: dataclasses.Field[Any]) -> bool:
+def _is_default(given: object, field: dataclasses.Field[object]) -> bool:
     value = getattr(given, field.name)
     if field.default_factory is not dataclasses.MISSING:
         return bool(value == field.default_factory())

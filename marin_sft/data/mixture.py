@@ -9,10 +9,8 @@ Tokens are not copied: rows point into the token caches. What a row is depends o
 
 from __future__ import annotations
 
-from typing import Any
-
 from marin_sft import progress
-from marin_sft.data.files import read_json, write_json
+from marin_sft.data.files import Json, read_json, write_json
 from marin_sft.data.packing.packed_mixture import KINDS, rows_path
 from marin_sft.data.packing.rows import Rows
 from marin_sft.data.packing.selection import select
@@ -64,7 +62,7 @@ def mixture(config: MixtureConfig) -> None:
     write_json(f"{config.output_path}/metrics.json", totals)
 
 
-def _packed(config: MixtureConfig, kind: type[Rows], name: str, stats: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _packed(config: MixtureConfig, kind: type[Rows], name: str, stats: Json) -> dict[str, Json]:
     """Write the rows of one component; the counts of each split."""
     there = [split for split in (TRAIN, VALIDATION) if split in stats]
     selections = select(config.data, name, config.data.tokenized[name], there, kind.documents_each, kind.kind)
@@ -82,7 +80,7 @@ def _packed(config: MixtureConfig, kind: type[Rows], name: str, stats: dict[str,
     return found
 
 
-def _stage(start: int, weights: dict[str, float], trained: dict[str, Any], unit: str) -> dict[str, Any]:
+def _stage(start: int, weights: dict[str, float], trained: dict[str, Json], unit: str) -> Json:
     """From weights that count `unit` to shares of the rows, and what an epoch of these comes to."""
     of_rows = {
         name: weights[name] / (1 if unit == "rows" else part[unit] / part["rows"]) for name, part in trained.items()
@@ -93,21 +91,21 @@ def _stage(start: int, weights: dict[str, float], trained: dict[str, Any], unit:
     return {"start_step": start, "share_of_rows": shares, "times_seen_per_epoch": passes}
 
 
-def _common_vocabulary(stats: dict[str, dict[str, Any]]) -> str:
+def _common_vocabulary(stats: dict[str, Json]) -> str:
     vocabularies = {name: about["vocabulary"] for name, about in stats.items()}
     if len(set(vocabularies.values())) > 1:
         raise DataError(f"components were made by different tokenizers: {vocabularies}; tokenize all with the same one")
     return next(iter(vocabularies.values()))
 
 
-def _stats(directory: str) -> dict[str, Any]:
+def _stats(directory: str) -> Json:
     try:
         return read_json(f"{directory}/stats.json")
     except FileNotFoundError as error:
         raise DataError(f"{directory}: no stats.json; expected the output of a tokenize step") from error
 
 
-def _kind_of(stats: dict[str, dict[str, Any]]) -> type[Rows]:
+def _kind_of(stats: dict[str, Json]) -> type[Rows]:
     """What the components hold. Raises DataError when they do not all hold the same."""
     names: dict[str, list[str]] = {}
     for name, about in stats.items():

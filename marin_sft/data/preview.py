@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from marin_sft.data.chat.alignment import Noted, TokenRow
 from marin_sft.data.chat.encode import Encoded, Encoder, PreferenceRow
@@ -112,7 +112,7 @@ def _fitted(
     return [([encoded] if max_length is None else fit(encoded, max_length, over_length), encoded.noted)]
 
 
-def _shape(row: Any, format: ChatLmDatasetFormat) -> str | None:
+def _shape(row: object, format: ChatLmDatasetFormat) -> str | None:
     if format.shape is not None or not isinstance(row, dict):
         return format.shape
     return " or ".join(shape.name for shape in find_shapes(by_our_names(row, format), format)) or None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from marin_sft.data.adapters import Adapter, FormatAdapter
 from marin_sft.data.data_configs import LmDataConfig, is_count
@@ -200,7 +199,7 @@ def _refuse_strings(config: StepConfig, of: str, *names: str) -> None:
             raise ConfigError(f"{name} is one string; expected a list of {of}: [{getattr(config, name)!r}]")
 
 
-def _check_max_dropped(value: Any) -> None:
+def _check_max_dropped(value: float) -> None:
     """Raise ConfigError unless `value`, a step's `max_dropped`, is a share."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not isinstance(value, UnversionedValue) and not (number and 0 <= value <= 1):

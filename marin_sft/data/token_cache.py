@@ -14,7 +14,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.files import read_array, read_json, write_array, write_text
 from marin_sft.errors import DataError
 from marin_sft.paths import unchained
+
+if TYPE_CHECKING:
+    import tensorstore
 
 ROWS_PER_SHARD = 8192
 """Part of the bytes on disk: another number is another version of the step."""
@@ -84,7 +87,7 @@ def finish_cache(directory: str, shards: Sequence[Shard]) -> TokenCache:
         raise DataError(f"{directory}: no document to write; expected at least one")
     fields = {s.name: {field: int(s.lengths.sum()) for field in sorted(_EXEMPLAR)} for s in shards}
     lengths = np.concatenate([s.lengths for s in shards])
-    ledger: Any = CacheLedger(
+    ledger = CacheLedger(
         total_num_rows=len(lengths),
         shard_rows={s.name: len(s.lengths) for s in shards},
         is_finished=True,
@@ -110,7 +113,7 @@ class TokenCache:
         before = np.concatenate([[0], np.cumsum(lengths)])
         firsts = np.concatenate([[0], self._ends])[np.searchsorted(self._ends, np.arange(len(lengths)), side="right")]
         self._starts = before[:-1] - before[firsts]  # of each document, in tokens from the start of its shard
-        self._arrays: dict[int, list[Any]] = {}  # opened when they are first read
+        self._arrays: dict[int, list[tensorstore.TensorStore]] = {}  # opened when they are first read
 
     @staticmethod
     def open(directory: str) -> TokenCache:
@@ -152,11 +155,11 @@ class TokenCache:
             cuts = np.cumsum(self.lengths[documents[run]])[:-1]
             yield [TokenRow(*row) for row in zip(np.split(ids, cuts), np.split(mask, cuts), strict=True)]
 
-    def _start_read(self, shard: int, run: np.ndarray) -> list[Any]:
+    def _start_read(self, shard: int, run: np.ndarray) -> list[tensorstore.Future]:
         start, end = int(self._starts[run[0]]), int(self._starts[run[-1]] + self.lengths[run[-1]])
         return [array[start:end].read() for array in self._opened(shard)]
 
-    def _opened(self, shard: int) -> list[Any]:
+    def _opened(self, shard: int) -> list[tensorstore.TensorStore]:
         """The arrays of a shard's ids and masks."""
         if shard not in self._arrays:
             fields = (f"{self.directory}/{self._shards[shard]}/{field}" for field in _EXEMPLAR)
@@ -164,7 +167,7 @@ class TokenCache:
         return self._arrays[shard]
 
 
-def _open_array(path: str) -> Any:
+def _open_array(path: str) -> tensorstore.TensorStore:
     """The zarr array of a JaggedArrayStore's data.
 
     Opened without `levanter.store`, which imports libraries of data processing that training does not need.
@@ -177,7 +180,7 @@ def _open_array(path: str) -> Any:
 
 
 @functools.cache
-def _read_context() -> Any:
+def _read_context() -> tensorstore.Context:
     """Shared, so that all arrays of the process share one cache."""
     import tensorstore
 

@@ -21,13 +21,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from marin_sft import progress
 from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.chat.encode import EXAMPLES_AT_ONCE, Encoder, PreferenceRow
 from marin_sft.data.chat.notes import Tally
-from marin_sft.data.files import write_json
+from marin_sft.data.files import Json, write_json
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.messages.detection import unused_keys
 from marin_sft.data.messages.examples import BadRow, Example
@@ -83,7 +83,7 @@ def tokenize(config: TokenizeConfig) -> None:
             pairs and single documents.
     """
     tokenizer = load_tokenizer(config.tokenizer)
-    stats: dict[str, Any] = {
+    stats: Json = {
         "vocabulary": vocabulary_hash(tokenizer),
         "vocabulary_size": vocabulary_size(tokenizer),
         "vocabulary_sample": vocabulary_sample(tokenizer),
@@ -102,12 +102,12 @@ def tokenize(config: TokenizeConfig) -> None:
     write_json(f"{config.output_path}/metrics.json", _totals([stats[s] for s in (TRAIN, VALIDATION) if s in stats]))
 
 
-def _totals(splits: list[dict[str, Any]]) -> dict[str, int]:
+def _totals(splits: list[Json]) -> dict[str, int]:
     totals = {key: sum(split[key] for split in splits) for key in ("documents", "tokens", "trained_tokens")}
     return {**totals, "dropped": sum(sum(split["dropped"].values()) for split in splits)}
 
 
-def _check_one_kind(splits: dict[str, Any]) -> None:
+def _check_one_kind(splits: Json) -> None:
     """Raises DataError when there are pairs and other documents."""
     pairs = {split: about.get("pairs", 0) for split, about in splits.items()}
     single = {split: about["documents"] - 2 * pairs[split] for split, about in splits.items()}
@@ -121,7 +121,7 @@ def _check_one_kind(splits: dict[str, Any]) -> None:
 
 def _tokenize_split(
     config: TokenizeConfig, contents: str, split: str, paths: Sequence[str], dropped_of_splits: list[Dropped]
-) -> dict[str, Any]:
+) -> Json:
     """Write one split; its stats. `dropped_of_splits` gets the rows it dropped."""
     files = find_files(paths)
     counts = map_shards(count_rows, files)
@@ -138,7 +138,7 @@ def _tokenize_split(
     where = f"{split}_paths" if rows else f"{split}_paths, {', '.join(file.path for file in files[:5])}"
     check_dropped(rows, dropped, config.max_dropped, where, config.output_path, MEND, config.tokenizer)
     cache = finish_cache(directory, [result.shard for result in results])
-    stats: dict[str, Any] = {
+    stats: Json = {
         "rows": rows,
         "documents": len(cache),
         "tokens": int(cache.lengths.sum()),

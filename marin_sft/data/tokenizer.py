@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from marin_sft.errors import ConfigError
 from marin_sft.paths import file_system, nearest_path
@@ -99,11 +99,11 @@ def _is_on_hub(name: str) -> bool:
     return True
 
 
-def _from_pretrained(place: str, name: str, **options: Any) -> Any:
+def _from_pretrained(place: str, name: str, *, local_files_only: bool) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=local_files_only)
     except Exception as error:  # the tokenizers library raises bare ones for files that it cannot read
         if "trust_remote_code" in str(error):
             raise ConfigError(

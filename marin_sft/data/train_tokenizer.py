@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from marin_sft import progress
 from marin_sft.data.messages.examples import (
@@ -58,7 +58,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
 
     dropped = Dropped()
     counts: Counter[str] = Counter()
-    model: Any = Tokenizer(models.BPE())
+    model = Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
     model.post_processor = processors.ByteLevel(trim_offsets=False)

@@ -17,10 +17,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from marin_sft import progress
-from marin_sft.data.files import write_json
+from marin_sft.data.files import Json, write_json
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.rows.blocks import count_of, cut, rows_of
 from marin_sft.data.rows.dropped import Dropped, check_dropped, write_dropped
@@ -63,7 +62,7 @@ def transform(config: TransformConfig) -> None:
         DataError: a subset or split that is not there, unreadable files, no row left, or more than `max_dropped` of a
             split's rows dropped.
     """
-    stats: dict[str, Any] = {}
+    stats: dict[str, Json] = {}
     dropped: list[Dropped] = []
     try:
         for subset in config.subsets or (None,):
@@ -84,9 +83,7 @@ def _folder(subset: str | None, split: str) -> str:
     return split if subset in (None, DEFAULT_SUBSET) else f"{subset}/{split}"
 
 
-def _transform_split(
-    config: TransformConfig, folder: str, spans: list[Span], dropped_of_splits: list[Dropped]
-) -> dict[str, Any]:
+def _transform_split(config: TransformConfig, folder: str, spans: list[Span], dropped_of_splits: list[Dropped]) -> Json:
     """Write one split; its stats. `dropped_of_splits` gets the rows it dropped."""
     total = count_of(spans)
     progress.report(0, total, f"{folder} rows")
@@ -118,7 +115,7 @@ def _transform_block(block: _Block) -> _Result:
     return result
 
 
-def _kept_rows(sources: Iterator[SourceRow], config: TransformConfig, result: _Result) -> Iterator[dict[str, Any]]:
+def _kept_rows(sources: Iterator[SourceRow], config: TransformConfig, result: _Result) -> Iterator[Json]:
     """The canonical rows of `sources`; `result` gets how many, and what is dropped."""
     for source in sources:
         try:
@@ -132,7 +129,7 @@ def _kept_rows(sources: Iterator[SourceRow], config: TransformConfig, result: _R
             yield from made
 
 
-def _output_row(canonical: dict[str, Any], raw: dict[str, Any], config: TransformConfig) -> dict[str, Any]:
+def _output_row(canonical: Json, raw: Json, config: TransformConfig) -> Json:
     content = json.dumps(canonical, ensure_ascii=False, sort_keys=True)
     return {
         "id": hashlib.sha256(content.encode()).hexdigest(),

@@ -15,8 +15,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from marin_sft.data.files import Json
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.dialogues import Fields
 from marin_sft.data.messages.examples import BadRow, Example
@@ -29,7 +29,7 @@ _LOOKED_AT = 10  # of the keys of a row that fits no shape
 _BOOKKEEPING = frozenset(("id", "source", "metadata"))
 
 
-def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
+def read_row(row: Json, format: ChatLmDatasetFormat) -> list[Example]:
     """The examples that `row` holds, by the format's shape or the one that is found in it. Raises BadRow."""
     row = by_our_names(row, format)
     for key in _WHETHER_TRAINED:
@@ -55,7 +55,7 @@ def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
     return readings[0]
 
 
-def _check_label(row: dict[str, Any], shapes: Sequence[Shape], format: ChatLmDatasetFormat) -> None:
+def _check_label(row: Json, shapes: Sequence[Shape], format: ChatLmDatasetFormat) -> None:
     """Raises BadRow for a label that may say that the row is bad: training on it would turn its meaning round."""
     if "label" not in row or not may_be_rated(row) or format.named_keys.keys() & {"label"}:
         return
@@ -69,7 +69,7 @@ def _check_label(row: dict[str, Any], shapes: Sequence[Shape], format: ChatLmDat
         )
 
 
-def by_our_names(row: dict[str, Any], format: ChatLmDatasetFormat) -> dict[str, Any]:
+def by_our_names(row: Json, format: ChatLmDatasetFormat) -> Json:
     """`row` without null keys, and with the format's columns under our names instead of theirs."""
     ours = format.named_keys
     if not ours:
@@ -79,13 +79,13 @@ def by_our_names(row: dict[str, Any], format: ChatLmDatasetFormat) -> dict[str, 
     return kept | {key: row[their] for key, their in ours.items() if row.get(their) is not None}
 
 
-def find_shapes(row: dict[str, Any], format: ChatLmDatasetFormat) -> Sequence[Shape]:
+def find_shapes(row: Json, format: ChatLmDatasetFormat) -> Sequence[Shape]:
     """The shapes that `row` (by our names) may have, the ones that others make superfluous left out."""
     named = frozenset(format.named_keys)
     return _shapes_of(KEYS.intersection(row), is_rated(row) or "label" in named, named)
 
 
-def unused_keys(row: dict[str, Any], format: ChatLmDatasetFormat) -> frozenset[str]:
+def unused_keys(row: Json, format: ChatLmDatasetFormat) -> frozenset[str]:
     """The keys of `row` that its shape has no use for, but for those that `transform` adds. None of a row that the
     format's own function reads."""
     if format.formatting_func is not None:
@@ -140,12 +140,12 @@ def _all_given(slots: Iterable[Slot], keys: frozenset[str], named: frozenset[str
     return {key for slot in slots for key in _given(slot, keys, named)}
 
 
-def _read(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
+def _read(shape: Shape, row: Json, format: ChatLmDatasetFormat) -> list[Example]:
     read = shape.read(_fields(shape, row, format), format)
     return read if isinstance(read, list) else [read]
 
 
-def _reading(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example] | None:
+def _reading(shape: Shape, row: Json, format: ChatLmDatasetFormat) -> list[Example] | None:
     """What `shape` makes of a row that may not have it after all."""
     try:
         return _read(shape, row, format)
@@ -153,12 +153,12 @@ def _reading(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> 
         return None
 
 
-def _said(reading: list[Example] | None) -> list[Any]:
+def _said(reading: list[Example] | None) -> list[object]:
     """What tells readings apart: what messages hold under unusual keys, which other shapes lack, is none of it."""
     return [(type(example), without_other_keys(dataclasses.asdict(example))) for example in reading or ()]
 
 
-def _fields(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> Fields:
+def _fields(shape: Shape, row: Json, format: ChatLmDatasetFormat) -> Fields:
     fields: Fields = {}
     for slot, keys in _places(shape.name, KEYS.intersection(row), frozenset(format.named_keys)):
         if not keys:
@@ -203,7 +203,7 @@ def _near(key: str) -> str | None:
     return next(iter(nearest(key.lower(), like, cutoff=0.75)), None)
 
 
-def _keys(row: dict[str, Any]) -> str:
+def _keys(row: Json) -> str:
     return f"the keys {sorted(map(str, row))}"[:500]
 
 

@@ -7,13 +7,14 @@ adds words of its own: an instruction is not wrapped in "### Instruction", a sum
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow, Dialogue, Message, Rated, Segments, Text
 from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of, without_nulls
 from marin_sft.data.messages.turns import MessageFormat, turns_of, untrained, with_system
 
-Fields = dict[str, Any]
+Fields: TypeAlias = Json
 
 
 def dialogue_from(turns: list[Message], fields: Fields, format: MessageFormat) -> Dialogue:
@@ -24,7 +25,7 @@ def dialogue_from(turns: list[Message], fields: Fields, format: MessageFormat) -
     return Dialogue(messages, tools_of(fields.get("tools")), template_kwargs_of(fields))
 
 
-def template_kwargs_of(fields: Fields) -> dict[str, Any]:
+def template_kwargs_of(fields: Fields) -> Json:
     kwargs = fields.get("chat_template_kwargs")
     if kwargs is None:
         return {}
@@ -67,7 +68,7 @@ def read_multiple_choice(fields: Fields, format: MessageFormat) -> Dialogue:
     return dialogue_from([*question, {"role": "assistant", "content": "\n".join(said)}], fields, format)
 
 
-def question_turns(question: Any, more: Any, format: MessageFormat, where: str) -> list[Message]:
+def question_turns(question: object, more: object, format: MessageFormat, where: str) -> list[Message]:
     """What the user says: `question`, and on the next line `more`; of an empty one, no line is left."""
     if more not in (None, ""):
         question = "\n".join(text for text in (text_of(question, where), text_of(more, "input")) if text)
@@ -117,7 +118,7 @@ def read_segments(fields: Fields, format: MessageFormat) -> Segments:
     return Segments(pieces)
 
 
-def earlier_turns(history: Any) -> list[Message]:
+def earlier_turns(history: object) -> list[Message]:
     if history is None:
         return []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
@@ -134,20 +135,20 @@ _RATING_WORDS = frozenset(
 )
 
 
-def as_rating(label: Any) -> bool | None:
+def as_rating(label: object) -> bool | None:
     """Whether `label` says good or bad, also as formats without booleans write that; None for anything else."""
     if isinstance(label, bool | int | float) and label in (0, 1):
         return bool(label)
     return {"true": True, "false": False, "1": True, "0": False}.get(label.lower()) if isinstance(label, str) else None
 
 
-def may_rate(label: Any) -> bool:
+def may_rate(label: object) -> bool:
     """Whether `label` may say that something is good or bad, in whatever words."""
     words = isinstance(label, str) and label.strip().lower() in _RATING_WORDS
     return words or as_rating(label) is not None or (isinstance(label, int | float) and label == -1)
 
 
-def _label(label: Any) -> bool:
+def _label(label: object) -> bool:
     rating = as_rating(label)
     if rating is None:
         got = repr(label)[:40] if isinstance(label, str | int | float) else kind_of(label)

@@ -14,11 +14,12 @@ A row that is none of them is a `BadRow`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
+from marin_sft.data.files import Json
 from marin_sft.errors import DataError
 
-Message = dict[str, Any]
+Message: TypeAlias = Json
 """`{"role", "content", "reasoning_content"?, "tool_calls"?, "tool_call_id"?, "name"?, "train"?}`; no null values.
 
 `content` is a string. `train` is a bool: whether the turn is trained, whatever the format says. The arguments of a
@@ -47,8 +48,8 @@ class Dialogue:
     """
 
     messages: list[Message]
-    tools: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tools: list[Json] | None = None
+    chat_template_kwargs: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class Preference:
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
-    tools: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tools: list[Json] | None = None
+    chat_template_kwargs: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os.path
 import re
-from typing import Any
 
 from marin_sft.data.messages.dialogues import Fields, earlier_turns, question_turns, template_kwargs_of
-from marin_sft.data.messages.examples import BadRow, Message, Preference, TextPreference
+from marin_sft.data.messages.examples import BadRow, Example, Message, Preference, TextPreference
 from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of
 from marin_sft.data.messages.turns import MessageFormat, same_turn, turns_of, with_system
 
@@ -45,18 +44,19 @@ def read_preference(fields: Fields, format: MessageFormat) -> Preference | TextP
     return _pair((_prompt(fields, format), better, worse), fields, format)
 
 
-def _side(value: Any, where: str, format: MessageFormat) -> list[Message]:
+def _side(value: object, where: str, format: MessageFormat) -> list[Message]:
     return isinstance(value, str) and _by_markers(value) or turns_of(value, format, where, "assistant")
 
 
-def _answer(value: Any, fields: Fields) -> Any:
+def _answer(value: object, fields: Fields) -> object:
     """An answer without the space that belongs to the "Assistant:" at the end of its prompt."""
     prompt = fields.get("prompt")
-    marked = isinstance(value, str) and isinstance(prompt, str) and _by_markers(prompt)
-    return value.removeprefix(" ") if marked else value
+    if isinstance(value, str) and isinstance(prompt, str) and _by_markers(prompt):
+        return value.removeprefix(" ")
+    return value
 
 
-def read_ranked(fields: Fields, format: MessageFormat) -> list[Preference | TextPreference]:
+def read_ranked(fields: Fields, format: MessageFormat) -> list[Example]:
     """Nectar: the best answer against each worse one, in the order of the row."""
     answers = fields["answers"]
     if not isinstance(answers, list) or not answers:

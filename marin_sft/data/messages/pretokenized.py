@@ -45,7 +45,7 @@ def read_tokens(fields: Fields, format: MessageFormat) -> Tokens:
     return Tokens(ids[start:stop], mask[start:stop])
 
 
-def _labels_mask(labels: list[Any], ids: list[int]) -> list[int]:
+def _labels_mask(labels: list[object], ids: list[int]) -> list[int]:
     for index, (label, token) in enumerate(zip(labels, ids, strict=True)):
         if label not in (token, IGNORED_LABEL):
             raise BadRow(
@@ -65,14 +65,14 @@ def _real_tokens(attention: list[int]) -> tuple[int, int]:
     return start, stop
 
 
-def _flags(value: Any, name: str, length: int) -> list[int]:
+def _flags(value: object, name: str, length: int) -> list[int]:
     flags = _list(value, name, length)
     if not all(isinstance(flag, bool | int | float) and flag in (0, 1) for flag in flags):
         raise BadRow("bad_tokens", f"{name}: expected only 0 and 1; other weights cannot be kept")
     return [int(flag) for flag in flags]
 
 
-def _list(value: Any, name: str, length: int) -> list[Any]:
+def _list(value: object, name: str, length: int) -> list[Any]:
     if not isinstance(value, list):
         raise BadRow("bad_tokens", f"{name} is {kind_of(value)}, expected a list")
     if len(value) != length:

@@ -15,8 +15,7 @@ not_a_dialogue, several_examples                                  a row of anoth
 
 from __future__ import annotations
 
-from typing import Any
-
+from marin_sft.data.files import Json
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.messages.detection import read_row
 from marin_sft.data.messages.dialogues import read_messages
@@ -26,7 +25,7 @@ from marin_sft.data.messages.examples import Message as Message
 from marin_sft.data.messages.tool_calls import kind_of, text_of
 
 
-def examples_of(row: Any, format: LmDatasetFormat) -> list[Example]:
+def examples_of(row: object, format: LmDatasetFormat) -> list[Example]:
     """What `row` holds: one example, or, for ranked answers, one for each answer worse than the best. Raises BadRow."""
     if not isinstance(row, dict):
         raise BadRow("not_an_object", f"the row is {kind_of(row)}, expected a JSON object")
@@ -34,7 +33,7 @@ def examples_of(row: Any, format: LmDatasetFormat) -> list[Example]:
     return [_formatted(row, chat)] if chat.formatting_func else read_row(row, chat)
 
 
-def example_of(row: Any, format: LmDatasetFormat) -> Example:
+def example_of(row: object, format: LmDatasetFormat) -> Example:
     """What `row` holds, where it is one thing. Raises BadRow."""
     examples = examples_of(row, format)
     if len(examples) > 1:
@@ -42,7 +41,7 @@ def example_of(row: Any, format: LmDatasetFormat) -> Example:
     return examples[0]
 
 
-def dialogue_of(row: Any, format: LmDatasetFormat) -> Dialogue:
+def dialogue_of(row: object, format: LmDatasetFormat) -> Dialogue:
     """The dialogue that `row` holds. Raises BadRow."""
     example = example_of(row, format)
     if not isinstance(example, Dialogue):
@@ -51,7 +50,7 @@ def dialogue_of(row: Any, format: LmDatasetFormat) -> Dialogue:
     return example
 
 
-def _formatted(row: dict[str, Any], format: ChatLmDatasetFormat) -> Example:
+def _formatted(row: Json, format: ChatLmDatasetFormat) -> Example:
     """What the format's own function makes of `row`; tools and arguments of the template are still the row's."""
     assert format.formatting_func is not None
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.dialogues import (
     Fields,
     may_rate,
@@ -52,7 +53,7 @@ class Shape:
     name: str
     needs: tuple[str, ...]
     takes: tuple[str, ...]
-    read: Callable[[Fields, MessageFormat], Example | list[Any]]
+    read: Callable[[Fields, MessageFormat], Example | list[Example]]
     about: str
     aliases: tuple[str, ...] = ()
     rank: int = 0
@@ -72,12 +73,12 @@ class Shape:
         return frozenset(key for slot in self.slots for key in slot.keys)
 
 
-def is_rated(row: dict[str, Any]) -> bool:
+def is_rated(row: Json) -> bool:
     """Whether `row` says how good it is. A `label` is many things in other data sets; `kto_tag` is nothing else."""
     return "kto_tag" in row or any(isinstance(row.get(key), bool) for key in ("label", "desirable"))
 
 
-def may_be_rated(row: dict[str, Any]) -> bool:
+def may_be_rated(row: Json) -> bool:
     """Whether the `label` of `row` may be a rating that went through a format without booleans, or a class."""
     return not is_rated(row) and may_rate(row.get("label"))
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow
 
 ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")  # OpenAI's, Llama's, LangChain's, Anthropic's
 
 _MAX_DEPTH = 64
-Json = dict[str, Any]
 
 
-def text_of(value: Any, where: str, reason: str = "bad_messages") -> str:
+def text_of(value: object, where: str, reason: str = "bad_messages") -> str:
     """`value`, if it is a string that can be tokenized.
 
     Raises:
@@ -41,7 +41,7 @@ def can_be_encoded(text: str) -> bool:
     return True
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: object) -> str:
     """What JSON calls a value of this type, with an article."""
     names = {type(None): "null", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -49,7 +49,7 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), f"a {type(value).__name__}")
 
 
-def without_nulls(value: Any, where: str, reason: str, depth: int = 0) -> Any:
+def without_nulls(value: object, where: str, reason: str, depth: int = 0) -> Any:
     """A JSON value without the null keys of its objects. Raises BadRow for what is no JSON."""
     if depth > _MAX_DEPTH:
         raise BadRow(reason, f"{where} is nested more than {_MAX_DEPTH} deep")
@@ -63,7 +63,7 @@ def without_nulls(value: Any, where: str, reason: str, depth: int = 0) -> Any:
     return text_of(value, where, reason)
 
 
-def tools_of(value: Any) -> list[Json] | None:
+def tools_of(value: object) -> list[Json] | None:
     """The tools of a row: a list, or a JSON string of one. None where there are none.
 
     A bare function description is put into `{"type": "function", "function": ...}`, which is what templates expect and
@@ -77,7 +77,7 @@ def tools_of(value: Any) -> list[Json] | None:
     return [tool if "name" not in tool or "type" in tool else {"type": "function", "function": tool} for tool in tools]
 
 
-def tool_calls_of(value: Any, where: str) -> list[Json]:
+def tool_calls_of(value: object, where: str) -> list[Json]:
     """Calls as `{"type": "function", "function": {"name", "arguments": {...}}, "id"?}`.
 
     `value`: a call or a list of calls, or a JSON string of that. Raises BadRow `bad_tool_call`.
@@ -131,15 +131,15 @@ def _key_of_arguments(function: Json, where: str) -> str:
     return (filled or given or ["arguments"])[0]
 
 
-def _is_schema(value: Any) -> bool:
+def _is_schema(value: object) -> bool:
     return isinstance(value, dict) and (value.get("type") == "object" or "properties" in value)
 
 
-def _may_be_arguments(value: Any) -> bool:
+def _may_be_arguments(value: object) -> bool:
     return bool(value) and (isinstance(value, dict) or (isinstance(value, str) and value.lstrip().startswith("{")))
 
 
-def _json_of(value: Any, where: str, reason: str, written: bool = False) -> Any:
+def _json_of(value: object, where: str, reason: str, written: bool = False) -> Any:
     """`value`, or what it says where it is a JSON string. `written`: it is a part of such a string itself."""
     if not isinstance(value, str):
         checked = without_nulls(value, where, reason)
@@ -152,5 +152,5 @@ def _json_of(value: Any, where: str, reason: str, written: bool = False) -> Any:
     return parsed
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return repr(value)[:80]

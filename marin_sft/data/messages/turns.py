@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow, Message
 from marin_sft.data.messages.tool_calls import can_be_encoded, kind_of, text_of, tool_calls_of, without_nulls
 
@@ -56,7 +57,9 @@ class MessageFormat(Protocol):
     def drop_system(self) -> bool: ...
 
 
-def turns_of(value: Any, format: MessageFormat, where: str = "messages", speaker: str | None = None) -> list[Message]:
+def turns_of(
+    value: object, format: MessageFormat, where: str = "messages", speaker: str | None = None
+) -> list[Message]:
     """The turns in `value`: a list of messages, or, where there is a `speaker`, one message or a string that is theirs.
 
     Raises:
@@ -78,7 +81,7 @@ def turns_of(value: Any, format: MessageFormat, where: str = "messages", speaker
     return [_plain_turn(raw, roles) or _turn(raw, format, f"{where}[{index}]") for index, raw in enumerate(value)]
 
 
-def with_system(turns: list[Message], column: Any, format: MessageFormat) -> list[Message]:
+def with_system(turns: list[Message], column: object, format: MessageFormat) -> list[Message]:
     """`turns` with the system turn that they should have: their own, else the row's `column`, else the format's."""
     if format.drop_system:
         turns = [turn for turn in turns if turn["role"] not in _SYSTEM_ROLES]
@@ -101,7 +104,7 @@ def other_keys(message: Message) -> frozenset[str]:
     return frozenset(message) - _OWN_KEYS
 
 
-def without_other_keys(value: Any) -> Any:
+def without_other_keys(value: object) -> object:
     """A JSON value in which messages have no keys but those that every template knows."""
     if isinstance(value, dict):
         known = _OWN_KEYS if {"role", "content"} <= value.keys() else value.keys()
@@ -117,7 +120,7 @@ def same_turn(one: Message, other: Message) -> bool:
     return all(one.get(key) == other.get(key) for key in _OWN_KEYS)
 
 
-def _plain_turn(raw: Any, roles: Mapping[str, str]) -> Message | None:
+def _plain_turn(raw: object, roles: Mapping[str, str]) -> Message | None:
     """What `_turn` makes of a message that is no more than a role and a text, as most are, for a tenth of its time.
 
     None for any other message, and for one that is wrong.
@@ -133,7 +136,7 @@ def _plain_turn(raw: Any, roles: Mapping[str, str]) -> Message | None:
     return {"role": role, "content": content} if role and role != TOOL_CALL else None
 
 
-def _turn(raw: Any, format: MessageFormat, where: str) -> Message:
+def _turn(raw: object, format: MessageFormat, where: str) -> Message:
     if not isinstance(raw, dict):
         raise BadRow("bad_messages", f"{where} is {kind_of(raw)}, expected an object with a role and a content")
     role, content = _role(raw, format, where), _one_of(raw, format.content_keys, where)
@@ -179,7 +182,7 @@ def _role(raw: Message, format: MessageFormat, where: str) -> str:
     return format.roles[name]
 
 
-def _said(raw: Message, content: Any, where: str) -> Message:
+def _said(raw: Message, content: object, where: str) -> Message:
     """The content and the calls of a message. A message that calls tools need not say anything."""
     spellings = {key: raw[key] for key in ("tool_calls", "function_call") if raw.get(key) not in (None, [], {}, "")}
     if len(spellings) > 1:  # the second is OpenAI's older spelling
@@ -236,19 +239,19 @@ def _train(raw: Message, where: str) -> bool | None:
     return next((bool(flag) for flag in flags.values()), None)
 
 
-def _one_of(raw: Message, keys: Sequence[str], where: str) -> Any:
+def _one_of(raw: Message, keys: Sequence[str], where: str) -> object:
     """What `raw` has under one of `keys`. Raises BadRow where it says different things under two of them."""
     given = {key: raw[key] for key in keys if raw.get(key) is not None}
     _require_same(given, where)
     return next(iter(given.values()), None)
 
 
-def _require_same(given: Mapping[str, Any], where: str) -> None:
+def _require_same(given: Mapping[str, object], where: str) -> None:
     """Raise BadRow unless all values are equal: to take one of them would lose the others without a word."""
     first = next(iter(given.values()), None)
     if any(value != first for value in given.values()):
         raise BadRow("ambiguous_format", f"{where}: {' and '.join(given)} say different things; expected one of them")
 
 
-def _called(calls: list[dict[str, Any]]) -> list[Any]:
+def _called(calls: list[Json]) -> list[object]:
     return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
