@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from fsspec.core import OpenFile
 
 Json: TypeAlias = dict[str, Any]
-"""A JSON object. What its values are is for its reader to find out."""
+"""A JSON object, its values unchecked."""
 
 
 def open_file(path: str, mode: str) -> OpenFile:
-    """An open binary file, to use in a `with`; folders are made."""
+    """A binary file to use in a `with`. Folders are made as needed."""
     from fsspec.core import OpenFile
 
     filesystem, plain = file_system(path)
@@ -29,7 +29,7 @@ def open_file(path: str, mode: str) -> OpenFile:
 
 
 def errors_of_reading(path: str) -> tuple[type[Exception], ...]:
-    """What reading a file raises when it breaks off. fsspec lets errors of its web client through as they are."""
+    """What reading a file raises if it fails partway. fsspec passes errors of its HTTP client through."""
     if path.startswith(("https://", "http://")):
         import aiohttp
 
@@ -63,7 +63,7 @@ def write_json(path: str, value: object) -> None:
 
 
 def write_json_lines(path: str, values: Iterable[object]) -> None:
-    """Half a surrogate pair, which is no UTF-8, is written as its JSON escape."""
+    """A lone surrogate, which UTF-8 cannot encode, is written as its JSON escape."""
     text = "".join(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n" for value in values)
     write_text(path, text.encode(errors="backslashreplace").decode())
 

@@ -1,4 +1,4 @@
-"""The step that packs tokenized components into rows of one length, and says in which proportion to train on them.
+"""The step that packs tokenized components into rows of one length, and sets their proportion in training.
 
     {output_path}/mixture.json                  seq_len, vocabulary, counts of each component, and the order of rows
     {output_path}/metrics.json                  totals of what is trained
@@ -23,10 +23,9 @@ def mixture(config: MixtureConfig) -> None:
     """Write the packed rows of `config`.
 
     Raises:
-        ConfigError: fields that only pairs can have, for documents, and the other way round.
-        DataError: a component without the split it is used for, with another tokenizer than the others, of pairs where
-            others are of documents, or without a document that can be trained at this `seq_len`; an over-long document
-            under over_length="raise".
+        ConfigError: fields for pairs with documents, or the reverse.
+        DataError: a component lacks the split it is used for, differs from the others in its tokenizer or its kind of
+            data, or has no document to train on at this `seq_len`; or a document is too long, with over_length="raise".
     """
     data = config.data
     stats = {name: _stats(directory) for name, directory in sorted(data.tokenized.items())}
@@ -63,7 +62,7 @@ def mixture(config: MixtureConfig) -> None:
 
 
 def _packed(config: MixtureConfig, kind: type[Rows], name: str, stats: Json) -> dict[str, Json]:
-    """Write the rows of one component; the counts of each split."""
+    """Write the rows of one component, and return the counts of each split."""
     there = [split for split in (TRAIN, VALIDATION) if split in stats]
     selections = select(config.data, name, config.data.tokenized[name], there, kind.documents_each, kind.kind)
     found = {}
@@ -81,7 +80,7 @@ def _packed(config: MixtureConfig, kind: type[Rows], name: str, stats: Json) -> 
 
 
 def _stage(start: int, weights: dict[str, float], trained: dict[str, Json], unit: str) -> Json:
-    """From weights that count `unit` to shares of the rows, and what an epoch of these comes to."""
+    """Converts weights that count `unit` to shares of the rows, and says how often an epoch sees each component."""
     of_rows = {
         name: weights[name] / (1 if unit == "rows" else part[unit] / part["rows"]) for name, part in trained.items()
     }
@@ -106,7 +105,7 @@ def _stats(directory: str) -> Json:
 
 
 def _kind_of(stats: dict[str, Json]) -> type[Rows]:
-    """What the components hold. Raises DataError when they do not all hold the same."""
+    """The kind of data that the components hold. Raises DataError if they differ."""
     names: dict[str, list[str]] = {}
     for name, about in stats.items():
         kinds = (about[split]["kind"] for split in (TRAIN, VALIDATION) if "kind" in about.get(split, {}))
@@ -115,7 +114,7 @@ def _kind_of(stats: dict[str, Json]) -> type[Rows]:
         documents = names.pop(DOCUMENTS, [])
         held = [f"{some} hold {KINDS[kind].called}" for kind, some in sorted(names.items())]
         held += [f"and {documents} single documents"] if documents else []
-        raise DataError(f"components {', '.join(held)}; expected the same in all: make a mixture of each kind")
+        raise DataError(f"components {', '.join(held)}; expected one kind: make a mixture for each")
     return KINDS[next(iter(names))]
 
 
@@ -125,5 +124,5 @@ def _check_fields(config: MixtureConfig, kind: type[Rows]) -> None:
         values = {field: getattr(config, field) for field in other.fields if field not in kind.fields}
         given = {field: value for field, value in values.items() if value is not None}
         if given:
-            raise ConfigError(f"{given}: the components hold no {other.called}, which these are for; expected None")
+            raise ConfigError(f"{given}: only for {other.called}, which the components do not hold; expected None")
     kind.check(config)

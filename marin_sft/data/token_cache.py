@@ -1,11 +1,11 @@
-"""Documents of tokens on disk: Levanter's TreeCache in its sharded layout, and two small arrays beside it.
+"""Tokenized documents on disk: Levanter's TreeCache in its sharded layout, and two small arrays.
 
     shard_ledger.json          Levanter's: shards in order, rows and tokens of each
     shard_00000/...            a TreeCache of `input_ids` (int32) and `assistant_masks` (uint8)
     lengths.npy, trained.npy   int64, one entry per document
 
-The same rows give the same bytes: shards are cut by number of rows, each is written by one writer in one piece, and
-nothing on disk holds a path or a time.
+The same rows give the same bytes: shards are cut by row count, one writer writes each of them in one go, and no file
+holds a path or a time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import tensorstore
 
 ROWS_PER_SHARD = 8192
-"""Part of the bytes on disk: another number is another version of the step."""
+"""Decides the bytes on disk. To change it, raise the version of the step."""
 
 _LENGTHS, _TRAINED = "lengths.npy", "trained.npy"
 _EXEMPLAR: dict[str, np.ndarray] = {"input_ids": np.zeros(0, np.int32), "assistant_masks": np.zeros(0, np.uint8)}
@@ -45,7 +45,7 @@ class Shard:
 
 
 def trained_tokens(mask: np.ndarray) -> int:
-    """Targets that can be trained: the first token of a document has nothing to be predicted from."""
+    """Targets that can be trained. The first token of a document is none: there is nothing to predict it from."""
     return int(np.count_nonzero(mask[1:]))
 
 
@@ -57,14 +57,14 @@ def write_shard(directory: str, index: int, rows: Sequence[TokenRow]) -> Shard:
     if not rows:
         return Shard(name, np.zeros(0, np.int64), np.zeros(0, np.int64))
     with SerialCacheWriter(unchained(f"{directory}/{name}"), _EXEMPLAR) as writer:
-        # In one piece: each further write would rewrite the whole file of the shard.
+        # One write: a second one would rewrite the whole file.
         writer.write_batch([{"input_ids": row.input_ids, "assistant_masks": row.mask} for row in rows])
     masks = [row.mask for row in rows]
     return Shard(name, np.array([len(mask) for mask in masks], np.int64), _trained_of_each(masks))
 
 
 def _trained_of_each(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """`trained_tokens` of each, int64[masks], counted in one piece."""
+    """`trained_tokens` of each mask, int64[masks], counted at once."""
     ends = np.cumsum([len(mask) for mask in masks])
     targets = np.concatenate(masks).astype(bool)
     firsts = np.append(0, ends[:-1])
@@ -75,7 +75,7 @@ def _trained_of_each(masks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def finish_cache(directory: str, shards: Sequence[Shard]) -> TokenCache:
-    """Make one cache of written shards, in this order; empty ones are left out.
+    """Combine written shards into one cache, in this order. Empty shards are left out.
 
     Raises:
         DataError: no document in any shard.
@@ -144,11 +144,11 @@ class TokenCache:
         return [found[i] for i in where]
 
     def _read_ascending(self, documents: np.ndarray) -> Iterator[list[TokenRow]]:
-        """Neighbours that lie in one shard are one read of each field; TreeCache would make two for each document."""
+        """One read per field for consecutive documents of a shard. TreeCache would make two per document."""
         shards = np.searchsorted(self._ends, documents, side="right")
         begins = (np.diff(documents, prepend=-2) != 1) | (np.diff(shards, prepend=-1) != 0)
         runs = np.split(np.arange(len(documents)), np.flatnonzero(begins)[1:]) if len(documents) else []
-        # All are asked for before the first is waited for.
+        # Start all reads before waiting for the first.
         reads = [self._start_read(int(shards[run[0]]), documents[run]) for run in runs]
         for run, fields in zip(runs, reads, strict=True):
             ids, mask = (field.result() for field in fields)
@@ -170,7 +170,7 @@ class TokenCache:
 def _open_array(path: str) -> tensorstore.TensorStore:
     """The zarr array of a JaggedArrayStore's data.
 
-    Opened without `levanter.store`, which imports libraries of data processing that training does not need.
+    Opened without `levanter.store`, which imports data processing libraries that training does not need.
     """
     import tensorstore
     from levanter.tensorstore_serialization import build_kvstore_spec
@@ -181,7 +181,7 @@ def _open_array(path: str) -> tensorstore.TensorStore:
 
 @functools.cache
 def _read_context() -> tensorstore.Context:
-    """Shared, so that all arrays of the process share one cache."""
+    """One per process, so that all arrays share one cache."""
     import tensorstore
 
     return tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHED_BYTES}})

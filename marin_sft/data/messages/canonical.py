@@ -1,4 +1,4 @@
-"""The row that an example is kept as between transform and tokenize. `examples_of` reads the same example from it."""
+"""Example -> the row that is stored between transform and tokenize. `examples_of` reads the same example back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def canonical_row(example: Example) -> Json:
     `{"prompt", "completion"}`.
 
     Raises:
-        BadRow: `no_canonical_row` for ids made elsewhere, segments and ratings, which have no second spelling.
+        BadRow: `no_canonical_row` for tokens made elsewhere, segments and ratings, which have no canonical form.
     """
     match example:
         case Dialogue():
@@ -40,7 +40,7 @@ def _template_arguments(example: Dialogue | Preference) -> Json:
 
 
 def _kept(messages: list[Message]) -> list[Message]:
-    """`messages` as they are read again: nulls in the arguments of a call stay only in a JSON string."""
+    """`messages` that are read back unchanged: nulls in the arguments of a call survive only in a JSON string."""
     return [_with_calls_kept(message) if _has_null(message.get("tool_calls", [])) else message for message in messages]
 
 
