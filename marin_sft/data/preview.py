@@ -59,11 +59,11 @@ def preview(
     tokenizer: PreTrainedTokenizerFast,
     path: str,
     format: ChatLmDatasetFormat,
-    rows: int,
+    rows: int | None,
     max_length: int | None = None,
     over_length: OverLength = "truncate",
 ) -> Iterator[RowPreview]:
-    """The first `rows` rows of `path`: a file, a directory or a glob.
+    """The first `rows` rows (None: all) of `path`: a file, a directory or a glob.
 
     Raises:
         ConfigError: dialogues without a chat template, or preferences with over_length="split".

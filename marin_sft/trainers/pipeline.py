@@ -31,9 +31,15 @@ from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics.tracker import TrackerConfig
 from marin_sft.training.metrics.trackers import TensorboardConfig, WandbConfig
+from marin_sft.training.optimization.optimizer_specs import DEFAULT_BETAS
 from marin_sft.training.sft_config import SFTConfig as SFTStepConfig
 
 NEVER = -1
+_OPTIMIZERS = {
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
+    "lion_32bit": "lion",
+}
+_LIKE_ADAM = ("adamw", "adam_mini", "adopt", "cautious", "mars")
 # Settings that training has under the same name. None: left to it.
 _SAME = (
     "learning_rate",
@@ -369,18 +375,14 @@ class PipelineBuilder:
         return found
 
     def _optimizer(self) -> dict[str, Any]:
-        values = self._values
-        name = str(values["optimizer"]).removesuffix("_fused").removesuffix("_torch").removesuffix("_hf")
-        everything = self._dialect is Dialect.EASYDEL and values["weight_decay"]
-        betas = {} if name in ("adamw", "cautious", "adopt", "mars") else {"beta1": None, "beta2": None}
-        found = {key: value for key, value in (("optimizer", {"lion_32bit": "lion"}.get(name, name)),)}
-        if everything and not self._given.lora and not values["use_lora"]:
+        """The optimizer under our name, and what the library it comes from does with it."""
+        values, said = self._values, self._config.given()
+        name = _OPTIMIZERS.get(values["optimizer"], values["optimizer"])
+        found: dict[str, Any] = {"optimizer": name}
+        if name not in _LIKE_ADAM:  # 0.999 is the usual decay of Adam's second moments, and of no other optimizer
+            found |= {beta: default for beta, default in DEFAULT_BETAS.items() if beta not in said}
+        if self._dialect is Dialect.EASYDEL and values["weight_decay"] and self._lora() is None:
             found["weight_decay_parameters"] = ".*"  # EasyDeL decays all tensors
-        if betas:
-            from marin_sft.training.optimization.optimizer_specs import DEFAULT_BETAS
-
-            said = self._config.given()
-            found |= {beta: DEFAULT_BETAS[beta] for beta in betas if beta not in said}
         return found
 
     def _lora(self) -> LoraConfig | None:

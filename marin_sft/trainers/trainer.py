@@ -173,7 +173,7 @@ class SFTTrainer:
             raise ConfigError("evaluate: preference training evaluates while it trains; train() returns its metrics")
         if not pipeline.held_out:
             raise ConfigError("evaluate: got no evaluation data; expected eval_dataset= or eval_data_path=")
-        model = pipeline.base if self._trained is None else pipeline.trained / "model"
+        model = pipeline.base if self._trained is None else pipeline.exported
         name = f"{pipeline.name}-{'base' if self._trained is None else 'trained'}"
         step = perplexity(
             name, model, pipeline.held_out, seq_len=pipeline.seq_len, resources=pipeline.trained.resources
