@@ -14,7 +14,7 @@ PACKAGE = ROOT / "marin_sft"
 # Top to bottom: a package may import from itself and from what stands above it.
 LAYERS = [
     "errors", "progress", "redaction", "nearest", "paths", "disk", "execution", "inputs",
-    "data", "training", "export", "evaluation", "steps", "recipes", "run",
+    "data", "training", "export", "evaluation", "steps", "recipes", "executor", "run",
 ]  # fmt: skip
 VALUES_OF_EXECUTION = {"step", "resources", "shards"}
 BELOW_EXECUTION = {"data", "training", "export", "evaluation"}
