@@ -37,7 +37,7 @@ class AttemptLog:
         if not self._store.on_disk:
             self._file = self._exit.enter_context(tempfile.NamedTemporaryFile(suffix=".log")).name
             self._exit.callback(self.upload, now=True)
-        copied = _process_output_copied_to(self._file, self._echo) if self._own_process else None
+        copied = process_output_copied_to(self._file, self._echo) if self._own_process else None
         self._exit.enter_context(copied or _python_output_copied_to(self._file))
         return self
 
@@ -66,7 +66,7 @@ class AttemptLog:
 
 
 @contextlib.contextmanager
-def _process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
+def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
     """Copy all that this process and its children write to stdout and stderr into `path`, also from C++ code. Without
     `echo` it goes there alone.
 

@@ -49,12 +49,10 @@ class Connection:
         return held
 
 
-def connect(log_to_driver: bool = False) -> Connection:
-    """`log_to_driver`: whether a Ray that is started or joined here prints what its workers print.
-
-    Raises:
-        UserError: no Ray answers at RAY_ADDRESS.
-        InfrastructureLoss: none could be started.
+def connect() -> Connection:
+    """Raises:
+    UserError: no Ray answers at RAY_ADDRESS.
+    InfrastructureLoss: none could be started.
     """
     if found := _found():
         return Connection(found, True, _ends_with_driver(found), _dashboard_url(found))
@@ -63,7 +61,7 @@ def connect(log_to_driver: bool = False) -> Connection:
     import ray
 
     with handler_of_sigterm_kept():  # Ray sets one that exits without a word
-        context = _join(ray, address, log_to_driver) if address else ray_start.start_local(ray, log_to_driver)
+        context = _join(ray, address) if address else ray_start.start_local(ray)
     return Connection(ray, False, address is None, context.dashboard_url and f"http://{context.dashboard_url}")
 
 
@@ -91,9 +89,9 @@ def _found() -> Any:
     return ray if ray is not None and ray.is_initialized() else None
 
 
-def _join(ray: Any, address: str, log_to_driver: bool) -> Any:
+def _join(ray: Any, address: str) -> Any:
     try:
-        return ray.init(**{**ray_environment.cluster_options(address), "log_to_driver": log_to_driver})
+        return ray.init(**ray_environment.cluster_options(address))
     except ConnectionError as error:
         raise UserError(f"{error}; start that cluster, or unset RAY_ADDRESS to run on this machine") from error
 

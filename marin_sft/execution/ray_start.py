@@ -22,7 +22,7 @@ _HEAD = ("gcs_server", "raylet")
 _SECONDS = 0.2  # between two looks at them
 
 
-def start_local(ray: Any, log_to_driver: bool = False) -> Any:
+def start_local(ray: Any) -> Any:
     """`ray.init` for this machine; what it returns.
 
     Raises:
@@ -32,7 +32,7 @@ def start_local(ray: Any, log_to_driver: bool = False) -> Any:
     before = set(descendants(os.getpid()))
     try:
         with _watched(before):
-            return ray.init(**{**ray_environment.local_options(), "log_to_driver": log_to_driver})
+            return ray.init(**ray_environment.local_options())
     except Exception as error:
         ray.shutdown()
         _kill(set(descendants(os.getpid())) - before)
