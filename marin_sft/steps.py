@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from marin_sft.arguments import named_arguments
 from marin_sft.data.adapters import Adapter, FormatAdapter
 from marin_sft.data.data_configs import LmDataConfig, lm_mixture_data_config, mixture_for_evaluation
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
@@ -34,18 +35,22 @@ from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig
 from marin_sft.export.periodic import PeriodicExports
 from marin_sft.inputs import Source, last_part, path_of, paths_of
-from marin_sft.training.checks import check_fields
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig, needs_reference
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.step_inputs import adapter_found, check_length, check_model
-from marin_sft.training.train_config import INSTEAD, TrainConfig
+from marin_sft.training.train_config import TrainConfig
 
 Trained = TypeVar("Trained", bound=TrainConfig)
+_OF_MIXTURES = dict.fromkeys(
+    ("max_seq_length", "max_sequence_length", "max_length", "sequence_len", "max_seq_len", "cutoff_len"),
+    "seq_len is the number of tokens in a row",
+) | dict.fromkeys(("packing", "sample_packing"), "pack=False gives each document a row of its own")
 
 
+@named_arguments()
 def download(
     name: str,
     *,
@@ -78,6 +83,7 @@ def download(
     return ExecutorStep(f"{folder}/{name}", config=config, description=f"{id} at {revision}")
 
 
+@named_arguments()
 def download_urls(
     name: str, urls: Sequence[str], *, sha256: Mapping[str, str] | None = None
 ) -> ExecutorStep[DownloadUrlsConfig]:
@@ -88,6 +94,7 @@ def download_urls(
     return ExecutorStep(f"raw/{name}", config=DownloadUrlsConfig(tuple(urls), dict(sha256 or {})))
 
 
+@named_arguments()
 def transform(
     name: str,
     dataset: Source,
@@ -112,6 +119,7 @@ def transform(
     return ExecutorStep(f"documents/{name}", config=config)
 
 
+@named_arguments()
 def train_tokenizer(
     name: str,
     documents: Sequence[Source],
@@ -126,12 +134,14 @@ def train_tokenizer(
     return ExecutorStep(f"tokenizers/{name}", config=config)
 
 
+@named_arguments()
 def random_model(name: str, model: LlamaConfig, *, tokenizer: Source, seed: int = 0) -> ExecutorStep[RandomModelConfig]:
     """`models/{name}`: randomly initialised weights as a Hugging Face directory."""
     config = RandomModelConfig(model=model, tokenizer=path_of(tokenizer), seed=seed)
     return ExecutorStep(f"models/{name}", config=config)
 
 
+@named_arguments()
 def tokenize(
     name: str,
     documents: Source | Sequence[Source],
@@ -153,6 +163,7 @@ def tokenize(
     return ExecutorStep(f"tokenized/{name}", config=config, resources=resources or CpuConfig())
 
 
+@named_arguments(options=lm_mixture_data_config, other_names=_OF_MIXTURES)
 def mixture(
     name: str,
     data: LmDataConfig | Mapping[str, ExecutorStep[TokenizeConfig]],
@@ -182,6 +193,7 @@ def mixture(
     return ExecutorStep(f"mixtures/{name}", config=config)
 
 
+@named_arguments()
 def sft(
     name: str,
     *,
@@ -215,6 +227,7 @@ def sft(
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", config=config, resources=resources or CpuConfig())
 
 
+@named_arguments()
 def reference_logprobs(
     mixture: ExecutorStep[MixtureConfig], model: Source, *, resources: Resources | None = None, **options: Any
 ) -> ExecutorStep[ReferenceConfig]:
@@ -230,6 +243,7 @@ def reference_logprobs(
     return ExecutorStep(name, config=config, resources=resources or CpuConfig())
 
 
+@named_arguments()
 def dpo(
     name: str,
     *,
@@ -292,7 +306,6 @@ def _config(
     of: type[Trained], name: str, exports: tuple[int, str | None, tuple[int, ...] | None], /, **fields: Any
 ) -> Trained:
     """`exports`: the steps between two while training, or -1; their dtype, and the ids that end an answer."""
-    check_fields(of, fields, INSTEAD)
     steps, dtype, ends = exports
     if steps == -1:
         return of(**fields)
@@ -305,6 +318,7 @@ def _config(
     )
 
 
+@named_arguments()
 def export(
     name: str,
     trained: ExecutorStep[SFTConfig] | ExecutorStep[DPOConfig],
@@ -323,6 +337,7 @@ def export(
     return ExecutorStep(f"hf/{name}", config=config)
 
 
+@named_arguments()
 def evaluate(
     name: str,
     model: Source,
@@ -345,6 +360,7 @@ def evaluate(
     return ExecutorStep(f"evaluation/{name}", config=config, resources=resources or CpuConfig())
 
 
+@named_arguments()
 def perplexity(
     name: str,
     model: Source,
@@ -373,6 +389,7 @@ def perplexity(
     return ExecutorStep(f"perplexity/{name}", config=config, resources=resources or CpuConfig())
 
 
+@named_arguments()
 def lm_eval(
     name: str, model: Source, tasks: Sequence[str], *, resources: Resources | None = None, **options: Any
 ) -> ExecutorStep[LmEvalConfig]:

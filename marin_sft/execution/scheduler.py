@@ -6,7 +6,6 @@ wait is cut into ticks to look at that step's claim; all other steps go on meanw
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import time
 from collections import deque
@@ -238,12 +237,7 @@ class Scheduler:
         if not self._running:
             time.sleep(_TICK)  # all that is left runs in other launches
             return
-        done, _ = concurrent.futures.wait(
-            self._running,
-            timeout=_TICK if self._waiting else None,
-            return_when=concurrent.futures.FIRST_COMPLETED,
-        )
-        for future in done:
+        for future in self._backend.wait(self._running, timeout=_TICK if self._waiting else None):
             item = self._running.pop(future)
             try:
                 self._take(item, future.result())

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.resources import CpuConfig, Resources
 
@@ -41,7 +42,7 @@ _NO_CONFIG: Any = object()
 
 
 @dataclass(frozen=True, eq=False)
-class ExecutorStep(Generic[ConfigT]):
+class ExecutorStep(Generic[ConfigT], metaclass=NamedFields):
     """One node of the DAG: `fn(config)` run once, its output kept at `{prefix}/{name}-{fingerprint[:10]}`.
 
     `fn` is left out for a config that names its body, see `StepConfig`.
@@ -228,7 +229,7 @@ class Body:
         return self.path
 
 
-class StepConfig:
+class StepConfig(metaclass=NamedFields):
     """Base of configs that say what is done with them, so that their steps need no `fn`.
 
     @dataclass(frozen=True)

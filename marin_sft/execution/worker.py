@@ -77,10 +77,11 @@ class Outcome:
     failure: Failure | None = None
 
 
-def run_attempt(task: Task, own_process: bool) -> Outcome:
+def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
     """Run one attempt of a step to its end. The body's exceptions become a failed `Outcome`; none is raised for them.
 
-    `own_process`: nothing else writes to this process's stdout and stderr while the body runs.
+    `own_process`: nothing else writes to this process's stdout and stderr while the body runs. `echo`: what it writes
+    goes there, and not only into the attempt's log.
     """
     store = open_store(task.prefix)
     claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)
@@ -94,7 +95,7 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
     started, clock = now(), time.monotonic()
     with (
-        AttemptLog(store, output, own_process) as log,
+        AttemptLog(store, output, own_process, echo) as log,
         Beat(store, task.directory, claim, task.beat_timeout, own_process, log) as beat,
         _exits(store, task),
     ):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeAlias, TypeVar, get_type_hints
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Method = TypeVar("Method", bound=Callable[..., object])
+Arguments: TypeAlias = dict[str, Any]
+"""Arguments of a function, by name."""
 
 
 def reads(*fields: str) -> Callable[[Method], Method]:
@@ -21,7 +24,7 @@ def reads(*fields: str) -> Callable[[Method], Method]:
     return mark
 
 
-class Converted:
+class Converted(metaclass=NamedFields):
     """Base of configs that are converted. Their fields are those of the target, inherited from bases that are not
     `Converted`, and those that a method marked with `reads` converts. A subclass may give a field another default
     without repeating its type: `warmup = 0.1`.
@@ -62,6 +65,6 @@ def _fields_read(of: type) -> set[str]:
     return {name for base in of.__mro__ for method in vars(base).values() for name in getattr(method, "reads", ())}
 
 
-def _type_of(of: type, name: str) -> Any:
+def _type_of(of: type, name: str) -> object:
     declares = next(base for base in of.__mro__[1:] if name in vars(base).get("__annotations__", {}))
     return get_type_hints(declares)[name]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.checks import check_types, require, unresolved
 
@@ -16,7 +17,7 @@ _NAMES |= {"dp": "data", "replica": "data", "tp": "tensor", "model": "tensor", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeshConfig:
+class MeshConfig(metaclass=NamedFields):
     """Sizes whose product is the number of devices (of each slice, where there are several: slices hold different
     rows). One may be -1: as many as are left.
 

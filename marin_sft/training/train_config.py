@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from marin_sft.execution.step import earlier_attempts, execution_only, omitted_when, this_output_path
 from marin_sft.training.checkpoints import CheckpointSettings
@@ -19,11 +20,7 @@ from marin_sft.training.models import LlamaConfig
 from marin_sft.training.optimization.optimizer_specs import OptimizerSettings
 from marin_sft.training.optimization.schedule_settings import ScheduleSettings
 from marin_sft.training.optimization.trainable import TrainableSettings
-
-# Settings of other trainers that are none of ours, and what there is in their place.
-INSTEAD = {
-    "per_epoch_evaluation_steps": "max_evaluation_steps says how many batches an evaluation takes",
-}
+from marin_sft.training.other_names import INSTEAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +35,8 @@ class TrainingSettings(
     LengthSettings,
 ):
     """The settings of the parts of a training. Each part declares, explains and checks its own."""
+
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = INSTEAD
 
     seed: int = 0
     """Seed of the data's order and of everything random in training."""

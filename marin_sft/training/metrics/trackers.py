@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.training.checks import check_types, require
 from marin_sft.training.metrics.tracker import Histograms, Run, Tracker, TrackerConfig
@@ -22,7 +23,7 @@ WANDB_MODES = ("online", "offline", "disabled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WandbConfig:
+class WandbConfig(metaclass=NamedFields):
     """A run on Weights & Biases. A resumed training goes on in the same run.
 
     project, entity, group, name, tags: of the run; None: wandb's defaults, and for `name` that of the step.
@@ -52,7 +53,7 @@ class WandbConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorboardConfig:
+class TensorboardConfig(metaclass=NamedFields):
     """Event files in `tensorboard/` of the output, for `tensorboard --logdir`. Nothing needs to be installed."""
 
     kind = "tensorboard"
