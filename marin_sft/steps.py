@@ -10,8 +10,10 @@ The only module that sees both the engine and the packages that do the work.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from marin_sft.arguments import named_arguments
@@ -27,6 +29,7 @@ from marin_sft.data.step_configs import (
     TrainTokenizerConfig,
     TransformConfig,
 )
+from marin_sft.data.tokenizer import check_directory
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig
 from marin_sft.execution.resources import CpuConfig, Resources
@@ -40,7 +43,14 @@ from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.sft_config import SFTConfig
-from marin_sft.training.step_inputs import adapter_found, check_length, check_model
+from marin_sft.training.step_inputs import (
+    adapter_found,
+    check_batch,
+    check_length,
+    check_mixture,
+    check_model,
+    check_tokenizer,
+)
 from marin_sft.training.train_config import TrainConfig
 
 Trained = TypeVar("Trained", bound=TrainConfig)
@@ -153,6 +163,8 @@ def tokenize(
     resources: Resources | None = None,
 ) -> ExecutorStep[TokenizeConfig]:
     """`tokenized/{name}`: a token cache with masks from rows of chat messages. `max_dropped`: see `TokenizeConfig`."""
+    if isinstance(tokenizer, str | Path) and os.path.isdir(tokenizer):
+        check_directory(str(tokenizer))
     config = TokenizeConfig(
         train_paths=paths_of(documents),
         tokenizer=path_of(tokenizer),
@@ -181,7 +193,7 @@ def mixture(
     other two are limits of each, see `pair_limits`.
     """
     if not isinstance(data, LmDataConfig):
-        data = lm_mixture_data_config(data, weights or {}, **options)
+        data = lm_mixture_data_config(data, _weights(name, data) if weights is None else weights, **options)
     elif weights is not None or options:
         given = sorted([*options, *(["weights"] if weights is not None else [])])
         raise ConfigError(
@@ -191,6 +203,17 @@ def mixture(
         data, seq_len, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length
     )
     return ExecutorStep(f"mixtures/{name}", config=config)
+
+
+def _weights(name: str, components: Mapping[str, object]) -> Mapping[str, float]:
+    """Of a mixture for which none are given: one component needs none."""
+    if len(components) == 1:
+        return dict.fromkeys(components, 1.0)
+    example = ", ".join(f"{component!r}: 1" for component in components)
+    raise ConfigError(
+        f"mixture {name!r}: {len(components)} components and no weights; expected weights={{{example}}} in the "
+        "proportion you want; to evaluate only, use mixture_for_evaluation"
+    )
 
 
 @named_arguments()
@@ -211,8 +234,11 @@ def sft(
     steps_per_hf_export: also export to `hf/step-N` of the output, every so many steps and after the last; -1: never.
     hf_save_dtype, hf_generation_eos_token_ids: of these exports, see `HfExport`.
     """
+    check_mixture(f"sft {name!r}", mixture)
     check_length(mixture, training)
     check_model(base_model, mixture.config.seq_len)
+    check_tokenizer(mixture, base_model)
+    check_batch(f"sft {name!r}", resources, training)
     exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
     config = _config(
         SFTConfig,
@@ -236,6 +262,7 @@ def reference_logprobs(
     Its name says nothing of the training it is for: all trainings that compare with the same figures share it.
     `options`: more fields of `ReferenceConfig`.
     """
+    check_mixture("reference_logprobs", mixture)
     config = ReferenceConfig(
         mixture=path_of(mixture), tokenized=mixture.config.data.tokenized, model=path_of(model), **options
     )
@@ -264,8 +291,11 @@ def dpo(
     `ref_model_sync_steps` the model is held beside the policy instead.
     training: fields of `DPOConfig`. The others: see `sft`.
     """
+    check_mixture(f"dpo {name!r}", mixture)
     check_length(mixture, training)
     check_model(base_model)
+    check_tokenizer(mixture, base_model)
+    check_batch(f"dpo {name!r}", resources, training)
     check_model(reference)
     training = adapter_found(training)
     adapter = training["lora"].adapter_path if isinstance(training.get("lora"), LoraConfig) else None
@@ -330,6 +360,8 @@ def export(
 
     dtype: of the weights; None: the base model's. generation_eos_token_ids: see `HfExport`.
     """
+    if not isinstance(trained, ExecutorStep) or not isinstance(trained.config, TrainConfig):
+        raise ConfigError(f"export {name!r}: trained={trained!r}; expected the step that sft(...) or dpo(...) returns")
     values = export_fields(name, trained.name, trained.config)
     config = ExportConfig(
         checkpoint=path_of(trained), dtype=dtype, generation_eos_token_ids=_ids(generation_eos_token_ids), **values

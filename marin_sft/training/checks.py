@@ -15,6 +15,7 @@ from typing import Any
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
+from marin_sft.nearest import did_you_mean
 
 _BECOMES_TEXT = str | Path | ExecutorStep | InputName | OutputName  # before a config is resolved
 _WORDS = {
@@ -25,6 +26,14 @@ _WORDS = {
     type(None): "None",
     Any: "anything",
 }
+
+
+_EXAMPLES = {
+    "TrackerConfig": "(WandbConfig(project='mine'),), from marin_sft.training.metrics.trackers",
+    "LoraConfig": "LoraConfig(r=16, alpha=32), from marin_sft.training.lora_config",
+    "EarlyStopping": "EarlyStopping(metric='eval/loss', steps=100, patience=3), from marin_sft.training.stops",
+}
+"""Values of our own classes, by the name of the class."""
 
 
 def unresolved(config: Any) -> bool:
@@ -42,7 +51,7 @@ def check_types(config: Any) -> None:
     for field, annotation in _annotations(of).items():
         value = getattr(config, field)
         if not _fits(value, annotation):
-            require(config, field, False, _expected(annotation) + _advice(value))
+            require(config, field, False, _expected(annotation) + _advice(value, annotation))
 
 
 @functools.cache
@@ -86,13 +95,19 @@ def _expected(annotation: Any) -> str:
     return str(getattr(kind, "__name__", kind))
 
 
-def _advice(value: Any) -> str:
-    """For numbers that were read as text."""
+def _advice(value: Any, annotation: Any) -> str:
+    """For numbers that were read as text, and for classes: what such a value looks like."""
+    for name, example in _EXAMPLES.items():
+        if name in str(annotation):
+            return f", as in {example}"
     try:
-        float(value if isinstance(value, str) else "")
+        number = float(value.removesuffix("%") if isinstance(value, str) else "")
     except ValueError:
         return ""
-    return ", got a string: remove the quotes; in YAML write 2.0e-5"
+    if value.endswith("%"):
+        return f"; {value} is {number / 100:g}"
+    yaml = "; in YAML write 2.0e-5" if "e" in value.lower() and "." not in value else ""
+    return f", got a string: remove the quotes{yaml}"
 
 
 def is_number(value: Any, kind: Any = Real) -> bool:
@@ -104,6 +119,14 @@ def require(config: Any, field: str, holds: bool, expected: str) -> None:
     """Raise ConfigError, naming the field, what it is and what was expected, unless `holds`."""
     if not holds:
         raise ConfigError(f"{type(config).__name__}.{field} = {getattr(config, field)!r}: expected {expected}")
+
+
+def require_one_of(config: Any, field: str, choices: Collection[str], or_none: bool = False) -> None:
+    """Raise ConfigError, naming the field and what it may be, unless its value is one of `choices`, or None."""
+    value = getattr(config, field)
+    near = did_you_mean(value, choices) if isinstance(value, str) else ""
+    expected = f"{'None, or ' if or_none else ''}one of {', '.join(choices)}{near}"
+    require(config, field, value in choices or (or_none and value is None), expected)
 
 
 def require_pattern(config: Any, field: str, pattern: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.nearest import did_you_mean
 from marin_sft.training.checks import check_types, require, unresolved
 
 EASYDEL_AXES = ("dp", "fsdp", "ep", "tp", "sp")
@@ -64,9 +65,10 @@ def mesh_config(given: Any) -> MeshConfig:
         if ep != 1:
             raise ConfigError(f"mesh = {given!r}: {ep} devices for experts (ep), but no model here has any; expected 1")
         return MeshConfig(data=dp, fsdp=fsdp, tensor=tp, sequence=sp)
+    unknown = next((str(name) for name in given if name not in _NAMES), "") if isinstance(given, Mapping) else ""
     raise ConfigError(
         f"mesh = {given!r}: expected a MeshConfig, sizes by name ({', '.join(_NAMES)}), or five sizes "
-        f"({', '.join(EASYDEL_AXES)})"
+        f"({', '.join(EASYDEL_AXES)}){did_you_mean(unknown, _NAMES)}"
     )
 
 
