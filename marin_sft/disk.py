@@ -12,12 +12,15 @@ import os
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from marin_sft.paths import file_system
 
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
-def is_local(filesystem: Any) -> bool:
+
+def is_local(filesystem: AbstractFileSystem) -> bool:
     """Whether an fsspec file system is that of this machine."""
     from fsspec.implementations.local import LocalFileSystem
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from marin_sft.execution.step import ExecutorStep, InputName
+from marin_sft.execution.step import AnyStep, ExecutorStep, InputName
 
-Source = ExecutorStep[Any] | InputName | str | Path
+Source = AnyStep | InputName | str | Path
 """A step, a place in its output, or a path or glob: what a config's path field takes before it is resolved to a string.
 """
 

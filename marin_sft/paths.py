@@ -13,9 +13,12 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from marin_sft.nearest import nearest
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _MAGIC = "*?["
 _PLACES = ("gs", "gcs", "s3", "s3a", "memory", "az", "abfs", "abfss", "http", "https")
@@ -40,7 +43,7 @@ def local_path(path: str) -> str | None:
     return None if "://" in path else str(Path.cwd() / path)
 
 
-def file_system(path: str) -> tuple[Any, str]:
+def file_system(path: str) -> tuple[AbstractFileSystem, str]:
     """The fsspec file system of a path or URL, and the path in it, of which no character has a meaning."""
     import fsspec
 

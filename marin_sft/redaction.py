@@ -7,7 +7,6 @@ is hexadecimal counts as a secret only next to a name that says so.
 import itertools
 import re
 from collections.abc import Iterable
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 REDACTED = "<redacted>"
@@ -109,7 +108,7 @@ def is_secret(name: str, value: str) -> bool:
     return len(value) >= 8 and any(map(str.isdigit, value))
 
 
-def shown_value(name: str, value: Any) -> Any:
+def shown_value(name: str, value: object) -> object:
     """A value of a config or the environment as it may be kept."""
     if not isinstance(value, str):
         return value

@@ -265,7 +265,7 @@ def dpo(
             f"step 'checkpoints/{name}': got {'ref_model_sync_steps' if synced else 'a reference model'}, but with "
             f"loss_type={loss_type!r} and reference_free={free} nothing is compared with it; expected None"
         )
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     if synced:
         fields["reference_model"] = path_of(against)
     elif needed:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any, TextIO
 
 from marin_sft.execution.store import Store
@@ -38,8 +39,10 @@ class AttemptLog:
         self._exit.enter_context(self._copied_to(self._file))
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        self._exit.__exit__(*exception)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.__exit__(kind, error, trace)
 
     def write(self, text: str) -> None:
         """Into the log only."""

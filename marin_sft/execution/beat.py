@@ -54,7 +54,8 @@ class Beat:
             count += 1
             try:
                 lost = newer_claim(self._store, self._directory, self._claim)
-                write_beat(self._store, self._directory, self._claim, count, self._newest and asdict(self._newest))
+                news = asdict(self._newest) if self._newest else None
+                write_beat(self._store, self._directory, self._claim, count, news)
                 last = time.monotonic()
                 self._log.upload()
             except OSError as error:

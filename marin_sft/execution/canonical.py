@@ -23,7 +23,7 @@ from marin_sft.execution.contents import LocalContent, kind_in_name, read_conten
 from marin_sft.execution.documents import canonical_json
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.source import canonical_code, canonical_function, name_of
-from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
+from marin_sft.execution.step import AnyStep, EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
 from marin_sft.redaction import without_signature
 
 _EXACT = 2**53  # whole numbers up to here are floats too
@@ -33,17 +33,17 @@ _URL = re.compile(r"(gs|s3|https?)://[\w.@:%-]+/\S*")  # a signature says who ma
 class Canonical:
     """Turns the values of one config into JSON. `contents` gets the local files that it names."""
 
-    def __init__(self, fingerprint_of: Callable[[ExecutorStep[Any]], str], contents: list[LocalContent]) -> None:
+    def __init__(self, fingerprint_of: Callable[[AnyStep], str], contents: list[LocalContent]) -> None:
         self._fingerprint_of = fingerprint_of
         self._contents = contents
-        self._functions: list[Any] = []  # being described: one may refer to itself through a table of functions
+        self._functions: list[object] = []  # being described: one may refer to itself through a table of functions
 
-    def config(self, value: Any) -> Any:
+    def config(self, value: object) -> object:
         """The whole config of a step. Of which class it is, the step's kind says already."""
         parts = parts_of(value, "config") if dataclasses.is_dataclass(value) else None
         return self.value(value, "config") if parts is None else dict(self._children(parts))
 
-    def value(self, value: Any, path: str) -> Any:
+    def value(self, value: object, path: str) -> object:
         parts = parts_of(value, path)
         if parts is None:
             return self._leaf(value, path)
@@ -57,13 +57,13 @@ class Canonical:
             return [child for _, child in children]
         return {"$class": name_of(type(value)), **self.code(type(value), path), **dict(children)}
 
-    def _children(self, parts: list[Part]) -> list[tuple[Any, Any]]:
+    def _children(self, parts: list[Part]) -> list[tuple[Any, object]]:
         return [(part.key, self.value(part.value, part.path)) for part in map(_as_declared, parts) if _counts(part)]
 
-    def code(self, of: type, path: str) -> dict[str, Any]:
+    def code(self, of: type, path: str) -> dict[str, object]:
         return self._once(of, lambda: canonical_code(of, path, self._referred)) or {}
 
-    def _once(self, thing: Any, describe: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    def _once(self, thing: object, describe: Callable[[], dict[str, object]]) -> dict[str, object] | None:
         """None while `thing` is being described already."""
         if thing in self._functions:
             return None
@@ -73,13 +73,13 @@ class Canonical:
         finally:
             self._functions.pop()
 
-    def _referred(self, value: Any, path: str) -> Any:
+    def _referred(self, value: object, path: str) -> object:
         """What a function of the config refers to."""
         if references(value):
             raise ConfigError(f"{path}: expected a plain value, got a step")
         return self.value(value, path)
 
-    def _leaf(self, value: Any, path: str) -> Any:
+    def _leaf(self, value: object, path: str) -> object:
         if isinstance(value, enum.Enum):
             return {"$enum": f"{name_of(type(value))}.{value.name}", "value": self.value(value.value, path)}
         if isinstance(value, str):
@@ -114,13 +114,13 @@ class Canonical:
             "output"
         )
 
-    def _input(self, value: InputName) -> Any:
+    def _input(self, value: InputName) -> dict[str, object]:
         if value.step is None:
             return {"$path": value.name}
-        reference: dict[str, Any] = {"$input": self._fingerprint_of(value.step), "name": value.name}
+        reference: dict[str, object] = {"$input": self._fingerprint_of(value.step), "name": value.name}
         return reference if value.block_on_step else {**reference, "nonblocking": True}
 
-    def _content(self, location: str, path: str) -> Any:
+    def _content(self, location: str, path: str) -> dict[str, str]:
         content = read_content(location, path)
         self._contents.append(content)
         kind = kind_in_name(location)
@@ -142,14 +142,16 @@ def _as_declared(part: Part) -> Part:
 
 
 @functools.cache
-def _declares_floats(declared: Any) -> bool:
+def _declares_floats(declared: object) -> bool:
     words = set(re.findall(r"\w+", declared if isinstance(declared, str) else str(declared)))
     return "float" in words and "int" not in words
 
 
-def _widened(value: Any) -> Any:
+def _widened(value: object) -> object:
     if type(value) is int and abs(value) <= _EXACT:
         return float(value)
     if isinstance(value, dict):
         return {key: _widened(item) for key, item in value.items()}
-    return type(value)(map(_widened, value)) if type(value) in (list, tuple) else value
+    if type(value) is list or type(value) is tuple:
+        return type(value)(map(_widened, value))
+    return value

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.commits import Commit
@@ -101,7 +101,7 @@ def comparable_commits(store: Store, directories: Iterable[str]) -> dict[str, Co
 class _Comparable:
     kind: str
     version: int
-    config: Any
+    config: object
 
 
 def in_parallel(store: Store, function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -14,11 +14,10 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import DamagedFile
 from marin_sft.execution.clock import now, seconds_since_epoch
-from marin_sft.execution.documents import numbers_of, read_document, to_json
+from marin_sft.execution.documents import JsonObject, numbers_of, read_document, to_json
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.store import Store
 from marin_sft.progress import Progress
@@ -81,7 +80,7 @@ def beat_path(store: Store, directory: str, claim: int) -> str:
     return f"{store.path(directory)}/claims/{claim:06}.beat"
 
 
-def read_beat(store: Store, directory: str, claim: int) -> dict[str, Any]:
+def read_beat(store: Store, directory: str, claim: int) -> JsonObject:
     """What `write_beat` wrote last; empty before the first beat, and when it cannot be read: a power cut may have left
     it empty, and the next beat is soon there."""
     try:
@@ -93,7 +92,7 @@ def read_beat(store: Store, directory: str, claim: int) -> dict[str, Any]:
 
 
 def write_beat(
-    store: Store, directory: str, claim: Claim, count: int, progress: Any, *, released: bool = False
+    store: Store, directory: str, claim: Claim, count: int, progress: JsonObject | None, *, released: bool = False
 ) -> None:
     """For the owner of a claim only. `released`: it has stopped, and whoever wants the step may go on with it."""
     beat = {"count": count, "time": time.time(), "progress": progress, "released": released}

@@ -13,7 +13,6 @@ import json
 import math
 import sys
 from dataclasses import dataclass, field
-from typing import Any
 
 from marin_sft.errors import StoreError
 from marin_sft.execution.clock import seconds_since_epoch
@@ -44,7 +43,7 @@ class Commit:
     inputs: tuple[Consumed, ...]
     source: str | None
     time: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
 
 
 def commit_numbers(store: Store, directory: str) -> list[int]:

@@ -14,7 +14,7 @@ from marin_sft.redaction import shown_value
 
 _MARKERS = (ExecutorStep, InputName, OutputName, EarlierAttempts, UnversionedValue, Resources, enum.Enum)
 _PLAIN = (str, int, float, bool)
-_NO_METADATA: Mapping[str, Any] = {}
+_NO_METADATA: Mapping[str, object] = {}
 
 
 class Part(NamedTuple):
@@ -23,12 +23,12 @@ class Part(NamedTuple):
 
     key: Any
     path: str
-    value: Any
-    metadata: Mapping[str, Any] = _NO_METADATA
-    declared: Any = None
+    value: object
+    metadata: Mapping[str, object] = _NO_METADATA
+    declared: object = None
 
 
-def parts_of(value: Any, path: str) -> list[Part] | None:
+def parts_of(value: object, path: str) -> list[Part] | None:
     """The children of a dataclass, mapping, list, tuple or set; None for a leaf.
 
     Raises:
@@ -55,7 +55,7 @@ def parts_of(value: Any, path: str) -> list[Part] | None:
     return None
 
 
-def resolve(value: Any, replace: Callable[[Any], Any], path: str = "config") -> Any:
+def resolve(value: Any, replace: Callable[[object], object], path: str = "config") -> Any:
     """A copy of `value` with every leaf passed through `replace`; containers without a change are kept as they are."""
     if isinstance(value, UnversionedValue):
         return resolve(value.value, replace, path)
@@ -75,20 +75,20 @@ def resolve(value: Any, replace: Callable[[Any], Any], path: str = "config") -> 
     return dataclasses.replace(value, **{p.key: after for p, after in zip(parts, new, strict=True) if p.key in init})
 
 
-def references(config: Any) -> list[tuple[str, InputName]]:
+def references(config: object) -> list[tuple[str, InputName]]:
     """Every use of a step's output in a config, as (where, InputName), in the order of the walk."""
     return [(path, used) for path, used in _input_names(config) if used.step is not None]
 
 
-def hardcoded_paths(config: Any) -> list[str]:
+def hardcoded_paths(config: object) -> list[str]:
     """Every path in a config that stands there as `InputName.hardcoded`."""
     return [used.name for _, used in _input_names(config) if used.step is None and used.name is not None]
 
 
-def _input_names(config: Any) -> list[tuple[str, InputName]]:
+def _input_names(config: object) -> list[tuple[str, InputName]]:
     found: list[tuple[str, InputName]] = []
 
-    def visit(value: Any, path: str) -> None:
+    def visit(value: object, path: str) -> None:
         if isinstance(value, UnversionedValue):
             visit(value.value, path)
         elif isinstance(value, ExecutorStep):
@@ -103,14 +103,14 @@ def _input_names(config: Any) -> list[tuple[str, InputName]]:
     return found
 
 
-def settings_of(config: Any) -> dict[str, Any]:
+def settings_of(config: object) -> dict[str, object]:
     """The plain values that are no part of the identity, by where they lie: mesh, cadences, micro-batch, and the like.
 
     Resources are left out: where a step ran is no setting of it. So are secrets: everybody may read what is kept.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
 
-    def visit(value: Any, path: str, counts: bool) -> None:
+    def visit(value: object, path: str, counts: bool) -> None:
         if isinstance(value, UnversionedValue):
             visit(value.value, path, False)
             return

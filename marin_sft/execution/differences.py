@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-Difference = tuple[str, Any, Any]
+Difference = tuple[str, object, object]
 
 
 class _Absent(str):
@@ -16,7 +15,7 @@ ABSENT = _Absent("(absent)")
 """Stands in a difference for what is on one side only."""
 
 
-def leaf_differences(old: Any, new: Any, path: str = "") -> list[Difference]:
+def leaf_differences(old: object, new: object, path: str = "") -> list[Difference]:
     """The leaves in which two canonical values differ, as (field, old, new); `ABSENT` where there is no such leaf."""
     if isinstance(old, dict) and isinstance(new, dict) and _tags(old) == _tags(new):
         keys = [*old, *(key for key in new if key not in old)]
@@ -31,16 +30,16 @@ def leaf_differences(old: Any, new: Any, path: str = "") -> list[Difference]:
     return [difference for field, a, b in pairs for difference in leaf_differences(a, b, field)]
 
 
-def _tags(value: Mapping[str, Any]) -> set[str]:
+def _tags(value: Mapping[str, object]) -> set[str]:
     """What kind of value a mapping stands for: a file is compared with a file, not with a step."""
     return {key for key in value if key.startswith("$") and not key.startswith("$$")}
 
 
-def _padded(items: Sequence[Any], length: int) -> list[Any]:
+def _padded(items: Sequence[object], length: int) -> list[object]:
     return [*items, *[ABSENT] * (length - len(items))]
 
 
-def with_names(value: Any, names: Mapping[str, str]) -> Any:
+def with_names(value: object, names: Mapping[str, str]) -> object:
     """A canonical value in which inputs stand by the names of their directories. `names`: by the first ten digits of
     their fingerprints."""
     if isinstance(value, list):
@@ -59,7 +58,7 @@ def field_of_input(field: str) -> str | None:
     return before if last == "$input" else None
 
 
-def input_name(fingerprint: Any, names: Mapping[str, str]) -> str:
+def input_name(fingerprint: object, names: Mapping[str, str]) -> str:
     short = str(fingerprint)[:10]
     return names.get(short, short)
 
@@ -71,5 +70,5 @@ def difference_text(difference: Difference, limit: int = 40) -> str:
     return f"{field} {short[0]} -> {short[1]}"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) and value.isprintable() else repr(value)

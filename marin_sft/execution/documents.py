@@ -12,12 +12,13 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from marin_sft.errors import DamagedFile
 from marin_sft.execution.store import Store
 
 T = TypeVar("T")
+JsonObject: TypeAlias = dict[str, Any]  # read from JSON; the reader knows the fields
 _NUMBERED = re.compile(r"(\d{6})\.json")
 
 
@@ -45,14 +46,14 @@ def read_document(
     return document
 
 
-def _parse(data: bytes) -> Any:
+def _parse(data: bytes) -> object:
     try:
         return json.loads(data)
     except ValueError as error:  # also what is no UTF-8
         raise ValueError(f"no JSON in them: {error}") from None
 
 
-def as_document(kind: type[T], value: Any) -> T:
+def as_document(kind: type[T], value: object) -> T:
     """A JSON value as what `kind` says: a dataclass, a tuple, dict or union of such, or a plain type.
 
     Raises:
@@ -61,8 +62,8 @@ def as_document(kind: type[T], value: Any) -> T:
     return _as(kind, value, "")
 
 
-def _as(kind: Any, value: Any, field: str) -> Any:
-    if kind is Any:
+def _as(kind: Any, value: object, field: str) -> Any:
+    if kind in (Any, object):
         return value
     if dataclasses.is_dataclass(kind):
         return _as_dataclass(kind, value, field)
@@ -76,14 +77,14 @@ def _as(kind: Any, value: Any, field: str) -> Any:
         return tuple(_as(parts[0], item, f"{field}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: _as(parts[1], item, f"{field}.{key}") for key, item in value.items()}
-    if origin is float and type(value) in (int, float):
+    if origin is float and (type(value) is int or type(value) is float):
         return float(value)
     if origin not in (tuple, dict, float) and type(value) is origin:
         return value
     raise ValueError(f"{field.lstrip('.') or 'a value'} of {type(value).__name__}, not {origin.__name__}")
 
 
-def _as_dataclass(kind: Any, value: Any, field: str) -> Any:
+def _as_dataclass(kind: Any, value: object, field: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{field.lstrip('.') or 'a value'} of {type(value).__name__}, not an object")
     found = {}
@@ -106,7 +107,7 @@ def _fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
     )
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """The one text of a JSON value: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from marin_sft.errors import (
     InfrastructureLoss,
@@ -37,6 +37,7 @@ from marin_sft.execution.selection import Selection, check_selection
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import (
     THIS_OUTPUT_PATH,
+    AnyStep,
     ExecutorStep,
     InputName,
     OutputName,
@@ -52,6 +53,9 @@ from marin_sft.execution.step import (
 from marin_sft.execution.store import Store
 from marin_sft.execution.stores import open_store, probe
 from marin_sft.execution.terminal import complain, early_end_allowed, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = [
     "THIS_OUTPUT_PATH",
@@ -89,7 +93,7 @@ class Run:
     def failed(self) -> bool:
         return any(result.status in ("failed", "blocked", "cancelled") for result in self.results)
 
-    def output_path(self, step: ExecutorStep[Any], name: str | None = None) -> str | None:
+    def output_path(self, step: AnyStep, name: str | None = None) -> str | None:
         """Where the step's committed output lies (or `name` in it); None when it has none."""
         from marin_sft.execution.view import result_output
 
@@ -106,7 +110,7 @@ class Executor:
     def __init__(self, flags: ExecutorFlags | None = None) -> None:
         self.flags = flags or ExecutorFlags()
 
-    def plan(self, steps: Sequence[ExecutorStep[Any]]) -> Run:
+    def plan(self, steps: Sequence[AnyStep]) -> Run:
         """Decide what would run. Reads the store, writes nothing.
 
         Raises:
@@ -120,7 +124,7 @@ class Executor:
         flags = self.flags
         return Selection(flags.force_run, flags.cascade, flags.run_only, flags.force_run_failed)
 
-    def run(self, steps: Sequence[ExecutorStep[Any]], description: str | None = None) -> Run:
+    def run(self, steps: Sequence[AnyStep], description: str | None = None) -> Run:
         """Plan, print the plan, run what has to run, print how it went.
 
         Raises:
@@ -154,7 +158,7 @@ class Executor:
             raise RunFailed(f"{sum(r.status == 'failed' for r in results)} step(s) failed")
         return run
 
-    def _dry_run(self, steps: Sequence[ExecutorStep[Any]]) -> Run:
+    def _dry_run(self, steps: Sequence[AnyStep]) -> Run:
         planned = self.plan(steps)
         if self.flags.json:
             with early_end_allowed():
@@ -166,7 +170,7 @@ class Executor:
         print_plan(make_console(), planned.plan)
         return planned
 
-    def _carry_out(self, planned: Run, results: list[StepResult], provenance: dict[str, Any]) -> Run:
+    def _carry_out(self, planned: Run, results: list[StepResult], provenance: dict[str, object]) -> Run:
         """Fills `results`, also when it is interrupted."""
         from marin_sft.execution.console import make_console
         from marin_sft.execution.view import print_failures, print_plan, print_results
@@ -183,7 +187,7 @@ class Executor:
             print_failures(console, store, results, _this_command(self.flags))
         return run
 
-    def _schedule(self, run: Run, console: Any, results: list[StepResult], provenance: dict[str, Any]) -> None:
+    def _schedule(self, run: Run, console: Console, results: list[StepResult], provenance: dict[str, object]) -> None:
         from marin_sft.execution.view import LiveView
 
         backend = self._backend(console)
@@ -198,7 +202,7 @@ class Executor:
         finally:
             backend.close()
 
-    def _backend(self, console: Any) -> Backend:
+    def _backend(self, console: Console) -> Backend:
         if self.flags.backend == "inline":
             return InlineBackend()
         from marin_sft.execution.ray_backend import RayBackend
@@ -210,9 +214,7 @@ class Executor:
         return backend
 
 
-def executor_main(
-    steps: Sequence[ExecutorStep[Any]], description: str | None = None, argv: Sequence[str] | None = None
-) -> Run:
+def executor_main(steps: Sequence[AnyStep], description: str | None = None, argv: Sequence[str] | None = None) -> Run:
     """Run `steps` as the command line says (`argv`, by default the process's own). Exits the process on failure."""
     try:
         flags = parse_flags(sys.argv[1:] if argv is None else argv)
@@ -240,7 +242,7 @@ def _check_writable(plan: Plan, unrecorded: OSError | None) -> None:
         print(visible(f"warning: no record of this launch in {plan.store.prefix}: {unrecorded}"), file=sys.stderr)
 
 
-def _result_json(store: Store, result: StepResult) -> dict[str, Any]:
+def _result_json(store: Store, result: StepResult) -> dict[str, object]:
     return {
         "name": result.item.node.name,
         "path": store.path(result.item.node.directory),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.configs import references
@@ -13,7 +12,7 @@ from marin_sft.execution.differences import leaf_differences
 from marin_sft.execution.identity import Payload, fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import check_resources
 from marin_sft.execution.source import source_digest
-from marin_sft.execution.step import ExecutorStep, kind_of, path_of_function
+from marin_sft.execution.step import AnyStep, ExecutorStep, kind_of, path_of_function
 from marin_sft.redaction import has_token
 
 _NAME_BYTES = 255
@@ -29,7 +28,7 @@ class Node:
     `contents` are the local files in its config.
     """
 
-    step: ExecutorStep[Any]
+    step: AnyStep
     fingerprint: str
     payload: Payload
     directory: str
@@ -53,14 +52,14 @@ class Graph:
     roots: tuple[Node, ...]
     _by_step: dict[int, Node]
 
-    def node(self, step: ExecutorStep[Any]) -> Node:
+    def node(self, step: AnyStep) -> Node:
         return self._by_step[id(step)]
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
 
-def build_graph(steps: Iterable[ExecutorStep[Any]]) -> Graph:
+def build_graph(steps: Iterable[AnyStep]) -> Graph:
     """Collect, order and fingerprint `steps` and everything they use.
 
     Equal steps (same name, same identity) become one node.
@@ -88,7 +87,7 @@ def build_graph(steps: Iterable[ExecutorStep[Any]]) -> Graph:
     return Graph(nodes, tuple(dict.fromkeys(by_step[id(root)] for root in roots)), by_step)
 
 
-def _make_node(step: ExecutorStep[Any], by_step: dict[int, Node]) -> Node:
+def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
     used = [(by_step[id(ref.step)], ref.block_on_step) for _, ref in references(step.config)]
     inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
     nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
@@ -114,7 +113,7 @@ def _check_lengths(name: str, directory: str) -> None:
             )
 
 
-def _refuse_secrets(step: str, value: Any, path: str) -> None:
+def _refuse_secrets(step: str, value: object, path: str) -> None:
     if isinstance(value, dict):
         for key, child in value.items():
             _refuse_secrets(step, child, f"{path}.{key}")
@@ -128,11 +127,11 @@ def _refuse_secrets(step: str, value: Any, path: str) -> None:
         )
 
 
-def _inputs_first(roots: list[ExecutorStep[Any]]) -> list[ExecutorStep[Any]]:
+def _inputs_first(roots: list[AnyStep]) -> list[AnyStep]:
     """Depth-first order without recursion, so that a chain of thousands of steps is no problem."""
-    order: list[ExecutorStep[Any]] = []
+    order: list[AnyStep] = []
     done: set[int] = set()
-    open_steps: dict[int, ExecutorStep[Any]] = {}
+    open_steps: dict[int, AnyStep] = {}
     for root in roots:
         if id(root) in done:
             continue
@@ -154,14 +153,14 @@ def _inputs_first(roots: list[ExecutorStep[Any]]) -> list[ExecutorStep[Any]]:
     return order
 
 
-def _upstream(step: ExecutorStep[Any]) -> list[ExecutorStep[Any]]:
+def _upstream(step: AnyStep) -> list[AnyStep]:
     try:
         return [ref.step for _, ref in references(step.config) if ref.step is not None]
     except ConfigError as error:
         raise ConfigError(f"step '{step.name}' {error}") from None
 
 
-def _cycle_text(path: list[ExecutorStep[Any]], start: ExecutorStep[Any]) -> str:
+def _cycle_text(path: list[AnyStep], start: AnyStep) -> str:
     names = [step.name for step in path[path.index(start) :]]
     return " uses ".join(f"'{name}'" for name in [*names, start.name])
 
@@ -191,6 +190,6 @@ def _check_kinds(nodes: Iterable[Node]) -> None:
             )
 
 
-def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+def _same_function(one: Callable[..., object], other: Callable[..., object]) -> bool:
     # A script imported by another module exists twice, as __main__ and under its name: the source decides.
     return one == other or source_digest(one) is not None and source_digest(one) == source_digest(other)

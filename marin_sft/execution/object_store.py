@@ -10,11 +10,14 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marin_sft.errors import StoreError
 from marin_sft.execution.patience import patient, was_sent
 from marin_sft.execution.store import FileInfo
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _SIGNATURE = "writer"  # the metadata field by which a writer knows its own object again
 CONNECTIONS = 32  # calls that may be under way at once
@@ -41,7 +44,7 @@ class FsspecStore:
         options = {"config_kwargs": {"max_pool_connections": CONNECTIONS}} if self._is_s3 else {}
         # It logs with a traceback what it raises.
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-        self._fs: Any = fsspec.filesystem(protocol, use_listings_cache=False, **options)
+        self._fs: AbstractFileSystem = fsspec.filesystem(protocol, use_listings_cache=False, **options)
         self.prefix = prefix.rstrip("/")
 
     def path(self, relative: str) -> str:

@@ -12,7 +12,6 @@ import enum
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import DamagedFile, PreviousTaskFailedError, StoreError
 from marin_sft.execution.catalog import comparable_commits, in_parallel, read_states, step_name
@@ -90,7 +89,7 @@ class Plan:
         """The committed attempt's path, or None."""
         return attempt_path(self.store, item.node.directory, item.commit.attempt) if item.commit else None
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, object]]:
         return [
             {
                 "name": item.node.name,
@@ -254,9 +253,9 @@ def _config_differences(node: Node, nearest: Commit) -> tuple[list[Difference], 
         if of_input is None:
             fields.append((field, with_names(old, names), with_names(new, names)))
             continue
-        before, after = names.get(old[:10]), names.get(new[:10])
+        before, after = names.get(str(old)[:10]), names.get(str(new)[:10])
         if before is None or after is None or step_name(before) == step_name(after):
-            inputs.add(new)
+            inputs.add(str(new))
         else:
             fields.append((of_input, before, after))
     return fields, inputs

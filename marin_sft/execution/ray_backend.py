@@ -10,13 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
 from marin_sft.execution import out_of_memory, ray_environment, ray_start
 from marin_sft.execution.resources import RuntimeEnv, demand
 from marin_sft.execution.signals import handler_of_sigterm_kept
 from marin_sft.execution.worker import Outcome, Task, run_attempt
+
+if TYPE_CHECKING:
+    from ray.remote_function import RemoteFunction
 
 
 class RayBackend:
@@ -31,7 +35,7 @@ class RayBackend:
         self._ray: Any = None
         self._pending: set[Future[Outcome]] = set()
         self._broken = False  # a Ray of our own that cannot run tasks any more
-        self._remote: dict[bool, Any] = {}
+        self._remote: dict[bool, RemoteFunction] = {}
         self._address = os.environ.get("RAY_ADDRESS") or None
         self.dashboard_url: str | None = None
 
@@ -51,7 +55,7 @@ class RayBackend:
             True: ray.remote(max_retries=0, max_calls=1)(_attempt),
         }
 
-    def _join(self, ray: Any) -> Any:
+    def _join(self, ray: ModuleType) -> Any:
         try:
             return ray.init(**ray_environment.cluster_options(str(self._address)))
         except ConnectionError as error:
@@ -102,7 +106,7 @@ class RayBackend:
             "It starts when such a node joins; Ctrl-C ends the launch"
         )
 
-    def _hand_over(self, future: Any, done: Future[Outcome], kills_before: int) -> None:
+    def _hand_over(self, future: Future[Outcome], done: Future[Outcome], kills_before: int) -> None:
         if done.done():  # given up with the Ray that it ran on
             return
         import ray.exceptions as exceptions
@@ -164,13 +168,13 @@ def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
     }
 
 
-def _ray_options(asked: dict[str, float], env: RuntimeEnv | None, fresh_process: bool) -> dict[str, Any]:
+def _ray_options(asked: dict[str, float], env: RuntimeEnv | None, fresh_process: bool) -> dict[str, object]:
     rest = dict(asked)
-    options: dict[str, Any] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
+    options: dict[str, object] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
     options["memory"] = rest.pop("memory", None)
     options["resources"] = rest or None
     variables = {**(fresh_process_variables(asked) if fresh_process else {}), **(env.env_vars if env else {})}
-    runtime_env: dict[str, Any] = {"env_vars": variables} if variables else {}
+    runtime_env: dict[str, object] = {"env_vars": variables} if variables else {}
     if env and env.pip:
         runtime_env["pip"] = list(env.pip)
     if env and env.working_dir:

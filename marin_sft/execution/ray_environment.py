@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import urllib.parse
-from typing import Any
 
 from marin_sft.errors import UserError
 from marin_sft.redaction import looks_secret, shown_value
@@ -107,13 +106,13 @@ def keep_token_private() -> None:
             file.write(secrets.token_hex(32))
 
 
-def local_options() -> dict[str, Any]:
+def local_options() -> dict[str, object]:
     """For `ray.init`: a Ray of this process's own, never one that happens to run on the machine."""
     dashboard = importlib.util.find_spec("aiohttp_cors") is not None  # comes with ray[default], as the dashboard does
     return {**_common(), "address": "local", "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
 
 
-def cluster_options(address: str) -> dict[str, Any]:
+def cluster_options(address: str) -> dict[str, object]:
     """For `ray.init`: the cluster at `address`, with the directory MARIN_SFT_WORKING_DIR shipped to it if that is set.
 
     Raises:
@@ -131,5 +130,5 @@ def cluster_options(address: str) -> dict[str, Any]:
     return {**_common(), "runtime_env": shipped}
 
 
-def _common() -> dict[str, Any]:
+def _common() -> dict[str, object]:
     return {"namespace": "marin_sft", "log_to_driver": False, "logging_level": "ERROR"}

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 from marin_sft.errors import InfrastructureLoss
@@ -22,7 +23,7 @@ _HEAD = ("gcs_server", "raylet")
 _SECONDS = 0.2  # between two looks at them
 
 
-def start_local(ray: Any) -> Any:
+def start_local(ray: ModuleType) -> Any:
     """`ray.init` for this machine; what it returns.
 
     Raises:

@@ -18,13 +18,12 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.execution.clock import now, seconds_since_epoch
 from marin_sft.execution.configs import hardcoded_paths, parts_of
-from marin_sft.execution.documents import as_document, read_document
+from marin_sft.execution.documents import JsonObject, as_document, read_document
 from marin_sft.execution.graph import Graph
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.ray_environment import IN_JOB, secrets_of_this_process
@@ -54,7 +53,7 @@ _TELLING = (
 
 
 @functools.cache
-def launch_provenance() -> dict[str, Any]:
+def launch_provenance() -> dict[str, object]:
     """Who started what from which code: argv, user, host, git commit, package versions."""
     script = _folder_of_script()
     return {
@@ -155,11 +154,11 @@ class RunRecord:
             return error
         return None
 
-    def end(self, status: str, plan: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
+    def end(self, status: str, plan: list[dict[str, object]], results: list[dict[str, object]]) -> None:
         """`status`: done, failed, interrupted, or refused before anything ran."""
         self._write("end", {"status": status, "time": now(), "plan": plan, "results": results})
 
-    def _write(self, part: str, content: dict[str, Any]) -> OSError | None:
+    def _write(self, part: str, content: Mapping[str, object]) -> OSError | None:
         path = self._store.path(f"{RUNS}/{self.name}.{part}.json")
         try:
             self._store.create_exclusive(path, json.dumps(content, default=repr).encode())
@@ -235,7 +234,7 @@ class _Planned:
     action: str
     reason: str
     detail: str = ""
-    diff: tuple[tuple[Any, ...], ...] = ()
+    diff: tuple[tuple[object, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -257,28 +256,28 @@ class _End:
     results: tuple[_Result, ...]
 
 
-def read_begin(store: Store, launch: Launch) -> dict[str, Any]:
+def read_begin(store: Store, launch: Launch) -> JsonObject:
     found = _read(store, launch, "begin", lambda begin: as_document(_Begin, begin) is not None)
     return found or {"steps": [], "paths": [], "owner": None, "launch": {}, "description": None}
 
 
-def read_end(store: Store, launch: Launch) -> dict[str, Any] | None:
+def read_end(store: Store, launch: Launch) -> JsonObject | None:
     """None while the launch runs, and when it was killed."""
     return _read(store, launch, "end", _is_end) if launch.ended else None
 
 
-def _is_end(end: dict[str, Any]) -> bool:
+def _is_end(end: JsonObject) -> bool:
     found = as_document(_End, end)
     differences = [difference for planned in found.plan for difference in planned.diff]
     return all(len(d) == 3 for d in differences) and all(math.isfinite(r.seconds) for r in found.results)
 
 
-def _read(store: Store, launch: Launch, part: str, check: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+def _read(store: Store, launch: Launch, part: str, check: Callable[[JsonObject], bool]) -> JsonObject | None:
     advice = f"if that launch has ended, remove its files {RUNS}/{launch.name}.*: then gc keeps nothing for it"
-    return read_document(store, store.path(f"{RUNS}/{launch.name}.{part}.json"), dict[str, Any], advice, check)
+    return read_document(store, store.path(f"{RUNS}/{launch.name}.{part}.json"), JsonObject, advice, check)
 
 
-def describe(value: Any, name: str = "") -> Any:
+def describe(value: object, name: str = "") -> object:
     """A config as JSON for people to read: every field, also those that are no part of the identity; no secrets."""
     if isinstance(value, Resources):
         return {"class": type(value).__qualname__, **dataclasses.asdict(value)}

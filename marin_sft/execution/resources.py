@@ -6,9 +6,9 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn, TypeAlias
 
 from marin_sft.errors import ConfigError
 from marin_sft.nearest import nearest
@@ -124,12 +124,15 @@ def _devices(patterns: Iterable[str]) -> list[str]:
     return [path for pattern in patterns for path in glob.glob(pattern)]
 
 
-def check_resources(step: str, resources: Any) -> None:
+_Refuse: TypeAlias = Callable[[str, object, str], NoReturn]  # a field, what was got, what was expected
+
+
+def check_resources(step: str, resources: Resources) -> None:
     """Raises:
     ConfigError: a request that no cluster could serve, or a runtime environment that would show a secret.
     """
 
-    def refuse(field_name: str, got: Any, expected: str) -> NoReturn:
+    def refuse(field_name: str, got: object, expected: str) -> NoReturn:
         raise ConfigError(f"step '{step}' resources{field_name}: got {got!r}, expected {expected}")
 
     if type(resources) not in (Resources, CpuConfig, GpuConfig, TpuPodConfig):
@@ -154,11 +157,11 @@ def check_resources(step: str, resources: Any) -> None:
         _check_runtime_env(resources.runtime_env, refuse)
 
 
-def _is_amount(value: Any) -> bool:
+def _is_amount(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-def _check_gpu(resources: GpuConfig, refuse: Any) -> None:
+def _check_gpu(resources: GpuConfig, refuse: _Refuse) -> None:
     count, kind = resources.gpu_count, resources.accelerator_type
     if not _is_amount(count) or count == 0 or (count > 1 and count != int(count)):
         refuse(".gpu_count", count, "a whole number from 1, or a part of one GPU")
@@ -168,7 +171,7 @@ def _check_gpu(resources: GpuConfig, refuse: Any) -> None:
         refuse(".accelerator_type", kind, f"Ray's name of it, like {by_lower[near[0]] if near else 'H100'!r}")
 
 
-def _check_runtime_env(env: Any, refuse: Any) -> None:
+def _check_runtime_env(env: RuntimeEnv, refuse: _Refuse) -> None:
     if not isinstance(env, RuntimeEnv):
         refuse(".runtime_env", env, "a RuntimeEnv")
     for name, value in env.env_vars.items():

@@ -13,7 +13,7 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory, StoreError, StoreUnavailable
 from marin_sft.execution.backends import Backend
@@ -82,7 +82,7 @@ class Scheduler:
         backend: Backend,
         policy: Policy,
         listener: Listener,
-        provenance: dict[str, Any],
+        provenance: dict[str, object],
     ) -> None:
         self._plan = plan
         self._store: Store = plan.store
@@ -195,7 +195,7 @@ class Scheduler:
         commits = {node: self._results[node].commit for node in item.node.inputs if node in self._results}
         return {n.directory: Consumed(n.directory, c.number, c.digest) for n, c in commits.items() if c is not None}
 
-    def _path_of_input(self, leaf: Any) -> Any:
+    def _path_of_input(self, leaf: object) -> object:
         if isinstance(leaf, ExecutorStep):
             leaf = InputName(leaf, None)
         if isinstance(leaf, PurePath):

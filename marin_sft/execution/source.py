@@ -22,14 +22,14 @@ from typing import Any
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import Body
 
-Canonical = Callable[[Any, str], Any]  # a value and where it stands -> its canonical JSON
+Canonical = Callable[[object, str], object]  # a value and where it stands -> its canonical JSON
 
 _OURS = __name__.partition(".")[0]
 _ABSENT = object()
 
 
 @functools.cache
-def source_digest(function: Callable[..., Any]) -> str | None:
+def source_digest(function: Callable[..., object]) -> str | None:
     """sha256 of a function's source text; None where Python cannot see it (typed at a prompt)."""
     code = getattr(function, "__code__", function)
     if getattr(code, "co_filename", None) == "<string>":
@@ -41,7 +41,7 @@ def source_digest(function: Callable[..., Any]) -> str | None:
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_exists(function: Callable[..., Any]) -> None:
+def check_exists(function: Callable[..., object]) -> None:
     """Raise ConfigError for a body that is not there. Its module is not imported, only the packages around it."""
     if isinstance(function, Body):
         _text_from(function)
@@ -90,7 +90,7 @@ def name_of(thing: Any) -> str:
     return f"{module.rpartition('.')[2]}.{name}"
 
 
-def canonical_function(function: types.FunctionType, path: str, canonical: Canonical) -> dict[str, Any]:
+def canonical_function(function: types.FunctionType, path: str, canonical: Canonical) -> dict[str, object]:
     """A function of a config: its name, its source, its defaults, and what it refers to.
 
     Raises:
@@ -102,7 +102,7 @@ def canonical_function(function: types.FunctionType, path: str, canonical: Canon
     return {"$function": function.__qualname__, **references.described(function)}
 
 
-def canonical_code(of: type, path: str, canonical: Canonical) -> dict[str, Any]:
+def canonical_code(of: type, path: str, canonical: Canonical) -> dict[str, object]:
     """The source of a user's class with methods, whose instance stands in a config, and what it refers to.
 
     Nothing for a class without methods, which is its fields alone, and for those of libraries, which their names say.
@@ -121,7 +121,7 @@ class _References:
     `where` begins the messages of errors.
     """
 
-    def __init__(self, where: str, module: str, names: dict[str, Any], canonical: Canonical) -> None:
+    def __init__(self, where: str, module: str, names: dict[str, object], canonical: Canonical) -> None:
         self._where = where
         self._module = module
         self._globals = names
@@ -131,7 +131,7 @@ class _References:
         self._seen: set[int] = set()
         self._open: list[types.CodeType] = []
 
-    def described(self, thing: types.FunctionType | type) -> dict[str, Any]:
+    def described(self, thing: types.FunctionType | type) -> dict[str, object]:
         own = self._value(thing, thing.__name__)
         while self._open:
             for name in _globals_of(self._open.pop()):
@@ -141,7 +141,7 @@ class _References:
                     self._found[name] = _digest(self._value(value, name))
         return {**own, **({"refers_to": self._found} if self._found else {})}
 
-    def _value(self, value: Any, name: str) -> Any:
+    def _value(self, value: object, name: str) -> Any:
         if isinstance(value, dict | list | tuple | functools.partial):
             return self._several(value, name)
         if not isinstance(value, types.FunctionType | type):
@@ -172,7 +172,7 @@ class _References:
             return sorted(pairs, key=_digest)
         return [self._value(item, name) for item in value]
 
-    def _function(self, value: types.FunctionType, name: str) -> dict[str, Any]:
+    def _function(self, value: types.FunctionType, name: str) -> dict[str, object]:
         if value.__globals__ is not self._globals or id(value) in self._seen:
             return {"$name": name_of(value)}
         self._seen.add(id(value))
@@ -185,7 +185,7 @@ class _References:
         made_with = {key: _digest(self._value(item, f"{name} ({key})")) for key, item in bound.items() if item}
         return {"source": self._source(value.__code__, name), **made_with}
 
-    def _class(self, value: type, name: str) -> dict[str, Any]:
+    def _class(self, value: type, name: str) -> dict[str, object]:
         if value.__module__ != self._module or id(value) in self._seen:
             return {"$name": name_of(value)}
         self._seen.add(id(value))
@@ -193,7 +193,7 @@ class _References:
         bases = [self._value(base, base.__name__) for base in value.__bases__ if base is not object]
         return {"source": self._source(value, name), **({"bases": bases} if bases else {})}
 
-    def _plain(self, value: Any, name: str) -> Any:
+    def _plain(self, value: object, name: str) -> object:
         try:
             if isinstance(value, os.PathLike) and os.path.isdir(value):
                 raise ConfigError(f"{name}: expected a file, got the directory {os.fspath(value)!r}")
@@ -212,7 +212,7 @@ class _References:
         return digest
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -31,7 +31,7 @@ from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.resources import CpuConfig, Resources
 
 ConfigT = TypeVar("ConfigT")
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.=+@-]*(/[A-Za-z0-9][\w.=+@-]*)*", re.ASCII)
 _BODY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -50,7 +50,7 @@ class ExecutorStep(Generic[ConfigT]):
     """
 
     name: str
-    fn: Callable[[ConfigT], Any] = None  # type: ignore[assignment]  # set below
+    fn: Callable[[ConfigT], object] = None  # type: ignore[assignment]  # set below
     config: ConfigT = _NO_CONFIG
     description: str | None = None
     override_output_path: str | None = None
@@ -69,7 +69,7 @@ class ExecutorStep(Generic[ConfigT]):
             )
         object.__setattr__(self, "fn", self._function())
 
-    def _function(self) -> Callable[[ConfigT], Any]:
+    def _function(self) -> Callable[[ConfigT], object]:
         """`fn`, or the body that the config names."""
         of = type(self.config).__name__
         if not isinstance(self.config, StepConfig):
@@ -103,11 +103,15 @@ class ExecutorStep(Generic[ConfigT]):
         return f"ExecutorStep({self.name!r}, fn={getattr(self.fn, '__qualname__', self.fn)})"
 
 
+AnyStep = ExecutorStep[Any]
+"""A step with a config of any class."""
+
+
 @dataclass(frozen=True, eq=False)
 class InputName:
     """The output of `step`, or `name` inside it. Without a step: a path as it is (see `hardcoded`)."""
 
-    step: ExecutorStep[Any] | None
+    step: AnyStep | None
     name: str | None
     block_on_step: bool = True
 
@@ -144,7 +148,7 @@ class UnversionedValue(Generic[ConfigT]):
     value: ConfigT
 
 
-def output_path_of(step: ExecutorStep[Any], name: str | None = None) -> InputName:
+def output_path_of(step: AnyStep, name: str | None = None) -> InputName:
     """The output of `step`, or `name` inside it, for use in another step's config."""
     return InputName(step, name)
 
@@ -186,7 +190,7 @@ def execution_only(**kwargs: Any) -> Any:
     return field(**kwargs, metadata={"execution_only": True})
 
 
-def omitted_when(value: Any, **kwargs: Any) -> Any:
+def omitted_when(value: object, **kwargs: Any) -> Any:
     """A dataclass field added after outputs exist: left out of identity while it equals `value`.
 
     `value` is frozen for ever, it is not "today's default". Takes the arguments of `dataclasses.field`.
@@ -218,10 +222,10 @@ class Body:
     def name(self) -> str:
         return self.path.partition(":")[2]
 
-    def __call__(self, config: Any) -> Any:
+    def __call__(self, config: object) -> object:
         return self.function()(config)
 
-    def function(self) -> Callable[[Any], Any]:
+    def function(self) -> Callable[[object], object]:
         return getattr(importlib.import_module(self.module), self.name)
 
     def __repr__(self) -> str:
@@ -267,7 +271,7 @@ def step_fn(*, kind: str, version: int = 1, fresh_process: bool = False) -> Call
     return mark
 
 
-def kind_of(fn: Callable[..., Any]) -> StepKind:
+def kind_of(fn: Callable[..., object]) -> StepKind:
     """The kind and version of a step function: from its config's class or `step_fn`, else its qualified name and 1.
 
     Raises:
@@ -285,6 +289,6 @@ def kind_of(fn: Callable[..., Any]) -> StepKind:
     return StepKind(name, 1, False)
 
 
-def path_of_function(fn: Callable[..., Any]) -> str:
+def path_of_function(fn: Callable[..., object]) -> str:
     """`module.function`, of whichever sort it is."""
     return f"{fn.module}.{fn.name}" if isinstance(fn, Body) else f"{fn.__module__}.{getattr(fn, '__qualname__', fn)}"

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -170,7 +169,7 @@ class LiveView:
     def finished(self, result: StepResult) -> None:
         self._in_order(self._finish, result)
 
-    def _in_order(self, tell: Callable[..., None], *what: Any) -> None:
+    def _in_order(self, tell: Callable[..., None], *what: object) -> None:
         if self._teller:
             self._told_of.append(self._teller.submit(tell, *what))
         else:

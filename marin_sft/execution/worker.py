@@ -47,8 +47,8 @@ class Task:
     """
 
     name: str
-    fn: Callable[[Any], Any]
-    config: Any
+    fn: Callable[[Any], object]
+    config: object
     prefix: str
     directory: str
     claim: int
@@ -61,9 +61,9 @@ class Task:
     fresh_process: bool
     retries: int
     beat_timeout: float
-    settings: dict[str, Any]
+    settings: dict[str, object]
     contents: tuple[LocalContent, ...]
-    provenance: dict[str, Any]
+    provenance: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     return Outcome("committed" if commit else "elsewhere", claim.number, seconds, commit=commit)
 
 
-def _fill(leaf: Any, output: str, earlier: tuple[str, ...]) -> Any:
+def _fill(leaf: object, output: str, earlier: tuple[str, ...]) -> object:
     if isinstance(leaf, OutputName):
         return f"{output}/{leaf.name}" if leaf.name else output
     if isinstance(leaf, EarlierAttempts):
@@ -137,7 +137,7 @@ def _changed_inputs(looks: list[Look], when: str) -> Failure | None:
     )
 
 
-def _changed_code(task: Task, config: Any) -> Failure | None:
+def _changed_code(task: Task, config: object) -> Failure | None:
     """Functions in the config whose source is another one than when the plan was made: this process imported that."""
     changed = changed_code(config, task.payload)
     if not changed:
@@ -163,7 +163,7 @@ def _with_changed_inputs(task: Task, failure: Failure | None, looks: list[Look])
     return replace(failure, error=f"{failure.error}; also, {changed.error}", resumable=False)
 
 
-def _run_body(fn: Callable[[Any], Any], config: Any, beat: Beat) -> Failure | None:
+def _run_body(fn: Callable[[Any], object], config: object, beat: Beat) -> Failure | None:
     try:
         with progress.listening(beat.hear):
             fn(config)
@@ -238,8 +238,8 @@ def _commit(store: Store, task: Task, claim: Claim, digest: str | None) -> Commi
 
 
 def _record(
-    task: Task, claim: Claim, config: Any, started: str, seconds: float, failure: Failure | None
-) -> dict[str, Any]:
+    task: Task, claim: Claim, config: object, started: str, seconds: float, failure: Failure | None
+) -> dict[str, object]:
     return {
         "name": task.name,
         "function": path_of_function(task.fn),

@@ -18,7 +18,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -68,7 +68,7 @@ class _Context:
             print(visible(f"{text}: {count} steps; this is {found.directory}, the newest"), file=sys.stderr)
         return found
 
-    def say(self, value: Any, show: Callable[[], object]) -> None:
+    def say(self, value: object, show: Callable[[], object]) -> None:
         """The value as JSON, or what `show` prints."""
         if self.json:
             print(json.dumps(value, indent=1))
@@ -245,7 +245,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
         import importlib.metadata  # takes longer than most commands
 
         print(f"marin-sft {importlib.metadata.version('marin_sft')}")
@@ -279,7 +279,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _add_command(commands: Any, name: str, run: Callable[[_Context], int | None]) -> argparse.ArgumentParser:
+def _add_command(
+    commands: argparse._SubParsersAction[_Parser], name: str, run: Callable[[_Context], int | None]
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     parser.set_defaults(run=run)
     parser.add_argument(

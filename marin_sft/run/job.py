@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_environment import EXCLUDES, LAUNCH_DIR, LAUNCHER, SECRETS, may_be_seen
@@ -32,7 +31,7 @@ class Job:
 
     submission_id: str
     entrypoint: str
-    runtime_env: Mapping[str, Any]
+    runtime_env: Mapping[str, object]
     secrets_dir: str | None = None
 
     def forget_secrets(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +13,7 @@ from rich.text import Text
 from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.differences import difference_text
+from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.store import Store
@@ -23,12 +23,12 @@ from marin_sft.nearest import nearest_text
 _COLOURS = {"done": "green", "failed": "bold red", "running": "bold cyan", "refused": "yellow", "damaged": "bold red"}
 
 
-def summaries(store: Store, limit: int) -> list[dict[str, Any]]:
+def summaries(store: Store, limit: int) -> list[JsonObject]:
     """The newest launches, newest first."""
     return in_parallel(store, lambda launch: _summary(store, launch), read_launches(store)[:limit])
 
 
-def _summary(store: Store, launch: Launch) -> dict[str, Any]:
+def _summary(store: Store, launch: Launch) -> JsonObject:
     try:
         end = read_end(store, launch)
         status = status_of(None if end else read_begin(store, launch), end)
@@ -43,7 +43,7 @@ def _summary(store: Store, launch: Launch) -> dict[str, Any]:
     }
 
 
-def status_of(begin: dict[str, Any] | None, end: dict[str, Any] | None) -> str:
+def status_of(begin: JsonObject | None, end: JsonObject | None) -> str:
     """done, failed, interrupted or refused; killed where the process is seen to be gone; else running, or not known."""
     if end is not None:
         return end["status"]
@@ -57,7 +57,7 @@ def _time(launch: Launch) -> str:
     return f"{launch.name[:10]} {launch.name[11:13]}:{launch.name[13:15]}:{launch.name[15:17]}"
 
 
-def print_summaries(console: Console, store: Store, launches: list[dict[str, Any]]) -> None:
+def print_summaries(console: Console, store: Store, launches: list[JsonObject]) -> None:
     if not launches:
         console.print(Text(f"No launch is recorded under {store.prefix}"))
         return
@@ -91,7 +91,7 @@ def find_launch(store: Store, text: str) -> Launch:
     raise UserError(f"no run {text!r} under {store.prefix}{nearest_text(text, [run.name for run in launches[:20]])}")
 
 
-def details(store: Store, launch: Launch) -> dict[str, Any]:
+def details(store: Store, launch: Launch) -> JsonObject:
     begin, end = read_begin(store, launch), read_end(store, launch)
     provenance = begin["launch"]
     plan = {item["path"]: item for item in (end["plan"] if end else [])}
@@ -110,7 +110,7 @@ def details(store: Store, launch: Launch) -> dict[str, Any]:
     }
 
 
-def _step(name: str, path: str, plan: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+def _step(name: str, path: str, plan: JsonObject, results: JsonObject) -> JsonObject:
     item, result = plan.get(path, {}), results.get(path, {})
     return {
         "name": name,
@@ -120,7 +120,7 @@ def _step(name: str, path: str, plan: dict[str, Any], results: dict[str, Any]) -
     }
 
 
-def print_details(console: Console, details: dict[str, Any]) -> None:
+def print_details(console: Console, details: JsonObject) -> None:
     console.print(Text.assemble((details["run"], "bold"), " ", coloured_status(details["status"])))
     edited = " + edits" if details["uncommitted_changes"] else ""
     git = details["git_commit"] and f"{details['git_commit'][:12]}{edited}"
@@ -152,7 +152,7 @@ def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
     console.print(grid)
 
 
-def _why(step: dict[str, Any]) -> str:
+def _why(step: JsonObject) -> str:
     differences = [difference_text((field, old, new)) for field, old, new in step["diff"] or []]
     reason = f"{step['reason'] or ''} {'; '.join(differences) or step['detail'] or ''}".strip()
     return "\n".join(filter(None, [reason, (step["error"] or "").partition("\n")[0]]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.cells import cell_len, chop_cells
@@ -25,13 +26,16 @@ from marin_sft.errors import ConfigError, DataError, UserError
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import find, local_path, nearest_path
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 AUTO = "auto"
 _NOT_BAD = ON_PURPOSE | {"over_length"}
 _SHOWN_CHARACTERS = 400  # of a message
 _GAP = "|"  # between two tokens
 
 
-def read_previews(arguments: Any) -> tuple[Any, Iterator[RowPreview]]:
+def read_previews(arguments: argparse.Namespace) -> tuple[PreTrainedTokenizerFast, Iterator[RowPreview]]:
     """The tokenizer, and the previews that the flags ask for.
 
     Raises:
@@ -77,7 +81,7 @@ def _format(shape: str | None, options_text: str) -> ChatLmDatasetFormat:
         raise ConfigError(f"--format_options: {error}") from error
 
 
-def preview_json(row: RowPreview) -> list[dict[str, Any]]:
+def preview_json(row: RowPreview) -> list[dict[str, object]]:
     """One object, or, for a row that is split, one for each piece."""
     dropped = str(row.dropped) if row.dropped else None
     where = {"file": row.source.file.name, "line": row.source.line, "format": row.shape}
@@ -92,9 +96,9 @@ def preview_json(row: RowPreview) -> list[dict[str, Any]]:
     return [{**where, **sides, "dropped": dropped}]
 
 
-def _document_json(document: Document, dropped: str | None) -> list[dict[str, Any]]:
+def _document_json(document: Document, dropped: str | None) -> list[dict[str, object]]:
     tokens = [(row.input_ids.tolist(), row.mask.tolist()) for row in document.rows] or [([], [])]
-    more: dict[str, Any] = {"messages": document.messages, "dropped": dropped}
+    more: dict[str, object] = {"messages": document.messages, "dropped": dropped}
     if document.noted:
         more |= {"noted": dict(document.noted.counts), "unread_keys": sorted(document.noted.unread_keys)}
     return [{"input_ids": ids, "mask": mask, **more} for ids, mask in tokens]
@@ -116,7 +120,7 @@ def checked(previews: Iterable[RowPreview], data: str) -> Iterator[RowPreview]:
         raise DataError(f"{data}: none of the {rows} rows looked at can be used; each says why")
 
 
-def print_previews(console: Console, tokenizer: Any, previews: Iterable[RowPreview]) -> None:
+def print_previews(console: Console, tokenizer: PreTrainedTokenizerFast, previews: Iterable[RowPreview]) -> None:
     """Special tokens that somebody wrote into a message stand in red, and are told below it."""
     for index, row in enumerate(previews):
         if index == 0:  # not above an error
@@ -124,7 +128,7 @@ def print_previews(console: Console, tokenizer: Any, previews: Iterable[RowPrevi
         _print_preview(console, tokenizer, row)
 
 
-def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
+def _print_preview(console: Console, tokenizer: PreTrainedTokenizerFast, row: RowPreview) -> None:
     console.print()
     format = f"  format {row.shape}" if row.shape else ""
     console.print(Text(f"{row.source.file.name}:{row.source.line}{format}", style="bold"))
@@ -162,7 +166,7 @@ def _notes(noted: Noted | None) -> list[str]:
     return lines
 
 
-def _message_text(tokenizer: Any, message: dict[str, Any]) -> Text:
+def _message_text(tokenizer: PreTrainedTokenizerFast, message: Mapping[str, object]) -> Text:
     more = {key: value for key, value in message.items() if key not in ("role", "content")}
     beside = f" {json.dumps(more, ensure_ascii=False)}" if more else ""
     text = Text(_short(f"{message['role']}: {message['content']}{beside}"))
@@ -174,7 +178,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}... ({len(text):,} characters)"
 
 
-def _token_texts(tokenizer: Any, ids: np.ndarray) -> list[str]:
+def _token_texts(tokenizer: PreTrainedTokenizerFast, ids: np.ndarray) -> list[str]:
     """What each token stands for, on one line; the tokenizer's own spelling for parts of characters."""
     names = tokenizer.convert_ids_to_tokens(ids.tolist())
     texts = [tokenizer.decode([id], clean_up_tokenization_spaces=False) for id in ids.tolist()]

@@ -21,12 +21,15 @@ import socket
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_environment import is_loopback, prepare
 from marin_sft.execution.terminal import complain, visible, write_log
 from marin_sft.run.job import Job, check_script, make_job, parse_variables
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 DASHBOARD = "http://127.0.0.1:8265"
 _SECOND_CTRL_C = 2.0  # seconds in which another Ctrl-C stops the job
@@ -147,7 +150,7 @@ def _visible(flags: argparse.Namespace, variables: Mapping[str, str]) -> Collect
     return variables if flags.allow_visible_secrets else flags.visible_env
 
 
-def connect(address: str | None) -> Any:
+def connect(address: str | None) -> JobSubmissionClient:
     """A JobSubmissionClient for a dashboard (URL or host:port), a head (host:port) or a host.
 
     Raises:
@@ -191,7 +194,7 @@ def _check_open(host: str, port: int) -> None:
         raise UserError(f"no Ray answers at {host}:{port}: {error}; check --address") from None
 
 
-def submit(client: Any, job: Job, flags: argparse.Namespace) -> None:
+def submit(client: JobSubmissionClient, job: Job, flags: argparse.Namespace) -> None:
     """Raises:
     UserError: the cluster refused the job. Its secrets are deleted, then.
     """
@@ -213,7 +216,7 @@ def submit(client: Any, job: Job, flags: argparse.Namespace) -> None:
         raise
 
 
-def follow(client: Any, submission_id: str, entrypoint: str = "") -> int:
+def follow(client: JobSubmissionClient, submission_id: str, entrypoint: str = "") -> int:
     """Print what the job prints, to its end. Returns its exit code: 128 + n if signal n killed it, 130 if stopped."""
     _await_start(client, submission_id)
     preamble = f"Running entrypoint for job {submission_id}: {entrypoint}\n"  # Ray's, to the log; says nothing new
@@ -235,7 +238,7 @@ def follow(client: Any, submission_id: str, entrypoint: str = "") -> int:
     return code if code >= 0 else 128 - code
 
 
-def _info(client: Any, submission_id: str) -> Any:
+def _info(client: JobSubmissionClient, submission_id: str) -> JobDetails:
     """Ask until the dashboard answers, which it may not do for a moment when its machine is busy."""
     give_up = time.monotonic() + _PATIENCE
     while True:
@@ -247,7 +250,7 @@ def _info(client: Any, submission_id: str) -> Any:
             time.sleep(_POLL)
 
 
-def _await_start(client: Any, submission_id: str) -> None:
+def _await_start(client: JobSubmissionClient, submission_id: str) -> None:
     tell = time.monotonic() + _QUIET
     while (info := _info(client, submission_id)).status == "PENDING":
         if time.monotonic() > tell:
@@ -256,7 +259,7 @@ def _await_start(client: Any, submission_id: str) -> None:
         time.sleep(_POLL)
 
 
-async def _print_log(client: Any, submission_id: str, shown: int, left_out: str) -> int:
+async def _print_log(client: JobSubmissionClient, submission_id: str, shown: int, left_out: str) -> int:
     """Follow the log, which comes from its start, from its character `shown` on. Returns how far it was shown."""
     position = 0
     try:
@@ -269,7 +272,7 @@ async def _print_log(client: Any, submission_id: str, shown: int, left_out: str)
     return shown
 
 
-def _detach(client: Any, job: Job, stop: bool) -> int:
+def _detach(client: JobSubmissionClient, job: Job, stop: bool) -> int:
     address = shlex.quote(client.get_address())
     name = shlex.quote(job.submission_id)
     if not stop:

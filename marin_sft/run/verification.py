@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -94,7 +94,7 @@ def _changes(committed: dict[str, FileInfo], found: dict[str, FileInfo]) -> dict
     return dict(sorted(changes.items()))
 
 
-def verified_json(verified: Verified) -> dict[str, Any]:
+def verified_json(verified: Verified) -> dict[str, object]:
     return {"name": verified.name, "output": verified.output, "result": verified.result, "files": verified.files}
 
 
