@@ -1,7 +1,7 @@
-"""The values of a config as canonical JSON, on which identity is built.
+"""The values of a config as canonical JSON, the basis of a step's identity.
 
-Every value counts unless its type (`Resources`), its field (`execution_only`) or `unversioned` leaves it out.
-Anything whose text would differ between two processes is an error that names the field; nothing falls back to str().
+Every value counts unless its type (`Resources`), its field (`execution_only`) or `unversioned` excludes it. A value
+whose text could differ between two processes is an error that names the field. Nothing falls back to str().
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from marin_sft.execution.source import canonical_code, canonical_function, name_
 from marin_sft.execution.step import AnyStep, EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
 from marin_sft.redaction import without_signature
 
-_EXACT = 2**53  # whole numbers up to here are floats too
-_URL = re.compile(r"(gs|s3|https?)://[\w.@:%-]+/\S*")  # a signature says who may read a file, not what it holds
+_EXACT = 2**53  # floats represent all integers up to here exactly
+_URL = re.compile(r"(gs|s3|https?)://[\w.@:%-]+/\S*")  # a signature says who may read a file, not what is in it
 
 
 class Canonical:
-    """Turns the values of one config into JSON. `contents` gets the local files that it names."""
+    """Converts the values of one config to JSON. The local files that the config names are added to `contents`."""
 
     def __init__(self, fingerprint_of: Callable[[AnyStep], str], contents: list[LocalContent]) -> None:
         self._fingerprint_of = fingerprint_of
         self._contents = contents
-        self._functions: list[object] = []  # being described: one may refer to itself through a table of functions
+        self._functions: list[object] = []  # being described: a function may refer to itself, e.g. through a table
 
     def config(self, value: object) -> object:
-        """The whole config of a step. Of which class it is, the step's kind says already."""
+        """The whole config of a step, without the name of its class: the step's kind stands for that."""
         parts = parts_of(value, "config") if dataclasses.is_dataclass(value) else None
         return self.value(value, "config") if parts is None else dict(self._children(parts))
 
@@ -51,7 +51,7 @@ class Canonical:
         if isinstance(value, set | frozenset):
             return {"$set": sorted((child for _, child in children), key=canonical_json)}
         if isinstance(value, dict):
-            # "$" opens our own tags; a key of the user's that starts with it gets a second one
+            # Our own tags start with "$". A user's key that starts with it gets a second one.
             return {(f"${key}" if key.startswith("$") else key): child for key, child in children}
         if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
             return [child for _, child in children]
@@ -64,7 +64,7 @@ class Canonical:
         return self._once(of, lambda: canonical_code(of, path, self._referred)) or {}
 
     def _once(self, thing: object, describe: Callable[[], dict[str, object]]) -> dict[str, object] | None:
-        """None while `thing` is being described already."""
+        """None if `thing` is being described already."""
         if thing in self._functions:
             return None
         self._functions.append(thing)
@@ -74,7 +74,7 @@ class Canonical:
             self._functions.pop()
 
     def _referred(self, value: object, path: str) -> object:
-        """What a function of the config refers to."""
+        """A value that a function in the config refers to."""
         if references(value):
             raise ConfigError(f"{path}: expected a plain value, got a step")
         return self.value(value, path)
@@ -108,10 +108,10 @@ class Canonical:
             described = self._once(value, lambda: canonical_function(value, path, self._referred))
             return {"$name": name_of(value)} if described is None else described
         raise ConfigError(
-            f"{path}: expected a value with a stable text (None, bool, int, float, str, bytes, Enum, Path, date, "
+            f"{path}: expected a value with a stable text form (None, bool, int, float, str, bytes, Enum, Path, date, "
             f"timedelta, a module-level function, a dataclass, list, tuple, dict or set of these, or a step), "
-            f"got {type(value).__qualname__}; leave it out of identity with unversioned(...) if it cannot change the "
-            "output"
+            f"got {type(value).__qualname__}; if it cannot change the output, exclude it from "
+            "identity with unversioned(...)"
         )
 
     def _input(self, value: InputName) -> dict[str, object]:
@@ -137,7 +137,7 @@ def _counts(part: Part) -> bool:
 
 
 def _as_declared(part: Part) -> Part:
-    """A field of floats counts 1 as 1.0. Elsewhere they are two values: 1 is a step, 1.0 may be all of them."""
+    """In a field declared as float, 1 counts as 1.0. Elsewhere the two differ: 1 may mean one step, 1.0 all of them."""
     return part._replace(value=_widened(part.value)) if _declares_floats(part.declared) else part
 
 

@@ -1,4 +1,4 @@
-"""The one walk over configs, `parts_of`, on which identity, references, resolution and records are built."""
+"""`parts_of`, the one walk over configs. Identity, references, resolution and records all use it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ _NO_METADATA: Mapping[str, object] = {}
 
 
 class Part(NamedTuple):
-    """One child of a container in a config: its key, where it lies, its value; of a dataclass's field, its metadata and
-    the type that it is declared with."""
+    """One child of a container in a config.
+
+    path: where in the config it is.
+    metadata, declared: of a dataclass field, its metadata and declared type.
+    """
 
     key: Any
     path: str
@@ -56,7 +59,7 @@ def parts_of(value: object, path: str) -> list[Part] | None:
 
 
 def resolve(value: Any, replace: Callable[[object], object], path: str = "config") -> Any:
-    """A copy of `value` with every leaf passed through `replace`; containers without a change are kept as they are."""
+    """A copy of `value` with every leaf passed through `replace`. Containers that do not change are not copied."""
     if isinstance(value, UnversionedValue):
         return resolve(value.value, replace, path)
     parts = parts_of(value, path)
@@ -76,12 +79,12 @@ def resolve(value: Any, replace: Callable[[object], object], path: str = "config
 
 
 def references(config: object) -> list[tuple[str, InputName]]:
-    """Every use of a step's output in a config, as (where, InputName), in the order of the walk."""
+    """Every use of a step's output in a config, as (path, InputName), in the order of the walk."""
     return [(path, used) for path, used in _input_names(config) if used.step is not None]
 
 
 def hardcoded_paths(config: object) -> list[str]:
-    """Every path in a config that stands there as `InputName.hardcoded`."""
+    """Every `InputName.hardcoded` path in a config."""
     return [used.name for _, used in _input_names(config) if used.step is None and used.name is not None]
 
 
@@ -104,9 +107,9 @@ def _input_names(config: object) -> list[tuple[str, InputName]]:
 
 
 def settings_of(config: object) -> dict[str, object]:
-    """The plain values that are no part of the identity, by where they lie: mesh, cadences, micro-batch, and the like.
+    """The plain values that are not part of the identity, by their path in the config, such as mesh or micro-batch.
 
-    Resources are left out: where a step ran is no setting of it. So are secrets: everybody may read what is kept.
+    Without resources, which say where a step ran. Without secrets, since everyone may read what is stored.
     """
     found: dict[str, object] = {}
 

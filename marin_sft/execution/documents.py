@@ -1,6 +1,6 @@
-"""Our own small JSON files, read with suspicion: a bad disk, a full one or an editor may have been at them.
+"""Our own small JSON files, checked as they are read: a bad or full disk, or an editor, may have damaged them.
 
-What a file must hold is a dataclass. Fields that it does not know are passed over: a newer version wrote them.
+A dataclass says what a file must contain. Unknown fields are ignored, since a newer version may have written them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ _NUMBERED = re.compile(r"(\d{6})\.json")
 def read_document(
     store: Store, path: str, kind: type[T], advice: str, check: Callable[[T], bool] = lambda document: True
 ) -> T | None:
-    """The document at `path`, or None where there is nothing. `check`: whether its values can be; it may raise.
+    """The document at `path`, or None if there is no file.
+
+    check: whether the values are plausible; it may raise ValueError.
 
     Raises:
-        DamagedFile: with the path, what is wrong, and the `advice`.
+        DamagedFile: with the path, what is wrong, and `advice`.
     """
     try:
         data = store.read(path)
@@ -39,7 +41,7 @@ def read_document(
     try:
         document = as_document(kind, _parse(data))
         if not check(document):
-            raise ValueError("values that do not fit its name")
+            raise ValueError("values that do not match its name")
     except (ValueError, OverflowError, RecursionError) as error:
         found = f"{len(data)} bytes with {error}" if data else "an empty file"
         raise DamagedFile(f"{path}: expected the JSON that marin_sft wrote there, got {found}; {advice}") from None
@@ -49,15 +51,15 @@ def read_document(
 def _parse(data: bytes) -> object:
     try:
         return json.loads(data)
-    except ValueError as error:  # also what is no UTF-8
-        raise ValueError(f"no JSON in them: {error}") from None
+    except ValueError as error:  # also for invalid UTF-8
+        raise ValueError(f"invalid JSON: {error}") from None
 
 
 def as_document(kind: type[T], value: object) -> T:
-    """A JSON value as what `kind` says: a dataclass, a tuple, dict or union of such, or a plain type.
+    """A JSON value as a `kind`: a dataclass, a plain type, or a tuple, dict or union of these.
 
     Raises:
-        ValueError: it is not; with the field.
+        ValueError: the value does not fit; names the field.
     """
     return _as(kind, value, "")
 
@@ -98,7 +100,7 @@ def _as_dataclass(kind: Any, value: object, field: str) -> Any:
 
 @functools.cache
 def _fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
-    """Name, type and whether it is needed, of each field."""
+    """The name and type of each field, and whether it is required."""
     hints = typing.get_type_hints(kind)
     missing = dataclasses.MISSING
     return tuple(
@@ -108,7 +110,7 @@ def _fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
 
 
 def canonical_json(value: object) -> str:
-    """The one text of a JSON value: sorted keys, no spaces, ASCII, no NaN."""
+    """The one spelling of a JSON value: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -118,5 +120,5 @@ def to_json(document: Any) -> bytes:
 
 
 def numbers_of(names: list[str]) -> list[int]:
-    """The numbers of documents that are named by one, such as 000003.json, in order."""
+    """The numbers in names such as 000003.json, sorted."""
     return sorted(int(match[1]) for match in map(_NUMBERED.fullmatch, names) if match)

@@ -1,9 +1,9 @@
-"""Run a list of steps: plan them, print the plan, carry it out. The command line of every experiment.
+"""Plan a list of steps, print the plan and run it: the command line of every experiment.
 
     if __name__ == "__main__":
         executor_main(steps=[training_step])
 
-Exit codes: 0 done, 1 a step failed, 2 a user's mistake before anything ran, 130 interrupted.
+Exit codes: 0 done, 1 a step failed, 2 a user error before anything ran, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Run:
-    """A launch: its plan and, unless it was a dry run, how each step ended."""
+    """A launch: its plan and, unless it was a dry run, the result of each step."""
 
     graph: Graph
     plan: Plan
@@ -94,7 +94,7 @@ class Run:
         return any(result.status in ("failed", "blocked", "cancelled") for result in self.results)
 
     def output_path(self, step: AnyStep, name: str | None = None) -> str | None:
-        """Where the step's committed output lies (or `name` in it); None when it has none."""
+        """The path of the step's committed output, or of `name` inside it; None if there is none."""
         from marin_sft.execution.view import result_output
 
         node = self.graph.node(step)
@@ -105,16 +105,16 @@ class Run:
 
 
 class Executor:
-    """Plans and runs steps under one prefix. `executor_main` is this with a command line."""
+    """Plans and runs steps under one prefix. `executor_main` adds the command line."""
 
     def __init__(self, flags: ExecutorFlags | None = None) -> None:
         self.flags = flags or ExecutorFlags()
 
     def plan(self, steps: Sequence[AnyStep]) -> Run:
-        """Decide what would run. Reads the store, writes nothing.
+        """Decide what would run. Reads the store and writes nothing.
 
         Raises:
-            UserError: for steps or flags that cannot be run.
+            UserError: the steps or flags are invalid.
             PreviousTaskFailedError: see `--force_run_failed`.
         """
         graph = build_graph(steps)
@@ -125,11 +125,11 @@ class Executor:
         return Selection(flags.force_run, flags.cascade, flags.run_only, flags.force_run_failed)
 
     def run(self, steps: Sequence[AnyStep], description: str | None = None) -> Run:
-        """Plan, print the plan, run what has to run, print how it went.
+        """Plan, print the plan, run what needs to run, and print the results.
 
         Raises:
             UserError: before anything ran.
-            RunFailed: when a step failed; all that did not depend on it has run.
+            RunFailed: a step failed; everything that does not depend on it has run.
         """
         if self.flags.dry_run or self.flags.json:
             return self._dry_run(steps)
@@ -137,7 +137,7 @@ class Executor:
         check_selection(graph, self._selection())
         store = open_store(self.flags.prefix)
         record = RunRecord(store)
-        # Before any step is looked at: what this launch finds there, gc must not be about to remove.
+        # Before reading any step, so that gc does not remove what this launch finds.
         unrecorded = record.begin(description, graph)
         answers = True
         plan, results = Plan((), store), list[StepResult]()
@@ -171,7 +171,7 @@ class Executor:
         return planned
 
     def _carry_out(self, planned: Run, results: list[StepResult], provenance: dict[str, object]) -> Run:
-        """Fills `results`, also when it is interrupted."""
+        """Fills `results`, even if it is interrupted."""
         from marin_sft.execution.console import make_console
         from marin_sft.execution.view import print_failures, print_plan, print_results
 
@@ -215,7 +215,7 @@ class Executor:
 
 
 def executor_main(steps: Sequence[AnyStep], description: str | None = None, argv: Sequence[str] | None = None) -> Run:
-    """Run `steps` as the command line says (`argv`, by default the process's own). Exits the process on failure."""
+    """Run `steps` as the command line says (`argv`, by default `sys.argv`). Exits the process on failure."""
     try:
         flags = parse_flags(sys.argv[1:] if argv is None else argv)
         with sigterm_as_interrupt():
@@ -226,18 +226,16 @@ def executor_main(steps: Sequence[AnyStep], description: str | None = None, argv
         sys.exit(1)
     except KeyboardInterrupt:
         command = shlex.join(["python", *sys.argv])
-        print(
-            visible(f"\nInterrupted. Finished steps are kept; this continues: {_launcher()}{command}"), file=sys.stderr
-        )
+        print(visible(f"\nInterrupted. Finished steps are kept. To continue: {_launcher()}{command}"), file=sys.stderr)
         sys.exit(130)
 
 
 def _check_writable(plan: Plan, unrecorded: OSError | None) -> None:
-    """A store that cannot be written still serves a launch that has nothing to run."""
+    """A launch with nothing to run does not need a writable store."""
     if plan.to_do:
         probe(plan.store)
-        if unrecorded is not None:  # without a record nothing would keep gc off what this launch uses
-            raise StoreError(f"prefix {plan.store.prefix}: this launch could not be recorded in it: {unrecorded}")
+        if unrecorded is not None:  # without a record, gc might remove what this launch uses
+            raise StoreError(f"prefix {plan.store.prefix}: this launch could not be recorded: {unrecorded}")
     elif unrecorded is not None:
         print(visible(f"warning: no record of this launch in {plan.store.prefix}: {unrecorded}"), file=sys.stderr)
 
@@ -255,13 +253,13 @@ def _result_json(store: Store, result: StepResult) -> dict[str, object]:
 
 
 def _this_command(flags: ExecutorFlags) -> str:
-    """The command of this launch, without its choice of steps."""
+    """The command of this launch, without its selection of steps."""
     prefix = ["--prefix", flags.prefix] if "--prefix" in " ".join(sys.argv[1:]) else []
     backend = ["--backend", flags.backend] if flags.backend != "ray" else []
     return _launcher() + shlex.join(["python", sys.argv[0], *prefix, *backend])
 
 
 def _launcher() -> str:
-    """What goes before this launch's command to give it again as it was given."""
+    """The words to put before this launch's command to repeat it."""
     launcher = os.environ.get(LAUNCHER)
     return f"{launcher} " if launcher else ""

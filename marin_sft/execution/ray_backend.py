@@ -1,8 +1,8 @@
 """Attempts as Ray tasks, each under its step's name. The rules for starting and joining Ray: `ray_environment`.
 
-With RAY_ADDRESS set, tasks go to that cluster, in the same environment there, or with the working directory named by
-MARIN_SFT_WORKING_DIR shipped along. Without it a Ray of this process's own starts on loopback, and only when something
-has to run; it never attaches to another Ray that it finds on the machine.
+If RAY_ADDRESS is set, tasks go to that cluster. It must have the same environment; MARIN_SFT_WORKING_DIR names a
+directory to ship. Otherwise a private Ray starts on loopback as soon as something has to run. It never attaches to
+another Ray on the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class RayBackend:
-    """Starts or joins Ray on the first `submit`, or at `start`. `notify` is told in words what a user should know."""
+    """Starts or joins Ray at `start` or the first `submit`.
+
+    notify: receives messages for the user.
+    """
 
     capacity: int | None = None
 
@@ -34,7 +37,7 @@ class RayBackend:
         self._feasible: set[str] = set()
         self._ray: Any = None
         self._pending: set[Future[Outcome]] = set()
-        self._broken = False  # a Ray of our own that cannot run tasks any more
+        self._broken = False  # our own Ray can no longer run tasks
         self._remote: dict[bool, RemoteFunction] = {}
         self._address = os.environ.get("RAY_ADDRESS") or None
         self.dashboard_url: str | None = None
@@ -45,11 +48,11 @@ class RayBackend:
         ray_environment.prepare(self._address)
         import ray
 
-        with handler_of_sigterm_kept():  # Ray sets one that exits without a word
+        with handler_of_sigterm_kept():  # Ray installs one that exits silently
             context = self._join(ray) if self._address else ray_start.start_local(ray)
         self._ray = ray
         self.dashboard_url = context.dashboard_url and f"http://{context.dashboard_url}"
-        # Retries are ours, so that each one is an attempt with a record.
+        # We retry ourselves, so that each retry is an attempt with a record.
         self._remote = {
             False: ray.remote(max_retries=0)(_attempt),
             True: ray.remote(max_retries=0, max_calls=1)(_attempt),
@@ -63,7 +66,7 @@ class RayBackend:
 
     def submit(self, task: Task) -> Future[Outcome]:
         if self._broken:
-            self._notify("Ray on this machine has died; it is started again")
+            self._notify("Ray on this machine has died; restarting it")
             self.close()
         self.start()
         asked = demand(task.resources)
@@ -82,17 +85,17 @@ class RayBackend:
         return done
 
     def _cut_down(self, step: str, asked: dict[str, float]) -> dict[str, float]:
-        """A laptop has what it has: there, a request is cut down to what exists."""
+        """On this machine, reduce a request to what exists."""
         have = self._ray.cluster_resources()
         lacking = asked.keys() - have.keys() - self._lacking
         if lacking:
             self._lacking |= lacking
-            self._notify(f"{step}: this machine has no {', '.join(sorted(lacking))}; the step runs without")
+            self._notify(f"{step}: this machine has no {', '.join(sorted(lacking))}; the step runs without it")
         cut = {name: min(amount, have[name]) for name, amount in asked.items() if name in have}
         return {"CPU": 0, **cut}
 
     def _tell_if_infeasible(self, step: str, asked: dict[str, float]) -> None:
-        """Ray queues a request that no node can serve without a word: a node may join. So say it here."""
+        """Ray silently queues a request that no node can serve, since a node may join. So tell the user."""
         key = _amounts(asked)
         if key in self._feasible:
             return
@@ -102,12 +105,12 @@ class RayBackend:
             return
         most = {name: max([node.get(name, 0) for node in nodes], default=0) for name in asked}
         self._notify(
-            f"{step} waits: it asks for {key} on one node; the most that nodes have of each is {_amounts(most)}. "
+            f"{step} waits: it requests {key} on one node; the most that a node has of each is {_amounts(most)}. "
             "It starts when such a node joins; Ctrl-C ends the launch"
         )
 
     def _hand_over(self, future: Future[Outcome], done: Future[Outcome], kills_before: int) -> None:
-        if done.done():  # given up with the Ray that it ran on
+        if done.done():  # failed when its Ray was stopped
             return
         import ray.exceptions as exceptions
 
@@ -116,7 +119,7 @@ class RayBackend:
             exceptions.WorkerCrashedError,
             exceptions.NodeDiedError,
             exceptions.RaySystemError,
-            exceptions.TaskCancelledError,  # by a signal: nobody looks at the result of what we cancel
+            exceptions.TaskCancelledError,  # by a signal: results of tasks that we cancel are not read
         )
         raylet_lost = (exceptions.LocalRayletDiedError,)
         killed_here = not self._address and out_of_memory.kernel_kills() > kills_before
@@ -127,14 +130,14 @@ class RayBackend:
         elif isinstance(error, exceptions.WorkerCrashedError) and killed_here:
             done.set_exception(OutOfMemory(out_of_memory.killed_by_kernel_text()))
         elif isinstance(error, lost):
-            # Of what Ray itself could not do, such as import a module of the task, the last line says what.
+            # The last line says what Ray itself could not do, e.g. import a module of the task.
             line = -1 if isinstance(error, exceptions.RaySystemError) else 0
             done.set_exception(InfrastructureLoss(str(error).splitlines()[line].strip()))
         elif isinstance(error, raylet_lost):
             self._broken = not self._address
             done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
         else:
-            cause = getattr(error, "cause", None)  # of a RayTaskError, whose own text is a traceback
+            cause = getattr(error, "cause", None)  # of a RayTaskError; its own text is a traceback
             done.set_exception(cause if isinstance(cause, Exception) else error)
 
     def close(self) -> None:
@@ -142,7 +145,7 @@ class RayBackend:
             self._ray.shutdown()
             self._ray, self._broken = None, False
         for done in list(self._pending):
-            done.set_exception(InfrastructureLoss("the Ray that it ran on was stopped"))
+            done.set_exception(InfrastructureLoss("the Ray it ran on was stopped"))
 
 
 def _attempt(task: Task, secrets: dict[str, str]) -> Outcome:
@@ -151,18 +154,18 @@ def _attempt(task: Task, secrets: dict[str, str]) -> Outcome:
 
 
 def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
-    """The environment of workers for steps of `fresh_process` that are given these of Ray's resources.
+    """The environment of workers for `fresh_process` steps with these Ray resources.
 
-    On some CPUs a training step takes a fifth to a quarter less time with its memory in huge pages, where the system
-    grants them, and less still with memory that is not given back, which each step would have cleared anew. Only the
-    main arena keeps what is large. glibc reads this when a process starts: no other can have it.
+    On some CPUs a training step takes a fifth to a quarter less time with huge pages, if the system grants them. It is
+    faster still if freed memory is kept, since each step would otherwise get it back zeroed. Only the main arena keeps
+    large blocks. glibc reads these variables when a process starts, so they cannot be set later.
     """
     malloc = {"hugetlb": 1}
     if {*asked} <= {"CPU", "memory"}:
         malloc |= {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
     tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())
     return {
-        # Ray lets workers of one runtime environment serve any task; those of this one serve such steps only, once.
+        # Workers of one runtime environment serve any task. This variable reserves these workers for such steps.
         "MARIN_SFT_FRESH_PROCESS": "1",
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
     }

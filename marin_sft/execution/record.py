@@ -1,7 +1,7 @@
-"""Write-once provenance: what a launch was, and what an attempt ran with. Without secrets, as far as they can be told.
+"""Write-once provenance: what a launch was, and what an attempt ran with. Recognizable secrets are removed.
 
-Everybody who may read the store may read it, but for the changes that were not committed: these lie with the launch, in
-a file that only its user may read.
+Everyone who can read the store can read it, except for uncommitted changes: these are in a file that only the user who
+launched may read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RUNS = "_runs"
 _MOST_OF_A_DIFF = 256 * 1024  # bytes
 _PATIENCE = 10.0  # seconds for git
 
-# Beginnings of the names of variables that the libraries of a step read.
+# Prefixes of the names of variables that a step's libraries read.
 _TELLING = (
     "CUDA_",
     "HF_",
@@ -61,7 +61,7 @@ def launch_provenance() -> dict[str, object]:
         "user": _user(),
         "host": socket.gethostname(),
         "python": platform.python_version(),
-        # A job's shipped directory is no repository: there, ray_run says which commit it is, and whether with changes.
+        # A job's shipped directory is not a repository. There ray_run sets the commit, and whether there are changes.
         "git_commit": _git(script, "rev-parse", "HEAD") or os.environ.get("GIT_COMMIT"),
         "git_dirty": bool(_uncommitted(script)) or os.environ.get("GIT_DIRTY") == "1",
         "packages": dict(sorted(_packages())),
@@ -74,7 +74,7 @@ def _folder_of_script() -> str:
 
 @functools.cache
 def _uncommitted(folder: str) -> bytes | None:
-    """What `git diff HEAD` says, without secrets and of no more than a certain length; None without a repository."""
+    """The output of `git diff HEAD`, without secrets and cut to a maximal length; None outside a repository."""
     command = ["git", "-C", folder, "diff", "--no-ext-diff", "--no-color", "HEAD"]
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -90,13 +90,13 @@ def _uncommitted(folder: str) -> bytes | None:
         limit.cancel()
     if cut:
         diff = diff[: diff.rfind(b"\n", 0, _MOST_OF_A_DIFF) + 1 or _MOST_OF_A_DIFF]
-        head = f"# the first {len(diff):,} bytes of the changes; the rest was left out\n"
+        head = f"# the first {len(diff):,} bytes of the changes; the rest was omitted\n"
     shown = redacted(diff.decode(errors="replace"))
     return (f"{head if cut else ''}{shown}").encode() if shown else None
 
 
 def telling_environment() -> dict[str, str]:
-    """The variables of this process that can change what a step does, without those that hold secrets."""
+    """The variables of this process that can affect a step, without secrets."""
     hidden = {*secrets_of_this_process(), IN_JOB}
     return {
         name: redacted(value)
@@ -106,7 +106,7 @@ def telling_environment() -> dict[str, str]:
 
 
 def _packages() -> Iterator[tuple[str, str]]:
-    """(name, version) of what is installed, by the names of its directories: to parse the metadata takes 0.1 s."""
+    """(name, version) of installed packages, from directory names, since parsing the metadata takes 0.1 s."""
     for folder in filter(os.path.isdir, sys.path):
         for entry in os.listdir(folder):
             package, _, kind = entry.rpartition(".")
@@ -118,8 +118,8 @@ def _packages() -> Iterator[tuple[str, str]]:
 class RunRecord:
     """The record of one launch under `{prefix}/_runs`, in two write-once files.
 
-    `{utc}-{script}-{id}.begin.json` is written before the launch looks at any step: it keeps gc off those steps.
-    `.end.json` says what was planned, and how it went. A third, `.diff`, has the changes that were not committed.
+    `{utc}-{script}-{id}.begin.json` is written before the launch reads any step, and protects its steps from gc.
+    `.end.json` has the plan and the results. A third file, `.diff`, has uncommitted changes.
     """
 
     def __init__(self, store: Store) -> None:
@@ -130,10 +130,10 @@ class RunRecord:
         self.provenance = {**launch_provenance(), "run": self.name, "git_diff": diff}
 
     def begin(self, description: str | None, graph: Graph) -> OSError | None:
-        """Returns what went wrong: a store that cannot be written still serves launches that have nothing to run.
+        """Returns the error if the record cannot be written: a launch with nothing to run does not need it.
 
         Raises:
-            StoreUnavailable: the store does not answer at all.
+            StoreUnavailable: the store does not answer.
         """
         content = {
             "description": description and redacted(description),
@@ -155,7 +155,7 @@ class RunRecord:
         return None
 
     def end(self, status: str, plan: list[dict[str, object]], results: list[dict[str, object]]) -> None:
-        """`status`: done, failed, interrupted, or refused before anything ran."""
+        """status: done, failed, interrupted, or refused before anything ran."""
         self._write("end", {"status": status, "time": now(), "plan": plan, "results": results})
 
     def _write(self, part: str, content: Mapping[str, object]) -> OSError | None:
@@ -171,19 +171,19 @@ class RunRecord:
 
 @dataclass(frozen=True, order=True)
 class Launch:
-    """A launch by its record. `name` begins with its time, so that launches sort by it."""
+    """A recorded launch. `name` begins with its time, so that launches sort by time."""
 
     name: str
     ended: bool
 
     @property
     def time(self) -> float:
-        """Seconds since the epoch, by the clock of the machine that launched."""
+        """The start in seconds since the epoch, by the clock of the launching machine."""
         return seconds_since_epoch(f"{self.name[:13]}:{self.name[13:15]}:{self.name[15:22]}")
 
     @property
     def is_ours(self) -> bool:
-        """Whether the name is one that `RunRecord` gives."""
+        """Whether `RunRecord` gave the name."""
         try:
             return self.time > 0
         except ValueError:
@@ -262,7 +262,7 @@ def read_begin(store: Store, launch: Launch) -> JsonObject:
 
 
 def read_end(store: Store, launch: Launch) -> JsonObject | None:
-    """None while the launch runs, and when it was killed."""
+    """None if the launch is running or was killed."""
     return _read(store, launch, "end", _is_end) if launch.ended else None
 
 
@@ -273,12 +273,12 @@ def _is_end(end: JsonObject) -> bool:
 
 
 def _read(store: Store, launch: Launch, part: str, check: Callable[[JsonObject], bool]) -> JsonObject | None:
-    advice = f"if that launch has ended, remove its files {RUNS}/{launch.name}.*: then gc keeps nothing for it"
+    advice = f"if that launch has ended, remove its files {RUNS}/{launch.name}.*; gc then keeps nothing for it"
     return read_document(store, store.path(f"{RUNS}/{launch.name}.{part}.json"), JsonObject, advice, check)
 
 
 def describe(value: object, name: str = "") -> object:
-    """A config as JSON for people to read: every field, also those that are no part of the identity; no secrets."""
+    """A config as JSON for people: all fields, even those outside the identity, without secrets."""
     if isinstance(value, Resources):
         return {"class": type(value).__qualname__, **dataclasses.asdict(value)}
     parts = parts_of(value, "config")

@@ -1,4 +1,4 @@
-"""What happens in the process that runs a step: claim, run the body, digest the output, publish."""
+"""Runs one attempt of a step in the current process: claim, run the body, digest the output, publish."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ from marin_sft.redaction import redacted
 
 @dataclass(frozen=True)
 class Task:
-    """All that a worker needs to run one attempt; picklable.
+    """Everything that a worker needs to run one attempt. Picklable.
 
-    `config` has its inputs resolved to paths; its own output path is filled in after the claim. `claim` is the number
-    to create, `aim` the number of the commit to publish. `beat_timeout`: seconds after which others take an owner
-    whose beat stands still for dead. `settings`: the config's fields that are no part of the identity. `contents`: the
-    local files that are.
+    config: with inputs resolved to paths; its own output path is filled in after the claim.
+    claim: the claim number to create.
+    aim: the commit number to publish.
+    beat_timeout: seconds without a beat after which others consider an owner dead.
+    settings: the config fields that are not part of the identity.
+    contents: the local files that are part of it.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended; elsewhere: another launch has a later claim or the commit's number, and has the word."""
+    """The result of an attempt. elsewhere: another launch has a later claim, or published the commit number first."""
 
     status: Literal["committed", "failed", "elsewhere"]
     attempt: int
@@ -78,9 +80,9 @@ class Outcome:
 
 
 def run_attempt(task: Task, own_process: bool) -> Outcome:
-    """Run one attempt of a step to its end. The body's exceptions become a failed `Outcome`; none is raised for them.
+    """Run one attempt of a step. Exceptions of the body are not raised; they give a failed `Outcome`.
 
-    `own_process`: nothing else writes to this process's stdout and stderr while the body runs.
+    own_process: nothing else writes to this process's stdout and stderr while the body runs.
     """
     store = open_store(task.prefix)
     claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)
@@ -88,7 +90,7 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
         return Outcome("elsewhere", task.claim)
     output = attempt_path(store, task.directory, claim.number)
     if store.names(output):
-        raise StoreError(f"{output} holds files already, of an attempt whose claim is gone: move them away")
+        raise StoreError(f"{output} already contains files, of an attempt whose claim is gone; move them away")
     store.make_directory(output)
     earlier = resumable_attempts(store, task.directory, claim)
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
@@ -103,7 +105,7 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
         failure = changed or _run_body(task.fn, config, beat)
         seconds = time.monotonic() - clock
         failure = _with_changed_inputs(task, failure, looks)
-        files = None if failure else _files(store, output)  # while the owner beats: a large output takes its time
+        files = None if failure else _files(store, output)  # while the owner still beats: a large output takes time
         if isinstance(files, Failure):
             files, failure = None, files
         record = json.dumps(_record(task, claim, config, started, seconds, failure), indent=1).encode()
@@ -113,7 +115,7 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
         write_failure(store, task.directory, claim.number, failure)
         return Outcome("failed", claim.number, seconds, failure=failure)
     if newer_claim(store, task.directory, claim):
-        return Outcome("elsewhere", claim.number, seconds)  # an inline body could not be stopped: its commit is refused
+        return Outcome("elsewhere", claim.number, seconds)  # an inline body cannot be stopped, so its commit is refused
     commit = _commit(store, task, claim, digest)
     return Outcome("committed" if commit else "elsewhere", claim.number, seconds, commit=commit)
 
@@ -127,24 +129,24 @@ def _fill(leaf: object, output: str, earlier: tuple[str, ...]) -> object:
 
 
 def _changed_inputs(looks: list[Look], when: str) -> Failure | None:
-    """Local files that no longer hold what the step's identity stands for: its output would be made from others."""
+    """A failure if local files no longer have the content that is part of the step's identity."""
     changes = [look.change for look in looks if look.change is not None]
     if not changes:
         return None
     return _not_committed(
-        f"{'; '.join(changes)}\nThe output would count as made from what was there then, so nothing is committed; this "
-        f"was seen when the step {when}. Run the command again: it makes the step from what is there now"
+        f"{'; '.join(changes)}\nThe step's identity stands for the old content, so nothing is committed. This was "
+        f"noticed when the step {when}. Run the command again to run the step with the current content"
     )
 
 
 def _changed_code(task: Task, config: object) -> Failure | None:
-    """Functions in the config whose source is another one than when the plan was made: this process imported that."""
+    """A failure if the source of functions in the config, as this process imported it, differs from the plan's."""
     changed = changed_code(config, task.payload)
     if not changed:
         return None
     return _not_committed(
         f"{', '.join(changed)}: the source has changed since the plan was made, so nothing is committed. Run the "
-        "command again: it makes the step with the code that is there now"
+        "command again to run the step with the current code"
     )
 
 
@@ -154,7 +156,7 @@ def _not_committed(error: str) -> Failure:
 
 
 def _with_changed_inputs(task: Task, failure: Failure | None, looks: list[Look]) -> Failure | None:
-    """How the body ended, and whether a later attempt may go on from what it wrote. `looks`: from before it began."""
+    """The failure of the body or of changed inputs. looks: the checks from before the body began."""
     if failure is not None and not failure.resumable:
         return failure
     changed = _changed_inputs(list(map(look_at, task.contents, looks)), "ended")
@@ -170,7 +172,7 @@ def _run_body(fn: Callable[[Any], object], config: object, beat: Beat) -> Failur
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        # An error of ours says by itself what is wrong; where, the failure's record tells.
+        # Our own errors explain themselves, and the failure's record has the location.
         said = f"{type(error).__name__}: {error}" if isinstance(error, MarinSftError) else traceback.format_exc()
         print(visible(said.rstrip("\n")), file=sys.stderr)
         location = _user_location(error.__traceback__)
@@ -184,8 +186,11 @@ def _run_body(fn: Callable[[Any], object], config: object, beat: Beat) -> Failur
 
 @contextlib.contextmanager
 def _exits(store: Store, task: Task) -> Iterator[None]:
-    """Tell the ways out of a body apart. SIGTERM interrupts it (on Ray it would look like the body's own `sys.exit`);
-    `os._exit` leaves a failure behind (else it would look like a lost worker, and be retried)."""
+    """Distinguish the ways in which a body can exit.
+
+    SIGTERM raises KeyboardInterrupt; on Ray it would look like a `sys.exit` of the body. `os._exit` records a failure;
+    otherwise it would look like a lost worker and be retried.
+    """
     leave, owner = os._exit, os.getpid()
 
     def leave_on_record(status: int) -> NoReturn:
@@ -205,7 +210,7 @@ def _exits(store: Store, task: Task) -> Iterator[None]:
 
 
 def _files(store: Store, output: str) -> list[FileInfo] | Failure:
-    """The files of an output; a failure where it holds what is no file."""
+    """The files of an output, or a failure if something in it is not a file."""
     try:
         return store.files(output)
     except StoreUnavailable:
@@ -215,9 +220,9 @@ def _files(store: Store, output: str) -> list[FileInfo] | Failure:
 
 
 def _settle(store: Store, output: str, files: list[FileInfo]) -> str | None:
-    """Note the files of an output, and make it survive a power cut; returns its digest."""
+    """Record the files of an output and make it survive a power cut. Returns its digest."""
     store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode(), durable=False)
-    store.make_directory(f"{os.path.dirname(output)}/commits")  # so that its own name is synced, too
+    store.make_directory(f"{os.path.dirname(output)}/commits")  # so that its name is synced, too
     store.sync(output)
     return output_digest(files)
 
@@ -261,7 +266,7 @@ def _record(
 
 
 def _user_location(trace: TracebackType | None) -> str | None:
-    """The last frame that is neither the engine nor an installed library; the last one of all if there is none."""
+    """The last frame outside the engine and installed libraries; the very last one if there is none."""
     frames = traceback.extract_tb(trace)
     engine = os.path.dirname(__file__)
     libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
