@@ -1,6 +1,6 @@
-"""Why a step ran, or was cached, the last time; and in what two steps differ. From the records alone.
+"""Why a step last ran or was cached, and the differences between two steps, from the records alone.
 
-Whether the source has changed since, only a plan of the script can say: it has the source of today.
+Whether the source has changed since then is only known to a plan of the script, which has the current source.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from marin_sft.execution.store import Store
 from marin_sft.run.launches import print_facts, status_of
 from marin_sft.run.status import state_name
 
-_LAUNCHES = 200  # looked back at, at most
+_LAUNCHES = 200  # the most launches to look back at
 _SIBLINGS = 50
 
 
 def explain(store: Store, found: Found) -> JsonObject:
-    """All that is known of a step, as JSON."""
+    """Everything that is known about a step, as JSON."""
     state, directory = found.state, found.directory
     commit = state.commit
     last, made = _launches_of(store, directory, commit)
@@ -97,7 +97,7 @@ def _nearest(store: Store, directory: str, payload: Payload) -> JsonObject | Non
 
 
 def _inputs(store: Store, commit: Commit) -> list[JsonObject]:
-    """What the output was made from, and whether there is something newer and different by now."""
+    """The inputs of the output, and whether each has changed since."""
     found = []
     for used in commit.inputs:
         now = read_state(store, used.directory).commit
@@ -116,7 +116,7 @@ def _failure(store: Store, directory: str, state: StepState) -> JsonObject | Non
 
 
 def _pending(state: StepState) -> str | None:
-    """A forced rerun without an end."""
+    """A forced rerun that has not been committed."""
     if state.commit is None or state.claim is None:
         return None
     attempt = f"forced rerun: attempt {state.claim.number}"
@@ -132,16 +132,16 @@ class _Record:
 
 
 def payload_of_step(store: Store, found: Found) -> Payload:
-    """What the step's identity is made of: from its commit, else from the record of an attempt that ended.
+    """The payload of the step's identity, from its commit, else from the record of an attempt that ended.
 
     Raises:
-        UserError: when there is neither.
+        UserError: there is neither.
     """
     if found.state.commit is not None:
         return found.state.commit.payload
     for number in reversed(claim_numbers(store, found.directory)):
         path = f"{attempt_path(store, found.directory, number)}/.record.json"
-        record = read_document(store, path, _Record, "remove it: the step's earlier attempts may have one")
+        record = read_document(store, path, _Record, "remove it; earlier attempts of the step may have one")
         if record is not None:
             return record.payload
     raise UserError(
@@ -150,7 +150,7 @@ def payload_of_step(store: Store, found: Found) -> Payload:
 
 
 def differences(store: Store, old: Payload, new: Payload) -> list[list[object]]:
-    """The fields in which two identities differ, as [field, old, new]; inputs by the names of their directories."""
+    """The fields in which two identities differ, as [field, old, new], with inputs by directory name."""
     heads = [[key, old[key], new[key]] for key in ("schema", "kind", "version") if old[key] != new[key]]
     old_config, new_config = (_with_inputs(payload["config"], payload.get("inputs")) for payload in (old, new))
     fields = leaf_differences(old_config, new_config)
@@ -167,7 +167,7 @@ def differences(store: Store, old: Payload, new: Payload) -> list[list[object]]:
 
 
 def _with_inputs(config: object, inputs: object) -> object:
-    """Schema 1 had inputs by their numbers in a list of fingerprints."""
+    """Schema 1 referred to inputs by their index in a list of fingerprints."""
     if not isinstance(inputs, list) or not isinstance(config, dict | list):
         return config
     if isinstance(config, list):
@@ -195,7 +195,7 @@ def _lines(facts: JsonObject) -> list[tuple[str, str]]:
         lines += [("", difference_text((f, old, new))) for f, old, new in facts["nearest"]["diff"]]
     lines += [("input", f"{i['directory']}, commit {i['commit']}: {i['now']}") for i in facts["inputs"]]
     if any(i["now"] == "newer output" for i in facts["inputs"]):
-        lines.append(("next", "the next launch runs it again: an input has a newer, different output"))
+        lines.append(("next", "the next launch reruns it: an input has a newer, different output"))
     if facts["failure"]:
         failure = facts["failure"]
         lines.append(("failed", f"attempt {failure['attempt']}: {failure['error'].partition(chr(10))[0]}"))
@@ -204,14 +204,14 @@ def _lines(facts: JsonObject) -> list[tuple[str, str]]:
     if facts["pending"]:
         lines.append(("pending", facts["pending"]))
     if facts["source"]:
-        lines.append(("source", "whether it has changed since: marin-sft plan SCRIPT says"))
+        lines.append(("source", "to see whether it has changed since: marin-sft plan SCRIPT"))
     return lines
 
 
 def _reason(seen: JsonObject) -> str:
     diff = "; ".join(difference_text((field, old, new)) for field, old, new in seen["diff"] or [])
     reason = f"{seen['reason'] or ''} {diff or seen['detail'] or ''}".strip()
-    return reason or "its plan is not known, as it has not ended"
+    return reason or "its plan is not known yet, since it has not ended"
 
 
 def _when(time: str) -> str:
@@ -225,7 +225,7 @@ def print_differences(console: Console, old: str, new: str, found: list[list[obj
         console.print(Text(f"  - {_shown(before)}", style="red"))
         console.print(Text(f"  + {_shown(after)}", style="green"))
     if not found:
-        console.print("no difference")
+        console.print("no differences")
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What gc would remove or has removed, and what keeps a step, for people and as JSON."""
+"""What gc would remove or has removed, and what keeps a step; for people and as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from marin_sft.run.status import print_stores
 
 
 def reasons_json(store: Store, found: Reachability, directory: str) -> dict[str, object]:
-    """Which roots keep the step; none: it is garbage."""
+    """The roots that keep the step; none if it is garbage."""
     return {"path": store.path(directory), "kept_by": list(found.kept.get(directory, ()))}
 
 
@@ -57,10 +57,10 @@ def print_garbage(console: Console, store: Store, found: Reachability) -> None:
         console.print(Text(f"left {directory} ({path} cannot be read)"))
     total = size_text(sum(item.bytes for item in garbage))
     steps = counted(sum(item.whole for item in garbage), "step")
-    console.print(f"{steps} and {_parts(garbage)}, {total}, would go; {counted(len(found.kept), 'step')} kept")
+    console.print(f"{steps} and {_parts(garbage)}, {total}, would be removed; {counted(len(found.kept), 'step')} kept")
     print_stores(console, store, found.stores)
     if garbage:
-        console.print("Nothing was removed: gc --delete does it.")
+        console.print("Nothing was removed; use gc --delete to remove it.")
 
 
 def _parts(garbage: Iterable[Garbage]) -> str:

@@ -1,4 +1,4 @@
-"""Launches by their records: when, of what, and how each step went."""
+"""Recorded launches: when, which script, and the result of each step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _summary(store: Store, launch: Launch) -> JsonObject:
     try:
         end = read_end(store, launch)
         status = status_of(None if end else read_begin(store, launch), end)
-    except DamagedFile:  # which file it is, its details say
+    except DamagedFile:  # the details of the launch name the file
         end, status = None, "damaged"
     return {
         "run": launch.name,
@@ -44,7 +44,7 @@ def _summary(store: Store, launch: Launch) -> JsonObject:
 
 
 def status_of(begin: JsonObject | None, end: JsonObject | None) -> str:
-    """done, failed, interrupted or refused; killed where the process is seen to be gone; else running, or not known."""
+    """done, failed, interrupted or refused; killed if its process is gone; else running, or not ended."""
     if end is not None:
         return end["status"]
     owner = ProcessIdentity(**begin["owner"]) if begin and begin["owner"] else None
@@ -59,7 +59,7 @@ def _time(launch: Launch) -> str:
 
 def print_summaries(console: Console, store: Store, launches: list[JsonObject]) -> None:
     if not launches:
-        console.print(Text(f"No launch is recorded under {store.prefix}"))
+        console.print(Text(f"No launches are recorded under {store.prefix}"))
         return
     rows = [
         (launch["time"], coloured_status(launch["status"]), _counts_text(launch["results"]), launch["run"][23:])
@@ -77,17 +77,17 @@ def coloured_status(status: str) -> Text:
 
 
 def find_launch(store: Store, text: str) -> Launch:
-    """The newest launch whose record's name begins with, ends in, or contains the text.
+    """The newest launch whose name contains the text.
 
     Raises:
-        UserError: for no such launch, with the nearest.
+        UserError: there is no such launch; with the nearest.
     """
     launches = read_launches(store)
     for launch in launches:
         if text in launch.name:
             return launch
     if not launches:
-        raise UserError(f"no run {text!r}: none is recorded under {store.prefix}; choose another with --prefix")
+        raise UserError(f"no run {text!r}: none is recorded under {store.prefix}; choose another store with --prefix")
     raise UserError(f"no run {text!r} under {store.prefix}{nearest_text(text, [run.name for run in launches[:20]])}")
 
 
@@ -143,7 +143,7 @@ def _took(seconds: float | None) -> str:
 
 
 def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
-    """One line each: a label, then its text, folded under itself."""
+    """One line per fact: a label, then its text, folded in its own column."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")

@@ -36,7 +36,7 @@ _GAP = "|"  # between two tokens
 
 
 def read_previews(arguments: argparse.Namespace) -> tuple[PreTrainedTokenizerFast, Iterator[RowPreview]]:
-    """The tokenizer, and the previews that the flags ask for.
+    """The tokenizer, and the previews that the flags request.
 
     Raises:
         UserError: no such data, format or tokenizer.
@@ -68,7 +68,7 @@ def _format(shape: str | None, options_text: str) -> ChatLmDatasetFormat:
         raise UserError(f"--format_options: {error}; expected JSON, got {options_text!r}") from error
     if not isinstance(options, dict):
         raise UserError(f"--format_options: expected a JSON object, got {options_text!r}")
-    # A function cannot be written as JSON, and --format gives the shape.
+    # JSON cannot express a function, and --format sets the shape.
     known = {field.name for field in dataclasses.fields(ChatLmDatasetFormat)} - {"formatting_func", "shape"}
     for name in options.keys() - known:
         raise UserError(f"--format_options: no option {name!r}{nearest_text(name, sorted(known))}")
@@ -82,7 +82,7 @@ def _format(shape: str | None, options_text: str) -> ChatLmDatasetFormat:
 
 
 def preview_json(row: RowPreview) -> list[dict[str, object]]:
-    """One object, or, for a row that is split, one for each piece."""
+    """One object; if the row is split, one for each piece."""
     dropped = str(row.dropped) if row.dropped else None
     where = {"file": row.source.file.name, "line": row.source.line, "format": row.shape}
     if row.unused_keys:
@@ -105,10 +105,10 @@ def _document_json(document: Document, dropped: str | None) -> list[dict[str, ob
 
 
 def checked(previews: Iterable[RowPreview], data: str) -> Iterator[RowPreview]:
-    """`previews` as they are.
+    """Yields `previews` unchanged.
 
     Raises:
-        DataError: after the last of them, where there were none, or none can be used.
+        DataError: after the last one, if there were none or none can be used.
     """
     rows, bad = 0, 0
     for row in previews:
@@ -117,14 +117,14 @@ def checked(previews: Iterable[RowPreview], data: str) -> Iterator[RowPreview]:
     if not rows:
         raise DataError(f"{data}: no rows; expected at least one")
     if rows == bad:
-        raise DataError(f"{data}: none of the {rows} rows looked at can be used; each says why")
+        raise DataError(f"{data}: none of the first {rows} rows can be used; the reason is shown for each")
 
 
 def print_previews(console: Console, tokenizer: PreTrainedTokenizerFast, previews: Iterable[RowPreview]) -> None:
-    """Special tokens that somebody wrote into a message stand in red, and are told below it."""
+    """Special tokens in the text of a message are shown in red, with a note below it."""
     for index, row in enumerate(previews):
-        if index == 0:  # not above an error
-            console.print(Text(f"Lines with + are trained. Tokens are set apart by {_GAP}"))
+        if index == 0:  # not before an error
+            console.print(Text(f"Lines with + are trained. Tokens are separated by {_GAP}"))
         _print_preview(console, tokenizer, row)
 
 
@@ -137,9 +137,7 @@ def _print_preview(console: Console, tokenizer: PreTrainedTokenizerFast, row: Ro
         if not row.documents:
             console.print(Text(_short(json.dumps(row.source.row, ensure_ascii=False, default=str)), style="dim"))
     if row.unused_keys:
-        console.print(
-            Text(f"keys that the format has no use for: {', '.join(sorted(row.unused_keys))}", style="yellow")
-        )
+        console.print(Text(f"keys that the format does not use: {', '.join(sorted(row.unused_keys))}", style="yellow"))
     for document in row.documents:
         if document.role:
             console.print(Text(f"{document.role}:", style="bold"))
@@ -157,12 +155,12 @@ def _print_preview(console: Console, tokenizer: PreTrainedTokenizerFast, row: Ro
 def _notes(noted: Noted | None) -> list[str]:
     if not noted:
         return []
-    kept = {"special_tokens_in_text": ", kept as control tokens"}  # as the format does that a preview has
+    kept = {"special_tokens_in_text": ", kept as control tokens"}  # the default of the format
     lines = [f"{NOTES[name]}: {count}{kept.get(name, '')}" for name, count in noted.counts.items() if name != DATE]
     if DATE in noted.counts:
-        lines.append(f"the template asks for the date and is told {TEMPLATE_DATE}; see template_date")
+        lines.append(f"the template uses the date and gets {TEMPLATE_DATE}; see template_date")
     if noted.unread_keys:
-        lines.append(f"keys that the chat template does not look up: {', '.join(sorted(noted.unread_keys))}")
+        lines.append(f"keys that the chat template does not use: {', '.join(sorted(noted.unread_keys))}")
     return lines
 
 
@@ -179,7 +177,7 @@ def _short(text: str) -> str:
 
 
 def _token_texts(tokenizer: PreTrainedTokenizerFast, ids: np.ndarray) -> list[str]:
-    """What each token stands for, on one line; the tokenizer's own spelling for parts of characters."""
+    """The text of each token, escaped to one line; parts of characters in the tokenizer's own spelling."""
     names = tokenizer.convert_ids_to_tokens(ids.tolist())
     texts = [tokenizer.decode([id], clean_up_tokenization_spaces=False) for id in ids.tolist()]
     shown = [name if "\ufffd" in text or not text else text for name, text in zip(names, texts, strict=True)]
@@ -187,7 +185,7 @@ def _token_texts(tokenizer: PreTrainedTokenizerFast, ids: np.ndarray) -> list[st
 
 
 def token_lines(texts: list[str], row: TokenRow, width: int) -> list[str]:
-    """The tokens in lines of at most `width` columns; trained and untrained ones never share a line."""
+    """The tokens in lines of at most `width` columns. Trained and untrained tokens never share a line."""
     lines: list[str] = []
     room, gutter = 0, ""
     for index, (text, trained) in enumerate(zip(texts, row.mask.tolist(), strict=True)):
