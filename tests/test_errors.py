@@ -49,6 +49,6 @@ def test_other_exceptions_are_as_ever(tmp_path, script, last):
 def test_a_step_is_no_list_of_steps():
     step = ExecutorStep("a", print, {"out": this_output_path()})
     with pytest.raises(
-        GraphError, match=r"steps: expected a list of steps, got the step 'a' itself; write steps=\[...\]"
+        GraphError, match=r"steps: expected a list of steps, got the step 'a'; write steps=\[...\]"
     ):
         build_graph(step)

@@ -368,7 +368,7 @@ def test_the_file_with_secrets_is_not_in_what_is_shipped(tmp_path, monkeypatch):
 def test_a_script_that_is_not_there_is_seen_before_anything_is_sent(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert ray_run.main(["--", "python", "nosuch.py", "--x"]) == 2
-    assert f"python nosuch.py: there is no nosuch.py in --working_dir {tmp_path}" in capsys.readouterr().err
+    assert f"python nosuch.py: no nosuch.py in --working_dir {tmp_path}" in capsys.readouterr().err
     (tmp_path / "is.py").touch()
     for command in (["python3.11", "is.py"], ["python", "/elsewhere/x.py"], ["python", "-m", "x.py"], ["bash", "x.py"]):
         job.check_script(command, ".")
