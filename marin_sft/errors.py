@@ -16,7 +16,8 @@
     `- InfrastructureLoss         a worker or a node was lost; retried on its own budget
 
 A message says what was got, what was expected, where, and what to do next. So an uncaught `UserError`, e.g. from a step
-with a wrong value, ends the script with only the message and the line of the script.
+with a wrong value, ends the script with only the message and the line of the script. `--debug` in the command line also
+shows the traceback.
 """
 
 import os
@@ -29,14 +30,13 @@ from types import TracebackType
 class MarinSftError(Exception):
     """Base of all errors that marin_sft raises on purpose."""
 
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        _install_hook()
+
 
 class UserError(MarinSftError, ValueError):
     """A mistake of the user, found before anything ran."""
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
-        if sys.excepthook is sys.__excepthook__:  # nobody has replaced it
-            sys.excepthook = _explain_and_exit
 
 
 class ConfigError(UserError):
@@ -92,13 +92,41 @@ class InfrastructureLoss(MarinSftError):
     """A worker or a node was lost. The step's code is not the cause."""
 
 
-def _explain_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The handler of uncaught exceptions. A UserError needs no traceback through our code."""
-    if not isinstance(error, UserError) or hasattr(sys, "ps1"):
-        sys.__excepthook__(kind, error, trace)
-        return
+def exit_code(error: BaseException) -> int | None:
+    """The exit code of a script that ends with this error; None if its message does not explain it."""
+    return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), None)
+
+
+def debugging() -> bool:
+    """Whether to show tracebacks even of errors that explain themselves."""
+    return "--debug" in sys.argv
+
+
+def place_in_script(trace: TracebackType | None) -> str:
+    """The last frame in the user's code, "  at file:line: code"; empty if there is none."""
     not_theirs = (os.path.dirname(__file__) + os.sep, *(sysconfig.get_path(n) for n in ("stdlib", "purelib")), "<")
     frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith(not_theirs)]
-    where = f"\n  at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
-    print(f"error: {error}{where}", file=sys.stderr)
-    sys.exit(2)
+    return f"  at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+
+
+def _install_hook() -> None:
+    """Replace the exception hook of Python, or that of Ray, which calls Python's. Leave any other hook."""
+    previous = sys.excepthook
+    if previous is not sys.__excepthook__ and not getattr(previous, "__module__", "").startswith("ray."):
+        return
+
+    def explain_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """The hook for uncaught exceptions. Errors that explain themselves need no traceback through our code."""
+        code = exit_code(error)
+        if code is None or hasattr(sys, "ps1") or debugging():
+            previous(kind, error, trace)
+        else:
+            places = getattr(error, "__notes__", [place_in_script(trace)])  # the place of an error from another process
+            print("\n".join(filter(None, [f"error: {error}", *places])), file=sys.stderr)
+        if code is not None and not hasattr(sys, "ps1"):
+            sys.exit(code)
+
+    sys.excepthook = explain_and_exit
+
+
+_EXIT_CODES = {UserError: 2, PreviousTaskFailedError: 2, InfrastructureLoss: 2, RunFailed: 1}

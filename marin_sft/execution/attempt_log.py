@@ -21,12 +21,14 @@ class AttemptLog:
     """`{output}/.log`. Object stores cannot append, so there the log is a local file that is uploaded now and then.
 
     own_process: nothing else writes to this process's stdout and stderr.
+    echo: also write to them. May be off only if `own_process`.
     """
 
-    def __init__(self, store: Store, output: str, own_process: bool) -> None:
+    def __init__(self, store: Store, output: str, own_process: bool, echo: bool = True) -> None:
         self._store = store
         self._path = f"{output}/.log"
-        self._copied_to = _process_output_copied_to if own_process else _python_output_copied_to
+        self._own_process = own_process
+        self._echo = echo
         self._exit = contextlib.ExitStack()
         self._file = self._path
         self._uploaded = 0  # bytes
@@ -36,7 +38,8 @@ class AttemptLog:
         if not self._store.on_disk:
             self._file = self._exit.enter_context(tempfile.NamedTemporaryFile(suffix=".log")).name
             self._exit.callback(self.upload, now=True)
-        self._exit.enter_context(self._copied_to(self._file))
+        copied = process_output_copied_to(self._file, self._echo) if self._own_process else None
+        self._exit.enter_context(copied or _python_output_copied_to(self._file))
         return self
 
     def __exit__(
@@ -66,8 +69,11 @@ class AttemptLog:
 
 
 @contextlib.contextmanager
-def _process_output_copied_to(path: str) -> Iterator[None]:
+def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
     """Copy what this process and its children write to stdout and stderr into `path`, output of C++ code included.
+
+    echo: also write it to stdout and stderr.
+
 
     It redirects file descriptors 1 and 2, so it is for worker processes that run one step at a time.
     """
@@ -76,7 +82,7 @@ def _process_output_copied_to(path: str) -> Iterator[None]:
     saved = [os.dup(1), os.dup(2)]
     reading, writing = os.pipe()
     with open(path, "ab", buffering=0) as log:
-        pump = threading.Thread(target=_pump, args=(reading, saved[0], log.fileno()), daemon=True)
+        pump = threading.Thread(target=_pump, args=(reading, *saved[:echo], log.fileno()), daemon=True)
         pump.start()
         os.dup2(writing, 1)
         os.dup2(writing, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -22,6 +22,10 @@ class Backend(Protocol):
     capacity: int | None
 
     def submit(self, task: Task) -> Future[Outcome]: ...
+
+    def wait(self, running: Collection[Future[Outcome]], timeout: float | None) -> set[Future[Outcome]]:
+        """Wait until a future has ended or `timeout` seconds have passed. Returns those that have ended."""
+        ...
 
     def close(self) -> None:
         """Stop everything that still runs and release all processes."""
@@ -49,6 +53,9 @@ class InlineBackend:
         except Exception as error:  # from the store; errors of the body are in the outcome
             future.set_exception(error)
         return future
+
+    def wait(self, running: Collection[Future[Outcome]], timeout: float | None) -> set[Future[Outcome]]:
+        return set(running)
 
     def _tell_what_is_lacking(self, task: Task) -> None:
         """Each message once."""

@@ -92,7 +92,7 @@ def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
     used = [(by_step[id(ref.step)], ref.block_on_step) for _, ref in references(step.config)]
     inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
     nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
-    check_resources(step.name, step.resources)
+    check_resources(f"step '{step.name}' resources", step.resources)
     contents: list[LocalContent] = []
     payload = payload_of(step, lambda upstream: by_step[id(upstream)].fingerprint, contents)
     _refuse_secrets(step.name, payload["config"], "config")

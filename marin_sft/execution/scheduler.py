@@ -6,7 +6,6 @@ steps, it wakes up every tick to check that step's claim. Other steps continue m
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import time
 from collections import deque
@@ -243,12 +242,7 @@ class Scheduler:
         if not self._running:
             time.sleep(_TICK)  # all remaining steps run in other launches
             return
-        done, _ = concurrent.futures.wait(
-            self._running,
-            timeout=_TICK if self._waiting else None,
-            return_when=concurrent.futures.FIRST_COMPLETED,
-        )
-        for future in done:
+        for future in self._backend.wait(self._running, timeout=_TICK if self._waiting else None):
             item = self._running.pop(future)
             try:
                 self._take(item, future.result())

@@ -79,10 +79,11 @@ class Outcome:
     failure: Failure | None = None
 
 
-def run_attempt(task: Task, own_process: bool) -> Outcome:
+def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
     """Run one attempt of a step. Exceptions of the body are not raised; they give a failed `Outcome`.
 
     own_process: nothing else writes to this process's stdout and stderr while the body runs.
+    echo: the body's output also goes there, not only to the attempt's log.
     """
     store = open_store(task.prefix)
     claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)
@@ -96,7 +97,7 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
     started, clock = now(), time.monotonic()
     with (
-        AttemptLog(store, output, own_process) as log,
+        AttemptLog(store, output, own_process, echo) as log,
         Beat(store, task.directory, claim, task.beat_timeout, own_process, log) as beat,
         _exits(store, task),
     ):
