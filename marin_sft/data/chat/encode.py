@@ -1,10 +1,10 @@
 """An example -> rows of tokens with masks.
 
-Dialogue                    its text by the chat template, see chat.py
-Text                        prompt and text tokenized as one, with the BOS that the tokenizer itself puts before texts
-                            and an EOS after it unless it ends with one. Trained from the first token that holds a
-                            character of the text, a token that straddles prompt and text included, through the EOS
-Segments                    each piece by itself, nothing added
+Dialogue                    rendered by the chat template, see renderer.py
+Text                        prompt and text tokenized as one, after the BOS that the tokenizer itself puts before texts,
+                            with an EOS at the end unless there is one. Trained from the first token that holds a
+                            character of the text, even if it straddles the prompt, to the EOS
+Segments                    each piece separately, nothing added
 Tokens                      as they are
 Preference, TextPreference  two rows that share a prompt; what follows it is trained
 Rated                       its dialogue, if it is good
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 EXAMPLES_AT_ONCE, CHARACTERS_AT_ONCE = 256, 2_000_000
-"""Tokenized at a time, whichever is reached first: enough to keep the tokenizer busy, little enough to hold."""
+"""Limits of one tokenizer call, whichever is reached first: enough to keep it busy, few enough to hold in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, example: Example, format: LmDatas
     """The tokens of one example.
 
     Raises:
-        ConfigError: a dialogue, and no chat template.
+        ConfigError: a dialogue without a chat template.
         BadRow: those of `encode_chat`, `empty_text`, `bad_tokens`, `no_trained_token`.
     """
     (encoded,) = Encoder(tokenizer, format).encode([example])
@@ -70,7 +70,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, example: Example, format: LmDatas
 
 
 class _Draft(NamedTuple):
-    """Texts to tokenize, and what is made of their rows; `finish` may raise BadRow."""
+    """Texts to tokenize, and `finish`, which makes the result from their rows. It may raise BadRow."""
 
     texts: Sequence[SpannedText]
     finish: Callable[[Sequence[TokenRow]], Encoded]
@@ -78,13 +78,13 @@ class _Draft(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Encodes many examples at a time: the tokenizer is asked once for some hundreds of them."""
+    """Encodes many examples at a time: one tokenizer call for hundreds of them."""
 
     tokenizer: PreTrainedTokenizerFast
     format: LmDatasetFormat
 
     def encode(self, examples: Iterable[Example | BadRow]) -> Iterator[Encoded | BadRow]:
-        """In the order of `examples`: what became of each, or why it cannot be used. Raises ConfigError.
+        """In the order of `examples`: each encoded, or why it cannot be used. Raises ConfigError.
 
         Reads ahead by EXAMPLES_AT_ONCE.
         """
@@ -134,7 +134,7 @@ class Encoder:
                 return self._dialogue(example)
             case Rated():
                 if not example.label:
-                    raise BadRow("rated_bad", "the row says that its answer is bad, and what is trained is to be good")
+                    raise BadRow("rated_bad", "the row says that its answer is bad; only good answers are trained")
                 return self._dialogue(example.dialogue)
             case Text():
                 return self._text(example)
@@ -163,7 +163,7 @@ class Encoder:
         )
 
     def _plain(self, text: str, trained: Sequence[Range] | None) -> SpannedText:
-        """Text that no template is for. Special tokens in it are what their author wrote, as in a dialogue."""
+        """Text without a template. Special tokens in it are counted and escaped as in a dialogue."""
         written = self._renderer.notes.written([text])
         if not written:
             return SpannedText(text, trained)
@@ -171,7 +171,7 @@ class Encoder:
         return SpannedText(text, trained, Noted({"special_tokens_in_text": len(written)}), escaped)
 
     def _is_ended(self, text: str) -> bool:
-        """Whether a text ends with the token that ends texts. Most chat templates write a line's end after it."""
+        """Whether a text ends with the EOS token. Most chat templates write a newline after it."""
         end = self.tokenizer.eos_token
         return bool(end) and text.rstrip().endswith(end)
 
@@ -184,7 +184,7 @@ class Encoder:
         return _pair([self._dialogue(dialogue, train_on) for dialogue in dialogues])
 
     def _with_ends(self, row: TokenRow, ended: bool, trained_bos: bool) -> TokenRow:
-        """With the BOS that the tokenizer itself would add, and an EOS that is trained, each unless it is there."""
+        """Adds the BOS that the tokenizer itself would add, and a trained EOS, each unless it is there."""
         ids, mask = row.input_ids, row.mask
         if not len(ids):
             raise BadRow("empty_text", "the row's text is empty")
@@ -201,7 +201,10 @@ class Encoder:
         if wrong:
             raise BadRow("bad_tokens", f"token id {wrong[0]} is not in the tokenizer's vocabulary, 0 to {size - 1}")
         if len(example.mask) != len(example.input_ids):
-            raise BadRow("bad_tokens", f"{len(example.mask)} entries in the mask of {len(example.input_ids)} tokens")
+            raise BadRow(
+                "bad_tokens",
+                f"the mask has {len(example.mask)} entries, expected {len(example.input_ids)}, one per token",
+            )
         return TokenRow(np.array(example.input_ids, np.int32), np.array(example.mask, np.uint8))
 
     @functools.cached_property
@@ -214,7 +217,7 @@ class Encoder:
 
     @functools.cached_property
     def _bos(self) -> int | None:
-        """The token that the tokenizer puts before a text; None for those that put none."""
+        """The BOS token, if the tokenizer puts one before a text, else None."""
         bos = self.tokenizer.bos_token_id
         return bos if bos is not None and self.tokenizer("a")["input_ids"][0] == bos else None
 
@@ -232,7 +235,7 @@ def _pair(drafts: Sequence[_Draft]) -> _Draft:
 
 
 def _to_the_end(row: TokenRow) -> TokenRow:
-    """Trained from its first trained token on: a last character in several tokens is trained whole."""
+    """Trained from its first trained token to the end: its last character may take several tokens."""
     return replace(row, mask=np.maximum.accumulate(row.mask))
 
 
