@@ -148,7 +148,7 @@ class Encoder:
             case TextPreference():
                 sides = [Text(example.prompt, side) for side in (example.chosen, example.rejected)]
                 return _pair([self._text(side) for side in sides])
-        raise AssertionError(f"no kind of example: {type(example).__name__}")
+        raise AssertionError(f"unknown kind of example: {type(example).__name__}")
 
     def _dialogue(self, dialogue: Dialogue, train_on: TrainOn | None = None) -> _Draft:
         spanned = self._renderer.render(dialogue, train_on)

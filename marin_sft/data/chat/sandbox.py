@@ -70,7 +70,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             _check_operator(operator, left, right)
         return self._measured(self.binop_table[operator](left, right))
 
-    def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:  # noqa: N805, as Jinja has it
+    def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:  # noqa: N805, as in Jinja
         __self._step(1)
         method = getattr(__obj, "__wrapped__", __obj)  # Jinja wraps the `format` of a string
         if args or kwargs:
@@ -119,7 +119,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 class _CountedLoops(NodeTransformer):
     """Passes the items of every loop through `_rounds`, and measures `a ~ b` like `a + b`."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802, as Jinja has it
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802, as in Jinja
         self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, _COUNTED, [], [], None, None, lineno=node.lineno)
         return node

@@ -69,7 +69,7 @@ def find_turns(chat: Chat, text: str) -> list[Turn]:
         places = _mark_places(chat.render(marked), text)
     for index in silent:
         if index not in places:
-            raise unverified(index, "nothing of it is rendered")
+            raise unverified(index, "none of it is rendered")
     turns = [
         Turn(i, marked[i], places[i], "tool_calls" in marked[i] or not other_keys(marked[i]).isdisjoint(chat.read))
         for i in answers

@@ -101,18 +101,18 @@ def _matches(pattern: str) -> list[SourceFile]:
     if _is_directory(pattern, found):
         described = without_descriptions(files)
         files = [file for file in described if is_readable(file.path) or _is_packed(file.path)]
-        _tell_passed_over(pattern, [file.name for file in described if file not in files])
+        _warn_of_skipped(pattern, [file.name for file in described if file not in files])
     if not files:
         raise DataError(f"no file matches {pattern!r}; expected at least one of {_EXPECTED}{nearest_path(pattern)}")
     return files
 
 
-def _tell_passed_over(directory: str, names: Sequence[str]) -> None:
+def _warn_of_skipped(directory: str, names: Sequence[str]) -> None:
     """Warn of unreadable files in a directory of rows, except a README, a licence and the like."""
     names = [name for name in names if not _ABOUT_DATA.match(PurePosixPath(name).name)]
     if names:
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        print(f"warning: {directory}: passed over {shown}; expected {_EXPECTED}", file=sys.stderr)
+        print(f"warning: {directory}: skipped {shown}; expected {_EXPECTED}", file=sys.stderr)
 
 
 def _is_packed(path: str) -> bool:

@@ -33,7 +33,9 @@ def saved_splits(files: Mapping[str, SourceFile], folder: str = "") -> dict[str,
     paths = [posixpath.join(folder, table["filename"]) for table in tables]
     if missing := [path for path in paths if path not in files]:
         state = files[posixpath.join(folder, _STATE)].path
-        raise DataError(f"{state} names {posixpath.basename(missing[0])!r}, which is missing")
+        raise DataError(
+            f"{state} names {posixpath.basename(missing[0])!r}, which is missing; save or copy the dataset again"
+        )
     return {"train": [files[path] for path in paths]}
 
 

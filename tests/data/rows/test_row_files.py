@@ -464,7 +464,7 @@ def test_files_of_a_directory_that_are_passed_over_are_named(tmp_path, capsys):
         (tmp_path / name).write_text('{"text": "x"}\n')
     (tmp_path / "dataset_infos.json").unlink()
     assert [file.name for file in find_files([str(tmp_path)])] == ["a.jsonl"]
-    assert f"warning: {tmp_path}: passed over b.jsonlines, c.txt; expected .jsonl, " in capsys.readouterr().err
+    assert f"warning: {tmp_path}: skipped b.jsonlines, c.txt; expected .jsonl, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name, text", [("x.jsonl", '{"text": "x"}\n'), ("x.csv", "text\nx\n"), ("x.json", "[]")])
