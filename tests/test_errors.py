@@ -68,7 +68,5 @@ def test_a_traceback_for_those_who_debug(tmp_path):
 
 def test_a_step_is_no_list_of_steps():
     step = ExecutorStep("a", print, {"out": this_output_path()})
-    with pytest.raises(
-        GraphError, match=r"steps: expected a list of steps, got the step 'a' itself; write steps=\[...\]"
-    ):
+    with pytest.raises(GraphError, match=r"steps: expected a list of steps, got the step 'a'; write steps=\[...\]"):
         build_graph(step)

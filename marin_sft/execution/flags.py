@@ -22,10 +22,10 @@ def default_prefix() -> str:
 
 
 def absolute_prefix(prefix: str) -> str:
-    """A relative path starts from where the user launched: in a Ray job, that is not the working directory.
+    """A relative path starts where the user launched, which in a Ray job is not the working directory.
 
     Raises:
-        UserError: a relative path in a job that was launched from another machine.
+        UserError: a relative path in a job launched from another machine.
     """
     path = os.path.expanduser(prefix)
     if "://" in prefix or os.path.isabs(path):
@@ -33,15 +33,15 @@ def absolute_prefix(prefix: str) -> str:
     start = os.environ.get(LAUNCH_DIR, os.getcwd())
     if not os.path.isdir(start):
         raise UserError(
-            f"prefix {prefix!r}: a relative path means nothing in a job on another machine, whose working directory "
-            "goes away; give --prefix or MARIN_SFT_PREFIX a gs:// or s3:// URL or a shared absolute path"
+            f"prefix {prefix!r}: a relative path cannot be used in a job on another machine, whose working "
+            "directory is temporary; set --prefix or MARIN_SFT_PREFIX to a gs:// or s3:// URL or a shared absolute path"
         )
     return os.path.abspath(os.path.join(start, path))
 
 
 @dataclass(frozen=True)
 class ExecutorFlags:
-    """What `executor_main` can be told."""
+    """The flags of `executor_main`."""
 
     prefix: str = field(default_factory=default_prefix)
     dry_run: bool = False
@@ -62,13 +62,13 @@ HELP = {
     "prefix": "where outputs lie: a path or a gs:// or s3:// URL (default: $MARIN_SFT_PREFIX, else ./store)",
     "dry_run": "print the plan; write nothing, start nothing",
     "json": "print the plan as JSON and nothing else; implies --dry_run",
-    "force_run": "run these steps again: exact names or globs, plain or as a JSON list",
-    "cascade": "with --force_run: run everything made from those steps again, too",
-    "force_run_failed": "run steps again that failed in an earlier launch (default: true)",
-    "run_only": "run only the steps whose names match one of these regular expressions, and what they need",
-    "max_concurrent": "the most steps to run at once (default: as many as the backend has room for)",
-    "fail_fast": "stop at the first failure instead of finishing what does not depend on it",
-    "beat_timeout": "seconds without a sign of life after which another launch's step is taken over (default: 90)",
+    "force_run": "rerun these steps: exact names or globs, plain or as a JSON list",
+    "cascade": "with --force_run: also rerun everything that depends on those steps",
+    "force_run_failed": "rerun steps that failed in an earlier launch (default: true)",
+    "run_only": "run only steps whose names match one of these regular expressions, and their inputs",
+    "max_concurrent": "how many steps may run at once (default: as many as the backend can hold)",
+    "fail_fast": "stop at the first failure instead of finishing steps that do not depend on it",
+    "beat_timeout": "seconds without a heartbeat after which another launch's step is taken over (default: 90)",
     "backend": "where steps run: ray (default) or inline, in this process, for debugging",
 }
 
@@ -77,7 +77,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     """Booleans take a value or none; lists take plain names, repeated flags, or `'["a","b"]'`.
 
     Raises:
-        UserError: for an unknown flag, with the nearest one, or a value of the wrong kind.
+        UserError: an unknown flag, with the nearest one, or an invalid value.
     """
     parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name in BOOLEANS:
@@ -94,7 +94,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     if unknown:
         known = [f"--{name}" for name in HELP]
         hint = nearest_text(unknown[0].split("=")[0], known)
-        own = "" if "did you mean" in hint else "; an experiment's own settings are in its file"
+        own = "" if "did you mean" in hint else "; the settings of an experiment are in its file"
         raise UserError(f"unknown argument {unknown[0]!r}{hint}{own}")
     values = vars(found)
     if "prefix" in values:
@@ -114,7 +114,7 @@ def _boolean(text: str) -> bool:
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
     return int(text)
 
 
@@ -124,7 +124,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number of seconds > 0, got {text!r}")
     return seconds
 
 
@@ -135,7 +135,7 @@ def _list(text: str, name: str) -> list[str]:
         items = json.loads(text)
     except ValueError as error:
         if name == "run_only":
-            return [text]  # a regular expression may start with "[", too
+            return [text]  # a regular expression may also start with "["
         raise UserError(f"--{name} {text!r}: expected a JSON list of strings: {error}") from None
     if not all(isinstance(item, str) for item in items):
         raise UserError(f"--{name} {text!r}: expected a JSON list of strings")

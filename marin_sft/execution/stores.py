@@ -1,4 +1,4 @@
-"""The store at a prefix, and whether it can keep launches apart."""
+"""Opening the store at a prefix, and checking that it excludes concurrent launches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def open_store(prefix: str) -> Store:
     """The store at `prefix`: a path or a URL. Reads and writes nothing.
 
     Raises:
-        StoreError: for a protocol without create-exclusive.
+        StoreError: a protocol without create-exclusive.
     """
     protocol, separator, rest = prefix.partition("://")
     if not separator or protocol == "file":
@@ -23,10 +23,10 @@ def open_store(prefix: str) -> Store:
 
 
 def probe(store: Store) -> None:
-    """Check that the prefix can be written and that its create-exclusive excludes.
+    """Check that the prefix is writable and that its create-exclusive works.
 
     Raises:
-        StoreError: when it cannot; with what was tried.
+        StoreError: one of the two fails; says what was tried.
     """
     path = store.path(f"_probe/{uuid.uuid4().hex}")
     try:
@@ -39,5 +39,5 @@ def probe(store: Store) -> None:
     if (first, second, kept) != (True, False, b"1"):
         raise StoreError(
             f"prefix {store.prefix}: expected the second create of {path} to be refused, "
-            f"got {(first, second, kept)}; this file system cannot keep two launches apart, choose another prefix"
+            f"got {(first, second, kept)}; this file system cannot keep two launches apart; choose another prefix"
         )

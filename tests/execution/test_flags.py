@@ -36,7 +36,7 @@ def test_accepted(argv, expected):
         (["--force-run", "a"], r"unknown argument '--force-run'; did you mean '--force_run'\?"),
         (["stray"], "unknown argument 'stray'"),
         (["--dry_run", "maybe"], "expected true or false, got 'maybe'"),
-        (["--max_concurrent", "0"], "expected a whole number from 1, got '0'"),
+        (["--max_concurrent", "0"], "expected a whole number >= 1, got '0'"),
         (["--backend", "slurm"], "invalid choice: 'slurm'"),
         (["--force_run", "[a"], "expected a JSON list of strings"),
         (["--force_run"], "expected at least one argument"),
@@ -70,5 +70,5 @@ def test_a_relative_prefix_in_a_job(monkeypatch, tmp_path):
         monkeypatch.setenv("MARIN_SFT_LAUNCH_DIR", elsewhere)
         assert parse_flags(["--prefix", "/shared/x"]).prefix == "/shared/x"
         for argv in ([], ["--prefix", "x"]):
-            with pytest.raises(UserError, match="a relative path means nothing in a job on another machine"):
+            with pytest.raises(UserError, match="a relative path cannot be used in a job on another machine"):
                 parse_flags(argv)

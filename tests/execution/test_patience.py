@@ -53,7 +53,7 @@ def test_what_does_not_pass_is_told_at_once():
 def test_patience_ends(monkeypatch):
     monkeypatch.setenv("MARIN_SFT_STORE_PATIENCE", "0.5")
     shaky = Shaky(1000, errno.ETIMEDOUT)
-    with pytest.raises(StoreUnavailable, match="it does not answer in 0 s, asked 3 times") as e:
+    with pytest.raises(StoreUnavailable, match="it does not answer in 0 s, tried 3 times") as e:
         shaky.patient_answer()
     assert e.value.silent
 
@@ -199,7 +199,7 @@ def test_a_store_that_fails_while_a_launch_waits(pipeline, gcs, monkeypatch, com
         else:
             with pytest.raises(StoreUnavailable, match="who are you.*Finished steps are kept") as e:
                 pipeline.run(*steps, prefix=prefix)
-            assert "while it waited for elsewhere: prefix gs://bucket" in str(e.value)
+            assert "while waiting for elsewhere: prefix gs://bucket" in str(e.value)
     finally:
         gcs.fault = lambda request: None
     assert refused.is_set()
@@ -216,5 +216,5 @@ def commit_on_object_store(store, node, claim):
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", ""])
 def test_patience_that_is_no_number_of_seconds(monkeypatch, text):
     monkeypatch.setenv("MARIN_SFT_STORE_PATIENCE", text)
-    with pytest.raises(UserError, match=f"^MARIN_SFT_STORE_PATIENCE={text}; expected a number of seconds, 0 or more$"):
+    with pytest.raises(UserError, match=f"^MARIN_SFT_STORE_PATIENCE={text}; expected a number of seconds >= 0$"):
         seconds_of_patience()

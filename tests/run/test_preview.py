@@ -151,8 +151,8 @@ def test_what_is_noted(preview, tmp_path):
     assert row["unused_keys"] == ["topic"]
     lines = preview(data=data).splitlines()
     assert "special tokens that somebody wrote: 1, kept as control tokens" in lines
-    assert "keys that the chat template does not look up: messages.country" in lines
-    assert "keys that the format has no use for: topic" in lines
+    assert "keys that the chat template does not use: messages.country" in lines
+    assert "keys that the format does not use: topic" in lines
 
 
 def test_a_template_that_asks_for_the_date(preview, tokenizer, tmp_path):
@@ -160,7 +160,7 @@ def test_a_template_that_asks_for_the_date(preview, tokenizer, tmp_path):
     dated.chat_template = "{{ strftime_now('%d %b %Y') }}" + dated.chat_template
     dated.save_pretrained(tmp_path / "dated")
     text = preview("--rows", "1", tokenizer=tmp_path / "dated")
-    assert "the template asks for the date and is told 2024-07-26; see template_date" in text
+    assert "the template uses the date and gets 2024-07-26; see template_date" in text
 
 
 def test_named_format(preview):
@@ -176,7 +176,7 @@ def test_mistakes(preview, tmp_path, tokenizer):
     (tmp_path / "empty/tokenizer.json").write_text("{}")
     assert "cannot load the tokenizer" in preview(code=2, tokenizer=tmp_path / "empty")
     assert "messages" in preview("--format", "mesages", code=2)
-    assert "expected a whole number from 1" in preview("--rows", "0", code=2)
+    assert "expected a whole number >= 1" in preview("--rows", "0", code=2)
     assert "--over_length" in preview("--over_length", "cut", code=2)
     bare = load_tokenizer(tokenizer)
     bare.chat_template = None
@@ -195,7 +195,7 @@ def test_rows_of_which_none_can_be_used(tmp_path, capsys, tokenizer):
         return code, *capsys.readouterr()
 
     code, out, err = run({"mesages": []}, {"nothing": 1})
-    assert code == 1 and "did you mean 'messages'" in out and "none of the 2 rows looked at can be used" in err
+    assert code == 1 and "did you mean 'messages'" in out and "none of the first 2 rows can be used" in err
     assert run({"mesages": []}, ROWS[1])[0] == 0
     code, out, err = run()
     assert code == 1 and out == "" and "rows.jsonl: no rows" in err
