@@ -126,6 +126,12 @@ def _gpus() -> float:
     return min(there, named)
 
 
+def gpus_here() -> int:
+    """How many GPUs a process started here would see; 0 where their number is not known."""
+    found = _gpus()
+    return 0 if math.isinf(found) else int(found)
+
+
 def _devices(patterns: Iterable[str]) -> list[str]:
     return [path for pattern in patterns for path in glob.glob(pattern)]
 

@@ -78,8 +78,11 @@ class _Context:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in TRAINERS:
+        return _train(words[0], words[1:])
     try:
-        arguments = _parse(list(sys.argv[1:] if argv is None else argv))
+        arguments = _parse(words)
         code = 0
         with early_end_allowed():
             code = arguments.run(_Context(arguments)) or 0
@@ -90,6 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(error, 1)
     except KeyboardInterrupt:
         return 130
+
+
+def _train(method: str, flags: Sequence[str]) -> int:
+    from marin_sft.trainers import commands  # every setting of training, of which other commands need none
+
+    run = {"sft": commands.sft_command, "dpo": commands.dpo_command}[method]
+    return run(flags, commands.dialect_of(flags), f"marin-sft {method}")
 
 
 def plan(context: _Context) -> int | None:
@@ -239,6 +249,12 @@ COMMANDS: dict[str, Callable[[_Context], int | None]] = {
 }
 
 
+TRAINERS = {
+    "sft": "train a model on a file of chats, or with TRL's flags",
+    "dpo": "train a model on preferences, or with TRL's flags",
+}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
@@ -254,12 +270,14 @@ class _Version(argparse.Action):
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], COMMANDS)}")
+        raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], [*TRAINERS, *COMMANDS])}")
     parser = _Parser(
         prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, about in TRAINERS.items():
+        commands.add_parser(name, help=about)
     parsers = {name: _add_command(commands, name, run) for name, run in COMMANDS.items()}
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")

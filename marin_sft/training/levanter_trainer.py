@@ -23,6 +23,7 @@ from marin_sft import disk
 from marin_sft.errors import TrainingError
 from marin_sft.paths import unchained
 from marin_sft.training.axes import BATCH, MICRO, POSITION
+from marin_sft.training.compilation_cache import use_compilation_cache
 from marin_sft.training.mesh import levanter_mesh
 from marin_sft.training.objective import Layout
 from marin_sft.training.precision import policy
@@ -36,6 +37,7 @@ def trainer_config(*, precision: str, seed: int, mesh: Any = None) -> TrainerCon
     Raises:
         TrainingError: when the mesh does not fit the devices.
     """
+    use_compilation_cache()
     return TrainerConfig(
         id="train",
         seed=seed,

@@ -127,6 +127,10 @@ class Loop:
     ) -> Any:
         settings, cadence = self.settings, self.settings.cadence()
         under_way: _Dispatched | None = None
+        before: Mapping[str, float] = {}
+        if self.evaluate and self.steps_per_eval and settings.eval_on_start and int(state.step) == 0:
+            with meter.paused():
+                before = {f"before/{name}": figure for name, figure in self.evaluate(state).items()}
         for step in range(int(state.step), self.num_steps):
             this, done = step_input(step), step + 1
             if under_way and jax.default_backend() == "cpu":
@@ -135,7 +139,7 @@ class Loop:
             with meter.compiling():
                 state, metrics = take_step(state, this.batch) if this.trained_tokens else without_update(state)
             if under_way:
-                self._settle(under_way, report, meter)
+                self._settle(under_way, report, meter, before if under_way.step == 1 else None)
             under_way, last = _Dispatched(done, this, metrics), done == self.num_steps
             if settings.weight_distribution_log_steps and done % settings.weight_distribution_log_steps == 0:
                 found = weight_distribution(state.model, settings.weight_distribution_pattern)
@@ -145,15 +149,15 @@ class Loop:
             checkpoints_now = not last and _agreed(cadence.due(done) or limit.over())
             if not (exports_now or evaluates_now or checkpoints_now or last):
                 continue
-            evaluated: Mapping[str, float] = {}
+            evaluated: Mapping[str, float] = before if done == 1 else {}
             if self.evaluate and evaluates_now:
                 jax.block_until_ready(metrics)
                 with meter.paused():
-                    evaluated = self.evaluate(state)
+                    evaluated = {**evaluated, **self.evaluate(state)}
             loss, under_way = self._settle(under_way, report, meter, evaluated), None
             with meter.paused():
                 _require_finite_state(state, done)
-                stops = bool(evaluated) and not last and self._stops(done, evaluated, report)
+                stops = bool(evaluates_now) and not last and self._stops(done, evaluated, report)
                 # Before the checkpoint: what a resumed attempt takes over from this one is complete.
                 if self.export and self.steps_per_export and (exports_now or last or stops):
                     self.export(done, state.model, {"step": done, "loss": loss, **meter.counters()})

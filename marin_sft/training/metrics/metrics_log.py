@@ -55,8 +55,9 @@ class MetricsLog:
         self.flush()
         last = json.loads(self._lines[-1])
         first = self.diverged(last["loss"])
-        told = {**last, **({} if first is None else {"first_loss": first})}
-        names = ("loss", "first_loss", "validation/loss", "epoch", "step", "tokens", "trained_tokens")
+        told = {**json.loads(self._lines[0]), **last, **({} if first is None else {"first_loss": first})}
+        losses = ("loss", "first_loss", "before/validation/loss", "validation/loss")
+        names = (*losses, "epoch", "step", "tokens", "trained_tokens")
         summary = {**{name: told[name] for name in names if name in told}, **figures}
         self._write(SUMMARY, [json.dumps(summary)])
 
