@@ -14,7 +14,8 @@ PACKAGE = ROOT / "marin_sft"
 # Top to bottom: a package may import from itself and from what stands above it.
 LAYERS = [
     "errors", "progress", "redaction", "nearest", "paths", "disk", "execution", "inputs",
-    "data", "processing", "training", "export", "evaluation", "steps", "recipes", "executor", "run",
+    "data", "processing", "training", "export", "evaluation", "steps", "recipes", "executor", "trainers", "trl",
+    "scripts", "run",
 ]  # fmt: skip
 VALUES_OF_EXECUTION = {"step", "resources", "shards"}
 BELOW_EXECUTION = {"data", "processing", "training", "export", "evaluation"}
