@@ -33,7 +33,7 @@ from marin_sft.execution.step import ExecutorStep
 from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig
 from marin_sft.export.periodic import PeriodicExports
-from marin_sft.inputs import Source, last_part, path_of, paths_of
+from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
 from marin_sft.training.checks import check_fields
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig, needs_reference
 from marin_sft.training.lora_config import LoraConfig
@@ -169,6 +169,9 @@ def mixture(
     arguments of that function. Of pairs, `seq_len` is the most that a prompt and a completion have together, and the
     other two are limits of each, see `pair_limits`.
     """
+    if not isinstance(data, LmDataConfig | Mapping):
+        got = f"the step '{data.name}'" if isinstance(data, ExecutorStep) else repr(data)
+        raise ConfigError(f"mixture '{name}': expected tokenization steps by name, like {{'chat': tokens}}; got {got}")
     if not isinstance(data, LmDataConfig):
         data = lm_mixture_data_config(data, weights or {}, **options)
     elif weights is not None or options:
@@ -199,6 +202,7 @@ def sft(
     steps_per_hf_export: also export to `hf/step-N` of the output, every so many steps and after the last; -1: never.
     hf_save_dtype, hf_generation_eos_token_ids: of these exports, see `HfExport`.
     """
+    check_step(f"sft '{name}': mixture", mixture, MixtureConfig, "mixture()")
     check_length(mixture, training)
     check_model(base_model, mixture.config.seq_len)
     exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
@@ -223,6 +227,7 @@ def reference_logprobs(
     Its name says nothing of the training it is for: all trainings that compare with the same figures share it.
     `options`: more fields of `ReferenceConfig`.
     """
+    check_step("reference_logprobs: mixture", mixture, MixtureConfig, "mixture()")
     config = ReferenceConfig(
         mixture=path_of(mixture), tokenized=mixture.config.data.tokenized, model=path_of(model), **options
     )
@@ -250,6 +255,7 @@ def dpo(
     `ref_model_sync_steps` the model is held beside the policy instead.
     training: fields of `DPOConfig`. The others: see `sft`.
     """
+    check_step(f"dpo '{name}': mixture", mixture, MixtureConfig, "mixture()")
     check_length(mixture, training)
     check_model(base_model)
     check_model(reference)
@@ -316,6 +322,7 @@ def export(
 
     dtype: of the weights; None: the base model's. generation_eos_token_ids: see `HfExport`.
     """
+    check_step(f"export '{name}': trained", trained, TrainConfig, "sft() or dpo()")
     values = export_fields(name, trained.name, trained.config)
     config = ExportConfig(
         checkpoint=path_of(trained), dtype=dtype, generation_eos_token_ids=_ids(generation_eos_token_ids), **values
@@ -367,6 +374,7 @@ def perplexity(
     if not isinstance(data, ExecutorStep):
         assert seq_len is not None
         data = mixture(f"{name}_evaluation", mixture_for_evaluation(data), seq_len=seq_len)
+    check_step(f"perplexity '{name}': data", data, MixtureConfig, "mixture()")
     config = PerplexityConfig(
         model=path_of(model), mixture=path_of(data), tokenized=data.config.data.tokenized, **options
     )

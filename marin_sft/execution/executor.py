@@ -51,7 +51,7 @@ from marin_sft.execution.step import (
     versioned,
 )
 from marin_sft.execution.store import Store
-from marin_sft.execution.stores import open_store, probe
+from marin_sft.execution.stores import open_reachable, probe
 from marin_sft.execution.terminal import complain, early_end_allowed, visible
 
 __all__ = [
@@ -116,7 +116,8 @@ class Executor:
         """
         act_as_script()
         graph = build_graph(steps)
-        return Run(graph, make_plan(graph, open_store(self.flags.prefix), self._selection()))
+        store = open_reachable(self.flags.prefix)
+        return Run(graph, make_plan(graph, store, self._selection()))
 
     def _selection(self) -> Selection:
         flags = self.flags
@@ -134,7 +135,7 @@ class Executor:
         act_as_script()
         graph = build_graph(steps)
         check_selection(graph, self._selection())
-        store = open_store(self.flags.prefix)
+        store = open_reachable(self.flags.prefix)
         record = RunRecord(store)
         # Before any step is looked at: what this launch finds there, gc must not be about to remove.
         unrecorded = record.begin(description, graph)

@@ -73,6 +73,7 @@ def _parser() -> _Parser:
     add("--address", help=f"of the cluster: its dashboard, or its head (default: $RAY_ADDRESS, else {DASHBOARD})")
     add("--working_dir", default=".", help="what is shipped (default: this directory), but for what .gitignore names")
     add("--submission_id", help="the job's name (default: script-user-time-hex)")
+    add("--debug", action="store_true", help="show the traceback of an error here, too")
     add("--no_wait", action="store_true", help="submit, print the job's name, and end")
     add("--stop_on_interrupt", action="store_true", help="Ctrl-C here stops the job, too")
     add(
