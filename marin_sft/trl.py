@@ -5,6 +5,6 @@ trainer.train()
 """
 
 from marin_sft.trainers import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer, TrainResult
-from marin_sft.trainers.peft import LoraConfig
+from marin_sft.trainers.peft import PeftLoraConfig as LoraConfig
 
 __all__ = ["DPOConfig", "DPOTrainer", "LoraConfig", "SFTConfig", "SFTTrainer", "TrainResult"]

@@ -233,6 +233,21 @@ def preview_rows(context: _Context) -> None:
         preview.print_previews(context.console, tokenizer, previews)
 
 
+def chat(context: _Context) -> None:
+    """talk to a model: a directory, or a step that exported one"""
+    arguments = context.arguments
+    model = os.path.expanduser(arguments.model)
+    if not os.path.isdir(model) and "://" not in model:
+        found = context.step(arguments.model)
+        if found.state.commit is None:
+            raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
+        model = attempt_path(context.store, found.directory, found.state.commit.attempt)
+    from marin_sft.run.chat import talk  # loads JAX
+
+    limits = {"max_new_tokens": arguments.max_new_tokens, "temperature": arguments.temperature}
+    talk(model, system=arguments.system, **limits)
+
+
 COMMANDS: dict[str, Callable[[_Context], int | None]] = {
     "plan": plan,
     "status": status_of_steps,
@@ -246,6 +261,7 @@ COMMANDS: dict[str, Callable[[_Context], int | None]] = {
     "gc": gc,
     "verify": verify,
     "preview": preview_rows,
+    "chat": chat,
 }
 
 
@@ -292,6 +308,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
     parsers["runs"].add_argument("--limit", type=int, default=30, help="so many launches (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why it is kept")
+    parsers["chat"].add_argument("model", metavar="MODEL", help="a directory, or a step")
+    parsers["chat"].add_argument("--system", metavar="TEXT", help="a system message")
+    parsers["chat"].add_argument("--max_new_tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
+    parsers["chat"].add_argument(
+        "--temperature", type=_amount, default=0.0, metavar="T", help="0, the likeliest answer (default), or above"
+    )
     _add_gc_flags(parsers["gc"])
     _add_preview_flags(parsers["preview"])
     return parser.parse_args(argv)

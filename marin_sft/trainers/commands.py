@@ -18,6 +18,7 @@ from marin_sft.execution.terminal import complain
 from marin_sft.nearest import nearest
 from marin_sft.trainers import torchrun
 from marin_sft.trainers.configs import SFTConfig
+from marin_sft.trainers.results import TrainResult
 from marin_sft.trainers.settings import (
     BY_SPELLING,
     NO_EFFECT,
@@ -79,14 +80,22 @@ def _train(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialec
     given = parse(argv, trainer_class.config_class, program)
     config, resources = given.config, given.resources
     torchrun.check_devices(resources)
-    arguments = {Dialect.EASYDEL: {"arguments": config}, Dialect.TRL: {"args": config}, Dialect.SCRIPT: {}}[dialect]
-    positional = (config,) if dialect is Dialect.SCRIPT else ()
-    trainer = trainer_class(*positional, **arguments, resources=resources, flags=given.flags)  # type: ignore[arg-type]
+    trainer = trainer_class(config, resources=resources, flags=given.flags, dialect=dialect)
     result = trainer.train()
     if result is not None:
-        where = result.output_dir or result.checkpoint_path
-        print(f"{result.global_step} steps, loss {result.training_loss:.4g}; the model is in {where}")
+        print(summary(result))
     return 0
+
+
+def summary(result: TrainResult) -> str:
+    """How it went, where the model is, and how to use it."""
+    where = result.output_dir or result.checkpoint_path
+    figures, lines = result.metrics, [f"{result.global_step} steps, loss {result.training_loss:.4g}"]
+    before, after = figures.get("before/validation/loss"), figures.get("validation/loss")
+    if after is not None:
+        lines.append(f"loss on held-out rows: {'' if before is None else f'{before:.4g} before, '}{after:.4g} after")
+    lines += [f"model: {where}", f"chat with it: marin-sft chat {where}", f"serve it: vllm serve {where}"]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)

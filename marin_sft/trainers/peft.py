@@ -25,7 +25,7 @@ _FIXED: Mapping[str, tuple[object, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class PeftLoraConfig:
     """PEFT's `LoraConfig`, of which these fields are known here. See `marin_sft.training.lora_config.LoraConfig`."""
 
     r: int = 8

@@ -25,6 +25,7 @@ from marin_sft.trainers.hardware import default_resources, device_count
 from marin_sft.trainers.memory import Kept, Tokenizer, kept_rows, kept_tokenizer
 from marin_sft.trainers.models import ModelHandle, precision_of
 from marin_sft.trainers.peft import DEFAULT_TARGETS
+from marin_sft.trainers.recommended import longest_of, recommended
 from marin_sft.trainers.rows import first_row, format_of
 from marin_sft.trainers.settings import Dialect
 from marin_sft.training.dpo_config import DPOConfig
@@ -116,6 +117,19 @@ class PipelineBuilder:
         self._kept: list[Kept] = []
         self._notes: list[str] = []
         self._resources = given.resources or default_resources()
+        self._fill_in()
+
+    def _fill_in(self) -> None:
+        """What depends on model and data, where nobody said it."""
+        values, source = self._values, self._given.model.source
+        if self._dialect is Dialect.OURS:
+            lora = self._given.lora is not None or values["use_lora"]
+            devices = device_count(self._resources)
+            fitting = recommended(self._given.train_data, source, pairs=self._pairs, lora=lora, devices=devices)
+            values.update({name: value for name, value in fitting.items() if values[name] is None})
+        longest = longest_of(source)
+        if longest is not None and "seq_len" not in self._config.given():
+            values["seq_len"] = min(values["seq_len"], longest)
 
     def build(self) -> Pipeline:
         """Raises ConfigError for settings that cannot be used, alone or together."""
@@ -131,11 +145,17 @@ class PipelineBuilder:
             for part, data in given.eval_data.items()
         }
         texts = isinstance(format, TextLmDatasetFormat)
-        data = lm_data_config(tokens, held_out, over_length="split" if values["packing"] and texts else "truncate")
+        data = lm_data_config(
+            tokens,
+            held_out,
+            over_length="split" if values["packing"] and texts else "truncate",
+            shuffle=self._shuffles(),
+            validation_fraction=0.0 if held_out else values["validation_fraction"] or 0.0,
+        )
         if not self._pairs:
             data = replace(data, pack={part: bool(values["packing"]) for part in data.tokenized})
         blend = mixture(name, data, seq_len=self._seq_len, **self._pair_limits())
-        training = self._training(bool(held_out))
+        training = self._training(bool(held_out or values["validation_fraction"]))
         make: Any = dpo if self._pairs else sft
         reference = self._reference(where) if self._pairs else {}
         trained = make(name, mixture=blend, base_model=base, resources=self._resources, **reference, **training)
@@ -149,6 +169,12 @@ class PipelineBuilder:
             in_memory=tuple(self._kept),
             notes=tuple(self._notes),
         )
+
+    def _shuffles(self) -> bool:
+        order = self._values["sampling"]
+        if order not in (None, "random", "sequential"):
+            raise ConfigError(f"train_sampling_strategy = {order!r} is not supported: expected random or sequential")
+        return order != "sequential"
 
     def name(self) -> str:
         """Of the training: as it was given, or of model and data; never of the output directory."""
@@ -261,7 +287,8 @@ class PipelineBuilder:
         )
         if schedule is None:
             schedule = "constant" if values["learning_rate_end"] is None else "linear"
-        warmup = values["warmup_steps"] if values["warmup_steps"] else values["warmup_ratio"] or 0
+        steps = values["warmup_steps"]
+        warmup = (int(steps) if steps >= 1 else steps) if steps else values["warmup_ratio"] or 0
         if values["warmup_steps"] and "warmup_ratio" in given and values["warmup_ratio"]:
             raise ConfigError(
                 f"{type(self._config).__name__}: warmup_steps = {values['warmup_steps']} and warmup_ratio = "
@@ -277,6 +304,8 @@ class PipelineBuilder:
                 f"{type(self._config).__name__}: warmup_steps = {values['warmup_steps']} without a scheduler; expected "
                 "scheduler=EasyDeLSchedulers.COSINE or LINEAR"
             )
+        if self._dialect is Dialect.OURS:
+            return {"lr_schedule": schedule, "warmup": warmup}
         floor = (
             {}
             if schedule in ("constant", "inv_sqrt") or values["learning_rate_end"] is not None
@@ -349,11 +378,15 @@ class PipelineBuilder:
             if self._dialect is Dialect.EASYDEL:
                 self._notes.append("do_eval: on, because there is an eval_dataset")
         every = values["steps_per_eval"] if asked and held_out else None
-        return {"do_eval": asked, "steps_per_eval": every}
+        return {"do_eval": asked, "steps_per_eval": every, "eval_on_start": bool(asked and values["eval_on_start"])}
 
     def _saving(self) -> dict[str, Any]:
         values = self._values
-        every = values["save_steps"]
+        every = None if values["save_strategy"] == "no" else values["save_steps"]
+        if values["save_strategy"] not in (None, "no", "steps"):
+            raise ConfigError(
+                f"save_strategy = {values['save_strategy']!r} is not supported: expected no, or steps with save_steps"
+            )
         if not every or every < 0:
             return {"steps_per_hf_export": NEVER}
         states = values["keep_states"] and not values["save_only_model"]

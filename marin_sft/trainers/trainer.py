@@ -59,6 +59,7 @@ class SFTTrainer:
     formatting_func: makes a text of a row, or texts of a batch of rows, which are trained whole.
     resources: what training runs on; None: what the surrounding `execute` was given, or all GPUs of this machine.
     flags: of the executor; None: those of the environment (`MARIN_SFT_PREFIX`).
+    dialect: whose defaults hold; None: as the way of calling says.
 
     Raises:
         ConfigError: for what cannot be trained. Nothing has run by then.
@@ -83,6 +84,7 @@ class SFTTrainer:
         ref_model: ModelHandle | str | None = None,
         resources: Resources | None = None,
         flags: ExecutorFlags | None = None,
+        dialect: Dialect | None = None,
         **others: object,
     ) -> None:
         self._refuse(others)
@@ -92,12 +94,8 @@ class SFTTrainer:
             self._require_none(model=model)
             config, model = None, config
         given_model = model
-        if arguments is not None:
-            dialect = Dialect.EASYDEL
-        elif config is None:
-            dialect = Dialect.TRL
-        else:
-            dialect = Dialect.SCRIPT
+        if dialect is None:
+            dialect = Dialect.EASYDEL if arguments is not None else Dialect.TRL if config is None else Dialect.SCRIPT
         settings = arguments if arguments is not None else args if args is not None else config
         settings = self.config_class() if settings is None else settings
         if not isinstance(settings, self.config_class):
@@ -244,6 +242,8 @@ class SFTTrainer:
         values = self.config.values(self.dialect)
         target = absolute_prefix(str(values["output_dir"]))
         saved = "checkpoint-"
+        if self.dialect is Dialect.OURS and "output_dir" not in self.config.given():
+            target = f"{target}/{pipeline.name}"
         if self.dialect is Dialect.EASYDEL:
             target, saved = f"{target}/{values['run'] or type(self).__name__}", "run-"
         steps = [name.removeprefix("step-") for name in names_in(f"{output}/hf") if name.startswith("step-")]

@@ -1,4 +1,4 @@
-"""The rows that a step drops: how many for which reason, a few of each to look at, and when they are too many."""
+"""The rows that a step drops: counts and samples by reason, and when they are too many."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SAMPLES_PER_REASON = 5
 SAMPLE_CHARACTERS = 2000
 DROPPED = "dropped.jsonl"
 ON_PURPOSE = frozenset({"identical_pair", "not_trained", "rated_bad"})
-"""Reasons for which good data has many rows dropped: they do not count against `max_dropped`."""
-MEND = "Then mend the rows, or say with shape=, columns= and role_map= of the format what they hold"
+"""Reasons that are normal in good data. They do not count against `max_dropped`."""
+MEND = "Then fix the rows, or describe them with shape=, columns= and role_map= of the format"
 _SHOWN, _SHOWN_CHARACTERS = 3, 300
 
 
 @dataclass
 class Dropped:
-    """`counts` by reason; `samples`: the first rows of each reason, in order; `paths` of their files, in the same."""
+    """Dropped rows: counts by reason, the first few of each reason as samples, and the paths of the samples' files."""
 
     counts: Counter[str] = field(default_factory=Counter)
     samples: list[Json] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Dropped:
 
     @staticmethod
     def together(parts: Iterable[Dropped]) -> Dropped:
-        """What `parts`, in order, dropped."""
+        """All that `parts` dropped, in order."""
         whole, shown = Dropped(), Counter[str]()
         for part in parts:
             whole.counts += part.counts
@@ -53,7 +53,7 @@ class Dropped:
 
 
 def write_dropped(directory: str, parts: Iterable[Dropped]) -> None:
-    """Write the samples of `parts` to `{directory}/dropped.jsonl`; nothing when no row was dropped."""
+    """Write the samples of `parts` to `{directory}/dropped.jsonl`, if there are any."""
     samples = [sample for part in parts for sample in part.samples]
     if samples:
         write_json_lines(f"{directory}/{DROPPED}", samples)
@@ -62,11 +62,13 @@ def write_dropped(directory: str, parts: Iterable[Dropped]) -> None:
 def check_dropped(
     rows: int, dropped: Dropped, max_dropped: float, where: str, directory: str, mend: str, tokenizer: str = "T"
 ) -> None:
-    """Raises DataError when no row is left, or when more than the share `max_dropped` was dropped by mistake.
+    """Raises DataError if no row is left, or if more than the share `max_dropped` was dropped by mistake.
 
     Args:
-        where: what the rows are of. directory: where `write_dropped` writes. mend: what the user can do about it.
-        tokenizer: to look at rows with.
+        where: what the rows belong to, for the message.
+        directory: where `write_dropped` writes.
+        mend: what the user can do about it.
+        tokenizer: for the command that shows rows.
     """
     lost = dropped.counts.total()
     if not rows:
@@ -77,14 +79,14 @@ def check_dropped(
         look = f"marin-sft preview --data {shlex.quote(dropped.paths[0])} --tokenizer {shlex.quote(tokenizer)}"
         raise DataError(
             f"{where}: {lost} of {rows} rows dropped ({reasons}); expected at least one row kept and at most "
-            f"{max_dropped:.1%} dropped, as in{''.join(_telling(dropped))}\n"
-            f"More of them are in {directory}/{DROPPED}. See what becomes of rows with `{look}`. {mend}, or raise "
+            f"{max_dropped:.1%} dropped, for example{''.join(_telling(dropped))}\n"
+            f"More of them are in {directory}/{DROPPED}. To see how rows are read, run `{look}`. {mend}, or raise "
             "max_dropped"
         )
 
 
 def _telling(dropped: Dropped) -> list[str]:
-    """A few lines that say different things: about the first row of each of the commonest reasons, then others."""
+    """A few different lines: first one for each of the most common reasons, then more."""
     lines: dict[str, list[str]] = {reason: [] for reason, _ in dropped.counts.most_common()}
     seen: set[str] = set()
     for sample, path in zip(dropped.samples, dropped.paths, strict=True):
@@ -99,7 +101,7 @@ def _telling(dropped: Dropped) -> list[str]:
 
 
 def _sample(source: SourceRow, bad: BadRow) -> Json:
-    """What a person needs to find and judge a dropped row. No full path: the output must not depend on places."""
+    """What it takes to find and judge a dropped row. No full path: the output must not depend on locations."""
     try:
         text = "" if isinstance(source.row, BadRow) else json.dumps(source.row, ensure_ascii=False, default=str)
     except RecursionError:
