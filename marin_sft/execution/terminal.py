@@ -11,9 +11,12 @@ import contextlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 
-# C0 and C1 except newline and tab, characters that change text direction, and surrogates.
+from marin_sft.errors import debugging
+
+# Those of C0 and C1 but for newline and tab, those that turn the direction of text, and halves of characters.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # In logs, colours may stay, and so may the carriage returns of progress bars.
 _CONTROL_OF_LOG = re.compile(
@@ -28,7 +31,10 @@ def visible(text: str) -> str:
 
 
 def complain(problem: object, code: int) -> int:
-    """Print an error; returns `code`."""
+    """Tell of an error; returns the exit code."""
+    if debugging() and isinstance(problem, BaseException):
+        traceback.print_exception(problem)
+        return code
     print(f"error: {visible(str(problem))}", file=sys.stderr)
     return code
 

@@ -28,12 +28,12 @@ from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console, narrow
-from marin_sft.execution.flags import absolute_prefix, default_prefix
+from marin_sft.execution.flags import HELP, absolute_prefix, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.store import Store
-from marin_sft.execution.stores import open_store
+from marin_sft.execution.stores import open_reachable
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import local_path, nearest_path
@@ -53,7 +53,7 @@ class _Context:
     @functools.cached_property
     def store(self) -> Store:
         prefix = self.arguments.prefix or default_prefix()
-        store = open_store(prefix)
+        store = open_reachable(prefix)
         place = local_path(prefix)
         if place is not None and not os.path.isdir(place):
             raise UserError(
@@ -329,6 +329,7 @@ def _add_command(
         "--prefix", type=absolute_prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--debug", action="store_true", help=HELP["debug"])
     return parser
 
 
