@@ -12,7 +12,7 @@ from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.config_file import Section, read_text
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
-from marin_sft.run.importing.rows import Rows, chat_format, is_on_hub, row_function, text_format
+from marin_sft.run.importing.rows import Rows, chat_format, is_on_hub, messages_field, row_function, text_format
 from marin_sft.run.importing.texts import NAMED_TEMPLATES, constant, prompted
 
 SFT_TYPES = ("alpaca", "chat_template", "completion", "input_output", "a mapping with field_instruction and format")
@@ -99,8 +99,7 @@ def _messages(draft: Draft, dataset: Section) -> dict[str, Any]:
     """Where the messages of a row are, under which keys and roles."""
     found: dict[str, Any] = {}
     field = dataset.text("field_messages", "conversations" if dataset.value("type") == "sharegpt" else "messages")
-    if field != "messages":
-        found["messages_field"] = field
+    found |= messages_field(field)
     mapping = dataset.section("message_property_mappings") or Section(dataset.file)
     role = mapping.text("role") or dataset.text("message_field_role")
     content = mapping.text("content") or dataset.text("message_field_content")
@@ -178,6 +177,7 @@ def _pair_format(draft: Draft, dataset: Section) -> Call:
         messages = _messages(draft, dataset)
         columns = dict(messages.pop("columns", {}))
         field = messages.pop("messages_field", "messages")
+        del messages["shape"]
         sides = {
             "chosen": dataset.text("field_chosen", "chosen"),
             "rejected": dataset.text("field_rejected", "rejected"),

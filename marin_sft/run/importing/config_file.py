@@ -44,7 +44,7 @@ class Section(dict[str, Any]):
         return value if isinstance(value, str) else self.refuse(key, "a text")
 
     def number(self, key: str, default: T = None) -> float | T:  # type: ignore[assignment]
-        """A whole number stays one. A number in quotes counts, as it does for the tools."""
+        """A number in quotes counts, as it does for the tools; 3.0 is 3."""
         value = self.value(key)
         if value is None:
             return default
@@ -55,7 +55,7 @@ class Section(dict[str, Any]):
                 self.refuse(key, "a number")
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.refuse(key, "a number")
-        return value
+        return int(value) if value >= 1 and value == int(value) else value
 
     def count(self, key: str, default: T = None) -> int | T:  # type: ignore[assignment]
         value = self.number(key)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from marin_sft.run.importing.code import WIDTH, Call, Name, assignment, names_in
@@ -32,10 +33,12 @@ _SHOWN_ALWAYS = ("num_train_epochs", "num_train_steps", "learning_rate", "lr_sch
 
 def training_defaults(kind: str) -> dict[str, Any]:
     """What `steps.sft` or `steps.dpo` takes where nothing is said."""
-    fields = dataclasses.fields(_STEP_CLASS[kind])
-    return {f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in fields} | {
-        "steps_per_hf_export": -1
-    }
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(_STEP_CLASS[kind]):
+        made = field.default_factory
+        found[field.name] = field.default if isinstance(made, type(dataclasses.MISSING)) else made()
+        found |= {"steps_per_hf_export": -1} if field.name == "steps_per_checkpoint" else {}
+    return found
 
 
 def experiment_source(draft: Draft, path: str) -> str:
@@ -124,7 +127,9 @@ def _steps(draft: Draft) -> list[tuple[str, Any]]:
     tokenizer, more = _place(draft.tokenizer, "tokenizer", "TOKENIZER", "tokenizer_step")
     reference, others = _place(draft.reference, "reference", "REFERENCE", "model_step")
     groups = _groups(draft.training_rows)
-    held_out = {_free("held_out", i, groups): [rows] for i, rows in enumerate(draft.held_out_rows)}
+    held_out: dict[str, list[Rows]] = {}
+    for rows in draft.held_out_rows:
+        held_out[_free("held_out", {**groups, **held_out})] = [rows]
     tokens = {
         **{name: _tokenized(name, rows, tokenizer or model) for name, rows in groups.items()},
         **{name: _tokenized(name, rows, tokenizer or model, is_validation=True) for name, rows in held_out.items()},
@@ -133,6 +138,7 @@ def _steps(draft: Draft) -> list[tuple[str, Any]]:
     arguments = {"mixture": Name("data"), "base_model": model, **({"reference": reference} if reference else {})}
     trained = Call(draft.kind, (Name("NAME"),), {**arguments, **_training(draft)})
     trained = trained.with_comment("train_batch_size", " x ".join([*draft.batch_keys, "devices"]))
+    trained = trained.with_comment("weight_decay_parameters", f"what {draft.tool} decays")
     return [
         *before,
         *more,
@@ -158,15 +164,18 @@ def _groups(datasets: list[Rows]) -> dict[str, list[Rows]]:
     same = all(rows.format == datasets[0].format for rows in datasets)
     apart = any(rows.share is not None or (rows.most is not None and not rows.on_hub) for rows in datasets)
     if same and not apart:
-        return {datasets[0].name: datasets}
+        names = list(dict.fromkeys(rows.name for rows in datasets))
+        return {"_".join(names) if len(names) < 3 else f"{names[0]}_and_{len(names) - 1}_more": datasets}
     groups: dict[str, list[Rows]] = {}
-    for i, rows in enumerate(datasets):
-        groups[_free(rows.name, i, groups)] = [rows]
+    for rows in datasets:
+        groups[_free(rows.name, groups)] = [rows]
     return groups
 
 
-def _free(name: str, index: int, taken: Mapping[str, Any]) -> str:
-    return name if index == 0 and name not in taken else f"{name}_{index + 1}" if name in taken or index else name
+def _free(name: str, taken: Container[str]) -> str:
+    """`name`, or one with a number that is not taken."""
+    others = (f"{name}_{i}" for i in itertools.count(2))
+    return next(free for free in itertools.chain([name], others) if free not in taken)
 
 
 def _tokenized(name: str, rows: list[Rows], tokenizer: Any, is_validation: bool = False) -> Call:

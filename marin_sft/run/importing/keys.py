@@ -51,9 +51,9 @@ def refuse(section: Section, reasons: Mapping[str, str]) -> None:
 
 
 def leave_out(draft: Draft, section: Section, reasons: Mapping[str, str]) -> None:
-    """Note keys that have no counterpart, unless they say no."""
+    """Note keys that have no counterpart, unless they say no. "steps" asks for what `eval_steps` and its like say."""
     for key, reason in reasons.items():
-        if section.value(key) not in (None, False, "", 0, [], {}):
+        if section.value(key) not in (None, False, "", 0, [], {}, "no", "steps"):
             draft.note(section, key, reason)
 
 

@@ -12,7 +12,7 @@ from marin_sft.errors import UserError
 from marin_sft.nearest import nearest_text
 from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.draft import Draft
-from marin_sft.run.importing.rows import Rows, chat_format, row_function, text_format
+from marin_sft.run.importing.rows import Rows, chat_format, messages_field, row_function, text_format
 from marin_sft.run.importing.texts import NAMED_TEMPLATES, question_and_answer
 
 INFO = "dataset_info.json"
@@ -143,10 +143,11 @@ def _of_messages(columns: dict[str, Any], tags: dict[str, str], pairs: bool, opt
     keys = {"role": said["role_tag"], "content": said["content_tag"]}
     if keys not in ({"role": "role", "content": "content"}, {"role": "from", "content": "value"}):
         named |= keys
-    if field != "messages" and pairs:
-        named["messages"] = field
-    elif field != "messages":
-        options = {"messages_field": field, **options}
+    where = messages_field(field)
+    if pairs:
+        named["messages"] = where.get("messages_field")
+    else:
+        options = {**where, **options}
     return _with_columns(named, {**({"role_map": roles} if roles else {}), **options})
 
 

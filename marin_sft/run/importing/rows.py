@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from marin_sft.data.sources import HfDataset
 from marin_sft.errors import DataError, UserError
 from marin_sft.recipes.hub_revisions import LATEST, id_and_revision
 from marin_sft.recipes.sources import refuse_held_out
@@ -47,8 +48,9 @@ class Rows:
     @property
     def is_held_out(self) -> bool:
         """Whether its name says test or validation, which has to be allowed."""
+        plain = isinstance(self.dataset(), str)
         try:
-            refuse_held_out(self.split if self.on_hub else self.source, "")
+            refuse_held_out(self.source if plain else HfDataset(self.source, split=self.split), "")
         except UserError:
             return True
         return False
@@ -57,16 +59,19 @@ class Rows:
     def pinned(self) -> bool:
         return not self.on_hub or bool(self.revision) or id_and_revision(self.source)[1] != LATEST
 
+    @property
+    def taken(self) -> str:
+        """The split, or its first rows."""
+        return self.split if self.most is None else f"{self.split}[:{self.most}]"
+
     def dataset(self) -> Any:
-        """The argument of `default_tokenize`, or of `rows_of` with the split."""
-        split = self.split if self.most is None else f"{self.split}[:{self.most}]"
-        options = {"revision": self.revision, "subset": self.subset, "split": split if split != "train" else None}
-        given = {name: value for name, value in options.items() if value is not None}
+        """The argument of `default_tokenize`."""
         if not self.on_hub:
             return self.source
-        if not given and "/" in self.source:
-            return self.source
-        return Call("HfDataset", (self.source,), given)
+        options = {"revision": self.revision, "subset": self.subset}
+        given = {name: value for name, value in options.items() if value is not None}
+        given |= {"split": self.taken} if self.taken != "train" else {}
+        return Call("HfDataset", (self.source,), given) if given or "/" not in self.source else self.source
 
     def documents(self) -> list[Any]:
         """The sources of `tokenize`."""
@@ -77,12 +82,13 @@ class Rows:
             options |= {"revision": self.revision} if self.revision else {}
             options["allow_patterns"] = list(self.files)
             return [Call("download", (self.name,), options)]
-        return [Call("rows_of", (self.dataset(), self.split))]
+        plain = self.revision is None and self.subset is None and "/" in self.source
+        return [Call("rows_of", (self.source if plain else self.dataset(), self.taken))]
 
     def count(self) -> int | None:
-        """How many rows a local file has; None: not known here."""
+        """How many rows are taken; None: not known here."""
         if self.on_hub or not os.path.exists(self.source):
-            return None
+            return self.most
         from marin_sft.data.rows.row_files import count_rows, find_files  # loads more than planning may
 
         try:
@@ -104,6 +110,12 @@ def is_on_hub(path: str) -> bool:
 
 def chat_format(**keywords: Any) -> Call:
     return Call("ChatLmDatasetFormat", keywords=keywords)
+
+
+def messages_field(field: str) -> dict[str, Any]:
+    """Arguments of `ChatLmDatasetFormat`: rows with messages under `field`."""
+    usual = field in ("messages", "conversations", "conversation")
+    return {"shape": "messages", **({} if usual else {"messages_field": field})}
 
 
 def text_format(column: str) -> Call:

@@ -80,6 +80,8 @@ def _note_weights(draft: Draft) -> None:
     if len(rows) > 1 and apart and any(one.share is None and one.count() is None for one in rows):
         text = f"{draft.tool} trains on all rows: write how many each has into weights, where it says 1"
         draft.note_default("the size of the datasets", text)
+    if any(one.most is not None and not one.on_hub for one in rows):
+        draft.note_default("which rows of a file max_samples takes", "max_documents draws them, they are not the first")
     number = draft.mixture.get("num_validation_sequences")
     if number is not None and len(rows) > 1:
         draft.note_default("how many rows of each are kept out", "all of them are of the first dataset")

@@ -137,7 +137,7 @@ def _interpolated(text: str, section: Section, key: str, top: Section, depth: in
         return text
     found: Any = top
     for part in match[1].split("."):
-        found = found.get(part) if isinstance(found, Section) else None
+        found = found.value(part) if isinstance(found, Section) else None
     if found is None:
         section.refuse(key, f"keys of this file in it; there is no {match[1]}")
     if match[0] == text:
@@ -255,7 +255,7 @@ def _set_schedule(draft: Draft) -> None:
     """Without one, the rate stays as it is."""
     schedule = draft.config.section("lr_scheduler")
     if schedule is None:
-        draft.training |= {"lr_schedule": "constant", "warmup": 0.0}
+        draft.training |= {"lr_schedule": "constant", "warmup": 0}
         return
     name = component(schedule)
     if name not in SCHEDULES:

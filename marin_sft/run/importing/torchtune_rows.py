@@ -11,7 +11,7 @@ from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
-from marin_sft.run.importing.rows import Rows, chat_format, is_on_hub, row_function, text_format
+from marin_sft.run.importing.rows import Rows, chat_format, is_on_hub, messages_field, row_function, text_format
 from marin_sft.run.importing.texts import question_and_answer
 
 _COMPONENT = "_component_"
@@ -129,7 +129,7 @@ def _messages(dataset: Section, columns: dict[str, Any]) -> dict[str, Any]:
         dataset.refuse("conversation_style", "openai or sharegpt")
     usual = "messages" if style == "openai" else "conversations"
     field = dataset.text("conversation_column") or columns.get("messages") or columns.get("conversations") or usual
-    return {} if field == "messages" else {"messages_field": field}
+    return messages_field(field)
 
 
 def _template(draft: Draft) -> dict[str, Any]:

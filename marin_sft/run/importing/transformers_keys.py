@@ -79,7 +79,7 @@ def set_schedule(draft: Draft, config: Section, key: str, default: str, warmup: 
     steps, ratio = config.count("warmup_steps"), config.number("warmup_ratio")
     wanted: float = steps or (float(ratio) if ratio is not None else warmup if steps is None else 0.0)
     options = config.section("lr_scheduler_kwargs") or Section(config.file)
-    draft.training |= {"lr_schedule": ours, "warmup": wanted if warms_up else 0.0}
+    draft.training |= {"lr_schedule": ours, "warmup": wanted if warms_up and wanted else 0}
     floor, rate = options.number("min_lr_rate"), options.number("min_lr")
     if ours != "constant":
         draft.training["min_lr_ratio"] = floor if floor is not None else 0.0
