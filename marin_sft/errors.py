@@ -16,7 +16,8 @@
     `- InfrastructureLoss         a worker or a node was lost; retried on its own budget
 
 A message says what was got, what was expected, where, and what to do next. So a `UserError` that a script does not
-catch, say because it makes a step of a wrong value, ends it with the message and the script's own line.
+catch, say because it makes a step of a wrong value, ends it with the message and the script's own line;
+`--debug` in the command line shows the traceback as well.
 """
 
 import os
@@ -29,14 +30,13 @@ from types import TracebackType
 class MarinSftError(Exception):
     """Base of all errors raised on purpose."""
 
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        _install_hook()
+
 
 class UserError(MarinSftError, ValueError):
     """A mistake in what the user wrote, found before anything ran."""
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
-        if sys.excepthook is sys.__excepthook__:  # not somebody's own
-            sys.excepthook = _explain_and_exit
 
 
 class ConfigError(UserError):
@@ -92,13 +92,41 @@ class InfrastructureLoss(MarinSftError):
     """A worker or a node was lost; says nothing about the step's own code."""
 
 
-def _explain_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What Python does with an exception that nobody caught; one of ours needs no traceback through our code."""
-    if not isinstance(error, UserError) or hasattr(sys, "ps1"):
-        sys.__excepthook__(kind, error, trace)
-        return
+def exit_code(error: BaseException) -> int | None:
+    """Of a script that ends with the error; None where the error is not one that its message explains."""
+    return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), None)
+
+
+def debugging() -> bool:
+    """Whether tracebacks are wanted of what messages explain, too."""
+    return "--debug" in sys.argv
+
+
+def place_in_script(trace: TracebackType | None) -> str:
+    """The user's own line among the frames, "  at file:line: code"; empty where there is none."""
     not_theirs = (os.path.dirname(__file__) + os.sep, *(sysconfig.get_path(n) for n in ("stdlib", "purelib")), "<")
     frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith(not_theirs)]
-    where = f"\n  at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
-    print(f"error: {error}{where}", file=sys.stderr)
-    sys.exit(2)
+    return f"  at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+
+
+def _install_hook() -> None:
+    """Instead of Python's own or Ray's, which goes on to Python's; not instead of somebody else's."""
+    previous = sys.excepthook
+    if previous is not sys.__excepthook__ and not getattr(previous, "__module__", "").startswith("ray."):
+        return
+
+    def explain_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """What Python does with an exception that nobody caught; one of ours needs no traceback through our code."""
+        code = exit_code(error)
+        if code is None or hasattr(sys, "ps1") or debugging():
+            previous(kind, error, trace)
+        else:
+            places = getattr(error, "__notes__", [place_in_script(trace)])  # of an error from elsewhere: where it was
+            print("\n".join(filter(None, [f"error: {error}", *places])), file=sys.stderr)
+        if code is not None and not hasattr(sys, "ps1"):
+            sys.exit(code)
+
+    sys.excepthook = explain_and_exit
+
+
+_EXIT_CODES = {UserError: 2, PreviousTaskFailedError: 2, InfrastructureLoss: 2, RunFailed: 1}

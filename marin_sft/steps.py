@@ -296,10 +296,13 @@ def _config(
     steps, dtype, ends = exports
     if steps == -1:
         return of(**fields)
-    config = of(**{**fields, "hf_exports_kept": None})  # which cannot stand there before the exports do
+    needs_exports: dict[str, Any] = {"hf_exports_kept": None, "save_optimizer_state": False}
+    config = of(**{**fields, **needs_exports})
     options = {"dtype": dtype, "generation_eos_token_ids": ends, **export_fields(name, name, config)}
     hf_exports = PeriodicExports(steps=steps, **options)
-    return replace(config, hf_exports=hf_exports, hf_exports_kept=fields.get("hf_exports_kept"))
+    return replace(
+        config, hf_exports=hf_exports, **{name: fields.get(name, value) for name, value in needs_exports.items()}
+    )
 
 
 def export(

@@ -1,4 +1,5 @@
 import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,12 @@ import pytest
 def interrupts_count() -> None:
     """A shell's background job ignores SIGINT, and so would all that it starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs_are_kept_here(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Not in the user's cache."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("jax"))
 
 
 @pytest.fixture(scope="module", autouse=True)

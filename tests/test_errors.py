@@ -14,10 +14,10 @@ from marin_sft.execution.graph import build_graph
 ROOT = Path(__file__).parents[1]
 
 
-def run(tmp_path, script):
+def run(tmp_path, script, *flags):
     (tmp_path / "script.py").write_text(script)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "script.py", *flags], cwd=tmp_path, env=env, capture_output=True, text=True)
 
 
 def test_the_message_and_the_script_s_own_line(tmp_path):
@@ -44,6 +44,26 @@ def test_the_message_and_the_script_s_own_line(tmp_path):
 def test_other_exceptions_are_as_ever(tmp_path, script, last):
     done = run(tmp_path, script)
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == last
+
+
+@pytest.mark.parametrize(
+    "script, code, stderr",
+    [
+        ("RunFailed('2 steps failed')", 1, "error: 2 steps failed\n  at {}:6: raise error\n"),
+        ("InfrastructureLoss('Ray did not start')", 2, "error: Ray did not start\n  at {}:6: raise error\n"),
+        ("UserError('x'); error.add_note('  at main.py:3: f()')", 2, "error: x\n  at main.py:3: f()\n"),
+    ],
+)
+def test_also_after_ray_has_put_its_own_hook_there(tmp_path, script, code, stderr):
+    """Which a script that imports ray first has; errors of another process bring their place along."""
+    lines = f"import ray\nfrom marin_sft.errors import *\nimport sys\n\nerror = {script}\nraise error\n"
+    done = run(tmp_path, lines)
+    assert (done.returncode, done.stderr) == (code, stderr.format(tmp_path / "script.py"))
+
+
+def test_a_traceback_for_those_who_debug(tmp_path):
+    done = run(tmp_path, "from marin_sft.errors import *\nraise UserError('x')\n", "--debug")
+    assert done.returncode == 2 and done.stderr.startswith("Traceback") and done.stderr.endswith("UserError: x\n")
 
 
 def test_a_step_is_no_list_of_steps():

@@ -14,10 +14,11 @@ PACKAGE = ROOT / "marin_sft"
 # Top to bottom: a package may import from itself and from what stands above it.
 LAYERS = [
     "errors", "progress", "redaction", "nearest", "paths", "disk", "execution", "inputs",
-    "data", "training", "export", "evaluation", "steps", "recipes", "run",
+    "data", "processing", "training", "export", "evaluation", "steps", "recipes", "executor", "trainers", "trl",
+    "scripts", "run",
 ]  # fmt: skip
 VALUES_OF_EXECUTION = {"step", "resources", "shards"}
-BELOW_EXECUTION = {"data", "training", "export", "evaluation"}
+BELOW_EXECUTION = {"data", "processing", "training", "export", "evaluation"}
 
 
 def module_of(file: Path) -> str:

@@ -18,3 +18,20 @@ def test_marin_spelling():
     """`from marin.execution.executor import ...` works with only the package name changed."""
     for name in PUBLIC.split():
         assert getattr(executor, name) is getattr(marin_sft, name)
+
+
+def test_module_paths_of_marin_and_levanter():
+    """Their imports with only the package's name changed: the same objects as ours, not others of that name."""
+    from marin_sft import data
+    from marin_sft.data import text
+    from marin_sft.processing import tokenize
+
+    for module in (text, tokenize):
+        assert {name for name in vars(module) if not name.startswith("_")} >= set(module.__all__)
+        for name in set(module.__all__) & set(data.__all__):
+            assert getattr(module, name) is getattr(data, name)
+    assert text.LMMixtureDatasetConfig is data.LmDataConfig
+    config = data.TokenizeConfig(("rows.jsonl",), "tokenizer")
+    assert (
+        marin_sft.ExecutorStep("tokenized/x", tokenize.tokenize, config).fn.path == "marin_sft.data.tokenize:tokenize"
+    )

@@ -1,22 +1,22 @@
 """Raw rows -> messages -> token cache -> mixture -> packed batches.
 
     step_configs  the configs of the steps, each naming its function
-    download      the steps: a repository of the Hub, or URLs -> files (remote/); sources: such a dataset as a value
+    download      the steps: a repository of the Hub, or URLs -> files (remote/); sources: a dataset as a value
     transform     the step: raw rows -> canonical rows; adapters: how one dataset's rows are read, by its registry name
     tokenizer     loading a tokenizer; train_tokenizer: the step that trains a small one
     tokenize      the step: rows -> documents on disk (token_cache), as the format says (formats, levanter_formats)
-    data_configs  which tokenized datasets are trained on, in which proportion
+    data_configs  which tokenized datasets to train on, in what proportion
     mixture       the step: token caches -> packed rows and weights
-    preview       a row on its way to tokens, to look at
+    preview       shows how a row becomes tokens
     files         small files of a step's output
 
     remote/       files from elsewhere
     rows/         row_files: rows from files of any kind (text_rows, table_rows), and back; splits, blocks, dropped
-    messages/     reading: a row -> what it holds (examples); shapes: those it can come in, and who reads them
+    messages/     reading: a row -> what it holds (examples); shapes: the shapes of rows, and their readers
     chat/         encode: what a row holds -> tokens and their mask (renderer, templates, turn_spans, alignment)
     packing/      rows: what a mixture can hold (documents: packs, over_length; pairs: pair_limits); selection;
                   packed_mixture: the mixture on disk, read
-    batches/      packed_batches, pair_batches: arrays to train on; order, interleaving: what comes when
+    batches/      packed_batches, pair_batches: arrays to train on; order, interleaving: which row comes when
 
 Importing this package or `step_configs` loads no numpy, transformers or jax: planning stays light.
 """

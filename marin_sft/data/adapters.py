@@ -2,10 +2,10 @@
 
 TransformAdapter            a dialogue, in columns that are named here (Marin's)
 PreferenceTransformAdapter  a better and a worse dialogue (Marin's)
-FormatAdapter               any shape that `examples_of` knows, found out row by row
+FormatAdapter               any shape that `examples_of` knows, detected row by row
 UnchangedAdapter            the rows as they are
 
-An adapter's `canonical(row)` gives the canonical rows of a raw one, or a BadRow. Nothing is left out without one.
+`canonical(row)` returns the canonical rows of a raw row, or raises BadRow. It drops nothing silently.
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
+from marin_sft.data.files import Json
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.canonical import canonical_row
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.messages.reading import examples_of
 from marin_sft.errors import ConfigError
 
-Row = dict[str, Any]
+Row: TypeAlias = Json
 
 THINK_TAGS = {"<think>": "<|start_think|>", "</think>": "<|end_think|>"}
-"""What Marin's tokenizer, which has these tokens, expects around reasoning."""
+"""The tokens that Marin's tokenizer expects around reasoning."""
 
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
-"""Columns that belong to a dialogue wherever they are found."""
+"""Columns that are kept with every dialogue."""
 
 _RESERVED = ("id", "source", "messages", "prompt", "chosen", "rejected", "metadata")
 
 
 class Adapter(Protocol):
-    """What the transform step needs of an adapter; those below, or a frozen dataclass of your own."""
+    """What the transform step needs from an adapter: one of those below, or a frozen dataclass of your own."""
 
     def canonical(self, row: Row) -> list[Row]:
-        """The canonical rows of `row`, mostly one. Raises BadRow."""
+        """The canonical rows of `row`, usually one. Raises BadRow."""
         ...
 
 
@@ -61,17 +62,19 @@ class InputDatasetFormat(Enum):
 class TransformAdapter:
     """Rows that hold a dialogue.
 
-    `instruction_column`, `response_column`, `conversation_column`: where it is, see `InputDatasetFormat`.
-    `role_key`, `content_key`: the keys of a message, or (`content_key`) of an answer.
-    `user_value`, `assistant_value`, `system_value`, `tool_value`: the role names of the rows; others are an error.
-    `system_column`: a system turn for dialogues that have none.
-    `filter_on_key`: of several answers, the one with the highest value of this key is taken, the first among equals.
-    `metadata_remap`: columns that become keys of the canonical row, from the rows' name to the new one.
-    `replacements`: what is replaced in the text of all turns; None stands for `THINK_TAGS`, {} for nothing.
-    `extra_metadata_fn`: a module-level function from a raw row to further keys of the canonical row.
+    dataset_format: which columns hold the dialogue.
+    instruction_column, response_column, conversation_column: their names, see `InputDatasetFormat`.
+    role_key: the key of a message's role.
+    content_key: the key of a message's text, or of an answer's.
+    user_value, assistant_value, system_value, tool_value: role names in the rows. Any other is an error.
+    system_column: the system turn of dialogues that have none.
+    filter_on_key: of several answers, take the one with the highest value of this key, the first among equals.
+    metadata_remap: columns to copy to the canonical row, as {name in the rows: new name}.
+    replacements: text to replace in all turns. None: `THINK_TAGS`. {}: nothing.
+    extra_metadata_fn: a module-level function from a raw row to more keys of the canonical row.
 
     Raises:
-        ConfigError: a column that `dataset_format` needs is not named, or a name that the canonical row has already.
+        ConfigError: a column that `dataset_format` needs is not named, or the canonical row already has a name.
     """
 
     dataset_format: InputDatasetFormat = InputDatasetFormat.INSTRUCTION_RESPONSE
@@ -110,11 +113,11 @@ class TransformAdapter:
         """
         _check_object(row)
         messages = [self._replaced(message) for message in self._with_system(row, self._messages(row))]
-        beside = {key: row[key] for key in TEMPLATE_COLUMNS if row.get(key) is not None}
-        beside |= {new: row[old] for old, new in self.metadata_remap.items() if row.get(old) is not None}
-        beside |= self._extra(row)
-        given = {"messages": messages, **{key: beside.pop(key) for key in TEMPLATE_COLUMNS if key in beside}}
-        return [{**canonical, **beside} for canonical in _canonical_rows(given, ChatLmDatasetFormat(shape="messages"))]
+        extra = {key: row[key] for key in TEMPLATE_COLUMNS if row.get(key) is not None}
+        extra |= {new: row[old] for old, new in self.metadata_remap.items() if row.get(old) is not None}
+        extra |= self._extra(row)
+        given = {"messages": messages, **{key: extra.pop(key) for key in TEMPLATE_COLUMNS if key in extra}}
+        return [{**canonical, **extra} for canonical in _canonical_rows(given, ChatLmDatasetFormat(shape="messages"))]
 
     def _messages(self, row: Row) -> list[Row]:
         if self.dataset_format is InputDatasetFormat.SINGLE_COLUMN_MULTI_TURN:
@@ -180,10 +183,9 @@ class TransformAdapter:
 class PreferenceTransformAdapter:
     """Rows that hold a better and a worse dialogue.
 
-    `chosen_column`, `rejected_column`: lists of messages, or, with `prompt_column`, the text of an answer.
-    `prompt_column`: what both go on from, a text of the user's or a list of messages; where it is not named, the
-    messages that both have in common.
-    `role_key`, `content_key`: the keys of a message.
+    chosen_column, rejected_column: lists of messages, or, with `prompt_column`, the text of an answer.
+    role_key, content_key: the keys of a message.
+    prompt_column: what both continue, a user's text or a list of messages. Empty: the messages that both begin with.
     """
 
     chosen_column: str = "chosen"
@@ -193,7 +195,7 @@ class PreferenceTransformAdapter:
     prompt_column: str = ""
 
     def canonical(self, row: Row) -> list[Row]:
-        """One `{"prompt", "chosen", "rejected", "tools"?, "chat_template_kwargs"?}`, each of the three messages.
+        """One `{"prompt", "chosen", "rejected", "tools"?, "chat_template_kwargs"?}`, the first three lists of messages.
 
         Raises:
             BadRow: `not_an_object`, `missing_column`, `missing_value`, `bad_messages`, or what `examples_of` raises.
@@ -232,7 +234,7 @@ class FormatAdapter:
 
 @dataclass(frozen=True)
 class UnchangedAdapter:
-    """Rows that are kept as they are, for a format of the tokenization step to read."""
+    """Rows that are kept as they are, for the format of the tokenization step to read."""
 
     def canonical(self, row: Row) -> list[Row]:
         """Raises BadRow `not_an_object`."""
@@ -241,7 +243,7 @@ class UnchangedAdapter:
 
 
 def _others(message: Row, *read: str) -> Row:
-    """What a message holds beside what is `read` of it: a chat template may look for it."""
+    """The keys of a message that are not `read`: a chat template may use them."""
     return {key: value for key, value in message.items() if key not in read and value is not None}
 
 
@@ -249,12 +251,12 @@ def _canonical_rows(row: Row, format: ChatLmDatasetFormat) -> list[Row]:
     return [canonical_row(example) for example in examples_of(row, format)]
 
 
-def _check_object(row: Any) -> None:
+def _check_object(row: object) -> None:
     if not isinstance(row, dict):
         raise BadRow("not_an_object", f"got a {type(row).__name__}, expected a JSON object")
 
 
-def _value(row: Row, column: str) -> Any:
+def _value(row: Row, column: str) -> object:
     if column not in row:
         raise BadRow("missing_column", f"no {column!r}; the keys are {sorted(row)}")
     if row[column] is None:
@@ -262,13 +264,13 @@ def _value(row: Row, column: str) -> Any:
     return row[column]
 
 
-def _list_of_messages(value: Any, column: str, renamed: Callable[[Row, str], Row]) -> list[Row]:
+def _list_of_messages(value: object, column: str, renamed: Callable[[Row, str], Row]) -> list[Row]:
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise BadRow("bad_messages", f"{column} is a {type(value).__name__}, expected a list of messages")
     return [renamed(message, f"{column}[{index}]") for index, message in enumerate(value)]
 
 
-def _answers(value: Any, column: str) -> list[Row]:
+def _answers(value: object, column: str) -> list[Row]:
     if not isinstance(value, list) or not all(isinstance(answer, dict) for answer in value):
         raise BadRow("no_answer", f"{column} is a {type(value).__name__}, expected a list of objects")
     if not value:
@@ -276,11 +278,11 @@ def _answers(value: Any, column: str) -> list[Row]:
     return value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not math.isnan(value)
 
 
 def _refuse_reserved(names: Iterable[str], where: str) -> None:
     taken = sorted(set(names) & set(_RESERVED))
     if taken:
-        raise ConfigError(f"{where} makes {taken}, which the canonical row has already; expected other names")
+        raise ConfigError(f"{where} makes {taken}, which the canonical row already has; expected other names")

@@ -1,11 +1,11 @@
-"""Which tokenized datasets are trained and validated on, and in which proportion. Light values, under Marin's names.
+"""Which tokenized datasets to train and validate on, in what proportion. Light values, under Marin's names.
 
     data = lm_mixture_data_config(
         {"chat": tokenized_chat, "code": tokenized_code, "held_out": tokenized_held_out},
         {"chat": 3, "code": 1},
     )
 
-What takes such a value (`default_sft`, `steps.mixture`) adds the length of a row, which is the training config's.
+The length of a row is not part of it: `default_sft` and `steps.mixture` add it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any, Literal, get_args
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName, UnversionedValue, omitted_when
+from marin_sft.inputs import Source
 
 Weights = Mapping[str, float]
 Schedule = Sequence[tuple[int, Weights]]
 WeightsAre = Literal["documents", "tokens", "rows"]
 OverLength = Literal["truncate", "drop", "split", "raise"]
 POLICIES: tuple[str, ...] = get_args(OverLength)
-"""What may become of documents that are longer than a row; see packing/over_length."""
+"""What to do with documents longer than a row; see packing/over_length."""
 StopStrategy = Literal["restart", "first_exhausted", "all_exhausted"]
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+@-]*(/[A-Za-z0-9][\w.+@-]*)*", re.ASCII)
@@ -35,42 +36,55 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.+@-]*(/[A-Za-z0-9][\w.+@-]*)*", re.ASCII)
 class LmDataConfig:
     """Make one with `lm_data_config`, `lm_mixture_data_config` or another function of this module.
 
-    tokenized: the tokenization step (or its output) of each component.
-    train_weights: stages (first training step, weight of each component), the first from step 0 on. Weights are
-    relative to each other; a component whose weight is always 0 is for validation only.
-    weights_are: what the weights count. "documents" of which a fraction w / sum(w) comes from the component, "tokens",
-    or "rows": packed rows, however full.
-    pack: for each component, whether its documents share rows; a number: at most so many of them.
-    over_length: see `over_length`.
-    stop_strategy: how long an epoch is. "restart": as many rows as all training components hold; small ones come again,
-    and training may go on for ever. Otherwise the data end with one epoch: "first_exhausted" before any row comes
-    twice, "all_exhausted" when every row has come.
-    shuffle: True: a component's rows come in random order; n: in random order within windows of n rows; False: in the
-    order of their documents.
-    mixture_block_size: components come in random order within each block of so many rows; None: as evenly as can be.
-    num_validation_sequences: so many training documents of a component are kept out of training for validation.
-    validation_fraction: that share of the documents of every other component without a validation split is.
-    max_documents, max_train_batches: train on no more than so many documents of a component, or batches of its rows.
-    Which documents are kept out or kept is decided by a hash of their tokens: it is the same documents however they
-    are ordered, and equal ones stay together.
+    A hash of their tokens decides which documents are held out or kept. It does not depend on their order, and equal
+    documents stay together.
     """
 
     tokenized: dict[str, Any]
+    """The tokenization step (or its output) of each component."""
+
     train_weights: tuple[tuple[int, dict[str, float]], ...]
+    """Stages, (first training step, weight of each component). The first stage begins at step 0. Weights are relative
+    to each other. A component whose weight is always 0 is for validation only."""
+
     weights_are: WeightsAre = "documents"
+    """What the weights count: "documents", "tokens", or "rows" (packed rows, however full). A component with weight w
+    gives w / sum(w) of them."""
+
     pack: dict[str, bool | int] = field(default_factory=dict)
+    """For each component, whether its documents share rows. A number: at most this many documents per row."""
+
     over_length: OverLength = "truncate"
+    """What to do with documents longer than a row, see packing/over_length."""
+
     stop_strategy: StopStrategy = "restart"
+    """How long an epoch is. "restart": as many rows as all training components hold; small components repeat, and
+    training may go on without end. The others end the data after one epoch: "first_exhausted" before any row repeats,
+    "all_exhausted" once every row was used."""
+
     shuffle: bool | int = True
+    """The order of a component's rows. True: random. n: random within windows of n rows. False: that of their
+    documents."""
+
     mixture_block_size: int | None = None
+    """Components come in random order within blocks of this many rows. None: as evenly as possible."""
+
     num_validation_sequences: dict[str, int] = field(default_factory=dict)
+    """How many training documents of a component to hold out for validation."""
+
     max_documents: dict[str, int] = field(default_factory=dict)
+    """The most documents to train on, by component."""
+
     max_train_batches: dict[str, int] = field(default_factory=dict)
+    """The most batches of rows to train on, by component."""
+
     validation_fraction: float = omitted_when(0.0, default=0.0)
+    """Share of the documents of a component to hold out for validation, unless it has a validation split or is in
+    `num_validation_sequences`."""
 
     def __post_init__(self) -> None:
         if any(isinstance(value, UnversionedValue) for value in vars(self).values()):
-            return  # checked when it is plain
+            return  # checked once the values are plain
         for name in self.tokenized:
             _require(_NAME.fullmatch(name), f"component {name!r}", "letters, digits and . _ + @ - between slashes")
         _check_tokenizers(self.tokenized)
@@ -100,7 +114,7 @@ class LmDataConfig:
 
 
 def lm_mixture_data_config(
-    components: Mapping[str, Any],
+    components: Mapping[str, Source],
     weights: Weights | Schedule,
     *,
     shuffle: bool | int = True,
@@ -117,8 +131,8 @@ def lm_mixture_data_config(
 ) -> LmDataConfig:
     """Train on `components` (tokenization steps by name) in the proportion of `weights`.
 
-    A component without a weight is for validation only. `pack` None: as each tokenization's format says, and True where
-    it says nothing. Other arguments: see `LmDataConfig`.
+    A component without a weight is for validation only. pack=None: what each tokenization's format says, else True.
+    For the other arguments, see `LmDataConfig`.
 
     Raises:
         ConfigError: a value that cannot be used, no positive weight, or components with different tokenizers.
@@ -146,14 +160,14 @@ def lm_mixture_data_config(
 
 
 def lm_varying_mixture_data_config(
-    components: Mapping[str, Any], weights_list: Schedule, **options: Any
+    components: Mapping[str, Source], weights_list: Schedule, **options: Any
 ) -> LmDataConfig:
-    """As `lm_mixture_data_config`, with weights that change: [(first training step, weights), ...], from step 0 on."""
+    """As `lm_mixture_data_config`, with stages of weights: [(first training step, weights), ...], from step 0 on."""
     return lm_mixture_data_config(components, weights_list, **options)
 
 
 def lm_data_config(
-    training_set: ExecutorStep[Any], validation_sets: Mapping[str, Any] | None = None, **options: Any
+    training_set: ExecutorStep[Any], validation_sets: Mapping[str, Source] | None = None, **options: Any
 ) -> LmDataConfig:
     """Train on one tokenization step; `validation_sets` by name. `options` of `lm_mixture_data_config`.
 
@@ -165,14 +179,14 @@ def lm_data_config(
     return lm_mixture_data_config({name: training_set, **(validation_sets or {})}, {name: 1.0}, **options)
 
 
-def mixture_for_evaluation(inputs: Mapping[str, Any]) -> LmDataConfig:
+def mixture_for_evaluation(inputs: Mapping[str, Source]) -> LmDataConfig:
     """All of `inputs` (tokenization steps by name) for validation, none for training."""
     pack = {name: _pack_of(source) for name, source in inputs.items()}
     return LmDataConfig(tokenized=dict(inputs), train_weights=((0, _padded({}, inputs)),), pack=pack)
 
 
-def add_validation_sets_to_mixture(data: LmDataConfig, validation_sets: Mapping[str, Any]) -> LmDataConfig:
-    """`data` with more components to validate on; those that it has already stay as they are."""
+def add_validation_sets_to_mixture(data: LmDataConfig, validation_sets: Mapping[str, Source]) -> LmDataConfig:
+    """`data` with more components to validate on. Those it already has stay as they are."""
     added = {name: source for name, source in validation_sets.items() if name not in data.tokenized}
     tokenized = {**data.tokenized, **added}
     return dataclasses.replace(
@@ -204,20 +218,20 @@ def _padded(weights: Weights, components: Iterable[str]) -> dict[str, float]:
     return {**given, **{name: 0.0 for name in components if name not in given}}
 
 
-def _pack_of(source: Any) -> bool | int:
+def _pack_of(source: object) -> bool | int:
     pack = getattr(getattr(_config_of(source), "format", None), "pack", None)
     return True if pack is None else pack
 
 
-def _config_of(source: Any) -> Any:
+def _config_of(source: object) -> object:
     """The config of the step that makes `source`; None for a plain path."""
     step = source.step if isinstance(source, InputName) else source
     return getattr(step, "config", None)
 
 
-def _check_tokenizers(components: Mapping[str, Any]) -> None:
-    """Tokenizers are told apart by where they come from; by their vocabularies, the mixture step does it again."""
-    found: list[tuple[str, Any]] = []
+def _check_tokenizers(components: Mapping[str, object]) -> None:
+    """Compares where the tokenizers come from. The mixture step compares their vocabularies."""
+    found: list[tuple[str, object]] = []
     for name, source in components.items():
         tokenizer = getattr(_config_of(source), "tokenizer", None)
         if tokenizer is not None and not any(_same(tokenizer, other) for _, other in found):
@@ -230,7 +244,7 @@ def _check_tokenizers(components: Mapping[str, Any]) -> None:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two sources in configs are the same: steps are equal when they do the same with the same config."""
+    """Whether two sources in configs are the same. Steps are if they have the same name, function and config."""
     if a is b or type(a) is not type(b):
         return a is b
     if isinstance(a, ExecutorStep):
@@ -252,7 +266,7 @@ def _check_stages(stages: Sequence[tuple[int, Weights]], components: set[str]) -
         if set(weights) != components:
             raise ConfigError(
                 f"weights from step {start} and components differ in {sorted(set(weights) ^ components)}; expected the "
-                "same names (missing_weights_are_validation=True: a component without a weight is validated on only)"
+                "same names (with missing_weights_are_validation=True, one without a weight is for validation only)"
             )
         for name, weight in weights.items():
             _require(
@@ -262,10 +276,10 @@ def _check_stages(stages: Sequence[tuple[int, Weights]], components: set[str]) -
     _require(len(idle) in (0, len(stages)), f"no weight above 0 from step {idle[:1]} on", "one in each stage")
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _require(holds: Any, got: str, expected: Any) -> None:
+def _require(holds: object, got: str, expected: object) -> None:
     if not holds:
         raise ConfigError(f"{got}; expected {expected}")

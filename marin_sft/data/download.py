@@ -1,10 +1,10 @@
-"""The steps that bring files from elsewhere: of a repository on the Hugging Face Hub, or from URLs.
+"""The steps that download files: from a repository on the Hugging Face Hub, or from URLs.
 
 {output_path}/...               the files, under their paths in the repository
-{output_path}/.provenance.json  where from: id, revision asked for, commit, files with sizes and digests
+{output_path}/.provenance.json  their origin: id, requested revision, commit, files with sizes and digests
 
-Its name begins with a dot so that nobody takes it for rows, and so that it does not count as output: the same files
-from another commit change nothing for who reads them.
+The dot keeps it from being read as rows and from counting as output: the same files from another commit change nothing
+for the steps that read them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from marin_sft import progress
-from marin_sft.data.files import read_json, write_json
+from marin_sft.data.files import Json, read_json, write_json
 from marin_sft.data.remote.hub import Repository, commit_of, endpoint, list_files
 from marin_sft.data.remote.transfer import RemoteFile, fetch, patiently
 from marin_sft.data.remote.urls import remote_file
@@ -38,14 +37,14 @@ def download(config: DownloadConfig) -> None:
     """Fetch the files of `config`, each checked against the size and digest that the hub lists.
 
     Raises:
-        DataError: a repository, revision or file that is not there or may not be read; or the hub is out of reach.
+        DataError: a repository, revision or file is missing or may not be read, or the hub cannot be reached.
     """
     asked = Repository(config.id, config.kind, config.revision, endpoint())
     commit = patiently(lambda: commit_of(asked))
     if not _SHORT_COMMIT.fullmatch(config.revision):
-        # Not logged: whoever sets up logging in this process could silence it.
+        # Not logged: logging settings could silence it.
         print(
-            f"{asked.page}: revision {config.revision!r} is a name that can move; to get the same files for ever, give "
+            f"{asked.page}: revision {config.revision!r} can move; to always get the same files, set "
             f"revision={commit!r}",
             file=sys.stderr,
         )
@@ -56,10 +55,10 @@ def download(config: DownloadConfig) -> None:
 
 
 def download_urls(config: DownloadUrlsConfig) -> None:
-    """Fetch the files of `config`, checked against the sizes that their servers tell and the digests given.
+    """Fetch the files of `config`, checked against the sizes that their servers report and the given digests.
 
     Raises:
-        DataError: two URLs with one name; a file that is not there, may not be read, or is out of reach.
+        DataError: two URLs end in the same file name; or a file is missing, may not be read, or cannot be reached.
     """
     real = {str(signed): signed.url for signed in config.signed}
     files = [patiently(partial(remote_file, real.get(url, url), config.sha256.get(url))) for url in config.urls]
@@ -69,8 +68,8 @@ def download_urls(config: DownloadUrlsConfig) -> None:
     _fetch_all(files, config.output_path, config.earlier_attempts, {"urls": [str(file.origin) for file in files]})
 
 
-def _fetch_all(files: Sequence[RemoteFile], directory: str, earlier: Sequence[str], said: dict[str, Any]) -> None:
-    """Fetch `files` in parallel. What they are is written first: it tells the next attempt what ours holds."""
+def _fetch_all(files: Sequence[RemoteFile], directory: str, earlier: Sequence[str], said: Json) -> None:
+    """Fetch `files` in parallel. The list of files is written first: it tells the next attempt what this one holds."""
     if outside := [file.name for file in files if file.name.startswith("/") or ".." in file.name.split("/")]:
         raise DataError(f"{outside[0]!r} would be written outside of the output; expected a path below it")
     listed = [{"name": file.name, "size": file.size, "digest": file.digest} for file in files]
@@ -86,10 +85,10 @@ def _fetch_all(files: Sequence[RemoteFile], directory: str, earlier: Sequence[st
     progress.report(sum(sizes), sum(sizes), "bytes")
 
 
-def _provenance_of(attempt: str) -> dict[str, Any]:
+def _provenance_of(attempt: str) -> Json:
     try:
         return read_json(f"{attempt}/{PROVENANCE}")
-    except (FileNotFoundError, ValueError):  # it was killed before or while it wrote this
+    except (FileNotFoundError, ValueError):  # killed before or while writing it
         return {}
 
 
@@ -117,14 +116,14 @@ def _batched(files: Sequence[RemoteFile]) -> list[list[RemoteFile]]:
 
 
 def _fetch_batch(batch: _Batch) -> list[int]:
-    """Fetch a few files at a time; their sizes. The first that fails ends the batch: what others got is kept."""
+    """Fetch a few files at a time, and return their sizes. The first failure ends the batch; what arrived is kept."""
     arrived: list[int] = []  # appended to by all threads
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         running = [pool.submit(fetch, f, batch.directory, batch.earlier, moved=arrived.append) for f in batch.files]
         pending = set(running)
         while pending:
             done, pending = wait(pending, timeout=_REPORT_SECONDS, return_when=FIRST_COMPLETED)
-            # Heard when the batches are fetched in the step's own process.
+            # Shown only if the batches run in the step's own process.
             progress.report(sum(arrived), batch.total, "bytes")
             if any(future.exception() for future in done):
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -6,16 +6,20 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from marin_sft.paths import file_system, local_path
 
 if TYPE_CHECKING:
     import numpy as np
+    from fsspec.core import OpenFile
+
+Json: TypeAlias = dict[str, Any]
+"""A JSON object, its values unchecked."""
 
 
-def open_file(path: str, mode: str) -> Any:
-    """An open binary file, to use in a `with`; folders are made."""
+def open_file(path: str, mode: str) -> OpenFile:
+    """A binary file to use in a `with`. Folders are made as needed."""
     from fsspec.core import OpenFile
 
     filesystem, plain = file_system(path)
@@ -25,7 +29,7 @@ def open_file(path: str, mode: str) -> Any:
 
 
 def errors_of_reading(path: str) -> tuple[type[Exception], ...]:
-    """What reading a file raises when it breaks off. fsspec lets errors of its web client through as they are."""
+    """What reading a file raises if it fails partway. fsspec passes errors of its HTTP client through."""
     if path.startswith(("https://", "http://")):
         import aiohttp
 
@@ -54,12 +58,12 @@ def write_text(path: str, text: str) -> None:
         file.write(text.encode())
 
 
-def write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def write_json_lines(path: str, values: Iterable[Any]) -> None:
-    """Half a surrogate pair, which is no UTF-8, is written as its JSON escape."""
+def write_json_lines(path: str, values: Iterable[object]) -> None:
+    """A lone surrogate, which UTF-8 cannot encode, is written as its JSON escape."""
     text = "".join(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n" for value in values)
     write_text(path, text.encode(errors="backslashreplace").decode())
 

@@ -1,6 +1,6 @@
-"""What the user says about the shape of the rows. Light values: used in experiment files.
+"""How users describe their rows. Light values, used in experiment files.
 
-ChatLmDatasetFormat can say everything; the others are Levanter's names for simple cases of it, see their `as_chat`.
+ChatLmDatasetFormat covers everything. The others are Levanter's names for simple cases of it, see their `as_chat`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES
 from marin_sft.data.messages.turns import CONTENT_KEYS, ROLE_KEYS, ROLES
 from marin_sft.errors import ConfigError
@@ -24,7 +25,7 @@ SpecialTokensInText = Literal["keep", "escape", "drop", "raise"]
 NotRendered = Literal["calls", "reasoning", "content"]
 
 TEMPLATE_DATE = "2024-07-26"
-"""The day that Llama 3's templates name where there is no clock."""
+"""The date that Llama 3's templates write if they are given no clock."""
 
 _NOT_FOR_TEMPLATES = frozenset(
     "messages conversation conversations tools chat_template tokenize return_dict return_assistant_tokens_mask "
@@ -37,54 +38,68 @@ _NOT_FOR_TEMPLATES = frozenset(
 class ChatLmDatasetFormat:
     """Rows that hold a dialogue, in any of the shapes of shapes.py.
 
-    Which keys of a row hold what:
-    `shape`: the name of the rows' shape ("messages", "alpaca", "sharegpt", ...); None finds it out row by row.
-    `messages_field`: the key of a list of messages, where it is another than the usual ones.
-    `columns`: where the rows' keys are not the usual ones: from our names to theirs, e.g. {"instruction": "q"}. `role`
-    and `content` are those of each message.
-    `input_field`, `output_field`: the role names that the rows use for the user and for the assistant.
-    `role_map`: further role names, from the rows' to the template's.
-    `formatting_func`: a module-level function from a row to a text, or to a list of messages; goes before all others.
-
-    What the dialogue is made to be:
-    `default_system`: a system turn for dialogues that have none. `drop_system`: the rows' own system turns are left
-    out. Both: the default replaces them. A system turn goes before the row's system column, that before the default.
-    `chat_template`: Jinja text used instead of the tokenizer's own template.
-    `chat_template_kwargs`: arguments of the template for all rows; a row's own go before them.
-    `template_date`: the day, as in 2024-07-26, that templates are told which ask for today's.
-    `special_tokens_in_text`: what becomes of "<|im_end|>" and its like where somebody wrote them: "keep" them as the
-    control tokens that transformers makes of them, "escape" them to be ordinary text, "drop" the row, or "raise".
-    `allow_not_rendered`: rows are kept although the template leaves out some of what they hold: "calls" of tools, the
-    "reasoning" of the last turn, the "content" of messages.
-    `history_thinking`: "keep" or "strip" the reasoning of all assistant turns but the last; None leaves that to the
-    template.
-
-    What is trained: `train_on` "assistant" turns (their end-of-turn token included), the "last" of them, or "all"
-    tokens; a message's own `train` flag goes before it. `mask_user_turns=False` is another spelling of "all".
-    `pack`: whether and how many documents share a row of a mixture; None leaves that to the mixture.
-
     Raises:
         ConfigError: a value that cannot be used.
     """
 
     messages_field: str = "messages"
+    """The key of the list of messages, if it is an unusual one."""
+
     chat_template: str | None = None
+    """Jinja text to use instead of the tokenizer's template."""
+
     mask_user_turns: bool = True
+    """False is another spelling of train_on="all"."""
+
     input_field: str = "user"
+    """The name of the user's role in the rows."""
+
     output_field: str = "assistant"
+    """The name of the assistant's role in the rows."""
+
     shape: str | None = None
+    """The name of the rows' shape ("messages", "alpaca", "sharegpt", ...). None: detected row by row."""
+
     columns: dict[str, str] = field(default_factory=dict)
+    """Unusual keys of the rows, as {our name: theirs}, e.g. {"instruction": "q"}. `role` and `content` are keys of each
+    message."""
+
     role_map: dict[str, str] = field(default_factory=dict)
-    formatting_func: Callable[[dict[str, Any]], Any] | None = None
+    """More role names, as {name in the rows: name for the template}."""
+
+    formatting_func: Callable[[Json], object] | None = None
+    """A module-level function from a row to a text or a list of messages. Takes precedence over the rest."""
+
     default_system: str | None = None
+    """The system turn of dialogues that have none. A row's own system turn takes precedence, then its system column,
+    then this."""
+
     drop_system: bool = False
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Leave out the rows' own system turns. `default_system`, if set, replaces them."""
+
+    chat_template_kwargs: Json = field(default_factory=dict)
+    """Arguments of the template for all rows. A row's own take precedence."""
+
     history_thinking: HistoryThinking | None = None
+    """Whether to "keep" or "strip" the reasoning of all assistant turns but the last. None: up to the template."""
+
     train_on: TrainOn = "assistant"
+    """What to train: "assistant" turns with their end-of-turn tokens, the "last" of them, or "all" tokens. A
+    message's own `train` flag takes precedence."""
+
     pack: bool | int | None = None
+    """Whether documents share rows of a mixture, or how many may. None: up to the mixture."""
+
     template_date: str = omitted_when(TEMPLATE_DATE, default=TEMPLATE_DATE)
+    """The date, e.g. 2024-07-26, for templates that ask for today's."""
+
     special_tokens_in_text: SpecialTokensInText = omitted_when("keep", default="keep")
+    """What to do with special tokens such as "<|im_end|>" that somebody wrote in a text: "keep" them as the control
+    tokens that transformers makes of them, "escape" them to ordinary text, "drop" the row, or "raise"."""
+
     allow_not_rendered: tuple[NotRendered, ...] = omitted_when((), default=())
+    """Keep rows of which the template leaves out "calls" of tools, the "reasoning" of the last turn, or the "content"
+    of messages."""
 
     def __post_init__(self) -> None:
         for name, kinds in _KINDS.items():
@@ -140,9 +155,18 @@ class ChatLmDatasetFormat:
 
 @dataclass(frozen=True)
 class TextLmDatasetFormat:
-    """Rows that hold plain text, all of it trained; no template."""
+    """Rows that hold plain text, all of it trained; no template.
+
+    `add_special_tokens`: True puts the tokenizer's BOS before each text, False puts none; None does as the tokenizer
+    itself does. A text that begins with a BOS gets no second one. An EOS ends every text, whatever this says.
+    """
 
     text_key: str = "text"
+    add_special_tokens: bool | None = omitted_when(None, default=None)
+
+    def __post_init__(self) -> None:
+        _check_kind("text_key", self.text_key, (str,))
+        _check_kind("add_special_tokens", self.add_special_tokens, (bool, type(None)))
 
     def as_chat(self) -> ChatLmDatasetFormat:
         return ChatLmDatasetFormat(shape="text", columns={"text": self.text_key})
@@ -150,7 +174,7 @@ class TextLmDatasetFormat:
 
 @dataclass(frozen=True)
 class SupervisedLmDatasetFormat:
-    """Rows that hold two plain texts, of which the target is trained; no template."""
+    """Rows that hold two plain texts. Only the target is trained; no template."""
 
     input_key: str = "input"
     target_key: str = "target"
@@ -163,9 +187,9 @@ class SupervisedLmDatasetFormat:
 
 @dataclass(frozen=True)
 class PrebuiltLmDatasetFormat:
-    """Rows of token ids, and of loss weights, 0 or 1, where `loss_weights_key` names them.
+    """Rows of token ids and, under `loss_weights_key`, of loss weights 0 or 1.
 
-    A loss weight is about the token after the one it stands at, as in Levanter.
+    As in Levanter, the loss weight at a position is that of the next token.
     """
 
     input_ids_key: str = "input_ids"
@@ -228,20 +252,20 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 def not_for_templates(kwargs: Iterable[str]) -> list[str]:
-    """Those names of template arguments that mean something else, to the template or to what renders it."""
+    """Those of the names that no template argument may have: the template or its renderer uses them."""
     return sorted(_NOT_FOR_TEMPLATES.intersection(kwargs))
 
 
-def check_template_kwargs(where: str, kwargs: dict[str, Any]) -> None:
-    """Raises ConfigError for arguments that no template is given as such."""
+def check_template_kwargs(where: str, kwargs: Iterable[str]) -> None:
+    """Raises ConfigError for names that no template argument may have."""
     if wrong := not_for_templates(kwargs):
         raise ConfigError(
-            f"{where} has {wrong}; expected the template's own arguments. A template is format.chat_template"
+            f"{where} has {wrong}; expected the template's own arguments. The template itself is format.chat_template"
         )
 
 
 def check_template_date(where: str, day: str) -> None:
-    """Raises ConfigError for what is no day."""
+    """Raises ConfigError for anything but a date."""
     try:
         date.fromisoformat(day)
     except ValueError:
@@ -253,7 +277,7 @@ def shape_names() -> dict[str, str]:
     return {name: shape.about for shape in SHAPES for name in (shape.name, *shape.aliases)}
 
 
-def _check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> None:
+def _check_kind(name: str, value: object, kinds: tuple[type, ...]) -> None:
     if not isinstance(value, kinds):
         expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise ConfigError(f"{name}={value!r}; expected {expected}")
@@ -277,7 +301,7 @@ def _check_columns(format: ChatLmDatasetFormat) -> None:
     for ours in columns:
         if ours not in known:
             raise ConfigError(
-                f"columns: {ours!r} is none of our names{did_you_mean(ours, known)}; expected one of {known}"
+                f"columns: {ours!r} is not one of our names{did_you_mean(ours, known)}; expected one of {known}"
             )
     if "messages" in columns and format.messages_field not in ("messages", columns["messages"]):
         raise ConfigError(
@@ -286,7 +310,7 @@ def _check_columns(format: ChatLmDatasetFormat) -> None:
     theirs = list(format.named_keys.values())
     for their in theirs:
         if theirs.count(their) > 1:
-            raise ConfigError(f"columns: {their!r} is named twice; expected a key for each of our names")
+            raise ConfigError(f"columns: {their!r} is named twice; expected a different key for each of our names")
     shapes = [SHAPE_BY_NAME[format.shape]] if format.shape in SHAPE_BY_NAME else list(SHAPES)
     if not any(format.named_keys.keys() <= shape.keys for shape in shapes):
         what = f"the shape {format.shape}" if format.shape else "no one shape"

@@ -1,4 +1,4 @@
-"""The step that packs tokenized components into rows of one length, and says in which proportion to train on them.
+"""The step that packs tokenized components into rows of one length, and sets their proportion in training.
 
     {output_path}/mixture.json                  seq_len, vocabulary, counts of each component, and the order of rows
     {output_path}/metrics.json                  totals of what is trained
@@ -9,10 +9,8 @@ Tokens are not copied: rows point into the token caches. What a row is depends o
 
 from __future__ import annotations
 
-from typing import Any
-
 from marin_sft import progress
-from marin_sft.data.files import read_json, write_json
+from marin_sft.data.files import Json, read_json, write_json
 from marin_sft.data.packing.packed_mixture import KINDS, rows_path
 from marin_sft.data.packing.rows import Rows
 from marin_sft.data.packing.selection import select
@@ -25,10 +23,9 @@ def mixture(config: MixtureConfig) -> None:
     """Write the packed rows of `config`.
 
     Raises:
-        ConfigError: fields that only pairs can have, for documents, and the other way round.
-        DataError: a component without the split it is used for, with another tokenizer than the others, of pairs where
-            others are of documents, or without a document that can be trained at this `seq_len`; an over-long document
-            under over_length="raise".
+        ConfigError: fields for pairs with documents, or the reverse.
+        DataError: a component lacks the split it is used for, differs from the others in its tokenizer or its kind of
+            data, or has no document to train on at this `seq_len`; or a document is too long, with over_length="raise".
     """
     data = config.data
     stats = {name: _stats(directory) for name, directory in sorted(data.tokenized.items())}
@@ -64,8 +61,8 @@ def mixture(config: MixtureConfig) -> None:
     write_json(f"{config.output_path}/metrics.json", totals)
 
 
-def _packed(config: MixtureConfig, kind: type[Rows], name: str, stats: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Write the rows of one component; the counts of each split."""
+def _packed(config: MixtureConfig, kind: type[Rows], name: str, stats: Json) -> dict[str, Json]:
+    """Write the rows of one component, and return the counts of each split."""
     there = [split for split in (TRAIN, VALIDATION) if split in stats]
     selections = select(config.data, name, config.data.tokenized[name], there, kind.documents_each, kind.kind)
     found = {}
@@ -82,8 +79,8 @@ def _packed(config: MixtureConfig, kind: type[Rows], name: str, stats: dict[str,
     return found
 
 
-def _stage(start: int, weights: dict[str, float], trained: dict[str, Any], unit: str) -> dict[str, Any]:
-    """From weights that count `unit` to shares of the rows, and what an epoch of these comes to."""
+def _stage(start: int, weights: dict[str, float], trained: dict[str, Json], unit: str) -> Json:
+    """Converts weights that count `unit` to shares of the rows, and says how often an epoch sees each component."""
     of_rows = {
         name: weights[name] / (1 if unit == "rows" else part[unit] / part["rows"]) for name, part in trained.items()
     }
@@ -93,22 +90,22 @@ def _stage(start: int, weights: dict[str, float], trained: dict[str, Any], unit:
     return {"start_step": start, "share_of_rows": shares, "times_seen_per_epoch": passes}
 
 
-def _common_vocabulary(stats: dict[str, dict[str, Any]]) -> str:
+def _common_vocabulary(stats: dict[str, Json]) -> str:
     vocabularies = {name: about["vocabulary"] for name, about in stats.items()}
     if len(set(vocabularies.values())) > 1:
         raise DataError(f"components were made by different tokenizers: {vocabularies}; tokenize all with the same one")
     return next(iter(vocabularies.values()))
 
 
-def _stats(directory: str) -> dict[str, Any]:
+def _stats(directory: str) -> Json:
     try:
         return read_json(f"{directory}/stats.json")
     except FileNotFoundError as error:
         raise DataError(f"{directory}: no stats.json; expected the output of a tokenize step") from error
 
 
-def _kind_of(stats: dict[str, dict[str, Any]]) -> type[Rows]:
-    """What the components hold. Raises DataError when they do not all hold the same."""
+def _kind_of(stats: dict[str, Json]) -> type[Rows]:
+    """The kind of data that the components hold. Raises DataError if they differ."""
     names: dict[str, list[str]] = {}
     for name, about in stats.items():
         kinds = (about[split]["kind"] for split in (TRAIN, VALIDATION) if "kind" in about.get(split, {}))
@@ -117,7 +114,7 @@ def _kind_of(stats: dict[str, dict[str, Any]]) -> type[Rows]:
         documents = names.pop(DOCUMENTS, [])
         held = [f"{some} hold {KINDS[kind].called}" for kind, some in sorted(names.items())]
         held += [f"and {documents} single documents"] if documents else []
-        raise DataError(f"components {', '.join(held)}; expected the same in all: make a mixture of each kind")
+        raise DataError(f"components {', '.join(held)}; expected one kind: make a mixture for each")
     return KINDS[next(iter(names))]
 
 
@@ -127,5 +124,5 @@ def _check_fields(config: MixtureConfig, kind: type[Rows]) -> None:
         values = {field: getattr(config, field) for field in other.fields if field not in kind.fields}
         given = {field: value for field, value in values.items() if value is not None}
         if given:
-            raise ConfigError(f"{given}: the components hold no {other.called}, which these are for; expected None")
+            raise ConfigError(f"{given}: only for {other.called}, which the components do not hold; expected None")
     kind.check(config)

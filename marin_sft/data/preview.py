@@ -1,11 +1,11 @@
-"""What tokenizing makes of single rows, to look at before a whole dataset is tokenized."""
+"""Shows what tokenizing makes of single rows, before a whole dataset is tokenized."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from marin_sft.data.chat.alignment import Noted, TokenRow
 from marin_sft.data.chat.encode import Encoded, Encoder, PreferenceRow
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Document:
-    """`messages` as the chat template is given them, None for plain text and ready tokens; `rows` to train on.
+    """One document of a row. A row of ranked answers has a pair of documents for each answer worse than the best.
 
-    `role` is "chosen" or "rejected" in a preference. A document that is split makes several rows. `noted`: see `NOTES`
-    in chat/notes.py.
-    A row of ranked answers has a pair of documents for each answer worse than the best.
+    role: "chosen" or "rejected" in a preference, else None.
+    messages: what the chat template is given; None for plain text and for tokens made elsewhere.
+    rows: what is trained; several if the document is split.
+    noted: see `NOTES` in chat/notes.py.
     """
 
     role: str | None
@@ -40,8 +41,12 @@ class Document:
 
 @dataclass(frozen=True)
 class RowPreview:
-    """`shape`: the name of the row's format, None where it is not known. `dropped`: why the row cannot be used.
-    `unused_keys`: those that its format has no use for."""
+    """What becomes of a row.
+
+    shape: the name of the row's format; None if unknown.
+    dropped: why the row cannot be used.
+    unused_keys: keys that the format does not use.
+    """
 
     source: SourceRow
     shape: str | None
@@ -54,15 +59,15 @@ def preview(
     tokenizer: PreTrainedTokenizerFast,
     path: str,
     format: ChatLmDatasetFormat,
-    rows: int,
+    rows: int | None,
     max_length: int | None = None,
     over_length: OverLength = "truncate",
 ) -> Iterator[RowPreview]:
-    """The first `rows` rows of `path`: a file, a directory or a glob.
+    """The first `rows` rows (None: all) of `path`: a file, a directory or a glob.
 
     Raises:
-        ConfigError: dialogues, and no chat template; over_length="split", and preferences.
-        DataError: no file, or one that cannot be read.
+        ConfigError: dialogues without a chat template, or preferences with over_length="split".
+        DataError: no file, or an unreadable one.
     """
     encoder = Encoder(tokenizer, format)
     sources = (row for file in find_files([path]) for row in read_rows(file))
@@ -100,7 +105,7 @@ def _messages(example: Example) -> list[tuple[str | None, list[Message] | None]]
 def _fitted(
     encoded: Encoded | BadRow, max_length: int | None, over_length: OverLength
 ) -> list[tuple[list[TokenRow], Noted]]:
-    """What is trained of each document of an example, and what is noted of it."""
+    """For each document of an example: what is trained, and what is noted about it."""
     if isinstance(encoded, BadRow):
         raise encoded
     if isinstance(encoded, PreferenceRow):
@@ -112,7 +117,7 @@ def _fitted(
     return [([encoded] if max_length is None else fit(encoded, max_length, over_length), encoded.noted)]
 
 
-def _shape(row: Any, format: ChatLmDatasetFormat) -> str | None:
+def _shape(row: object, format: ChatLmDatasetFormat) -> str | None:
     if format.shape is not None or not isinstance(row, dict):
         return format.shape
     return " or ".join(shape.name for shape in find_shapes(by_our_names(row, format), format)) or None

@@ -1,4 +1,4 @@
-"""Where raw rows come from, as light values: a dataset on the Hugging Face Hub, one subset and split of it."""
+"""Where raw rows come from, as a light value: one subset and split of a dataset on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HfDataset:
-    """Rows of a dataset on the Hugging Face Hub.
-
-    id: `org/name`, or `name` for the few without an owner.
-    revision: a commit sha, tag or branch; None is `main`. Only a commit sha names the same rows for ever.
-    subset: what `datasets.load_dataset` takes as `name`; None is the dataset's default.
-    split: as `datasets` spells it, slices included: `train`, `train[:10%]`, `train[100:200]`, `train+test`, `all`.
-    """
+    """Rows of a dataset on the Hugging Face Hub."""
 
     id: str
+    """`org/name`, or `name` for the few without an owner."""
+
     revision: str | None = None
+    """A commit sha, tag or branch; None is `main`. Only a commit sha always means the same rows."""
+
     subset: str | None = None
+    """What `datasets.load_dataset` takes as `name`; None is the dataset's default."""
+
     split: str = "train"
+    """As `datasets` spells it, slices included: `train`, `train[:10%]`, `train[100:200]`, `train+test`, `all`."""

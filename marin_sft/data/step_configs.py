@@ -1,9 +1,8 @@
-"""The configs of the steps that make data: light values, each of which names the function that does the work."""
+"""Configs of the steps that make data. Light values, each naming the function that does the work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from marin_sft.data.adapters import Adapter, FormatAdapter
 from marin_sft.data.data_configs import LmDataConfig, is_count
@@ -24,7 +23,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template*",
     "additional_chat_templates/*",
-    "config.json",  # says which class the tokenizer has, where tokenizer_config.json does not
+    "config.json",  # names the tokenizer class if tokenizer_config.json does not
     "merges.txt",
     "sentencepiece*.model",
     "special_tokens_map.json",
@@ -33,26 +32,30 @@ TOKENIZER_FILES = (
     "tokenizer*",
     "vocab*",
 )
-"""What of a model's repository makes up its tokenizer."""
+"""The files of a model repository that make up its tokenizer."""
 _BYTES = 256
 PAIR_FIELDS = ("max_prompt_length", "max_completion_length")
 
 
 @dataclass(frozen=True)
 class DownloadConfig(StepConfig, kind="download", version=1, body="marin_sft.data.download:download"):
-    """Files of a repository on the Hugging Face Hub.
-
-    id: `org/name`. kind: "dataset" or "model".
-    revision: a commit sha, tag or branch. Only a commit sha stands for the same files for ever.
-    allow_patterns, ignore_patterns: globs over paths in the repository; none allowed means all. A `*` crosses `/`.
-    The hub's URL and the token come from the environment: HF_ENDPOINT, HF_TOKEN.
-    """
+    """Files of a repository on the Hugging Face Hub. HF_ENDPOINT and HF_TOKEN set the hub's URL and the token."""
 
     id: str
+    """`org/name`."""
+
     kind: str = "dataset"
+    """Either "dataset" or "model"."""
+
     revision: str = "main"
+    """A commit sha, tag or branch. Only a commit sha always means the same files."""
+
     allow_patterns: tuple[str, ...] = ()
+    """Globs over paths in the repository; `*` also matches `/`. Empty: all files."""
+
     ignore_patterns: tuple[str, ...] = ()
+    """Globs of files to leave out."""
+
     earlier_attempts: tuple[str, ...] = earlier_attempts()
     output_path: str = this_output_path()
 
@@ -63,7 +66,7 @@ class DownloadConfig(StepConfig, kind="download", version=1, body="marin_sft.dat
 
 
 class SignedUrl:
-    """A URL with what lets somebody in: a signature, a password. `str` of it, which is all that is kept, is without."""
+    """A URL with credentials in it, such as a signature or a password. Only its `str`, without them, is ever stored."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -74,15 +77,17 @@ class SignedUrl:
 
 @dataclass(frozen=True)
 class DownloadUrlsConfig(StepConfig, kind="download_urls", version=1, body="marin_sft.data.download:download_urls"):
-    """Files from https://, gs://, s3:// and other fsspec URLs, kept under the last part of their path.
-
-    sha256: of the contents, in hex, by URL; URLs may be left out.
-    signed: made of `urls`, which themselves lose their signatures: these change from day to day, and the files do not.
-    """
+    """Files from https://, gs://, s3:// and other fsspec URLs, named by the last part of their path."""
 
     urls: tuple[str, ...]
+    """Where the files are. Signatures are moved to `signed`: they change from day to day, and the files do not."""
+
     sha256: dict[str, str] = field(default_factory=dict)
+    """Hex digests of the contents, by URL. Not every URL needs one."""
+
     signed: tuple[SignedUrl, ...] = execution_only(default=())
+    """Set from `urls`."""
+
     earlier_attempts: tuple[str, ...] = earlier_attempts()
     output_path: str = this_output_path()
 
@@ -98,23 +103,43 @@ class DownloadUrlsConfig(StepConfig, kind="download_urls", version=1, body="mari
 
 
 @dataclass(frozen=True)
-class TransformConfig(StepConfig, kind="transform", version=4, body="marin_sft.data.transform:transform"):
-    """`input_path`: a downloaded dataset repository, or a directory of data files.
+class KeptConfig(StepConfig, kind="keep", version=1, body="marin_sft.data.kept:keep"):
+    """What a script had in memory, known by its content."""
 
-    `source`: what the dataset is called in its rows, mostly its hub id. `adapter`: how its rows are read.
-    `subsets`: configurations to take, as `datasets.load_dataset` names them; none means the default one.
-    `splits`: those to take of each, as `datasets` spells them ("train", "train[:10%]"); none means all.
-    `metadata_columns`: columns of the raw rows that are kept under `metadata`; those that a row lacks are null.
-    `max_dropped`: the share of the rows of a split that may be unusable, 0 to 1; one row has to be left in any case.
-    """
+    files: dict[str, str]
+    """SHA-256 in hex of each file, by its name."""
+
+    from_directory: str = execution_only(default="")
+    """Where the script wrote them."""
+
+    output_path: str = this_output_path()
+
+
+@dataclass(frozen=True)
+class TransformConfig(StepConfig, kind="transform", version=4, body="marin_sft.data.transform:transform"):
+    """Raw rows of a dataset -> canonical rows."""
 
     input_path: str
+    """A downloaded dataset repository, or a directory of data files."""
+
     source: str
+    """The name of the dataset in its rows, usually its hub id."""
+
     adapter: Adapter = FormatAdapter()
+    """How its rows are read."""
+
     subsets: tuple[str, ...] = ()
+    """Configurations to take, as `datasets.load_dataset` names them. Empty: the default one."""
+
     splits: tuple[str, ...] = ("train",)
+    """Splits to take of each, as `datasets` spells them ("train", "train[:10%]"). Empty: all."""
+
     metadata_columns: tuple[str, ...] = ()
+    """Columns of the raw rows to keep under `metadata`. A column that a row lacks is null."""
+
     max_dropped: float = 0.05
+    """The share of a split's rows that may be unusable, 0 to 1. At least one row must be left."""
+
     output_path: str = this_output_path()
 
     def __post_init__(self) -> None:
@@ -126,17 +151,20 @@ class TransformConfig(StepConfig, kind="transform", version=4, body="marin_sft.d
 class TrainTokenizerConfig(
     StepConfig, kind="train_tokenizer", version=2, body="marin_sft.data.train_tokenizer:train_tokenizer"
 ):
-    """Train a byte-level BPE on all that the rows say.
-
-    `train_paths`: files, directories or globs of .json and .jsonl (.gz) rows. `vocab_size` counts the 256 bytes and
-    the special tokens; the tokenizer is smaller where the text has fewer merges. `max_dropped`: the share of rows that
-    may be unusable.
-    """
+    """A byte-level BPE trained on all texts of the rows."""
 
     train_paths: tuple[str, ...]
+    """Files, directories or globs of rows."""
+
     vocab_size: int = 4096
+    """Includes the 256 bytes and the special tokens. Text with too few merges gives a smaller tokenizer."""
+
     format: ChatLmDatasetFormat = ChatLmDatasetFormat()
+    """What the rows hold."""
+
     max_dropped: float = 0.05
+    """The share of rows that may be unusable, 0 to 1."""
+
     output_path: str = this_output_path()
 
     def __post_init__(self) -> None:
@@ -146,18 +174,24 @@ class TrainTokenizerConfig(
 
 
 @dataclass(frozen=True)
-class TokenizeConfig(StepConfig, kind="tokenize", version=5, body="marin_sft.data.tokenize:tokenize"):
-    """`train_paths`, `validation_paths`: files, directories or globs of rows. `format`: what the rows hold.
-
-    `tokenizer`: the directory of a Hugging Face tokenizer. `max_dropped`: the share of the rows of a split that may be
-    unusable, 0 to 1; one row has to be left in any case.
-    """
+class TokenizeConfig(StepConfig, kind="tokenize", version=6, body="marin_sft.data.tokenize:tokenize"):
+    """Rows -> token caches."""
 
     train_paths: tuple[str, ...]
+    """Files, directories or globs of rows."""
+
     tokenizer: str
+    """The directory of a Hugging Face tokenizer."""
+
     format: LmDatasetFormat = ChatLmDatasetFormat()
+    """What the rows hold."""
+
     validation_paths: tuple[str, ...] = ()
+    """Files, directories or globs of rows."""
+
     max_dropped: float = 0.05
+    """The share of a split's rows that may be unusable, 0 to 1. At least one row must be left."""
+
     output_path: str = this_output_path()
 
     def __post_init__(self) -> None:
@@ -171,17 +205,21 @@ class TokenizeConfig(StepConfig, kind="tokenize", version=5, body="marin_sft.dat
 
 @dataclass(frozen=True)
 class MixtureConfig(StepConfig, kind="mixture", version=2, body="marin_sft.data.mixture:mixture"):
-    """`data`: the components (outputs of `tokenize` steps), weights and policies. `seq_len`: tokens in a row.
-
-    Of preference data, `seq_len` is the most that prompt and completion have together; `max_prompt_length` and
-    `max_completion_length` the most that each has by itself, see `pair_limits`.
-    """
+    """Token caches -> packed rows of one length."""
 
     data: LmDataConfig
+    """The components (outputs of `tokenize` steps), weights and policies."""
+
     seq_len: int
+    """Tokens in a row; for preference pairs, the most tokens of prompt and completion together."""
+
     output_path: str = this_output_path()
+
     max_prompt_length: int | None = omitted_when(None, default=None)
+    """For preference pairs, the most tokens of a prompt, see `pair_limits`."""
+
     max_completion_length: int | None = omitted_when(None, default=None)
+    """For preference pairs, the most tokens of a completion, see `pair_limits`."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.seq_len, UnversionedValue) and not (is_count(self.seq_len) and self.seq_len >= 2):
@@ -194,13 +232,13 @@ class MixtureConfig(StepConfig, kind="mixture", version=2, body="marin_sft.data.
 
 
 def _refuse_strings(config: StepConfig, of: str, *names: str) -> None:
-    """A string is a sequence, too: each of its characters would be taken for one of `of`."""
+    """Raise ConfigError for a string where a list of `of` belongs: its characters would be taken for the items."""
     for name in names:
         if isinstance(getattr(config, name), str):
             raise ConfigError(f"{name} is one string; expected a list of {of}: [{getattr(config, name)!r}]")
 
 
-def _check_max_dropped(value: Any) -> None:
+def _check_max_dropped(value: float) -> None:
     """Raise ConfigError unless `value`, a step's `max_dropped`, is a share."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not isinstance(value, UnversionedValue) and not (number and 0 <= value <= 1):

@@ -1,11 +1,11 @@
-"""Documents of tokens on disk: Levanter's TreeCache in its sharded layout, and two small arrays beside it.
+"""Tokenized documents on disk: Levanter's TreeCache in its sharded layout, and two small arrays.
 
     shard_ledger.json          Levanter's: shards in order, rows and tokens of each
     shard_00000/...            a TreeCache of `input_ids` (int32) and `assistant_masks` (uint8)
     lengths.npy, trained.npy   int64, one entry per document
 
-The same rows give the same bytes: shards are cut by number of rows, each is written by one writer in one piece, and
-nothing on disk holds a path or a time.
+The same rows give the same bytes: shards are cut by row count, one writer writes each of them in one go, and no file
+holds a path or a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,8 +23,11 @@ from marin_sft.data.files import read_array, read_json, write_array, write_text
 from marin_sft.errors import DataError
 from marin_sft.paths import unchained
 
+if TYPE_CHECKING:
+    import tensorstore
+
 ROWS_PER_SHARD = 8192
-"""Part of the bytes on disk: another number is another version of the step."""
+"""Decides the bytes on disk. To change it, raise the version of the step."""
 
 _LENGTHS, _TRAINED = "lengths.npy", "trained.npy"
 _EXEMPLAR: dict[str, np.ndarray] = {"input_ids": np.zeros(0, np.int32), "assistant_masks": np.zeros(0, np.uint8)}
@@ -42,7 +45,7 @@ class Shard:
 
 
 def trained_tokens(mask: np.ndarray) -> int:
-    """Targets that can be trained: the first token of a document has nothing to be predicted from."""
+    """Targets that can be trained. The first token of a document is none: there is nothing to predict it from."""
     return int(np.count_nonzero(mask[1:]))
 
 
@@ -54,14 +57,14 @@ def write_shard(directory: str, index: int, rows: Sequence[TokenRow]) -> Shard:
     if not rows:
         return Shard(name, np.zeros(0, np.int64), np.zeros(0, np.int64))
     with SerialCacheWriter(unchained(f"{directory}/{name}"), _EXEMPLAR) as writer:
-        # In one piece: each further write would rewrite the whole file of the shard.
+        # One write: a second one would rewrite the whole file.
         writer.write_batch([{"input_ids": row.input_ids, "assistant_masks": row.mask} for row in rows])
     masks = [row.mask for row in rows]
     return Shard(name, np.array([len(mask) for mask in masks], np.int64), _trained_of_each(masks))
 
 
 def _trained_of_each(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """`trained_tokens` of each, int64[masks], counted in one piece."""
+    """`trained_tokens` of each mask, int64[masks], counted at once."""
     ends = np.cumsum([len(mask) for mask in masks])
     targets = np.concatenate(masks).astype(bool)
     firsts = np.append(0, ends[:-1])
@@ -72,7 +75,7 @@ def _trained_of_each(masks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def finish_cache(directory: str, shards: Sequence[Shard]) -> TokenCache:
-    """Make one cache of written shards, in this order; empty ones are left out.
+    """Combine written shards into one cache, in this order. Empty shards are left out.
 
     Raises:
         DataError: no document in any shard.
@@ -84,7 +87,7 @@ def finish_cache(directory: str, shards: Sequence[Shard]) -> TokenCache:
         raise DataError(f"{directory}: no document to write; expected at least one")
     fields = {s.name: {field: int(s.lengths.sum()) for field in sorted(_EXEMPLAR)} for s in shards}
     lengths = np.concatenate([s.lengths for s in shards])
-    ledger: Any = CacheLedger(
+    ledger = CacheLedger(
         total_num_rows=len(lengths),
         shard_rows={s.name: len(s.lengths) for s in shards},
         is_finished=True,
@@ -110,7 +113,7 @@ class TokenCache:
         before = np.concatenate([[0], np.cumsum(lengths)])
         firsts = np.concatenate([[0], self._ends])[np.searchsorted(self._ends, np.arange(len(lengths)), side="right")]
         self._starts = before[:-1] - before[firsts]  # of each document, in tokens from the start of its shard
-        self._arrays: dict[int, list[Any]] = {}  # opened when they are first read
+        self._arrays: dict[int, list[tensorstore.TensorStore]] = {}  # opened when they are first read
 
     @staticmethod
     def open(directory: str) -> TokenCache:
@@ -141,22 +144,22 @@ class TokenCache:
         return [found[i] for i in where]
 
     def _read_ascending(self, documents: np.ndarray) -> Iterator[list[TokenRow]]:
-        """Neighbours that lie in one shard are one read of each field; TreeCache would make two for each document."""
+        """One read per field for consecutive documents of a shard. TreeCache would make two per document."""
         shards = np.searchsorted(self._ends, documents, side="right")
         begins = (np.diff(documents, prepend=-2) != 1) | (np.diff(shards, prepend=-1) != 0)
         runs = np.split(np.arange(len(documents)), np.flatnonzero(begins)[1:]) if len(documents) else []
-        # All are asked for before the first is waited for.
+        # Start all reads before waiting for the first.
         reads = [self._start_read(int(shards[run[0]]), documents[run]) for run in runs]
         for run, fields in zip(runs, reads, strict=True):
             ids, mask = (field.result() for field in fields)
             cuts = np.cumsum(self.lengths[documents[run]])[:-1]
             yield [TokenRow(*row) for row in zip(np.split(ids, cuts), np.split(mask, cuts), strict=True)]
 
-    def _start_read(self, shard: int, run: np.ndarray) -> list[Any]:
+    def _start_read(self, shard: int, run: np.ndarray) -> list[tensorstore.Future]:
         start, end = int(self._starts[run[0]]), int(self._starts[run[-1]] + self.lengths[run[-1]])
         return [array[start:end].read() for array in self._opened(shard)]
 
-    def _opened(self, shard: int) -> list[Any]:
+    def _opened(self, shard: int) -> list[tensorstore.TensorStore]:
         """The arrays of a shard's ids and masks."""
         if shard not in self._arrays:
             fields = (f"{self.directory}/{self._shards[shard]}/{field}" for field in _EXEMPLAR)
@@ -164,10 +167,10 @@ class TokenCache:
         return self._arrays[shard]
 
 
-def _open_array(path: str) -> Any:
+def _open_array(path: str) -> tensorstore.TensorStore:
     """The zarr array of a JaggedArrayStore's data.
 
-    Opened without `levanter.store`, which imports libraries of data processing that training does not need.
+    Opened without `levanter.store`, which imports data processing libraries that training does not need.
     """
     import tensorstore
     from levanter.tensorstore_serialization import build_kvstore_spec
@@ -177,8 +180,8 @@ def _open_array(path: str) -> Any:
 
 
 @functools.cache
-def _read_context() -> Any:
-    """Shared, so that all arrays of the process share one cache."""
+def _read_context() -> tensorstore.Context:
+    """One per process, so that all arrays share one cache."""
     import tensorstore
 
     return tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHED_BYTES}})

@@ -2,14 +2,14 @@
 
 {output_path}/train/        a token cache, see token_cache.py
 {output_path}/validation/   the same, when there are validation paths
-{output_path}/stats.json    per split: rows, documents, tokens, trained tokens, dropped rows by reason; of pairs their
-                            number and "kind": "pairs"; of the tokenizer, a hash of its vocabulary, its size, some ids.
-                            Where there are any: "noted", see `NOTES` in chat/notes.py; "unread_keys", which were in
-                            so many rows and nobody looked up; "template_date"
+{output_path}/stats.json    of the tokenizer: a hash of its vocabulary, its size, some ids. Per split: rows, documents,
+                            tokens, trained tokens, dropped rows by reason; for pairs also their number and
+                            "kind": "pairs". If there are any: "noted", see `NOTES` in chat/notes.py; "unread_keys",
+                            keys that nothing reads, with the number of rows that have them; "template_date"
 {output_path}/metrics.json  the totals
 {output_path}/dropped.jsonl the first few dropped rows of each reason, when there are any
 
-A preference pair is two documents, chosen and then rejected; a tokenization holds pairs only, or none.
+A preference pair is two documents: chosen, then rejected. A tokenization holds only pairs, or none.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from marin_sft import progress
 from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.chat.encode import EXAMPLES_AT_ONCE, Encoder, PreferenceRow
 from marin_sft.data.chat.notes import Tally
-from marin_sft.data.files import write_json
+from marin_sft.data.files import Json, write_json
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.messages.detection import unused_keys
 from marin_sft.data.messages.examples import BadRow, Example
@@ -47,14 +47,15 @@ if TYPE_CHECKING:
 
 TRAIN, VALIDATION = "train", "validation"
 DOCUMENTS, PAIRS = "documents", "pairs"
-"""The `kind` of a split. One of documents does not name it."""
+"""The `kind` of a split in stats.json, which leaves it out for documents."""
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Work for one task: rows for one shard of the cache. `first` of `total` rows of the split is its first one.
+    """Work for one task: the rows of one shard of the cache.
 
-    `contents` changes with the tokenizer, which a process loads once.
+    contents: tells tokenizers apart. A process loads a tokenizer once.
+    first: the number of its first row among the `total` rows of the split.
     """
 
     config: TokenizeConfig
@@ -75,7 +76,7 @@ class _Result:
 
 
 def tokenize(config: TokenizeConfig) -> None:
-    """Write the token caches of `config`. What is written does not depend on how the work is spread.
+    """Write the token caches of `config`. The output does not depend on how the work is split up.
 
     Raises:
         ConfigError: no usable tokenizer or chat template.
@@ -83,7 +84,7 @@ def tokenize(config: TokenizeConfig) -> None:
             pairs and single documents.
     """
     tokenizer = load_tokenizer(config.tokenizer)
-    stats: dict[str, Any] = {
+    stats: Json = {
         "vocabulary": vocabulary_hash(tokenizer),
         "vocabulary_size": vocabulary_size(tokenizer),
         "vocabulary_sample": vocabulary_sample(tokenizer),
@@ -102,27 +103,27 @@ def tokenize(config: TokenizeConfig) -> None:
     write_json(f"{config.output_path}/metrics.json", _totals([stats[s] for s in (TRAIN, VALIDATION) if s in stats]))
 
 
-def _totals(splits: list[dict[str, Any]]) -> dict[str, int]:
+def _totals(splits: list[Json]) -> dict[str, int]:
     totals = {key: sum(split[key] for split in splits) for key in ("documents", "tokens", "trained_tokens")}
     return {**totals, "dropped": sum(sum(split["dropped"].values()) for split in splits)}
 
 
-def _check_one_kind(splits: dict[str, Any]) -> None:
-    """Raises DataError when there are pairs and other documents."""
+def _check_one_kind(splits: Json) -> None:
+    """Raises DataError if there are both pairs and single documents."""
     pairs = {split: about.get("pairs", 0) for split, about in splits.items()}
     single = {split: about["documents"] - 2 * pairs[split] for split, about in splits.items()}
     if any(pairs.values()) and any(single.values()):
         raise DataError(
             f"the rows hold preference pairs {pairs} and single documents {single}; expected one kind: tokenize them "
-            "as two data sets, or name the shape of those to keep in the format, as in shape='preference', and let "
-            "max_dropped allow for the others"
+            "as two datasets, or keep one kind by its shape in the format, e.g. shape='preference', and raise "
+            "max_dropped to allow for the others"
         )
 
 
 def _tokenize_split(
     config: TokenizeConfig, contents: str, split: str, paths: Sequence[str], dropped_of_splits: list[Dropped]
-) -> dict[str, Any]:
-    """Write one split; its stats. `dropped_of_splits` gets the rows it dropped."""
+) -> Json:
+    """Write one split and return its stats. Its dropped rows are appended to `dropped_of_splits`."""
     files = find_files(paths)
     counts = map_shards(count_rows, files)
     rows = sum(counts)
@@ -138,7 +139,7 @@ def _tokenize_split(
     where = f"{split}_paths" if rows else f"{split}_paths, {', '.join(file.path for file in files[:5])}"
     check_dropped(rows, dropped, config.max_dropped, where, config.output_path, MEND, config.tokenizer)
     cache = finish_cache(directory, [result.shard for result in results])
-    stats: dict[str, Any] = {
+    stats: Json = {
         "rows": rows,
         "documents": len(cache),
         "tokens": int(cache.lengths.sum()),
@@ -154,7 +155,7 @@ def _tokenize_split(
 
 @contextlib.contextmanager
 def _nothing_old_collected() -> Iterator[None]:
-    """Garbage collection looks only at what is made inside: the modules loaded before take it longer than many rows."""
+    """Garbage collection skips what exists already: to scan the loaded modules takes longer than many rows."""
     gc.freeze()
     try:
         yield
@@ -165,7 +166,7 @@ def _nothing_old_collected() -> Iterator[None]:
 @_nothing_old_collected()
 def _tokenize_block(block: _Block) -> _Result:
     """Tokenize the rows of `block` and write them as one shard."""
-    # A block is the work of one core; others are at work on other blocks.
+    # A block has one core; the other cores have other blocks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     encoder = Encoder(_tokenizer(block.config.tokenizer, block.contents), block.config.format)
     format = block.config.format.as_chat()
@@ -182,23 +183,23 @@ def _tokenize_block(block: _Block) -> _Result:
             pairs += 1
         elif not isinstance(row, BadRow):
             kept.append(row)
-        elif number != last_dropped:  # of several bad examples in a row, the first is told
+        elif number != last_dropped:  # only the first bad example of a row is reported
             _check_raised(source, row, format)
             dropped.add(source, row)
             last_dropped = number
         if not isinstance(row, BadRow):
             tally.add(row.noted, unused_keys(source.row, format))
         if number % EXAMPLES_AT_ONCE == 0:
-            # Heard when the blocks are tokenized in the step's own process.
+            # Shown only if the blocks run in the step's own process.
             progress.report(block.first + number, block.total, "rows")
     return _Result(write_shard(block.directory, block.index, kept), pairs, dropped, tally)
 
 
 def _check_raised(source: SourceRow, bad: BadRow, format: ChatLmDatasetFormat) -> None:
-    """Raises DataError for a row that the format wants to be told of."""
+    """Raises DataError for a row that the format says to raise on."""
     if bad.reason == "special_tokens_in_text" and format.special_tokens_in_text == "raise":
         raise DataError(
-            f"{source.file.name}:{source.line}: {bad.message}. Take them out of the rows, or choose another "
+            f"{source.file.name}:{source.line}: {bad.message}. Remove them from the rows, or choose another "
             "special_tokens_in_text"
         )
 
@@ -221,7 +222,7 @@ def _keep(tokenizer: PreTrainedTokenizerFast, contents: str) -> None:
 def _examples(
     sources: Iterable[SourceRow], format: LmDatasetFormat
 ) -> Iterator[tuple[int, SourceRow, Example | BadRow]]:
-    """(number of the row from 1, the row, an example that it holds): one, unless the row holds none or several."""
+    """(row number from 1, row, example): one per row, or several for ranked answers. A bad row gives a BadRow."""
     for number, source in enumerate(sources, 1):
         try:
             if isinstance(source.row, BadRow):

@@ -1,4 +1,4 @@
-"""Loading a tokenizer, and what tells two apart."""
+"""Load a tokenizer, and tell two apart."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from marin_sft.errors import ConfigError
 from marin_sft.paths import file_system, nearest_path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PLAIN_CLASS = "PreTrainedTokenizerFast"
-"""For which transformers takes tokenizer.json as it is."""
+"""The class for which transformers uses tokenizer.json unchanged."""
 _TEMPLATES = "additional_chat_templates"
 _TOKENIZER_FILES = ("tokenizer", "special", "chat", "added", "vocab", "merges", "config.json", _TEMPLATES)
 _HUB_SECONDS = 10.0
@@ -32,9 +32,9 @@ def load_tokenizer(path: str, chat_template: str | None = None) -> PreTrainedTok
     """The tokenizer saved in the directory `path` (local or remote), its chat template replaced by `chat_template`.
 
     Raises:
-        ConfigError: no tokenizer there, one that cannot be read, or one that is not fast, which masks need.
+        ConfigError: no tokenizer there, an unreadable one, or a slow one: masks need a fast tokenizer.
     """
-    path = os.fspath(path)  # a config holds a Path where the directory counts by content
+    path = os.fspath(path)  # in a config, a Path is a directory that counts by its content
     fs, root = file_system(path)
     names = {posixpath.basename(p) for p in fs.ls(root, detail=False)} if fs.isdir(root) else set()
     if not names & {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"}:
@@ -61,7 +61,7 @@ def load_tokenizer_by_name(name: str) -> PreTrainedTokenizerFast:
     """The tokenizer in the directory `name`, or that of the hub id `name`.
 
     Raises:
-        ConfigError: neither is there, the hub cannot be reached, or the tokenizer is no fast one.
+        ConfigError: neither exists, the hub cannot be reached, or the tokenizer is slow.
     """
     if "://" in name or os.path.isdir(name):
         return load_tokenizer(name)
@@ -74,12 +74,12 @@ def load_tokenizer_by_name(name: str) -> PreTrainedTokenizerFast:
 
 
 def _is_on_hub(name: str) -> bool:
-    """Whether the hub has `name`; False where it cannot be asked, and what was fetched before has to do.
+    """Whether the hub has `name`. False if it cannot be reached: then only the local cache is used.
 
-    Asked once: the clients of tokenizers ask for each of their files, again and again.
+    Asked once here: the client would ask for each file of the tokenizer, several times.
 
     Raises:
-        ConfigError: the hub answers that it has no such model.
+        ConfigError: the hub says that it has no such model.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -88,33 +88,33 @@ def _is_on_hub(name: str) -> bool:
         HfApi().model_info(name, timeout=_HUB_SECONDS)
     except RepositoryNotFoundError as error:
         raise ConfigError(
-            f"tokenizer {name!r}: no such directory, and no such model on the hub, or none that may be read from here"
+            f"tokenizer {name!r}: no such directory, and no such model on the hub, or no permission to read it"
             f"{nearest_path(name)}"
         ) from error
-    except HfHubHTTPError:  # it answers: a mirror may have files alone
+    except HfHubHTTPError:  # it answers; a mirror may serve files only
         return True
-    except Exception as error:  # of whatever client it uses
+    except Exception as error:  # depends on the HTTP client in use
         _logger.info("the hub cannot be asked for %s: %s", name, error)
         return False
     return True
 
 
-def _from_pretrained(place: str, name: str, **options: Any) -> Any:
+def _from_pretrained(place: str, name: str, *, local_files_only: bool) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
-    except Exception as error:  # the tokenizers library raises bare ones for files that it cannot read
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=local_files_only)
+    except Exception as error:  # for unreadable files, tokenizers raises a bare Exception
         if "trust_remote_code" in str(error):
             raise ConfigError(
-                f"the tokenizer {name!r} is a class of its own code (auto_map in its tokenizer_config.json), which is "
-                "never run; expected one that transformers has: where there is a tokenizer.json, leave out auto_map, "
-                f"and set tokenizer_class to {PLAIN_CLASS!r}"
+                f"the tokenizer {name!r} comes with its own code (auto_map in its tokenizer_config.json), which is "
+                "never run; expected a class of transformers: if there is a tokenizer.json, remove auto_map and "
+                f"set tokenizer_class to {PLAIN_CLASS!r}"
             ) from error
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"cannot load the tokenizer {name!r}: {reason}; expected a directory with the files of a Hugging Face "
-            "tokenizer, or the id of one on the hub that can be reached from here or is in its cache"
+            f"cannot load the tokenizer {name!r}: {reason}; expected a directory with a Hugging Face tokenizer, or "
+            "the id of one on the hub that can be reached from here or is cached"
             f"{nearest_path(name)}"
         ) from error
     if not tokenizer.is_fast:
@@ -123,14 +123,14 @@ def _from_pretrained(place: str, name: str, **options: Any) -> Any:
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
-    """How many rows the embeddings of a model need for it: its largest id, and one."""
+    """The number of embedding rows that a model needs for it: its largest id plus one."""
     return 1 + max(tokenizer.get_vocab().values())
 
 
 def vocabulary_sample(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """The ids of a few hundred tokens, evenly spread, by which to tell that a model was made for other ids.
+    """The ids of a few hundred tokens, evenly spread. They show whether a model was made for other ids.
 
-    Added tokens are none of them: people give the reserved ones other names.
+    Added tokens are left out: people rename the reserved ones.
     """
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     ids = sorted((id, token) for token, id in tokenizer.get_vocab().items() if token not in added)
@@ -138,8 +138,8 @@ def vocabulary_sample(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Equal for two tokenizers when they give the same ids to the same text; the chat template does not count."""
+    """Equal for two tokenizers that give the same ids for the same text. The chat template does not count."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())
-    # State of the last call, not of the tokenizer.
+    # Left over from the last call, not part of the tokenizer.
     model["padding"] = model["truncation"] = None
     return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from marin_sft import progress
 from marin_sft.data.messages.examples import (
@@ -58,7 +58,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
 
     dropped = Dropped()
     counts: Counter[str] = Counter()
-    model: Any = Tokenizer(models.BPE())
+    model = Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
     model.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -89,7 +89,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
 
 
 def _contents(config: TrainTokenizerConfig, counts: Counter[str], dropped: Dropped) -> Iterator[str]:
-    """All that the rows say; `counts` gets the number of rows, `dropped` the bad ones."""
+    """All texts in the rows. Counts the rows in `counts`, and collects the bad ones in `dropped`."""
     for file in find_files(config.train_paths):
         for source in read_rows(file):
             counts["rows"] += 1
@@ -124,7 +124,7 @@ def _texts(example: Example) -> list[str]:
 
 
 def _save(tokenizer: PreTrainedTokenizerFast, output_path: str) -> None:
-    """save_pretrained knows local directories only; anything else is copied there."""
+    """Saves locally first, as save_pretrained only writes to local directories."""
     with tempfile.TemporaryDirectory() as local:
         tokenizer.save_pretrained(local)
         fs, root = file_system(output_path)

@@ -17,10 +17,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from marin_sft import progress
-from marin_sft.data.files import write_json
+from marin_sft.data.files import Json, write_json
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.rows.blocks import count_of, cut, rows_of
 from marin_sft.data.rows.dropped import Dropped, check_dropped, write_dropped
@@ -32,7 +31,7 @@ from marin_sft.execution.shards import map_shards
 
 ROWS_PER_SHARD = 5000
 SHARDS_PER_TASK = 10
-"""Reaching the middle of a compressed file means reading what precedes it: a task makes several shards in one go."""
+"""To read from the middle of a compressed file means to read all before it, so a task makes several shards."""
 
 DEFAULT_SUBSET = "default"
 _IN_FOLDERS = str.maketrans({"[": "_", ":": "to", "%": "pct", "+": "_and_", "]": None, "(": "_", ")": None})
@@ -40,7 +39,11 @@ _IN_FOLDERS = str.maketrans({"[": "_", ":": "to", "%": "pct", "+": "_and_", "]":
 
 @dataclass(frozen=True)
 class _Block:
-    """Work for one task: rows for the shards from `shard` on. `first` of `total` rows of the split is its first one."""
+    """Work for one task: the rows of several shards.
+
+    shard: the number of the first shard.
+    first: the number of the first row among the `total` rows of the split.
+    """
 
     config: TransformConfig
     directory: str
@@ -57,13 +60,13 @@ class _Result:
 
 
 def transform(config: TransformConfig) -> None:
-    """Write the canonical rows of all subsets and splits. What is written does not depend on how the work is spread.
+    """Write the canonical rows of all subsets and splits. The output does not depend on how the work is split up.
 
     Raises:
-        DataError: a subset or split that is not there, unreadable files, no row left, or more than `max_dropped` of a
-            split's rows dropped.
+        DataError: a subset or split is missing, files are unreadable, no row is left, or more than `max_dropped` of a
+            split's rows are dropped.
     """
-    stats: dict[str, Any] = {}
+    stats: dict[str, Json] = {}
     dropped: list[Dropped] = []
     try:
         for subset in config.subsets or (None,):
@@ -79,15 +82,13 @@ def transform(config: TransformConfig) -> None:
 
 
 def _folder(subset: str | None, split: str) -> str:
-    """Where a split lies in the output. Brackets would be taken for a glob's."""
+    """The folder of a split in the output. Brackets, which globs would interpret, are replaced."""
     split = split.translate(_IN_FOLDERS)
     return split if subset in (None, DEFAULT_SUBSET) else f"{subset}/{split}"
 
 
-def _transform_split(
-    config: TransformConfig, folder: str, spans: list[Span], dropped_of_splits: list[Dropped]
-) -> dict[str, Any]:
-    """Write one split; its stats. `dropped_of_splits` gets the rows it dropped."""
+def _transform_split(config: TransformConfig, folder: str, spans: list[Span], dropped_of_splits: list[Dropped]) -> Json:
+    """Write one split and return its stats. Its dropped rows are appended to `dropped_of_splits`."""
     total = count_of(spans)
     progress.report(0, total, f"{folder} rows")
     per_task = ROWS_PER_SHARD * SHARDS_PER_TASK
@@ -98,7 +99,7 @@ def _transform_split(
     results = map_shards(_transform_block, blocks)
     dropped = Dropped.together(result.dropped for result in results)
     dropped_of_splits.append(dropped)
-    mend = "Then mend the rows, or say with the adapter what they hold"
+    mend = "Then fix the rows, or describe them with the adapter"
     check_dropped(total, dropped, config.max_dropped, f"{config.source} {folder}", config.output_path, mend)
     written = sum(result.written for result in results)
     progress.report(total, total, f"{folder} rows", dropped=dropped.counts.total())
@@ -113,13 +114,13 @@ def _transform_block(block: _Block) -> _Result:
         some = islice(sources, ROWS_PER_SHARD)
         done = block.first + index * ROWS_PER_SHARD
         write_shard(block.directory, block.shard + index, _kept_rows(some, block.config, result))
-        # Heard when the blocks are transformed in the step's own process.
+        # Shown only if the blocks run in the step's own process.
         progress.report(min(done + ROWS_PER_SHARD, block.total), block.total, "rows")
     return result
 
 
-def _kept_rows(sources: Iterator[SourceRow], config: TransformConfig, result: _Result) -> Iterator[dict[str, Any]]:
-    """The canonical rows of `sources`; `result` gets how many, and what is dropped."""
+def _kept_rows(sources: Iterator[SourceRow], config: TransformConfig, result: _Result) -> Iterator[Json]:
+    """The canonical rows of `sources`. Counts them, and what is dropped, in `result`."""
     for source in sources:
         try:
             if isinstance(source.row, BadRow):
@@ -132,7 +133,7 @@ def _kept_rows(sources: Iterator[SourceRow], config: TransformConfig, result: _R
             yield from made
 
 
-def _output_row(canonical: dict[str, Any], raw: dict[str, Any], config: TransformConfig) -> dict[str, Any]:
+def _output_row(canonical: Json, raw: Json, config: TransformConfig) -> Json:
     content = json.dumps(canonical, ensure_ascii=False, sort_keys=True)
     return {
         "id": hashlib.sha256(content.encode()).hexdigest(),

@@ -19,13 +19,15 @@ _UPLOAD_RATE = 100_000  # bytes/s: an upload is the whole log, so a long one goe
 class AttemptLog:
     """`{output}/.log`. Object stores cannot append: there the log is kept in a local file, and uploaded by and by.
 
-    `own_process`: nothing else writes to this process's stdout and stderr meanwhile.
+    `own_process`: nothing else writes to this process's stdout and stderr meanwhile. Only then `echo` may be off, which
+    keeps what is written off them.
     """
 
-    def __init__(self, store: Store, output: str, own_process: bool) -> None:
+    def __init__(self, store: Store, output: str, own_process: bool, echo: bool = True) -> None:
         self._store = store
         self._path = f"{output}/.log"
-        self._copied_to = _process_output_copied_to if own_process else _python_output_copied_to
+        self._own_process = own_process
+        self._echo = echo
         self._exit = contextlib.ExitStack()
         self._file = self._path
         self._uploaded = 0  # bytes
@@ -35,7 +37,8 @@ class AttemptLog:
         if not self._store.on_disk:
             self._file = self._exit.enter_context(tempfile.NamedTemporaryFile(suffix=".log")).name
             self._exit.callback(self.upload, now=True)
-        self._exit.enter_context(self._copied_to(self._file))
+        copied = process_output_copied_to(self._file, self._echo) if self._own_process else None
+        self._exit.enter_context(copied or _python_output_copied_to(self._file))
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -63,8 +66,9 @@ class AttemptLog:
 
 
 @contextlib.contextmanager
-def _process_output_copied_to(path: str) -> Iterator[None]:
-    """Copy all that this process and its children write to stdout and stderr into `path`, also from C++ code.
+def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
+    """Copy all that this process and its children write to stdout and stderr into `path`, also from C++ code. Without
+    `echo` it goes there alone.
 
     For a worker process that runs one step at a time: it works on file descriptors 1 and 2.
     """
@@ -73,7 +77,7 @@ def _process_output_copied_to(path: str) -> Iterator[None]:
     saved = [os.dup(1), os.dup(2)]
     reading, writing = os.pipe()
     with open(path, "ab", buffering=0) as log:
-        pump = threading.Thread(target=_pump, args=(reading, saved[0], log.fileno()), daemon=True)
+        pump = threading.Thread(target=_pump, args=(reading, *saved[:echo], log.fileno()), daemon=True)
         pump.start()
         os.dup2(writing, 1)
         os.dup2(writing, 2)

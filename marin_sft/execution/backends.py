@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -19,6 +19,10 @@ class Backend(Protocol):
     capacity: int | None
 
     def submit(self, task: Task) -> Future[Outcome]: ...
+
+    def wait(self, running: Collection[Future[Outcome]], timeout: float | None) -> set[Future[Outcome]]:
+        """Those that have ended, once the first has or the seconds are over."""
+        ...
 
     def close(self) -> None:
         """Stop whatever still runs and let go of all processes."""
@@ -44,6 +48,9 @@ class InlineBackend:
         except Exception as error:  # of the store; a body's own end up in the outcome
             future.set_exception(error)
         return future
+
+    def wait(self, running: Collection[Future[Outcome]], timeout: float | None) -> set[Future[Outcome]]:
+        return set(running)
 
     def _tell_what_is_lacking(self, task: Task) -> None:
         """Once of each thing."""

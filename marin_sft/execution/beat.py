@@ -9,8 +9,8 @@ import threading
 import time
 from dataclasses import asdict
 
-from marin_sft.execution.attempt import Claim, newer_claim, write_beat
 from marin_sft.execution.attempt_log import AttemptLog
+from marin_sft.execution.claims import Claim, newer_claim, write_beat
 from marin_sft.execution.patience import no_patience
 from marin_sft.execution.store import Store
 from marin_sft.progress import Progress

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from marin_sft.errors import DamagedFile, UserError
-from marin_sft.execution.attempt import Commit, StepState, has_step, read_state
+from marin_sft.execution.commits import Commit
 from marin_sft.execution.documents import as_document
-from marin_sft.execution.fingerprint import name_of_directory
+from marin_sft.execution.identity import name_of_directory
 from marin_sft.execution.object_store import CONNECTIONS
 from marin_sft.execution.pins import PINS
 from marin_sft.execution.record import RUNS
+from marin_sft.execution.step_state import StepState, has_step, read_state
 from marin_sft.execution.store import Store
 from marin_sft.nearest import nearest_text
 

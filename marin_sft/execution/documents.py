@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from marin_sft.errors import DamagedFile
 from marin_sft.execution.store import Store
 
 T = TypeVar("T")
+_NUMBERED = re.compile(r"(\d{6})\.json")
 
 
 def read_document(
@@ -102,3 +104,18 @@ def _fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
         (field.name, hints[field.name], field.default is missing and field.default_factory is missing)
         for field in dataclasses.fields(kind)
     )
+
+
+def canonical_json(value: Any) -> str:
+    """The one text of a JSON value: sorted keys, no spaces, ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def to_json(document: Any) -> bytes:
+    """What `read_document` reads back."""
+    return canonical_json(dataclasses.asdict(document)).encode()
+
+
+def numbers_of(names: list[str]) -> list[int]:
+    """The numbers of documents that are named by one, such as 000003.json, in order."""
+    return sorted(int(match[1]) for match in map(_NUMBERED.fullmatch, names) if match)

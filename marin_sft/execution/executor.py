@@ -29,6 +29,7 @@ from marin_sft.execution.backends import Backend, InlineBackend
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
 from marin_sft.execution.plan import Plan, make_plan
+from marin_sft.execution.ray_connection import act_as_script, in_worker
 from marin_sft.execution.ray_environment import LAUNCHER
 from marin_sft.execution.record import RunRecord
 from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
@@ -113,6 +114,7 @@ class Executor:
             UserError: for steps or flags that cannot be run.
             PreviousTaskFailedError: see `--force_run_failed`.
         """
+        act_as_script()
         graph = build_graph(steps)
         return Run(graph, make_plan(graph, open_store(self.flags.prefix), self._selection()))
 
@@ -129,6 +131,7 @@ class Executor:
         """
         if self.flags.dry_run or self.flags.json:
             return self._dry_run(steps)
+        act_as_script()
         graph = build_graph(steps)
         check_selection(graph, self._selection())
         store = open_store(self.flags.prefix)
@@ -213,7 +216,13 @@ class Executor:
 def executor_main(
     steps: Sequence[ExecutorStep[Any]], description: str | None = None, argv: Sequence[str] | None = None
 ) -> Run:
-    """Run `steps` as the command line says (`argv`, by default the process's own). Exits the process on failure."""
+    """Run `steps` as the command line says (`argv`, by default the process's own). Exits the process on failure.
+
+    In a Ray task or actor the process is Ray's: there it raises what is wrong, and takes the flags of `argv` alone.
+    """
+    act_as_script()
+    if in_worker():
+        return Executor(parse_flags(sys.argv[1:] if argv is None else argv)).run(steps, description)
     try:
         flags = parse_flags(sys.argv[1:] if argv is None else argv)
         with sigterm_as_interrupt():

@@ -56,7 +56,9 @@ class ExecutorFlags:
     beat_timeout: float = 90.0
 
 
-_HELP = {
+BOOLEANS = ("dry_run", "json", "cascade", "force_run_failed", "fail_fast")
+LISTS = ("force_run", "run_only")
+HELP = {
     "prefix": "where outputs lie: a path or a gs:// or s3:// URL (default: $MARIN_SFT_PREFIX, else ./store)",
     "dry_run": "print the plan; write nothing, start nothing",
     "json": "print the plan as JSON and nothing else; implies --dry_run",
@@ -78,26 +80,26 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         UserError: for an unknown flag, with the nearest one, or a value of the wrong kind.
     """
     parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for name in ("dry_run", "json", "cascade", "force_run_failed", "fail_fast"):
+    for name in BOOLEANS:
         parser.add_argument(
-            f"--{name}", type=_boolean, nargs="?", const=True, default=argparse.SUPPRESS, help=_HELP[name]
+            f"--{name}", type=_boolean, nargs="?", const=True, default=argparse.SUPPRESS, help=HELP[name]
         )
-    for name in ("force_run", "run_only"):
-        parser.add_argument(f"--{name}", nargs="+", action="extend", default=argparse.SUPPRESS, help=_HELP[name])
-    parser.add_argument("--prefix", default=argparse.SUPPRESS, help=_HELP["prefix"])
-    parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=_HELP["max_concurrent"])
-    parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=_HELP["beat_timeout"])
-    parser.add_argument("--backend", choices=get_args(BackendName), default=argparse.SUPPRESS, help=_HELP["backend"])
+    for name in LISTS:
+        parser.add_argument(f"--{name}", nargs="+", action="extend", default=argparse.SUPPRESS, help=HELP[name])
+    parser.add_argument("--prefix", default=argparse.SUPPRESS, help=HELP["prefix"])
+    parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=HELP["max_concurrent"])
+    parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=HELP["beat_timeout"])
+    parser.add_argument("--backend", choices=get_args(BackendName), default=argparse.SUPPRESS, help=HELP["backend"])
     found, unknown = parser.parse_known_args(argv)
     if unknown:
-        known = [f"--{name}" for name in _HELP]
+        known = [f"--{name}" for name in HELP]
         hint = nearest_text(unknown[0].split("=")[0], known)
         own = "" if "did you mean" in hint else "; an experiment's own settings are in its file"
         raise UserError(f"unknown argument {unknown[0]!r}{hint}{own}")
     values = vars(found)
     if "prefix" in values:
         values["prefix"] = absolute_prefix(values["prefix"])
-    for name in ("force_run", "run_only"):
+    for name in LISTS:
         if name in values:
             values[name] = tuple(item for text in values[name] for item in _list(text, name))
     return ExecutorFlags(**values)

@@ -19,28 +19,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 from marin_sft.errors import StoreError
-from marin_sft.execution.attempt import (
+from marin_sft.execution.catalog import location
+from marin_sft.execution.claims import (
     Claim,
-    Tombstone,
     attempt_path,
     beat_path,
     claim_numbers,
-    commit_numbers,
     newer_claim,
-    now,
     read_beat,
     read_claim,
-    seconds_since_epoch,
     take_claim,
-    tombstone_path,
     write_beat,
-    write_tombstone,
 )
-from marin_sft.execution.catalog import location
+from marin_sft.execution.clock import now, seconds_since_epoch
+from marin_sft.execution.commits import commit_numbers
 from marin_sft.execution.pins import read_pins
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.reachability import Garbage, GcPolicy, Reachability, find_garbage
 from marin_sft.execution.record import read_begin, read_launches
+from marin_sft.execution.step_state import Tombstone, tombstone_path, write_tombstone
 from marin_sft.execution.store import Store
 
 _LOCK = "_gc"

@@ -10,7 +10,7 @@ from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.configs import references
 from marin_sft.execution.contents import LocalContent
 from marin_sft.execution.differences import leaf_differences
-from marin_sft.execution.fingerprint import Payload, fingerprint_of_payload, payload_of
+from marin_sft.execution.identity import Payload, fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import check_resources
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, kind_of, path_of_function
@@ -92,7 +92,7 @@ def _make_node(step: ExecutorStep[Any], by_step: dict[int, Node]) -> Node:
     used = [(by_step[id(ref.step)], ref.block_on_step) for _, ref in references(step.config)]
     inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
     nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
-    check_resources(step.name, step.resources)
+    check_resources(f"step '{step.name}' resources", step.resources)
     contents: list[LocalContent] = []
     payload = payload_of(step, lambda upstream: by_step[id(upstream)].fingerprint, contents)
     _refuse_secrets(step.name, payload["config"], "config")

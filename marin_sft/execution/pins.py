@@ -8,8 +8,9 @@ import urllib.parse
 from dataclasses import asdict, dataclass
 
 from marin_sft.errors import UserError
-from marin_sft.execution.attempt import now, read_tombstone
+from marin_sft.execution.clock import now
 from marin_sft.execution.documents import read_document
+from marin_sft.execution.step_state import read_tombstone
 from marin_sft.execution.store import Store
 
 PINS = "_pins"

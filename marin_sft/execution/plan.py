@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin_sft.errors import DamagedFile, PreviousTaskFailedError, StoreError
-from marin_sft.execution.attempt import Commit, Consumed, StepState, attempt_path
 from marin_sft.execution.catalog import comparable_commits, in_parallel, read_states, step_name
+from marin_sft.execution.claims import attempt_path
+from marin_sft.execution.commits import Commit, Consumed
 from marin_sft.execution.configs import settings_of
 from marin_sft.execution.differences import (
     Difference,
@@ -25,10 +26,11 @@ from marin_sft.execution.differences import (
     leaf_differences,
     with_names,
 )
-from marin_sft.execution.fingerprint import SCHEMA, name_of_directory
 from marin_sft.execution.graph import Graph, Node
+from marin_sft.execution.identity import SCHEMA, name_of_directory
 from marin_sft.execution.selection import Selection, forced_nodes, nodes_in_scope, target_nodes
 from marin_sft.execution.source import source_digest
+from marin_sft.execution.step_state import StepState
 from marin_sft.execution.store import Store
 
 _SIBLINGS = 50  # committed siblings looked at to explain a miss

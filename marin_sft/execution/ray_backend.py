@@ -1,26 +1,30 @@
-"""Attempts as Ray tasks, each under its step's name. The rules for starting and joining Ray: `ray_environment`.
+"""Attempts as Ray tasks, each under its step's name. Which Ray: `ray_connection`; by which rules: `ray_environment`.
 
-With RAY_ADDRESS set, tasks go to that cluster, in the same environment there, or with the working directory named by
-MARIN_SFT_WORKING_DIR shipped along. Without it a Ray of this process's own starts on loopback, and only when something
-has to run; it never attaches to another Ray that it finds on the machine.
+A Ray that this process is connected to already is used. Otherwise, with RAY_ADDRESS set, tasks go to that cluster, in
+the same environment there, or with the working directory named by MARIN_SFT_WORKING_DIR shipped along. Without it a Ray
+of this process's own starts on loopback, and only when something has to run; it never attaches to another Ray that it
+finds on the machine.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
-from marin_sft.execution import out_of_memory, ray_environment, ray_start
+from marin_sft.execution import out_of_memory, ray_environment
+from marin_sft.execution.ray_connection import Connection, connect, in_worker
 from marin_sft.execution.resources import RuntimeEnv, demand
-from marin_sft.execution.signals import handler_of_sigterm_kept
 from marin_sft.execution.worker import Outcome, Task, run_attempt
+
+_PATIENCE = 10.0  # seconds for tasks that are stopped to end
 
 
 class RayBackend:
-    """Starts or joins Ray on the first `submit`, or at `start`. `notify` is told in words what a user should know."""
+    """Connects to Ray on the first `submit`, or at `start`. `notify` is told in words what a user should know."""
 
     capacity: int | None = None
 
@@ -28,71 +32,93 @@ class RayBackend:
         self._notify = notify
         self._lacking: set[str] = set()
         self._feasible: set[str] = set()
-        self._ray: Any = None
-        self._pending: set[Future[Outcome]] = set()
+        self._connection: Connection | None = None
+        self._pending: dict[Future[Outcome], Any] = {}  # with Ray's reference to each result
         self._broken = False  # a Ray of our own that cannot run tasks any more
         self._remote: dict[bool, Any] = {}
-        self._address = os.environ.get("RAY_ADDRESS") or None
         self.dashboard_url: str | None = None
 
     def start(self) -> None:
-        if self._ray is not None:
-            return
-        ray_environment.prepare(self._address)
-        import ray
+        self._connected()
 
-        with handler_of_sigterm_kept():  # Ray sets one that exits without a word
-            context = self._join(ray) if self._address else ray_start.start_local(ray)
-        self._ray = ray
-        self.dashboard_url = context.dashboard_url and f"http://{context.dashboard_url}"
-        # Retries are ours, so that each one is an attempt with a record.
-        self._remote = {
-            False: ray.remote(max_retries=0)(_attempt),
-            True: ray.remote(max_retries=0, max_calls=1)(_attempt),
-        }
-
-    def _join(self, ray: Any) -> Any:
-        try:
-            return ray.init(**ray_environment.cluster_options(str(self._address)))
-        except ConnectionError as error:
-            raise UserError(f"{error}; start that cluster, or unset RAY_ADDRESS to run on this machine") from error
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = connect()
+            self.dashboard_url = self._connection.dashboard_url
+            remote = self._connection.ray.remote
+            # Retries are ours, so that each one is an attempt with a record.
+            self._remote = {
+                False: remote(max_retries=0)(_attempt),
+                True: remote(max_retries=0, max_calls=1)(_attempt),
+            }
+        return self._connection
 
     def submit(self, task: Task) -> Future[Outcome]:
         if self._broken:
             self._notify("Ray on this machine has died; it is started again")
             self.close()
-        self.start()
+        connection = self._connected()
         asked = demand(task.resources)
-        if self._address:
-            self._tell_if_infeasible(task.name, asked)
+        if connection.ends_with_driver:
+            asked = self._cut_down(connection, task.name, asked)
         else:
-            asked = self._cut_down(task.name, asked)
-        options = _ray_options(asked, task.resources.runtime_env, task.fresh_process)
+            self._tell_if_infeasible(connection, task.name, asked)
+        inherited = connection.ray.get_runtime_context().runtime_env if connection.found else {}
+        options = _ray_options(asked, task.resources.runtime_env, task.fresh_process, inherited)
         remote = self._remote[task.fresh_process].options(name=task.name, **options)
-        reference = remote.remote(task, ray_environment.secrets_of_this_process())
+        # A Ray of the user's may print what its workers print, and the launch shows the logs of attempts already.
+        reference = remote.remote(task, ray_environment.secrets_of_this_process(), not connection.found)
         done: Future[Outcome] = Future()
-        self._pending.add(done)
-        done.add_done_callback(self._pending.discard)
+        self._pending[done] = reference
+        done.add_done_callback(self._pending.pop)
         kills = out_of_memory.kernel_kills()
         reference.future().add_done_callback(lambda future: self._hand_over(future, done, kills))
         return done
 
-    def _cut_down(self, step: str, asked: dict[str, float]) -> dict[str, float]:
-        """A laptop has what it has: there, a request is cut down to what exists."""
-        have = self._ray.cluster_resources()
+    def wait(self, running: Collection[Future[Outcome]], timeout: float | None) -> set[Future[Outcome]]:
+        """In a Ray task the wait is Ray's own: then it lends the task's CPUs to what is waited for."""
+        connection, pending = self._connected(), dict(self._pending)
+        if in_worker() and pending.keys() >= set(running):
+            ended, _ = connection.ray.wait([pending[done] for done in running], timeout=timeout, fetch_local=False)
+            timeout = None if ended else 0
+        first = concurrent.futures.FIRST_COMPLETED
+        return concurrent.futures.wait(running, timeout=timeout, return_when=first).done
+
+    def _cut_down(self, connection: Connection, step: str, asked: dict[str, float]) -> dict[str, float]:
+        """A laptop has what it has: there, a request is cut down to what exists.
+
+        Raises:
+            UserError: the Ray task that waits for the step holds what the step needs.
+        """
+        have, held = connection.ray.cluster_resources(), connection.held()
         lacking = asked.keys() - have.keys() - self._lacking
         if lacking:
             self._lacking |= lacking
             self._notify(f"{step}: this machine has no {', '.join(sorted(lacking))}; the step runs without")
         cut = {name: min(amount, have[name]) for name, amount in asked.items() if name in have}
+        for name in cut:
+            free = max(0.0, have[name] - held.get(name, 0))
+            if name in ("CPU", "memory"):
+                cut[name] = min(cut[name], free)
+            elif cut[name] > free:
+                raise UserError(
+                    f"step '{step}' asks for {name} {cut[name]:g}, but the Ray task or actor that waits for it holds "
+                    f"{held[name]:g} of the {have[name]:g} there are; only the step needs them: leave them out of the "
+                    "@ray.remote around it"
+                )
         return {"CPU": 0, **cut}
 
-    def _tell_if_infeasible(self, step: str, asked: dict[str, float]) -> None:
+    def _tell_if_infeasible(self, connection: Connection, step: str, asked: dict[str, float]) -> None:
         """Ray queues a request that no node can serve without a word: a node may join. So say it here."""
         key = _amounts(asked)
         if key in self._feasible:
             return
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        here, held = connection.ray.get_runtime_context().get_node_id(), connection.held()
+        nodes = [
+            {name: amount - (held.get(name, 0) if node["NodeID"] == here else 0) for name, amount in has.items()}
+            for node in connection.ray.nodes()
+            if node["Alive"] and (has := node["Resources"])
+        ]
         if any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
             self._feasible.add(key)
             return
@@ -115,7 +141,7 @@ class RayBackend:
             exceptions.TaskCancelledError,  # by a signal: nobody looks at the result of what we cancel
         )
         raylet_lost = (exceptions.LocalRayletDiedError,)
-        killed_here = not self._address and out_of_memory.kernel_kills() > kills_before
+        killed_here = self._on_this_machine and out_of_memory.kernel_kills() > kills_before
         if error is None:
             done.set_result(future.result())
         elif isinstance(error, exceptions.OutOfMemoryError):
@@ -125,25 +151,40 @@ class RayBackend:
         elif isinstance(error, lost):
             # Of what Ray itself could not do, such as import a module of the task, the last line says what.
             line = -1 if isinstance(error, exceptions.RaySystemError) else 0
-            done.set_exception(InfrastructureLoss(str(error).splitlines()[line].strip()))
+            done.set_exception(InfrastructureLoss((str(error) or type(error).__name__).splitlines()[line].strip()))
         elif isinstance(error, raylet_lost):
-            self._broken = not self._address
+            self._broken = self._on_this_machine and not self._connected().found
             done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
         else:
             cause = getattr(error, "cause", None)  # of a RayTaskError, whose own text is a traceback
             done.set_exception(cause if isinstance(cause, Exception) else error)
 
+    @property
+    def _on_this_machine(self) -> bool:
+        return self._connection is not None and self._connection.ends_with_driver
+
     def close(self) -> None:
-        if self._ray is not None:
-            self._ray.shutdown()
-            self._ray, self._broken = None, False
+        if self._connection is not None:
+            if self._connection.found:
+                self._stop_tasks(self._connection.ray)
+            self._connection.close()
+            self._connection, self._broken = None, False
         for done in list(self._pending):
             done.set_exception(InfrastructureLoss("the Ray that it ran on was stopped"))
 
+    def _stop_tasks(self, ray: Any) -> None:
+        """Of a Ray that goes on. When this returns their processes have ended, so that nobody need wait for them."""
+        pending = dict(self._pending)
+        for reference in pending.values():
+            ray.cancel(reference, force=True)
+        if pending:
+            ray.wait(list(pending.values()), num_returns=len(pending), timeout=_PATIENCE, fetch_local=False)
+            concurrent.futures.wait(pending, timeout=_PATIENCE)
 
-def _attempt(task: Task, secrets: dict[str, str]) -> Outcome:
+
+def _attempt(task: Task, secrets: dict[str, str], echo: bool) -> Outcome:
     os.environ.update(secrets)
-    return run_attempt(task, own_process=True)
+    return run_attempt(task, own_process=True, echo=echo)
 
 
 def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
@@ -164,7 +205,10 @@ def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
     }
 
 
-def _ray_options(asked: dict[str, float], env: RuntimeEnv | None, fresh_process: bool) -> dict[str, Any]:
+def _ray_options(
+    asked: dict[str, float], env: RuntimeEnv | None, fresh_process: bool, inherited: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`inherited`: the runtime_env that the task gets besides; Ray merges the variables of both."""
     rest = dict(asked)
     options: dict[str, Any] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
     options["memory"] = rest.pop("memory", None)
@@ -172,12 +216,21 @@ def _ray_options(asked: dict[str, float], env: RuntimeEnv | None, fresh_process:
     variables = {**(fresh_process_variables(asked) if fresh_process else {}), **(env.env_vars if env else {})}
     runtime_env: dict[str, Any] = {"env_vars": variables} if variables else {}
     if env and env.pip:
-        runtime_env["pip"] = list(env.pip)
+        runtime_env |= _packages(env.pip, inherited)
     if env and env.working_dir:
         runtime_env["working_dir"] = env.working_dir
     if runtime_env:
         options["runtime_env"] = runtime_env
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _packages(added: Collection[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a runtime_env and `added`, installed by what installs the former."""
+    installer = "uv" if "uv" in inherited else "pip"
+    there = inherited.get(installer) or []
+    options = dict(there) if isinstance(there, Mapping) else {"packages": there}
+    packages = dict.fromkeys([*options["packages"], *added])
+    return {installer: {**options, "packages": list(packages)}}
 
 
 def _amounts(amounts: dict[str, float]) -> str:

@@ -18,24 +18,14 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from marin_sft.errors import MarinSftError, UserError
-from marin_sft.execution.attempt import (
-    Claim,
-    Commit,
-    Tombstone,
-    attempt_path,
-    claim_numbers,
-    commit_numbers,
-    read_beat,
-    read_claim,
-    read_commit,
-    read_tombstone,
-    seconds_since_epoch,
-    tombstone_path,
-)
 from marin_sft.execution.catalog import in_parallel, location, read_catalog
+from marin_sft.execution.claims import Claim, attempt_path, claim_numbers, read_beat, read_claim
+from marin_sft.execution.clock import seconds_since_epoch
+from marin_sft.execution.commits import Commit, commit_numbers, read_commit
 from marin_sft.execution.pins import read_pins
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
+from marin_sft.execution.step_state import Tombstone, read_tombstone, tombstone_path
 from marin_sft.execution.store import Store
 
 RecordT = TypeVar("RecordT", Claim, Commit)

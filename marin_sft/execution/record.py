@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.execution.attempt import now, seconds_since_epoch
+from marin_sft.execution.clock import now, seconds_since_epoch
 from marin_sft.execution.configs import hardcoded_paths, parts_of
 from marin_sft.execution.documents import as_document, read_document
 from marin_sft.execution.graph import Graph

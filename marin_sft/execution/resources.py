@@ -30,7 +30,9 @@ ACCELERATORS = frozenset(
 _GPU_FILES = ("/dev/nvidia[0-9]*",)
 _UNCOUNTED_GPU_FILES = ("/dev/kfd", "/dev/dxg")
 _TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
-_TPU_TYPE = re.compile(r"v\d+[a-z]*-\d+")
+# A generation and its cores; Ray knows v5e by another name than its users.
+_TPU_TYPE = re.compile(rf"({'|'.join(a.removeprefix('TPU-').lower() for a in ACCELERATORS if 'TPU-' in a)})-[1-9]\d*")
+_V5E, _V5E_OF_RAY = "v5e-", "v5litepod-"
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _OWN_FIELDS = {"CPU": "cpus", "GPU": "GpuConfig", "memory": "memory"}
 
@@ -75,10 +77,14 @@ class GpuConfig(Resources):
 
 @dataclass(frozen=True)
 class TpuPodConfig(Resources):
-    """`slice_count` slices of `tpu_type`, e.g. "v4-128"."""
+    """`slice_count` slices of `tpu_type`, e.g. "v4-128". "v5e-128" and Ray's "v5litepod-128" are the same."""
 
     tpu_type: str = field(kw_only=True)
     slice_count: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tpu_type, str) and self.tpu_type.startswith(_V5E):
+            object.__setattr__(self, "tpu_type", _V5E_OF_RAY + self.tpu_type.removeprefix(_V5E))
 
 
 def demand(resources: Resources) -> dict[str, float]:
@@ -120,17 +126,23 @@ def _gpus() -> float:
     return min(there, named)
 
 
+def gpus_here() -> int:
+    """How many GPUs a process started here would see; 0 where their number is not known."""
+    found = _gpus()
+    return 0 if math.isinf(found) else int(found)
+
+
 def _devices(patterns: Iterable[str]) -> list[str]:
     return [path for pattern in patterns for path in glob.glob(pattern)]
 
 
-def check_resources(step: str, resources: Any) -> None:
+def check_resources(where: str, resources: Any) -> None:
     """Raises:
     ConfigError: a request that no cluster could serve, or a runtime environment that would show a secret.
     """
 
     def refuse(field_name: str, got: Any, expected: str) -> NoReturn:
-        raise ConfigError(f"step '{step}' resources{field_name}: got {got!r}, expected {expected}")
+        raise ConfigError(f"{where}{field_name}: got {got!r}, expected {expected}")
 
     if type(resources) not in (Resources, CpuConfig, GpuConfig, TpuPodConfig):
         refuse("", resources, "CpuConfig, GpuConfig or TpuPodConfig")
@@ -147,7 +159,7 @@ def check_resources(step: str, resources: Any) -> None:
         _check_gpu(resources, refuse)
     if isinstance(resources, TpuPodConfig):
         if not isinstance(resources.tpu_type, str) or not _TPU_TYPE.fullmatch(resources.tpu_type):
-            refuse(".tpu_type", resources.tpu_type, 'a type and its cores, like "v4-8" or "v5litepod-16"')
+            refuse(".tpu_type", resources.tpu_type, 'a type and its cores, like "v4-8", "v5e-16" or "v6e-8"')
         if type(resources.slice_count) is not int or resources.slice_count < 1:
             refuse(".slice_count", resources.slice_count, "a whole number from 1")
     if resources.runtime_env is not None:

@@ -6,7 +6,6 @@ wait is cut into ticks to look at that step's claim; all other steps go on meanw
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import time
 from collections import deque
@@ -16,25 +15,16 @@ from pathlib import PurePath
 from typing import Any, Literal, Protocol
 
 from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory, StoreError, StoreUnavailable
-from marin_sft.execution.attempt import (
-    Commit,
-    Consumed,
-    Failure,
-    StepState,
-    Watch,
-    attempt_path,
-    damaged_files,
-    read_state,
-    write_beat,
-    write_failure,
-)
 from marin_sft.execution.backends import Backend
+from marin_sft.execution.claims import Watch, attempt_path, write_beat
+from marin_sft.execution.commits import Commit, Consumed, damaged_files
 from marin_sft.execution.configs import resolve, settings_of
 from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.patience import no_patience, seconds_of_patience
 from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
+from marin_sft.execution.step_state import Failure, StepState, read_state, write_failure
 from marin_sft.execution.store import Store
 from marin_sft.execution.worker import Outcome, Task
 from marin_sft.paths import local_path
@@ -247,12 +237,7 @@ class Scheduler:
         if not self._running:
             time.sleep(_TICK)  # all that is left runs in other launches
             return
-        done, _ = concurrent.futures.wait(
-            self._running,
-            timeout=_TICK if self._waiting else None,
-            return_when=concurrent.futures.FIRST_COMPLETED,
-        )
-        for future in done:
+        for future in self._backend.wait(self._running, timeout=_TICK if self._waiting else None):
             item = self._running.pop(future)
             try:
                 self._take(item, future.result())

@@ -6,6 +6,7 @@ a terminal keeps its colours.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
@@ -49,6 +50,10 @@ def print_no_more() -> None:
 def write_log(chunks: Iterable[bytes]) -> None:
     """Write a log to stdout: as it is, but for what could take over a terminal."""
     sys.stdout.flush()
+    if not hasattr(sys.stdout, "buffer"):  # a notebook's
+        for text in codecs.iterdecode(chunks, "utf-8", errors="replace"):
+            sys.stdout.write(text)
+        return
     for chunk in _harmless(chunks) if sys.stdout.isatty() else chunks:
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from marin_sft import progress
-from marin_sft.execution.attempt import attempt_path, read_beat
 from marin_sft.execution.catalog import in_parallel
+from marin_sft.execution.claims import attempt_path, read_beat
 from marin_sft.execution.differences import difference_text
 from marin_sft.execution.live_output import LiveOutput
 from marin_sft.execution.patience import no_patience

@@ -17,29 +17,19 @@ from typing import Any, Literal, NoReturn
 
 from marin_sft import progress
 from marin_sft.errors import MarinSftError, StoreError, StoreUnavailable
-from marin_sft.execution.attempt import (
-    Claim,
-    Commit,
-    Consumed,
-    Failure,
-    attempt_path,
-    newer_claim,
-    now,
-    output_digest,
-    publish,
-    resumable_attempts,
-    take_claim,
-    write_failure,
-)
 from marin_sft.execution.attempt_log import AttemptLog
 from marin_sft.execution.beat import Beat
+from marin_sft.execution.claims import Claim, attempt_path, newer_claim, take_claim
+from marin_sft.execution.clock import now
+from marin_sft.execution.commits import Commit, Consumed, output_digest, publish
 from marin_sft.execution.configs import resolve
 from marin_sft.execution.contents import LocalContent, Look, look_at
-from marin_sft.execution.fingerprint import Payload, changed_code
+from marin_sft.execution.identity import Payload, changed_code
 from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import EarlierAttempts, OutputName, path_of_function
+from marin_sft.execution.step_state import Failure, resumable_attempts, write_failure
 from marin_sft.execution.store import FileInfo, Store
 from marin_sft.execution.stores import open_store
 from marin_sft.execution.terminal import visible
@@ -87,10 +77,11 @@ class Outcome:
     failure: Failure | None = None
 
 
-def run_attempt(task: Task, own_process: bool) -> Outcome:
+def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
     """Run one attempt of a step to its end. The body's exceptions become a failed `Outcome`; none is raised for them.
 
-    `own_process`: nothing else writes to this process's stdout and stderr while the body runs.
+    `own_process`: nothing else writes to this process's stdout and stderr while the body runs. `echo`: what it writes
+    goes there, and not only into the attempt's log.
     """
     store = open_store(task.prefix)
     claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)
@@ -104,7 +95,7 @@ def run_attempt(task: Task, own_process: bool) -> Outcome:
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
     started, clock = now(), time.monotonic()
     with (
-        AttemptLog(store, output, own_process) as log,
+        AttemptLog(store, output, own_process, echo) as log,
         Beat(store, task.directory, claim, task.beat_timeout, own_process, log) as beat,
         _exits(store, task),
     ):

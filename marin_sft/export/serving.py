@@ -97,7 +97,7 @@ def generation_config(
     source = {"eos_token_id": trained.get("eos_token_id"), **moved, **(stored or {})}
     # With it, transformers would make its own from config.json and forget the list.
     source.pop("_from_model_config", None)
-    generation = ends_of_answers(tokenizer, source)
+    generation = dict(ends_of_answers(tokenizer, source))
     if eos_token_ids is not None:
         generation["eos_token_id"] = list(eos_token_ids)
     ends = generation["eos_token_id"]

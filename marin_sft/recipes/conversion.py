@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 from marin_sft.errors import ConfigError
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Method = TypeVar("Method", bound=Callable[..., object])
+Arguments: TypeAlias = dict[str, Any]
+"""Arguments of a function, by name."""
 
 
 def reads(*fields: str) -> Callable[[Method], Method]:
@@ -62,6 +64,6 @@ def _fields_read(of: type) -> set[str]:
     return {name for base in of.__mro__ for method in vars(base).values() for name in getattr(method, "reads", ())}
 
 
-def _type_of(of: type, name: str) -> Any:
+def _type_of(of: type, name: str) -> object:
     declares = next(base for base in of.__mro__[1:] if name in vars(base).get("__annotations__", {}))
     return get_type_hints(declares)[name]

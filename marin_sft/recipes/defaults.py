@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from marin_sft.data.data_configs import LmDataConfig
 from marin_sft.data.formats import ChatLmDatasetFormat
@@ -20,6 +19,7 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.inputs import Source
+from marin_sft.recipes.conversion import Arguments
 from marin_sft.recipes.simple_configs import (
     FineTuning,
     SimpleConfig,
@@ -63,7 +63,7 @@ def default_tokenize(
     name: str,
     dataset: Source | HfDataset,
     tokenizer: Source,
-    format: Any = None,
+    format: object = None,
     *,
     is_validation: bool = False,
     allow_test_in_train: bool = False,
@@ -103,7 +103,7 @@ def default_tokenize(
 def default_train(
     name: str,
     tokenized: Tokenized,
-    model_config: Any,
+    model_config: object,
     train_config: SimpleTrainConfig,
     tags: Sequence[str] = (),
     *,
@@ -128,7 +128,7 @@ def default_train(
 def default_sft(
     name: str,
     tokenized: Tokenized,
-    model_config: Any,
+    model_config: object,
     sft_config: SimpleSFTConfig,
     mixture_weights: Mapping[str, float] | None = None,
     tags: Sequence[str] = (),
@@ -155,7 +155,7 @@ def default_sft(
 def default_dpo(
     name: str,
     tokenized: Tokenized,
-    model_config: Any,
+    model_config: object,
     dpo_config: SimpleDPOConfig,
     mixture_weights: Mapping[str, float] | None = None,
     tags: Sequence[str] = (),
@@ -195,7 +195,7 @@ def _fine_tuned(
     where: str,
     name: str,
     data: LmDataConfig,
-    model_config: Any,
+    model_config: object,
     config: SimpleTrainConfig | SimpleSFTConfig,
     base_model: Source | None,
     tags: Sequence[str],
@@ -222,7 +222,7 @@ def _fine_tuned(
     return dataclasses.replace(trained, description=_description(name, tags))
 
 
-def _arguments(config: SimpleConfig, tags: Sequence[str]) -> dict[str, Any]:
+def _arguments(config: SimpleConfig, tags: Sequence[str]) -> Arguments:
     """Of the step; trackers are given the tags."""
     return {**config.arguments(), "trackers": with_tags(config.trackers, tags)}
 

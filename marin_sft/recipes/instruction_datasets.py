@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from marin_sft.data import TransformConfig
+from marin_sft.data import DownloadConfig, TransformConfig
 from marin_sft.data.adapters import Adapter, FormatAdapter, InputDatasetFormat, TransformAdapter
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.nearest import nearest
+from marin_sft.recipes.conversion import Arguments
 from marin_sft.recipes.sources import default_download
 from marin_sft.steps import transform
 
@@ -313,7 +314,7 @@ def dataset_config(
     kind: type[ConfigT],
     name: str,
     splits: Sequence[str] | None,
-    options: Mapping[str, Any],
+    options: Arguments,
 ) -> ConfigT:
     """The entry of `registry` for `name`, or a new one, with `splits` and `options` in place of what it says.
 
@@ -350,7 +351,7 @@ def transform_dataset_step(config: InstructionDatasetConfig) -> ExecutorStep[Tra
     )
 
 
-def download_dataset_step(config: InstructionDatasetConfig) -> ExecutorStep[Any]:
+def download_dataset_step(config: InstructionDatasetConfig) -> ExecutorStep[DownloadConfig]:
     name = directory_friendly_name(config.hf_dataset_id)
     return default_download(f"raw/{name}", hf_dataset_id=config.hf_dataset_id, revision=config.revision)
 

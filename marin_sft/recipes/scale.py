@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import CpuConfig
+from marin_sft.recipes.conversion import Arguments
 from marin_sft.recipes.simple_configs import SimpleDPOConfig, SimpleSFTConfig
 from marin_sft.training.models import LlamaConfig
 
@@ -27,7 +27,7 @@ def at_scale(config: SimpleSFTConfig) -> SimpleSFTConfig:
     return dataclasses.replace(config, **_tiny_fields(config)) if _tiny() else config
 
 
-def _tiny_fields(config: SimpleSFTConfig | SimpleDPOConfig) -> dict[str, Any]:
+def _tiny_fields(config: SimpleSFTConfig | SimpleDPOConfig) -> Arguments:
     return {
         "resources": CpuConfig(cpus=os.cpu_count() or 1),
         "tpu_type": None,

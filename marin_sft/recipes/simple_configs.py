@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
 from marin_sft.inputs import Source
-from marin_sft.recipes.conversion import Converted, reads
+from marin_sft.recipes.conversion import Arguments, Converted, reads
 from marin_sft.training.checks import check_types
 from marin_sft.training.dpo_config import DPOSettings
 from marin_sft.training.dpo_loss_types import loss_weights_of
@@ -25,7 +24,7 @@ from marin_sft.training.train_config import TrainingSettings
 
 NEVER = -1
 DEFAULT_STEPS = 10_000
-DEFAULT_LORA: dict[str, Any] = {"r": 8, "alpha": 16, "dropout": 0.05}
+DEFAULT_LORA: Arguments = {"r": 8, "alpha": 16, "dropout": 0.05}
 _STOP_STRATEGIES = {"exit": "first_exhausted"}
 
 
@@ -56,7 +55,7 @@ class SimpleConfig(Converted, TrainingSettings):
         check_types(self)
         self.arguments()
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> Arguments:
         """Arguments of `steps.sft` or `steps.dpo`, except names, data and models."""
         same = {name: getattr(self, name) for name in self.fields_of_target()}
         return {**same, **self.length(), **self.exports(), "resources": self.hardware()}
@@ -68,14 +67,14 @@ class SimpleConfig(Converted, TrainingSettings):
             raise self.contradiction("resources", expected="what training runs on, e.g. resources=CpuConfig()")
         return self.resources
 
-    def length(self) -> dict[str, Any]:
+    def length(self) -> Arguments:
         """`num_train_steps` or `num_train_epochs`."""
         if (self.num_train_steps is None) == (self.num_train_epochs is None):
             raise self.contradiction("num_train_steps", "num_train_epochs", expected="exactly one of them")
         return {"num_train_steps": self.num_train_steps, "num_train_epochs": self.num_train_epochs}
 
     @reads("steps_per_hf_export", "hf_generation_eos_token_ids")
-    def exports(self) -> dict[str, Any]:
+    def exports(self) -> Arguments:
         """Exports while training, as `steps.sft` is told of them."""
         cadence = self.steps_per_checkpoint if self.steps_per_hf_export is None else self.steps_per_hf_export
         ends = self.hf_generation_eos_token_ids
@@ -172,7 +171,7 @@ class FineTuning(SimpleConfig):
         super().__post_init__()
         self.base_model()
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> Arguments:
         return {
             **super().arguments(),
             "decay": self._decay(),
@@ -220,7 +219,7 @@ class FineTuning(SimpleConfig):
         return chosen
 
     @reads("tokenizer")
-    def tokenization(self) -> dict[str, Any]:
+    def tokenization(self) -> Arguments:
         """How the data must have been tokenized, by the names that their format has; None: not checked."""
         return {"tokenizer": self.tokenizer, "input_role": None, "output_role": None}
 
@@ -289,7 +288,7 @@ class SimpleSFTConfig(FineTuning, Terms):
     """True is refused: there is no int8 training."""
 
     @reads("int8", "pad_tokenizer_to_match_model")
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> Arguments:
         if self.int8:
             raise self.contradiction("int8", expected="False: there is no int8 training, bfloat16 is used")
         if not self.pad_tokenizer_to_match_model:
@@ -297,17 +296,17 @@ class SimpleSFTConfig(FineTuning, Terms):
             raise self.contradiction("pad_tokenizer_to_match_model", expected=expected)
         return super().arguments()
 
-    def length(self) -> dict[str, Any]:
+    def length(self) -> Arguments:
         if self.num_train_steps is None and self.num_train_epochs is None:
             return {"num_train_steps": DEFAULT_STEPS}
         return super().length()
 
     @reads("input_role", "output_role")
-    def tokenization(self) -> dict[str, Any]:
+    def tokenization(self) -> Arguments:
         return {**super().tokenization(), "input_role": self.input_role, "output_role": self.output_role}
 
     @reads("mixture_block_size", "stop_strategy")
-    def mixing(self) -> dict[str, Any]:
+    def mixing(self) -> Arguments:
         """Settings of the mixture; None: as it says."""
         stops = self.stop_strategy
         return {
@@ -355,13 +354,13 @@ class SimpleDPOConfig(FineTuning, DPOSettings):
         self.held_out()
 
     @reads("loss_weights")
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> Arguments:
         weights = loss_weights_of(self.loss_type, self.loss_weights)
         one = len(weights) == 1 and next(iter(weights.values())) == 1
         return {**super().arguments(), "loss_type": next(iter(weights)) if one else weights}
 
     @reads("num_epochs")
-    def length(self) -> dict[str, Any]:
+    def length(self) -> Arguments:
         given = [n for n in (self.num_train_steps, self.num_train_epochs, self.num_epochs) if n is not None]
         if len(given) > 1:
             raise self.contradiction(
@@ -376,7 +375,7 @@ class SimpleDPOConfig(FineTuning, DPOSettings):
         return self.max_seq_len if self.train_seq_len is None else self.train_seq_len
 
     @reads("max_prompt_length", "max_completion_length")
-    def lengths(self) -> dict[str, Any]:
+    def lengths(self) -> Arguments:
         """Limits of the tokens of a pair, by `MixtureConfig`'s names."""
         return {
             "seq_len": self.seq_len(),

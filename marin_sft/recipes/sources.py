@@ -66,7 +66,7 @@ def tokenizer_step(hub_id: str) -> ExecutorStep[DownloadConfig]:
 
 
 def rows_of(dataset: Source | HfDataset, split: str) -> Source:
-    if isinstance(dataset, str) and _is_hub_id(dataset):
+    if isinstance(dataset, str) and is_hub_id(dataset):
         dataset = HfDataset(*id_and_revision(dataset), split=split)
     if not isinstance(dataset, HfDataset):
         return dataset
@@ -81,7 +81,7 @@ def model_of(model: Source, where: str) -> Source:
     """The directory of a Hugging Face model: that of a hub id is a download, that of a training step its `model`."""
     if isinstance(model, ExecutorStep) and isinstance(model.config, TrainConfig):
         return model / "model"
-    if isinstance(model, str) and _is_hub_id(model):
+    if isinstance(model, str) and is_hub_id(model):
         return model_step(model)
     if isinstance(model, str) and "://" not in model and not Path(model).expanduser().is_dir():
         raise ConfigError(
@@ -95,14 +95,15 @@ def tokenizer_of(tokenizer: Source, where: str) -> Source:
         return tokenizer
     if Path(tokenizer).expanduser().is_dir():
         return tokenizer
-    if _is_hub_id(tokenizer):
+    if is_hub_id(tokenizer):
         return tokenizer_step(tokenizer)
     raise ConfigError(
         f"{where}: tokenizer={tokenizer!r}; expected a step, an existing directory, or a hub id 'org/name'"
     )
 
 
-def _is_hub_id(text: str) -> bool:
+def is_hub_id(text: str) -> bool:
+    """Whether it is "org/name" or "org/name@revision", and no path that exists."""
     return _HUB_ID.fullmatch(text) is not None and not Path(text).exists()
 
 

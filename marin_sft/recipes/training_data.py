@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from marin_sft.data.data_configs import LmDataConfig, lm_data_config, lm_mixture_data_config
 from marin_sft.data.step_configs import DownloadConfig, TokenizeConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName
+from marin_sft.inputs import Source
+from marin_sft.recipes.conversion import Arguments
 
 Tokenized = ExecutorStep[TokenizeConfig] | InputName | LmDataConfig | Mapping[str, ExecutorStep[TokenizeConfig]]
 
@@ -29,7 +30,7 @@ def training_data(
     Raises:
         ConfigError: weights for one dataset, none for several, or settings that a mixture contradicts.
     """
-    options: dict[str, Any] = {"stop_strategy": stop_strategy, "mixture_block_size": mixture_block_size}
+    options: Arguments = {"stop_strategy": stop_strategy, "mixture_block_size": mixture_block_size}
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(tokenized, LmDataConfig):
         return _with_settings(where, tokenized, weights, given)
@@ -51,7 +52,7 @@ def training_data(
 
 
 def _with_settings(
-    where: str, data: LmDataConfig, weights: Mapping[str, float] | None, settings: Mapping[str, Any]
+    where: str, data: LmDataConfig, weights: Mapping[str, float] | None, settings: Arguments
 ) -> LmDataConfig:
     positive = [{name: weight for name, weight in some.items() if weight} for _, some in data.train_weights]
     if weights is not None and [{name: weight for name, weight in weights.items() if weight}] != positive:
@@ -70,7 +71,7 @@ def _with_settings(
 
 
 def check_tokenization(
-    where: str, data: LmDataConfig, *, tokenizer: Any, input_role: str | None, output_role: str | None
+    where: str, data: LmDataConfig, *, tokenizer: Source | None, input_role: str | None, output_role: str | None
 ) -> None:
     """Compare with how the training components of `data` were tokenized; None: not compared.
 
@@ -87,7 +88,7 @@ def check_tokenization(
                 f"leave out {', '.join(expected)}"
             )
         format = config.format.as_chat()
-        found = {"input_role": format.input_field, "output_role": format.output_field}
+        found: dict[str, object] = {"input_role": format.input_field, "output_role": format.output_field}
         found["tokenizer"] = _source_of(config.tokenizer)
         for name, value in expected.items():
             if found[name] != value:
@@ -97,14 +98,14 @@ def check_tokenization(
                 )
 
 
-def tokenization_of(source: Any) -> TokenizeConfig | None:
+def tokenization_of(source: object) -> TokenizeConfig | None:
     """The config of the step that makes a token cache; None where no step of ours does."""
     step = source.step if isinstance(source, InputName) else source
     config = getattr(step, "config", None)
     return config if isinstance(config, TokenizeConfig) else None
 
 
-def _source_of(tokenizer: Any) -> Any:
+def _source_of(tokenizer: object) -> object:
     """What tells tokenizers apart: for a download, the repository and its commit, whatever else of it was fetched."""
     if isinstance(tokenizer, ExecutorStep) and isinstance(tokenizer.config, DownloadConfig):
         return f"{tokenizer.config.id}@{tokenizer.config.revision}"

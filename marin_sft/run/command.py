@@ -24,8 +24,8 @@ from rich.console import Console
 
 from marin_sft.data.data_configs import POLICIES
 from marin_sft.errors import MarinSftError, UserError
-from marin_sft.execution.attempt import attempt_path
 from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
+from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console, narrow
 from marin_sft.execution.flags import absolute_prefix, default_prefix
 from marin_sft.execution.gc import collect_garbage
@@ -78,8 +78,11 @@ class _Context:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in TRAINERS:
+        return _train(words[0], words[1:])
     try:
-        arguments = _parse(list(sys.argv[1:] if argv is None else argv))
+        arguments = _parse(words)
         code = 0
         with early_end_allowed():
             code = arguments.run(_Context(arguments)) or 0
@@ -90,6 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(error, 1)
     except KeyboardInterrupt:
         return 130
+
+
+def _train(method: str, flags: Sequence[str]) -> int:
+    from marin_sft.trainers import commands  # every setting of training, of which other commands need none
+
+    run = {"sft": commands.sft_command, "dpo": commands.dpo_command}[method]
+    return run(flags, commands.dialect_of(flags), f"marin-sft {method}")
 
 
 def plan(context: _Context) -> int | None:
@@ -232,6 +242,21 @@ def import_config(context: _Context) -> None:
     context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
 
 
+def chat(context: _Context) -> None:
+    """talk to a model: a directory, or a step that exported one"""
+    arguments = context.arguments
+    model = os.path.expanduser(arguments.model)
+    if not os.path.isdir(model) and "://" not in model:
+        found = context.step(arguments.model)
+        if found.state.commit is None:
+            raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
+        model = attempt_path(context.store, found.directory, found.state.commit.attempt)
+    from marin_sft.run.chat import talk  # loads JAX
+
+    limits = {"max_new_tokens": arguments.max_new_tokens, "temperature": arguments.temperature}
+    talk(model, system=arguments.system, **limits)
+
+
 COMMANDS: dict[str, Callable[[_Context], int | None]] = {
     "plan": plan,
     "status": status_of_steps,
@@ -246,6 +271,13 @@ COMMANDS: dict[str, Callable[[_Context], int | None]] = {
     "verify": verify,
     "preview": preview_rows,
     "import": import_config,
+    "chat": chat,
+}
+
+
+TRAINERS = {
+    "sft": "train a model on a file of chats, or with TRL's flags",
+    "dpo": "train a model on preferences, or with TRL's flags",
 }
 
 
@@ -264,12 +296,14 @@ class _Version(argparse.Action):
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], COMMANDS)}")
+        raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], [*TRAINERS, *COMMANDS])}")
     parser = _Parser(
         prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, about in TRAINERS.items():
+        commands.add_parser(name, help=about)
     parsers = {name: _add_command(commands, name, run) for name, run in COMMANDS.items()}
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
@@ -284,6 +318,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
     parsers["runs"].add_argument("--limit", type=int, default=30, help="so many launches (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why it is kept")
+    parsers["chat"].add_argument("model", metavar="MODEL", help="a directory, or a step")
+    parsers["chat"].add_argument("--system", metavar="TEXT", help="a system message")
+    parsers["chat"].add_argument("--max_new_tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
+    parsers["chat"].add_argument(
+        "--temperature", type=_amount, default=0.0, metavar="T", help="0, the likeliest answer (default), or above"
+    )
     _add_gc_flags(parsers["gc"])
     _add_preview_flags(parsers["preview"])
     parsers["import"].add_argument("config", metavar="YAML")

@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from marin_sft.errors import UserError
-from marin_sft.execution.attempt import Commit, StepState, attempt_path, claim_numbers, read_state
 from marin_sft.execution.catalog import Found, comparable_commits, location, step_directories, step_name
+from marin_sft.execution.claims import attempt_path, claim_numbers
+from marin_sft.execution.commits import Commit
 from marin_sft.execution.differences import difference_text, field_of_input, input_name, leaf_differences, with_names
 from marin_sft.execution.documents import read_document
-from marin_sft.execution.fingerprint import Payload
+from marin_sft.execution.identity import Payload
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
+from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
 from marin_sft.run.launches import print_facts, status_of
 from marin_sft.run.status import state_name

@@ -8,12 +8,8 @@ import time
 from collections.abc import Iterator
 
 from marin_sft.errors import UserError
-from marin_sft.execution.attempt import (
-    Watch,
-    attempt_path,
-    claim_numbers,
-    read_state,
-)
+from marin_sft.execution.claims import Watch, attempt_path, claim_numbers
+from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import Store
 
 _CHUNK = 1 << 20  # bytes read at once

@@ -12,17 +12,12 @@ from rich.console import Console
 from rich.text import Text
 
 from marin_sft.errors import DamagedFile, UserError
-from marin_sft.execution.attempt import (
-    StepState,
-    attempt_path,
-    read_beat,
-    read_claim,
-    read_state,
-    seconds_since_epoch,
-)
 from marin_sft.execution.catalog import in_parallel, location, step_directories, step_name
+from marin_sft.execution.claims import attempt_path, read_beat, read_claim
+from marin_sft.execution.clock import seconds_since_epoch
 from marin_sft.execution.pins import read_pins
 from marin_sft.execution.record import read_begin, read_launches
+from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
 from marin_sft.nearest import nearest_text

@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from marin_sft.errors import DamagedFile, UserError
-from marin_sft.execution.attempt import attempt_path, committed_files, output_digest, read_state
 from marin_sft.execution.catalog import in_parallel, step_directories, step_name
+from marin_sft.execution.claims import attempt_path
+from marin_sft.execution.commits import committed_files, output_digest
+from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import FileInfo, Store
 from marin_sft.execution.tables import Cell, counted, print_table
 from marin_sft.nearest import nearest_text

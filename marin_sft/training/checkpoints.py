@@ -46,6 +46,13 @@ class CheckpointSettings:
     hf_exports_kept: int | None = omitted_when(None, default=None)
     """How many of the newest exports written while training to keep. None: all."""
 
+    save_optimizer_state: bool = omitted_when(False, default=False)
+    """Keep the training state in each export written while training, to resume from after training has ended."""
+
+    resume_from: str | None = execution_only(default=None)
+    """Directory of such an export. Training goes on from its state unless this step has a newer checkpoint of its own.
+    It must be of a training with the same settings, so the result is that of an undisturbed run."""
+
     training_time_limit: str | None = execution_only(default=None)
     """"90min", "23h", "2h30m": after that an attempt writes a checkpoint and fails, saying how to go on. None: no
     limit."""
@@ -89,6 +96,17 @@ class Checkpoint:
     @property
     def path(self) -> str:
         return checkpoint_path(self.output_path, self.step)
+
+
+def nothing_to_resume(path: str) -> str:
+    """Why training cannot resume from `path`, and from where it could."""
+    parent = path.rstrip("/").rpartition("/")[0] or "."
+    others = sorted(name for name in names_in(parent) if "checkpoints" in names_in(f"{parent}/{name}"))
+    there = f"{parent} has {', '.join(others)}" if others else f"there is none in {parent} either"
+    return (
+        f"resume_from = {path!r}: no training state there; {there}. Exports keep it with save_optimizer_state=True; "
+        "the weights of one without can be trained further as base_model"
+    )
 
 
 def checkpoint_path(output_path: str, step: int) -> str:

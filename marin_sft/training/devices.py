@@ -27,6 +27,10 @@ class DeviceSettings(PrecisionSettings):
     """Examples of a micro-batch on each device. -1: no accumulation. Dropout and NEFTune draw their random numbers for
     each micro-batch: with them, it has the effect of a seed."""
 
+    gradient_accumulation_steps: int | None = execution_only(default=None)
+    """Micro-batches that a batch is cut into, instead of `per_device_parallelism`. `train_batch_size` still counts the
+    examples of a whole step. None: as `per_device_parallelism` says."""
+
     gradient_checkpointing: bool | str = execution_only(default=True)
     """Compute activations again in the backward pass to save memory: True, False, or one of `CHECKPOINTING`."""
 
@@ -46,6 +50,10 @@ class DeviceSettings(PrecisionSettings):
         require(self, "attention_backend", known, f"None, or one of {', '.join(ATTENTION_BACKENDS)}")
         micro = self.per_device_parallelism
         require(self, "per_device_parallelism", micro >= 1 or micro == -1, "at least 1, or -1")
+        parts = self.gradient_accumulation_steps
+        require(self, "gradient_accumulation_steps", parts is None or parts >= 1, "at least 1, or None")
+        once = parts is None or micro == -1
+        require(self, "gradient_accumulation_steps", once, f"None where per_device_parallelism = {micro}")
 
     def attention(self) -> str | None:
         """The backend to use: only the plain one can split positions over devices."""

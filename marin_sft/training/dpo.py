@@ -126,6 +126,10 @@ class DPOObjective:
         first = [self.arrays(step, 0, 1) for step in train_slice(self._config, self.examples_per_epoch)]
         return DPOValidation({"slice": first}, trainer, self._losses, "train").measure
 
+    def figures_of_loss(self, loss: float) -> dict[str, float]:
+        """Nothing that the loss says by itself."""
+        return {}
+
     def check(self, step: int, figures: Mapping[str, float]) -> None:
         """At the first step the policy is the reference, unless dropout changes what it starts with: each reward is 0,
         and the loss of "sigmoid" is ln 2, if no weights scale it."""

@@ -23,6 +23,9 @@ class EvaluationSettings:
     """False: never evaluate. True: also without held-out data, on training batches (`max_evaluation_steps` of them, or
     8), and after the last step unless `steps_per_eval` says otherwise. None: where there are held-out data."""
 
+    eval_on_start: bool = execution_only(default=False)
+    """Also evaluate before the first step, where training evaluates at all: `before/validation/loss`."""
+
     early_stopping: EarlyStopping | None = omitted_when(None, default=None)
     """End training when a metric stops improving. It also says how often to evaluate."""
 

@@ -14,7 +14,8 @@ from marin_sft.training.optimization.schedule_settings import without_rounding
 
 @dataclass(frozen=True, kw_only=True)
 class LengthSettings:
-    """How long to train, in steps of how many examples: exactly one of `num_train_epochs` and `num_train_steps`."""
+    """How long to train, in steps of how many examples. With both `num_train_epochs` and `num_train_steps`, the
+    shorter one ends training."""
 
     train_batch_size: int
     """Examples per step over all devices."""
@@ -24,20 +25,20 @@ class LengthSettings:
     of it, as in transformers."""
 
     num_train_steps: int | None = None
-    """Optimizer steps. Every batch is full, and goes on into the next epoch."""
+    """Optimizer steps. Without `num_train_epochs`, every batch is full and goes on into the next epoch."""
 
     per_epoch_training_steps: int | None = omitted_when(None, default=None)
     """Steps that count as one epoch. None: as many as the data make."""
 
     def check_length(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
-        if (self.num_train_epochs is None) == (self.num_train_steps is None):
+        if self.num_train_epochs is None and self.num_train_steps is None:
             raise ConfigError(
-                f"{type(self).__name__}: num_train_epochs = {self.num_train_epochs}, num_train_steps = "
-                f"{self.num_train_steps}: expected exactly one of them"
+                f"{type(self).__name__}: neither num_train_epochs nor num_train_steps; expected at least one of them"
             )
-        length = "num_train_epochs" if self.num_train_steps is None else "num_train_steps"
-        require(self, length, getattr(self, length) > 0, "a number above 0")
+        for length in ("num_train_epochs", "num_train_steps"):
+            given = getattr(self, length)
+            require(self, length, given is None or given > 0, "a number above 0, or None")
         require(self, "train_batch_size", self.train_batch_size >= 1, "at least 1")
         steps = self.per_epoch_training_steps
         require(self, "per_epoch_training_steps", steps is None or steps >= 1, "at least 1, or None")
@@ -58,11 +59,13 @@ def epochs_of(settings: LengthSettings, examples: int) -> Epochs:
 
 
 def num_steps_of(settings: LengthSettings, examples: int) -> int:
-    """Optimizer steps of the whole run; for epochs, as many as transformers' Trainer takes."""
-    if settings.num_train_steps is not None:
-        return settings.num_train_steps
-    assert settings.num_train_epochs is not None
-    return max(1, math.ceil(without_rounding(settings.num_train_epochs * epochs_of(settings, examples).steps)))
+    """Optimizer steps of the whole run. Epochs make as many as in transformers' Trainer."""
+    most = settings.num_train_steps
+    if settings.num_train_epochs is None:
+        assert most is not None
+        return most
+    steps = max(1, math.ceil(without_rounding(settings.num_train_epochs * epochs_of(settings, examples).steps)))
+    return steps if most is None else min(steps, most)
 
 
 def length_text(epochs: Epochs, num_steps: int, examples: str) -> str:

@@ -23,6 +23,7 @@ from marin_sft import disk
 from marin_sft.errors import TrainingError
 from marin_sft.paths import unchained
 from marin_sft.training.axes import BATCH, MICRO, POSITION
+from marin_sft.training.compilation_cache import use_compilation_cache
 from marin_sft.training.mesh import levanter_mesh
 from marin_sft.training.objective import Layout
 from marin_sft.training.precision import policy
@@ -36,6 +37,7 @@ def trainer_config(*, precision: str, seed: int, mesh: Any = None) -> TrainerCon
     Raises:
         TrainingError: when the mesh does not fit the devices.
     """
+    use_compilation_cache()
     return TrainerConfig(
         id="train",
         seed=seed,
@@ -56,13 +58,22 @@ def build_trainer(config: TrainerConfig, optimizer: optax.GradientTransformation
     return Trainer(config, optimizer, cast(Any, no_loss), add_default_hooks=False)
 
 
-def layout(config: TrainerConfig, batch_size: int, per_device_parallelism: int) -> Layout:
-    """How a batch of so many examples is spread; `per_device_parallelism` as in `TrainConfig`.
+def layout(
+    config: TrainerConfig, batch_size: int, per_device_parallelism: int, gradient_accumulation_steps: int | None = None
+) -> Layout:
+    """How a batch of `batch_size` examples is spread. The other two: see `DeviceSettings`.
 
     Raises:
         TrainingError: when the batch does not divide over the devices, or not into micro-batches.
     """
     devices = config.data_axis_size
+    if gradient_accumulation_steps is not None:
+        if batch_size % (devices * gradient_accumulation_steps):
+            raise TrainingError(
+                f"train_batch_size = {batch_size}: expected a multiple of {devices} data-parallel devices x "
+                f"gradient_accumulation_steps = {gradient_accumulation_steps}; change one of the two"
+            )
+        return Layout(devices, gradient_accumulation_steps)
     micro_batch = batch_size if per_device_parallelism < 0 else min(per_device_parallelism * devices, batch_size)
     if batch_size % devices or batch_size % micro_batch or micro_batch % devices:
         raise TrainingError(

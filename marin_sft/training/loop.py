@@ -22,6 +22,8 @@ from marin_sft.training.stops import TimeLimit
 from marin_sft.training.train_config import TrainingSettings
 from marin_sft.training.train_step import StepMetrics, without_update
 
+_WHAT_IS_KEPT = {"hf_exports_kept", "save_optimizer_state"}  # no part of what is trained
+
 
 @dataclass(frozen=True)
 class StepInput:
@@ -54,6 +56,7 @@ class Loop:
     `check(step, figures)` is called with what is logged for a step, and raises when that cannot be right.
     `export(step, model, metrics)` is called every `steps_per_export` steps and after the last; so is `evaluate(state)`
     every `steps_per_eval`, whose figures are logged with those of the step, and can end training, see `EarlyStopping`.
+    `of_loss(loss)` gives figures that follow from a step's loss.
     """
 
     settings: TrainingSettings
@@ -67,6 +70,7 @@ class Loop:
     throughput: Throughput
     example_name: str | None = None
     check: Callable[[int, Mapping[str, float]], None] | None = None
+    of_loss: Callable[[float], Mapping[str, float]] | None = None
     steps_per_export: int | None = None
     export: Callable[[int, Any, Mapping[str, float]], None] | None = None
     steps_per_eval: int | None = None
@@ -93,8 +97,11 @@ class Loop:
                 finite, or when the time is over, with a checkpoint to go on from.
         """
         limit, first_process = self.settings.time_limit(), jax.process_index() == 0
-        attempts = (self.output_path, *self.earlier_attempts)
+        named = self.settings.resume_from
+        attempts = (self.output_path, *self.earlier_attempts, *([named] if named else []))
         state, start = restored(attempts, state, trainer, self._require_same_run)
+        if named and start is None:
+            raise TrainingError(checkpoints.nothing_to_resume(named))
         if start and first_process:
             exports.carry_over(start, self.output_path)
         report = self.settings.report(
@@ -120,6 +127,10 @@ class Loop:
     ) -> Any:
         settings, cadence = self.settings, self.settings.cadence()
         under_way: _Dispatched | None = None
+        before: Mapping[str, float] = {}
+        if self.evaluate and self.steps_per_eval and settings.eval_on_start and int(state.step) == 0:
+            with meter.paused():
+                before = {f"before/{name}": figure for name, figure in self.evaluate(state).items()}
         for step in range(int(state.step), self.num_steps):
             this, done = step_input(step), step + 1
             if under_way and jax.default_backend() == "cpu":
@@ -128,7 +139,7 @@ class Loop:
             with meter.compiling():
                 state, metrics = take_step(state, this.batch) if this.trained_tokens else without_update(state)
             if under_way:
-                self._settle(under_way, report, meter)
+                self._settle(under_way, report, meter, before if under_way.step == 1 else None)
             under_way, last = _Dispatched(done, this, metrics), done == self.num_steps
             if settings.weight_distribution_log_steps and done % settings.weight_distribution_log_steps == 0:
                 found = weight_distribution(state.model, settings.weight_distribution_pattern)
@@ -138,18 +149,20 @@ class Loop:
             checkpoints_now = not last and _agreed(cadence.due(done) or limit.over())
             if not (exports_now or evaluates_now or checkpoints_now or last):
                 continue
-            evaluated: Mapping[str, float] = {}
+            evaluated: Mapping[str, float] = before if done == 1 else {}
             if self.evaluate and evaluates_now:
                 jax.block_until_ready(metrics)
                 with meter.paused():
-                    evaluated = self.evaluate(state)
+                    evaluated = {**evaluated, **self.evaluate(state)}
             loss, under_way = self._settle(under_way, report, meter, evaluated), None
             with meter.paused():
                 _require_finite_state(state, done)
-                stops = bool(evaluated) and not last and self._stops(done, evaluated, report)
+                stops = bool(evaluates_now) and not last and self._stops(done, evaluated, report)
                 # Before the checkpoint: what a resumed attempt takes over from this one is complete.
                 if self.export and self.steps_per_export and (exports_now or last or stops):
                     self.export(done, state.model, {"step": done, "loss": loss, **meter.counters()})
+                    if self.settings.save_optimizer_state:
+                        self._save(state, done, exports.export_path(self.output_path, done), meter, report)
                     self._prune_exports()
                 if stops:
                     break
@@ -170,12 +183,15 @@ class Loop:
         tokens = computed if this.tokens is None else this.tokens
         meter.add(Amount(tokens, this.trained_tokens, examples, computed))
         _require_finite(loss, grad_norm, step, self.output_path)
-        if step == 1 or step % self.settings.steps_per_log == 0 or step == self.num_steps or evaluated:
+        always = step == self.num_steps or bool(evaluated)
+        logged, reported = always or self.settings.logs(step), always or self.settings.reports(step)
+        if logged or reported:
             speed = meter.latest()
             metrics = {
                 "step": step,
                 "epoch": self.epochs.before(step) / self.epochs.examples,
                 "loss": loss,
+                **(self.of_loss(loss) if self.of_loss else {}),
                 "lr": learning_rate,
                 "grad_norm": grad_norm,
                 **{name: float(figure) for name, figure in dispatched.metrics.figures.items()},
@@ -185,7 +201,8 @@ class Loop:
             }
             if self.check:
                 self.check(step, metrics)
-            report.add({**metrics, "mfu": self.throughput.utilisation(speed.of("computed"), this.row_length)})
+            mfu = self.throughput.utilisation(speed.of("computed"), this.row_length)
+            report.add({**metrics, "mfu": mfu}, logged=logged, reported=reported)
         return loss
 
     def _stops(self, step: int, evaluated: Mapping[str, float], report: Report) -> bool:
@@ -214,8 +231,16 @@ class Loop:
             exports.prune(self.output_path, kept)
 
     def _checkpoint(self, state: Any, step: int, meter: Meter, report: Report) -> None:
+        self._save(state, step, self.output_path, meter, report)
+        if jax.process_index() == 0 and self.settings.checkpoints_kept is not None:
+            checkpoints.remove(self.output_path, keep=self.settings.checkpoints_kept)
+
+    def _save(self, state: Any, step: int, directory: str, meter: Meter, report: Report) -> None:
+        """Write a checkpoint below `directory`, together with the log up to there where that is another place."""
         trackers = report.state()
-        levanter_trainer.save_state(checkpoints.checkpoint_path(self.output_path, step), state, step)
+        levanter_trainer.save_state(checkpoints.checkpoint_path(directory, step), state, step)
+        if directory != self.output_path:
+            report.log.copy_to(directory)
         if jax.process_index() == 0:
             about = {
                 "meter": meter.state(),
@@ -223,20 +248,23 @@ class Loop:
                 "data_digest": self.data_digest(step - 1),
                 "trackers": trackers,
             }
-            checkpoints.finish(self.output_path, step, about)
-            if self.settings.checkpoints_kept is not None:
-                checkpoints.remove(self.output_path, keep=self.settings.checkpoints_kept)
+            checkpoints.finish(directory, step, about)
 
     def _require_same_run(self, start: Checkpoint) -> None:
         before, now = start.about["identity"], self.identity
-        changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+        counted = sorted({*before, *now} - _WHAT_IS_KEPT)
+        changed = [name for name in counted if before.get(name) != now.get(name)]
         differences = [f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed]
         if start.about["data_digest"] != self.data_digest(start.step - 1):
             differences.append(f"the data of step {start.step} are not the same")
         if differences:
+            otherwise = "start over with --force_run"
+            if start.output_path == self.settings.resume_from:
+                otherwise = (
+                    f"start a new training from its weights: base_model={start.output_path!r} without resume_from"
+                )
             raise TrainingError(
-                f"cannot go on from {start.path}: {'; '.join(differences)}; undo the change, or start over with "
-                "--force_run"
+                f"cannot go on from {start.path}: {'; '.join(differences)}; undo the change, or {otherwise}"
             )
 
 

@@ -69,6 +69,10 @@ class Objective(Protocol):
         """What to measure while training; None: there is nothing held out."""
         ...
 
+    def figures_of_loss(self, loss: float) -> Mapping[str, float]:
+        """Figures to log that follow from the loss of a step."""
+        ...
+
     def check(self, step: int, figures: Mapping[str, float]) -> None:
         """Called with what is logged for a step. Raises TrainingError if it cannot be right."""
         ...

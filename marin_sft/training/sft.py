@@ -27,7 +27,7 @@ from marin_sft.training.objective import Evaluate, Figures, Layout
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.train_run import train as train_on
 from marin_sft.training.train_run import train_slice
-from marin_sft.training.validation import Validation
+from marin_sft.training.validation import Validation, perplexity_of
 
 
 class Batches(Protocol):
@@ -119,6 +119,10 @@ class SFTObjective:
         else:
             return None
         return lambda state: validation.losses(state.model)
+
+    def figures_of_loss(self, loss: float) -> dict[str, float]:
+        """The perplexity, where the loss is the NLL and nothing else."""
+        return {} if self._config.z_loss_weight or self._config.label_smoothing else perplexity_of(loss)
 
     def check(self, step: int, figures: Mapping[str, float]) -> None:
         """Nothing that the loop does not check by itself."""

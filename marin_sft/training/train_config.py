@@ -23,8 +23,6 @@ from marin_sft.training.optimization.trainable import TrainableSettings
 # Settings of other trainers that are none of ours, and what there is in their place.
 INSTEAD = {
     "per_epoch_evaluation_steps": "max_evaluation_steps says how many batches an evaluation takes",
-    "gradient_accumulation_steps": "per_device_parallelism says how many examples a device takes at once, and "
-    "train_batch_size how many gradients are added up",
 }
 
 
@@ -105,6 +103,9 @@ class TrainConfig(TrainingSettings):
                 self.lora.check_layers(*shape)
         written = self.hf_exports_kept is None or self.hf_exports is not None
         require(self, "hf_exports_kept", written, "None without exports while training (steps_per_hf_export of a step)")
+        kept = not self.save_optimizer_state or self.hf_exports is not None
+        expected = "False without exports while training (steps_per_hf_export of a step), which keep it"
+        require(self, "save_optimizer_state", kept, expected)
 
 
 def _known_shape(base_model: Any, expected: LlamaConfig | None) -> tuple[str, int] | None:

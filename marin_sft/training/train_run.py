@@ -48,7 +48,9 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     check_tokenizers(config.tokenized, base)
     if config.hf_exports is not None:
         config.hf_exports.check(base)
-    layout = levanter_trainer.layout(settings, config.train_batch_size, config.per_device_parallelism)
+    layout = levanter_trainer.layout(
+        settings, config.train_batch_size, config.per_device_parallelism, config.gradient_accumulation_steps
+    )
     objective = build(layout)
     epochs = epochs_of(config, objective.examples_per_epoch)
     num_steps = num_steps_of(config, objective.examples_per_epoch)
@@ -91,6 +93,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             data_digest=objective.digest,
             example_name=objective.example_name,
             check=objective.check,
+            of_loss=objective.figures_of_loss,
             steps_per_export=config.hf_exports.steps if config.hf_exports else None,
             export=functools.partial(_export, config, base),
             steps_per_eval=steps_per_eval,

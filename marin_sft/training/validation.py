@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -43,6 +44,14 @@ def summed_nll(
     return nll
 
 
+def perplexity_of(nll: float, name: str = "perplexity") -> dict[str, float]:
+    """exp of the NLL per token, under its name; nothing where that is too large for a float."""
+    try:
+        return {name: math.exp(nll)}
+    except OverflowError:
+        return {}
+
+
 class Validation:
     """`sets`: the batches of each component by its name, which can be gone through again and again. `name`: of the
     figures. `micro_steps`: as of training, so that evaluation fits where training does."""
@@ -54,7 +63,8 @@ class Validation:
         self._summed_nll = summed_nll(trainer, trainer.mp.cast_to_compute, micro_steps)
 
     def losses(self, model: Any) -> dict[str, float]:
-        """NLL per trained token, in nats: `{name}/loss` over all rows, `{name}/loss/{component}` of each component.
+        """NLL per trained token, in nats: `{name}/loss` over all rows, `{name}/loss/{component}` of each component; and
+        `{name}/perplexity` over all rows.
 
         To be called within the trainer's context.
 
@@ -72,7 +82,7 @@ class Validation:
         nll, tokens = map(sum, zip(*sums.values(), strict=True))
         loss = f"{self._name}/loss"
         by_component = {f"{loss}/{name}": nll / tokens for name, (nll, tokens) in sums.items()}
-        return {loss: nll / tokens, **by_component}
+        return {loss: nll / tokens, **perplexity_of(nll / tokens, f"{self._name}/perplexity"), **by_component}
 
     def _sums(self, model: Any, batches: Iterable[Batch]) -> tuple[float, int]:
         """NLL and number of the trained tokens."""

@@ -24,7 +24,7 @@ from marin_sft.errors import ConfigError
         ({"shape": 3}, "shape=3; expected str or None"),
         ({"columns": ["q"]}, r"columns=\['q'\]; expected dict"),
         ({"columns": {"instruction": 3}}, "from strings to strings"),
-        ({"columns": {"instrution": "q"}}, "'instrution' is none of our names; did you mean 'instruction'"),
+        ({"columns": {"instrution": "q"}}, "'instrution' is not one of our names; did you mean 'instruction'"),
         ({"columns": {"prompt": "x", "completion": "x"}}, "'x' is named twice"),
         ({"columns": {"messages": "a"}, "messages_field": "b"}, "expected one"),
         ({"columns": {"input_ids": "a", "segments": "b"}}, "no one shape knows all of"),
@@ -44,7 +44,7 @@ from marin_sft.errors import ConfigError
         ({"allow_not_rendered": "calls"}, "expected tuple"),
         (
             {"chat_template_kwargs": {"chat_template": "x"}},
-            "A template is format.chat_template",
+            "The template itself is format.chat_template",
         ),
         ({"chat_template_kwargs": {"strftime_now": 1, "tools": []}}, r"has \['strftime_now', 'tools'\]"),
         ({"mask_user_turns": False, "train_on": "last"}, "expected one of them"),
@@ -55,6 +55,11 @@ from marin_sft.errors import ConfigError
 def test_values_that_cannot_be_used(fields, message):
     with pytest.raises(ConfigError, match=message):
         ChatLmDatasetFormat(**fields)
+
+
+def test_special_tokens_of_texts_are_a_choice_of_three():
+    with pytest.raises(ConfigError, match="add_special_tokens='no'; expected bool or None"):
+        TextLmDatasetFormat(add_special_tokens="no")
 
 
 def test_light_formats():

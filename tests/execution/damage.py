@@ -11,20 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from marin_sft.errors import MarinSftError, RunFailed
-from marin_sft.execution.attempt import (
-    Failure,
-    Tombstone,
-    now,
-    read_claim,
-    write_beat,
-    write_failure,
-    write_tombstone,
-)
+from marin_sft.execution.claims import read_claim, write_beat
+from marin_sft.execution.clock import now
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.pins import pin_step
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.step import earlier_attempts
+from marin_sft.execution.step_state import Failure, Tombstone, write_failure, write_tombstone
 from marin_sft.run import command
 
 GONE = dataclasses.replace(ProcessIdentity.current(), start_time="1")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from marin_sft.execution.fingerprint import canonical_json
+from marin_sft.execution.documents import canonical_json
 from marin_sft.execution.local_store import LocalStore
 
 SCRIPT = """

@@ -14,18 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from marin_sft.execution.attempt import (
-    Claim,
-    Commit,
-    ProcessIdentity,
-    now,
-    publish,
-    read_state,
-    take_claim,
-    write_beat,
-)
+from marin_sft.execution.claims import Claim, take_claim, write_beat
+from marin_sft.execution.clock import now
+from marin_sft.execution.commits import Commit, publish
 from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.graph import build_graph
+from marin_sft.execution.process import ProcessIdentity
+from marin_sft.execution.step_state import read_state
 from marin_sft.execution.stores import open_store
 
 OUT_OF_SIGHT = ProcessIdentity("elsewhere", 1, "another-boot", "another-namespace", "1")

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from marin_sft.errors import DamagedFile, StoreError
-from marin_sft.execution.attempt import Commit, read_beat, read_claim, read_state
+from marin_sft.execution.claims import read_beat, read_claim
+from marin_sft.execution.commits import Commit
 from marin_sft.execution.documents import as_document
 from marin_sft.execution.executor import Executor, ExecutorFlags
 from marin_sft.execution.local_store import LocalStore
+from marin_sft.execution.step_state import read_state
 from tests.execution.damage import COMMANDS, DAMAGES, damage, launch, our_files, pipeline, run_command, whole_store
 
 

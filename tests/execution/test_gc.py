@@ -14,14 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from marin_sft.errors import RunFailed, StoreError, UserError
-from marin_sft.execution.attempt import Claim, ProcessIdentity, now, read_tombstone, take_claim, write_beat
 from marin_sft.execution.catalog import step_directories
+from marin_sft.execution.claims import Claim, take_claim, write_beat
+from marin_sft.execution.clock import now
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, InputName, step_fn, this_output_path
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.pins import pin_step, unpin_step
+from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.record import read_begin, read_end, read_launches
+from marin_sft.execution.step_state import read_tombstone
 from marin_sft.execution.stores import open_store
 
 NEWEST = GcPolicy(keep_runs=1, keep_days=0, grace_hours=0)

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from marin_sft.errors import UserError
-from marin_sft.execution.attempt import Tombstone, now, read_state, write_tombstone
 from marin_sft.execution.catalog import find_step, read_catalog, step_directories
+from marin_sft.execution.clock import now
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.pins import pin_step
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.reachability import GcPolicy, find_garbage
+from marin_sft.execution.step_state import Tombstone, read_state, write_tombstone
 from marin_sft.execution.stores import open_store
 from tests.execution.test_gc import directory_of, run, step
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from marin_sft.errors import RunFailed
-from marin_sft.execution.attempt import attempt_path
+from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.executor import (
     Executor,
     ExecutorFlags,

@@ -206,7 +206,8 @@ def test_a_store_that_fails_while_a_launch_waits(pipeline, gcs, monkeypatch, com
 
 
 def commit_on_object_store(store, node, claim):
-    from marin_sft.execution.attempt import Commit, now, publish
+    from marin_sft.execution.clock import now
+    from marin_sft.execution.commits import Commit, publish
 
     store.replace(f"{store.path(node.directory)}/{claim.number}/text.txt", b"from elsewhere")
     publish(store, node.directory, Commit(1, claim.number, node.fingerprint, node.payload, "d", (), None, now()))

@@ -52,6 +52,15 @@ def test_demand():
     assert demand(TpuPodConfig(tpu_type="v4-8")) == {"CPU": 1, "TPU-v4-8-head": 1}
 
 
+@pytest.mark.parametrize("name", ["v3-8", "v4-64", "v4-128", "v5p-8", "v5e-128", "v5litepod-128", "v6e-8"])
+def test_tpu_types_of_ray_and_of_their_users(name):
+    """Ray names the resource of a slice's first host after what Google calls the type."""
+    resources = TpuPodConfig(tpu_type=name)
+    build_graph([ExecutorStep("s", body, this_output_path(), resources=resources)])
+    assert f"TPU-{name.replace('v5e', 'v5litepod')}-head" in demand(resources)
+    assert TpuPodConfig(tpu_type="v5e-128") == TpuPodConfig(tpu_type="v5litepod-128")
+
+
 @pytest.mark.parametrize(
     "resources, message",
     [
@@ -68,6 +77,7 @@ def test_demand():
             "resources.accelerator_type: got 'h100', expected Ray's name of it, like 'H100'",
         ),
         (TpuPodConfig(tpu_type="v4"), "resources.tpu_type: got 'v4'"),
+        (TpuPodConfig(tpu_type="v9-8"), "resources.tpu_type: got 'v9-8', expected a type and its cores, like \"v4-8\""),
         (TpuPodConfig(tpu_type="v4-8", slice_count=0), "resources.slice_count: got 0"),
         (CpuConfig(runtime_env={"pip": []}), "resources.runtime_env: got {'pip': []}, expected a RuntimeEnv"),
         (

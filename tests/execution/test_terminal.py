@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from marin_sft.execution.attempt import take_claim, write_beat
+from marin_sft.execution.claims import take_claim, write_beat
 from marin_sft.execution.console import TextConsole
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.stores import open_store

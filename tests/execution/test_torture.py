@@ -22,12 +22,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from marin_sft.execution.attempt import attempt_path, read_state
 from marin_sft.execution.catalog import step_directories
+from marin_sft.execution.claims import attempt_path
+from marin_sft.execution.documents import canonical_json
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
-from marin_sft.execution.fingerprint import canonical_json
 from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.process import ProcessIdentity, descendants
+from marin_sft.execution.step_state import read_state
 from tests.execution import power_cuts
 from tests.execution.damage import COMMANDS, DAMAGES, damage, launch, our_files, run_command, whole_store
 from tests.execution.launches import Launches

@@ -10,7 +10,7 @@ from experiments.llama import llama_8b
 from marin_sft.data import ChatLmDatasetFormat, PreferenceChatLmDatasetFormat
 from marin_sft.errors import ConfigError
 from marin_sft.execution.configs import settings_of
-from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
+from marin_sft.execution.identity import fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
 from marin_sft.recipes.conversion import reads
 from marin_sft.recipes.simple_configs import FineTuning, SimpleDPOConfig, SimpleSFTConfig, SimpleTrainConfig

@@ -12,7 +12,7 @@ from experiments.simple_train_config import SimpleTrainConfig
 from marin_sft.data import ChatLmDatasetFormat, TextLmDatasetFormat
 from marin_sft.data.data_configs import lm_data_config, lm_mixture_data_config
 from marin_sft.errors import ConfigError
-from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
+from marin_sft.execution.identity import fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import CpuConfig
 from marin_sft.execution.step import InputName
 from marin_sft.training.lora_config import LoraConfig

@@ -18,7 +18,7 @@ from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from marin_sft.errors import ConfigError
-from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
+from marin_sft.execution.identity import fingerprint_of_payload, payload_of
 from marin_sft.execution.step import InputName
 from marin_sft.recipes.hub_revisions import id_and_revision
 from tests.experiments.schemas import INSTRUCTIONS

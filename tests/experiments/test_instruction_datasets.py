@@ -19,7 +19,7 @@ from experiments.preference_datasets import PREFERENCE_DATASET_NAME_TO_CONFIG, g
 from marin_sft.data.adapters import FormatAdapter
 from marin_sft.errors import ConfigError
 from marin_sft.execution.configs import references
-from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
+from marin_sft.execution.identity import fingerprint_of_payload, payload_of
 from tests.experiments.schemas import INSTRUCTIONS, PREFERENCES
 from tests.hub_server import HubServer
 

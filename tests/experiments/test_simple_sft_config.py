@@ -11,7 +11,7 @@ from experiments.simple_sft_config import SimpleSFTConfig
 from marin_sft.data import ChatLmDatasetFormat
 from marin_sft.data.data_configs import lm_mixture_data_config
 from marin_sft.errors import ConfigError
-from marin_sft.execution.fingerprint import fingerprint_of_payload, payload_of
+from marin_sft.execution.identity import fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import CpuConfig, GpuConfig, TpuPodConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics.trackers import WandbConfig

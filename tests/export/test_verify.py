@@ -103,7 +103,7 @@ def test_a_field_that_is_lost_on_the_way(exported, copy, field):
 
 def test_fields_that_readers_would_take_differently(exported, copy):
     edit(copy / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
-    with pytest.raises(ExportError, match=r"rope_theta = 5000.0, but rope_parameters say 10000.0"):
+    with pytest.raises(ExportError, match=r"rope_theta = 5000.0, but 10000.0 in rope_parameters"):
         verify_against(exported, copy)
 
 

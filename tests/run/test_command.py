@@ -14,8 +14,10 @@ import pytest
 
 from marin_sft.errors import RunFailed
 from marin_sft.execution import local_store
-from marin_sft.execution.attempt import Claim, ProcessIdentity, now, take_claim, write_beat
+from marin_sft.execution.claims import Claim, take_claim, write_beat
+from marin_sft.execution.clock import now
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path, unversioned
+from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.stores import open_store
 from marin_sft.run import command, explanation, logs
 

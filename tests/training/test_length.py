@@ -25,6 +25,13 @@ def test_steps_are_those_of_transformers(rows, batch_size, epochs):
     assert num_steps_of(config(batch_size, num_train_epochs=epochs), rows) == expected
 
 
+@pytest.mark.parametrize(("most", "expected"), [(3, 3), (4, 4), (5, 4)])
+def test_of_epochs_and_steps_the_shorter_ends_training(most, expected):
+    both = sft_config("unused", num_train_epochs=2, num_train_steps=most)
+    assert num_steps_of(both, 8) == expected  # batches of 4
+    assert both.cuts_epochs
+
+
 @pytest.mark.parametrize(("rows", "batch_size"), [(130, 128), (12, 64), (12, 8), (7, 1)])
 def test_examples_before_a_step_are_those_of_the_batches_before(rows, batch_size):
     epochs = epochs_of(config(batch_size, num_train_epochs=3), rows)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from marin_sft import progress
-from marin_sft.errors import TrainingError
+from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training import checkpoints
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.models import Qwen3Config
@@ -316,3 +317,43 @@ def test_another_shape_is_loud(preempted, tmp_path, tokenizer_path):
     random_model(RandomModelConfig(model=shape, tokenizer=tokenizer_path, output_path=wider))
     with pytest.raises(TrainingError, match="cannot restore the train state"):
         train(config_for(wider, tmp_path / "2", preempted), BATCHES)
+
+
+@pytest.fixture(scope="module")
+def with_states(base_model, tmp_path_factory):
+    """A finished training that exported after steps 3 and 6, each with its training state."""
+    output = tmp_path_factory.mktemp("states")
+    train(config_for(base_model, output, hf_exports=every_three(base_model), save_optimizer_state=True), BATCHES)
+    return output
+
+
+def every_three(base_model: str) -> PeriodicExports:
+    return PeriodicExports(base_model=base_model, steps=3)
+
+
+def test_a_state_kept_in_an_export_outlives_training_and_ends_in_the_same_bits(
+    with_states, uninterrupted, base_model, tmp_path
+):
+    state = tmp_path / "published" / "checkpoint-3"
+    shutil.copytree(with_states / "hf/step-3", state)
+    settings = {"hf_exports": every_three(base_model), "save_optimizer_state": True, "hf_exports_kept": 1}
+    resumed = config_for(base_model, tmp_path / "resumed", resume_from=str(state), **settings)
+    reports = []
+    with progress.listening(reports.append):
+        train(resumed, BATCHES)
+    assert [report.done for report in reports] == [4, 5, 6]
+    assert_same_bits(uninterrupted, tmp_path / "resumed")
+    assert [path.name for path in (tmp_path / "resumed/hf").iterdir()] == ["step-6"]
+    assert newest_step(tmp_path / "resumed/hf/step-6") == 6
+
+
+def test_a_state_of_another_training_or_none_is_refused_and_says_what_to_do(with_states, base_model, tmp_path):
+    state = str(with_states / "hf/step-3")
+    longer = config_for(base_model, tmp_path / "2", resume_from=state, num_train_steps=8)
+    with pytest.raises(TrainingError, match=rf"num_steps was 6 and is 8; .*undo .* start a new .*base_model='{state}'"):
+        train(longer, BATCHES)
+    none = config_for(base_model, tmp_path / "3", resume_from=f"{with_states}/hf/step-4")
+    with pytest.raises(TrainingError, match=r"step-4': no training state there; .*/hf has step-3, step-6\. "):
+        train(none, BATCHES)
+    with pytest.raises(ConfigError, match="save_optimizer_state = True: expected False without exports"):
+        config_for(base_model, tmp_path / "4", save_optimizer_state=True)

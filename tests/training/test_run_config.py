@@ -33,6 +33,33 @@ def config(base_model="unused", output="unused", *earlier, **fields):
     return sft_config(base_model, output, *earlier, **fields)
 
 
+def test_trackers_are_told_at_a_cadence_of_their_own(base_model, tmp_path):
+    every = {"steps_per_log": 2, "steps_per_report": 3, "trackers": (TensorboardConfig(),), "num_train_steps": 7}
+    train(config(base_model, tmp_path, **every), BATCHES)
+    assert [line["step"] for line in logged(tmp_path)] == [1, 2, 4, 6, 7]
+    assert sorted({step for step, name, _ in scalars(tmp_path) if name == "loss"}) == [1, 3, 6, 7]
+
+
+def test_accumulation_as_a_count_is_the_same_training(base_model, tmp_path):
+    for name, fields in {"whole": {}, "parts": {"gradient_accumulation_steps": 2}}.items():
+        train(config(base_model, tmp_path / name, **fields), BATCHES)
+    whole, parts = (logged(tmp_path / name) for name in ("whole", "parts"))
+    assert np.allclose([line["loss"] for line in whole], [line["loss"] for line in parts], rtol=1e-5)
+    with pytest.raises(TrainingError, match="train_batch_size = 2: .* x gradient_accumulation_steps = 4; change one"):
+        train(config(base_model, tmp_path / "x", gradient_accumulation_steps=4), BATCHES)
+    with pytest.raises(ConfigError, match="gradient_accumulation_steps = 2: expected None where per_device"):
+        config(gradient_accumulation_steps=2, per_device_parallelism=1)
+
+
+def test_perplexity_is_told_where_the_loss_is_the_nll(base_model, tmp_path):
+    train(config(base_model, tmp_path / "plain", num_train_steps=2, steps_per_eval=2), BATCHES, HELD_OUT)
+    last = logged(tmp_path / "plain")[-1]
+    assert last["perplexity"] == pytest.approx(np.exp(last["loss"]))
+    assert last["validation/perplexity"] == pytest.approx(np.exp(last["validation/loss"]))
+    train(config(base_model, tmp_path / "smooth", num_train_steps=1, label_smoothing=0.1), BATCHES)
+    assert "perplexity" not in logged(tmp_path / "smooth")[-1]
+
+
 def test_metrics_go_to_the_log_the_trackers_and_the_screen(base_model, tmp_path, capsys):
     watched = config(
         base_model,

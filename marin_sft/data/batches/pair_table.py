@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from marin_sft.data.batches.table import Table
 from marin_sft.data.chat.alignment import TokenRow
+from marin_sft.data.files import Json
 from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.packing.pairs import PairRows
 
@@ -69,7 +70,7 @@ def _shared(chosen: TokenRow, rejected: TokenRow, prefix: int) -> list[Run]:
     ]
 
 
-def _row_length(about: Mapping[str, Any], share_prefix: bool) -> int:
+def _row_length(about: Json, share_prefix: bool) -> int:
     key = "longest_shared" if share_prefix else "longest"
     longest: int = max(counts[key] for splits in about["components"].values() for counts in splits.values())
     seq_len: int = about["seq_len"]

@@ -14,13 +14,15 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
 
 Range = tuple[int, int]
@@ -77,7 +79,7 @@ class Aligner:
 
     def encode(self, texts: Sequence[SpannedText]) -> list[TokenRow]:
         """One row per text; the texts have to be valid Unicode. The rows are views of two arrays for all of them."""
-        backend: Any = self.tokenizer.backend_tokenizer
+        backend = self.tokenizer.backend_tokenizer
         # What a tokenizer.json, or an earlier call of transformers, may have left behind.
         backend.no_truncation()
         backend.no_padding()
@@ -97,7 +99,7 @@ class Aligner:
         Raises:
             BadRow: `special_tokens_in_text`, where the tokenizer's ordinary tokens do not give the same text.
         """
-        backend: Any = self.tokenizer.backend_tokenizer
+        backend = self.tokenizer.backend_tokenizer
         encoding = backend.encode(spanned.text, add_special_tokens=False)
         ids, mask, done = [], [], 0
         for start, _ in spanned.escaped:
@@ -111,7 +113,7 @@ class Aligner:
         return replace(row, input_ids=np.concatenate(ids), mask=np.concatenate(mask))
 
     def _ordinary(self, text: str) -> list[int]:
-        backend: Any = self.tokenizer.backend_tokenizer
+        backend = self.tokenizer.backend_tokenizer
         backend.encode_special_tokens = True  # to the library: encode them as if they were none
         try:
             ids: list[int] = backend.encode(text, add_special_tokens=False).ids
@@ -182,7 +184,7 @@ def _accounts_for(size: int, text: str) -> bool:
 @functools.lru_cache(maxsize=4)
 def byte_lengths(tokenizer: PreTrainedTokenizerFast, size: int) -> np.ndarray | None:
     """Bytes of each of the `size` tokens, int64[size]; None where the tokenizer is of another kind than byte-level."""
-    backend: Any = tokenizer.backend_tokenizer
+    backend = tokenizer.backend_tokenizer
     model = json.loads(backend.to_str())
     level = [part for part in _parts(model["pre_tokenizer"], "pretokenizers") if part["type"] == "ByteLevel"]
     changed = [part for part in _parts(model["normalizer"], "normalizers") if part["type"] != "NFC"]
@@ -196,7 +198,7 @@ def byte_lengths(tokenizer: PreTrainedTokenizerFast, size: int) -> np.ndarray | 
     return lengths
 
 
-def _parts(component: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+def _parts(component: Json | None, key: str) -> list[Json]:
     if component is None:
         return []
     return component[key] if component["type"] == "Sequence" else [component]
@@ -214,7 +216,7 @@ def _byte_places(text: str, places: Sequence[int]) -> Sequence[int]:
     return found
 
 
-def _by_offsets(encoding: Any, start: int, end: int) -> Range:
+def _by_offsets(encoding: Encoding, start: int, end: int) -> Range:
     first, last = encoding.char_to_token(start), encoding.char_to_token(end - 1)
     if first is None or last is None:
         # A character that is in no token, such as a space that the tokenizer drops: take those inside the range.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import Message
 
 PLANE = 0xF0000
@@ -32,6 +33,6 @@ class Chat(Protocol):
         ...
 
     @property
-    def tools(self) -> list[dict[str, Any]] | None: ...
+    def tools(self) -> list[Json] | None: ...
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **changed: Any) -> str: ...
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **changed: object) -> str: ...

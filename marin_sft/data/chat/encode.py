@@ -1,9 +1,10 @@
 """An example -> rows of tokens with masks.
 
 Dialogue                    its text by the chat template, see chat.py
-Text                        prompt and text tokenized as one, with the BOS that the tokenizer itself puts before texts
-                            and an EOS after it unless it ends with one. Trained from the first token that holds a
-                            character of the text, a token that straddles prompt and text included, through the EOS
+Text                        prompt and text tokenized as one, with a BOS where the tokenizer itself puts one before
+                            texts, or as `TextLmDatasetFormat.add_special_tokens` says, and an EOS after it; neither
+                            is put to a text that has it there, blanks aside. Trained from the first token that holds
+                            a character of the text, a token that straddles prompt and text included, through the EOS
 Segments                    each piece by itself, nothing added
 Tokens                      as they are
 Preference, TextPreference  two rows that share a prompt; what follows it is trained
@@ -21,7 +22,7 @@ import numpy as np
 
 from marin_sft.data.chat.alignment import NOTHING, Aligner, Noted, Range, SpannedText, TokenRow
 from marin_sft.data.chat.renderer import ChatRenderer
-from marin_sft.data.formats import LmDatasetFormat, TrainOn
+from marin_sft.data.formats import LmDatasetFormat, TextLmDatasetFormat, TrainOn
 from marin_sft.data.messages.examples import (
     BadRow,
     Dialogue,
@@ -157,10 +158,9 @@ class Encoder:
     def _text(self, example: Text) -> _Draft:
         text = example.prompt + example.text
         spanned = self._plain(text, ((len(example.prompt), len(text)),) if example.prompt else None)
-        ended = not spanned.escaped and self._is_ended(text)
-        return _Draft(
-            (spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), ended, trained_bos=not example.prompt)
-        )
+        begun, ended = (False, False) if spanned.escaped else self._own_ends(text)
+        bos = None if begun else self._bos
+        return _Draft((spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), bos, ended, not example.prompt))
 
     def _plain(self, text: str, trained: Sequence[Range] | None) -> SpannedText:
         """Text that no template is for. Special tokens in it are what their author wrote, as in a dialogue."""
@@ -170,10 +170,11 @@ class Encoder:
         escaped = written if self.format.as_chat().special_tokens_in_text == "escape" else ()
         return SpannedText(text, trained, Noted({"special_tokens_in_text": len(written)}), escaped)
 
-    def _is_ended(self, text: str) -> bool:
-        """Whether a text ends with the token that ends texts. Most chat templates write a line's end after it."""
-        end = self.tokenizer.eos_token
-        return bool(end) and text.rstrip().endswith(end)
+    def _own_ends(self, text: str) -> tuple[bool, bool]:
+        """Whether a text begins with the token that begins texts, and ends with the one that ends them, blanks aside:
+        most chat templates write a line's end after it. A token that ends turns alone ends no text."""
+        begin, end, text = self.tokenizer.bos_token, self.tokenizer.eos_token, text.strip()
+        return bool(begin) and text.startswith(begin), bool(end) and text.endswith(end)
 
     def _preference(self, pair: Preference) -> _Draft:
         prompt: list[Message] = [{**message, "train": False} for message in pair.prompt]
@@ -183,13 +184,13 @@ class Encoder:
         dialogues = [Dialogue(messages, pair.tools, pair.chat_template_kwargs) for messages in sides]
         return _pair([self._dialogue(dialogue, train_on) for dialogue in dialogues])
 
-    def _with_ends(self, row: TokenRow, ended: bool, trained_bos: bool) -> TokenRow:
-        """With the BOS that the tokenizer itself would add, and an EOS that is trained, each unless it is there."""
+    def _with_ends(self, row: TokenRow, bos: int | None, ended: bool, trained_bos: bool) -> TokenRow:
+        """With `bos` before it, and after it an EOS that is trained unless the text has `ended`."""
         ids, mask = row.input_ids, row.mask
         if not len(ids):
             raise BadRow("empty_text", "the row's text is empty")
-        bos, eos = self._bos, self.tokenizer.eos_token_id
-        if bos is not None and ids[0] != bos:
+        eos = self.tokenizer.eos_token_id
+        if bos is not None:
             ids, mask = np.append(np.int32(bos), ids), np.append(np.uint8(trained_bos), mask)
         if eos is not None and not ended:
             ids, mask = np.append(ids, np.int32(eos)), np.append(mask, np.uint8(1))
@@ -214,9 +215,13 @@ class Encoder:
 
     @functools.cached_property
     def _bos(self) -> int | None:
-        """The token that the tokenizer puts before a text; None for those that put none."""
+        """The token that goes before a text, where the format asks for it or, if it says nothing, the tokenizer itself
+        puts it there; None for no token."""
         bos = self.tokenizer.bos_token_id
-        return bos if bos is not None and self.tokenizer("a")["input_ids"][0] == bos else None
+        wanted = self.format.add_special_tokens if isinstance(self.format, TextLmDatasetFormat) else None
+        if wanted is None:
+            wanted = bos is not None and self.tokenizer("a")["input_ids"][0] == bos
+        return bos if wanted else None
 
 
 def _pair(drafts: Sequence[_Draft]) -> _Draft:

@@ -9,13 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from marin_sft.data.chat.alignment import Noted, Range
 from marin_sft.data.chat.chats import Chat
 from marin_sft.data.chat.reasoning import KEYS
 from marin_sft.data.chat.special_tokens import pattern_of, places_of_marks, texts_of, texts_of_messages, with_marks
 from marin_sft.data.chat.unrendered import Place, find_unrendered
+from marin_sft.data.files import Json
 from marin_sft.data.formats import ChatLmDatasetFormat, NotRendered
 from marin_sft.data.messages.examples import BadRow, Message
 from marin_sft.data.messages.turns import other_keys
@@ -88,7 +88,7 @@ class NoteTaker:
             raise BadRow("special_tokens_in_text", f"{what}, so that they cannot be escaped")
         return places
 
-    def unread_keys(self, chat: Chat, text: str, kwargs: Mapping[str, Any]) -> frozenset[str]:
+    def unread_keys(self, chat: Chat, text: str, kwargs: Mapping[str, object]) -> frozenset[str]:
         """Keys of a row that the template does not look up, and so nothing shows. `kwargs`: the row's own.
 
         Raises:
@@ -147,7 +147,7 @@ class Tally:
             whole.unread_keys += part.unread_keys
         return whole
 
-    def stats(self, format: ChatLmDatasetFormat) -> dict[str, Any]:
+    def stats(self, format: ChatLmDatasetFormat) -> Json:
         """For people, under `noted`, `unread_keys` and `template_date`; nothing where there is nothing to tell."""
         names = [name for name in NOTES if name != DATE and self.documents[name]]
         noted = {name: {"documents": self.documents[name], "count": self.counts[name]} for name in names}

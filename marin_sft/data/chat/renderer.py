@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from marin_sft.data.chat.sandbox import TemplateLimit
 from marin_sft.data.chat.special_tokens import special_tokens
 from marin_sft.data.chat.templates import ChatTemplate, PinnedClock
 from marin_sft.data.chat.turn_spans import find_turns, spans_of_turns, unverified
+from marin_sft.data.files import Json
 from marin_sft.data.formats import ChatLmDatasetFormat, TrainOn, not_for_templates
 from marin_sft.data.messages.examples import BadRow, Dialogue, Message
 from marin_sft.errors import ConfigError
@@ -33,8 +34,8 @@ def encode_chat(
     tokenizer: PreTrainedTokenizerFast,
     messages: list[Message],
     format: ChatLmDatasetFormat,
-    tools: list[dict[str, Any]] | None = None,
-    chat_template_kwargs: dict[str, Any] | None = None,
+    tools: list[Json] | None = None,
+    chat_template_kwargs: Json | None = None,
 ) -> TokenRow:
     """Token ids and target mask of one dialogue. For many, see encode.py.
 
@@ -123,7 +124,7 @@ class ChatRenderer:
         given = {**self._given, **kwargs, "tools": dialogue.tools}
         return _Chat(self._template(dialogue.tools), messages, given, self.closers)
 
-    def _template(self, tools: Any) -> ChatTemplate:
+    def _template(self, tools: list[Json] | None) -> ChatTemplate:
         # Where a tokenizer has several templates of its own, tools make the choice.
         usual = self._usual_templates.get(tools is not None)
         if usual is not None:
@@ -140,7 +141,7 @@ class ChatRenderer:
         return template
 
     @functools.cached_property
-    def _names(self) -> dict[str, Any]:
+    def _names(self) -> Json:
         return dict(self.tokenizer.special_tokens_map)
 
     @functools.cached_property
@@ -148,7 +149,7 @@ class ChatRenderer:
         return PinnedClock(self.format.template_date)
 
     @functools.cached_property
-    def _given(self) -> dict[str, Any]:
+    def _given(self) -> Json:
         """What every template is given."""
         return {"documents": None, "strftime_now": self._clock, **self._names}
 
@@ -214,7 +215,7 @@ class _Chat(NamedTuple):
 
     template: ChatTemplate
     messages: list[Message]
-    given: dict[str, Any]
+    given: Json
     special: frozenset[str]
 
     @property
@@ -226,11 +227,11 @@ class _Chat(NamedTuple):
         return self.template.variables
 
     @property
-    def tools(self) -> list[dict[str, Any]] | None:
-        tools: list[dict[str, Any]] | None = self.given["tools"]
+    def tools(self) -> list[Json] | None:
+        tools: list[Json] | None = self.given["tools"]
         return tools
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **changed: Any) -> str:
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **changed: object) -> str:
         with _errors_of_templates():
             return reveal(self.template.render({**self._with(messages, add_generation_prompt), **changed}))
 
@@ -242,7 +243,7 @@ class _Chat(NamedTuple):
             text, ranges = self.template.render_tagged(self._with(self.messages, False))
         return reveal(text), ranges
 
-    def _with(self, messages: Sequence[Message], add_generation_prompt: bool) -> dict[str, Any]:
+    def _with(self, messages: Sequence[Message], add_generation_prompt: bool) -> Json:
         return {**self.given, "messages": messages, "add_generation_prompt": add_generation_prompt}
 
 
@@ -251,7 +252,7 @@ class _errors_of_templates:
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         # A template is a program: it may raise anything on a row it does not expect.
         if isinstance(error, TemplateLimit):
             raise BadRow("template_limit", f"rendering it took {error}") from error
@@ -259,7 +260,7 @@ class _errors_of_templates:
             raise BadRow("template_error", f"{type(error).__name__}: {error}") from error
 
 
-def _checked_kwargs(kwargs: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+def _checked_kwargs(kwargs: Json, names: Json) -> Json:
     """A row's own `kwargs`, if it may give them to the template. `names` are the tokenizer's."""
     if wrong := [*not_for_templates(kwargs), *sorted(names.keys() & kwargs.keys())]:
         raise BadRow("bad_template_kwargs", f"chat_template_kwargs has {wrong}, which a row may not set")

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -23,6 +24,7 @@ STEPS = 1_000_000
 CHARACTERS = 2**30
 """Characters, and items of lists, that one rendering may make in all; one value may have a sixteenth of them."""
 
+T = TypeVar("T")
 _LONGEST = CHARACTERS // 16
 _BITS = 100_000  # of a number
 _COUNTED = "rounds of a loop"  # a name that no template can write
@@ -43,7 +45,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def __init__(self, extensions: Iterable[type[Extension]] = ()) -> None:
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
-        theirs: Any = _compile_jinja_template("").environment
+        theirs = _compile_jinja_template("").environment
         super().__init__(
             trim_blocks=theirs.trim_blocks,
             lstrip_blocks=theirs.lstrip_blocks,
@@ -63,12 +65,12 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
         return super()._generate(_CountedLoops().visit(source), *args, **kwargs)
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         if operator != "+":
             _check_operator(operator, left, right)
         return self._measured(self.binop_table[operator](left, right))
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, as Jinja has it
+    def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:  # noqa: N805, as Jinja has it
         __self._step(1)
         method = getattr(__obj, "__wrapped__", __obj)  # Jinja wraps the `format` of a string
         if args or kwargs:
@@ -80,11 +82,11 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self._spend(sum(map(len, blocks)))
         return "".join(blocks)
 
-    def _limited(self, name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
+    def _limited(self, name: str, filter: Callable[..., object]) -> Callable[..., object]:
         place = 1 if hasattr(filter, "jinja_pass_arg") else 0  # of the value; Jinja's own argument goes first
 
         @functools.wraps(filter)
-        def limited(*args: Any, **kwargs: Any) -> Any:
+        def limited(*args: object, **kwargs: object) -> object:
             if args[place + 1 :] or kwargs or name == "join":
                 _check_growth(name, args[place], args[place + 1 :], kwargs)
             self._spend(_size(args[place]))
@@ -103,7 +105,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         if self._steps < 0:
             raise TemplateLimit(f"more than {STEPS:,} rounds of loops and calls")
 
-    def _measured(self, value: Any) -> Any:
+    def _measured(self, value: T) -> T:
         self._spend(_size(value))
         return value
 
@@ -127,7 +129,7 @@ class _CountedLoops(NodeTransformer):
         return nodes.Filter(node, "string", [], [], None, None, lineno=node.lineno)
 
 
-def _size(value: Any) -> int:
+def _size(value: object) -> int:
     return len(value) if isinstance(value, str | list | tuple | dict) else 0
 
 
@@ -141,7 +143,7 @@ def _check_bits(bits: int) -> None:
         raise TemplateLimit(f"a number of {bits:,} bits; at most {_BITS:,}")
 
 
-def _check_operator(operator: str, left: Any, right: Any) -> None:
+def _check_operator(operator: str, left: object, right: object) -> None:
     if operator == "**":
         if isinstance(left, int) and isinstance(right, int):
             _check_bits(left.bit_length() * abs(right))
@@ -156,7 +158,7 @@ def _check_operator(operator: str, left: Any, right: Any) -> None:
             _check_size(_size(item) * count)
 
 
-def _check_growth(name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _check_growth(name: str, value: object, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
     """Refuse a filter or a method of `value` whose result may be much larger than all that it is given."""
     given = [*args, *kwargs.values()]
     if name in _BY_PRODUCT:

@@ -44,7 +44,7 @@ def _alternatives(tokens: list[str]) -> str:
     return f"(?:{'|'.join(branches)})"
 
 
-def texts_of(value: Any) -> Iterator[str]:
+def texts_of(value: object) -> Iterator[str]:
     """All strings in a JSON value but the names of its keys."""
     if isinstance(value, str):
         yield value
@@ -63,12 +63,12 @@ def texts_of_messages(messages: Iterable[Message], read: frozenset[str]) -> Iter
                     yield from texts_of(value)
 
 
-def with_marks(value: Any, pattern: re.Pattern[str]) -> Any:
+def with_marks(value: object, pattern: re.Pattern[str]) -> Any:
     """A JSON value in which each special token has MARK behind its first character, so that it is none any more."""
     return _mapped(value, lambda text: pattern.sub(lambda found: found[0][0] + MARK + found[0][1:], text))
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+def _mapped(value: object, change: Callable[[str], str]) -> object:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):

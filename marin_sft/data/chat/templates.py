@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from datetime import date
-from typing import Any
 
 from jinja2 import meta, nodes
 from jinja2.ext import Extension
@@ -78,13 +78,13 @@ class ChatTemplate:
         """The same object for the same text, as long as it is among the last 64."""
         return ChatTemplate(text)
 
-    def render(self, variables: dict[str, Any]) -> str:
+    def render(self, variables: Mapping[str, object]) -> str:
         """Raises TemplateLimit, and whatever the template does."""
         self._sandbox.begin()
         text: str = self._template.render(variables)
         return text
 
-    def render_tagged(self, variables: dict[str, Any]) -> tuple[str, list[tuple[int, int]]]:
+    def render_tagged(self, variables: Mapping[str, object]) -> tuple[str, list[tuple[int, int]]]:
         """The text, and which [start, end) of its characters generation tags enclose. Raises as `render`."""
         blocks: list[str] = []
         ranges: list[tuple[int, int]] = []

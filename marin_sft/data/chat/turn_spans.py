@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.data.chat.alignment import Range
 from marin_sft.data.chat.chats import PLANE, Chat
 from marin_sft.data.chat.frame import Frame
 from marin_sft.data.chat.reasoning import CLOSE, KEYS, OPEN
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow, Message
 from marin_sft.data.messages.turns import other_keys
 
@@ -225,7 +225,7 @@ def around(text: str, mark: str) -> str:
     return f"{text[:start]}{mark}{said}{mark}{text[start + len(said) :]}"
 
 
-def _marked_call(call: dict[str, Any], mark: str) -> dict[str, Any]:
+def _marked_call(call: Json, mark: str) -> Json:
     function = call.get("function", call)
     marked = {**function, "name": f"{mark}{function.get('name', '')}{mark}"}
     if "arguments" in function:
@@ -233,7 +233,7 @@ def _marked_call(call: dict[str, Any], mark: str) -> dict[str, Any]:
     return {**call, "function": marked} if "function" in call else marked
 
 
-def marked_leaves(value: Any, mark: str) -> Any:
+def marked_leaves(value: object, mark: str) -> object:
     match value:
         case str():
             return value + mark

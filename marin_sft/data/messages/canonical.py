@@ -1,19 +1,19 @@
-"""The row that an example is kept as between transform and tokenize. `examples_of` reads the same example from it."""
+"""Example -> the row that is stored between transform and tokenize. `examples_of` reads the same example back."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow, Dialogue, Example, Message, Preference, Text, TextPreference
 
 
-def canonical_row(example: Example) -> dict[str, Any]:
+def canonical_row(example: Example) -> Json:
     """`{"messages", "tools"?, "chat_template_kwargs"?}`, `{"prompt", "chosen", "rejected", ...}`, `{"text"}` or
     `{"prompt", "completion"}`.
 
     Raises:
-        BadRow: `no_canonical_row` for ids made elsewhere, segments and ratings, which have no second spelling.
+        BadRow: `no_canonical_row` for tokens made elsewhere, segments and ratings, which have no canonical form.
     """
     match example:
         case Dialogue():
@@ -31,7 +31,7 @@ def canonical_row(example: Example) -> dict[str, Any]:
     raise BadRow("no_canonical_row", f"the row holds {kind}, which is used as it is: tokenize the files themselves")
 
 
-def _template_arguments(example: Dialogue | Preference) -> dict[str, Any]:
+def _template_arguments(example: Dialogue | Preference) -> Json:
     tools = (
         json.dumps(example.tools, ensure_ascii=False) if example.tools and _has_null(example.tools) else example.tools
     )
@@ -40,7 +40,7 @@ def _template_arguments(example: Dialogue | Preference) -> dict[str, Any]:
 
 
 def _kept(messages: list[Message]) -> list[Message]:
-    """`messages` as they are read again: nulls in the arguments of a call stay only in a JSON string."""
+    """`messages` that are read back unchanged: nulls in the arguments of a call survive only in a JSON string."""
     return [_with_calls_kept(message) if _has_null(message.get("tool_calls", [])) else message for message in messages]
 
 
@@ -49,11 +49,11 @@ def _with_calls_kept(message: Message) -> Message:
     return {**message, "tool_calls": calls}
 
 
-def _with_arguments_kept(function: dict[str, Any]) -> dict[str, Any]:
+def _with_arguments_kept(function: Json) -> Json:
     return {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
 
 
-def _has_null(value: Any) -> bool:
+def _has_null(value: object) -> bool:
     if isinstance(value, dict):
         return any(map(_has_null, value.values()))
     return any(map(_has_null, value)) if isinstance(value, list) else value is None

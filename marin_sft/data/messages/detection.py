@@ -1,13 +1,13 @@
-"""Which shape a row has.
+"""Detects the shape of a row.
 
-Keys that are null are absent: columnar files fill them so. Then:
-- A shape is found in a row that has all the keys that it needs.
-- Of two, the one that also uses the other's keys is meant: messages + chosen + rejected is a preference, no dialogue.
-- Ready tokens go before all others; a bare `text` comes last, as it often repeats what other keys say in parts.
-- If several are left and read the row alike, it does not matter which. If not, the row is ambiguous: name the shape.
+A null key counts as absent: columnar files fill missing keys with nulls. Then:
+- A row fits a shape if it has all the keys that the shape needs.
+- Of two shapes, the one that also uses the other's keys wins: messages + chosen + rejected is a preference.
+- Tokens made elsewhere take precedence over all others. A bare `text` comes last, as it often repeats other keys.
+- If several shapes are left and read the row the same way, any will do. If not, the row is ambiguous: name the shape.
 
-Which shapes are left depends on the names of a row's keys, and on whether it is rated, alone. Rows with the same keys,
-as those of a file mostly are, cost the decision once.
+The result depends only on the names of the keys and on whether the row is rated. Rows with the same keys, as usual in
+a file, cost one decision.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from marin_sft.data.files import Json
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.dialogues import Fields
 from marin_sft.data.messages.examples import BadRow, Example
@@ -25,12 +25,12 @@ from marin_sft.data.messages.turns import without_other_keys
 from marin_sft.nearest import nearest
 
 _WHETHER_TRAINED = ("train", "weight")
-_LOOKED_AT = 10  # of the keys of a row that fits no shape
+_LOOKED_AT = 10  # keys of a row that fits no shape
 _BOOKKEEPING = frozenset(("id", "source", "metadata"))
 
 
-def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
-    """The examples that `row` holds, by the format's shape or the one that is found in it. Raises BadRow."""
+def read_row(row: Json, format: ChatLmDatasetFormat) -> list[Example]:
+    """The examples that `row` holds, by the shape of the format or the detected one. Raises BadRow."""
     row = by_our_names(row, format)
     for key in _WHETHER_TRAINED:
         if row.get(key) in (False, 0) and not isinstance(row[key], str):
@@ -55,8 +55,8 @@ def read_row(row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
     return readings[0]
 
 
-def _check_label(row: dict[str, Any], shapes: Sequence[Shape], format: ChatLmDatasetFormat) -> None:
-    """Raises BadRow for a label that may say that the row is bad: training on it would turn its meaning round."""
+def _check_label(row: Json, shapes: Sequence[Shape], format: ChatLmDatasetFormat) -> None:
+    """Raises BadRow for a label that may rate the row as bad: training on it would do the opposite of what it says."""
     if "label" not in row or not may_be_rated(row) or format.named_keys.keys() & {"label"}:
         return
     named = frozenset(format.named_keys)
@@ -65,11 +65,11 @@ def _check_label(row: dict[str, Any], shapes: Sequence[Shape], format: ChatLmDat
         raise BadRow(
             "ambiguous_format",
             f"{_keys(row)}: the label {row['label']!r} may be a rating or something else; name the shape: "
-            f"{rated[0].name!r} leaves out rows that are rated bad, {shapes[0].name!r} ignores the label",
+            f"{rated[0].name!r} leaves out rows rated as bad, {shapes[0].name!r} ignores the label",
         )
 
 
-def by_our_names(row: dict[str, Any], format: ChatLmDatasetFormat) -> dict[str, Any]:
+def by_our_names(row: Json, format: ChatLmDatasetFormat) -> Json:
     """`row` without null keys, and with the format's columns under our names instead of theirs."""
     ours = format.named_keys
     if not ours:
@@ -79,15 +79,15 @@ def by_our_names(row: dict[str, Any], format: ChatLmDatasetFormat) -> dict[str, 
     return kept | {key: row[their] for key, their in ours.items() if row.get(their) is not None}
 
 
-def find_shapes(row: dict[str, Any], format: ChatLmDatasetFormat) -> Sequence[Shape]:
-    """The shapes that `row` (by our names) may have, the ones that others make superfluous left out."""
+def find_shapes(row: Json, format: ChatLmDatasetFormat) -> Sequence[Shape]:
+    """The shapes that `row` (by our names) may have, without those that another one covers."""
     named = frozenset(format.named_keys)
     return _shapes_of(KEYS.intersection(row), is_rated(row) or "label" in named, named)
 
 
-def unused_keys(row: dict[str, Any], format: ChatLmDatasetFormat) -> frozenset[str]:
-    """The keys of `row` that its shape has no use for, but for those that `transform` adds. None of a row that the
-    format's own function reads."""
+def unused_keys(row: Json, format: ChatLmDatasetFormat) -> frozenset[str]:
+    """The keys of `row` that its shape does not use, except those that `transform` adds. Empty if the format's own
+    function reads the row."""
     if format.formatting_func is not None:
         return frozenset()
     keys = frozenset(key for key, value in row.items() if value is not None)
@@ -111,7 +111,7 @@ def _unused_keys(
 
 @functools.lru_cache(maxsize=1024)
 def _shapes_of(keys: frozenset[str], rated: bool, named: frozenset[str]) -> tuple[Shape, ...]:
-    """The shapes of rows with these of our keys, of which the format names the `named` ones."""
+    """The shapes of rows with these keys of ours. `named`: those that the format names."""
     candidates = [shape for shape in _candidates(named) if rated or not shape.of_rated_rows]
     found = [shape for shape in candidates if all(_given(slot, keys, named) for slot in shape.needed)]
     rank = max((shape.rank for shape in found), default=0)
@@ -126,12 +126,12 @@ def _shapes_of(keys: frozenset[str], rated: bool, named: frozenset[str]) -> tupl
 
 
 def _candidates(named: Iterable[str]) -> list[Shape]:
-    """Where the format names columns, only the shapes that know them all."""
+    """The shapes that know all columns that the format names."""
     return [shape for shape in SHAPES if not shape.named_only and shape.keys.issuperset(named)]
 
 
 def _given(slot: Slot, keys: frozenset[str], named: frozenset[str]) -> list[str]:
-    """The keys of `slot` that a row with `keys` has; those that the format names go before the others."""
+    """The keys of `slot` that a row with `keys` has. Those that the format names take precedence."""
     present = [key for key in slot.keys if key in keys]
     return [key for key in present if key in named] or present
 
@@ -140,25 +140,25 @@ def _all_given(slots: Iterable[Slot], keys: frozenset[str], named: frozenset[str
     return {key for slot in slots for key in _given(slot, keys, named)}
 
 
-def _read(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example]:
+def _read(shape: Shape, row: Json, format: ChatLmDatasetFormat) -> list[Example]:
     read = shape.read(_fields(shape, row, format), format)
     return read if isinstance(read, list) else [read]
 
 
-def _reading(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> list[Example] | None:
-    """What `shape` makes of a row that may not have it after all."""
+def _reading(shape: Shape, row: Json, format: ChatLmDatasetFormat) -> list[Example] | None:
+    """What `shape` reads in a row; None if the row does not have that shape after all."""
     try:
         return _read(shape, row, format)
     except BadRow:
         return None
 
 
-def _said(reading: list[Example] | None) -> list[Any]:
-    """What tells readings apart: what messages hold under unusual keys, which other shapes lack, is none of it."""
+def _said(reading: list[Example] | None) -> list[object]:
+    """What to compare readings by. Unusual keys of messages, which other shapes lack, do not count."""
     return [(type(example), without_other_keys(dataclasses.asdict(example))) for example in reading or ()]
 
 
-def _fields(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> Fields:
+def _fields(shape: Shape, row: Json, format: ChatLmDatasetFormat) -> Fields:
     fields: Fields = {}
     for slot, keys in _places(shape.name, KEYS.intersection(row), frozenset(format.named_keys)):
         if not keys:
@@ -175,7 +175,7 @@ def _fields(shape: Shape, row: dict[str, Any], format: ChatLmDatasetFormat) -> F
 
 @functools.lru_cache(maxsize=1024)
 def _places(shape: str, keys: frozenset[str], named: frozenset[str]) -> list[tuple[Slot, list[str]]]:
-    """Where a row with `keys` has what the slots of `shape` hold. Of the slots that it lacks, the needed ones."""
+    """The slots of `shape` with the keys that fill them in a row with `keys`. Empty slots only if they are needed."""
     slots, needed = SHAPE_BY_NAME[shape].slots, SHAPE_BY_NAME[shape].needed
     places = [(slot, _given(slot, keys, named)) for slot in slots]
     return [(slot, given) for slot, given in places if given or slot in needed]
@@ -183,7 +183,7 @@ def _places(shape: str, keys: frozenset[str], named: frozenset[str]) -> list[tup
 
 @functools.lru_cache(maxsize=1024)
 def _meant(keys: tuple[str, ...], named: frozenset[str]) -> str:
-    """What may be meant by keys of a row that fits no shape: names like ours, or the one that a shape lacks."""
+    """What the keys of a row that fits no shape may mean: similar names of ours, or the one key that a shape lacks."""
     unknown = [key for key in keys if key not in KEYS]
     near = {key: _near(key) for key in unknown[:_LOOKED_AT]}
     if any(near.values()):
@@ -198,12 +198,12 @@ def _meant(keys: tuple[str, ...], named: frozenset[str]) -> str:
 
 
 def _near(key: str) -> str | None:
-    """Our key that `key` is like. Few are compared: rows by the million may each have keys of their own."""
+    """Our key that is most like `key`. Only a few are compared: millions of rows may all have different keys."""
     like = [our for our in sorted(KEYS) if our[:1].lower() == key[:1].lower() and abs(len(our) - len(key)) < 3]
     return next(iter(nearest(key.lower(), like, cutoff=0.75)), None)
 
 
-def _keys(row: dict[str, Any]) -> str:
+def _keys(row: Json) -> str:
     return f"the keys {sorted(map(str, row))}"[:500]
 
 

@@ -1,30 +1,31 @@
 """Readers of rows that hold one dialogue or one text.
 
-A reader takes the fields of a row by our names (see shapes.py; absent ones are missing) and gives an example. No reader
-adds words of its own: an instruction is not wrapped in "### Instruction", a summary is not asked for.
+A reader turns the fields of a row, by our names (see shapes.py), into an example. No reader adds words of its own: it
+does not wrap an instruction in "### Instruction", or ask for a summary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow, Dialogue, Message, Rated, Segments, Text
 from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of, without_nulls
 from marin_sft.data.messages.turns import MessageFormat, turns_of, untrained, with_system
 
-Fields = dict[str, Any]
+Fields: TypeAlias = Json
 
 
 def dialogue_from(turns: list[Message], fields: Fields, format: MessageFormat) -> Dialogue:
-    """`turns` with the system turn, the tools and the arguments of the template that the row has beside them."""
+    """`turns` with the row's system turn, tools and template arguments."""
     messages = with_system(turns, fields.get("system"), format)
     if not messages:
         raise BadRow("empty_dialogue", "only system turns, and drop_system leaves them out")
     return Dialogue(messages, tools_of(fields.get("tools")), template_kwargs_of(fields))
 
 
-def template_kwargs_of(fields: Fields) -> dict[str, Any]:
+def template_kwargs_of(fields: Fields) -> Json:
     kwargs = fields.get("chat_template_kwargs")
     if kwargs is None:
         return {}
@@ -38,7 +39,7 @@ def read_messages(fields: Fields, format: MessageFormat) -> Dialogue:
 
 
 def read_instruction(fields: Fields, format: MessageFormat) -> Dialogue:
-    """Alpaca and its kin: the input follows the instruction on a new line; `history` holds earlier turns."""
+    """Alpaca and similar: the input follows the instruction on a new line. `history` holds earlier turns."""
     turns = earlier_turns(fields.get("history"))
     turns += question_turns(fields["instruction"], fields.get("input"), format, "instruction")
     turns += turns_of(fields["output"], format, "output", "assistant")
@@ -46,7 +47,7 @@ def read_instruction(fields: Fields, format: MessageFormat) -> Dialogue:
 
 
 def read_question(fields: Fields, format: MessageFormat) -> Dialogue:
-    """A question and an answer; what the question is about stands before it, with a blank line between."""
+    """A question and an answer. A context precedes the question, with a blank line between them."""
     question, context = fields["question"], fields.get("context")
     if context not in (None, ""):
         question = f"{text_of(context, 'context')}\n\n{text_of(question, 'question')}"
@@ -55,7 +56,7 @@ def read_question(fields: Fields, format: MessageFormat) -> Dialogue:
 
 
 def read_multiple_choice(fields: Fields, format: MessageFormat) -> Dialogue:
-    """The choices follow the question as a list, one a line; the answer is the solution, then the explanation."""
+    """The choices follow the question, one per line. The answer is the solution, then the explanation."""
     choices = fields["choices"]
     if not isinstance(choices, list):
         raise BadRow("bad_messages", f"choices is {kind_of(choices)}, expected a list of strings")
@@ -67,17 +68,17 @@ def read_multiple_choice(fields: Fields, format: MessageFormat) -> Dialogue:
     return dialogue_from([*question, {"role": "assistant", "content": "\n".join(said)}], fields, format)
 
 
-def question_turns(question: Any, more: Any, format: MessageFormat, where: str) -> list[Message]:
-    """What the user says: `question`, and on the next line `more`; of an empty one, no line is left."""
+def question_turns(question: object, more: object, format: MessageFormat, where: str) -> list[Message]:
+    """What the user says: `question`, and `more` on the next line. Empty ones leave no line."""
     if more not in (None, ""):
         question = "\n".join(text for text in (text_of(question, where), text_of(more, "input")) if text)
     return turns_of(question, format, where, "user")
 
 
 def read_completion(fields: Fields, format: MessageFormat) -> Dialogue | Text:
-    """A prompt and how it goes on. Two strings are plain text, unless a system prompt or tools come with them.
+    """A prompt and its completion. Two strings are plain text, unless the row has a system prompt or tools.
 
-    Of a chat, only the completion is trained.
+    In a chat, only the completion is trained.
     """
     prompt, completion = fields["prompt"], fields["completion"]
     strings = isinstance(prompt, str) and isinstance(completion, str)
@@ -93,7 +94,7 @@ def read_completion_as_chat(fields: Fields, format: MessageFormat) -> Dialogue:
 
 
 def rated(read: Callable[[Fields, MessageFormat], Dialogue]) -> Callable[[Fields, MessageFormat], Rated]:
-    """A reader of what `read` reads and a label. Strings are a chat here too: a rating is about an answer."""
+    """A reader of what `read` reads, and a label. Strings are a chat here, too: a rating is about an answer."""
 
     def read_rated(fields: Fields, format: MessageFormat) -> Rated:
         return Rated(read(fields, format), _label(fields["label"]))
@@ -117,7 +118,7 @@ def read_segments(fields: Fields, format: MessageFormat) -> Segments:
     return Segments(pieces)
 
 
-def earlier_turns(history: Any) -> list[Message]:
+def earlier_turns(history: object) -> list[Message]:
     if history is None:
         return []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
@@ -134,20 +135,20 @@ _RATING_WORDS = frozenset(
 )
 
 
-def as_rating(label: Any) -> bool | None:
-    """Whether `label` says good or bad, also as formats without booleans write that; None for anything else."""
+def as_rating(label: object) -> bool | None:
+    """Whether `label` says good or bad, also in the spellings of formats without booleans. None for anything else."""
     if isinstance(label, bool | int | float) and label in (0, 1):
         return bool(label)
     return {"true": True, "false": False, "1": True, "0": False}.get(label.lower()) if isinstance(label, str) else None
 
 
-def may_rate(label: Any) -> bool:
-    """Whether `label` may say that something is good or bad, in whatever words."""
+def may_rate(label: object) -> bool:
+    """Whether `label` may be a rating, in any words."""
     words = isinstance(label, str) and label.strip().lower() in _RATING_WORDS
     return words or as_rating(label) is not None or (isinstance(label, int | float) and label == -1)
 
 
-def _label(label: Any) -> bool:
+def _label(label: object) -> bool:
     rating = as_rating(label)
     if rating is None:
         got = repr(label)[:40] if isinstance(label, str | int | float) else kind_of(label)

@@ -1,34 +1,34 @@
-"""What a row can be once its shape is understood. Everything after `example_of` works on these.
+"""What a row can hold. Everything after `example_of` works on these.
 
 Dialogue        messages; rendered with a chat template
 Text            plain text: a prompt that is not trained (often empty), then text that is; no template
 Segments        plain text in pieces, each trained or not; no template
 Tokens          ids and mask made elsewhere, used as they are
-Preference      a dialogue so far, and a better and a worse way for it to go on
+Preference      a prompt, and a better and a worse continuation
 TextPreference  the same in plain text
 Rated           a dialogue and whether its last turns are good
 
-A row that is none of them is a `BadRow`.
+Any other row is a `BadRow`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
+from marin_sft.data.files import Json
 from marin_sft.errors import DataError
 
-Message = dict[str, Any]
+Message: TypeAlias = Json
 """`{"role", "content", "reasoning_content"?, "tool_calls"?, "tool_call_id"?, "name"?, "train"?}`; no null values.
 
-`content` is a string. `train` is a bool: whether the turn is trained, whatever the format says. The arguments of a
-tool call are an object. A row's `reasoning` and `thinking` are kept too, and all keys that are not known here: some
-templates look for them there.
+`content` is a string. `train` is a bool: whether the turn is trained; it overrides the format. The arguments of a tool
+call are an object. `reasoning`, `thinking` and all unknown keys are kept, too: some templates use them.
 """
 
 
 class BadRow(DataError):
-    """One row that cannot be used. `reason` is a short stable slug under which rows are counted."""
+    """One row that cannot be used. Rows are counted by `reason`, a short slug that does not change."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)
@@ -43,12 +43,12 @@ class BadRow(DataError):
 class Dialogue:
     """Roles are user, assistant, system, developer, tool, environment and what the format's `role_map` names.
 
-    `chat_template_kwargs` are this row's own arguments of the template. `tools` are in OpenAI's form.
+    `chat_template_kwargs` are this row's own arguments for the template. `tools` are in OpenAI's form.
     """
 
     messages: list[Message]
-    tools: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tools: list[Json] | None = None
+    chat_template_kwargs: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Segments:
-    """(text, whether it is trained), in order. Each piece is tokenized by itself."""
+    """(text, whether it is trained), in order. Each piece is tokenized separately."""
 
     pieces: list[tuple[str, bool]]
 
@@ -77,8 +77,8 @@ class Preference:
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
-    tools: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tools: list[Json] | None = None
+    chat_template_kwargs: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

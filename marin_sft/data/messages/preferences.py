@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import os.path
 import re
-from typing import Any
 
 from marin_sft.data.messages.dialogues import Fields, earlier_turns, question_turns, template_kwargs_of
-from marin_sft.data.messages.examples import BadRow, Message, Preference, TextPreference
+from marin_sft.data.messages.examples import BadRow, Example, Message, Preference, TextPreference
 from marin_sft.data.messages.tool_calls import kind_of, text_of, tools_of
 from marin_sft.data.messages.turns import MessageFormat, same_turn, turns_of, with_system
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")
 Parts = tuple[list[Message], list[Message], list[Message]]
-"""A prompt, and how chosen and rejected go on from it."""
+"""A prompt and its two continuations, chosen and rejected."""
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
 def read_preference(fields: Fields, format: MessageFormat) -> Preference | TextPreference:
     """The pair under `chosen` and `rejected`: strings, single messages, or lists of messages.
 
-    Lists that begin with the user or the system are whole dialogues: their prompt is what they have in common, and a
-    `prompt` string or `messages` beside them say it again. Otherwise they go on from `messages`, `prompt` or
-    `instruction`. Strings are plain text when the prompt is text under `prompt` or when there is none, unless they are
-    written with "\\n\\nHuman:" and "\\n\\nAssistant:" (hh-rlhf), or a system prompt or tools come with them.
+    Lists that begin with the user or the system are whole dialogues: their prompt is what they have in common, which a
+    `prompt` string or `messages` may repeat. Other lists continue `messages`, `prompt` or `instruction`. Strings are
+    plain text if the prompt is a text under `prompt` or if there is none, unless they are written with "\\n\\nHuman:"
+    and "\\n\\nAssistant:" (hh-rlhf), or the row has a system prompt or tools.
     """
     chosen, rejected = fields["chosen"], fields["rejected"]
     if kind_of(chosen) != kind_of(rejected):
@@ -45,19 +44,20 @@ def read_preference(fields: Fields, format: MessageFormat) -> Preference | TextP
     return _pair((_prompt(fields, format), better, worse), fields, format)
 
 
-def _side(value: Any, where: str, format: MessageFormat) -> list[Message]:
+def _side(value: object, where: str, format: MessageFormat) -> list[Message]:
     return isinstance(value, str) and _by_markers(value) or turns_of(value, format, where, "assistant")
 
 
-def _answer(value: Any, fields: Fields) -> Any:
+def _answer(value: object, fields: Fields) -> object:
     """An answer without the space that belongs to the "Assistant:" at the end of its prompt."""
     prompt = fields.get("prompt")
-    marked = isinstance(value, str) and isinstance(prompt, str) and _by_markers(prompt)
-    return value.removeprefix(" ") if marked else value
+    if isinstance(value, str) and isinstance(prompt, str) and _by_markers(prompt):
+        return value.removeprefix(" ")
+    return value
 
 
-def read_ranked(fields: Fields, format: MessageFormat) -> list[Preference | TextPreference]:
-    """Nectar: the best answer against each worse one, in the order of the row."""
+def read_ranked(fields: Fields, format: MessageFormat) -> list[Example]:
+    """As in Nectar: the best answer against each worse one, in the order of the row."""
     answers = fields["answers"]
     if not isinstance(answers, list) or not answers:
         raise BadRow("bad_pair", f"answers is {kind_of(answers)}, expected a list of {{answer, rank}}")
@@ -86,7 +86,7 @@ def _pair(parts: Parts, fields: Fields, format: MessageFormat) -> Preference:
 
 
 def _prompt(fields: Fields, format: MessageFormat) -> list[Message]:
-    """What both sides go on from, where they do not say it themselves."""
+    """What both sides continue, if they do not include it themselves."""
     return [*earlier_turns(fields.get("history")), *_last_prompt(fields, format)]
 
 
@@ -100,7 +100,7 @@ def _last_prompt(fields: Fields, format: MessageFormat) -> list[Message]:
         written = isinstance(given["prompt"], str) and _by_markers(given["prompt"])
         if not written:
             return turns_of(given["prompt"], format, "prompt", "user")
-        # "Assistant:" at the end asks for the answer; it is no turn.
+        # "Assistant:" at the end asks for the answer; it is not a turn.
         return written[:-1] if written[-1] == {"role": "assistant", "content": ""} else written
     if "instruction" in given:
         return question_turns(given["instruction"], fields.get("input"), format, "instruction")
@@ -108,25 +108,25 @@ def _last_prompt(fields: Fields, format: MessageFormat) -> list[Message]:
 
 
 def _split_dialogues(fields: Fields, chosen: list[Message], rejected: list[Message], format: MessageFormat) -> Parts:
-    """The prompt of two whole dialogues, and how each goes on."""
+    """The prompt of two whole dialogues, and the rest of each."""
     prompt = fields.get("prompt")
     if isinstance(prompt, list):
         turns = turns_of(prompt, format, "prompt", "user")
-        # They may have a system turn before it.
+        # A system turn may precede it.
         begin = int(chosen[0]["role"] == "system" != turns[0]["role"] and chosen[0] == rejected[0])
         end = begin + len(turns)
         if _same_turns(chosen[begin:end], turns) and _same_turns(rejected[begin:end], turns):
             return chosen[:end], chosen[end:], rejected[end:]
         if begin or chosen[0] in turns or rejected[0] in turns:
-            raise BadRow("bad_pair", "chosen and rejected repeat a part of the prompt, expected all of it or nothing")
-        return turns, chosen, rejected  # they go on from it with a turn of the user
+            raise BadRow("bad_pair", "chosen and rejected repeat a part of the prompt, expected all of it or none")
+        return turns, chosen, rejected  # they continue it with a turn of the user
     if chosen == rejected:
         raise BadRow("identical_pair", "chosen and rejected are the same")
     common = next(
         (i for i, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if not same_turn(one, other)),
         min(len(chosen), len(rejected)),
     )
-    # Where one of them is the beginning of the other, its answer is what they have in common.
+    # If one is the beginning of the other, its answer is a part of what they have in common.
     whole = common == min(len(chosen), len(rejected))
     while whole and common and chosen[common - 1]["role"] == "assistant":
         common -= 1
@@ -136,7 +136,7 @@ def _split_dialogues(fields: Fields, chosen: list[Message], rejected: list[Messa
 
 
 def _require_said_again(parts: Parts, fields: Fields, format: MessageFormat) -> None:
-    """Raise BadRow for a prompt, messages or the like that say what neither of two whole dialogues does."""
+    """Raise BadRow for a prompt, messages and so on that contradict two whole dialogues."""
     prompt, chosen, rejected = parts
     if fields.get("history"):
         raise BadRow("ambiguous_format", "history, and chosen and rejected that are whole dialogues; expected one")
@@ -146,14 +146,14 @@ def _require_said_again(parts: Parts, fields: Fields, format: MessageFormat) -> 
             raise BadRow("ambiguous_format", "messages and chosen say different things; expected the same dialogue")
     texts = [_bare(turn["content"]) for turn in prompt]
     said = {key: fields[key] for key in ("prompt", "instruction", "input") if isinstance(fields.get(key), str)}
-    # One that agrees is enough: some data sets have the raw question too.
+    # One that agrees is enough: some datasets have the raw question, too.
     if said and not any(_says(_bare(text), texts) for text in said.values()):
         names = " and ".join(said)
         raise BadRow("ambiguous_format", f"{names} and the dialogues under chosen and rejected say different things")
 
 
 def _says(prompt: str, texts: list[str]) -> bool:
-    """Whether `prompt` is in one of `texts`, the turns of a prompt, or is a transcript that has the last of them."""
+    """Whether `prompt` is in one of `texts`, the turns of a prompt, or is a transcript that holds the last of them."""
     return any(prompt in text for text in texts) or bool(texts) and texts[-1] in prompt
 
 
@@ -166,7 +166,7 @@ def _same_turns(some: list[Message], others: list[Message]) -> bool:
 
 
 def _is_plain(fields: Fields) -> bool:
-    """Whether a pair of strings is text, and no answers in a chat."""
+    """Whether a pair of strings is plain text, not answers in a chat."""
     prompt = fields.get("prompt", "")
     others = fields.keys() & {"messages", "instruction", "input", "history"}
     chat = fields.get("system") or tools_of(fields.get("tools")) or others
@@ -185,7 +185,7 @@ def _text_pair(prompt: str | None, chosen: str, rejected: str) -> TextPreference
 
 
 def _common_words(one: str, other: str) -> int:
-    """Characters of the whole words with which both begin. A space belongs to the word after it, as for tokenizers."""
+    """How many characters of whole words both begin with. A space belongs to the next word, as in tokenizers."""
     end = len(os.path.commonprefix([one, other]))
     if any(text[end : end + 1].isalnum() for text in (one, other)):
         while end and one[end - 1].isalnum():
@@ -200,7 +200,7 @@ def _by_markers(text: str) -> list[Message]:
     head, *said = _MARKER.split("\n\n" + text_of(text, "the text").lstrip())
     if head or said[:1] != ["Human"] or "Assistant" not in said[2::2]:
         return []
-    # One space belongs to the marker, and what is blank before the next one to that.
+    # One space belongs to the marker, and whitespace before the next marker to that one.
     return [
         {"role": _SPEAKERS[speaker], "content": content.removeprefix(" ").rstrip()}
         for speaker, content in zip(said[::2], said[1::2], strict=True)

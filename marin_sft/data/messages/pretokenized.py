@@ -13,15 +13,15 @@ IGNORED_LABEL = -100
 _MAX_ID = 2**31 - 1
 _MASKS = ("completion_mask", "assistant_masks")
 UNCLEAR_MASKS = ("loss_mask", "target_mask", "train_mask")
-"""Some writers have them stand at the token that is trained, others at the token before it."""
+"""Some writers put them at the token that is trained, others at the token before it."""
 
 
 def read_tokens(fields: Fields, format: MessageFormat) -> Tokens:
-    """Ids as they are. A token is a target where all masks and labels of the row say so; without any, all tokens are.
+    """Ids as they are. A token is a target if all masks and labels of the row say so; without any, all tokens are.
 
-    `labels` stand at the token that they name, as in transformers, and are -100 where it is not trained.
-    `loss_weights` are Levanter's: the one at i is about the token at i + 1. Tokens with `attention_mask` 0 at either
-    end are padding and are left out.
+    `labels` are as in transformers: the id at its own position, or -100 if it is not trained. `loss_weights` are as in
+    Levanter: the one at i is for the token at i + 1. Tokens with `attention_mask` 0 at either end are padding, and are
+    left out.
     """
     ids = fields["input_ids"]
     if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i <= _MAX_ID for i in ids):
@@ -30,7 +30,7 @@ def read_tokens(fields: Fields, format: MessageFormat) -> Tokens:
     if unclear:
         raise BadRow(
             "ambiguous_format",
-            f"{unclear[0]} may stand at the token that is trained, or at the one before it; say which: "
+            f"{unclear[0]} may mark the token that is trained, or the one before it; say which: "
             f"columns={{'completion_mask': {unclear[0]!r}}} or columns={{'loss_weights': {unclear[0]!r}}}",
         )
     masks = [_flags(fields[name], name, len(ids)) for name in _MASKS if name in fields]
@@ -45,7 +45,7 @@ def read_tokens(fields: Fields, format: MessageFormat) -> Tokens:
     return Tokens(ids[start:stop], mask[start:stop])
 
 
-def _labels_mask(labels: list[Any], ids: list[int]) -> list[int]:
+def _labels_mask(labels: list[object], ids: list[int]) -> list[int]:
     for index, (label, token) in enumerate(zip(labels, ids, strict=True)):
         if label not in (token, IGNORED_LABEL):
             raise BadRow(
@@ -65,14 +65,14 @@ def _real_tokens(attention: list[int]) -> tuple[int, int]:
     return start, stop
 
 
-def _flags(value: Any, name: str, length: int) -> list[int]:
+def _flags(value: object, name: str, length: int) -> list[int]:
     flags = _list(value, name, length)
     if not all(isinstance(flag, bool | int | float) and flag in (0, 1) for flag in flags):
         raise BadRow("bad_tokens", f"{name}: expected only 0 and 1; other weights cannot be kept")
     return [int(flag) for flag in flags]
 
 
-def _list(value: Any, name: str, length: int) -> list[Any]:
+def _list(value: object, name: str, length: int) -> list[Any]:
     if not isinstance(value, list):
         raise BadRow("bad_tokens", f"{name} is {kind_of(value)}, expected a list")
     if len(value) != length:

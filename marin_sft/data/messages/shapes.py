@@ -1,12 +1,13 @@
-"""The shapes that rows come in: the keys that tell them, and who reads them. To add one, add a line to SHAPES."""
+"""The shapes of rows: the keys that identify them, and their readers. To add a shape, add a line to SHAPES."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.dialogues import (
     Fields,
     may_rate,
@@ -27,7 +28,7 @@ from marin_sft.data.messages.turns import MessageFormat
 
 
 class Slot(NamedTuple):
-    """`field` is the name by which the reader knows what stands under one of `keys` in a row."""
+    """A value of a row: `field` is its name for the reader, `keys` its possible keys in the row."""
 
     field: str
     keys: tuple[str, ...]
@@ -42,17 +43,19 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Shape:
-    """`needs` and `takes`: the keys that a row must have, and may have (see `Slot.of`); others are ignored.
+    """One shape of rows.
 
-    `of_rated_rows`: found only in rows that are rated.
-    `rank`: of the shapes found in a row, only those of the highest rank count.
-    `named_only`: never found, only named: its keys mean something else in most rows.
+    needs: keys that a row must have (see `Slot.of`).
+    takes: keys that a row may have. Others are ignored.
+    rank: of the shapes that fit a row, only those with the highest rank count.
+    named_only: used only if the format names it: in most rows, its keys mean something else.
+    of_rated_rows: only for rated rows.
     """
 
     name: str
     needs: tuple[str, ...]
     takes: tuple[str, ...]
-    read: Callable[[Fields, MessageFormat], Example | list[Any]]
+    read: Callable[[Fields, MessageFormat], Example | list[Example]]
     about: str
     aliases: tuple[str, ...] = ()
     rank: int = 0
@@ -72,13 +75,13 @@ class Shape:
         return frozenset(key for slot in self.slots for key in slot.keys)
 
 
-def is_rated(row: dict[str, Any]) -> bool:
-    """Whether `row` says how good it is. A `label` is many things in other data sets; `kto_tag` is nothing else."""
+def is_rated(row: Json) -> bool:
+    """Whether `row` says how good it is. A bool `label` or `desirable` is a rating; so is any `kto_tag`."""
     return "kto_tag" in row or any(isinstance(row.get(key), bool) for key in ("label", "desirable"))
 
 
-def may_be_rated(row: dict[str, Any]) -> bool:
-    """Whether the `label` of `row` may be a rating that went through a format without booleans, or a class."""
+def may_be_rated(row: Json) -> bool:
+    """Whether the `label` of `row` may be a rating, from a file format without booleans. It may also be a class."""
     return not is_rated(row) and may_rate(row.get("label"))
 
 
@@ -124,8 +127,16 @@ SHAPES = (
           rated(read_instruction), "like prompt_response, and whether the response is good", of_rated_rows=True),
     Shape("rated_answer", ("question", "answer|response", _LABEL), ("context|article", *_CHAT), rated(read_question),
           "like question_answer, and whether the answer is good", of_rated_rows=True),
+    Shape("question_output", ("question", "answer=output"), ("context|article", *_CHAT), read_question,
+          "like question_answer", rank=-1),
+    Shape("prompt_output", ("instruction=prompt", "output|answer"), ("input", "history", *_CHAT), read_instruction,
+          "like prompt_response", rank=-1),
+    Shape("rated_question_output", ("question", "answer=output", _LABEL), ("context|article", *_CHAT),
+          rated(read_question), "like question_output, and whether the output is good", rank=-1, of_rated_rows=True),
+    Shape("rated_prompt_output", ("instruction=prompt", "output|answer", _LABEL), ("input", "history", *_CHAT),
+          rated(read_instruction), "like prompt_output, and whether the output is good", rank=-1, of_rated_rows=True),
     Shape("text", ("text",), (), read_text,
-          "plain text, all of it trained", ("completion",), rank=-1),
+          "plain text, all of it trained", ("completion",), rank=-2),
     Shape("jeopardy", ("instruction=question", "output=answer"), ("input=category", *_CHAT), read_instruction,
           "a question, its category below it, and an answer", named_only=True),
     Shape("multiple_choice", ("question", "choices"), ("solution", "explanation", *_CHAT), read_multiple_choice,

@@ -1,7 +1,7 @@
-"""Tools and calls of them, as people write them -> OpenAI's form, with arguments as objects.
+"""Tools and tool calls in any common spelling -> OpenAI's form, with arguments as objects.
 
-JSON strings are parsed once, key order is kept. Arrow fills the keys that a struct lacks with null, so null keys of
-objects are left out at any depth; those of a JSON string are the author's own and stay.
+JSON strings are parsed once, and the order of keys is kept. Arrow fills missing keys of a struct with nulls, so null
+keys of objects are left out at any depth. Nulls in a JSON string are the author's own, and stay.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow
 
 ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")  # OpenAI's, Llama's, LangChain's, Anthropic's
 
 _MAX_DEPTH = 64
-Json = dict[str, Any]
 
 
-def text_of(value: Any, where: str, reason: str = "bad_messages") -> str:
+def text_of(value: object, where: str, reason: str = "bad_messages") -> str:
     """`value`, if it is a string that can be tokenized.
 
     Raises:
-        BadRow: `reason`, or `invalid_unicode` for half a surrogate pair, which no tokenizer takes.
+        BadRow: `reason`, or `invalid_unicode` for a lone surrogate, which no tokenizer takes.
     """
     if not isinstance(value, str):
         raise BadRow(reason, f"{where} is {kind_of(value)}, expected a string")
@@ -32,7 +32,7 @@ def text_of(value: Any, where: str, reason: str = "bad_messages") -> str:
 
 
 def can_be_encoded(text: str) -> bool:
-    """Whether `text` is valid Unicode: has no half of a surrogate pair."""
+    """Whether `text` is valid Unicode, without lone surrogates."""
     if not text.isascii():
         try:
             text.encode()
@@ -41,16 +41,16 @@ def can_be_encoded(text: str) -> bool:
     return True
 
 
-def kind_of(value: Any) -> str:
-    """What JSON calls a value of this type, with an article."""
+def kind_of(value: object) -> str:
+    """The JSON name of a value's type, with an article."""
     names = {type(None): "null", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
     if isinstance(value, int | float) and not isinstance(value, bool):
         return "a number"
     return names.get(type(value), f"a {type(value).__name__}")
 
 
-def without_nulls(value: Any, where: str, reason: str, depth: int = 0) -> Any:
-    """A JSON value without the null keys of its objects. Raises BadRow for what is no JSON."""
+def without_nulls(value: object, where: str, reason: str, depth: int = 0) -> Any:
+    """A JSON value without the null keys of its objects. Raises BadRow for anything but JSON."""
     if depth > _MAX_DEPTH:
         raise BadRow(reason, f"{where} is nested more than {_MAX_DEPTH} deep")
     if isinstance(value, dict):
@@ -63,11 +63,11 @@ def without_nulls(value: Any, where: str, reason: str, depth: int = 0) -> Any:
     return text_of(value, where, reason)
 
 
-def tools_of(value: Any) -> list[Json] | None:
-    """The tools of a row: a list, or a JSON string of one. None where there are none.
+def tools_of(value: object) -> list[Json] | None:
+    """The tools of a row, given as a list or as a JSON string of one. None if there are none.
 
-    A bare function description is put into `{"type": "function", "function": ...}`, which is what templates expect and
-    what servers pass them. Raises BadRow `bad_tools`.
+    A bare function description is wrapped in `{"type": "function", "function": ...}`, as templates expect it and
+    servers pass it. Raises BadRow `bad_tools`.
     """
     tools = _json_of(value, "tools", "bad_tools") if value else None
     if not tools:
@@ -77,24 +77,24 @@ def tools_of(value: Any) -> list[Json] | None:
     return [tool if "name" not in tool or "type" in tool else {"type": "function", "function": tool} for tool in tools]
 
 
-def tool_calls_of(value: Any, where: str) -> list[Json]:
+def tool_calls_of(value: object, where: str) -> list[Json]:
     """Calls as `{"type": "function", "function": {"name", "arguments": {...}}, "id"?}`.
 
-    `value`: a call or a list of calls, or a JSON string of that. Raises BadRow `bad_tool_call`.
+    `value`: a call, a list of calls, or a JSON string of either. Raises BadRow `bad_tool_call`.
     """
     calls, written = _json_of(value, where, "bad_tool_call"), isinstance(value, str)
     return [_call(call, where, written) for call in (calls if isinstance(calls, list) else [calls])]
 
 
 def _call(call: Any, where: str, written: bool) -> Json:
-    """`written`: the call comes from a JSON string, whose nulls stay."""
+    """`written`: the call comes from a JSON string, so its nulls stay."""
     written = written or isinstance(call, str)
     call = _json_of(call, where, "bad_tool_call", written)
     if isinstance(call, dict) and "function" not in call:
         named = {key: value for key, value in call.items() if key not in ("id", "type")}
         call = {**{key: value for key, value in call.items() if key not in named}, "function": named}
     function = call.get("function") if isinstance(call, dict) else None
-    if isinstance(function, dict):  # some write the arguments beside it
+    if isinstance(function, dict):  # some rows have the arguments next to it
         function = {**{key: call[key] for key in ARGUMENT_KEYS if key in call}, **function}
         call = {key: value for key, value in call.items() if key not in ARGUMENT_KEYS}
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -110,10 +110,10 @@ def _call(call: Any, where: str, written: bool) -> Json:
 
 
 def _key_of_arguments(function: Json, where: str) -> str:
-    """Where `function` holds its arguments. Raises BadRow where more than one key, or an unknown one, may hold them."""
+    """The key of the arguments in `function`. Raises BadRow if several keys, or an unknown one, may hold them."""
     given = [key for key in ARGUMENT_KEYS if function.get(key) not in (None, "")]
     filled = [key for key in given if function[key] not in ({}, "{}")]
-    if "arguments" in filled:  # beside them, `parameters` may be the tool's schema
+    if "arguments" in filled:  # then `parameters` may be the tool's schema
         filled = [key for key in filled if not _is_schema(function[key])]
     differ = any(function[key] != function[filled[0]] for key in filled[1:])
     if differ or (filled and "arguments" in given and "arguments" not in filled):
@@ -131,16 +131,16 @@ def _key_of_arguments(function: Json, where: str) -> str:
     return (filled or given or ["arguments"])[0]
 
 
-def _is_schema(value: Any) -> bool:
+def _is_schema(value: object) -> bool:
     return isinstance(value, dict) and (value.get("type") == "object" or "properties" in value)
 
 
-def _may_be_arguments(value: Any) -> bool:
+def _may_be_arguments(value: object) -> bool:
     return bool(value) and (isinstance(value, dict) or (isinstance(value, str) and value.lstrip().startswith("{")))
 
 
-def _json_of(value: Any, where: str, reason: str, written: bool = False) -> Any:
-    """`value`, or what it says where it is a JSON string. `written`: it is a part of such a string itself."""
+def _json_of(value: object, where: str, reason: str, written: bool = False) -> Any:
+    """`value`, parsed if it is a JSON string. `written`: it is a part of such a string itself."""
     if not isinstance(value, str):
         checked = without_nulls(value, where, reason)
         return value if written else checked
@@ -148,9 +148,9 @@ def _json_of(value: Any, where: str, reason: str, written: bool = False) -> Any:
         parsed = json.loads(text_of(value, where, reason))
     except (ValueError, RecursionError) as error:
         raise BadRow(reason, f"{where}: expected JSON ({error}), got {_short(value)}") from None
-    without_nulls(parsed, where, reason)  # for its checks alone: these nulls stay
+    without_nulls(parsed, where, reason)  # only to check it: these nulls stay
     return parsed
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return repr(value)[:80]

@@ -1,6 +1,6 @@
 """A list of messages as people write it -> messages in normal form.
 
-Roles and contents stand under `role` and `content`, or `from` and `value` (ShareGPT), or what the format's columns say.
+Roles and contents are under `role` and `content`, `from` and `value` (ShareGPT), or the format's columns.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow, Message
 from marin_sft.data.messages.tool_calls import can_be_encoded, kind_of, text_of, tool_calls_of, without_nulls
 
 TOOL_CALL = "tool_call"
-"""The role of a turn that is nothing but calls of tools, as ShareGPT has it; it becomes an assistant turn."""
+"""The role of a ShareGPT turn that only calls tools. It becomes an assistant turn."""
 
 ROLES: dict[str, tuple[str, ...]] = {
     "user": ("user", "human"),
@@ -23,7 +24,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "environment": ("environment",),  # what OLMo 3's template calls a tool
     TOOL_CALL: (TOOL_CALL, "function_call"),
 }
-"""Which names in rows mean which role, before the format's own."""
+"""Names of each role in rows. The format may add more."""
 
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
 _SYSTEM_ROLES = ("system", "developer")
@@ -31,16 +32,16 @@ _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _REASONING_PARTS = ("reasoning", "thinking")
 _TRAIN_KEYS = ("train", "loss_weight", "weight", "trainable")  # ours and axolotl's, LLaMA-Factory's, OpenAI's, others'
 _OWN_KEYS = frozenset(("role", "content", *_REASONING_KEYS, "tool_calls", "tool_call_id", "name", "train"))
-"""Of messages in normal form."""
+"""The keys of messages in normal form."""
 _READ_KEYS = frozenset((*_OWN_KEYS, *ROLE_KEYS, *CONTENT_KEYS, *_TRAIN_KEYS, "train_detail", "loss", "function_call"))
 
 
 class MessageFormat(Protocol):
-    """What the user says of the messages in rows; the rest of a `ChatLmDatasetFormat` is about other things."""
+    """What the user says about messages: the part of a `ChatLmDatasetFormat` that is needed here."""
 
     @property
     def roles(self) -> dict[str, str]:
-        """From the role names of the rows to those of the template."""
+        """{role name in the rows: role name for the template}."""
         ...
 
     @property
@@ -56,8 +57,10 @@ class MessageFormat(Protocol):
     def drop_system(self) -> bool: ...
 
 
-def turns_of(value: Any, format: MessageFormat, where: str = "messages", speaker: str | None = None) -> list[Message]:
-    """The turns in `value`: a list of messages, or, where there is a `speaker`, one message or a string that is theirs.
+def turns_of(
+    value: object, format: MessageFormat, where: str = "messages", speaker: str | None = None
+) -> list[Message]:
+    """The turns in `value`: a list of messages or, with a `speaker`, a message or a string of theirs.
 
     Raises:
         BadRow: `empty_dialogue`, `bad_messages`, `null_content`, `bad_content`, `unknown_role`, `bad_tool_call`,
@@ -78,8 +81,8 @@ def turns_of(value: Any, format: MessageFormat, where: str = "messages", speaker
     return [_plain_turn(raw, roles) or _turn(raw, format, f"{where}[{index}]") for index, raw in enumerate(value)]
 
 
-def with_system(turns: list[Message], column: Any, format: MessageFormat) -> list[Message]:
-    """`turns` with the system turn that they should have: their own, else the row's `column`, else the format's."""
+def with_system(turns: list[Message], column: object, format: MessageFormat) -> list[Message]:
+    """`turns` with a system turn: their own, else the row's `column`, else the format's default."""
     if format.drop_system:
         turns = [turn for turn in turns if turn["role"] not in _SYSTEM_ROLES]
         column = None
@@ -92,17 +95,17 @@ def with_system(turns: list[Message], column: Any, format: MessageFormat) -> lis
 
 
 def untrained(turns: Sequence[Message]) -> list[Message]:
-    """`turns` in which the assistant is not trained, but where a message says otherwise itself."""
+    """`turns` without training on the assistant, except where a message's own `train` flag says so."""
     return [{"train": False, **turn} if turn["role"] == "assistant" else turn for turn in turns]
 
 
 def other_keys(message: Message) -> frozenset[str]:
-    """The keys of a message that mean something to some templates only."""
+    """The keys of a message that only some templates know."""
     return frozenset(message) - _OWN_KEYS
 
 
-def without_other_keys(value: Any) -> Any:
-    """A JSON value in which messages have no keys but those that every template knows."""
+def without_other_keys(value: object) -> object:
+    """A JSON value whose messages keep only the keys that every template knows."""
     if isinstance(value, dict):
         known = _OWN_KEYS if {"role", "content"} <= value.keys() else value.keys()
         return {key: without_other_keys(item) for key, item in value.items() if key in known}
@@ -110,18 +113,15 @@ def without_other_keys(value: Any) -> Any:
 
 
 def same_turn(one: Message, other: Message) -> bool:
-    """Whether two messages say the same. What other keys hold, mostly ids and times, counts where they say nothing."""
+    """Whether two messages say the same. Other keys, often ids and times, count only for messages that say nothing."""
     says = any(one.get(key) for key in ("content", "tool_calls", *_REASONING_KEYS))
     if not says or len(one) == len(other) == 2:
         return one == other
     return all(one.get(key) == other.get(key) for key in _OWN_KEYS)
 
 
-def _plain_turn(raw: Any, roles: Mapping[str, str]) -> Message | None:
-    """What `_turn` makes of a message that is no more than a role and a text, as most are, for a tenth of its time.
-
-    None for any other message, and for one that is wrong.
-    """
+def _plain_turn(raw: object, roles: Mapping[str, str]) -> Message | None:
+    """`_turn` in a tenth of the time, for messages with only a role and a text, as most are. None for others."""
     if not isinstance(raw, dict) or len(raw) != 2:
         return None
     name, content = raw.get("role"), raw.get("content")
@@ -133,7 +133,7 @@ def _plain_turn(raw: Any, roles: Mapping[str, str]) -> Message | None:
     return {"role": role, "content": content} if role and role != TOOL_CALL else None
 
 
-def _turn(raw: Any, format: MessageFormat, where: str) -> Message:
+def _turn(raw: object, format: MessageFormat, where: str) -> Message:
     if not isinstance(raw, dict):
         raise BadRow("bad_messages", f"{where} is {kind_of(raw)}, expected an object with a role and a content")
     role, content = _role(raw, format, where), _one_of(raw, format.content_keys, where)
@@ -152,7 +152,7 @@ def _turn(raw: Any, format: MessageFormat, where: str) -> Message:
 
 
 def _other(raw: Message, format: MessageFormat) -> Message:
-    """What else a message holds: the template may read it. Bytes, times and the like are no JSON and left out."""
+    """The other keys of a message: the template may read them. Values that JSON lacks, such as bytes, are left out."""
     read = _READ_KEYS.union(format.role_keys, format.content_keys)
     kept: Message = {}
     for key, value in raw.items():
@@ -179,8 +179,8 @@ def _role(raw: Message, format: MessageFormat, where: str) -> str:
     return format.roles[name]
 
 
-def _said(raw: Message, content: Any, where: str) -> Message:
-    """The content and the calls of a message. A message that calls tools need not say anything."""
+def _said(raw: Message, content: object, where: str) -> Message:
+    """The content and the calls of a message. A message that calls tools may have no content."""
     spellings = {key: raw[key] for key in ("tool_calls", "function_call") if raw.get(key) not in (None, [], {}, "")}
     if len(spellings) > 1:  # the second is OpenAI's older spelling
         _require_same({key: _called(tool_calls_of(value, f"{where}.{key}")) for key, value in spellings.items()}, where)
@@ -200,7 +200,7 @@ def _said(raw: Message, content: Any, where: str) -> Message:
 
 
 def _joined_parts(parts: list[Any], where: str) -> Message:
-    """Typed parts, `[{"type": "text", "text" | "value": ...}]`. Texts are joined as templates do, with no space."""
+    """Typed parts, `[{"type": "text", "text" | "value": ...}]`. Texts are joined without a space, as templates do."""
     texts, reasoning, calls = [], [], []
     for index, part in enumerate(parts):
         at = f"{where} part {index}"
@@ -224,7 +224,7 @@ def _joined_parts(parts: list[Any], where: str) -> Message:
 
 def _train(raw: Message, where: str) -> bool | None:
     flags = {key: raw[key] for key in _TRAIN_KEYS if raw.get(key) is not None}
-    if isinstance(raw.get("loss"), bool):  # a number under this name is a measurement
+    if isinstance(raw.get("loss"), bool):  # a number here is a measured loss
         flags["loss"] = raw["loss"]
     for key, flag in flags.items():
         if not isinstance(flag, bool | int | float) or flag not in (0, 1):
@@ -236,19 +236,19 @@ def _train(raw: Message, where: str) -> bool | None:
     return next((bool(flag) for flag in flags.values()), None)
 
 
-def _one_of(raw: Message, keys: Sequence[str], where: str) -> Any:
-    """What `raw` has under one of `keys`. Raises BadRow where it says different things under two of them."""
+def _one_of(raw: Message, keys: Sequence[str], where: str) -> object:
+    """The value of `raw` under one of `keys`. Raises BadRow if two of them have different values."""
     given = {key: raw[key] for key in keys if raw.get(key) is not None}
     _require_same(given, where)
     return next(iter(given.values()), None)
 
 
-def _require_same(given: Mapping[str, Any], where: str) -> None:
-    """Raise BadRow unless all values are equal: to take one of them would lose the others without a word."""
+def _require_same(given: Mapping[str, object], where: str) -> None:
+    """Raise BadRow unless all values are equal: to take one would silently drop the others."""
     first = next(iter(given.values()), None)
     if any(value != first for value in given.values()):
         raise BadRow("ambiguous_format", f"{where}: {' and '.join(given)} say different things; expected one of them")
 
 
-def _called(calls: list[dict[str, Any]]) -> list[Any]:
+def _called(calls: list[Json]) -> list[object]:
     return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from marin_sft.data.chat.alignment import TokenRow
+from marin_sft.data.files import Json
 from marin_sft.data.packing.over_length import Pieces, pieces
 from marin_sft.data.packing.packs import pack
 from marin_sft.data.packing.rows import Rows
@@ -43,7 +44,7 @@ class PackedRows(Rows):
         """Documents can have all that a mixture of them can ask for."""
 
     @classmethod
-    def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[PackedRows, dict[str, Any]]:
+    def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[PackedRows, Json]:
         chosen, seq_len, over_length = selection.chosen, config.seq_len, config.data.over_length
         try:
             some = pieces(selection.cache.lengths[chosen], seq_len, over_length)

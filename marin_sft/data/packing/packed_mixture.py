@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from marin_sft.data.files import read_json
+from marin_sft.data.files import Json, read_json
 from marin_sft.data.packing.documents import PackedRows
 from marin_sft.data.packing.pairs import PairRows
 from marin_sft.data.packing.rows import Rows
@@ -27,7 +27,7 @@ class PackedMixture:
 
     path: str
     tokenized: Mapping[str, str]
-    about: Mapping[str, Any]
+    about: Json
 
     @staticmethod
     def open(path: str, tokenized: Mapping[str, str]) -> PackedMixture:

@@ -9,11 +9,12 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from marin_sft.data.chat.alignment import TokenRow
+from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.packing.pair_limits import Kept, PairLimits
 from marin_sft.data.packing.rows import Rows
@@ -60,7 +61,7 @@ class PairRows(Rows):
         _limits(config)
 
     @classmethod
-    def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[PairRows, dict[str, Any]]:
+    def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[PairRows, Json]:
         """Of `truncated_...` the counts are pairs of which a branch is cut there."""
         limits, counts = _limits(config), Counter[str]()
         rows = _rows(selection, limits, counts)

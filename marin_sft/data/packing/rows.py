@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
-from marin_sft.data.files import read_array, write_array
+from marin_sft.data.files import Json, read_array, write_array
 from marin_sft.data.packing.selection import Selection
 from marin_sft.data.step_configs import MixtureConfig
 
@@ -44,7 +44,7 @@ class Rows(ABC):
 
     @classmethod
     @abstractmethod
-    def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[Self, dict[str, Any]]:
+    def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[Self, Json]:
         """What is trained of the selected documents of component `name`, and its counts.
 
         Raises:

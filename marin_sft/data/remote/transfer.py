@@ -15,10 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
 from marin_sft.errors import DataError
 from marin_sft.paths import file_system
+
+if TYPE_CHECKING:
+    from fsspec.spec import AbstractBufferedFile
 
 MAX_TRIES = 8
 """In a row, without a byte of progress."""
@@ -186,7 +189,7 @@ class _Arrived:
 
 
 def _transfer(
-    file: RemoteFile, arrived: _Arrived, sink: Any, sleep: Callable[[float], None], moved: Callable[[int], None]
+    file: RemoteFile, arrived: _Arrived, sink: BinaryIO, sleep: Callable[[float], None], moved: Callable[[int], None]
 ) -> None:
     """Write what is missing to `sink`, asking again for the rest whenever it breaks off."""
     attempt = 0
@@ -223,7 +226,7 @@ def _link_or_copy(there: str, path: str) -> None:
         os.replace(path + PART, path)
 
 
-def _discard(sink: Any) -> None:
+def _discard(sink: AbstractBufferedFile) -> None:
     """Let go of a file of an object store that is being written, so that nothing of it appears."""
     sink.discard()
     sink.closed = True  # or it is written after all when it is collected

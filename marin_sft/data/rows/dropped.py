@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from typing import Any
 
-from marin_sft.data.files import write_json_lines
+from marin_sft.data.files import Json, write_json_lines
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError
@@ -29,7 +28,7 @@ class Dropped:
     """`counts` by reason; `samples`: the first rows of each reason, in order; `paths` of their files, in the same."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[Json] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
 
     def add(self, source: SourceRow, bad: BadRow, **where: str) -> None:
@@ -99,7 +98,7 @@ def _telling(dropped: Dropped) -> list[str]:
     return [line for turn in in_turn for line in turn if line][:_SHOWN]
 
 
-def _sample(source: SourceRow, bad: BadRow) -> dict[str, Any]:
+def _sample(source: SourceRow, bad: BadRow) -> Json:
     """What a person needs to find and judge a dropped row. No full path: the output must not depend on places."""
     try:
         text = "" if isinstance(source.row, BadRow) else json.dumps(source.row, ensure_ascii=False, default=str)

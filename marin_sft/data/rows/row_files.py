@@ -18,13 +18,13 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from marin_sft.data.files import errors_of_reading, open_file
+from marin_sft.data.files import Json, errors_of_reading, open_file
 from marin_sft.data.rows.saved_datasets import without_descriptions
 from marin_sft.data.rows.source_rows import SourceFile, SourceRow
 from marin_sft.data.rows.text_rows import (
@@ -39,7 +39,7 @@ from marin_sft.data.rows.text_rows import (
 from marin_sft.errors import DataError
 from marin_sft.paths import Found, file_system, find, local_path, nearest_path
 
-_TEXTS = {
+_TEXTS: dict[str, Callable[[BinaryIO], Iterator[RawRow]]] = {
     ".jsonl": json_line_rows,
     ".ndjson": json_line_rows,
     ".json": json_rows,
@@ -183,7 +183,7 @@ def _raw_rows(file: SourceFile) -> Iterator[RawRow]:
 
 
 @contextlib.contextmanager
-def _reading(file: SourceFile) -> Iterator[Any]:
+def _reading(file: SourceFile) -> Iterator[BinaryIO]:
     """The open file; what goes wrong inside is a DataError that names it."""
     try:
         with _opened(file.path) as stream:
@@ -231,7 +231,7 @@ def _name(path: str) -> str:
     return urlsplit(path).path if path.startswith(("https://", "http://")) else path
 
 
-def write_shard(directory: str, index: int, rows: Iterable[dict[str, Any]]) -> str:
+def write_shard(directory: str, index: int, rows: Iterable[Json]) -> str:
     """Write `{directory}/shard_{index:05d}.jsonl.gz` and return its path. The same rows give the same bytes."""
     path = f"{directory.rstrip('/')}/shard_{index:05d}.jsonl.gz"
     with open_file(path, "wb") as raw:
@@ -242,7 +242,7 @@ def write_shard(directory: str, index: int, rows: Iterable[dict[str, Any]]) -> s
     return path
 
 
-def write_rows(directory: str, rows: Iterable[dict[str, Any]], rows_per_shard: int = 5000) -> list[str]:
+def write_rows(directory: str, rows: Iterable[Json], rows_per_shard: int = 5000) -> list[str]:
     """Write all `rows` as `shard_00000.jsonl.gz` and so on below `directory`; their paths. No rows: one empty shard."""
     rows = iter(rows)
     paths = [write_shard(directory, 0, islice(rows, rows_per_shard))]

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from marin_sft.data.files import open_file, read_json
 from marin_sft.data.rows.row_files import count_rows, files_below, is_readable
@@ -22,6 +22,9 @@ from marin_sft.data.rows.saved_datasets import saved_splits
 from marin_sft.data.rows.source_rows import SourceFile, Span
 from marin_sft.errors import DataError
 from marin_sft.execution.shards import map_shards
+
+if TYPE_CHECKING:
+    from datasets import BuilderConfig
 
 # Files whose text decides on subsets and splits.
 _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
@@ -121,7 +124,7 @@ def _refuse_script(directory: str, files: dict[str, SourceFile]) -> None:
         )
 
 
-def _refuse_parameters(directory: str, config: Any) -> None:
+def _refuse_parameters(directory: str, config: BuilderConfig) -> None:
     plain = type(config)()
     changed = [
         field.name

@@ -36,7 +36,7 @@ def count_rows(path: str, kind: str) -> int:
         return sum(batch.num_rows for batch in _arrow_batches(stream))
 
 
-def read_rows(path: str, kind: str, start: int, stop: int | None) -> Iterator[tuple[int, Any]]:
+def read_rows(path: str, kind: str, start: int, stop: int | None) -> Iterator[tuple[int, object]]:
     """(row number from 1, row) of rows `start` to `stop`, counted from 0. A row with text that is no UTF-8 is a BadRow.
 
     Raises:
@@ -54,7 +54,7 @@ def read_rows(path: str, kind: str, start: int, stop: int | None) -> Iterator[tu
 
 
 @contextlib.contextmanager
-def _reading(path: str) -> Iterator[Any]:
+def _reading(path: str) -> Iterator[pa.NativeFile]:
     try:
         if "://" in path:
             with open_file(path, "rb") as raw:
@@ -66,7 +66,7 @@ def _reading(path: str) -> Iterator[Any]:
         raise DataError(f"{path}: cannot be read to its end ({error}); write or fetch it again") from error
 
 
-def _parquet_batches(stream: Any, start: int, stop: int | None) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _parquet_batches(stream: pa.NativeFile, start: int, stop: int | None) -> Iterator[tuple[int, pa.RecordBatch]]:
     """(number of its first row, batch) of the row groups that have rows from `start` to `stop`."""
     # Buffered reads and no pre-buffering: a row group is never in memory as a whole.
     file = pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
@@ -81,7 +81,7 @@ def _parquet_batches(stream: Any, start: int, stop: int | None) -> Iterator[tupl
         first += rows
 
 
-def _numbered(stream: Any) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _numbered(stream: pa.NativeFile) -> Iterator[tuple[int, pa.RecordBatch]]:
     first = 0
     for batch in _arrow_batches(stream):
         for at in range(0, batch.num_rows, _ROWS_AT_ONCE):
@@ -89,7 +89,7 @@ def _numbered(stream: Any) -> Iterator[tuple[int, pa.RecordBatch]]:
         first += batch.num_rows
 
 
-def _arrow_batches(stream: Any) -> Iterator[pa.RecordBatch]:
+def _arrow_batches(stream: pa.NativeFile) -> Iterator[pa.RecordBatch]:
     """Of an IPC file, or of a stream.
 
     Raises:
@@ -136,7 +136,7 @@ def _as_bytes(type: pa.DataType) -> pa.DataType:
     return type
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[Any]:
+def _rows(batch: pa.RecordBatch) -> Iterator[object]:
     names = batch.schema.names
     if len(set(names)) < len(names):
         raise DataError(f"got columns {names}, expected a name only once")
@@ -205,5 +205,5 @@ _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list,
 _BINARIES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 
 
-def _same(value: Any) -> Any:
+def _same(value: object) -> object:
     return value

@@ -20,7 +20,7 @@ from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.messages.shapes import KEYS
 from marin_sft.data.messages.tool_calls import can_be_encoded
 
-RawRow = tuple[int, Any]
+RawRow = tuple[int, object]
 _HEAD, _CHUNK = 1000, 1 << 20
 _DATA_LIST = re.compile(r'\s*\{\s*"data"\s*:\s*\[')
 _LIST = re.compile(r"\s*\[")
@@ -31,7 +31,7 @@ _SPACE = re.compile(r"\s*")
 _CUT = 16
 
 
-def parsed_row(raw: Any) -> Any:
+def parsed_row(raw: object) -> object:
     if not isinstance(raw, bytes):
         return raw
     try:
@@ -44,7 +44,7 @@ def parsed_row(raw: Any) -> Any:
         return BadRow("invalid_json", str(error))
 
 
-def _value_of_line(raw: bytes) -> Any:
+def _value_of_line(raw: bytes) -> object:
     """The value of a line as it should be: UTF-8 with nothing before the value. Raises ValueError for any other."""
     text = raw.decode()
     value, end = _DECODER.raw_decode(text)
@@ -53,7 +53,7 @@ def _value_of_line(raw: bytes) -> Any:
     return value
 
 
-def _checked(row: Any, escaped: bool) -> Any:
+def _checked(row: object, escaped: bool) -> object:
     """`row`, or a BadRow if it has half of a surrogate pair, which no file can hold. `escaped`: it may have."""
     try:
         if escaped:
@@ -63,7 +63,7 @@ def _checked(row: Any, escaped: bool) -> Any:
     return row
 
 
-def json_line_rows(stream: Iterable[bytes]) -> Iterator[RawRow]:
+def json_line_rows(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank; a mark at the beginning that says UTF-8 is left out."""
     for number, line in enumerate(stream, 1):
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line

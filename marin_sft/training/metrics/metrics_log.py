@@ -39,6 +39,11 @@ class MetricsLog:
     def flush(self) -> None:
         self._write(NAME, self._lines)
 
+    def copy_to(self, directory: str) -> None:
+        """Write all lines so far to `{directory}/metrics.jsonl` as well."""
+        if self._writes:
+            disk.write_whole(f"{directory}/{NAME}", "".join(line + "\n" for line in self._lines))
+
     def diverged(self, loss: float) -> float | None:
         """The first loss of the run, where `loss` is far above it."""
         first: float = json.loads(self._lines[0])["loss"] if self._lines else loss
@@ -50,8 +55,9 @@ class MetricsLog:
         self.flush()
         last = json.loads(self._lines[-1])
         first = self.diverged(last["loss"])
-        told = {**last, **({} if first is None else {"first_loss": first})}
-        names = ("loss", "first_loss", "validation/loss", "epoch", "step", "tokens", "trained_tokens")
+        told = {**json.loads(self._lines[0]), **last, **({} if first is None else {"first_loss": first})}
+        losses = ("loss", "first_loss", "before/validation/loss", "validation/loss")
+        names = (*losses, "epoch", "step", "tokens", "trained_tokens")
         summary = {**{name: told[name] for name in names if name in told}, **figures}
         self._write(SUMMARY, [json.dumps(summary)])
 

@@ -24,6 +24,9 @@ class ReportingSettings:
     steps_per_log: int = execution_only(default=10)
     """Steps between two lines of metrics.jsonl."""
 
+    steps_per_report: int | None = execution_only(default=None)
+    """Steps between two reports to the trackers. None: as `steps_per_log`."""
+
     trackers: tuple[TrackerConfig, ...] = execution_only(default=())
     """Where metrics go besides metrics.jsonl, see `trackers`."""
 
@@ -43,6 +46,8 @@ class ReportingSettings:
     def check_reporting(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
         require(self, "steps_per_log", self.steps_per_log >= 1, "at least 1")
+        reports = self.steps_per_report
+        require(self, "steps_per_report", reports is None or reports >= 1, "at least 1, or None")
         require(self, "progress_bar", self.progress_bar in STYLES, f"one of {', '.join(STYLES)}")
         require(self, "track_memory", self.track_memory >= 0, "True, False, or seconds")
         every = self.weight_distribution_log_steps
@@ -51,6 +56,14 @@ class ReportingSettings:
         require(self, "weight_distribution_log_steps", heard, "None without trackers, to which distributions go")
         require_pattern(self, "weight_distribution_pattern", self.weight_distribution_pattern)
         check_trackers(self.trackers)
+
+    def logs(self, step: int) -> bool:
+        """Whether metrics.jsonl gets a line for this step."""
+        return step == 1 or step % self.steps_per_log == 0
+
+    def reports(self, step: int) -> bool:
+        """Whether the trackers get the figures of this step."""
+        return self.logs(step) if self.steps_per_report is None else step == 1 or step % self.steps_per_report == 0
 
     def report(
         self,
@@ -107,13 +120,18 @@ class Report:
         self._first_process, self._told = first_process, False
         self._trackers, self._progress_bar, self._memory = trackers, progress_bar, memory
 
-    def add(self, metrics: Mapping[str, float | None]) -> None:
-        """`metrics` of a logged step, "step" among them; null where a figure is not known."""
+    def add(self, metrics: Mapping[str, float | None], *, logged: bool = True, reported: bool = True) -> None:
+        """`metrics` of a step, "step" among them; null where a figure is not known.
+
+        logged: write them to metrics.jsonl. reported: hand them to the trackers.
+        """
         metrics = {**metrics, **(self._memory.figures() if self._memory else {})}
         self._tell_if_diverged(metrics)
-        self.log.add(metrics)
-        self._trackers.log(int(metrics["step"] or 0), metrics)
-        self._progress_bar.update(metrics)
+        if logged:
+            self.log.add(metrics)
+            self._progress_bar.update(metrics)
+        if reported:
+            self._trackers.log(int(metrics["step"] or 0), metrics)
 
     def add_weights(self, step: int, figures: Mapping[str, float], histograms: Histograms) -> None:
         """To the trackers alone: there are many of them."""

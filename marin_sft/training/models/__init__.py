@@ -1,16 +1,16 @@
-"""Models: their shapes, and the way from a directory of Hugging Face's to a model of Levanter's and back.
+"""Models: their shapes, and the way from a Hugging Face directory to a Levanter model and back.
 
     shapes          the shape of a model, as light values
     families        which models can be trained, by their `config.json`
-    architectures   a `config.json` -> a model config of Levanter's (gemma: one of those); levanter_configs: to a shape
-    model_directory a model's directory, to read and to write; of what is in it:
+    architectures   a `config.json` -> a Levanter config (gemma: some of those); levanter_configs: back to a shape
+    model_directory reads and writes a model's directory. Its parts:
                     model_config, stored_tensors, generation (which tokens end an answer), peft_directory (an adapter)
     tensor_names    what Levanter calls the tensors
     levanter_model  a directory -> a model on the devices, and back
     model_check     whether a downloaded model is what the experiment says
     random_model    the step: a model with random weights
-    reinit          embeddings of named tokens made anew
-    lora            low-rank adapters in a model; adapted_weights: base and adapter put together
+    reinit          new embeddings for named tokens
+    lora            low-rank adapters in a model; adapted_weights: base and adapter merged
 
 Importing this package loads no JAX.
 """

@@ -1,4 +1,4 @@
-"""Adapters in numpy: how they start, and the weights of the model that base and adapter make together. No JAX."""
+"""Adapters in numpy: their initial tensors, and base and adapter merged into one model. No JAX."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from marin_sft.training.models.stored_tensors import LazyTensors, shapes_of
 def starting_tensors(
     config: LoraConfig, layers: Sequence[str], weights: Mapping[str, np.ndarray], seed: int
 ) -> Mapping[str, np.ndarray]:
-    """What the adapter of `layers` of the model with these `weights` starts as: float32, by name as in `Adapter`.
+    """The initial tensors of an adapter for `layers` of the model with these `weights`: float32, named as in `Adapter`.
 
-    That of `adapter_path`; or a new one, which changes nothing as B = 0. The same seed gives the same.
+    They come from `adapter_path`, or are new: then B = 0, and the model computes what it did. A seed always gives the
+    same tensors.
 
     Raises:
-        TrainingError: the stored adapter is of other layers or shapes.
+        TrainingError: the stored adapter has other layers or shapes.
     """
     new = _new_tensors(config, layers, weights, seed)
     if config.adapter_path is None:
@@ -58,10 +59,10 @@ def _new_tensors(
 
 
 class Merged(LazyTensors):
-    """The weights of base and adapter as one model, float32, each computed when it is asked for.
+    """The weights of base and adapter merged into one model, float32, each computed when it is read.
 
-    `base`: weights by Hugging Face name, of whatever floating-point type; of these, `names` are the model's. Layers
-    that are not adapted stay as they are.
+    `base`: weights by Hugging Face name, in any floating-point type. `names`: those that belong to the model. Layers
+    without an adapter keep their weights.
     """
 
     def __init__(self, base: Mapping[str, np.ndarray], adapter: Adapter, names: Iterable[str]) -> None:

@@ -1,35 +1,35 @@
-"""Levanter's model config for a `config.json`, or a refusal that names what Levanter would compute otherwise."""
+"""Levanter's model config for a `config.json`, or an error that names what Levanter would compute differently."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import jax
 from levanter.layers.attention import AttentionBackend, AttentionConfig
 from levanter.models.llama import LlamaConfig
+from levanter.models.lm_model import LmConfig
 from levanter.utils.activation import ActivationFunctionEnum
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.models.families import FAMILIES, check_family
 from marin_sft.training.models.levanter_bridge import with_defaults
+from marin_sft.training.models.model_config import Fields
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new"}  # one function, two names
 
 
 @dataclass(frozen=True)
 class Mistral(LlamaConfig):
-    """A Llama whose tokens see the `sliding_window` last ones, themselves included; None: all."""
+    """A Llama whose tokens see the last `sliding_window` tokens, including themselves. None: all tokens."""
 
     sliding_window: int | None = None
 
     @classmethod
-    def from_hf_config(cls, hf_config: Any) -> Mistral:
+    def from_hf_config(cls, hf_config: SimpleNamespace) -> Mistral:
         llama = LlamaConfig.from_hf_config(hf_config)
         fields = {field.name: getattr(llama, field.name) for field in dataclasses.fields(llama)}
         return cls(**fields, sliding_window=hf_config.sliding_window)
@@ -39,15 +39,15 @@ class Mistral(LlamaConfig):
 
 
 def levanter_config(
-    config: Mapping[str, Any], gradient_checkpointing: bool | str = False, attention_backend: str | None = None
-) -> Any:
+    config: Fields, gradient_checkpointing: bool | str = False, attention_backend: str | None = None
+) -> LmConfig:
     """Levanter's model config for the fields of a `config.json` (see `ModelDirectory.config`).
 
     gradient_checkpointing, attention_backend: see `TrainConfig`.
 
     Raises:
-        TrainingError: for an architecture that we do not train as transformers would run it, or an attention backend
-            that does not run here.
+        TrainingError: training would not compute what transformers does, or the attention backend does not run on
+            these devices.
     """
     check_family(config)
     hf_config = SimpleNamespace(**with_defaults(config))
@@ -55,15 +55,15 @@ def levanter_config(
     if "hidden_act" in config:
         hf_config.hidden_act = _activation(config["hidden_act"])
     levanter = getattr(importlib.import_module(module), name).from_hf_config(hf_config)
-    changes: dict[str, Any] = {
+    changes: dict[str, object] = {
         "gradient_checkpointing": gradient_checkpointing,
         "attn_backend": _attention_backend(levanter, attention_backend),
         "head_dim": getattr(hf_config, "head_dim", None),
-        "use_flash_attention": None,  # attn_backend says it
+        "use_flash_attention": None,  # attn_backend decides
         "layer_types": tuple(getattr(hf_config, "layer_types", None) or ()),  # a list could not be hashed
     }
     if config["model_type"] == "gemma":
-        # Levanter always takes the approximation; transformers, what this field says.
+        # Levanter always uses the approximation; transformers follows this field.
         changes["activation_function"] = _activation(hf_config.hidden_act)
     known = {field.name for field in dataclasses.fields(levanter)}
     return dataclasses.replace(levanter, **{field: value for field, value in changes.items() if field in known})
@@ -77,16 +77,16 @@ def _activation(name: str) -> ActivationFunctionEnum:
         raise TrainingError(f"config.json: hidden_act {name!r}: expected one of {known}") from error
 
 
-def _attention_backend(levanter: Any, name: str | None) -> AttentionBackend | None:
-    """None: the accelerator's own, or Levanter's flash attention where that cannot do it."""
+def _attention_backend(levanter: LmConfig, name: str | None) -> AttentionBackend | None:
+    """None: the accelerator's own kernel, or Levanter's flash attention if that cannot compute this model."""
     platform, windowed = jax.default_backend(), getattr(levanter, "sliding_window", None) is not None
     if name is not None:
         _require_backend(name, platform, windowed)
         return AttentionBackend(name)
     if platform == "cpu":
-        return AttentionBackend.VANILLA  # flash attention pays on accelerators only
+        return AttentionBackend.VANILLA  # flash attention is faster on accelerators only
     if platform == "gpu" and windowed:
-        return AttentionBackend.JAX_FLASH  # the GPU's fused kernel would leave the window out
+        return AttentionBackend.JAX_FLASH  # the GPU's fused kernel ignores the window
     return None
 
 
@@ -96,8 +96,8 @@ def _require_backend(name: str, platform: str, windowed: bool) -> None:
     if needs not in (None, platform):
         raise TrainingError(f"{asked}: runs on {needs} only, and the devices here are {platform}; leave it out")
     if needs == "gpu" and importlib.util.find_spec("transformer_engine") is None:
-        raise TrainingError(f"{asked}: needs the package transformer_engine; install it, or take 'jax_flash'")
+        raise TrainingError(f"{asked}: needs the package transformer_engine; install it, or use 'jax_flash'")
     if platform == "gpu" and windowed and name in (AttentionBackend.NVTE, AttentionBackend.DEFAULT):
         raise TrainingError(
-            f"{asked}: would leave out the sliding window that this model has; take 'jax_flash', or leave it out"
+            f"{asked}: ignores the sliding window that this model has; use 'jax_flash', or leave the field out"
         )

@@ -1,11 +1,9 @@
-"""Which models can be trained, by what their config.json says. Loads nothing heavy, so that planning can look too."""
+"""Which models can be trained, by their config.json. Loads nothing heavy, so that planning can check too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory
 
 # model_type of config.json -> class of the Levanter config
@@ -21,22 +19,22 @@ FAMILIES = {
     "olmo3": "levanter.models.olmo3:Olmo3Config",
 }
 ROPE_TYPES = ("default", "linear", "llama3")
-# What Levanter leaves out, or computes otherwise than transformers: the only value of the field that we take.
+# Fields that Levanter ignores, or computes differently from transformers, each with the only value that we accept.
 ONLY = {
     "attention_bias": False,
     "mlp_bias": False,
-    "use_sliding_window": False,  # Qwen's, from some layer on
+    "use_sliding_window": False,  # Qwen's, in the upper layers
     "use_bidirectional_attention": False,
     "partial_rotary_factor": 1.0,
     "quantization_config": None,
 }
 
 
-def check_family(config: Mapping[str, Any]) -> None:
+def check_family(config: Fields) -> None:
     """Check the fields of a `config.json` (see `ModelDirectory.config`).
 
     Raises:
-        TrainingError: for an architecture that we do not train as transformers would run it.
+        TrainingError: training would not compute what transformers does.
     """
     model_type = config.get("model_type")
     if model_type not in FAMILIES:
@@ -44,8 +42,8 @@ def check_family(config: Mapping[str, Any]) -> None:
     for field, only in ONLY.items():
         if config.get(field, only) not in (only, None):
             raise TrainingError(
-                f"config.json: {field} = {config[field]!r}: models with {only!r} can be trained, others would be "
-                "computed otherwise than transformers does; take another base model"
+                f"config.json: {field} = {config[field]!r}: expected {only!r}: any other value would be computed "
+                "differently from transformers; use another base model"
             )
     rope_type = (config.get("rope_scaling") or {}).get("rope_type", "default")
     if rope_type not in ROPE_TYPES:
@@ -56,10 +54,10 @@ def check_family(config: Mapping[str, Any]) -> None:
 
 
 def check_directory(path: str, seq_len: int | None = None) -> None:
-    """Check a local model while planning: its config.json, and that it has weights. `seq_len`: tokens in a row.
+    """Check a local model while planning: its config.json, and that its weights are there. `seq_len`: tokens per row.
 
     Raises:
-        ConfigError: for a model that training would refuse.
+        ConfigError: training would refuse the model.
     """
     try:
         model = ModelDirectory(path)

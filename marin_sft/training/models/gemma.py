@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
+import haliax as hax
+import jax
 from haliax.jax_utils import shaped_rng_split
 from haliax.nn.scan import BlockSeq, ScanCheckpointPolicy
 from levanter.layers.attention import AttentionConfig
@@ -23,6 +26,9 @@ from levanter.models.gemma import (
     GemmaConfig,
 )
 
+from marin_sft.training.models.model_config import Fields
+
+M = TypeVar("M", Gemma2LMHeadModel, Gemma3LMHeadModel)
 SLIDING = "sliding_attention"
 
 
@@ -31,7 +37,7 @@ class Gemma(GemmaConfig):
     """Gemma 1."""
 
     @classmethod
-    def from_hf_config(cls, hf_config: Any) -> Gemma:
+    def from_hf_config(cls, hf_config: SimpleNamespace) -> Gemma:
         return cls(**_fields(GemmaConfig.from_hf_config(hf_config)))
 
     def attention_config(self) -> AttentionConfig:
@@ -40,7 +46,8 @@ class Gemma(GemmaConfig):
 
 @dataclass(frozen=True)
 class _Alternating(Gemma2Config):
-    """Layers with a window of `sliding_window` tokens among layers that see everything; in order, `layer_types`."""
+    """Some layers see a window of `sliding_window` tokens, others all tokens. `layer_types` says which, layer by
+    layer."""
 
     layer_types: tuple[str, ...] = ()
 
@@ -54,8 +61,8 @@ class _Alternating(Gemma2Config):
             sliding_window=self.sliding_window,
         )
 
-    def of_layer(self, layer: int) -> Any:
-        """The config with which layer number `layer` is built."""
+    def of_layer(self, layer: int) -> _Alternating:
+        """The config of layer number `layer`."""
         return self if self.layer_types[layer] == SLIDING else _replaced(self, sliding_window=None)
 
 
@@ -66,7 +73,7 @@ class Gemma2(_Alternating):
         return _Gemma2LMHeadModel
 
     @classmethod
-    def from_hf_config(cls, hf_config: Any) -> Gemma2:
+    def from_hf_config(cls, hf_config: SimpleNamespace) -> Gemma2:
         return cls(**{**_fields(Gemma2Config.from_hf_config(hf_config)), **_alternation(hf_config)})
 
 
@@ -77,10 +84,10 @@ class Gemma3(_Alternating, Gemma3Config):
         return _Gemma3LMHeadModel
 
     @classmethod
-    def from_hf_config(cls, hf_config: Any) -> Gemma3:
+    def from_hf_config(cls, hf_config: SimpleNamespace) -> Gemma3:
         return cls(**{**_fields(Gemma3Config.from_hf_config(hf_config)), **_alternation(hf_config)})
 
-    def of_layer(self, layer: int) -> Any:
+    def of_layer(self, layer: int) -> _Alternating:
         if self.layer_types[layer] != SLIDING:
             return super().of_layer(layer)
         return _replaced(self, rope=DefaultRotaryEmbeddingsConfig(theta=self.rope_local_base_freq))
@@ -88,34 +95,34 @@ class Gemma3(_Alternating, Gemma3Config):
 
 class _Gemma2LMHeadModel(Gemma2LMHeadModel):
     @classmethod
-    def init(cls, Vocab: Any, config: Any, *, key: Any) -> Any:
+    def init(cls, Vocab: hax.Axis, config: Gemma2, *, key: jax.Array) -> Gemma2LMHeadModel:
         return _with_own_layers(super().init(Vocab, config, key=key), config, key)
 
 
 class _Gemma3LMHeadModel(Gemma3LMHeadModel):
     @classmethod
-    def init(cls, Vocab: Any, config: Any, *, key: Any) -> Any:
+    def init(cls, Vocab: hax.Axis, config: Gemma3, *, key: jax.Array) -> Gemma3LMHeadModel:
         return _with_own_layers(super().init(Vocab, config, key=key), config, key)
 
 
-def _with_own_layers(model: Any, config: _Alternating, key: Any) -> Any:
-    """`model` with a block per layer in place of one block scanned over layers that are all alike."""
+def _with_own_layers(model: M, config: _Alternating, key: jax.Array) -> M:
+    """`model` with a block of its own for each layer, instead of one block scanned over identical layers."""
     keys = shaped_rng_split(key, config.num_layers)
     blocks = [Gemma2DecoderLayer.init(config.of_layer(i), key=keys[i]) for i in range(config.num_layers)]
     layers = BlockSeq(blocks, config.Layers, ScanCheckpointPolicy._mk(config.gradient_checkpointing))
     return dataclasses.replace(model, transformer=dataclasses.replace(model.transformer, layers=layers))
 
 
-def _replaced(config: Any, **changes: Any) -> Any:
-    # Typed Any: the fields of Levanter's classes are unknown to the type checker.
+def _replaced(config: Any, **changes: object) -> Any:
+    # Not typed: the fields of Levanter's classes are unknown to the type checker.
     return dataclasses.replace(config, **changes)
 
 
-def _fields(config: Any) -> dict[str, Any]:
+def _fields(config: GemmaConfig) -> Fields:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
-def _alternation(hf_config: Any) -> dict[str, Any]:
+def _alternation(hf_config: SimpleNamespace) -> Fields:
     return {
         "layer_types": tuple(hf_config.layer_types),
         "sliding_window": hf_config.sliding_window,

@@ -1,13 +1,17 @@
-"""What a generation_config.json says: which tokens end an answer."""
+"""The fields of generation_config.json: which tokens end an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+from marin_sft.training.models.model_config import Fields
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
-def generation_config(tokenizer: Any, source: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`source` (a generation_config.json), with every id that ends an answer in its `eos_token_id` list: those of
+def generation_config(tokenizer: PreTrainedTokenizerFast, source: Fields | None = None) -> Fields:
+    """`source` (the fields of a generation_config.json) with every id that ends an answer in `eos_token_id`: those of
     `source`, the tokenizer's EOS, and the token with which the chat template closes an assistant's turn."""
     source = dict(source or {})
     listed = source.get("eos_token_id")
@@ -23,12 +27,12 @@ def generation_config(tokenizer: Any, source: Mapping[str, Any] | None = None) -
 
 
 def is_id(id: int | None) -> bool:
-    """Whether it is one: the first Llamas have -1 for a token that they do without."""
+    """False for None and -1: the first Llamas have -1 for a token that they do not use."""
     return id is not None and id >= 0
 
 
-def end_of_turn(tokenizer: Any) -> int | None:
-    """The id of the token that the chat template puts behind an assistant's message; None without one."""
+def end_of_turn(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id of the token that the chat template puts after an assistant's message. None: there is none."""
     from jinja2 import TemplateError
 
     if tokenizer.chat_template is None:
@@ -37,8 +41,8 @@ def end_of_turn(tokenizer: Any) -> int | None:
     dialogue = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
     try:
         _, _, tail = tokenizer.apply_chat_template(dialogue, tokenize=False).rpartition(answer)
-    except TemplateError:  # one that does not take such a dialogue, e.g. without a system turn
+    except TemplateError:  # the template refuses this dialogue, e.g. because it has no system turn
         return None
-    # Runs of spaces are added tokens of some tokenizers, and end nothing.
+    # Some tokenizers have runs of spaces as added tokens; these do not end a turn.
     added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     return next((i for i in tokenizer.encode(tail, add_special_tokens=False) if i in added), None)

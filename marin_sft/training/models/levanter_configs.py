@@ -1,30 +1,33 @@
-"""A model config of Levanter's -> our shape. Imports nothing of Levanter's: goes by the class's name and its fields."""
+"""A Levanter model config -> our shape. Loads no Levanter: it goes by the name of the class and its fields."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 from marin_sft.errors import ConfigError
 from marin_sft.training.models import LlamaConfig, Qwen3Config
 
+if TYPE_CHECKING:
+    from levanter.models.lm_model import LmConfig
+
 _OURS: dict[str, type[LlamaConfig]] = {"LlamaConfig": LlamaConfig, "Qwen3Config": Qwen3Config}
 _CARRIED = {field.name for field in dataclasses.fields(LlamaConfig)}
-# How a model is computed, or where Levanter would find its parts: no part of its shape.
+# Not part of the shape: how a model is computed, or where Levanter would find its parts.
 _NOT_SHAPE = {
     "attn_backend", "flash_attention_block_size", "gradient_checkpointing", "reference_checkpoint", "rope",
     "scan_layers", "tokenizer", "upcast_attn",
 }  # fmt: skip
 
 
-def from_levanter(given: Any, *, scaled_rope: bool = False) -> LlamaConfig:
-    """Our shape that means what `given` does: one of ours as it is, or one of Levanter's.
+def from_levanter(given: LlamaConfig | LmConfig, *, scaled_rope: bool = False) -> LlamaConfig:
+    """`given` as one of our shapes: ours are returned, Levanter's are converted.
 
-    scaled_rope: accept rotary positions that are scaled, of which only the base frequency is carried over: right for a
-    shape that is compared with a base model, whose config.json has the scaling.
+    scaled_rope: accept scaled rotary positions, and carry over only their base frequency. That is right for a shape
+    that is compared with a base model, whose config.json has the scaling.
 
     Raises:
-        ConfigError: another object, or a field that says something we cannot.
+        ConfigError: neither ours nor Levanter's, or a field that ours cannot express.
     """
     if isinstance(given, LlamaConfig):
         return given
@@ -52,5 +55,5 @@ def from_levanter(given: Any, *, scaled_rope: bool = False) -> LlamaConfig:
     return _OURS[name](**shape, rope_theta=given.rope.theta)
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def _default(field: dataclasses.Field[object]) -> object:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -1,27 +1,28 @@
-"""Models through Levanter and Haliax: from a Hugging Face directory, at random, back to tensors, and one forward pass.
+"""Models in Levanter and Haliax: loaded from a Hugging Face directory, made at random, turned back into tensors, run.
 
 Levanter's own loaders fetch a default hub checkpoint even when a local one is given, split a path at "@", and ignore
-tensors they do not know (the biases of a Llama with `attention_bias`). So the tensors are read by
-`ModelDirectory`, and each of them has to find its place in the model.
+tensors they do not know (the biases of a Llama with `attention_bias`). So `ModelDirectory` reads the tensors, and each
+tensor must have its place in the model.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from haliax.partitioning import ResourceMapping
 from haliax.state_dict import (
     flatten_modules_for_export,
     from_torch_compatible_state_dict,
     to_state_dict,
     to_torch_compatible_state_dict,
 )
+from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.lora_config import LoraConfig
@@ -30,14 +31,15 @@ from marin_sft.training.models.adapted_weights import starting_tensors
 from marin_sft.training.models.architectures import levanter_config
 from marin_sft.training.models.lora import with_adapters
 from marin_sft.training.models.model_check import check_model
+from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory, opened
 from marin_sft.training.models.peft_directory import resolved
 from marin_sft.training.models.reinit import token_ids, with_new_rows
 from marin_sft.training.models.stored_tensors import StoredTensors
 
 
-def random_model(config: Mapping[str, Any], seed: int) -> Any:
-    """A model of that `config.json` with Levanter's initial weights, in float32."""
+def random_model(config: Fields, seed: int) -> LmHeadModel:
+    """A model for the fields of a `config.json`, with Levanter's initial weights, in float32."""
     levanter = levanter_config(config)
     build = hax.named_jit(functools.partial(levanter.build, hax.Axis("vocab", config["vocab_size"])))
     return build(key=jax.random.PRNGKey(seed))
@@ -46,23 +48,23 @@ def random_model(config: Mapping[str, Any], seed: int) -> Any:
 def load_model(
     model: ModelDirectory | str,
     *,
-    dtype: Any = jnp.float32,
-    axis_mapping: Any = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    axis_mapping: ResourceMapping | None = None,
     gradient_checkpointing: bool | str = False,
     attention_backend: str | None = None,
     reinit_tokens: Sequence[str] = (),
     expected: LlamaConfig | None = None,
     lora: LoraConfig | None = None,
     seed: int = 0,
-) -> Any:
+) -> LmHeadModel:
     """The model of a Hugging Face directory, its floating-point weights as `dtype`, laid out by `axis_mapping`.
 
-    `reinit_tokens`: tokens whose embeddings are made anew with `seed`, see `reinit`.
-    `lora`: an adapter to put into it, in float32: that of its `adapter_path`, or a new one made with `seed`.
+    `reinit_tokens`: tokens that get new embeddings, drawn with `seed`, see `reinit`.
+    `lora`: adds an adapter in float32, from its `adapter_path` or a new one drawn with `seed`.
 
     Raises:
-        TrainingError: when a tensor is missing, left over, or of another shape than config.json says; when config.json
-            does not say what is `expected`; or when `lora` does not fit the model.
+        TrainingError: a tensor is missing, left over, or has another shape than config.json says; config.json differs
+            from `expected`; or `lora` does not fit the model.
     """
     model = opened(model)
     config = model.config
@@ -80,7 +82,7 @@ def load_model(
     if lora is not None:
         lora = resolved(lora)
         template, layers = with_adapters(template, lora)
-        cast.update(starting_tensors(lora, layers, cast, seed))  # DoRA's norms are of what is computed with
+        cast.update(starting_tensors(lora, layers, cast, seed))  # DoRA needs the norms of the weights as `dtype`
     place = hax.named_jit(from_torch_compatible_state_dict, out_axis_resources=axis_mapping)
     return place(template, cast)
 
@@ -92,28 +94,28 @@ def _check_tensors(path: str, tensors: StoredTensors, expected: Mapping[str, tup
     wrong = {
         "missing": sorted(expected.keys() - got.keys()),
         "not part of the model": sorted(got.keys() - expected.keys()),
-        "of another shape": sorted(name for name in expected.keys() & got.keys() if expected[name] != got[name]),
+        "with another shape": sorted(name for name in expected.keys() & got.keys() if expected[name] != got[name]),
     }
     found = [f"{len(names)} tensors {what}, e.g. {names[0]}" for what, names in wrong.items() if names]
     if found:
         raise TrainingError(
-            f"{path}: {'; '.join(found)}: the weights do not belong to the architecture that config.json describes"
+            f"{path}: {'; '.join(found)}: the weights do not fit the architecture that config.json describes"
         )
 
 
-def state_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Shape by Hugging Face tensor name, for a model or its eval_shape."""
+def state_shapes(model: LmHeadModel) -> dict[str, tuple[int, ...]]:
+    """Shapes by Hugging Face tensor name, for a model or its eval_shape."""
     shapes = eqx.filter_eval_shape(lambda m: to_state_dict(flatten_modules_for_export(m)), model)
     return {name: tuple(leaf.shape) for name, leaf in shapes.items()}
 
 
-def model_tensors(model: Any) -> dict[str, np.ndarray]:
+def model_tensors(model: LmHeadModel) -> dict[str, np.ndarray]:
     """The weights by Hugging Face tensor name, on the host, in float32."""
     return {name: np.asarray(tensor, np.float32) for name, tensor in to_torch_compatible_state_dict(model).items()}
 
 
 @eqx.filter_jit
-def logits(model: Any, tokens: jax.typing.ArrayLike) -> jax.Array:
+def logits(model: LmHeadModel, tokens: jax.typing.ArrayLike) -> jax.Array:
     """float32 [batch, position, vocab] for int32 tokens [batch, position], causal, without padding."""
     from levanter.layers.attention import AttentionMask
 
@@ -122,6 +124,6 @@ def logits(model: Any, tokens: jax.typing.ArrayLike) -> jax.Array:
     return out if cap is None else cap * jnp.tanh(out / cap)
 
 
-def logit_soft_cap(model: Any) -> float | None:
-    """c, where the model's logits x are c * tanh(x / c) (Gemma 2); None: as they are."""
+def logit_soft_cap(model: LmHeadModel) -> float | None:
+    """c, if the model turns logits x into c * tanh(x / c) (Gemma 2). None: it does not."""
     return getattr(model.config, "final_logit_softcapping", None)

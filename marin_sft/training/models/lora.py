@@ -1,13 +1,14 @@
-"""Low-rank adapters in a model: linear layers that carry A and B, which of a model's arrays train, and their tensors.
+"""Low-rank adapters in a model: linear layers with A and B, which arrays are trained, and the adapter's tensors.
 
-The weights of the base model are not trained, have no optimizer state, are in no checkpoint, and are held in the
-precision that is computed with.
+The weights of the base model are not trained. They have no optimizer state, are in no checkpoint, and are held in the
+compute precision.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import haliax as hax
@@ -21,14 +22,18 @@ from levanter.trainer_state import trainables_only
 from marin_sft.errors import TrainingError
 from marin_sft.training.lora_config import LoraConfig
 
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+    from levanter.models.lm_model import LmHeadModel
+
 RANK = "lora_rank"
 _FLAT = "__OUT__"
 _RENAMED = {"transformer": "model", "_layers": "layers"}
-_CONTAINERS = ("stacked", "blocks")  # of layers; they have no name in Hugging Face's tensors
+_CONTAINERS = ("stacked", "blocks")  # of layers; Hugging Face's tensor names leave them out
 
 
 class LoraLinear(ModuleWithStateDictSerialization):
-    """See `LoraConfig`. Dropout is applied where a `key` is given: training gives one, evaluation none."""
+    """See `LoraConfig`. Dropout needs a `key`: training passes one, evaluation does not."""
 
     wrapped: hnn.Linear
     lora_A: hnn.Linear
@@ -48,9 +53,11 @@ class LoraLinear(ModuleWithStateDictSerialization):
         out = (plain + low.astype(x.dtype)) * (magnitude / self._row_norms(magnitude.dtype))
         return out if self.wrapped.bias is None else out + self.wrapped.bias
 
-    def _row_norms(self, dtype: Any) -> hax.NamedArray:
-        """Of W + scale * B A, over the inputs, without gradient; as `dtype`, that of the magnitudes, so that those of
-        a new adapter, norms of the same W, have a ratio of 1."""
+    def _row_norms(self, dtype: jax.typing.DTypeLike) -> hax.NamedArray:
+        """Norms of the rows of W + scale * B A, without gradient.
+
+        `dtype` is that of the magnitudes: a new adapter's magnitudes are norms of the same W, and their ratio is 1.
+        """
         weight, a, b = (linear.weight.astype(jnp.float32) for linear in (self.wrapped, self.lora_A, self.lora_B))
         whole = jax.lax.stop_gradient(weight + self.scale * hax.dot(b, a, axis=RANK))
         return hax.sqrt(hax.sum(whole * whole, axis=self.wrapped.In)).astype(dtype)
@@ -71,17 +78,17 @@ class LoraLinear(ModuleWithStateDictSerialization):
         return dataclasses.replace(self, lora_magnitude_vector=self.lora_magnitude_vector.unflatten_axis(_FLAT, out))
 
 
-def with_adapters(model: Any, config: LoraConfig) -> tuple[Any, list[str]]:
-    """The eval_shape `model` with adapters in it, an eval_shape too, and the names of the layers that have one.
+def with_adapters(model: LmHeadModel, config: LoraConfig) -> tuple[LmHeadModel, list[str]]:
+    """The eval_shape `model` with adapters, still an eval_shape, and the names of the adapted layers.
 
     Raises:
-        TrainingError: when no layer is to be adapted, a name of `target_modules` fits none, or of layers that are one
-            array here only some are.
+        TrainingError: no layer would be adapted, a name in `target_modules` matches none, or only some of the layers
+            that are computed as one array would be adapted.
     """
     names: list[str] = []
     all_names: list[str] = []
 
-    def adapt(path: Any, node: Any) -> Any:
+    def adapt(path: jax.tree_util.KeyPath, node: object) -> object:
         if not isinstance(node, hnn.Linear):
             return node
         here = _names(path, node)
@@ -92,13 +99,13 @@ def with_adapters(model: Any, config: LoraConfig) -> tuple[Any, list[str]]:
         if len(chosen) < len(here):
             others = sorted(set(here) - set(chosen))
             raise TrainingError(
-                f"LoraConfig.target_modules = {config.target_modules!r} adapts {chosen[0]}, but not {others[0]}: the "
-                "layers of this architecture are computed as one, expected all or none of them"
+                f"LoraConfig.target_modules = {config.target_modules!r} adapts {chosen[0]}, but not {others[0]}: "
+                "expected all layers or none, because this architecture computes its layers as one"
             )
         names.extend(chosen)
         return _adapted(node, config)
 
-    def adapt_all(model: Any) -> Any:
+    def adapt_all(model: LmHeadModel) -> LmHeadModel:
         return jax.tree_util.tree_map_with_path(adapt, model, is_leaf=lambda node: isinstance(node, hnn.Linear))
 
     adapted = eqx.filter_eval_shape(adapt_all, model)
@@ -120,13 +127,13 @@ def _adapted(linear: hnn.Linear, config: LoraConfig) -> LoraLinear:
 
 
 def _layer_axes(linear: hnn.Linear) -> list[hax.Axis]:
-    """The axes in front of those of one layer: that of all layers, where they are computed as one."""
+    """The leading axis over all layers, if they are computed as one."""
     own = {*hax.axis.ensure_tuple(linear.In), *hax.axis.ensure_tuple(linear.Out)}
     return [axis for axis in linear.weight.axes if axis not in own]
 
 
-def _names(path: Any, linear: hnn.Linear) -> list[str]:
-    """Hugging Face's name of the layer at `path` in the model; of layers that are one array, the name of each."""
+def _names(path: jax.tree_util.KeyPath, linear: hnn.Linear) -> list[str]:
+    """Hugging Face's name of the layer at `path` in the model; for layers that are one array, the name of each."""
     names = [""]
     for key in path:
         part = str(getattr(key, "name", getattr(key, "idx", "")))
@@ -140,21 +147,23 @@ def _names(path: Any, linear: hnn.Linear) -> list[str]:
 
 def _check_targets(config: LoraConfig, names: list[str], all_names: list[str]) -> None:
     targets = config.target_modules
-    single: list[Any] = [targets] if targets is None or isinstance(targets, str) else [[name] for name in targets]
+    single: list[Sequence[str] | str | None] = (
+        [targets] if targets is None or isinstance(targets, str) else [[name] for name in targets]
+    )
     for target in single:
         alone = dataclasses.replace(config, target_modules=target)
         if not any(map(alone.adapts, names)):
             known = sorted({name.rpartition(".")[2] for name in all_names})
             raise TrainingError(
-                f"LoraConfig.target_modules = {targets!r}: {target!r} fits no linear layer, expected of "
-                f"{', '.join(known)}, or an expression for the whole of a name like {all_names[0]}"
+                f"LoraConfig.target_modules = {targets!r}: {target!r} matches no linear layer; expected some of "
+                f"{', '.join(known)}, or an expression that matches a whole name like {all_names[0]}"
             )
 
 
-def trainable(model: Any) -> Any:
-    """True where `model` has an array of an adapter, else False: a tree like `model`, for Levanter's trainer."""
+def trainable(model: LmHeadModel) -> PyTree:
+    """A tree like `model`, for Levanter's trainer: True for the arrays of adapters, else False."""
 
-    def mark(node: Any) -> Any:
+    def mark(node: object) -> PyTree:
         if not isinstance(node, LoraLinear):
             return False
         return dataclasses.replace(_filled(node, True), wrapped=_filled(node.wrapped, False))
@@ -162,15 +171,15 @@ def trainable(model: Any) -> Any:
     return jax.tree_util.tree_map(mark, model, is_leaf=lambda node: isinstance(node, LoraLinear) or _is_named(node))
 
 
-def _filled(node: Any, value: bool) -> Any:
+def _filled(node: PyTree, value: bool) -> PyTree:
     return jax.tree_util.tree_map(lambda _: value, node, is_leaf=_is_named)
 
 
-def _is_named(node: Any) -> bool:
+def _is_named(node: object) -> bool:
     return isinstance(node, hax.NamedArray)
 
 
-def adapter_tensors(model: Any) -> dict[str, np.ndarray]:
-    """The adapter's tensors by name as in `peft_directory.Adapter`, on the host. All processes take part."""
+def adapter_tensors(model: LmHeadModel) -> dict[str, np.ndarray]:
+    """The adapter's tensors, named as in `peft_directory.Adapter`, on the host. All processes must call it."""
     only = trainables_only(model, trainable(model))
     return {name: np.asarray(tensor, np.float32) for name, tensor in to_torch_compatible_state_dict(only).items()}

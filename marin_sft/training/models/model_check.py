@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from marin_sft.data.files import read_json
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.levanter_bridge import with_defaults
+from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory, opened
 
 if TYPE_CHECKING:
     import numpy as np
+    from levanter.models.lm_model import LmConfig
+    from transformers import PreTrainedTokenizerFast
 
-_RENAMED = 0.02  # the share of a tokenizer's tokens that may have another name than in the model's own
+_RENAMED = 0.02  # the share of tokens that may be called differently in the model's own tokenizer
 # From our names to those of config.json.
 NAMES = {
     "hidden_dim": "hidden_size",
@@ -30,15 +33,15 @@ NAMES = {
 }
 
 
-def check_model(expected: LlamaConfig, config: Mapping[str, Any], path: str) -> None:
-    """Compare with the fields of the `config.json` at `path` (see `ModelDirectory.config`).
+def check_model(expected: LlamaConfig, config: Fields, path: str) -> None:
+    """Compare `expected` with the fields of the `config.json` at `path` (see `ModelDirectory.config`).
 
     Raises:
-        TrainingError: naming every field that differs, and both its values.
+        TrainingError: names every field that differs, with both values.
     """
     known = config.get("model_type") == expected.model_type
     # Fields that the file leaves out have the defaults of its architecture.
-    found = with_defaults(config) if known else dict(config)
+    found = dict(with_defaults(config) if known else config)
     if known and found.get("head_dim") is None:  # Qwen 2 has no such field
         found["head_dim"] = found["hidden_size"] // found["num_attention_heads"]
     differ = [
@@ -53,18 +56,20 @@ def check_model(expected: LlamaConfig, config: Mapping[str, Any], path: str) -> 
         )
     if differ:
         raise TrainingError(
-            f"the model config of the experiment ({type(expected).__name__}) is not that of the base model "
+            f"the model config of the experiment ({type(expected).__name__}) differs from that of the base model "
             f"({path}/config.json): {'; '.join(differ)}. Give the model config that belongs to the base model, or "
-            "None to take the base model's"
+            "None to use the base model's"
         )
 
 
 class Limits(NamedTuple):
-    """What a model can take: token ids below `vocab_size`, documents of at most `max_seq_len` tokens; `windowed`:
-    some of its layers see only the last tokens before each. `shape`: Levanter's config of it."""
+    """What a model accepts: token ids below `vocab_size`, and documents of at most `max_seq_len` tokens.
+
+    windowed: some layers see only a window of the last tokens. shape: the model's Levanter config.
+    """
 
     vocab_size: int
-    shape: Any
+    shape: LmConfig
 
     @property
     def max_seq_len(self) -> int:
@@ -84,12 +89,12 @@ def limits_of(model: ModelDirectory | str) -> Limits:
 
 
 def check_tokenizers(tokenized: Mapping[str, str], base: ModelDirectory) -> None:
-    """Check, as `check_tokenizer`, those that the outputs `tokenized` of tokenize steps were made with.
+    """Check the tokenizers that the tokenize steps with the outputs `tokenized` used, see `check_tokenizer`.
 
-    Outputs of older versions do not say what is compared, and are left to `check_tokens`.
+    Outputs of older versions do not say what they were made with; `check_tokens` checks their ids later.
     """
     all_stats = [read_json(f"{path}/stats.json") for path in tokenized.values()]
-    # The components of a mixture have the same vocabulary: it is compared once.
+    # The components of a mixture share a vocabulary: compare it once.
     distinct = {stats["vocabulary"]: stats for stats in all_stats if "vocabulary_size" in stats}
     for vocabulary, stats in distinct.items():
         sample = stats.get("vocabulary_sample", {})
@@ -99,23 +104,23 @@ def check_tokenizers(tokenized: Mapping[str, str], base: ModelDirectory) -> None
 def check_tokenizer(
     tokens: int, vocabulary: str, sample: Mapping[str, int], base: ModelDirectory, vocab_size: int
 ) -> None:
-    """Raise TrainingError for a tokenizer with more tokens than the model, or with other ids than the model's own.
+    """Raise TrainingError if the tokenizer has more tokens than the model, or ids that differ from the model's own.
 
-    The model's own may have more tokens: Gemma 3 was published with an image token beyond its vocabulary.
+    The model's own tokenizer may have more tokens: Gemma 3 was published with an image token beyond its vocabulary.
     tokens: see `vocabulary_size`. vocabulary: see `vocabulary_hash`. sample: see `vocabulary_sample`.
     """
     from marin_sft.data.tokenizer import vocabulary_hash
 
     try:
-        tokenizer: Any = base.tokenizer()
-    except ConfigError:  # the base model has none
+        tokenizer: PreTrainedTokenizerFast | None = base.tokenizer()
+    except ConfigError:  # the base model comes without one
         tokenizer = None
     if tokenizer is not None and vocabulary == vocabulary_hash(tokenizer):
         return
     if tokens > vocab_size:
         raise TrainingError(
             f"the tokenizer has {tokens} tokens, expected at most vocab_size = {vocab_size} of the model "
-            f"({base.path}/config.json): take the model's own tokenizer; or, if tokens were added to it, resize the "
+            f"({base.path}/config.json): use the model's own tokenizer; or, if tokens were added to it, resize the "
             "model's embeddings with transformers, and train the result"
         )
     if tokenizer is not None:
@@ -128,23 +133,23 @@ def _check_ids(sample: Mapping[str, int], own: Mapping[str, int], base_model: st
         return
     first = wrong[0]
     raise TrainingError(
-        f"the data were tokenized with another tokenizer than the base model's ({base_model}): of {len(sample)} tokens "
-        f"looked at, {len(wrong)} have other ids there, {first!r} {own.get(first, 'none')} and not {sample[first]}. "
-        "Tokenize with the base model's tokenizer, or one made from it by adding tokens"
+        f"the data were not tokenized with the base model's tokenizer ({base_model}): of {len(sample)} tokens "
+        f"compared, {len(wrong)} have other ids there, e.g. {first!r} {own.get(first, 'none')} and not "
+        f"{sample[first]}. Tokenize with the base model's tokenizer, or with one made from it by adding tokens"
     )
 
 
 def check_tokens(tokens: np.ndarray, length: int, limits: Limits) -> None:
-    """Raise TrainingError unless the model knows all ids of `tokens`, and documents of `length` tokens."""
+    """Raise TrainingError unless the model knows all ids in `tokens` and accepts documents of `length` tokens."""
     if length > limits.max_seq_len:
         raise TrainingError(
             f"got rows of {length} tokens, expected at most {limits.max_seq_len}, the model's "
-            "max_position_embeddings: mixture(..., seq_len=...) packs shorter ones; or take another base model"
+            "max_position_embeddings: mixture(..., seq_len=...) packs shorter ones; or use another base model"
         )
     largest = int(tokens.max(initial=0))
     if largest >= limits.vocab_size:
         raise TrainingError(
-            f"got token id {largest}, expected ids below {limits.vocab_size}, the model's vocabulary: "
-            "the data were tokenized with another model's tokenizer, or with one that was given tokens after the model "
-            "was made; in that case resize the model's embeddings with transformers, and train the result"
+            f"got token id {largest}, expected ids below {limits.vocab_size}, the size of the model's vocabulary: "
+            "the data were tokenized with another model's tokenizer, or tokens were added to the tokenizer later; "
+            "in that case resize the model's embeddings with transformers, and train the result"
         )

@@ -1,10 +1,10 @@
-"""A Hugging Face model directory: config.json, safetensors, tokenizer, generation_config.json. No JAX, no hub; what
-planning asks of it, numpy neither.
+"""A Hugging Face model directory: config.json, safetensors, tokenizer, generation_config.json. No JAX, no hub; and no
+numpy for what planning reads.
 
     model = ModelDirectory(path); model.config, model.tensors(), model.tokenizer()
     with writing(path) as local: write_json(local, "config.json", config); write_tensors(local, tensors)
 
-Both take a local path or one of an object store (gs://, s3://).
+Both take a local path or one in an object store (gs://, s3://).
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.disk import is_local
 from marin_sft.errors import TrainingError
 from marin_sft.paths import file_system, local_path, names_in
-from marin_sft.training.models.model_config import with_older_fields
+from marin_sft.training.models.model_config import Fields, with_older_fields
 from marin_sft.training.models.stored_tensors import AGAIN, LocalFile, RemoteFile, StoredTensors
 
 if TYPE_CHECKING:
     import numpy as np
+    from transformers import PreTrainedTokenizerFast
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -34,21 +35,21 @@ MAX_SHARD_BYTES = 5 * 10**9
 
 
 class ModelDirectory:
-    """The model, or adapter, in the directory `path`. Nothing is read before it is asked for. Small files are kept
-    then; tensors are not: `tensors` reads them each time.
+    """The model, or adapter, in the directory `path`. Files are read when they are needed. Small files are then kept;
+    tensors are not: `tensors` reads them each time.
 
     Raises:
-        TrainingError: when there is no such directory. A hub id is not looked up: download it in a step of its own.
+        TrainingError: there is no such directory. A hub id is not looked up: download it in a step of its own.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._local = local_path(self.path)
-        self._objects: dict[str, dict[str, Any] | None] = {}
+        self._objects: dict[str, Fields | None] = {}
         if not self._is_there():
             raise TrainingError(
                 f"no model directory at {self.path!r}: expected a directory with config.json and *.safetensors; "
-                "a hub id is fetched by a download step, whose output is given here"
+                "for a hub id, add a download step and give its output"
             )
 
     def _is_there(self) -> bool:
@@ -58,20 +59,20 @@ class ModelDirectory:
         return bool(filesystem.isdir(plain))
 
     @functools.cached_property
-    def config(self) -> Mapping[str, Any]:
-        """The fields of config.json: see `with_older_fields`. Raises TrainingError when there is none, or as there."""
+    def config(self) -> Fields:
+        """The fields of config.json: see `with_older_fields`. Raises TrainingError if there is none, or as there."""
         stored = self.json("config.json")
         if stored is None:
             raise TrainingError(f"no config.json in {self.path!r}: expected a Hugging Face model directory")
         return with_older_fields(stored, f"{self.path}/config.json")
 
-    def json(self, name: str) -> Mapping[str, Any] | None:
-        """The object in the file `name`; None when there is no such file. Raises TrainingError when it is no object."""
+    def json(self, name: str) -> Fields | None:
+        """The object in the file `name`; None if there is no such file. Raises TrainingError if it is not an object."""
         if name not in self._objects:
             self._objects[name] = self._read_json(name)
         return self._objects[name]
 
-    def _read_json(self, name: str) -> dict[str, Any] | None:
+    def _read_json(self, name: str) -> Fields | None:
         try:
             content = self._read(name)
         except FileNotFoundError:
@@ -94,14 +95,14 @@ class ModelDirectory:
 
     @functools.cached_property
     def _names(self) -> list[str]:
-        """Of what lies in it."""
+        """Of the files in it."""
         return names_in(self.path) if self._local is None else sorted(os.listdir(self._local))
 
     def weight_files(self) -> list[str]:
-        """The names of its safetensors files: as in transformers, model.safetensors goes before an index.
+        """The names of its safetensors files. As in transformers, model.safetensors takes precedence over an index.
 
         Raises:
-            TrainingError: when there are none (pytorch_model.bin is not read), or one is missing.
+            TrainingError: there are none (pytorch_model.bin is not read), or one is missing.
         """
         index = None if WEIGHTS in self._names else self.json(INDEX)
         names = sorted(set(index["weight_map"].values())) if index else [WEIGHTS]
@@ -110,14 +111,14 @@ class ModelDirectory:
                 others = [other for other in self._names if other != "config.json"]
                 raise TrainingError(
                     f"no {name} in {self.path!r} (it has {', '.join(others) or 'nothing else'}): expected the weights "
-                    "as safetensors; convert other formats: transformers loads them, and its save_pretrained writes "
+                    "as safetensors; to convert other formats, load them with transformers: its save_pretrained writes "
                     "safetensors"
                 )
         return names
 
     def tensors(self, *names: str) -> StoredTensors:
-        """The tensors in its weight files, or in the files `names`. Raises TrainingError as `weight_files`, or for a
-        file that is damaged."""
+        """The tensors in its weight files, or in the files `names`. Raises TrainingError as `weight_files` does, and
+        if a file is damaged."""
         return StoredTensors(self._open(name) for name in names or self.weight_files())
 
     def _open(self, name: str) -> LocalFile | RemoteFile:
@@ -126,20 +127,20 @@ class ModelDirectory:
         filesystem, plain = file_system(self.path)
         return RemoteFile(filesystem, f"{plain}/{name}", f"{self.path}/{name}")
 
-    def tokenizer(self, chat_template: str | None = None) -> Any:
-        """See `load_tokenizer`. Each call gives one of its own."""
+    def tokenizer(self, chat_template: str | None = None) -> PreTrainedTokenizerFast:
+        """See `load_tokenizer`. Each call returns a new copy."""
         tokenizer = copy.deepcopy(self._tokenizer)
         if chat_template is not None:
             tokenizer.chat_template = chat_template
         return tokenizer
 
     @functools.cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
         return load_tokenizer(self.path)
 
     @contextmanager
     def whole(self) -> Iterator[str]:
-        """A local directory with all of its files, for libraries that read them: itself, or a temporary copy."""
+        """A local directory with all files, for libraries that read them: this one, or a temporary copy."""
         if self._local is not None:
             yield self._local
             return
@@ -157,7 +158,7 @@ def opened(model: ModelDirectory | str) -> ModelDirectory:
 
 @contextmanager
 def writing(path: str) -> Iterator[str]:
-    """A local directory whose files are at `path` once the block is done: uploaded when `path` is remote."""
+    """A local directory whose files are at `path` when the block ends. They are uploaded if `path` is remote."""
     filesystem, plain = file_system(path)
     if is_local(filesystem):
         os.makedirs(plain, exist_ok=True)
@@ -168,7 +169,7 @@ def writing(path: str) -> Iterator[str]:
         filesystem.put(local + "/", plain.rstrip("/") + "/", recursive=True)
 
 
-def write_json(directory: str, name: str, value: Mapping[str, Any]) -> None:
+def write_json(directory: str, name: str, value: Fields) -> None:
     with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, sort_keys=True)
         file.write("\n")
@@ -180,10 +181,10 @@ def write_tensors(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     written: Callable[[str, Mapping[str, np.ndarray]], None] | None = None,
 ) -> None:
-    """One `model.safetensors`, or shards of at most `max_shard_bytes` (or one tensor) with their index.
+    """Write one `model.safetensors`, or an index and shards of at most `max_shard_bytes` (or one tensor).
 
-    Tensors are asked for once, in the order of their names; no more than a shard of them is held. `written` is called
-    with the path of each file that was written, and the tensors in it.
+    Each tensor is read once, in the order of names; no more than a shard is held in memory. `written` is called with
+    the path of each file and the tensors in it.
     """
     from safetensors.numpy import save_file
 
@@ -206,7 +207,7 @@ def write_tensors(
 
 
 def _part(i: int) -> str:
-    """The name of a shard until it is known how many there are."""
+    """The name of a shard until their number is known."""
     return f"part-{i}"
 
 
@@ -216,7 +217,7 @@ def _shards(tensors: Mapping[str, np.ndarray], max_bytes: int) -> Iterator[dict[
     shard: dict[str, np.ndarray] = {}
     room = max_bytes
     for name in sorted(tensors):
-        # safetensors writes the buffer as it lies: a transposed view would be saved scrambled.
+        # safetensors writes the buffer as it is: a transposed view would be saved scrambled.
         tensor = np.ascontiguousarray(tensors[name])
         if tensor.nbytes > room and shard:
             yield shard
@@ -226,13 +227,15 @@ def _shards(tensors: Mapping[str, np.ndarray], max_bytes: int) -> Iterator[dict[
     yield shard
 
 
-def save_tokenizer(directory: str, tokenizer: Any) -> None:
-    """The tokenizer's files, its chat template both as `chat_template.jinja` and in `tokenizer_config.json`:
-    newer readers look for the file, older ones only for the field. There, several templates are a list of names and
-    templates, the one form that all of them read."""
+def save_tokenizer(directory: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write the tokenizer's files, with its chat template both in `chat_template.jinja` and `tokenizer_config.json`.
+
+    Newer readers look for the file, older ones only for the field. In the field, several templates are a list of names
+    and templates, the one form that all versions read.
+    """
     tokenizer.save_pretrained(directory)
     config = dict(ModelDirectory(directory).json("tokenizer_config.json") or {})
-    # The default of generic tokenizers has token types too, which causal models refuse in `generate`.
+    # Generic tokenizers return token types by default, which `generate` of causal models refuses.
     config["model_input_names"] = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     template = tokenizer.chat_template
     if isinstance(template, dict):

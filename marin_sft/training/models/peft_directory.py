@@ -4,15 +4,14 @@ adapter_config.json          rank, scale, which layers
 adapter_model.safetensors    base_model.model.{layer}.lora_A.weight [r, in], .lora_B.weight [out, r] and, for DoRA,
                              .lora_magnitude_vector [out]
 
-In here, tensors are called by what comes after "base_model.model.".
+In this module, tensor names are what comes after "base_model.model.".
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -25,8 +24,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
-# What we read of adapter_config.json, and what has no part in what the adapter computes. Anything else that is set to
-# something is a kind of adapter that we would compute otherwise than PEFT.
+# The fields of adapter_config.json that we read, and those that do not change what the adapter computes. If any other
+# field is set, we would compute the adapter differently from PEFT.
 READ = {
     "peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "use_rslora", "use_dora",
     "init_lora_weights", "bias",
@@ -40,14 +39,14 @@ WITHOUT_EFFECT = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """`config`: with r and alpha. `tensors`: float32, by layer and kind, "model.layers.0.mlp.up_proj.lora_A.weight"."""
+    """config: with r and alpha. tensors: float32, by names like "model.layers.0.mlp.up_proj.lora_A.weight"."""
 
     config: LoraConfig
     tensors: Mapping[str, np.ndarray]
 
 
 def layers_of(tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """The names of the layers adapted, sorted."""
+    """The names of the adapted layers, sorted."""
     return sorted(name.removesuffix(A) for name in tensors if name.endswith(A))
 
 
@@ -55,7 +54,7 @@ def read_adapter(path: str) -> Adapter:
     """The adapter in a directory, local or remote.
 
     Raises:
-        TrainingError: no such directory, or an adapter that we would compute otherwise than PEFT.
+        TrainingError: there is no such directory, or we would compute the adapter differently from PEFT.
     """
     directory = ModelDirectory(path)
     config = _config_in(directory)
@@ -72,10 +71,10 @@ def read_adapter(path: str) -> Adapter:
 
 
 def resolved(config: LoraConfig) -> LoraConfig:
-    """`config` with everything that it leaves to the adapter it starts from.
+    """`config`, completed from the adapter that it starts from.
 
     Raises:
-        TrainingError: as `read_adapter`, or an adapter that does not agree with `config`.
+        TrainingError: as `read_adapter`, or the adapter does not agree with `config`.
     """
     if config.adapter_path is None:
         return config
@@ -92,17 +91,17 @@ def resolved(config: LoraConfig) -> LoraConfig:
     ]
     if differ:
         raise TrainingError(
-            f"LoraConfig differs from the adapter at {config.adapter_path}: {'; '.join(differ)}; leave out what it "
-            "says, or start a new one without adapter_path"
+            f"LoraConfig differs from the adapter at {config.adapter_path}: {'; '.join(differ)}; leave these fields "
+            "out, or start a new adapter without adapter_path"
         )
     dropout = stored.dropout if config.dropout is None else config.dropout
     return replace(stored, dropout=dropout, adapter_path=config.adapter_path)
 
 
 def write_adapter(directory: str, adapter: Adapter, base: ModelDirectory) -> None:
-    """Write the two files to a local directory. The same adapter gives the same bytes.
+    """Write the two files to a local directory. The same adapter always gives the same bytes.
 
-    base: the base model. The adapter names its path; or, where it is a download, its hub id and commit.
+    base: the base model. The adapter names its path, or, for a downloaded model, its hub id and commit.
     """
     from safetensors.numpy import save_file
 
@@ -144,8 +143,8 @@ def _config_in(directory: ModelDirectory) -> LoraConfig:
             strange[name] = stored[name]
     if strange:
         raise TrainingError(
-            f"{path}/{CONFIG}: {strange}: expected an adapter of A and B matrices alone, with DoRA's magnitudes or "
-            "without, and the base model unchanged; merge this one with PEFT, and train on the result"
+            f"{path}/{CONFIG}: {strange}: expected an adapter with A and B matrices only, with or without DoRA's "
+            "magnitudes, on an unchanged base model; merge this one with PEFT, and train the result"
         )
     return LoraConfig(
         r=stored["r"],
@@ -159,13 +158,13 @@ def _config_in(directory: ModelDirectory) -> LoraConfig:
 
 
 def _plain(name: str) -> str:
-    # Older adapters have ".weight" behind magnitudes too.
+    # Older adapters have ".weight" after magnitudes too.
     return name.removeprefix(PREFIX).replace(f"{MAGNITUDE}.weight", MAGNITUDE)
 
 
-def _plain_list(modules: Any) -> Any:
+def _plain_list(modules: Sequence[str] | str | None) -> list[str] | str | None:
     return modules if modules is None or isinstance(modules, str) else list(modules)
 
 
-def _as_set(value: Any) -> Any:
+def _as_set(value: Iterable[str] | float | None) -> list[str] | str | float | None:
     return value if isinstance(value, str | int | float) or value is None else sorted(value)

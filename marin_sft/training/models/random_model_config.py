@@ -19,12 +19,12 @@ class RandomModelConfig(
     """A model with random weights."""
 
     model: LlamaConfig
-    """Its shape."""
+    """The model's shape."""
 
     tokenizer: str
-    """A tokenizer directory, kept with the model; its length is the vocabulary."""
+    """A tokenizer directory, copied to the model. Its length is the size of the vocabulary."""
 
     seed: int = 0
-    """Of the weights."""
+    """Seed of the weights."""
 
     output_path: str = this_output_path()

@@ -1,9 +1,8 @@
-"""Embeddings of named tokens made anew, for tokens that the base model never learned."""
+"""New embeddings for named tokens, which the base model never learned."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,23 +14,23 @@ TRUNCATION = 3.0  # standard deviations
 
 
 def token_ids(model: ModelDirectory | str, tokens: Sequence[str]) -> list[int]:
-    """Ids of tokens by the tokenizer in a Hugging Face model directory.
+    """The ids of tokens in the tokenizer of a Hugging Face model directory.
 
     Raises:
-        TrainingError: for a text that is no token of it.
+        TrainingError: the tokenizer has no such token.
     """
     model = opened(model)
     vocabulary = model.tokenizer().get_vocab()
     unknown = [token for token in tokens if token not in vocabulary]
     if unknown:
-        raise TrainingError(f"reinit_tokens: {unknown} are no tokens of the tokenizer in {model.path}; expected such")
+        raise TrainingError(f"reinit_tokens: got {unknown}, expected tokens of the tokenizer in {model.path}")
     return [vocabulary[token] for token in tokens]
 
 
-def with_new_rows(tensors: dict[str, Any], ids: Sequence[int], seed: int) -> dict[str, Any]:
-    """`tensors` of a model by name, where the rows of tokens `ids` in the embeddings, and in the head if it has its
-    own, are drawn anew: in each dimension normal, with mean and standard deviation of the other rows, truncated at
-    three of them.
+def with_new_rows(tensors: Mapping[str, np.ndarray], ids: Sequence[int], seed: int) -> dict[str, np.ndarray]:
+    """`tensors` of a model by name, with new rows for the tokens `ids` in the embeddings, and in the head if it is
+    not tied. Each dimension is drawn from a normal distribution with the mean and standard deviation of the other rows,
+    truncated at three standard deviations.
     """
     changed = dict(tensors)
     for name in MATRICES:

@@ -1,23 +1,27 @@
-"""The shape of a model, as light values that planning can hold. A shape speaks Hugging Face: `hf_config(...)` is the
-architecture part of a `config.json`, and training builds a model from a `config.json` only, so there is one road from
-a shape to a model whether the weights are random or downloaded."""
+"""The shape of a model, as light values for planning.
+
+`hf_config(...)` gives the architecture part of a `config.json`. Training builds models from a `config.json` only, so
+random and downloaded weights take the same path from shape to model.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from marin_sft.training.checks import require, unresolved
+from marin_sft.training.models.model_config import Fields
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
     """A Llama: RMS norm, rotary positions, grouped-query attention, gated SiLU MLP.
 
-    `max_seq_len` is the longest sequence in tokens; `head_dim` defaults to `hidden_dim // num_heads`.
+    max_seq_len: the longest sequence, in tokens.
+    head_dim: None for `hidden_dim // num_heads`.
 
     Raises:
-        ConfigError: for sizes that are not positive or do not divide.
+        ConfigError: a size is not positive, or does not divide another one that it must divide.
     """
 
     model_type: ClassVar[str] = "llama"
@@ -48,7 +52,7 @@ class LlamaConfig:
     def head_size(self) -> int:
         return self.head_dim or self.hidden_dim // self.num_heads
 
-    def hf_config(self, vocab_size: int) -> dict[str, Any]:
+    def hf_config(self, vocab_size: int) -> Fields:
         """The architecture fields of a `config.json`, for float32 weights."""
         return {
             "architectures": [self.architecture],
@@ -74,7 +78,7 @@ class LlamaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Qwen3Config(LlamaConfig):
-    """A Qwen 3: a Llama with normalised queries and keys, and a head size of its own."""
+    """A Qwen 3: a Llama with normalised queries and keys, and an independent head size."""
 
     model_type: ClassVar[str] = "qwen3"
     architecture: ClassVar[str] = "Qwen3ForCausalLM"
@@ -103,14 +107,14 @@ class QwenConfig(LlamaConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MistralConfig(LlamaConfig):
-    """A Mistral: a Llama whose tokens may see just the last `sliding_window` ones, themselves included; None: all."""
+    """A Mistral: a Llama whose tokens see the last `sliding_window` tokens, including themselves. None: all tokens."""
 
     model_type: ClassVar[str] = "mistral"
     architecture: ClassVar[str] = "MistralForCausalLM"
 
     sliding_window: int | None = None
 
-    def hf_config(self, vocab_size: int) -> dict[str, Any]:
+    def hf_config(self, vocab_size: int) -> Fields:
         return {**super().hf_config(vocab_size), "sliding_window": self.sliding_window}
 
 
@@ -124,13 +128,13 @@ class GemmaConfig(LlamaConfig):
     layer_norm_epsilon: float = 1e-6
     tie_word_embeddings: bool = True
 
-    def hf_config(self, vocab_size: int) -> dict[str, Any]:
+    def hf_config(self, vocab_size: int) -> Fields:
         return {**super().hf_config(vocab_size), "hidden_act": "gelu_pytorch_tanh"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Olmo2Config(LlamaConfig):
-    """An OLMo 2: a Llama with norms behind attention and MLP, and over all queries and keys."""
+    """An OLMo 2: a Llama with norms after attention and MLP, and over all queries and keys."""
 
     model_type: ClassVar[str] = "olmo2"
     architecture: ClassVar[str] = "Olmo2ForCausalLM"

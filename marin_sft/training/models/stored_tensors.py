@@ -1,5 +1,5 @@
-"""Tensors in safetensors files. They are read when they are asked for: a local file is mapped into memory, of a remote
-one the header is read, and then the bytes of those tensors.
+"""Tensors in safetensors files, read on demand. A local file is mapped into memory. From a remote file, the header is
+read first, and then only the bytes of the tensors that are needed.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ import math
 import os
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from marin_sft.errors import TrainingError
 
 if TYPE_CHECKING:
     import numpy as np
+    from fsspec import AbstractFileSystem
 
 AGAIN = "the file is damaged or incomplete: copy or download it again"
 
-# Of remote files: neighbouring tensors are read together up to _BLOCK bytes, by requests of at most _REQUEST bytes, of
-# which _AT_ONCE are under way at a time.
+# Remote files: neighbouring tensors are read together, up to _BLOCK bytes, in requests of at most _REQUEST bytes,
+# _AT_ONCE at a time.
 _BLOCK, _REQUEST, _AT_ONCE = 256 * 2**20, 32 * 2**20, 16
 _LONGEST_HEADER = 100_000_000  # as in safetensors
 _DTYPES = {
@@ -50,25 +51,25 @@ class TensorFile(Protocol):
 
 
 class LazyTensors(Mapping[str, "np.ndarray"]):
-    """Tensors by name, each of which is read or computed each time that it is asked for."""
+    """Tensors by name. Each access reads or computes the tensor again."""
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """By name, without reading the tensors."""
 
-    def __contains__(self, name: object) -> bool:  # that of Mapping reads the tensor
+    def __contains__(self, name: object) -> bool:  # Mapping's own reads the tensor
         return name in self.shapes()
 
 
 def shapes_of(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """By name; of lazy tensors none is read."""
+    """By name. Lazy tensors are not read."""
     if isinstance(tensors, LazyTensors):
         return tensors.shapes()
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 class StoredTensors(LazyTensors):
-    """The tensors of files; bfloat16 comes as that of ml_dtypes."""
+    """The tensors of files; bfloat16 is that of ml_dtypes."""
 
     def __init__(self, files: Iterable[TensorFile]) -> None:
         self._files = {name: file for file in files for name in file.shapes()}
@@ -86,21 +87,21 @@ class StoredTensors(LazyTensors):
         return {name: file.shapes()[name] for name, file in self._files.items()}
 
     def read(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
-        """Those of `names`, or all, each once, in the order in which they lie in the files."""
+        """Those in `names`, or all, each once, in the order of the files."""
         wanted = self._files.keys() if names is None else set(names)
         for file in dict.fromkeys(self._files.values()):
             yield from file.read(wanted & file.shapes().keys())
 
 
 class LocalFile:
-    """A file of this machine. Raises TrainingError when it is damaged."""
+    """A file on this machine. Raises TrainingError if it is damaged."""
 
     def __init__(self, path: str) -> None:
         import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
         from safetensors import SafetensorError, safe_open
 
         try:
-            self._file: Any = safe_open(path, framework="numpy")
+            self._file = safe_open(path, framework="numpy")
         except SafetensorError as error:
             raise _damaged(path, os.path.getsize(path), error) from error
         self._shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.offset_keys()}
@@ -119,7 +120,7 @@ class LocalFile:
 
 
 class _Entry(NamedTuple):
-    """A tensor in the header of a file. `start`, `stop`: its bytes, counted from the end of the header."""
+    """A tensor in the header of a file. `start`, `stop`: its bytes, relative to the end of the header."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -128,13 +129,13 @@ class _Entry(NamedTuple):
 
 
 class RemoteFile:
-    """A file of an fsspec file system, `path` in it. `url` is what people call it.
+    """The file at `path` in an fsspec file system. `url`: its name in messages.
 
     Raises:
         TrainingError: the file is damaged.
     """
 
-    def __init__(self, filesystem: Any, path: str, url: str) -> None:
+    def __init__(self, filesystem: AbstractFileSystem, path: str, url: str) -> None:
         self._filesystem, self._path, self._url = filesystem, path, url
         self._size = int(filesystem.size(path))
         try:
@@ -149,7 +150,7 @@ class RemoteFile:
         length = int.from_bytes(self._bytes(0, 8), "little")
         self._data = 8 + length
         if length > min(_LONGEST_HEADER, self._size - 8):
-            raise ValueError(f"its header would have {length:,} bytes")
+            raise ValueError(f"its header claims {length:,} bytes")
         return _entries(self._bytes(8, self._data), self._size - self._data)
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -195,26 +196,26 @@ class RemoteFile:
         for i in range(0, len(starts), _AT_ONCE):
             some = starts[i : i + _AT_ONCE], stops[i : i + _AT_ONCE]
             for part in self._filesystem.cat_ranges([self._path] * len(some[0]), *some, on_error="raise"):
-                if isinstance(part, BaseException):  # file systems with concurrent requests return it all the same
+                if isinstance(part, BaseException):  # concurrent file systems return it despite on_error
                     raise part
                 found += part
         if len(found) != stop - start:
-            raise _damaged(self._url, self._size, f"got {len(found):,} bytes of the {stop - start:,} from {start:,} on")
+            raise _damaged(self._url, self._size, f"got {len(found):,} of {stop - start:,} bytes at offset {start:,}")
         return found
 
 
 def _entries(header: bytes | bytearray, size: int) -> dict[str, _Entry]:
-    """The tensors of a header by name, in the order in which they lie in the file. `size`: bytes behind the header.
+    """The tensors of a header by name, in the order of the file. `size`: bytes after the header.
 
     Raises:
-        ValueError, TypeError, KeyError: it is no header of such a file.
+        ValueError, TypeError, KeyError: it is not a valid safetensors header.
     """
     import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
     import numpy as np
 
     fields = json.loads(header)
     if not isinstance(fields, dict):
-        raise ValueError("its header is no JSON object")
+        raise ValueError("its header is not a JSON object")
     fields.pop("__metadata__", None)
     entries: dict[str, _Entry] = {}
     end = 0
@@ -231,7 +232,7 @@ def _entries(header: bytes | bytearray, size: int) -> dict[str, _Entry]:
             raise ValueError(f"tensor {name} is {field}, which does not fit the tensors before it")
         entries[name], end = entry, stop
     if end != size:
-        raise ValueError(f"its header tells of {end:,} bytes of tensors, there are {size:,}")
+        raise ValueError(f"its header lists {end:,} bytes of tensors, the file has {size:,}")
     return entries
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from marin_sft.data.chat.alignment import Aligner, SpannedText, TokenRow, byte_lengths
 from marin_sft.data.chat.encode import Encoder, PreferenceRow, encode
-from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.formats import ChatLmDatasetFormat, TextLmDatasetFormat
 from marin_sft.data.messages.examples import BadRow, Dialogue, Preference, Rated, Segments, Text, TextPreference, Tokens
 
 FORMAT = ChatLmDatasetFormat()
@@ -78,6 +78,40 @@ def test_a_text_that_a_template_made_is_ended_once(with_bos):
         assert row.noted.counts["special_tokens_in_text"] == text.count("<s>") + 1
     escaped = ChatLmDatasetFormat(special_tokens_in_text="escape")
     assert encode(with_bos, Text("", "a</s>"), escaped).input_ids[-1] == with_bos.eos_token_id
+
+
+def test_a_text_that_ends_in_another_end_of_turn_is_ended(with_bos):
+    """Only the EOS ends a text: generation stops at it, whatever the template writes after turns."""
+    turned = copy.deepcopy(with_bos)
+    turned.add_special_tokens({"additional_special_tokens": ["<|turn_end|>"]})
+    row = encode(turned, Text("", "a<|turn_end|>\n"), FORMAT)
+    assert row.input_ids[-1] == turned.eos_token_id and row.input_ids.tolist().count(turned.eos_token_id) == 1
+
+
+@pytest.mark.parametrize("text", ["a", "<s>a", " <s>a</s>\n", "a</s>"])
+def test_special_tokens_of_texts(with_bos, tokenizer, text):
+    """A BOS never comes twice, whoever asks for it, and an EOS always comes once."""
+    silent = copy.deepcopy(tokenizer)  # has a BOS, and puts it before nothing
+    silent.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+    own = silent(text)["input_ids"]
+    assert silent.bos_token_id == with_bos.bos_token_id and with_bos(text, add_special_tokens=False)["input_ids"] == own
+    end = [] if "</s>" in text else [silent.eos_token_id]
+    begin = [] if "<s>" in text else [silent.bos_token_id]
+    for made, wanted, expected in (
+        (with_bos, None, begin),
+        (silent, None, []),
+        (with_bos, False, []),
+        (silent, False, []),
+        (with_bos, True, begin),
+        (silent, True, begin),
+        (tokenizer, True, None),
+    ):
+        row = encode(made, Text("", text), TextLmDatasetFormat(add_special_tokens=wanted))
+        if expected is None:  # a tokenizer without a BOS
+            assert row.input_ids.tolist() == [*made(text)["input_ids"], made.eos_token_id]
+        else:
+            assert row.input_ids.tolist() == [*expected, *own, *end], (wanted, made is silent)
+        assert row.mask.all()
 
 
 def test_segments_and_tokens(tokenizer):

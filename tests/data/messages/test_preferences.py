@@ -171,6 +171,8 @@ def test_ratings():
         {"prompt": "hi", "response": "ho", "label": True},
         {"question": "hi", "answer": "ho", "label": True},
         {"question": "hi", "response": "ho", "kto_tag": "true"},
+        {"question": "hi", "output": "ho", "label": True},
+        {"prompt": "hi", "answer": "ho", "kto_tag": True},
         {"messages": messages, "kto_tag": 1},
     ):
         assert example_of(row, FORMAT) == Rated(Dialogue(messages), True)

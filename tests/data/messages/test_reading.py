@@ -18,6 +18,9 @@ def reason_of(row, format=FORMAT, read=example_of):
     return caught.value.reason
 
 
+ANSWERS = ("output", "answer", "response")
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -39,7 +42,8 @@ def reason_of(row, format=FORMAT, read=example_of):
         {"instruction": "", "input": "hi", "output": "ho"},
         {"INSTRUCTION": "hi", "RESPONSE": "ho", "SOURCE": "oasst"},
         {"system_prompt": "", "question": "hi", "response": "ho", "id": "niv.1"},
-        {"question": "hi", "answer": "ho"},
+        *({asked: "hi", said: "ho"} for asked in ("instruction", "question", "prompt") for said in ANSWERS),
+        {"question": "hi", "output": "ho", "text": "Q: hi A: ho"},
         # Two shapes that say the same.
         {"instruction": "hi", "response": "ho", "conversations": [{"from": "human", "value": "hi"}, ASSISTANT]},
     ],
@@ -89,9 +93,23 @@ def test_instruction_with_input_system_and_history():
     assert [m["content"] for m in dialogue_of(row, FORMAT).messages] == ["s", "a", "b", "c", "d", "add\n1 2", "3"]
 
 
+def test_an_output_beside_another_answer_is_not_looked_at():
+    """What such rows meant before a question could have an output, they mean."""
+    for row in (
+        {"question": "hi", "answer": "ho", "output": "x"},
+        {"prompt": "hi", "response": "ho", "answer": "x"},
+        {"messages": [USER, ASSISTANT], "prompt": "x", "answer": "x"},
+    ):
+        assert example_of(row, FORMAT) == Dialogue([USER, ASSISTANT])
+    assert example_of({"prompt": "hi", "completion": "ho", "answer": "x"}, FORMAT) == Text("hi", "ho")
+    with pytest.raises(BadRow, match="ambiguous_format"):
+        example_of({"prompt": "hi", "question": "ha", "output": "x"}, FORMAT)
+
+
 def test_question_with_context():
     for key in ("context", "article"):
         row = {key: "It is wet.", "question": "Is it dry?", "answer": "No."}
+        assert example_of({**row, "answer": None, "output": "No."}, FORMAT) == example_of(row, FORMAT)
         assert [m["content"] for m in dialogue_of(row, FORMAT).messages] == ["It is wet.\n\nIs it dry?", "No."]
 
 

@@ -11,7 +11,7 @@ from marin_sft.data.mixture import MixtureConfig
 from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.errors import ConfigError, DataError
-from marin_sft.execution.fingerprint import payload_of
+from marin_sft.execution.identity import payload_of
 from tests.data.on_disk import read_packs, read_pairs
 from tests.data.pair_data import branch, made_up, write_mixture, write_tokenized
 from tests.data.test_mixture import write_tokenized as write_documents

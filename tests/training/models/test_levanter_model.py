@@ -38,7 +38,7 @@ def test_tensors_that_do_not_belong_are_named(tmp_path):
     tensors["model.norm.weight"] = tensors["model.norm.weight"][:3]
     del tensors["lm_head.weight"]
     write_tensors(str(tmp_path), tensors)
-    with pytest.raises(TrainingError, match=r"1 tensors missing, e.g. lm_head.*of another shape, e.g. model.norm"):
+    with pytest.raises(TrainingError, match=r"1 tensors missing, e.g. lm_head.*with another shape, e.g. model.norm"):
         levanter_model.load_model(str(tmp_path))
 
 
@@ -63,7 +63,7 @@ def test_the_vocabulary_is_the_models_padded_or_not(tmp_path):
     tensors = dict(ModelDirectory(tmp_path).tensors())
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:50]
     write_tensors(str(tmp_path), tensors)
-    with pytest.raises(TrainingError, match=r"1 tensors of another shape, e.g. model.embed_tokens.weight"):
+    with pytest.raises(TrainingError, match=r"1 tensors with another shape, e.g. model.embed_tokens.weight"):
         levanter_model.load_model(str(tmp_path))
 
 

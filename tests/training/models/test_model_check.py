@@ -64,6 +64,6 @@ def test_all_differences_are_named_at_once():
 
 def test_a_model_of_another_shape_is_not_loaded(base_model):
     with pytest.raises(
-        TrainingError, match="is not that of the base model .*num_layers = 32, but num_hidden_layers = 2"
+        TrainingError, match="differs from that of the base model .*num_layers = 32, but num_hidden_layers = 2"
     ):
         load_model(base_model, expected=dataclasses.replace(qwen3_14b, num_layers=32))

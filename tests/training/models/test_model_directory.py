@@ -85,9 +85,9 @@ def test_rope_parameters_without_bases_leave_them_to_the_older_fields(tmp_path):
 
 
 def test_rope_fields_that_contradict_each_other_are_refused(tmp_path):
-    with pytest.raises(TrainingError, match="rope_theta = 10000.0, but rope_parameters say 500000.0: transformers 4"):
+    with pytest.raises(TrainingError, match="rope_theta = 10000.0, but 500000.0 in rope_parameters: transformers 4"):
         config_of(tmp_path, rope_theta=1e4, rope_parameters={"rope_type": "default", "rope_theta": 5e5})
-    with pytest.raises(TrainingError, match="rope_scaling = .*4.0.*, but rope_parameters say .*8.0"):
+    with pytest.raises(TrainingError, match="rope_scaling = .*4.0.*, but .*8.0.* in rope_parameters"):
         scaling = {"type": "linear", "factor": 4.0}
         config_of(tmp_path, rope_scaling=scaling, rope_parameters={"rope_type": "linear", "factor": 8.0})
 

@@ -31,7 +31,7 @@ def test_only_the_rows_of_these_tokens_are_drawn_anew():
 
 def test_tokens_are_those_of_the_tokenizer(base_model):
     assert token_ids(base_model, ["<|end|>", "<|pad|>"]) == [3, 0]
-    with pytest.raises(TrainingError, match=r"reinit_tokens: \['<\|eot_id\|>'\] are no tokens"):
+    with pytest.raises(TrainingError, match=r"reinit_tokens: got \['<\|eot_id\|>'\], expected tokens"):
         token_ids(base_model, ["<|eot_id|>", "w1"])
     with pytest.raises(ConfigError, match="reinit_tokens = '<|end|>': expected a sequence"):
         SFTConfig(

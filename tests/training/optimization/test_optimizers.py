@@ -220,7 +220,7 @@ def test_decay_of_the_tensors_that_a_pattern_names(base_model):
     }
     for name in differ:
         np.testing.assert_allclose(decayed[name], plain[name] - 1e-3 * 0.1 * before[name], atol=1e-7)
-    with pytest.raises(TrainingError, match="weight_decay_parameters: 'layer_9' is in none of the .* tensors"):
+    with pytest.raises(TrainingError, match="weight_decay_parameters: 'layer_9' is in none of the .* tensor names"):
         updated(free(base_model, weight_decay_parameters="layer_9"))
 
 

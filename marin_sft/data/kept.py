@@ -1,0 +1,39 @@
+"""The step that keeps what a script had in memory: rows, or the files of a tokenizer.
+
+The script writes it to a file below the prefix, the step moves it into its output. It is known by its content, so the
+same rows are the same step in every process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from marin_sft.data.step_configs import KeptConfig
+from marin_sft.errors import DataError
+from marin_sft.paths import file_system
+
+_BLOCK = 2**22
+
+
+def keep(config: KeptConfig) -> None:
+    """Copy the files of `config` to the output.
+
+    Raises:
+        DataError: a file that is gone, or that is not what the script had.
+    """
+    for name, digest in config.files.items():
+        filesystem, source = file_system(f"{config.from_directory}/{name}")
+        target_system, target = file_system(f"{config.output_path}/{name}")
+        target_system.makedirs(target.rpartition("/")[0], exist_ok=True)
+        found = hashlib.sha256()
+        try:
+            with filesystem.open(source, "rb") as read, target_system.open(target, "wb") as written:
+                while block := read.read(_BLOCK):
+                    found.update(block)
+                    written.write(block)
+        except FileNotFoundError:
+            raise DataError(
+                f"{source} is gone: it held what the script had in memory; run the script again, which writes it"
+            ) from None
+        if found.hexdigest() != digest:
+            raise DataError(f"{source} is not what the script had in memory; run the script again, which writes it")

@@ -1,0 +1,116 @@
+"""Which Ray steps run on: the one that this process has already, the cluster at RAY_ADDRESS, or one of its own.
+
+A Ray that is already there is the user's: after `ray.init()`, or in a task or actor. It is used and left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from marin_sft.errors import UserError
+from marin_sft.execution import ray_environment, ray_start
+from marin_sft.execution.process import descendants
+from marin_sft.execution.signals import handler_of_sigterm_kept
+
+_WORKER = "default_worker.py"  # the script of Ray's worker processes
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A Ray to run tasks on.
+
+    found: it was there before and stays up. ends_with_driver: no other machine joins it, so a request for more
+    than there is would never be served. dashboard_url: where to watch it, if known.
+    """
+
+    ray: Any
+    found: bool
+    ends_with_driver: bool
+    dashboard_url: str | None = None
+
+    def close(self) -> None:
+        if not self.found:
+            self.ray.shutdown()
+
+    def held(self) -> Mapping[str, float]:
+        """What the Ray task or actor that this is goes on holding while it waits for others: Ray lends out the CPUs of
+        a task that waits, and nothing else."""
+        if not in_worker():
+            return {}
+        context = self.ray.get_runtime_context()
+        held = dict(context.get_assigned_resources())
+        if context.get_actor_id() is None:
+            held.pop("CPU", None)
+        return held
+
+
+def connect() -> Connection:
+    """Raises:
+    UserError: no Ray answers at RAY_ADDRESS.
+    InfrastructureLoss: none could be started.
+    """
+    if found := _found():
+        return Connection(found, True, _ends_with_driver(found), _dashboard_url(found))
+    address = os.environ.get("RAY_ADDRESS") or None
+    ray_environment.prepare(address)
+    import ray
+
+    with handler_of_sigterm_kept():  # Ray sets one that exits without a word
+        context = _join(ray, address) if address else ray_start.start_local(ray)
+    return Connection(ray, False, address is None, context.dashboard_url and f"http://{context.dashboard_url}")
+
+
+def in_worker() -> bool:
+    """Whether this process is one of Ray's workers: it runs a task or an actor."""
+    ray = _found()
+    return ray is not None and getattr(ray.get_runtime_context().worker, "mode", None) == ray.WORKER_MODE
+
+
+def act_as_script() -> None:
+    """In a worker of Ray's, let `__main__` and the command line be those of the script that its task comes from,
+    without the script's flags: names, sources and records of steps go by them. Elsewhere nothing happens."""
+    if os.path.basename(sys.argv[0]) != _WORKER:
+        return
+    own = sys.argv[0]
+    of_main = (frame.f_globals for frame, _ in traceback.walk_stack(None) if frame.f_globals["__name__"] == "__main__")
+    script = next((file for names in of_main if (file := names.get("__file__")) and file != own), "")
+    sys.argv = [script]
+    if script:
+        sys.modules["__main__"].__file__ = script
+
+
+def _found() -> Any:
+    ray = sys.modules.get("ray")
+    return ray if ray is not None and ray.is_initialized() else None
+
+
+def _join(ray: Any, address: str) -> Any:
+    try:
+        return ray.init(**ray_environment.cluster_options(address))
+    except ConnectionError as error:
+        raise UserError(f"{error}; start that cluster, or unset RAY_ADDRESS to run on this machine") from error
+
+
+def _ends_with_driver(ray: Any) -> bool:
+    """Whether the driver of this job started the Ray: then its processes are the driver's, where that can be seen."""
+    try:
+        from ray._private.state import state
+
+        job = ray.get_runtime_context().get_job_id()
+        driver = next(found["DriverPid"] for found in state.job_table() if found["JobID"] == job)
+    except Exception:  # a client of a Ray elsewhere, or a version with other private parts
+        return False
+    return len(ray.nodes()) == 1 and "gcs_server" in descendants(driver).values()
+
+
+def _dashboard_url(ray: Any) -> str | None:
+    """A worker only guesses it; its driver has said it."""
+    if in_worker():
+        return None
+    url = getattr(getattr(ray.get_runtime_context().worker, "node", None), "webui_url", None)
+    return f"http://{url}" if url else None

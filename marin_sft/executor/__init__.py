@@ -1,0 +1,1 @@
+"""A script's `main` as a Ray task, under the names of eformer."""

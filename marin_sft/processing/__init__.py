@@ -1,0 +1,1 @@
+"""Marin's module paths for what `marin_sft.data` has."""

@@ -1,0 +1,1 @@
+"""`python -m marin_sft.scripts.finetune.sft` and `.dpo`: EasyDeL's command lines."""

@@ -1,0 +1,305 @@
+"""Command lines of the trainers: `marin-sft sft` and `dpo`, `train_sft.py`, and EasyDeL's scripts.
+
+Flags are the spellings of `settings`, and those of the executor. `--config FILE.yaml` holds more of them; flags win.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from marin_sft.errors import ConfigError, MarinSftError, RunFailed, UserError
+from marin_sft.execution import flags as executor_flags
+from marin_sft.execution.flags import ExecutorFlags, parse_flags
+from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig
+from marin_sft.execution.terminal import complain
+from marin_sft.nearest import nearest
+from marin_sft.trainers import torchrun
+from marin_sft.trainers.configs import SFTConfig
+from marin_sft.trainers.results import TrainResult
+from marin_sft.trainers.settings import (
+    BY_SPELLING,
+    NO_EFFECT,
+    SETTINGS,
+    Dialect,
+    Group,
+    Setting,
+    Value,
+    setting_named,
+)
+from marin_sft.trainers.trainer import DPOTrainer, SFTTrainer
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_OWN = {
+    "config": "a YAML file with more of these settings; flags win",
+    "tpu_type": "train on a TPU slice of a Ray cluster: v4-64",
+    "gpu_count": "train on so many GPUs of one machine of a Ray cluster",
+}
+_WIDTH = 30
+
+
+def sft_command(argv: Sequence[str], dialect: Dialect, program: str) -> int:
+    """Train as the flags say; the exit code: 0 done, 1 a step failed, 2 a user's mistake, 130 interrupted."""
+    return _command(SFTTrainer, argv, dialect, program)
+
+
+def dpo_command(argv: Sequence[str], dialect: Dialect, program: str) -> int:
+    """Train on preferences as the flags say. Exit codes: see `sft_command`."""
+    return _command(DPOTrainer, argv, dialect, program)
+
+
+def dialect_of(argv: Sequence[str]) -> Dialect:
+    """Whose defaults hold for flags of `marin-sft`: ours with our own `--data` and `--model`, else TRL's."""
+    named = {word.partition("=")[0] for word in argv}
+    return Dialect.OURS if {"--data", "--model"} & named or not argv or named & {"-h", "--help"} else Dialect.TRL
+
+
+def _command(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialect, program: str) -> int:
+    if {"-h", "--help"} & set(argv):
+        print(help_text(trainer_class.config_class.pairs, dialect, program, everything="all" in argv))
+        return 0
+    try:
+        if torchrun.waits():
+            return torchrun.exit_code_of_first()
+        with torchrun.telling_the_others() as told:
+            told.code = _train(trainer_class, argv, dialect, program)
+            return told.code
+    except UserError as error:
+        return complain(error, 2)
+    except RunFailed:
+        return 1
+    except MarinSftError as error:
+        return complain(error, 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _train(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialect, program: str) -> int:
+    given = parse(argv, trainer_class.config_class, program)
+    config, resources = given.config, given.resources
+    torchrun.check_devices(resources)
+    trainer = trainer_class(config, resources=resources, flags=given.flags, dialect=dialect)
+    result = trainer.train()
+    if result is not None:
+        print(summary(result))
+    return 0
+
+
+def summary(result: TrainResult) -> str:
+    """How it went, where the model is, and how to use it."""
+    where = result.output_dir or result.checkpoint_path
+    figures, lines = result.metrics, [f"{result.global_step} steps, loss {result.training_loss:.4g}"]
+    before, after = figures.get("before/validation/loss"), figures.get("validation/loss")
+    if after is not None:
+        lines.append(f"loss on held-out rows: {'' if before is None else f'{before:.4g} before, '}{after:.4g} after")
+    lines += [f"model: {where}", f"chat with it: marin-sft chat {where}", f"serve it: vllm serve {where}"]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a command line says."""
+
+    config: SFTConfig
+    flags: ExecutorFlags
+    resources: Resources | None
+
+
+def parse(argv: Sequence[str], config_class: type[SFTConfig], program: str) -> Parsed:
+    """Read flags, and the file that `--config` names.
+
+    Raises:
+        UserError: an unknown flag, with the nearest; a value of the wrong kind; a file that cannot be read.
+    """
+    said: dict[str, Value] = {}
+    own: dict[str, str] = {}
+    executor: list[str] = []
+    for flag in _flags(argv, program):
+        if flag.name in executor_flags.HELP:
+            executor += [f"--{flag.name}", *flag.values]
+        elif flag.name in _OWN:
+            own[flag.name] = flag.one()
+        elif flag.name in NO_EFFECT:
+            said[flag.name] = True
+        else:
+            setting = setting_named(flag.name, program)
+            assert setting is not None
+            said[flag.name] = _value(setting, flag)
+    from_file = _read(own["config"]) if "config" in own else {}
+    named = {BY_SPELLING[name].name for name in said if name in BY_SPELLING}
+    kept = {name: value for name, value in from_file.items() if _name_of(name) not in named}
+    return Parsed(config_class(**{**kept, **said}), parse_flags(executor), _resources(own))
+
+
+@dataclass
+class _Flag:
+    name: str
+    values: list[str] = field(default_factory=list)
+
+    def one(self) -> str:
+        if len(self.values) != 1:
+            got = f"got {len(self.values)}: {' '.join(self.values)}" if self.values else "got none"
+            raise UserError(f"--{self.name}: expected one value, {got}")
+        return self.values[0]
+
+
+def _flags(argv: Sequence[str], program: str) -> Iterator[_Flag]:
+    """Each flag with the values up to the next."""
+    current: _Flag | None = None
+    for word in argv:
+        # A negative number is a value.
+        if word.startswith("--") or (word.startswith("-") and not _is_number(word)):
+            if current is not None:
+                yield current
+            name, equals, value = word.lstrip("-").partition("=")
+            current = _Flag(_checked(name.replace("-", "_"), word, program), [value] if equals else [])
+        elif current is None:
+            raise UserError(f"{program}: got {word!r} before any flag; expected --{SETTINGS[0].names[0]} and others")
+        else:
+            current.values.append(word)
+    if current is not None:
+        yield current
+
+
+def _checked(name: str, word: str, program: str) -> str:
+    known = [*BY_SPELLING, *NO_EFFECT, *_OWN, *executor_flags.HELP]
+    if name in known or not word.startswith("--"):
+        return name
+    setting_named_or_refused(name, known, program)
+    return name
+
+
+def setting_named_or_refused(name: str, known: Sequence[str], program: str) -> None:
+    """Raise UserError for a flag that is unknown or refused."""
+    near = nearest(name, known, most=3)
+    try:
+        setting_named(name, program)
+    except ConfigError as error:
+        if "unknown setting" not in str(error):
+            raise
+        told = " or ".join(f"--{each}" for each in near)
+        hint = f"did you mean {told}?" if near else "--help all lists those there are"
+        raise UserError(f"{program}: unknown flag --{name}: {hint}") from None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _value(setting: Setting, flag: _Flag) -> Value:
+    """Of the setting's type."""
+    if setting.kind is bool:
+        return True if not flag.values else _boolean(flag)
+    if setting.kind is list:
+        return tuple(flag.values)
+    text = flag.one()
+    if text.lower() == "none":
+        return None
+    if setting.kind is int or setting.kind is float:
+        return _number(flag, setting)
+    if setting.kind is dict or setting.kind is object:
+        raise UserError(f"--{flag.name}: cannot be given as a flag; use --config, or the class {SFTConfig.__name__}")
+    return text
+
+
+def _boolean(flag: _Flag) -> bool:
+    value = _BOOLEANS.get(flag.one().lower())
+    if value is None:
+        raise UserError(f"--{flag.name}: expected true or false, or no value, got {flag.one()!r}")
+    return value
+
+
+def _number(flag: _Flag, setting: Setting) -> int | float:
+    text = flag.one()
+    if setting.name == "track_memory" and text.lower() in _BOOLEANS:
+        return _BOOLEANS[text.lower()]
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    whole = setting.kind is int
+    if not math.isfinite(number) or (whole and number != int(number)):
+        raise UserError(f"--{flag.name}: expected a {'whole ' if whole else ''}number, got {text!r}")
+    return int(number) if whole or "." not in text and "e" not in text.lower() else number
+
+
+def _read(path: str) -> dict[str, Value]:
+    import yaml
+
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"--config {path!r}: no such file")
+    try:
+        found = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path!r}: not YAML: {error}") from None
+    if not isinstance(found, Mapping):
+        raise UserError(
+            f"--config {path!r}: got a {type(found).__name__}; expected settings, `name: value` on each line"
+        )
+    values = {str(name): value for name, value in found.items()}
+    for name, value in values.items():
+        setting = setting_named(name, path)
+        # YAML 1.1 takes 2e-5 for a string.
+        if setting is not None and setting.kind in (int, float) and isinstance(value, str) and _is_number(value):
+            values[name] = _number(_Flag(name, [value]), setting)
+    return values
+
+
+def _name_of(spelling: str) -> str:
+    return BY_SPELLING[spelling].name if spelling in BY_SPELLING else spelling
+
+
+def _resources(own: Mapping[str, str]) -> Resources | None:
+    if "tpu_type" in own and "gpu_count" in own:
+        raise UserError("--tpu_type and --gpu_count: expected one of them")
+    if "tpu_type" in own:
+        return TpuPodConfig(tpu_type=own["tpu_type"])
+    if "gpu_count" in own:
+        if not own["gpu_count"].isdigit() or int(own["gpu_count"]) < 1:
+            raise UserError(f"--gpu_count: expected a whole number from 1, got {own['gpu_count']!r}")
+        return GpuConfig(gpu_count=int(own["gpu_count"]))
+    return None
+
+
+def help_text(pairs: bool, dialect: Dialect, program: str, *, everything: bool) -> str:
+    """The flags by group, with their defaults: the usual ones, or all."""
+    lines = [f"usage: {program} --FLAG VALUE ...", ""]
+    for group in Group:
+        if group is Group.DPO and not pairs:
+            continue
+        of_group = [s for s in SETTINGS if s.group is group and s.kind not in (dict, object)]
+        shown = [s for s in of_group if everything or s.usual or group is Group.DPO]
+        lines += [f"{group.value}:", *(_help_line(s, dialect, pairs) for s in shown), ""]
+    lines += ["running:", *(_line(name, "", about) for name, about in _OWN.items())]
+    shown_flags = executor_flags.HELP if everything else ("prefix", "dry_run", "force_run")
+    lines += [_line(name, "", executor_flags.HELP[name]) for name in shown_flags]
+    if not everything:
+        lines += ["", f"{program} --help all lists all flags, and their other spellings"]
+    else:
+        lines += ["", "Other spellings:"]
+        lines += [f"  --{s.names[0]}: {', '.join(f'--{n}' for n in s.names[1:])}" for s in SETTINGS if s.names[1:]]
+        lines += ["", f"Accepted without effect: {', '.join(sorted(NO_EFFECT))}"]
+    return "\n".join(lines)
+
+
+def _help_line(setting: Setting, dialect: Dialect, pairs: bool) -> str:
+    default = setting.default(dialect, pairs)
+    told = "" if default is None or setting.kind is bool and not default else f" ({default})"
+    return _line(setting.names[0], _PLACEHOLDERS.get(setting.kind, ""), f"{setting.about}{told}")
+
+
+_PLACEHOLDERS: Mapping[type, str] = {int: "N", float: "X", str: "TEXT", list: "TEXT ..."}
+
+
+def _line(name: str, placeholder: str, about: str) -> str:
+    flag = f"  --{name} {placeholder}".rstrip()
+    if len(flag) + 2 > _WIDTH:
+        return f"{flag}\n{'':{_WIDTH}}{about}"
+    return f"{flag:{_WIDTH}}{about}"

@@ -1,0 +1,103 @@
+"""What is trained of which rows: the format of a dataset, from a trainer's settings and a look at the first row."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from marin_sft.data.formats import (
+    ChatLmDatasetFormat,
+    LmDatasetFormat,
+    PreferenceChatLmDatasetFormat,
+    TextLmDatasetFormat,
+    TrainOn,
+)
+from marin_sft.errors import ConfigError
+from marin_sft.paths import find, local_path
+
+Values = Mapping[str, Any]
+_MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
+_SHAPES = {"alpaca": "alpaca", "sharegpt": "sharegpt", "custom": None}
+
+PLAIN_PROMPTS = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}### Instruction:\n{{ message['content'] }}\n\n"
+    "{% elif message['role'] == 'assistant' %}### Response:\n{% generation %}{{ message['content'] }}{{ eos_token }}"
+    "{% endgeneration %}\n{% else %}{{ message['content'] }}\n\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}### Response:\n{% endif %}"
+)
+"""A chat template for models without one, as instruction-following models were trained before chat."""
+
+
+def first_row(data: object) -> Mapping[str, Any] | None:
+    """The first row of rows in memory or in local files; None: it is not known before anything runs."""
+    if isinstance(data, str | Path):
+        return _first_of_files(os.path.expanduser(str(data)))
+    if isinstance(data, Iterable):
+        return next(itertools.islice(iter(data), 1), None)
+    return None
+
+
+def _first_of_files(path: str) -> Mapping[str, Any] | None:
+    if local_path(path) is None or not find(path).names:
+        return None
+    from marin_sft.data.rows.row_files import find_files, read_rows  # heavy, and of no use for a dataset on the hub
+
+    return next((row.row for file in find_files([path]) for row in read_rows(file)), None)
+
+
+def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, texts: bool) -> LmDatasetFormat:
+    """The format that a trainer's settings ask for.
+
+    row: the first of the rows, where it is known. pairs: of preference training. texts: a function made texts of rows.
+
+    Raises:
+        ConfigError: a column that the rows do not have, or a shape that is none.
+    """
+    template = _template(values)
+    if pairs:
+        return PreferenceChatLmDatasetFormat(chat_template=template)
+    special = values["add_special_tokens"]
+    if texts:
+        return TextLmDatasetFormat(add_special_tokens=special)
+    field = values["text_field"]
+    if field is not None and row is not None and field not in row:
+        raise ConfigError(f"dataset_text_field = {field!r}: the rows have no such column; they have {sorted(row)}")
+    if field is not None and not _holds_messages(field, row):
+        return TextLmDatasetFormat(field, add_special_tokens=special)
+    shape = values["shape"]
+    if shape is not None and shape not in _SHAPES:
+        raise ConfigError(f"format_type = {shape!r}: expected one of {', '.join(_SHAPES)}")
+    return ChatLmDatasetFormat(
+        messages_field=field or "messages",
+        chat_template=template,
+        shape=None if shape is None else _SHAPES[shape],
+        train_on=_train_on(values, row),
+    )
+
+
+def _holds_messages(field: str, row: Mapping[str, Any] | None) -> bool:
+    return field in _MESSAGE_COLUMNS if row is None else not isinstance(row[field], str)
+
+
+def _train_on(values: Values, row: Mapping[str, Any] | None) -> TrainOn:
+    if values["prompts_too"] is not None:
+        return "all" if values["prompts_too"] else "assistant"
+    if values["answers_only"] or values["completion_only"]:
+        return "assistant"
+    completes = row is not None and {"prompt", "completion"} <= row.keys()
+    return "last" if completes and values["completion_only"] is not False else "all"
+
+
+def _template(values: Values) -> str | None:
+    if values["plain_prompts"]:
+        return PLAIN_PROMPTS
+    given: str | None = values["chat_template"]
+    if given is not None and "{" not in given:
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"chat_template_path = {given!r}: no such file; expected one, or the text of a template")
+        return path.read_text()
+    return given
