@@ -36,7 +36,7 @@ def training_defaults(kind: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in dataclasses.fields(_STEP_CLASS[kind]):
         made = field.default_factory
-        found[field.name] = field.default if isinstance(made, type(dataclasses.MISSING)) else made()
+        found[field.name] = made() if callable(made) else field.default
         found |= {"steps_per_hf_export": -1} if field.name == "steps_per_checkpoint" else {}
     return found
 
@@ -221,7 +221,7 @@ def _training(draft: Draft) -> dict[str, Any]:
     batch = Name(f"{draft.micro_batch} * {draft.accumulate} * DEVICES")
     found: dict[str, Any] = {"train_batch_size": batch}
     if draft.accumulate > 1:
-        found["per_device_parallelism"] = draft.micro_batch
+        found["gradient_accumulation_steps"] = draft.accumulate
     found |= {name: given[name] for name in shown}
     if draft.lora is not None:
         found["lora"] = Call("LoraConfig", keywords=draft.lora)

@@ -19,7 +19,6 @@ COMPONENT = "_component_"
 # torchtune's key: our setting, and torchtune's default where ours is another.
 TRAINING: dict[str, Key] = {
     "epochs": Key("num_train_epochs", 1, "count"),
-    "max_steps_per_epoch": Key("per_epoch_training_steps", kind="count"),
     "seed": Key("seed", kind="count"),
     "enable_activation_checkpointing": Key("gradient_checkpointing", False, "flag"),
     "log_every_n_steps": Key("steps_per_log", kind="count"),
@@ -112,9 +111,7 @@ def read_torchtune(config: Section) -> Draft:
     _set_tracker(draft)
     if draft.training.get("steps_per_hf_export"):
         draft.training["steps_per_checkpoint"] = draft.training["steps_per_hf_export"]
-    if "per_epoch_training_steps" in draft.training:
-        text = "an epoch has so many steps, also where the data make fewer: then they go on into the next one"
-        draft.note(config, "max_steps_per_epoch", text)
+    _set_steps(draft)
     leave_out(draft, config, LEFT_OUT)
     ignore(draft, config, WITHOUT_EFFECT)
     note_unknown(draft, config)
@@ -275,6 +272,17 @@ def _set_precision(draft: Draft) -> None:
     if name not in PRECISIONS:
         draft.config.refuse("dtype", f"one of {', '.join(PRECISIONS)}")
     draft.training["precision"] = PRECISIONS[name]
+
+
+def _set_steps(draft: Draft) -> None:
+    """The steps of all epochs, as far as the data make so many."""
+    config, epochs = draft.config, draft.training["num_train_epochs"]
+    most = config.count("max_steps_per_epoch")
+    if most is None:
+        return
+    draft.training["num_train_steps"] = epochs * most
+    if epochs > 1:
+        draft.note(config, "max_steps_per_epoch", "steps go on through the data, and do not draw from all of it again")
 
 
 def _clip(config: Section) -> float | None:

@@ -83,7 +83,7 @@ FIGURES = {
             **COMMON, **HALVED, "train_batch_size": 8, "num_train_epochs": 2, "learning_rate": 2e-5, "warmup": 0.1,
             "lr_schedule": "cosine", "min_lr_ratio": 0.1, "weight_decay": 0.01, "beta2": 0.95, "max_grad_norm": 0.5,
             "steps_per_eval": 100, "steps_per_checkpoint": 200, "hf_exports_kept": 3, "seed": 42,
-            "gradient_checkpointing": True, "per_device_parallelism": 2,
+            "gradient_checkpointing": True, "gradient_accumulation_steps": 4,
         },
         {"seq_len": 4096, "pack": True, **DROPPED, "validation_fraction": 0.02},
         None,
@@ -122,7 +122,7 @@ FIGURES = {
         {
             **COMMON, **HALVED, **TO_ZERO, "train_batch_size": 16, "num_train_epochs": 3, "learning_rate": 3e-4,
             "warmup": 100, "weight_decay": 0.01, "beta2": 0.999, "max_grad_norm": 1.0, "seed": 0,
-            "gradient_checkpointing": True, "per_device_parallelism": 2,
+            "gradient_checkpointing": True, "gradient_accumulation_steps": 8,
         },
         {"seq_len": 4096, "pack": False, "over_length": "raise"},
         {
@@ -132,8 +132,8 @@ FIGURES = {
     ),
     "torchtune_dpo.yaml": (
         {
-            **COMMON, **HALVED, **TO_ZERO, "train_batch_size": 32, "num_train_epochs": 1, "learning_rate": 5e-4,
-            "warmup": 100, "weight_decay": 0.05, "beta2": 0.999, "max_grad_norm": None, "beta": 0.1,
+            **COMMON, **HALVED, **TO_ZERO, "train_batch_size": 32, "num_train_epochs": 1, "num_train_steps": 1000,
+            "learning_rate": 5e-4, "warmup": 100, "weight_decay": 0.05, "beta2": 0.999, "max_grad_norm": None, "beta": 0.1,
             "loss_type": "sigmoid",
         },
         {"seq_len": 1024, "over_length": "truncate"},
@@ -143,7 +143,7 @@ FIGURES = {
         {
             **COMMON, **HALVED, "train_batch_size": 32, "num_train_epochs": 2, "learning_rate": 1e-5, "warmup": 20,
             "lr_schedule": "linear", "min_lr_ratio": 0.0, "weight_decay": 0.03, "beta2": 0.999, "max_grad_norm": 0.5,
-            "neftune_noise_alpha": 5, "steps_per_eval": 500, "seed": 42, "per_device_parallelism": 2,
+            "neftune_noise_alpha": 5, "steps_per_eval": 500, "seed": 42, "gradient_accumulation_steps": 4,
         },
         {"seq_len": 4096, "pack": True, "over_length": "truncate", "validation_fraction": 0.05},
         None,
