@@ -133,8 +133,8 @@ FIGURES = {
     "torchtune_dpo.yaml": (
         {
             **COMMON, **HALVED, **TO_ZERO, "train_batch_size": 32, "num_train_epochs": 1, "num_train_steps": 1000,
-            "learning_rate": 5e-4, "warmup": 100, "weight_decay": 0.05, "beta2": 0.999, "max_grad_norm": None, "beta": 0.1,
-            "loss_type": "sigmoid",
+            "learning_rate": 5e-4, "warmup": 100, "weight_decay": 0.05, "beta2": 0.999, "max_grad_norm": None,
+            "beta": 0.1, "loss_type": "sigmoid",
         },
         {"seq_len": 1024, "over_length": "truncate"},
         {"r": 8, "alpha": 16, "dropout": 0.0, "target_modules": ALL_LINEAR},
