@@ -234,6 +234,15 @@ def preview_rows(context: _Context) -> None:
         preview.print_previews(context.console, previews)
 
 
+def import_config(context: _Context) -> None:
+    """an experiment file from a YAML of axolotl, torchtune or LLaMA-Factory"""
+    from marin_sft.run.importing import command  # loads the tools' tables
+
+    arguments = context.arguments
+    imported = command.write_experiment(arguments.config, arguments.output, arguments.force)
+    context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
+
+
 def chat(context: _Context) -> None:
     """talk to a model: a directory, or a step that exported one"""
     arguments = context.arguments
@@ -262,6 +271,7 @@ COMMANDS: dict[str, Callable[[_Context], int | None]] = {
     "gc": gc,
     "verify": verify,
     "preview": preview_rows,
+    "import": import_config,
     "chat": chat,
 }
 
@@ -317,6 +327,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     _add_gc_flags(parsers["gc"])
     _add_preview_flags(parsers["preview"])
+    parsers["import"].add_argument("config", metavar="YAML")
+    parsers["import"].add_argument("-o", "--output", required=True, metavar="FILE", help="the experiment file to write")
+    parsers["import"].add_argument("--force", action="store_true", help="write over a file that is there")
     return parser.parse_args(argv)
 
 
