@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from marin_sft.errors import ConfigError
 from marin_sft.execution.step import AnyStep, ExecutorStep, InputName
 
 Source = AnyStep | InputName | str | Path
@@ -32,3 +33,11 @@ def last_part(source: Source) -> str:
         source = source.step
     name = source.name if isinstance(source, ExecutorStep) else str(source)
     return name.rstrip("/").rpartition("/")[2]
+
+
+def check_step(where: str, given: object, of: type, maker: str) -> None:
+    """Raise ConfigError unless `given` is a step whose config is an `of`. `maker`: the function that makes such."""
+    if isinstance(given, ExecutorStep) and isinstance(given.config, of):
+        return
+    got = f"the step '{given.name}'" if isinstance(given, ExecutorStep) else repr(given)
+    raise ConfigError(f"{where}: expected a step that {maker} has made, got {got}")

@@ -33,7 +33,7 @@ from marin_sft.execution.step import ExecutorStep
 from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig
 from marin_sft.export.periodic import PeriodicExports
-from marin_sft.inputs import Source, last_part, path_of, paths_of
+from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
 from marin_sft.training.checks import check_fields
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig, needs_reference
 from marin_sft.training.lora_config import LoraConfig
@@ -180,6 +180,9 @@ def mixture(
     seq_len: for pairs, the maximal length of a prompt and a completion together.
     max_prompt_length, max_completion_length: limits of each, see `pair_limits`.
     """
+    if not isinstance(data, LmDataConfig | Mapping):
+        got = f"the step '{data.name}'" if isinstance(data, ExecutorStep) else repr(data)
+        raise ConfigError(f"mixture '{name}': expected tokenization steps by name, like {{'chat': tokens}}; got {got}")
     if not isinstance(data, LmDataConfig):
         data = lm_mixture_data_config(data, weights or {}, **options)
     elif weights is not None or options:
@@ -211,6 +214,7 @@ def sft(
     hf_save_dtype, hf_generation_eos_token_ids: for these exports, see `HfExport`.
     training: fields of `SFTConfig`.
     """
+    check_step(f"sft '{name}': mixture", mixture, MixtureConfig, "mixture()")
     check_length(mixture, training)
     check_model(base_model, mixture.config.seq_len)
     exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
@@ -236,6 +240,7 @@ def reference_logprobs(
 
     options: more fields of `ReferenceConfig`.
     """
+    check_step("reference_logprobs: mixture", mixture, MixtureConfig, "mixture()")
     config = ReferenceConfig(
         mixture=path_of(mixture), tokenized=mixture.config.data.tokenized, model=path_of(model), **options
     )
@@ -263,6 +268,7 @@ def dpo(
         is kept in memory next to the policy instead.
     training: fields of `DPOConfig`. The others: see `sft`.
     """
+    check_step(f"dpo '{name}': mixture", mixture, MixtureConfig, "mixture()")
     check_length(mixture, training)
     check_model(base_model)
     check_model(reference)
@@ -330,6 +336,7 @@ def export(
     dtype: of the weights; None: that of the base model.
     generation_eos_token_ids: see `HfExport`.
     """
+    check_step(f"export '{name}': trained", trained, TrainConfig, "sft() or dpo()")
     values = export_fields(name, trained.name, trained.config)
     config = ExportConfig(
         checkpoint=path_of(trained), dtype=dtype, generation_eos_token_ids=_ids(generation_eos_token_ids), **values
@@ -382,6 +389,7 @@ def perplexity(
     if not isinstance(data, ExecutorStep):
         assert seq_len is not None
         data = mixture(f"{name}_evaluation", mixture_for_evaluation(data), seq_len=seq_len)
+    check_step(f"perplexity '{name}': data", data, MixtureConfig, "mixture()")
     config = PerplexityConfig(
         model=path_of(model), mixture=path_of(data), tokenized=data.config.data.tokenized, **options
     )

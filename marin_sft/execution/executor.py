@@ -52,7 +52,7 @@ from marin_sft.execution.step import (
     versioned,
 )
 from marin_sft.execution.store import Store
-from marin_sft.execution.stores import open_store, probe
+from marin_sft.execution.stores import open_reachable, probe
 from marin_sft.execution.terminal import complain, early_end_allowed, visible
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ class Executor:
         """
         act_as_script()
         graph = build_graph(steps)
-        return Run(graph, make_plan(graph, open_store(self.flags.prefix), self._selection()))
+        store = open_reachable(self.flags.prefix)
+        return Run(graph, make_plan(graph, store, self._selection()))
 
     def _selection(self) -> Selection:
         flags = self.flags
@@ -138,7 +139,7 @@ class Executor:
         act_as_script()
         graph = build_graph(steps)
         check_selection(graph, self._selection())
-        store = open_store(self.flags.prefix)
+        store = open_reachable(self.flags.prefix)
         record = RunRecord(store)
         # Before reading any step, so that gc does not remove what this launch finds.
         unrecorded = record.begin(description, graph)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn, get_args
@@ -12,6 +12,8 @@ from typing import Literal, NoReturn, get_args
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_environment import LAUNCH_DIR
 from marin_sft.nearest import nearest_text
+
+_QUOTED_LIST = re.compile(r"""\s*\[\s*(["']|\]\s*$)""")
 
 BackendName = Literal["ray", "inline"]
 
@@ -62,7 +64,7 @@ HELP = {
     "prefix": "where outputs are stored: a path or a gs:// or s3:// URL (default: $MARIN_SFT_PREFIX, else ./store)",
     "dry_run": "print the plan; write nothing, start nothing",
     "json": "print the plan as JSON and nothing else; implies --dry_run",
-    "force_run": "rerun these steps: exact names or globs, plain or as a JSON list",
+    "force_run": "rerun these steps: exact names or globs, plain or as a list: ['a', 'b']",
     "cascade": "with --force_run: also rerun everything that depends on those steps",
     "force_run_failed": "rerun steps that failed in an earlier launch (default: true)",
     "run_only": "run only steps whose names match one of these regular expressions, and their inputs",
@@ -70,6 +72,7 @@ HELP = {
     "fail_fast": "stop at the first failure instead of finishing steps that do not depend on it",
     "beat_timeout": "seconds without a heartbeat after which another launch's step is taken over (default: 90)",
     "backend": "where steps run: ray (default) or inline, in this process, for debugging",
+    "debug": "also show the traceback of an error",
 }
 
 
@@ -89,6 +92,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     parser.add_argument("--prefix", default=argparse.SUPPRESS, help=HELP["prefix"])
     parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=HELP["max_concurrent"])
     parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=HELP["beat_timeout"])
+    parser.add_argument("--debug", action="store_true", help=HELP["debug"])
     parser.add_argument("--backend", choices=get_args(BackendName), default=argparse.SUPPRESS, help=HELP["backend"])
     found, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -97,6 +101,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         own = "" if "did you mean" in hint else "; the settings of an experiment are in its file"
         raise UserError(f"unknown argument {unknown[0]!r}{hint}{own}")
     values = vars(found)
+    del values["debug"]  # `errors.debugging`: it also holds before flags are read
     if "prefix" in values:
         values["prefix"] = absolute_prefix(values["prefix"])
     for name in LISTS:
@@ -129,16 +134,19 @@ def _seconds(text: str) -> float:
 
 
 def _list(text: str, name: str) -> list[str]:
-    if not text.lstrip().startswith("["):
+    """Of one word of the command line: a list as YAML writes it, which JSON is, too; or a plain name."""
+    plain = not text.lstrip().startswith("[") if name == "force_run" else not _QUOTED_LIST.match(text)
+    if plain:  # a regular expression may also start with "["
         return [text]
+    import yaml
+
     try:
-        items = json.loads(text)
-    except ValueError as error:
-        if name == "run_only":
-            return [text]  # a regular expression may also start with "["
-        raise UserError(f"--{name} {text!r}: expected a JSON list of strings: {error}") from None
-    if not all(isinstance(item, str) for item in items):
-        raise UserError(f"--{name} {text!r}: expected a JSON list of strings")
+        items = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        said = getattr(error, "problem", None) or error
+        raise UserError(f"--{name} {text!r}: expected a list of strings, like ['a', 'b']: {said}") from None
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise UserError(f"--{name} {text!r}: expected a list of strings, like ['a', 'b']")
     return items
 
 

@@ -10,17 +10,39 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marin_sft.errors import StoreError
 from marin_sft.execution.patience import patient, was_sent
 from marin_sft.execution.store import FileInfo
 
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
-
 _SIGNATURE = "writer"  # the metadata field by which a writer recognizes its own object
+_GS, _S3 = ("gs", "gcs"), ("s3", "s3a")
 CONNECTIONS = 32  # concurrent calls
+
+
+def endpoint_of(protocol: str) -> str | None:
+    """The URL that a client asks; None where nobody knows. It is not asked, nor is one for credentials."""
+    with contextlib.suppress(Exception):  # of a client that keeps it elsewhere
+        if protocol in _GS:
+            import gcsfs.core
+
+            return str(gcsfs.core._location())
+        if protocol in _S3:
+            filesystem = _filesystem(protocol)
+            filesystem.connect()
+            return str(filesystem.s3.meta.endpoint_url)
+    return None
+
+
+def _filesystem(protocol: str) -> Any:
+    import fsspec
+
+    options = {"config_kwargs": {"max_pool_connections": CONNECTIONS}} if protocol in _S3 else {}
+    # It logs a traceback for every error that it raises.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    # Listings must be fresh: another launch may have committed a moment ago.
+    return fsspec.filesystem(protocol, use_listings_cache=False, **options)
 
 
 class FsspecStore:
@@ -31,20 +53,14 @@ class FsspecStore:
     _memory_lock = threading.Lock()
 
     def __init__(self, protocol: str, prefix: str) -> None:
-        import fsspec
-
-        if protocol not in ("memory", "gs", "gcs", "s3", "s3a"):
+        if protocol not in ("memory", *_GS, *_S3):
             raise StoreError(
                 f"prefix {prefix!r}: expected a local path, gs://, s3:// or memory://, got {protocol}://, "
                 "which has no create-exclusive that is known to be atomic"
             )
-        # Listings must be fresh: another launch may have committed a moment ago.
         self._in_memory = protocol == "memory"
-        self._is_s3 = protocol in ("s3", "s3a")
-        options = {"config_kwargs": {"max_pool_connections": CONNECTIONS}} if self._is_s3 else {}
-        # It logs a traceback for every error that it raises.
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-        self._fs: AbstractFileSystem = fsspec.filesystem(protocol, use_listings_cache=False, **options)
+        self._is_s3 = protocol in _S3
+        self._fs = _filesystem(protocol)
         self.prefix = prefix.rstrip("/")
 
     def path(self, relative: str) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import time
+import urllib.request
 import uuid
+from urllib.parse import urlsplit
 
-from marin_sft.errors import StoreError
+from marin_sft.errors import StoreError, StoreUnavailable
 from marin_sft.execution.local_store import LocalStore
-from marin_sft.execution.object_store import FsspecStore
+from marin_sft.execution.object_store import FsspecStore, endpoint_of
+from marin_sft.execution.patience import seconds_of_patience
 from marin_sft.execution.store import Store
+
+_LOOKING_UP = 3.0  # seconds for the name of a host
+_PAUSE = 0.5
 
 
 def open_store(prefix: str) -> Store:
@@ -20,6 +28,28 @@ def open_store(prefix: str) -> Store:
     if not separator or protocol == "file":
         return LocalStore(rest if separator else prefix)
     return FsspecStore(protocol, prefix)
+
+
+def open_reachable(prefix: str) -> Store:
+    """The same for a launch, which has to wait for it: without network a client would ask for most of a minute.
+
+    Raises:
+        StoreUnavailable: the host of an object store has no address, also when asked again.
+    """
+    url = endpoint_of(prefix.partition("://")[0])
+    host = urlsplit(url).hostname if url else None
+    began = time.monotonic()
+    proxied = urllib.request.getproxies().keys() - {"no"}  # a proxy would find the host
+    while host and not proxied:
+        try:
+            socket.getaddrinfo(host, None)
+            break
+        except socket.gaierror as error:
+            if time.monotonic() - began > min(_LOOKING_UP, seconds_of_patience()):
+                text = f"prefix {prefix}: {host} is not found: {error.strerror}. Check the network"
+                raise StoreUnavailable(text, str(error.strerror), silent=True) from error
+        time.sleep(_PAUSE)
+    return open_store(prefix)
 
 
 def probe(store: Store) -> None:

@@ -11,7 +11,10 @@ import contextlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
+
+from marin_sft.errors import debugging
 
 # C0 and C1 except newline and tab, characters that change text direction, and surrogates.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -29,6 +32,9 @@ def visible(text: str) -> str:
 
 def complain(problem: object, code: int) -> int:
     """Print an error; returns `code`."""
+    if debugging() and isinstance(problem, BaseException):
+        traceback.print_exception(problem)
+        return code
     print(f"error: {visible(str(problem))}", file=sys.stderr)
     return code
 

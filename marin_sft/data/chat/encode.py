@@ -184,13 +184,8 @@ class Encoder:
         dialogues = [Dialogue(messages, pair.tools, pair.chat_template_kwargs) for messages in sides]
         return _pair([self._dialogue(dialogue, train_on) for dialogue in dialogues])
 
-<<<<<<< HEAD
     def _with_ends(self, row: TokenRow, bos: int | None, ended: bool, trained_bos: bool) -> TokenRow:
         """With `bos` before it, and after it an EOS that is trained unless the text has `ended`."""
-=======
-    def _with_ends(self, row: TokenRow, ended: bool, trained_bos: bool) -> TokenRow:
-        """Adds the BOS that the tokenizer itself would add, and a trained EOS, each unless it is there."""
->>>>>>> tidy-data
         ids, mask = row.input_ids, row.mask
         if not len(ids):
             raise BadRow("empty_text", "the row's text is empty")
@@ -223,12 +218,8 @@ class Encoder:
 
     @functools.cached_property
     def _bos(self) -> int | None:
-<<<<<<< HEAD
         """The token that goes before a text, where the format asks for it or, if it says nothing, the tokenizer itself
         puts it there; None for no token."""
-=======
-        """The BOS token, if the tokenizer puts one before a text, else None."""
->>>>>>> tidy-data
         bos = self.tokenizer.bos_token_id
         wanted = self.format.add_special_tokens if isinstance(self.format, TextLmDatasetFormat) else None
         if wanted is None:
