@@ -155,14 +155,13 @@ class ChatLmDatasetFormat:
 
 @dataclass(frozen=True)
 class TextLmDatasetFormat:
-    """Rows that hold plain text, all of it trained; no template.
-
-    `add_special_tokens`: True puts the tokenizer's BOS before each text, False puts none; None does as the tokenizer
-    itself does. A text that begins with a BOS gets no second one. An EOS ends every text, whatever this says.
-    """
+    """Rows that hold plain text, all of it trained; no template. An EOS ends every text."""
 
     text_key: str = "text"
+    """The key of the text in a row."""
+
     add_special_tokens: bool | None = omitted_when(None, default=None)
+    """Whether to put the tokenizer's BOS before each text that has none. None: as the tokenizer itself does."""
 
     def __post_init__(self) -> None:
         _check_kind("text_key", self.text_key, (str,))

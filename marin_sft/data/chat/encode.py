@@ -1,10 +1,10 @@
 """An example -> rows of tokens with masks.
 
 Dialogue                    rendered by the chat template, see renderer.py
-Text                        prompt and text tokenized as one. A BOS comes first where the tokenizer itself puts one
-                            before texts, or as `TextLmDatasetFormat.add_special_tokens` says, and an EOS comes last,
-                            unless the text already has them there, blanks aside. Trained from the first token that
-                            holds a character of the text, even if it straddles the prompt, to the EOS
+Text                        prompt and text tokenized as one, between a BOS (if the tokenizer itself puts one before
+                            texts, or as `TextLmDatasetFormat.add_special_tokens` says) and an EOS, unless the text
+                            already has them, not counting whitespace. Trained from the first token that holds a
+                            character of the text, even if it straddles the prompt, to the EOS
 Segments                    each piece separately, nothing added
 Tokens                      as they are
 Preference, TextPreference  two rows that share a prompt; what follows it is trained
@@ -171,8 +171,8 @@ class Encoder:
         return SpannedText(text, trained, Noted({"special_tokens_in_text": len(written)}), escaped)
 
     def _own_ends(self, text: str) -> tuple[bool, bool]:
-        """Whether a text begins with the BOS token, and whether it ends with the EOS token, blanks aside: most chat
-        templates write a newline after it. A token that only ends turns does not end a text."""
+        """Whether a text begins with the BOS and ends with the EOS token, not counting whitespace: most chat templates
+        write a newline after it. A token that only ends turns does not end a text."""
         begin, end, text = self.tokenizer.bos_token, self.tokenizer.eos_token, text.strip()
         return bool(begin) and text.startswith(begin), bool(end) and text.endswith(end)
 
@@ -185,7 +185,7 @@ class Encoder:
         return _pair([self._dialogue(dialogue, train_on) for dialogue in dialogues])
 
     def _with_ends(self, row: TokenRow, bos: int | None, ended: bool, trained_bos: bool) -> TokenRow:
-        """With `bos` before it, and after it an EOS that is trained unless the text has `ended`."""
+        """Adds `bos` before the row and a trained EOS after it, unless the text has `ended`."""
         ids, mask = row.input_ids, row.mask
         if not len(ids):
             raise BadRow("empty_text", "the row's text is empty")
@@ -218,8 +218,7 @@ class Encoder:
 
     @functools.cached_property
     def _bos(self) -> int | None:
-        """The token that goes before a text, where the format asks for it or, if it says nothing, the tokenizer itself
-        puts it there; None for no token."""
+        """The BOS token, if the format asks for it or, by default, if the tokenizer itself puts it before a text."""
         bos = self.tokenizer.bos_token_id
         wanted = self.format.add_special_tokens if isinstance(self.format, TextLmDatasetFormat) else None
         if wanted is None:

@@ -135,7 +135,7 @@ class ChatRenderer:
             why = "" if self.tokenizer.chat_template is None else f" ({error})"
             raise ConfigError(
                 f"no chat template in the tokenizer {self.tokenizer.name_or_path!r}{why}, and the rows hold dialogues. "
-                "Set format.chat_template, or take a tokenizer that has one, as those of instruct models do; rows of "
+                "Set format.chat_template, or use a tokenizer that has one, such as that of an instruct model. Rows of "
                 "plain text need none, see TextLmDatasetFormat"
             ) from error
         with _errors_of_templates():
