@@ -70,6 +70,7 @@ HELP = {
     "fail_fast": "stop at the first failure instead of finishing what does not depend on it",
     "beat_timeout": "seconds without a sign of life after which another launch's step is taken over (default: 90)",
     "backend": "where steps run: ray (default) or inline, in this process, for debugging",
+    "debug": "print the traceback of a mistake, too",
 }
 
 
@@ -86,6 +87,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         )
     for name in LISTS:
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=argparse.SUPPRESS, help=HELP[name])
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=HELP["debug"])
     parser.add_argument("--prefix", default=argparse.SUPPRESS, help=HELP["prefix"])
     parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=HELP["max_concurrent"])
     parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=HELP["beat_timeout"])
@@ -97,6 +99,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         own = "" if "did you mean" in hint else "; an experiment's own settings are in its file"
         raise UserError(f"unknown argument {unknown[0]!r}{hint}{own}")
     values = vars(found)
+    values.pop("debug", None)  # see `errors.debugging`
     if "prefix" in values:
         values["prefix"] = absolute_prefix(values["prefix"])
     for name in LISTS:
