@@ -20,7 +20,7 @@ from marin_sft.nearest import did_you_mean
 
 _INSIDE_MESSAGES = ("role", "content")
 HistoryThinking = Literal["keep", "strip"]
-TrainOn = Literal["assistant", "last", "all"]
+TrainOn = Literal["assistant", "last", "all", "completion", "everything"]
 SpecialTokensInText = Literal["keep", "escape", "drop", "raise"]
 NotRendered = Literal["calls", "reasoning", "content"]
 
@@ -85,7 +85,8 @@ class ChatLmDatasetFormat:
 
     train_on: TrainOn = "assistant"
     """What to train: "assistant" turns with their end-of-turn tokens, the "last" of them, or "all" tokens. A
-    message's own `train` flag takes precedence."""
+    message's own `train` flag takes precedence. "all" leaves out the prompt of a prompt and its completion;
+    "everything" does not. "completion" trains the assistant turns of such a completion, and other rows whole."""
 
     pack: bool | int | None = None
     """Whether documents share rows of a mixture, or how many may. None: up to the mixture."""
@@ -124,8 +125,10 @@ class ChatLmDatasetFormat:
             _check_choice("allow_not_rendered", kind, get_args(NotRendered))
         check_template_date("template_date", self.template_date)
         check_template_kwargs("chat_template_kwargs", self.chat_template_kwargs)
-        if not self.mask_user_turns and self.train_on == "last":
-            raise ConfigError("mask_user_turns=False trains all tokens, train_on='last' does not; expected one of them")
+        if not self.mask_user_turns and self.train_on in ("last", "completion"):
+            raise ConfigError(
+                f"mask_user_turns=False trains all tokens, train_on={self.train_on!r} does not; expected one of them"
+            )
         if self.pack is not None and self.pack is not False and self.pack < 1:
             raise ConfigError(f"pack={self.pack}; expected True, False, or how many documents share a row, 1 or more")
 

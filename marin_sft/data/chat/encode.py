@@ -138,7 +138,7 @@ class Encoder:
                     raise BadRow("rated_bad", "the row says that its answer is bad; only good answers are trained")
                 return self._dialogue(example.dialogue)
             case Text():
-                return self._text(example)
+                return self._text(example, whole=self.format.as_chat().train_on == "everything")
             case Segments():
                 texts = [self._plain(text, None if trained else ()) for text, trained in example.pieces]
                 return _Draft(texts, _joined)
@@ -155,12 +155,13 @@ class Encoder:
         spanned = self._renderer.render(dialogue, train_on)
         return _Draft((spanned,), lambda rows: self._renderer.checked(rows[0], spanned))
 
-    def _text(self, example: Text) -> _Draft:
-        text = example.prompt + example.text
-        spanned = self._plain(text, ((len(example.prompt), len(text)),) if example.prompt else None)
+    def _text(self, example: Text, whole: bool = False) -> _Draft:
+        """`whole`: the prompt is trained, too."""
+        text, whole = example.prompt + example.text, whole or not example.prompt
+        spanned = self._plain(text, None if whole else ((len(example.prompt), len(text)),))
         begun, ended = (False, False) if spanned.escaped else self._own_ends(text)
         bos = None if begun else self._bos
-        return _Draft((spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), bos, ended, not example.prompt))
+        return _Draft((spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), bos, ended, whole))
 
     def _plain(self, text: str, trained: Sequence[Range] | None) -> SpannedText:
         """Text without a template. Special tokens in it are counted and escaped as in a dialogue."""

@@ -65,6 +65,10 @@ class ChatRenderer:
         chat = self._chat(dialogue)
         self._clock.asked = False
         chosen = train_on or ("all" if not self.format.mask_user_turns else self.format.train_on)
+        if chosen == "completion":
+            chosen = "assistant" if dialogue.completes else "all"
+        elif chosen == "everything":
+            chosen = "all"
         flags = {i: message["train"] for i, message in enumerate(dialogue.messages) if "train" in message}
         if chosen == "all" and all(flags.values()):
             spanned = SpannedText(_checked_text(chat.render(chat.messages)))
