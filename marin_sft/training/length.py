@@ -1,4 +1,4 @@
-"""How long a training is: its settings, its steps and epochs, and both in words. Light: no JAX."""
+"""How long to train: the settings, the steps and epochs, and both in words. Light: no JAX."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from marin_sft.training.optimization.schedule_settings import without_rounding
 
 @dataclass(frozen=True, kw_only=True)
 class LengthSettings:
-    """How long to train, in steps of how many examples: exactly one of `num_train_epochs` and `num_train_steps`."""
+    """How long to train, and with how many examples per step. Give either `num_train_epochs` or `num_train_steps`."""
 
     train_batch_size: int
     """Examples per step over all devices."""
 
     num_train_epochs: float | None = None
-    """Epochs. An epoch is as many examples as the mixture's training components hold. Its last step takes what is left
-    of it, as in transformers."""
+    """Epochs. An epoch is as many examples as the mixture's training components hold. Its last batch is what is left,
+    as in transformers."""
 
     num_train_steps: int | None = None
-    """Optimizer steps. Every batch is full, and goes on into the next epoch."""
+    """Optimizer steps. Every batch is full, and may continue into the next epoch."""
 
     per_epoch_training_steps: int | None = omitted_when(None, default=None)
-    """Steps that count as one epoch. None: as many as the data make."""
+    """Steps that count as one epoch. None: one pass over the data."""
 
     def check_length(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
@@ -51,14 +51,14 @@ class LengthSettings:
 
 
 def epochs_of(settings: LengthSettings, examples: int) -> Epochs:
-    """Of as many examples as the data make, `examples`, or as the settings say."""
+    """Epochs of `examples` examples, as many as the data make, unless the settings define an epoch."""
     steps = settings.per_epoch_training_steps
     in_epoch = examples if steps is None else steps * settings.train_batch_size
     return Epochs(in_epoch, settings.train_batch_size, settings.cuts_epochs)
 
 
 def num_steps_of(settings: LengthSettings, examples: int) -> int:
-    """Optimizer steps of the whole run; for epochs, as many as transformers' Trainer takes."""
+    """Optimizer steps of the whole run. For epochs, the same number as in transformers' Trainer."""
     if settings.num_train_steps is not None:
         return settings.num_train_steps
     assert settings.num_train_epochs is not None
@@ -66,7 +66,7 @@ def num_steps_of(settings: LengthSettings, examples: int) -> int:
 
 
 def length_text(epochs: Epochs, num_steps: int, examples: str) -> str:
-    """What `num_steps` train, in words; a batch larger than the data makes it a warning. `examples`: rows or pairs."""
+    """What `num_steps` train, in words; a warning if a batch is larger than the data. `examples`: rows or pairs."""
     passes = _counted(epochs.before(num_steps) / epochs.examples, "epoch")
     text = f"training for {passes} of {epochs.examples:,} {examples}: {_counted(num_steps, 'step')}"
     left = epochs.examples % epochs.batch_size
