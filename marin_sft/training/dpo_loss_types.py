@@ -164,7 +164,7 @@ class LossOptions:
         sorting = [name for name in names if LOSS_TYPES[name].sorts]
         if self.use_weighting and sorting:
             raise ConfigError(
-                f"use_weighting=True weights single pairs, but {sorting} sort them over the batch; use other losses"
+                f"use_weighting=True: pairs are weighted one by one, but {sorting} sort them over the batch"
             )
 
 
