@@ -51,7 +51,7 @@ REFUSED = {
     ),
     "of another family": ({"model_type": "gpt2"}, "model_type 'gpt2': expected one of llama, mistral, qwen2"),
     "gemma 3 with images": ({"model_type": "gemma3"}, "model_type 'gemma3': expected one of"),
-    "biases": ({"attention_bias": True}, "attention_bias = True: models with False can be trained"),
+    "biases": ({"attention_bias": True}, "attention_bias = True: expected False"),
 }
 
 
