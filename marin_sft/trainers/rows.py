@@ -87,7 +87,8 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
 
 
 def _check_fits(shape: str, row: Mapping[str, Any]) -> None:
-    needed = SHAPE_BY_NAME[_SHAPES[shape]].needed if _SHAPES[shape] else ()
+    ours = _SHAPES[shape]
+    needed = () if ours is None else SHAPE_BY_NAME[ours].needed
     missing = [slot.field for slot in needed if not row.keys() & set(slot.keys)]
     if missing:
         raise ConfigError(

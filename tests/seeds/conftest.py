@@ -42,6 +42,14 @@ def published(tmp_path_factory):
         yield Published(models, hub.environment(home=root / "home"))
 
 
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    """Of this process, which plans but does not train."""
+    for name in ("WANDB_API_KEY", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MARIN_SFT_PREFIX", str(tmp_path / "store"))
+
+
 @pytest.fixture
 def desk(published, tmp_path):
     """A directory of a user's own, with a store of its own and the hub."""
@@ -72,7 +80,8 @@ def _datasets() -> dict[str, dict[str, bytes]]:
     """Columns and splits as published; a test split of the pairs and a validation split of the texts, which the
     documents name, have been added."""
     asked = {"toxic": False, "language": "English"}  # further keys of WildChat's messages
-    chats = [{"conversation_hash": str(i), "conversation": dialogue(row, **asked)} for i, row in enumerate(SUMS)]
+    chats = [{"messages": dialogue(row)} for row in SUMS]
+    wild = [{"conversation_hash": str(i), "conversation": dialogue(row, **asked)} for i, row in enumerate(SUMS)]
     pairs = [
         {
             "prompt": row["instruction"],
@@ -96,6 +105,4 @@ def _datasets() -> dict[str, dict[str, bytes]]:
             "helpful-base/validation.jsonl.gz": gzip.compress(jsonl(*texts[:20])),
         },
         "trl-lib/Capybara": {"data/train-00000-of-00001.parquet": parquet(*chats)},
-            "data/train-00000-of-00001.parquet": parquet(*({"messages": dialogue(row)} for row in SUMS))
-        },
     }
