@@ -222,16 +222,25 @@ def verify(context: _Context) -> int:
 
 
 def preview_rows(context: _Context) -> None:
-    """show the tokens of a few rows, and which are trained"""
-    from marin_sft.run import preview  # imports numpy
+    """what tokenizing makes of a few rows: the tokens, and which are trained"""
+    from marin_sft.run import preview, preview_request  # loads numpy
 
-    tokenizer, previews = preview.read_previews(context.arguments)
+    previews = preview_request.read_previews(context.arguments)
     if context.json:
-        for row in previews:
+        for row in previews.shown:
             for value in preview.preview_json(row):
                 print(json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode())
     else:
-        preview.print_previews(context.console, tokenizer, previews)
+        preview.print_previews(context.console, previews)
+
+
+def import_config(context: _Context) -> None:
+    """an experiment file from a YAML of axolotl, torchtune or LLaMA-Factory"""
+    from marin_sft.run.importing import command  # loads the tools' tables
+
+    arguments = context.arguments
+    imported = command.write_experiment(arguments.config, arguments.output, arguments.force)
+    context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
 
 
 def chat(context: _Context) -> None:
@@ -262,6 +271,7 @@ COMMANDS: dict[str, Callable[[_Context], int | None]] = {
     "gc": gc,
     "verify": verify,
     "preview": preview_rows,
+    "import": import_config,
     "chat": chat,
 }
 
@@ -317,6 +327,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     _add_gc_flags(parsers["gc"])
     _add_preview_flags(parsers["preview"])
+    parsers["import"].add_argument("config", metavar="YAML")
+    parsers["import"].add_argument("-o", "--output", required=True, metavar="FILE", help="the experiment file to write")
+    parsers["import"].add_argument("--force", action="store_true", help="write over a file that is there")
     return parser.parse_args(argv)
 
 
@@ -361,15 +374,28 @@ def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tokenizer", required=True, metavar="T", help="a directory or a hub id")
-    parser.add_argument("--data", required=True, metavar="FILE", help="a file, a directory or a glob")
-    parser.add_argument("--format", default="auto", metavar="F", help="the row format, or auto (default)")
+    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="the file of an experiment")
+    parser.add_argument("step", nargs="?", metavar="STEP", help="its tokenize step, if it has several")
+    parser.add_argument("--tokenizer", metavar="T", help="without an experiment: a directory, or a hub id")
+    parser.add_argument("--data", metavar="FILE", help="without an experiment: a file, a directory or a glob")
+    parser.add_argument("--format", metavar="F", help="how rows are read: a name, or auto (default)")
     parser.add_argument(
-        "--format_options", metavar="JSON", default="{}", help='fields of ChatLmDatasetFormat: \'{"train_on": "last"}\''
+        "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"
+    )
+    parser.add_argument("--role_map", metavar="THEIRS=OUR,..", help="role names of the rows: bot=assistant")
+    parser.add_argument("--train_on", metavar="W", help="assistant (default), last or all")
+    parser.add_argument(
+        "--format_options", metavar="JSON", help="more fields of ChatLmDatasetFormat: '{\"drop_system\": true}'"
     )
     parser.add_argument("--max_length", type=_positive, metavar="N", help="maximal number of tokens in a row")
     parser.add_argument("--over_length", default="truncate", choices=POLICIES, metavar="P", help=", ".join(POLICIES))
-    parser.add_argument("--rows", type=_positive, default=3, metavar="N", help="how many rows to show (default: 3)")
+    parser.add_argument(
+        "--rows",
+        type=_positive,
+        default=3,
+        metavar="N",
+        help="show so many rows (default: 3); up to 1,000 are looked at",
+    )
 
 
 def _count(text: str) -> int:

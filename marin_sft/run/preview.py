@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,72 +14,19 @@ from rich.text import Text
 from marin_sft.data.chat.alignment import Noted, TokenRow
 from marin_sft.data.chat.notes import DATE, NOTES
 from marin_sft.data.chat.special_tokens import pattern_of, special_tokens
-from marin_sft.data.formats import TEMPLATE_DATE, ChatLmDatasetFormat, shape_names
-from marin_sft.data.preview import Document, RowPreview, preview
-from marin_sft.data.rows.dropped import ON_PURPOSE
-from marin_sft.data.rows.row_files import find_files
-from marin_sft.data.tokenizer import load_tokenizer_by_name
-from marin_sft.errors import ConfigError, DataError, UserError
-from marin_sft.nearest import nearest_text
-from marin_sft.paths import find, local_path, nearest_path
+from marin_sft.data.formats import TEMPLATE_DATE
+from marin_sft.data.preview import Document, RowPreview
+from marin_sft.run.preview_request import Previews
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-AUTO = "auto"
-_NOT_BAD = ON_PURPOSE | {"over_length"}
 _SHOWN_CHARACTERS = 400  # of a message
 _GAP = "|"  # between two tokens
 
 
-def read_previews(arguments: argparse.Namespace) -> tuple[PreTrainedTokenizerFast, Iterator[RowPreview]]:
-    """The tokenizer, and the previews that the flags request.
-
-    Raises:
-        UserError: no such data, format or tokenizer.
-    """
-    names = [AUTO, *shape_names()]
-    if arguments.format not in names:
-        known = ", ".join(names)
-        raise UserError(
-            f"--format {arguments.format!r}{nearest_text(arguments.format, names)}; expected one of {known}"
-        )
-    data = os.path.expanduser(arguments.data)
-    if local_path(data) is not None and not find(data).names:
-        expected = "a file, a directory or a glob of rows"
-        raise UserError(f"--data {arguments.data!r}: no such file; expected {expected}{nearest_path(data)}")
-    try:
-        find_files([data])
-    except DataError as error:
-        raise UserError(f"--data: {error}") from error
-    tokenizer = load_tokenizer_by_name(arguments.tokenizer)
-    format = _format(None if arguments.format == AUTO else arguments.format, arguments.format_options)
-    limits = (arguments.max_length, arguments.over_length)
-    return tokenizer, checked(preview(tokenizer, data, format, arguments.rows, *limits), data)
-
-
-def _format(shape: str | None, options_text: str) -> ChatLmDatasetFormat:
-    try:
-        options = json.loads(options_text)
-    except ValueError as error:
-        raise UserError(f"--format_options: {error}; expected JSON, got {options_text!r}") from error
-    if not isinstance(options, dict):
-        raise UserError(f"--format_options: expected a JSON object, got {options_text!r}")
-    # JSON cannot express a function, and --format sets the shape.
-    known = {field.name for field in dataclasses.fields(ChatLmDatasetFormat)} - {"formatting_func", "shape"}
-    for name in options.keys() - known:
-        raise UserError(f"--format_options: no option {name!r}{nearest_text(name, sorted(known))}")
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
-    }
-    try:
-        return ChatLmDatasetFormat(shape=shape, **values)
-    except ConfigError as error:
-        raise ConfigError(f"--format_options: {error}") from error
-
-
-def preview_json(row: RowPreview) -> list[dict[str, object]]:
-    """One object; if the row is split, one for each piece."""
+def preview_json(row: RowPreview) -> list[dict[str, Any]]:
+    """One object, or, for a row that is split, one for each piece."""
     dropped = str(row.dropped) if row.dropped else None
     where = {"file": row.source.file.name, "line": row.source.line, "format": row.shape}
     if row.unused_keys:
@@ -104,28 +48,15 @@ def _document_json(document: Document, dropped: str | None) -> list[dict[str, ob
     return [{"input_ids": ids, "mask": mask, **more} for ids, mask in tokens]
 
 
-def checked(previews: Iterable[RowPreview], data: str) -> Iterator[RowPreview]:
-    """Yields `previews` unchanged.
-
-    Raises:
-        DataError: after the last one, if there were none or none can be used.
-    """
-    rows, bad = 0, 0
-    for row in previews:
-        yield row
-        rows, bad = rows + 1, bad + bool(row.dropped and row.dropped.reason not in _NOT_BAD)
-    if not rows:
-        raise DataError(f"{data}: no rows; expected at least one")
-    if rows == bad:
-        raise DataError(f"{data}: none of the first {rows} rows can be used; the reason is shown for each")
-
-
-def print_previews(console: Console, tokenizer: PreTrainedTokenizerFast, previews: Iterable[RowPreview]) -> None:
-    """Special tokens in the text of a message are shown in red, with a note below it."""
-    for index, row in enumerate(previews):
-        if index == 0:  # not before an error
-            console.print(Text(f"Lines with + are trained. Tokens are separated by {_GAP}"))
-        _print_preview(console, tokenizer, row)
+def print_previews(console: Console, previews: Previews) -> None:
+    """Special tokens that somebody wrote into a message stand in red, and are told below it."""
+    for index, row in enumerate(previews.shown):
+        if index == 0:  # not above an error
+            console.print(Text(f"Lines with + are trained. Tokens are set apart by {_GAP}"))
+        _print_preview(console, previews.tokenizer, row)
+    console.print()
+    for line in previews.counts():
+        console.print(Text(line, style="red" if previews.dropped else "bold"))
 
 
 def _print_preview(console: Console, tokenizer: PreTrainedTokenizerFast, row: RowPreview) -> None:

@@ -132,8 +132,11 @@ class ChatRenderer:
         try:
             text = self.tokenizer.get_chat_template(self.format.chat_template, tools)
         except ValueError as error:
+            why = "" if self.tokenizer.chat_template is None else f" ({error})"
             raise ConfigError(
-                f"no chat template: {error}; set format.chat_template, or use a tokenizer that has one"
+                f"no chat template in the tokenizer {self.tokenizer.name_or_path!r}{why}, and the rows hold dialogues. "
+                "Set format.chat_template, or take a tokenizer that has one, as those of instruct models do; rows of "
+                "plain text need none, see TextLmDatasetFormat"
             ) from error
         with _errors_of_templates():
             template = ChatTemplate.of(text)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
 from marin_sft.data.files import Json, write_json_lines
+from marin_sft.data.formats import LmDatasetFormat
 from marin_sft.data.messages.examples import BadRow
+from marin_sft.data.preview_command import preview_command
 from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError
 
@@ -18,9 +19,9 @@ SAMPLES_PER_REASON = 5
 SAMPLE_CHARACTERS = 2000
 DROPPED = "dropped.jsonl"
 ON_PURPOSE = frozenset({"identical_pair", "not_trained", "rated_bad"})
-"""Reasons that are normal in good data. They do not count against `max_dropped`."""
-MEND = "Then fix the rows, or describe them with shape=, columns= and role_map= of the format"
-_SHOWN, _SHOWN_CHARACTERS = 3, 300
+"""Reasons for which good data has many rows dropped: they do not count against `max_dropped`."""
+MEND = "Then mend the rows, or say with shape=, columns= and role_map= of the format what they hold"
+_SHOWN, _SHOWN_CHARACTERS, _SHOWN_ROW = 3, 300, 200
 
 
 @dataclass
@@ -60,15 +61,20 @@ def write_dropped(directory: str, parts: Iterable[Dropped]) -> None:
 
 
 def check_dropped(
-    rows: int, dropped: Dropped, max_dropped: float, where: str, directory: str, mend: str, tokenizer: str = "T"
+    rows: int,
+    dropped: Dropped,
+    max_dropped: float,
+    where: str,
+    directory: str,
+    mend: str,
+    tokenizer: str = "T",
+    format: LmDatasetFormat | None = None,
 ) -> None:
     """Raises DataError if no row is left, or if more than the share `max_dropped` was dropped by mistake.
 
     Args:
-        where: what the rows belong to, for the message.
-        directory: where `write_dropped` writes.
-        mend: what the user can do about it.
-        tokenizer: for the command that shows rows.
+        where: what the rows are of. directory: where `write_dropped` writes. mend: what the user can do about it.
+        tokenizer, format: to look at rows with.
     """
     lost = dropped.counts.total()
     if not rows:
@@ -76,12 +82,12 @@ def check_dropped(
     by_mistake = sum(count for reason, count in dropped.counts.items() if reason not in ON_PURPOSE)
     if rows == lost or by_mistake > max_dropped * rows:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.counts.most_common())
-        look = f"marin-sft preview --data {shlex.quote(dropped.paths[0])} --tokenizer {shlex.quote(tokenizer)}"
+        look = preview_command(dropped.paths[0], tokenizer, format)
         raise DataError(
             f"{where}: {lost} of {rows} rows dropped ({reasons}); expected at least one row kept and at most "
-            f"{max_dropped:.1%} dropped, for example{''.join(_telling(dropped))}\n"
-            f"More of them are in {directory}/{DROPPED}. To see how rows are read, run `{look}`. {mend}, or raise "
-            "max_dropped"
+            f"{max_dropped:.1%} dropped, as in{''.join(_telling(dropped))}\n"
+            f"{_first_row(dropped.samples[0])}More of them are in {directory}/{DROPPED}. See what becomes of rows with "
+            f"`{look}`. {mend}, or raise max_dropped"
         )
 
 
@@ -93,15 +99,23 @@ def _telling(dropped: Dropped) -> list[str]:
         text = f"{sample['reason']}: {sample['message']}"
         if text not in seen:
             seen.add(text)
-            short = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+            short = _short(text, _SHOWN_CHARACTERS)
             lines[sample["reason"]].append(f"\n  {path}:{sample['line']}: {short}")
     by_mistake, on_purpose = ([lines[r] for r in lines if (r in ON_PURPOSE) is which] for which in (False, True))
     in_turn = chain(zip_longest(*by_mistake), zip_longest(*on_purpose))
     return [line for turn in in_turn for line in turn if line][:_SHOWN]
 
 
+def _first_row(sample: Json) -> str:
+    return f"Line {sample['line']} is: {_short(sample['row'], _SHOWN_ROW)}. " if sample["row"] else ""
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def _sample(source: SourceRow, bad: BadRow) -> Json:
-    """What it takes to find and judge a dropped row. No full path: the output must not depend on locations."""
+    """What a person needs to find and judge a dropped row. No full path: the output must not depend on places."""
     try:
         text = "" if isinstance(source.row, BadRow) else json.dumps(source.row, ensure_ascii=False, default=str)
     except RecursionError:

@@ -1,0 +1,298 @@
+"""axolotl's YAML (`axolotl train config.yml`). Its keys are those of `AxolotlInputConfig`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marin_sft.errors import UserError
+from marin_sft.run.importing.axolotl_rows import read_rows
+from marin_sft.run.importing.code import Call
+from marin_sft.run.importing.config_file import Section
+from marin_sft.run.importing.draft import Draft
+from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse, required
+from marin_sft.run.importing.transformers_keys import (
+    DECAYED,
+    TRAINER,
+    keep_out,
+    set_decayed_tensors,
+    set_optimizer,
+    set_save_points,
+    set_schedule,
+)
+
+# axolotl's key: our setting, and axolotl's default where ours is another.
+TRAINING: dict[str, Key] = {
+    **TRAINER,
+    "learning_rate": Key("learning_rate"),
+    "num_epochs": Key("num_train_epochs", 1),
+    "max_steps": Key("num_train_steps", kind="count"),
+    "gradient_checkpointing": Key("gradient_checkpointing", False, "value"),
+    "noisy_embedding_alpha": Key("neftune_noise_alpha"),
+}
+PAIRS: dict[str, Key] = {
+    "rl_beta": Key("beta", 0.1),
+    "dpo_beta": Key("beta", 0.1),
+    "dpo_label_smoothing": Key("label_smoothing"),
+    "dpo_use_weighting": Key("use_weighting", kind="flag"),
+    "simpo_gamma": Key("simpo_gamma"),
+}
+LORA: dict[str, Key] = {
+    "lora_r": Key("r", kind="count"),
+    "lora_alpha": Key("alpha"),
+    "lora_dropout": Key("dropout", 0.0),
+    "peft_use_rslora": Key("use_rslora", kind="flag"),
+    "peft_use_dora": Key("use_dora", kind="flag"),
+    "lora_model_dir": Key("adapter_path", kind="text"),
+}
+WANDB = {"wandb_project": "project", "wandb_entity": "entity", "wandb_name": "name"}
+LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "simpo": "simpo"}
+SEQ_LEN, WARMUP = 512, 0.03
+# What becomes of rows that are too long; `completion` rows are cut in pieces before that.
+OVER_LENGTH = {"drop": "drop", "truncate": "truncate", "raise": "raise"}
+
+_QUANTIZED = (
+    "nothing is trained on quantised weights here; delete it for LoRA on bfloat16 weights, which take 2 bytes each, or "
+    "take a smaller base_model"
+)
+REFUSED = {
+    "load_in_8bit": _QUANTIZED,
+    "load_in_4bit": _QUANTIZED,
+    "gptq": _QUANTIZED,
+    "fp8": "there is no training in 8 bits; bf16: true",
+    "qat": "there is no quantised training; delete it",
+    "pretraining_dataset": "rows without an end cannot be told apart by their content; name a dataset under datasets",
+    "reward_model": "there are no reward models; rl: dpo trains on pairs",
+    "process_reward_model": "there are no reward models; rl: dpo trains on pairs",
+    "processor_type": "models with images are not trained here",
+    "relora": "LoRA is merged once, at the end; delete it",
+    "relora_steps": "LoRA is merged once, at the end; delete it",
+    "unfrozen_parameters": "frozen_parameters of the experiment names the others; delete it and set that",
+    "use_pose": "positions are those of the tokens; delete it",
+    "diffusion": "there is no diffusion training",
+}
+LEFT_OUT = {
+    "evals_per_epoch": "steps_per_eval counts steps",
+    "saves_per_epoch": "steps_per_hf_export counts steps; the model is exported at the end",
+    "eval_strategy": "steps_per_eval says when",
+    "save_strategy": "the model is exported at the end; steps_per_hf_export=N also writes it every N steps",
+    "early_stopping_patience": "early_stopping=EarlyStopping(steps=, patience=)",
+    "load_best_model_at_end": "the last model is exported; steps_per_hf_export=N keeps others, too",
+    "lora_modules_to_save": "an adapter trains linear layers alone",
+    "lora_target_parameters": "an adapter trains linear layers alone",
+    "peft_layers_to_transform": "target_modules takes an expression; Llama and Qwen adapt all layers or none",
+    "peft_init_lora_weights": 'init_lora_weights=True or "gaussian"',
+    "loraplus_lr_ratio": "A and B have one rate",
+    "loraplus_lr_embedding": "there is one rate",
+    "lr_groups": "there is one rate",
+    "embedding_lr": "there is one rate",
+    "embedding_lr_scale": "there is one rate",
+    "cosine_constant_lr_ratio": "decay=, the share of the steps in which the rate falls",
+    "optim_args": "optimizer_options=, under our names",
+    "optim_target_modules": "the optimizer is for all that is trained",
+    "adam_beta3": "AdamW has two",
+    "adam_epsilon2": "AdamW has one",
+    "tokens": "no token is added to a tokenizer here: add them to the model's files first",
+    "added_tokens_overrides": "change the tokenizer's files first",
+    "resize_token_embeddings_to_32x": "embeddings stay as long as they are",
+    "fix_untrained_tokens": "reinit_tokens=, by their names",
+    "default_system_message": "default_system= of the format",
+    "eot_tokens": "the token that the chat template puts after a turn is trained",
+    "min_sample_len": "short rows are trained on, too",
+    "rpo_alpha": 'loss_type={"sigmoid": 1.0, "sft": ...}',
+    "cpo_alpha": 'loss_type={"simpo": 1.0, "sft": ...}',
+    "dataset_exact_deduplication": "rows are trained on as they are",
+    "group_by_length": "batches are drawn at random",
+    "auto_find_batch_size": "per_device_parallelism says how many examples are on a device at once",
+    "hub_model_id": "upload the directory that `marin-sft path hf/NAME` prints",
+    "hub_strategy": "upload the directory that `marin-sft path hf/NAME` prints",
+    "use_mlflow": "there are WandbConfig and TensorboardConfig",
+    "mlflow_experiment_name": "there are WandbConfig and TensorboardConfig",
+    "use_comet": "there are WandbConfig and TensorboardConfig",
+    "plugins": "none of them is used",
+    "wandb_log_model": "models stay in the store",
+    "do_bench_eval": "evaluate(...) or lm_eval(...) of marin_sft.steps",
+    "do_causal_lm_eval": "evaluate(...) of marin_sft.steps",
+    "eval_table_size": "evaluate(...) of marin_sft.steps",
+    "overrides_of_model_config": "change the model's config.json first",
+    "rope_scaling": "change the model's config.json first",
+    "loss_watchdog_threshold": "a loss that diverges is warned of, and training goes on",
+    "skip_prepare_dataset": "rows are always tokenized first",
+    "curriculum_sampling": "shuffle=False of the mixture",
+    "sample_packing_sequentially": "shuffle=False of the mixture",
+}
+# How fast, how much memory, what is printed or cached; and what is always so here.
+WITHOUT_EFFECT = """
+    strict model_type tokenizer_type tokenizer_use_fast tokenizer_legacy is_llama_derived_model is_mistral_derived_model
+    is_qwen_derived_model is_falcon_derived_model trust_remote_code hf_use_auth_token
+    dataset_prepared_path dataset_processes dataset_num_proc dataset_keep_in_memory dataset_shard_num
+    dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor remove_unused_columns
+    shuffle_merged_datasets push_dataset_to_hub
+    output_dir resume_from_checkpoint auto_resume_from_checkpoints save_safetensors save_only_model save_first_step
+    pad_to_sequence_len eval_sample_packing eval_batch_size batch_flattening multipack_real_batches
+    sample_packing_group_size sample_packing_bin_size sample_packing_eff_est group_size
+    gradient_checkpointing_kwargs activation_offloading flash_attention sdp_attention xformers_attention
+    eager_attention flex_attention s2_attention attn_implementation flash_attn_cross_entropy flash_attn_rms_norm
+    flash_attn_fuse_qkv flash_attn_fuse_mlp flash_optimum unsloth_cross_entropy_loss unsloth_lora_mlp
+    unsloth_lora_qkv unsloth_lora_o lora_mlp_kernel lora_qkv_kernel lora_o_kernel liger_rope liger_rms_norm
+    liger_glu_activation liger_layer_norm liger_fused_linear_cross_entropy cut_cross_entropy torch_compile
+    torch_compile_backend torch_compile_mode low_cpu_mem_usage lora_on_cpu lora_fan_in_fan_out tf32 gc_steps
+    deepspeed fsdp fsdp_config fsdp_version fsdp_final_state_dict_type ddp ddp_timeout ddp_bucket_cap_mb
+    ddp_broadcast_buffers ddp_find_unused_parameters local_rank device device_map max_memory gpu_memory_limit
+    accelerator_config heads_k_stride ring_attn_func sequence_parallel_degree context_parallel_size
+    tensor_parallel_size merge_lora merge_method debug profiler_steps include_tokens_per_second wandb_watch
+    wandb_run_id wandb_mode use_wandb loss_watchdog_patience precompute_ref_log_probs
+    dpo_use_logits_to_keep use_ray ray_run_name resources_per_worker val_set_size_seed
+""".split()
+
+
+def read_axolotl(config: Section) -> Draft:
+    """Raises UserError: a training that cannot be had here, or a value that cannot be used."""
+    draft = Draft("axolotl", config, batch_keys=("micro_batch_size", "gradient_accumulation_steps"))
+    refuse(config, REFUSED)
+    _set_kind(draft)
+    draft.model = _with_revision(config, required(config, "base_model", "axolotl"), "revision_of_model")
+    own = config.text("base_model_config")
+    if own not in (None, draft.model):
+        draft.note(config, "base_model_config", "the model's own config.json is read")
+    draft.tokenizer = config.text("tokenizer_config")
+    draft.tokenizer = None if draft.tokenizer == draft.model else draft.tokenizer
+    required(config, "learning_rate", "axolotl")
+    draft.training |= read_settings(config, TRAINING)
+    draft.training["gradient_checkpointing"] = draft.training["gradient_checkpointing"] not in (False, "")
+    if draft.training.get("num_train_steps"):  # it wins there
+        del draft.training["num_train_epochs"]
+    _set_lora(draft)
+    _set_batch(draft)
+    _set_precision(draft)
+    set_optimizer(draft, config, "optimizer", "adamw_torch_fused")
+    set_schedule(draft, config, "lr_scheduler", "cosine", WARMUP)
+    floor = config.number("cosine_min_lr_ratio")
+    if floor is not None:
+        draft.training["min_lr_ratio"] = floor
+    if not config.has("warmup_steps") and not config.has("warmup_ratio"):
+        draft.note_default("warmup_steps", "3% of the steps, which axolotl limits to 100 of them")
+    set_decayed_tensors(draft, DECAYED)
+    _set_data(draft)
+    set_save_points(draft, config)
+    _set_trackers(draft)
+    _note_tokens(draft)
+    leave_out(draft, config, LEFT_OUT)
+    ignore(draft, config, WITHOUT_EFFECT)
+    note_unknown(draft, config)
+    return draft
+
+
+def _with_revision(config: Section, model: Any, key: str) -> str:
+    if not isinstance(model, str):
+        config.refuse("base_model", "a hub id or a directory")
+    revision = config.text(key)
+    return f"{model}@{revision}" if revision else model
+
+
+def _set_kind(draft: Draft) -> None:
+    config = draft.config
+    kind = config.text("rl")
+    if not kind:
+        return
+    if kind not in LOSSES:
+        raise UserError(
+            f"{config.where('rl')}: {kind}: no such training here; expected one of {', '.join(LOSSES)}, or SFT, which "
+            "is what no rl means"
+        )
+    draft.kind = "dpo"
+    draft.training |= {"loss_type": LOSSES[kind], **read_settings(config, PAIRS)}
+    if kind != "simpo":
+        draft.training.pop("simpo_gamma", None)
+
+
+def _set_lora(draft: Draft) -> None:
+    config = draft.config
+    adapter = config.text("adapter")
+    if not adapter:
+        return
+    if adapter != "lora":
+        raise UserError(f"{config.where('adapter')}: {adapter}: expected lora; {_QUANTIZED}")
+    lora = read_settings(config, LORA)
+    if "adapter_path" not in lora:
+        for key in ("lora_r", "lora_alpha"):
+            required(config, key, "axolotl")
+    lora = {name: value for name, value in lora.items() if value is not False}
+    targets = config.value("lora_target_modules")
+    every = config.flag("lora_target_linear")
+    if targets and not every:
+        lora["target_modules"] = targets if isinstance(targets, str) else config.texts("lora_target_modules")
+    elif not every and "adapter_path" not in lora:
+        lora["target_modules"] = ["q_proj", "v_proj"]
+        draft.note_default("lora_target_modules", "q_proj and v_proj, as PEFT has it for Llama and Qwen")
+    draft.lora = lora
+
+
+def _set_batch(draft: Draft) -> None:
+    config = draft.config
+    draft.micro_batch = config.count("micro_batch_size", 1)
+    draft.accumulate = config.count("gradient_accumulation_steps", 1)
+    size = config.count("batch_size")
+    if size is not None and not config.has("gradient_accumulation_steps"):
+        if not config.has("micro_batch_size"):
+            draft.micro_batch, draft.batch_keys = size, ("batch_size", "1")
+        else:
+            draft.accumulate = max(size // draft.micro_batch, 1)
+            draft.batch_keys = ("micro_batch_size", "batch_size / micro_batch_size")
+    draft.devices = config.count("ray_num_workers") or config.count("world_size")
+
+
+def _set_precision(draft: Draft) -> None:
+    """axolotl holds the weights in bfloat16; only those of an adapter are float32."""
+    config = draft.config
+    half = config.value("bf16")
+    bf16 = half in ("auto", "full") or config.flag("bf16", not config.flag("fp16") and not config.flag("float32"))
+    bf16 = config.flag("bfloat16") or bf16
+    if config.flag("fp16") or config.flag("float16"):
+        draft.note(config, "fp16" if config.flag("fp16") else "float16", "bfloat16 here")
+        bf16 = True
+    if not bf16:
+        draft.training["precision"] = "fp32"
+    elif draft.lora is None:
+        draft.training["precision"] = "bf16_full"
+
+
+def _set_data(draft: Draft) -> None:
+    config = draft.config
+    draft.seq_len = config.count("sequence_len", SEQ_LEN)
+    datasets = config.sections("datasets")
+    if not datasets:
+        raise UserError(f"{config.file}: no datasets; expected a list of them, each with a path and a type")
+    draft.training_rows = [read_rows(draft, dataset) for dataset in datasets]
+    draft.held_out_rows = [read_rows(draft, dataset, "validation") for dataset in config.sections("test_datasets")]
+    completion = draft.kind == "sft" and all(
+        rows.format.function == "TextLmDatasetFormat" for rows in draft.training_rows
+    )
+    strategy = config.text("excess_length_strategy", "drop")
+    if strategy not in OVER_LENGTH:
+        config.refuse("excess_length_strategy", f"one of {', '.join(OVER_LENGTH)}")
+    packs = config.flag("sample_packing")
+    if draft.kind == "sft" and not packs:
+        draft.mixture["pack"] = False
+    draft.mixture["over_length"] = "split" if completion else OVER_LENGTH[strategy]
+    if keep_out(draft, config, "val_set_size") or draft.held_out_rows:
+        draft.training["do_eval"] = True
+
+
+def _set_trackers(draft: Draft) -> None:
+    config = draft.config
+    given = {ours: config.text(key) for key, ours in WANDB.items()}
+    if given["project"]:
+        draft.trackers.append(Call("WandbConfig", keywords={ours: value for ours, value in given.items() if value}))
+    if config.flag("use_tensorboard"):
+        draft.trackers.append(Call("TensorboardConfig"))
+
+
+def _note_tokens(draft: Draft) -> None:
+    """Padding is neither trained nor seen; other special tokens are the tokenizer's."""
+    tokens = draft.config.section("special_tokens")
+    for key in tokens or ():
+        assert tokens is not None
+        if tokens.has(key) and key != "pad_token":
+            draft.note(tokens, key, "the tokenizer's own is used; to change it, change the tokenizer's files first")
+    if tokens is not None and tokens.has("pad_token"):
+        draft.without_effect.append("special_tokens.pad_token")

@@ -1,0 +1,236 @@
+"""LLaMA-Factory's YAML (`llamafactory-cli train config.yaml`). Its keys are those of `ModelArguments`, `DataArguments`,
+`FinetuningArguments`, and of the Trainer of transformers."""
+
+from __future__ import annotations
+
+from marin_sft.errors import UserError
+from marin_sft.run.importing.config_file import Section
+from marin_sft.run.importing.draft import Draft
+from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse, required
+from marin_sft.run.importing.llama_factory_rows import read_datasets
+from marin_sft.run.importing.transformers_keys import (
+    DECAYED,
+    TRAINER,
+    keep_out,
+    set_decayed_tensors,
+    set_optimizer,
+    set_save_points,
+    set_schedule,
+    set_trackers,
+)
+
+# LLaMA-Factory's key: our setting, and its default (mostly the Trainer's) where ours is another.
+TRAINING: dict[str, Key] = {
+    **TRAINER,
+    "learning_rate": Key("learning_rate", 5e-5),
+    "num_train_epochs": Key("num_train_epochs", 3),
+    "max_steps": Key("num_train_steps", kind="count"),
+    "label_smoothing_factor": Key("label_smoothing"),
+}
+PAIRS: dict[str, Key] = {
+    "pref_beta": Key("beta", 0.1),
+    "dpo_label_smoothing": Key("label_smoothing"),
+    "simpo_gamma": Key("simpo_gamma"),
+    "ld_alpha": Key("ld_alpha"),
+}
+LORA: dict[str, Key] = {
+    "lora_rank": Key("r", 8, "count"),
+    "lora_alpha": Key("alpha"),
+    "lora_dropout": Key("dropout", 0.0),
+    "use_rslora": Key("use_rslora", kind="flag"),
+    "use_dora": Key("use_dora", kind="flag"),
+    "adapter_name_or_path": Key("adapter_path", kind="text"),
+}
+LOSSES = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "simpo": "simpo"}
+STAGES = ("sft", "dpo")
+CUTOFF_LEN, BATCH = 2048, 8
+SHARDED = {"concat": None, "interleave_under": "first_exhausted", "interleave_over": "all_exhausted"}
+
+_QUANTIZED = (
+    "nothing is trained on quantised weights here; delete it for LoRA on bfloat16 weights, which take 2 bytes each"
+)
+_OPTIMIZER = "there is no such optimizer; delete it, and choose optimizer= in the experiment"
+REFUSED = {
+    "quantization_bit": _QUANTIZED,
+    "quantization_method": _QUANTIZED,
+    "fp8": "there is no training in 8 bits; bf16: true",
+    "streaming": "rows without an end cannot be told apart by their content; delete it",
+    "use_galore": _OPTIMIZER,
+    "use_apollo": _OPTIMIZER,
+    "use_badam": _OPTIMIZER,
+    "use_dft_loss": "the loss of a token is its negative log-likelihood; delete it",
+    "use_llama_pro": "layers are not doubled; delete it",
+    "pissa_init": "A starts from random numbers; delete it",
+    "shift_attn": "attention is whole; delete it",
+    "mixture_of_depths": "a token goes through all layers; delete it",
+    "ref_model_adapters": "merge the adapter first: marin-sft has no reference with one",
+}
+LEFT_OUT = {
+    "loraplus_lr_ratio": "A and B have one rate",
+    "additional_target": "an adapter trains linear layers alone",
+    "rope_scaling": "change the model's config.json first",
+    "add_tokens": "add them to the tokenizer's files first",
+    "add_special_tokens": "add them to the tokenizer's files first",
+    "new_special_tokens_config": "add them to the tokenizer's files first",
+    "resize_vocab": "embeddings stay as long as they are",
+    "early_stopping_steps": "early_stopping=EarlyStopping(steps=, patience=)",
+    "load_best_model_at_end": "the last model is exported; steps_per_hf_export=N keeps others, too",
+    "eval_strategy": "steps_per_eval says when",
+    "evaluation_strategy": "steps_per_eval says when",
+    "save_strategy": "the model is exported at the end; steps_per_hf_export=N also writes it every N steps",
+    "compute_accuracy": "evaluate(...) of marin_sft.steps compares answers",
+    "predict_with_generate": "evaluate(...) of marin_sft.steps answers prompts",
+    "do_predict": "evaluate(...) of marin_sft.steps answers prompts",
+    "tool_format": "the chat template words tools",
+    "enable_thinking": 'chat_template_kwargs={"enable_thinking": ...} of the format',
+    "default_system": "default_system= of the format",
+    "group_by_length": "batches are drawn at random",
+    "push_to_hub": "upload the directory that `marin-sft path hf/NAME` prints",
+    "hub_model_id": "upload the directory that `marin-sft path hf/NAME` prints",
+    "use_swanlab": "there are WandbConfig and TensorboardConfig",
+    "pref_bco_weight": "loss_type= takes weights of several losses by name",
+    "optim_args": "optimizer_options=, under our names",
+    "callbacks": "write a step that reads the output",
+    "freeze_vision_tower": "models with images are not trained here",
+}
+# How fast, how much memory, what is printed or cached; and what is always so here.
+WITHOUT_EFFECT = """
+    do_train trust_remote_code flash_attn enable_liger_kernel use_unsloth use_fast_tokenizer low_cpu_mem_usage
+    upcast_layernorm upcast_lmhead_output use_cache cache_dir hf_hub_token ms_hub_token split_special_tokens
+    use_reentrant_gc offload_folder device_map
+    overwrite_cache preprocessing_num_workers preprocessing_batch_size dataloader_num_workers dataloader_pin_memory
+    remove_unused_columns tokenized_path data_shared_file_system buffer_size media_dir ignore_pad_token_for_loss
+    neat_packing
+    output_dir overwrite_output_dir plot_loss save_only_model save_safetensors resume_from_checkpoint
+    include_num_input_tokens_seen include_tokens_per_second include_effective_tokens_per_second logging_first_step
+    log_level disable_tqdm
+    deepspeed fsdp fsdp_config ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb local_rank tf32
+    torch_compile torch_empty_cache_steps per_device_eval_batch_size eval_accumulation_steps bf16_full_eval
+    eval_on_each_dataset gradient_checkpointing gradient_checkpointing_kwargs
+    ray_run_name ray_storage_path ray_storage_filesystem ray_init_kwargs resources_per_worker placement_strategy
+    data_seed batch_eval_metrics do_eval
+""".split()
+
+
+def read_llama_factory(config: Section) -> Draft:
+    """Raises UserError: a training that cannot be had here, or a value that cannot be used."""
+    keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    draft = Draft("LLaMA-Factory", config, batch_keys=keys)
+    refuse(config, REFUSED)
+    model = required(config, "model_name_or_path", "LLaMA-Factory")
+    revision = config.text("model_revision")
+    draft.model = model if revision in (None, "main") else f"{model}@{revision}"
+    draft.training |= read_settings(config, TRAINING)
+    _set_stage(draft)
+    if draft.training.get("num_train_steps", 0) > 0:  # it wins there
+        del draft.training["num_train_epochs"]
+    else:
+        draft.training.pop("num_train_steps", None)
+    _set_lora(draft)
+    draft.micro_batch = config.count(keys[0], BATCH)
+    draft.accumulate = config.count(keys[1], 1)
+    draft.devices = config.count("ray_num_workers")
+    _set_precision(draft)
+    if config.flag("disable_gradient_checkpointing"):
+        draft.training["gradient_checkpointing"] = False
+    set_optimizer(draft, config, "optim", "adamw_torch")
+    if config.flag("use_adam_mini"):
+        draft.training["optimizer"] = "adam_mini"
+    if config.flag("use_muon"):
+        draft.training["optimizer"] = "muon"
+        draft.note(
+            config, "use_muon", "as published, with the rate of AdamW for the other tensors; see docs/settings.md"
+        )
+    set_schedule(draft, config, "lr_scheduler_type", "linear", 0.0)
+    set_decayed_tensors(draft, DECAYED)
+    _set_data(draft)
+    set_save_points(draft, config)
+    reports = config.texts("report_to") if config.value("report_to") is not None else []
+    set_trackers(draft, config, reports, config.text("run_name"))
+    leave_out(draft, config, LEFT_OUT)
+    ignore(draft, config, WITHOUT_EFFECT)
+    note_unknown(draft, config)
+    return draft
+
+
+def _set_stage(draft: Draft) -> None:
+    config = draft.config
+    stage = config.text("stage", "sft")
+    if stage not in STAGES:
+        raise UserError(f"{config.where('stage')}: {stage}: no such training here; expected one of {', '.join(STAGES)}")
+    if stage == "sft":
+        return
+    loss = config.text("pref_loss", "sigmoid")
+    if loss not in LOSSES:
+        raise UserError(
+            f"{config.where('pref_loss')}: {loss}: no such loss here; expected one of {', '.join(LOSSES)}, or in the "
+            "experiment another loss_type of docs/guides/dpo.md"
+        )
+    draft.kind = "dpo"
+    draft.training.pop("label_smoothing", None)
+    draft.training |= read_settings(config, PAIRS)
+    share = config.number("pref_ftx", 0.0)
+    draft.training["loss_type"] = {LOSSES[loss]: 1.0, "sft": share} if share else LOSSES[loss]
+    draft.reference = config.text("ref_model")
+    if loss != "simpo":
+        draft.training.pop("simpo_gamma", None)
+    if draft.training.pop("neftune_noise_alpha", None):
+        draft.note(config, "neftune_noise_alpha", "pairs are trained without noise")
+
+
+def _set_lora(draft: Draft) -> None:
+    config = draft.config
+    kind = config.text("finetuning_type", "lora")
+    if kind == "full":
+        return
+    if kind != "lora":
+        raise UserError(
+            f"{config.where('finetuning_type')}: {kind}: expected lora or full; frozen_parameters of the experiment "
+            "keeps some weights as they are"
+        )
+    lora = {name: value for name, value in read_settings(config, LORA).items() if value is not False}
+    lora = {"r": lora["r"], "alpha": lora.get("alpha", 2 * lora["r"]), **lora}
+    targets = config.texts("lora_target")
+    if targets not in ([], ["all"]):
+        lora["target_modules"] = targets
+    draft.lora = lora
+
+
+def _set_precision(draft: Draft) -> None:
+    """Trained weights are float32, unless pure_bf16."""
+    config = draft.config
+    if config.flag("fp16"):
+        draft.note(config, "fp16", "bfloat16 here")
+    if config.flag("pure_bf16"):
+        draft.training["precision"] = "bf16_full"
+    elif not config.flag("bf16") and not config.flag("fp16"):
+        draft.training["precision"] = "fp32"
+
+
+def _set_data(draft: Draft) -> None:
+    config = draft.config
+    draft.seq_len = config.count("cutoff_len", CUTOFF_LEN)
+    packs = config.flag("packing") or config.flag("neat_packing")
+    if draft.kind == "sft":
+        if not packs:
+            draft.mixture["pack"] = False
+        elif not config.flag("neat_packing"):
+            draft.note(config, "packing", "documents of a row do not see each other, as with neat_packing")
+    if config.flag("disable_shuffling"):
+        draft.mixture["shuffle"] = False
+    strategy = config.text("mix_strategy", "concat")
+    if strategy not in SHARDED:
+        config.refuse("mix_strategy", f"one of {', '.join(SHARDED)}")
+    draft.training_rows = read_datasets(draft, "dataset")
+    if SHARDED[strategy] is not None:
+        draft.mixture["stop_strategy"] = SHARDED[strategy]
+    draft.held_out_rows = read_datasets(draft, "eval_dataset")
+    if not draft.training_rows:
+        raise UserError(f"{config.file}: no dataset; expected names of dataset_info.json")
+    text = "where a row is too long, its end is cut, and not prompt and answer in proportion"
+    if config.has("cutoff_len"):
+        draft.note(config, "cutoff_len", text)
+    else:
+        draft.note_default("cutoff_len", f"{CUTOFF_LEN} tokens; {text}")
+    if keep_out(draft, config, "val_size") or draft.held_out_rows:
+        draft.training["do_eval"] = True
