@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from marin_sft.execution.step import StepConfig, execution_only, omitted_when, this_output_path
 from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.dpo_loss_types import LOSS_TYPES, LossOptions
+from marin_sft.training.metrics.reporting import LOG
 from marin_sft.training.precision import PrecisionSettings
 from marin_sft.training.train_config import TrainConfig
 
@@ -85,7 +86,14 @@ class DPOSettings(LossOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DPOConfig(
-    DPOSettings, TrainConfig, StepConfig, kind="dpo", version=3, body="marin_sft.training.dpo:dpo", fresh_process=True
+    DPOSettings,
+    TrainConfig,
+    StepConfig,
+    kind="dpo",
+    version=3,
+    body="marin_sft.training.dpo:dpo",
+    fresh_process=True,
+    log=LOG,
 ):
     """As `TrainConfig`; an example is a pair of completions of one prompt.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from marin_sft.execution.step import StepConfig, omitted_when
 from marin_sft.training.checks import require, unresolved
+from marin_sft.training.metrics.reporting import LOG
 from marin_sft.training.train_config import TrainConfig
 
 
@@ -34,7 +35,14 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(
-    Terms, TrainConfig, StepConfig, kind="sft", version=4, body="marin_sft.training.sft:sft", fresh_process=True
+    Terms,
+    TrainConfig,
+    StepConfig,
+    kind="sft",
+    version=4,
+    body="marin_sft.training.sft:sft",
+    fresh_process=True,
+    log=LOG,
 ):
     """As `TrainConfig`; an example is a packed row.
 
