@@ -46,6 +46,8 @@ LORA: dict[str, Key] = {
 }
 WANDB = {"wandb_project": "project", "wandb_entity": "entity", "wandb_name": "name"}
 LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "simpo": "simpo"}
+# The weight of the chosen answers' NLL in the loss, and TRL's default; SimPO is its CPOTrainer, which adds it.
+TERM_OF_ANSWERS = {"dpo": ("rpo_alpha", 0.0), "ipo": ("rpo_alpha", 0.0), "simpo": ("cpo_alpha", 1.0)}
 SEQ_LEN, WARMUP = 512, 0.03
 # What becomes of rows that are too long; `completion` rows are cut in pieces before that.
 OVER_LENGTH = {"drop": "drop", "truncate": "truncate", "raise": "raise"}
@@ -98,8 +100,7 @@ LEFT_OUT = {
     "default_system_message": "default_system= of the format",
     "eot_tokens": "the token that the chat template puts after a turn is trained",
     "min_sample_len": "short rows are trained on, too",
-    "rpo_alpha": 'loss_type={"sigmoid": 1.0, "sft": ...}',
-    "cpo_alpha": 'loss_type={"simpo": 1.0, "sft": ...}',
+    "trl": "beta= and loss_type= of dpo",
     "dataset_exact_deduplication": "rows are trained on as they are",
     "group_by_length": "batches are drawn at random",
     "auto_find_batch_size": "per_device_parallelism says how many examples are on a device at once",
@@ -170,7 +171,7 @@ def read_axolotl(config: Section) -> Draft:
     if floor is not None:
         draft.training["min_lr_ratio"] = floor
     if not config.has("warmup_steps") and not config.has("warmup_ratio"):
-        draft.note_default("warmup_steps", "3% of the steps, which axolotl limits to 100 of them")
+        draft.note_default("warmup_steps", "3% of the steps; axolotl takes at most 100")
     set_decayed_tensors(draft, DECAYED)
     _set_data(draft)
     set_save_points(draft, config)
@@ -200,7 +201,10 @@ def _set_kind(draft: Draft) -> None:
             "is what no rl means"
         )
     draft.kind = "dpo"
-    draft.training |= {"loss_type": LOSSES[kind], **read_settings(config, PAIRS)}
+    key, default = TERM_OF_ANSWERS[kind]
+    share = config.number(key, default)
+    loss = {LOSSES[kind]: 1.0, "sft": share} if share else LOSSES[kind]
+    draft.training |= {"loss_type": loss, **read_settings(config, PAIRS)}
     if kind != "simpo":
         draft.training.pop("simpo_gamma", None)
 
@@ -274,6 +278,8 @@ def _set_data(draft: Draft) -> None:
     if draft.kind == "sft" and not packs:
         draft.mixture["pack"] = False
     draft.mixture["over_length"] = "split" if completion else OVER_LENGTH[strategy]
+    if not completion and any(rows.format.function == "TextLmDatasetFormat" for rows in draft.training_rows):
+        draft.note(config, "datasets", f"texts longer than sequence_len: {strategy}, and not cut in pieces")
     if keep_out(draft, config, "val_set_size") or draft.held_out_rows:
         draft.training["do_eval"] = True
 

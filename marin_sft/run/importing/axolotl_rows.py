@@ -12,7 +12,15 @@ from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.config_file import Section, read_text
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
-from marin_sft.run.importing.rows import Rows, chat_format, is_on_hub, messages_field, row_function, text_format
+from marin_sft.run.importing.rows import (
+    OWN_TEMPLATE,
+    Rows,
+    chat_format,
+    is_on_hub,
+    messages_field,
+    row_function,
+    text_format,
+)
 from marin_sft.run.importing.texts import NAMED_TEMPLATES, constant, prompted
 
 SFT_TYPES = ("alpaca", "chat_template", "completion", "input_output", "a mapping with field_instruction and format")
@@ -149,7 +157,7 @@ def _template(draft: Draft, dataset: Section) -> dict[str, Any]:
     if name in NAMED_TEMPLATES:
         return {"chat_template": Name(NAMED_TEMPLATES[name])}
     if name != "tokenizer_default":
-        draft.note(here, "chat_template", "the tokenizer's own template is used; `marin-sft preview` shows its text")
+        draft.note(here, "chat_template", OWN_TEMPLATE)
     return {}
 
 

@@ -64,8 +64,8 @@ class Draft:
         self.notes.append(Note(section.lines[key], f"{section.name}{key}", known, text))
 
     def note_default(self, key: str, text: str) -> None:
-        """A key that the file leaves out, and what the tool does then."""
-        self.notes.append(Note(0, f"{key}, which is not given", "", text))
+        """A key that the file leaves out, and what becomes of that."""
+        self.notes.append(Note(0, f"{key} (not given)", "", text))
 
     def define(self, name: str, source: Callable[[str], str]) -> str:
         """The name under which the file defines `source(name)`: `name`, or one with a number. Equal ones are one."""

@@ -76,7 +76,7 @@ def _comments(draft: Draft) -> str:
     if not notes:
         return ""
     name = os.path.basename(draft.file)
-    lines = [f"# What is otherwise here than in {draft.tool}, by the lines of {name}:"]
+    lines = [f"# Differences from {draft.tool}, by the lines of {name}:"]
     for note in notes:
         mark = f"{note.line}: " if note.line else ""
         lines += textwrap.wrap(
@@ -111,7 +111,7 @@ def _constants(draft: Draft) -> list[str]:
 
 
 def _experiment_name(draft: Draft) -> str:
-    model = step_name(draft.model.rstrip("/").rpartition("/")[2])
+    model = step_name(draft.model.partition("@")[0].rstrip("/").rpartition("/")[2])
     data = "_".join(dict.fromkeys(rows.name for rows in draft.training_rows[:2]))
     parts = [model, data, "lora" if draft.lora is not None else "", "dpo" if draft.kind == "dpo" else ""]
     return "_".join(part for part in parts if part)
@@ -154,7 +154,7 @@ def _place(source: str | None, variable: str, constant: str, step: str) -> tuple
     """A model or a tokenizer, as the steps are given it, and what has to be assigned for that."""
     if source is None:
         return None, []
-    if "@" in source or is_on_hub(source):
+    if "/" in source and is_on_hub(source.partition("@")[0]):
         return Name(variable), [(variable, Call(step, (Name(constant),)))]
     return Name(constant), []
 

@@ -54,7 +54,7 @@ def leave_out(draft: Draft, section: Section, reasons: Mapping[str, str]) -> Non
     """Note keys that have no counterpart, unless they say no. "steps" asks for what `eval_steps` and its like say."""
     for key, reason in reasons.items():
         if section.value(key) not in (None, False, "", 0, [], {}, "no", "steps"):
-            draft.note(section, key, reason)
+            draft.note(section, key, f"left out; {reason}")
 
 
 def ignore(draft: Draft, section: Section, keys: Iterable[str]) -> None:

@@ -44,7 +44,7 @@ LORA: dict[str, Key] = {
 LOSSES = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "simpo": "simpo"}
 STAGES = ("sft", "dpo")
 CUTOFF_LEN, BATCH = 2048, 8
-SHARDED = {"concat": None, "interleave_under": "first_exhausted", "interleave_over": "all_exhausted"}
+STOPS = {"concat": None, "interleave_under": "first_exhausted", "interleave_over": "all_exhausted"}
 
 _QUANTIZED = (
     "nothing is trained on quantised weights here; delete it for LoRA on bfloat16 weights, which take 2 bytes each"
@@ -219,11 +219,13 @@ def _set_data(draft: Draft) -> None:
     if config.flag("disable_shuffling"):
         draft.mixture["shuffle"] = False
     strategy = config.text("mix_strategy", "concat")
-    if strategy not in SHARDED:
-        config.refuse("mix_strategy", f"one of {', '.join(SHARDED)}")
+    if strategy not in STOPS:
+        config.refuse("mix_strategy", f"one of {', '.join(STOPS)}")
     draft.training_rows = read_datasets(draft, "dataset")
-    if SHARDED[strategy] is not None:
-        draft.mixture["stop_strategy"] = SHARDED[strategy]
+    if STOPS[strategy] is not None and draft.training.get("num_train_epochs", 2) <= 1:
+        draft.mixture["stop_strategy"] = STOPS[strategy]
+    elif STOPS[strategy] is not None:
+        draft.note(config, "mix_strategy", "an epoch is as many rows as all datasets have")
     draft.held_out_rows = read_datasets(draft, "eval_dataset")
     if not draft.training_rows:
         raise UserError(f"{config.file}: no dataset; expected names of dataset_info.json")

@@ -12,7 +12,7 @@ from marin_sft.errors import UserError
 from marin_sft.nearest import nearest_text
 from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.draft import Draft
-from marin_sft.run.importing.rows import Rows, chat_format, messages_field, row_function, text_format
+from marin_sft.run.importing.rows import OWN_TEMPLATE, Rows, chat_format, messages_field, row_function, text_format
 from marin_sft.run.importing.texts import NAMED_TEMPLATES, question_and_answer
 
 INFO = "dataset_info.json"
@@ -36,7 +36,6 @@ _ROLE_OF_TAG = {
     "function_tag": "tool_call",
     "system_tag": "system",
 }
-_USUAL_TEMPLATE = "the chat template of the model's own tokenizer is used; `marin-sft preview` shows its text"
 
 
 def read_datasets(draft: Draft, key: str) -> list[Rows]:
@@ -172,5 +171,5 @@ def _template(draft: Draft, key: str) -> dict[str, Any]:
     if name in NAMED_TEMPLATES:
         return {"chat_template": Name(NAMED_TEMPLATES[name])}
     if name is not None:
-        draft.note(config, "template", _USUAL_TEMPLATE)
+        draft.note(config, "template", OWN_TEMPLATE)
     return {}

@@ -13,6 +13,10 @@ from marin_sft.recipes.hub_revisions import LATEST, id_and_revision
 from marin_sft.recipes.sources import refuse_held_out
 from marin_sft.run.importing.code import Call, Name
 
+OWN_TEMPLATE = (
+    "how it words a chat is not known here: the tokenizer's own chat template is used; compare the text with "
+    "`marin-sft preview`"
+)
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 

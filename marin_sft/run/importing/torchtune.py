@@ -96,7 +96,7 @@ def read_torchtune(config: Section) -> Draft:
     refuse(config, REFUSED)
     draft.training |= read_settings(config, TRAINING)
     if not config.has("seed"):
-        draft.note_default("seed", "torchtune takes another one each time; 0 here")
+        draft.note_default("seed", "0; torchtune takes another each time")
     _set_loss(draft)
     _set_model(draft)
     _set_optimizer(draft)
@@ -304,7 +304,7 @@ def _set_data(draft: Draft) -> None:
     splits = any(one.flag("split_across_pack") for one in datasets)
     if limit is None:
         draft.note_default(
-            "tokenizer.max_seq_len", f"torchtune cuts nothing; a row longer than seq_len={SEQ_LEN} ends the step here"
+            "tokenizer.max_seq_len", f"seq_len={SEQ_LEN}, and a longer row is an error; torchtune has no limit"
         )
     draft.mixture["over_length"] = "raise" if limit is None else "split" if packed and splits else "truncate"
     if draft.kind == "sft" and not packed:

@@ -11,7 +11,15 @@ from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
-from marin_sft.run.importing.rows import Rows, chat_format, is_on_hub, messages_field, row_function, text_format
+from marin_sft.run.importing.rows import (
+    OWN_TEMPLATE,
+    Rows,
+    chat_format,
+    is_on_hub,
+    messages_field,
+    row_function,
+    text_format,
+)
 from marin_sft.run.importing.texts import question_and_answer
 
 _COMPONENT = "_component_"
@@ -139,6 +147,5 @@ def _template(draft: Draft) -> dict[str, Any]:
     if name == "llama3_tokenizer":
         return {"chat_template": Name("LLAMA3_ENDED")}
     if tokenizer is not None and tokenizer.has(_COMPONENT):
-        text = "the chat template of the model's own tokenizer is used; `marin-sft preview` shows its text"
-        draft.note(tokenizer, _COMPONENT, text)
+        draft.note(tokenizer, _COMPONENT, OWN_TEMPLATE)
     return {}

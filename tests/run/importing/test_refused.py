@@ -192,8 +192,8 @@ def test_unknown_keys_are_named_with_their_line():
 def test_what_the_file_does_not_say_is_said():
     found = notes(AXOLOTL)
     assert any("DEVICES = 1" in note for note in found) and any("3% of the steps" in note for note in found)
-    assert any("seed, which is not given: torchtune takes another" in note for note in notes(TORCHTUNE))
-    assert any("torchtune cuts nothing" in note for note in notes(TORCHTUNE))
+    assert any("seed (not given): 0; torchtune takes another" in note for note in notes(TORCHTUNE))
+    assert any("torchtune has no limit" in note for note in notes(TORCHTUNE))
 
 
 def test_half_precision_is_bfloat16():
@@ -219,3 +219,17 @@ def test_steps_go_before_epochs_where_they_do_in_the_tool():
     assert draft.training["num_train_steps"] == 7 and "num_train_epochs" not in draft.training
     draft = imported(LLAMA_FACTORY + "max_steps: -1\nnum_train_epochs: 2\n").draft
     assert draft.training["num_train_epochs"] == 2 and "num_train_steps" not in draft.training
+
+
+def test_losses_of_axolotl():
+    """SimPO is TRL's CPOTrainer there, which adds the NLL of the chosen answers unless cpo_alpha is 0."""
+    pairs = AXOLOTL.replace("alpaca", "chatml.intel")
+    assert imported(pairs + "rl: simpo\n").draft.training["loss_type"] == {"simpo": 1.0, "sft": 1.0}
+    assert imported(pairs + "rl: simpo\ncpo_alpha: 0\n").draft.training["loss_type"] == "simpo"
+    assert imported(pairs + "rl: ipo\n").draft.training["loss_type"] == "ipo"
+    assert imported(pairs + "rl: dpo\nrpo_alpha: 0.5\n").draft.training["loss_type"] == {"sigmoid": 1.0, "sft": 0.5}
+
+
+def test_a_setting_that_is_left_out_is_named_with_ours():
+    (note,) = [note for note in imported(AXOLOTL + "loraplus_lr_ratio: 16\n").draft.notes if note.line]
+    assert (note.line, str(note)) == (7, "loraplus_lr_ratio: 16: left out; A and B have one rate")
