@@ -34,9 +34,9 @@ PAIR_COLUMNS: dict[str, dict[str, str]] = {
     "ultra": {},
 }
 LEFT_OUT = {
-    "shards": "split='train[:n]' takes a part",
-    "shards_idx": "split='train[:n]' takes a part",
-    "input_transform": "formatting_func= of the format",
+    "shards": "use a split like train[:1000]",
+    "shards_idx": "use a split like train[:1000]",
+    "input_transform": "use formatting_func of ChatLmDatasetFormat",
     "train_on_eos": "the token that ends a trained turn is trained",
     "message_field_training_detail": "a turn is trained or not, as a whole",
     "split_thinking": "reasoning is read from reasoning_content",

@@ -96,9 +96,9 @@ def _folders(directory: str, config: str) -> Iterator[str]:
 def _rows(draft: Draft, key: str, name: str, entry: Entry, folder: str, most: int | None, share: float | None) -> Rows:
     where = f"{draft.config.where(key)}: {name}"
     if entry.get("kto_tag") or (entry.get("columns") or {}).get("kto_tag"):
-        raise UserError(f"{where}: rows that are rated one by one; there is no KTO here; expected pairs, or answers")
+        raise UserError(f"{where}: rated rows; KTO is not supported; expected answers or pairs")
     if any((entry.get("columns") or {}).get(kind) for kind in ("images", "videos", "audios")):
-        raise UserError(f"{where}: models with images are not trained here; expected rows of text")
+        raise UserError(f"{where}: models with images are not supported; expected rows of text")
     if bool(entry.get("ranking")) != (draft.kind == "dpo"):
         wanted = "pairs, with ranking: true" if draft.kind == "dpo" else "answers, without ranking: true"
         raise UserError(f"{where}: stage: {draft.kind} expects {wanted}, in {INFO}")

@@ -10,8 +10,8 @@ from typing import Any
 from marin_sft.errors import ConfigError, UserError
 from marin_sft.run.importing.axolotl import read_axolotl
 from marin_sft.run.importing.config_file import Section, read_config
-from marin_sft.run.importing.draft import Draft
-from marin_sft.run.importing.experiment_file import experiment_source
+from marin_sft.run.importing.draft import Draft, Note
+from marin_sft.run.importing.experiment_file import experiment_source, training_defaults
 from marin_sft.run.importing.llama_factory import read_llama_factory
 from marin_sft.run.importing.torchtune import COMPONENT, read_torchtune
 from marin_sft.training.dpo_config import DPOConfig, needs_reference
@@ -54,6 +54,7 @@ def read_draft(config: Section) -> Draft:
             f"(torchtune), or model_name_or_path with {' or '.join(_LLAMA_FACTORY)} (LLaMA-Factory); its keys are "
             f"{', '.join(list(config)[:12]) or 'none'}"
         )
+    _drop_settings(draft)
     _note_devices(draft)
     _note_weights(draft)
     _check(draft)
@@ -66,6 +67,13 @@ def _sections(value: Any) -> Iterator[Section]:
         value = list(value.values())
     for inner in value if isinstance(value, list) else ():
         yield from _sections(inner)
+
+
+def _drop_settings(draft: Draft) -> None:
+    """Settings of one kind of training that the other does not have."""
+    for name in sorted(draft.training.keys() - training_defaults(draft.kind).keys()):
+        del draft.training[name]
+        draft.notes.append(Note(0, name, "", f"left out; {draft.kind.upper()} has no such setting"))
 
 
 def _note_devices(draft: Draft) -> None:

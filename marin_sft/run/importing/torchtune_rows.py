@@ -58,9 +58,9 @@ BUILDERS = {
 MASKING = {"train_on_all": "all", "train_on_assistant": "assistant", "train_on_last": "last"}
 FILE_KINDS = ("json", "csv", "parquet", "arrow", "text")
 LEFT_OUT = {
-    "filter_fn": "formatting_func= of the format; a row that it refuses is dropped, and counted",
-    "image_dir": "there are no images in training",
-    "image_tag": "there are no images in training",
+    "filter_fn": "use formatting_func of ChatLmDatasetFormat, which can refuse rows",
+    "image_dir": "models with images are not supported",
+    "image_tag": "models with images are not supported",
 }
 
 
@@ -118,7 +118,7 @@ def _format(draft: Draft, dataset: Section, builder: Builder) -> Call:
     match builder.holds:
         case "alpaca":
             if columns:
-                draft.note(dataset, "column_map", "edit the function `alpaca` of the experiment")
+                draft.note(dataset, "column_map", "left out; edit the function `alpaca` of the experiment")
             return chat_format(**row_function("alpaca"), **options)
         case "instruct":
             asked, answered = str(columns["input"]), str(columns["output"])

@@ -64,7 +64,7 @@ def notes(text):
         ("adapter: qlora", "config.yaml:7: adapter: qlora: expected lora; nothing is trained on quantised weights"),
         ("rl: kto", "config.yaml:7: rl: kto: no such training here; expected one of dpo, ipo, simpo"),
         ("rl: grpo", "expected one of dpo, ipo, simpo, or SFT"),
-        ("reward_model: true", "there are no reward models; rl: dpo trains on pairs"),
+        ("reward_model: true", "reward models are not supported; rl: dpo trains on pairs"),
         ("optimizer: adamw_torch_fuse", "did you mean 'adamw_torch_fused'?"),
         ("lr_scheduler: one_cycle", "expected one of linear, cosine"),
         ("sequence_len: long", "config.yaml:7: sequence_len: got long; expected a number"),
@@ -99,7 +99,7 @@ def test_a_type_of_rows_that_is_not_known(kind, said):
         ("stage: kto", "is there twice"),
         ("optim: sgd", "expected one that is: adamw_torch"),
         ("mix_strategy: all", "expected one of concat, interleave_under, interleave_over"),
-        ("streaming: true", "rows without an end"),
+        ("streaming: true", "streamed datasets are not supported"),
         ("per_device_train_batch_size: 1.5", "got 1.5; expected a whole number"),
     ],
 )
@@ -122,10 +122,10 @@ def test_datasets_of_llama_factory_are_looked_for():
     Path("data").mkdir()
     Path("data/dataset_info.json").write_text(json.dumps({"mine": {"file_name": "a.json"}, "rated": {"kto_tag": "x"}}))
     assert "mien: not in data/dataset_info.json; did you mean 'mine'?" in refusal(text.replace("org/data", "mien"))
-    assert "there is no KTO here" in refusal(text.replace("org/data", "rated"))
+    assert "KTO is not supported" in refusal(text.replace("org/data", "rated"))
     images = {"mine": {"file_name": "a.json", "columns": {"images": "images"}}}
     Path("data/dataset_info.json").write_text(json.dumps(images))
-    assert "models with images are not trained here" in refusal(text.replace("org/data", "mine"))
+    assert "models with images are not supported" in refusal(text.replace("org/data", "mine"))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_what_the_file_does_not_say_is_said():
 
 
 def test_half_precision_is_bfloat16():
-    assert any(note.startswith("fp16: true: bfloat16 here") for note in notes(AXOLOTL + "fp16: true\n"))
+    assert any(note.startswith("fp16: true: trained in bfloat16") for note in notes(AXOLOTL + "fp16: true\n"))
     assert imported(LLAMA_FACTORY + "fp16: true\n").draft.training.get("precision", "bf16") == "bf16"
 
 
@@ -232,4 +232,9 @@ def test_losses_of_axolotl():
 
 def test_a_setting_that_is_left_out_is_named_with_ours():
     (note,) = [note for note in imported(AXOLOTL + "loraplus_lr_ratio: 16\n").draft.notes if note.line]
-    assert (note.line, str(note)) == (7, "loraplus_lr_ratio: 16: left out; A and B have one rate")
+    assert (note.line, str(note)) == (7, "loraplus_lr_ratio: 16: left out; A and B have the same learning rate")
+
+
+def test_a_setting_that_pairs_do_not_have():
+    draft = imported(AXOLOTL.replace("alpaca", "chatml.intel") + "rl: dpo\nneftune_noise_alpha: 5\n").draft
+    assert "neftune_noise_alpha: left out; DPO has no such setting" in map(str, draft.notes)
