@@ -2,17 +2,17 @@
 
     MarinSftError                 base: catch this to catch them all
     |- UserError                  bad input, found before anything ran (exit code 2); also a ValueError
-    |  |- ConfigError             a configuration value that cannot be used; names the step and the field
+    |  |- ConfigError             an invalid configuration value; names the step and the field
     |  |- GraphError              steps that do not form a valid DAG: cycles, two steps for one path, bad names
     |  `- StoreError              a prefix that cannot be used: unwritable, or without create-exclusive
-    |     |- DamagedFile          one of our own files under it is not what was written
+    |     |- DamagedFile          a file of the engine under it is damaged
     |     `- StoreUnavailable     it does not answer, or refuses; also an OSError
     |- DataError                  rows or files that cannot be turned into tokens
-    |- TrainingError              training cannot start or go on
+    |- TrainingError              training cannot start or continue
     |- ExportError                an export that would not serve what was trained
     |- PreviousTaskFailedError    a step failed in an earlier launch and --force_run_failed=false
     |- RunFailed                  at least one step of this launch failed (exit code 1)
-    |- OutOfMemory                a step was killed for the memory it held; not retried
+    |- OutOfMemory                a step was killed for its memory use; not retried
     `- InfrastructureLoss         a worker or a node was lost; retried on its own budget
 
 A message says what was got, what was expected, where, and what to do next. So a `UserError` that a script does not
@@ -28,7 +28,7 @@ from types import TracebackType
 
 
 class MarinSftError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors that marin_sft raises on purpose."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
@@ -36,11 +36,11 @@ class MarinSftError(Exception):
 
 
 class UserError(MarinSftError, ValueError):
-    """A mistake in what the user wrote, found before anything ran."""
+    """A mistake of the user, found before anything ran."""
 
 
 class ConfigError(UserError):
-    """A configuration value that cannot be used."""
+    """An invalid configuration value."""
 
 
 class GraphError(UserError):
@@ -52,11 +52,11 @@ class StoreError(UserError):
 
 
 class DamagedFile(StoreError):
-    """A file of the engine's own that cannot be read as what it was written as."""
+    """A file of the engine that is damaged."""
 
 
 class StoreUnavailable(StoreError, OSError):
-    """A store that does not answer, also when asked again (`silent`), or that refuses. `said`: in its own words."""
+    """A store that does not answer despite retries (`silent`), or that refuses. said: its own error message."""
 
     def __init__(self, text: str, said: str = "", silent: bool = False) -> None:
         super().__init__(text)
@@ -69,7 +69,7 @@ class DataError(MarinSftError):
 
 
 class TrainingError(MarinSftError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class ExportError(MarinSftError):
@@ -77,7 +77,7 @@ class ExportError(MarinSftError):
 
 
 class PreviousTaskFailedError(MarinSftError):
-    """A step failed in an earlier launch and reruns of failed steps are switched off."""
+    """A step failed in an earlier launch, and `force_run_failed` is off."""
 
 
 class RunFailed(MarinSftError):
@@ -85,11 +85,11 @@ class RunFailed(MarinSftError):
 
 
 class OutOfMemory(MarinSftError):
-    """A step was killed for the memory it held; it would be again."""
+    """A step was killed for its memory use, and would be again."""
 
 
 class InfrastructureLoss(MarinSftError):
-    """A worker or a node was lost; says nothing about the step's own code."""
+    """A worker or a node was lost. The step's code is not the cause."""
 
 
 def exit_code(error: BaseException) -> int | None:

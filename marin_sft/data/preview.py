@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from marin_sft.data.chat.alignment import Noted, TokenRow
 from marin_sft.data.chat.encode import Encoded, Encoder, PreferenceRow
 from marin_sft.data.data_configs import OverLength
-from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.messages.detection import by_our_names, find_shapes, unused_keys
 from marin_sft.data.messages.examples import BadRow, Dialogue, Example, Message, Preference, Rated
 from marin_sft.data.messages.reading import examples_of
@@ -57,28 +57,32 @@ class RowPreview:
 
 def preview(
     tokenizer: PreTrainedTokenizerFast,
-    path: str,
-    format: ChatLmDatasetFormat,
+    paths: Sequence[str],
+    format: LmDatasetFormat,
     rows: int | None,
     max_length: int | None = None,
     over_length: OverLength = "truncate",
+    more: int = 0,
 ) -> Iterator[RowPreview]:
-    """The first `rows` rows (None: all) of `path`: a file, a directory or a glob.
+    """The first `rows` rows of `paths`: files, directories or globs. Then `more` of them, of which none is split.
 
     Raises:
         ConfigError: dialogues without a chat template, or preferences with over_length="split".
         DataError: no file, or an unreadable one.
     """
     encoder = Encoder(tokenizer, format)
-    sources = (row for file in find_files([path]) for row in read_rows(file))
+    sources = (row for file in find_files(paths) for row in read_rows(file))
     for source in islice(sources, rows):
         yield _preview(encoder, format, source, max_length, over_length)
+    for source in islice(sources, more):
+        yield _preview(encoder, format, source, None if over_length == "split" else max_length, over_length)
 
 
 def _preview(
-    encoder: Encoder, format: ChatLmDatasetFormat, source: SourceRow, max_length: int | None, over_length: OverLength
+    encoder: Encoder, format: LmDatasetFormat, source: SourceRow, max_length: int | None, over_length: OverLength
 ) -> RowPreview:
     documents: list[Document] = []
+    chat = format.as_chat()
     try:
         if isinstance(source.row, BadRow):
             raise source.row
@@ -86,9 +90,9 @@ def _preview(
         documents = [Document(role, said, []) for example in examples for role, said in _messages(example)]
         fitted = [rows for encoded in encoder.encode(examples) for rows in _fitted(encoded, max_length, over_length)]
         whole = [Document(d.role, d.messages, *found) for d, found in zip(documents, fitted, strict=True)]
-        return RowPreview(source, _shape(source.row, format), whole, None, unused_keys(source.row, format))
+        return RowPreview(source, _shape(source.row, chat), whole, None, unused_keys(source.row, chat))
     except BadRow as bad:
-        return RowPreview(source, _shape(source.row, format), documents, bad)
+        return RowPreview(source, _shape(source.row, chat), documents, bad)
 
 
 def _messages(example: Example) -> list[tuple[str | None, list[Message] | None]]:

@@ -170,7 +170,9 @@ class TrainTokenizerConfig(
     def __post_init__(self) -> None:
         smallest = _BYTES + 3
         if isinstance(self.vocab_size, int) and self.vocab_size < smallest:
-            raise ConfigError(f"vocab_size={self.vocab_size}; expected at least {smallest}: 256 bytes and 3 specials")
+            raise ConfigError(
+                f"vocab_size={self.vocab_size}; expected at least {smallest}: 256 bytes and 3 special tokens"
+            )
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def _tokenize_split(
         sample["split"] = split
     dropped_of_splits.append(dropped)
     where = f"{split}_paths" if rows else f"{split}_paths, {', '.join(file.path for file in files[:5])}"
-    check_dropped(rows, dropped, config.max_dropped, where, config.output_path, MEND, config.tokenizer)
+    check_dropped(rows, dropped, config.max_dropped, where, config.output_path, MEND, config.tokenizer, config.format)
     cache = finish_cache(directory, [result.shard for result in results])
     stats: Json = {
         "rows": rows,

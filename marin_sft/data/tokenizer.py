@@ -40,7 +40,7 @@ def load_tokenizer(path: str, chat_template: str | None = None) -> PreTrainedTok
     if not names & {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"}:
         raise ConfigError(
             f"no tokenizer in {path!r} (found {sorted(names)[:8] or 'no directory'}); expected a directory with "
-            "tokenizer.json. A hub id becomes a directory through a download step"
+            "tokenizer.json. To use a hub id, add a download step"
         )
     if "://" in path and not path.startswith("file://"):
         with tempfile.TemporaryDirectory() as local:

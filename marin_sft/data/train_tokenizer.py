@@ -71,7 +71,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> None:
     model.train_from_iterator(_contents(config, counts, dropped), trainer)
     rows = counts["rows"]
     try:
-        check_dropped(rows, dropped, config.max_dropped, "train_paths", config.output_path, MEND)
+        check_dropped(rows, dropped, config.max_dropped, "train_paths", config.output_path, MEND, format=config.format)
     except DataError:
         write_dropped(config.output_path, [dropped])
         raise

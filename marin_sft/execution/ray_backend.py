@@ -55,7 +55,7 @@ class RayBackend:
 
     def submit(self, task: Task) -> Future[Outcome]:
         if self._broken:
-            self._notify("Ray on this machine has died; it is started again")
+            self._notify("Ray on this machine has died; restarting it")
             self.close()
         connection = self._connected()
         asked = demand(task.resources)
@@ -94,7 +94,7 @@ class RayBackend:
         lacking = asked.keys() - have.keys() - self._lacking
         if lacking:
             self._lacking |= lacking
-            self._notify(f"{step}: this machine has no {', '.join(sorted(lacking))}; the step runs without")
+            self._notify(f"{step}: this machine has no {', '.join(sorted(lacking))}; the step runs without it")
         cut = {name: min(amount, have[name]) for name, amount in asked.items() if name in have}
         for name in cut:
             free = max(0.0, have[name] - held.get(name, 0))
@@ -124,12 +124,12 @@ class RayBackend:
             return
         most = {name: max([node.get(name, 0) for node in nodes], default=0) for name in asked}
         self._notify(
-            f"{step} waits: it asks for {key} on one node; the most that nodes have of each is {_amounts(most)}. "
+            f"{step} waits: it requests {key} on one node; the most that a node has of each is {_amounts(most)}. "
             "It starts when such a node joins; Ctrl-C ends the launch"
         )
 
-    def _hand_over(self, future: Any, done: Future[Outcome], kills_before: int) -> None:
-        if done.done():  # given up with the Ray that it ran on
+    def _hand_over(self, future: Future[Outcome], done: Future[Outcome], kills_before: int) -> None:
+        if done.done():  # failed when its Ray was stopped
             return
         import ray.exceptions as exceptions
 
@@ -138,7 +138,7 @@ class RayBackend:
             exceptions.WorkerCrashedError,
             exceptions.NodeDiedError,
             exceptions.RaySystemError,
-            exceptions.TaskCancelledError,  # by a signal: nobody looks at the result of what we cancel
+            exceptions.TaskCancelledError,  # by a signal: results of tasks that we cancel are not read
         )
         raylet_lost = (exceptions.LocalRayletDiedError,)
         killed_here = self._on_this_machine and out_of_memory.kernel_kills() > kills_before
@@ -149,14 +149,14 @@ class RayBackend:
         elif isinstance(error, exceptions.WorkerCrashedError) and killed_here:
             done.set_exception(OutOfMemory(out_of_memory.killed_by_kernel_text()))
         elif isinstance(error, lost):
-            # Of what Ray itself could not do, such as import a module of the task, the last line says what.
+            # The last line says what Ray itself could not do, e.g. import a module of the task.
             line = -1 if isinstance(error, exceptions.RaySystemError) else 0
             done.set_exception(InfrastructureLoss((str(error) or type(error).__name__).splitlines()[line].strip()))
         elif isinstance(error, raylet_lost):
             self._broken = self._on_this_machine and not self._connected().found
             done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
         else:
-            cause = getattr(error, "cause", None)  # of a RayTaskError, whose own text is a traceback
+            cause = getattr(error, "cause", None)  # of a RayTaskError; its own text is a traceback
             done.set_exception(cause if isinstance(cause, Exception) else error)
 
     @property
@@ -170,7 +170,7 @@ class RayBackend:
             self._connection.close()
             self._connection, self._broken = None, False
         for done in list(self._pending):
-            done.set_exception(InfrastructureLoss("the Ray that it ran on was stopped"))
+            done.set_exception(InfrastructureLoss("the Ray it ran on was stopped"))
 
     def _stop_tasks(self, ray: Any) -> None:
         """Of a Ray that goes on. When this returns their processes have ended, so that nobody need wait for them."""
@@ -188,18 +188,18 @@ def _attempt(task: Task, secrets: dict[str, str], echo: bool) -> Outcome:
 
 
 def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
-    """The environment of workers for steps of `fresh_process` that are given these of Ray's resources.
+    """The environment of workers for `fresh_process` steps with these Ray resources.
 
-    On some CPUs a training step takes a fifth to a quarter less time with its memory in huge pages, where the system
-    grants them, and less still with memory that is not given back, which each step would have cleared anew. Only the
-    main arena keeps what is large. glibc reads this when a process starts: no other can have it.
+    On some CPUs a training step takes a fifth to a quarter less time with huge pages, if the system grants them. It is
+    faster still if freed memory is kept, since each step would otherwise get it back zeroed. Only the main arena keeps
+    large blocks. glibc reads these variables when a process starts, so they cannot be set later.
     """
     malloc = {"hugetlb": 1}
     if {*asked} <= {"CPU", "memory"}:
         malloc |= {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
     tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())
     return {
-        # Ray lets workers of one runtime environment serve any task; those of this one serve such steps only, once.
+        # Workers of one runtime environment serve any task. This variable reserves these workers for such steps.
         "MARIN_SFT_FRESH_PROCESS": "1",
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
     }
@@ -210,11 +210,11 @@ def _ray_options(
 ) -> dict[str, Any]:
     """`inherited`: the runtime_env that the task gets besides; Ray merges the variables of both."""
     rest = dict(asked)
-    options: dict[str, Any] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
+    options: dict[str, object] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
     options["memory"] = rest.pop("memory", None)
     options["resources"] = rest or None
     variables = {**(fresh_process_variables(asked) if fresh_process else {}), **(env.env_vars if env else {})}
-    runtime_env: dict[str, Any] = {"env_vars": variables} if variables else {}
+    runtime_env: dict[str, object] = {"env_vars": variables} if variables else {}
     if env and env.pip:
         runtime_env |= _packages(env.pip, inherited)
     if env and env.working_dir:

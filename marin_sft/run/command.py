@@ -1,11 +1,12 @@
-"""`marin-sft`: what lies under a prefix, how it came about, and what may go.
+"""`marin-sft`: inspect the steps under a prefix, their history, and remove
+what is no longer needed.
 
     marin-sft status [PATTERN]
     marin-sft why STEP
 
-STEP is a step's name, its `name-fingerprint` or a beginning of that, or a
-directory. Exit codes: 0 done, 1 it could not be done, 2 a user's mistake,
-130 interrupted; of `plan`, the script's own.
+STEP is a step's name, its `name-fingerprint` or a prefix of that, or a
+directory. Exit codes: 0 done, 1 failed, 2 user error, 130 interrupted;
+`plan` returns the exit code of the script.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -27,22 +28,22 @@ from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console, narrow
-from marin_sft.execution.flags import absolute_prefix, default_prefix
+from marin_sft.execution.flags import HELP, absolute_prefix, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.store import Store
-from marin_sft.execution.stores import open_store
+from marin_sft.execution.stores import open_reachable
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import local_path, nearest_path
 from marin_sft.run import explanation, garbage, launches, logs, status, verification
 
-_COLUMNS = 80  # of output that goes to no terminal
+_COLUMNS = 80  # of output without a terminal
 
 
 class _Context:
-    """What every command needs."""
+    """The arguments, console and store of a command."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -52,11 +53,11 @@ class _Context:
     @functools.cached_property
     def store(self) -> Store:
         prefix = self.arguments.prefix or default_prefix()
-        store = open_store(prefix)
+        store = open_reachable(prefix)
         place = local_path(prefix)
         if place is not None and not os.path.isdir(place):
             raise UserError(
-                f"prefix {prefix}: no such directory; expected the one that experiments write to, with --prefix"
+                f"prefix {prefix}: no such directory; set --prefix to the directory that experiments write to"
                 f"{nearest_path(place)}"
             )
         return store
@@ -68,8 +69,8 @@ class _Context:
             print(visible(f"{text}: {count} steps; this is {found.directory}, the newest"), file=sys.stderr)
         return found
 
-    def say(self, value: Any, show: Callable[[], object]) -> None:
-        """The value as JSON, or what `show` prints."""
+    def say(self, value: object, show: Callable[[], object]) -> None:
+        """Print the value as JSON, or call `show`."""
         if self.json:
             print(json.dumps(value, indent=1))
         else:
@@ -103,7 +104,7 @@ def _train(method: str, flags: Sequence[str]) -> int:
 
 
 def plan(context: _Context) -> int | None:
-    """what a script would run, and why; its flags follow it"""
+    """show what a script would run, and why; the script's flags follow it"""
     arguments = context.arguments
     script = arguments.script
     if not os.path.isfile(script):
@@ -117,7 +118,7 @@ def plan(context: _Context) -> int | None:
 
 
 def status_of_steps(context: _Context) -> None:
-    """every step: its state, age, duration and progress"""
+    """list all steps with state, age, duration and progress"""
     catalog = read_catalog(context.store)
     found = status.read_statuses(context.store, context.arguments.pattern, catalog.steps)
 
@@ -129,13 +130,13 @@ def status_of_steps(context: _Context) -> None:
 
 
 def why(context: _Context) -> None:
-    """why a step ran, or was cached, the last time"""
+    """explain why a step last ran or was cached"""
     facts = explanation.explain(context.store, context.step(context.arguments.step))
     context.say(facts, lambda: explanation.print_explanation(context.console, context.store, facts))
 
 
 def path(context: _Context) -> None:
-    """the path of a step's committed output, and nothing else"""
+    """print only the path of a step's committed output"""
     found = context.step(context.arguments.step)
     commit = found.state.commit
     if commit is None:
@@ -148,7 +149,7 @@ def path(context: _Context) -> None:
 
 
 def log(context: _Context) -> None:
-    """what a step's newest attempt wrote to stdout and stderr"""
+    """print the stdout and stderr of a step's newest attempt"""
     arguments, store = context.arguments, context.store
     directory = context.step(arguments.step).directory
     attempt, _ = logs.log_path(store, directory, arguments.attempt)
@@ -160,7 +161,7 @@ def log(context: _Context) -> None:
 
 
 def diff(context: _Context) -> None:
-    """the fields in which two steps differ"""
+    """show the fields in which two steps differ"""
     old, new = context.step(context.arguments.old), context.step(context.arguments.new)
     payloads = [explanation.payload_of_step(context.store, found) for found in (old, new)]
     found = explanation.differences(context.store, *payloads)
@@ -168,7 +169,7 @@ def diff(context: _Context) -> None:
 
 
 def runs(context: _Context) -> None:
-    """the launches, or one of them in detail"""
+    """list launches, or show one in detail"""
     store, console = context.store, context.console
     if context.arguments.run_name is None:
         found = launches.summaries(store, context.arguments.limit)
@@ -179,13 +180,13 @@ def runs(context: _Context) -> None:
 
 
 def pin(context: _Context) -> None:
-    """keep a step from gc"""
+    """protect a step from gc"""
     made = pin_step(context.store, context.step(context.arguments.step).directory, context.arguments.note)
     context.say(asdict(made), lambda: context.console.print(f"pinned {made.directory}"))
 
 
 def unpin(context: _Context) -> int:
-    """take a pin away"""
+    """remove a pin"""
     directory = context.step(context.arguments.step).directory
     was = unpin_step(context.store, directory)
     text = f"unpinned {directory}" if was else f"{directory} was not pinned"
@@ -194,7 +195,7 @@ def unpin(context: _Context) -> int:
 
 
 def gc(context: _Context) -> int:
-    """what no launch, pin or claim keeps; removes it with --delete"""
+    """list what no launch, pin or claim keeps; remove it with --delete"""
     arguments, store, console = context.arguments, context.store, context.console
     policy = GcPolicy(arguments.keep_runs, arguments.keep_days, arguments.grace_hours)
     if arguments.delete and not arguments.why:
@@ -213,7 +214,7 @@ def gc(context: _Context) -> int:
 
 
 def verify(context: _Context) -> int:
-    """whether committed outputs still hold what was committed"""
+    """check that committed outputs are unchanged"""
     found = verification.verify_outputs(context.store, context.arguments.pattern)
     values = [verification.verified_json(item) for item in found]
     context.say(values, lambda: verification.print_verified(context.console, context.store, found))
@@ -222,15 +223,15 @@ def verify(context: _Context) -> int:
 
 def preview_rows(context: _Context) -> None:
     """what tokenizing makes of a few rows: the tokens, and which are trained"""
-    from marin_sft.run import preview  # loads numpy
+    from marin_sft.run import preview, preview_request  # loads numpy
 
-    tokenizer, previews = preview.read_previews(context.arguments)
+    previews = preview_request.read_previews(context.arguments)
     if context.json:
-        for row in previews:
+        for row in previews.shown:
             for value in preview.preview_json(row):
                 print(json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode())
     else:
-        preview.print_previews(context.console, tokenizer, previews)
+        preview.print_previews(context.console, previews)
 
 
 def import_config(context: _Context) -> None:
@@ -287,8 +288,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
-        import importlib.metadata  # takes longer than most commands
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
+        import importlib.metadata  # slower than most commands
 
         print(f"marin-sft {importlib.metadata.version('marin_sft')}")
         sys.exit(0)
@@ -300,7 +301,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(
         prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, about in TRAINERS.items():
         commands.add_parser(name, help=about)
@@ -308,11 +309,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
     for name in ("status", "verify"):
-        parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a part of a name, or a glob")
+        parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
     for name in ("why", "path", "logs", "pin", "unpin"):
         parsers[name].add_argument("step", metavar="STEP")
-    parsers["logs"].add_argument("-f", "--follow", action="store_true", help="until the attempt has ended")
-    parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="default: the newest")
+    parsers["logs"].add_argument("-f", "--follow", action="store_true", help="print on until the attempt ends")
+    parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="its number (default: the newest)")
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
@@ -332,52 +333,80 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _add_command(commands: Any, name: str, run: Callable[[_Context], int | None]) -> argparse.ArgumentParser:
+def _add_command(
+    commands: argparse._SubParsersAction[_Parser], name: str, run: Callable[[_Context], int | None]
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     parser.set_defaults(run=run)
     parser.add_argument(
-        "--prefix", type=absolute_prefix, help="where outputs lie (default: $MARIN_SFT_PREFIX, else ./store)"
+        "--prefix", type=absolute_prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--debug", action="store_true", help=HELP["debug"])
     return parser
 
 
 def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
     policy = GcPolicy()
-    parser.add_argument("--delete", action="store_true", help="remove it; without this flag nothing is removed")
-    parser.add_argument("--why", metavar="STEP", help="name what keeps the step")
+    parser.add_argument("--delete", action="store_true", help="remove it; without this flag gc only lists it")
+    parser.add_argument("--why", metavar="STEP", help="show what keeps this step")
     parser.add_argument(
-        "--keep_runs", type=_count, default=policy.keep_runs, metavar="N", help="keep the newest launches (20)"
+        "--keep_runs",
+        type=_count,
+        default=policy.keep_runs,
+        metavar="N",
+        help="keep what the newest N launches use (default: 20)",
     )
     parser.add_argument(
-        "--keep_days", type=_amount, default=policy.keep_days, metavar="D", help="keep younger launches (14)"
+        "--keep_days",
+        type=_amount,
+        default=policy.keep_days,
+        metavar="D",
+        help="keep what launches of the last D days use (default: 14)",
     )
     parser.add_argument(
-        "--grace_hours", type=_amount, default=policy.grace_hours, metavar="H", help="touch nothing younger (24)"
+        "--grace_hours",
+        type=_amount,
+        default=policy.grace_hours,
+        metavar="H",
+        help="keep everything younger than H hours (default: 24)",
     )
 
 
 def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tokenizer", required=True, metavar="T", help="a directory, or a hub id")
-    parser.add_argument("--data", required=True, metavar="FILE", help="a file, a directory or a glob")
-    parser.add_argument("--format", default="auto", metavar="F", help="how rows are read: a name, or auto (default)")
+    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="the file of an experiment")
+    parser.add_argument("step", nargs="?", metavar="STEP", help="its tokenize step, if it has several")
+    parser.add_argument("--tokenizer", metavar="T", help="without an experiment: a directory, or a hub id")
+    parser.add_argument("--data", metavar="FILE", help="without an experiment: a file, a directory or a glob")
+    parser.add_argument("--format", metavar="F", help="how rows are read: a name, or auto (default)")
     parser.add_argument(
-        "--format_options", metavar="JSON", default="{}", help='fields of ChatLmDatasetFormat: \'{"train_on": "last"}\''
+        "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"
     )
-    parser.add_argument("--max_length", type=_positive, metavar="N", help="tokens that a row has room for")
+    parser.add_argument("--role_map", metavar="THEIRS=OUR,..", help="role names of the rows: bot=assistant")
+    parser.add_argument("--train_on", metavar="W", help="assistant (default), last or all")
+    parser.add_argument(
+        "--format_options", metavar="JSON", help="more fields of ChatLmDatasetFormat: '{\"drop_system\": true}'"
+    )
+    parser.add_argument("--max_length", type=_positive, metavar="N", help="maximal number of tokens in a row")
     parser.add_argument("--over_length", default="truncate", choices=POLICIES, metavar="P", help=", ".join(POLICIES))
-    parser.add_argument("--rows", type=_positive, default=3, metavar="N", help="so many rows (default: 3)")
+    parser.add_argument(
+        "--rows",
+        type=_positive,
+        default=3,
+        metavar="N",
+        help="show so many rows (default: 3); up to 1,000 are looked at",
+    )
 
 
 def _count(text: str) -> int:
     if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text!r}")
     return int(text)
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
     return int(text)
 
 
@@ -387,7 +416,7 @@ def _amount(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number from 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number >= 0, got {text!r}")
     return value
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.cells import cell_len, chop_cells
@@ -16,65 +14,15 @@ from rich.text import Text
 from marin_sft.data.chat.alignment import Noted, TokenRow
 from marin_sft.data.chat.notes import DATE, NOTES
 from marin_sft.data.chat.special_tokens import pattern_of, special_tokens
-from marin_sft.data.formats import TEMPLATE_DATE, ChatLmDatasetFormat, shape_names
-from marin_sft.data.preview import Document, RowPreview, preview
-from marin_sft.data.rows.dropped import ON_PURPOSE
-from marin_sft.data.rows.row_files import find_files
-from marin_sft.data.tokenizer import load_tokenizer_by_name
-from marin_sft.errors import ConfigError, DataError, UserError
-from marin_sft.nearest import nearest_text
-from marin_sft.paths import find, local_path, nearest_path
+from marin_sft.data.formats import TEMPLATE_DATE
+from marin_sft.data.preview import Document, RowPreview
+from marin_sft.run.preview_request import Previews
 
-AUTO = "auto"
-_NOT_BAD = ON_PURPOSE | {"over_length"}
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 _SHOWN_CHARACTERS = 400  # of a message
 _GAP = "|"  # between two tokens
-
-
-def read_previews(arguments: Any) -> tuple[Any, Iterator[RowPreview]]:
-    """The tokenizer, and the previews that the flags ask for.
-
-    Raises:
-        UserError: no such data, format or tokenizer.
-    """
-    names = [AUTO, *shape_names()]
-    if arguments.format not in names:
-        known = ", ".join(names)
-        raise UserError(
-            f"--format {arguments.format!r}{nearest_text(arguments.format, names)}; expected one of {known}"
-        )
-    data = os.path.expanduser(arguments.data)
-    if local_path(data) is not None and not find(data).names:
-        expected = "a file, a directory or a glob of rows"
-        raise UserError(f"--data {arguments.data!r}: no such file; expected {expected}{nearest_path(data)}")
-    try:
-        find_files([data])
-    except DataError as error:
-        raise UserError(f"--data: {error}") from error
-    tokenizer = load_tokenizer_by_name(arguments.tokenizer)
-    format = _format(None if arguments.format == AUTO else arguments.format, arguments.format_options)
-    limits = (arguments.max_length, arguments.over_length)
-    return tokenizer, checked(preview(tokenizer, data, format, arguments.rows, *limits), data)
-
-
-def _format(shape: str | None, options_text: str) -> ChatLmDatasetFormat:
-    try:
-        options = json.loads(options_text)
-    except ValueError as error:
-        raise UserError(f"--format_options: {error}; expected JSON, got {options_text!r}") from error
-    if not isinstance(options, dict):
-        raise UserError(f"--format_options: expected a JSON object, got {options_text!r}")
-    # A function cannot be written as JSON, and --format gives the shape.
-    known = {field.name for field in dataclasses.fields(ChatLmDatasetFormat)} - {"formatting_func", "shape"}
-    for name in options.keys() - known:
-        raise UserError(f"--format_options: no option {name!r}{nearest_text(name, sorted(known))}")
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
-    }
-    try:
-        return ChatLmDatasetFormat(shape=shape, **values)
-    except ConfigError as error:
-        raise ConfigError(f"--format_options: {error}") from error
 
 
 def preview_json(row: RowPreview) -> list[dict[str, Any]]:
@@ -92,39 +40,26 @@ def preview_json(row: RowPreview) -> list[dict[str, Any]]:
     return [{**where, **sides, "dropped": dropped}]
 
 
-def _document_json(document: Document, dropped: str | None) -> list[dict[str, Any]]:
+def _document_json(document: Document, dropped: str | None) -> list[dict[str, object]]:
     tokens = [(row.input_ids.tolist(), row.mask.tolist()) for row in document.rows] or [([], [])]
-    more: dict[str, Any] = {"messages": document.messages, "dropped": dropped}
+    more: dict[str, object] = {"messages": document.messages, "dropped": dropped}
     if document.noted:
         more |= {"noted": dict(document.noted.counts), "unread_keys": sorted(document.noted.unread_keys)}
     return [{"input_ids": ids, "mask": mask, **more} for ids, mask in tokens]
 
 
-def checked(previews: Iterable[RowPreview], data: str) -> Iterator[RowPreview]:
-    """`previews` as they are.
-
-    Raises:
-        DataError: after the last of them, where there were none, or none can be used.
-    """
-    rows, bad = 0, 0
-    for row in previews:
-        yield row
-        rows, bad = rows + 1, bad + bool(row.dropped and row.dropped.reason not in _NOT_BAD)
-    if not rows:
-        raise DataError(f"{data}: no rows; expected at least one")
-    if rows == bad:
-        raise DataError(f"{data}: none of the {rows} rows looked at can be used; each says why")
-
-
-def print_previews(console: Console, tokenizer: Any, previews: Iterable[RowPreview]) -> None:
+def print_previews(console: Console, previews: Previews) -> None:
     """Special tokens that somebody wrote into a message stand in red, and are told below it."""
-    for index, row in enumerate(previews):
+    for index, row in enumerate(previews.shown):
         if index == 0:  # not above an error
             console.print(Text(f"Lines with + are trained. Tokens are set apart by {_GAP}"))
-        _print_preview(console, tokenizer, row)
+        _print_preview(console, previews.tokenizer, row)
+    console.print()
+    for line in previews.counts():
+        console.print(Text(line, style="red" if previews.dropped else "bold"))
 
 
-def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
+def _print_preview(console: Console, tokenizer: PreTrainedTokenizerFast, row: RowPreview) -> None:
     console.print()
     format = f"  format {row.shape}" if row.shape else ""
     console.print(Text(f"{row.source.file.name}:{row.source.line}{format}", style="bold"))
@@ -133,9 +68,7 @@ def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
         if not row.documents:
             console.print(Text(_short(json.dumps(row.source.row, ensure_ascii=False, default=str)), style="dim"))
     if row.unused_keys:
-        console.print(
-            Text(f"keys that the format has no use for: {', '.join(sorted(row.unused_keys))}", style="yellow")
-        )
+        console.print(Text(f"keys that the format does not use: {', '.join(sorted(row.unused_keys))}", style="yellow"))
     for document in row.documents:
         if document.role:
             console.print(Text(f"{document.role}:", style="bold"))
@@ -153,16 +86,16 @@ def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
 def _notes(noted: Noted | None) -> list[str]:
     if not noted:
         return []
-    kept = {"special_tokens_in_text": ", kept as control tokens"}  # as the format does that a preview has
+    kept = {"special_tokens_in_text": ", kept as control tokens"}  # the default of the format
     lines = [f"{NOTES[name]}: {count}{kept.get(name, '')}" for name, count in noted.counts.items() if name != DATE]
     if DATE in noted.counts:
-        lines.append(f"the template asks for the date and is told {TEMPLATE_DATE}; see template_date")
+        lines.append(f"the template uses the date and gets {TEMPLATE_DATE}; see template_date")
     if noted.unread_keys:
-        lines.append(f"keys that the chat template does not look up: {', '.join(sorted(noted.unread_keys))}")
+        lines.append(f"keys that the chat template does not use: {', '.join(sorted(noted.unread_keys))}")
     return lines
 
 
-def _message_text(tokenizer: Any, message: dict[str, Any]) -> Text:
+def _message_text(tokenizer: PreTrainedTokenizerFast, message: Mapping[str, object]) -> Text:
     more = {key: value for key, value in message.items() if key not in ("role", "content")}
     beside = f" {json.dumps(more, ensure_ascii=False)}" if more else ""
     text = Text(_short(f"{message['role']}: {message['content']}{beside}"))
@@ -174,8 +107,8 @@ def _short(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}... ({len(text):,} characters)"
 
 
-def _token_texts(tokenizer: Any, ids: np.ndarray) -> list[str]:
-    """What each token stands for, on one line; the tokenizer's own spelling for parts of characters."""
+def _token_texts(tokenizer: PreTrainedTokenizerFast, ids: np.ndarray) -> list[str]:
+    """The text of each token, escaped to one line; parts of characters in the tokenizer's own spelling."""
     names = tokenizer.convert_ids_to_tokens(ids.tolist())
     texts = [tokenizer.decode([id], clean_up_tokenization_spaces=False) for id in ids.tolist()]
     shown = [name if "\ufffd" in text or not text else text for name, text in zip(names, texts, strict=True)]
@@ -183,7 +116,7 @@ def _token_texts(tokenizer: Any, ids: np.ndarray) -> list[str]:
 
 
 def token_lines(texts: list[str], row: TokenRow, width: int) -> list[str]:
-    """The tokens in lines of at most `width` columns; trained and untrained ones never share a line."""
+    """The tokens in lines of at most `width` columns. Trained and untrained tokens never share a line."""
     lines: list[str] = []
     room, gutter = 0, ""
     for index, (text, trained) in enumerate(zip(texts, row.mask.tolist(), strict=True)):

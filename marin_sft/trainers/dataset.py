@@ -67,7 +67,7 @@ class SFTDataset(Sequence[Features]):
             raise DataError(f"{data_path}: no row can be used; dropped: {self.dropped}")
 
     def _read(self, path: str, tokenizer: PreTrainedTokenizerFast, format: LmDatasetFormat, max_length: int) -> None:
-        for row in preview(tokenizer, path, format.as_chat(), None, max_length):
+        for row in preview(tokenizer, [path], format, None, max_length):
             if row.dropped is not None:
                 self.dropped[row.dropped.reason] = self.dropped.get(row.dropped.reason, 0) + 1
             self._examples += [_features(tokens) for document in row.documents for tokens in document.rows]

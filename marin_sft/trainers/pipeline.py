@@ -149,6 +149,7 @@ class PipelineBuilder:
             tokens,
             held_out,
             over_length="split" if values["packing"] and texts else "truncate",
+            shuffle=self._shuffles(),
             validation_fraction=0.0 if held_out else values["validation_fraction"] or 0.0,
         )
         if not self._pairs:
@@ -168,6 +169,12 @@ class PipelineBuilder:
             in_memory=tuple(self._kept),
             notes=tuple(self._notes),
         )
+
+    def _shuffles(self) -> bool:
+        order = self._values["sampling"]
+        if order not in (None, "random", "sequential"):
+            raise ConfigError(f"train_sampling_strategy = {order!r} is not supported: expected random or sequential")
+        return order != "sequential"
 
     def name(self) -> str:
         """Of the training: as it was given, or of model and data; never of the output directory."""
@@ -280,7 +287,8 @@ class PipelineBuilder:
         )
         if schedule is None:
             schedule = "constant" if values["learning_rate_end"] is None else "linear"
-        warmup = values["warmup_steps"] if values["warmup_steps"] else values["warmup_ratio"] or 0
+        steps = values["warmup_steps"]
+        warmup = (int(steps) if steps >= 1 else steps) if steps else values["warmup_ratio"] or 0
         if values["warmup_steps"] and "warmup_ratio" in given and values["warmup_ratio"]:
             raise ConfigError(
                 f"{type(self._config).__name__}: warmup_steps = {values['warmup_steps']} and warmup_ratio = "
@@ -374,7 +382,11 @@ class PipelineBuilder:
 
     def _saving(self) -> dict[str, Any]:
         values = self._values
-        every = values["save_steps"]
+        every = None if values["save_strategy"] == "no" else values["save_steps"]
+        if values["save_strategy"] not in (None, "no", "steps"):
+            raise ConfigError(
+                f"save_strategy = {values['save_strategy']!r} is not supported: expected no, or steps with save_steps"
+            )
         if not every or every < 0:
             return {"steps_per_hf_export": NEVER}
         states = values["keep_states"] and not values["save_only_model"]

@@ -25,6 +25,7 @@ _WORDS = {
     str: "text",
     type(None): "None",
     Any: "anything",
+    object: "anything",
 }
 
 

@@ -155,7 +155,7 @@ def test_a_committed_step_needs_none_of_its_ancestors(pipeline):
     for gone in ("raw", "tok"):
         shutil.rmtree(pipeline.prefix / gone)
     pipeline.bodies()
-    assert pipeline.plan(d)["tok/b"].detail == "not needed: what uses it is committed"
+    assert pipeline.plan(d)["tok/b"].detail == "not needed: the steps that use it are committed"
     pipeline.run(d)
     assert pipeline.bodies() == []
     pipeline.run(d, force_run=("train/d",))
@@ -247,7 +247,7 @@ def test_override_output_path(pipeline):
 
 
 def test_unknown_names_run_nothing(pipeline):
-    with pytest.raises(GraphError, match=r"--force_run 'tok/bb': no step of that name; did you mean 'tok/b'\?"):
+    with pytest.raises(GraphError, match=r"--force_run 'tok/bb': no step has that name; did you mean 'tok/b'\?"):
         pipeline.run(diamond(pipeline), force_run=("tok/bb",))
     with pytest.raises(GraphError, match="--run_only 'zzz': matches no step"):
         pipeline.run(diamond(pipeline), run_only=("zzz",))
@@ -436,7 +436,7 @@ def test_an_input_that_vanishes_during_the_launch_is_named(pipeline, capsys):
     with pytest.raises(RunFailed):
         pipeline.run(pipeline.step("b", a, remover))
     text = capsys.readouterr().out
-    assert f"its input 'a' is committed, but the output is gone from {output}" in text
+    assert f"its input 'a' is committed, but the output {output} is gone" in text
     assert pipeline.bodies() == ["a"]
     pipeline.run(pipeline.step("b", a, remover))
     assert pipeline.bodies() == ["a", "b"], "the next plan has seen it"
@@ -478,9 +478,7 @@ def test_progress_is_kept_in_the_log(pipeline):
     assert log == "1/5 rows  loss 0.5\n5/5 rows  loss 0.5\n"
 
 
-@pytest.mark.parametrize(
-    "kind, said", [("dangling", "is a link that leads nowhere"), ("fifo", "is neither a file nor")]
-)
+@pytest.mark.parametrize("kind, said", [("dangling", "is a broken link"), ("fifo", "is neither a file nor")])
 def test_an_output_with_what_is_no_file_fails_the_step(pipeline, capsys, kind, said):
     def odd(config):
         path = os.path.join(config["out"], "odd")

@@ -151,8 +151,8 @@ def test_what_is_noted(preview, tmp_path):
     assert row["unused_keys"] == ["topic"]
     lines = preview(data=data).splitlines()
     assert "special tokens that somebody wrote: 1, kept as control tokens" in lines
-    assert "keys that the chat template does not look up: messages.country" in lines
-    assert "keys that the format has no use for: topic" in lines
+    assert "keys that the chat template does not use: messages.country" in lines
+    assert "keys that the format does not use: topic" in lines
 
 
 def test_a_template_that_asks_for_the_date(preview, tokenizer, tmp_path):
@@ -160,7 +160,7 @@ def test_a_template_that_asks_for_the_date(preview, tokenizer, tmp_path):
     dated.chat_template = "{{ strftime_now('%d %b %Y') }}" + dated.chat_template
     dated.save_pretrained(tmp_path / "dated")
     text = preview("--rows", "1", tokenizer=tmp_path / "dated")
-    assert "the template asks for the date and is told 2024-07-26; see template_date" in text
+    assert "the template uses the date and gets 2024-07-26; see template_date" in text
 
 
 def test_named_format(preview):
@@ -176,7 +176,7 @@ def test_mistakes(preview, tmp_path, tokenizer):
     (tmp_path / "empty/tokenizer.json").write_text("{}")
     assert "cannot load the tokenizer" in preview(code=2, tokenizer=tmp_path / "empty")
     assert "messages" in preview("--format", "mesages", code=2)
-    assert "expected a whole number from 1" in preview("--rows", "0", code=2)
+    assert "expected a whole number >= 1" in preview("--rows", "0", code=2)
     assert "--over_length" in preview("--over_length", "cut", code=2)
     bare = load_tokenizer(tokenizer)
     bare.chat_template = None
@@ -195,7 +195,7 @@ def test_rows_of_which_none_can_be_used(tmp_path, capsys, tokenizer):
         return code, *capsys.readouterr()
 
     code, out, err = run({"mesages": []}, {"nothing": 1})
-    assert code == 1 and "did you mean 'messages'" in out and "none of the 2 rows looked at can be used" in err
+    assert code == 1 and "did you mean 'messages'" in out and "none of the first 2 rows can be used" in err
     assert run({"mesages": []}, ROWS[1])[0] == 0
     code, out, err = run()
     assert code == 1 and out == "" and "rows.jsonl: no rows" in err
@@ -248,3 +248,91 @@ def test_no_jax(preview, tmp_path, tokenizer):
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
+
+
+def test_flags_of_the_format(preview, tmp_path):
+    data = tmp_path / "named.jsonl"
+    turns = [{"who": who, "content": text} for who, text in (("me", "a"), ("it", "b"), ("me", "c"), ("it", "d"))]
+    data.write_text(json.dumps({"turns": turns}) + "\n")
+    flags = ["--columns", "messages=turns,role=who", "--role_map", '{"me": "user", "it": "assistant"}', "--json"]
+    (row,) = preview(*flags, data=data)
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * 2
+    (last,) = preview(*flags, "--train_on", "last", data=data)
+    assert last["input_ids"] == row["input_ids"] and 0 < sum(last["mask"]) < sum(row["mask"])
+    for flags, said in (
+        (["--columns", "messages"], "--columns 'messages': expected pairs, as in a=b,c=d, or a JSON object"),
+        (
+            ["--columns", "mesages=turns"],
+            "--columns: columns: 'mesages' is none of our names; did you mean 'messages'?",
+        ),
+        (["--role_map", "[1]"], "--role_map: expected a JSON object"),
+        (["--train_on", "lsat"], "--train_on: train_on='lsat'; expected one of"),
+        (["--train_on", "last", "--format_options", '{"train_on": "all"}'], "both say 'train_on'"),
+    ):
+        assert said in preview(*flags, data=data, code=2)
+
+
+def test_rows_beyond_those_shown_are_looked_at(preview, tmp_path, capsys, tokenizer):
+    data = tmp_path / "long.jsonl"
+    good, odd, bad = (json.dumps(row) + "\n" for row in (ROWS[1], {"nothing": 1}, {"mesages": []}))
+    data.write_text(good * 40 + odd + bad * 2 + good * 957 + bad * 5)
+    lines = preview("--rows", "1", data=data).splitlines()
+    start = lines.index("Of the first 1,000 rows, 3 are dropped:")
+    told = " ".join(line.strip() for line in lines[start + 1 :])
+    assert told.startswith("3 unknown_format, as long.jsonl:41: ") and "1002" not in told
+    assert len(preview("--json", "--rows", "2", data=data)) == 2
+    data.write_text(good * 3)
+    assert preview("--rows", "1", data=data).endswith("Of all 3 rows, none is dropped.\n")
+    data.write_text(bad * 50)
+    assert command.main(["preview", "--tokenizer", tokenizer, "--data", str(data), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3 and "none of the 50 rows looked at can be used (unknown_format: 50)" in err
+
+
+EXPERIMENT = """
+from marin_sft.data import ChatLmDatasetFormat, TextLmDatasetFormat
+from marin_sft.steps import mixture, tokenize, train_tokenizer
+
+def shouted(row):
+    return [{"role": "user", "content": row["q"]}, {"role": "assistant", "content": row["a"].upper()}]
+
+steps = {
+    "loud": tokenize("loud", "rows.jsonl", tokenizer="tok", format=ChatLmDatasetFormat(formatting_func=shouted)),
+    "texts": tokenize("texts", "rows.jsonl", tokenizer="tok", format=TextLmDatasetFormat(text_key="q")),
+}
+blend = mixture("blend", {"own": tokenize("own", "rows.jsonl", tokenizer=train_tokenizer("t", ["rows.jsonl"],
+    vocab_size=300))}, weights={"own": 1}, seq_len=8)
+"""
+
+
+def test_a_step_of_an_experiment(tmp_path, capsys, tokenizer, monkeypatch):
+    """Its rows, tokenizer and format, also one that is a function; wherever the step is named in the file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    Path("tok").symlink_to(tokenizer)
+    Path("rows.jsonl").write_text(json.dumps({"q": "hi", "a": "ho"}) + "\n")
+    Path("mine.py").write_text(EXPERIMENT)
+
+    def run(*words, code=0):
+        assert command.main(["preview", "mine.py", *words, "--prefix", str(tmp_path / "store")]) == code
+        out, err = capsys.readouterr()
+        return err if code else json.loads(out)
+
+    row = run("tokenized/loud", "--json")
+    assert row["messages"][1]["content"] == "HO"
+    loaded = load_tokenizer(tokenizer)
+    assert loaded.decode(run("tokenized/texts", "--json")["input_ids"]) == "hi<|im_end|>"
+    assert run("tokenized/txts", code=2).count("did you mean 'tokenized/texts'?") == 1
+    assert "3 tokenize steps; name one of them: tokenized/loud, tokenized/own, tokenized/texts" in run(code=2)
+    error = run("tokenized/own", code=2)
+    assert "tokenizers/t has no output yet" in error and "python mine.py --run_only '^tokenizers/t$'" in error
+    assert "got --train_on, which the step says itself" in run("tokenized/loud", "--train_on", "all", code=2)
+    assert "'minne.py': no such file" in _error(["preview", "minne.py"], capsys)
+    assert "--data and --tokenizer not given" in _error(["preview"], capsys)
+    assert not (tmp_path / "store").exists()
+
+
+def _error(words, capsys):
+    assert command.main(words) == 2
+    return capsys.readouterr().err

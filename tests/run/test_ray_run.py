@@ -124,7 +124,7 @@ def test_ctrl_c_detaches_or_stops(head, work, flags, status):
         _, error = ours.communicate(timeout=60)
     assert ours.returncode == 130
     if not flags:
-        assert "The job goes on" in error and f"ray job stop --address {head.url} {name}" in error
+        assert "The job continues" in error and f"ray job stop --address {head.url} {name}" in error
         with client(head) as asked:
             assert asked.get_job_status(name) == "RUNNING"
         with open(go_on, "w"):
@@ -334,7 +334,7 @@ def test_only_what_is_known_to_be_harmless_or_is_said_to_be_goes_where_it_can_be
 
 
 def test_a_secret_in_the_command_is_refused(tmp_path):
-    with pytest.raises(UserError, match="a word of the command has the form of a secret.*--env_vars NAME") as caught:
+    with pytest.raises(UserError, match="a word of the command looks like a secret.*--env_vars NAME") as caught:
         job.make_job(["python", "x.py", f"--key={SECRET}"], {}, str(tmp_path), here=True)
     assert SECRET not in str(caught.value)
 
@@ -368,7 +368,7 @@ def test_the_file_with_secrets_is_not_in_what_is_shipped(tmp_path, monkeypatch):
 def test_a_script_that_is_not_there_is_seen_before_anything_is_sent(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert ray_run.main(["--", "python", "nosuch.py", "--x"]) == 2
-    assert f"python nosuch.py: there is no nosuch.py in --working_dir {tmp_path}" in capsys.readouterr().err
+    assert f"python nosuch.py: no nosuch.py in --working_dir {tmp_path}" in capsys.readouterr().err
     (tmp_path / "is.py").touch()
     for command in (["python3.11", "is.py"], ["python", "/elsewhere/x.py"], ["python", "-m", "x.py"], ["bash", "x.py"]):
         job.check_script(command, ".")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow, Message
 from marin_sft.data.messages.tool_calls import can_be_encoded, kind_of, text_of, tool_calls_of, without_nulls
+from marin_sft.nearest import nearest
 
 TOOL_CALL = "tool_call"
 """The role of a ShareGPT turn that only calls tools. It becomes an assistant turn."""
@@ -173,8 +174,12 @@ def _role(raw: Message, format: MessageFormat, where: str) -> str:
         keys = " or ".join(format.role_keys)
         raise BadRow("bad_messages", f"{where} has {kind_of(name)} as its role, expected a string under {keys}")
     if name not in format.roles:
+        near = nearest(name.lower(), format.roles)
+        meant = f"; if it means {near[0]!r}, say" if near else "; say what it means, as in"
+        example = {name[:80]: format.roles[near[0]] if near else "user"}
         raise BadRow(
-            "unknown_role", f"{where} has the role {name[:80]!r}, expected one of {list(format.roles)}; see role_map"
+            "unknown_role",
+            f"{where} has the role {name[:80]!r}, expected one of {list(format.roles)}{meant} role_map={example}",
         )
     return format.roles[name]
 

@@ -1,16 +1,17 @@
-"""The rows that a step drops: how many for which reason, a few of each to look at, and when they are too many."""
+"""The rows that a step drops: counts and samples by reason, and when they are too many."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
 from marin_sft.data.files import Json, write_json_lines
+from marin_sft.data.formats import LmDatasetFormat
 from marin_sft.data.messages.examples import BadRow
+from marin_sft.data.preview_command import preview_command
 from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError
 
@@ -20,12 +21,12 @@ DROPPED = "dropped.jsonl"
 ON_PURPOSE = frozenset({"identical_pair", "not_trained", "rated_bad"})
 """Reasons for which good data has many rows dropped: they do not count against `max_dropped`."""
 MEND = "Then mend the rows, or say with shape=, columns= and role_map= of the format what they hold"
-_SHOWN, _SHOWN_CHARACTERS = 3, 300
+_SHOWN, _SHOWN_CHARACTERS, _SHOWN_ROW = 3, 300, 200
 
 
 @dataclass
 class Dropped:
-    """`counts` by reason; `samples`: the first rows of each reason, in order; `paths` of their files, in the same."""
+    """Dropped rows: counts by reason, the first few of each reason as samples, and the paths of the samples' files."""
 
     counts: Counter[str] = field(default_factory=Counter)
     samples: list[Json] = field(default_factory=list)
@@ -40,7 +41,7 @@ class Dropped:
 
     @staticmethod
     def together(parts: Iterable[Dropped]) -> Dropped:
-        """What `parts`, in order, dropped."""
+        """All that `parts` dropped, in order."""
         whole, shown = Dropped(), Counter[str]()
         for part in parts:
             whole.counts += part.counts
@@ -53,20 +54,27 @@ class Dropped:
 
 
 def write_dropped(directory: str, parts: Iterable[Dropped]) -> None:
-    """Write the samples of `parts` to `{directory}/dropped.jsonl`; nothing when no row was dropped."""
+    """Write the samples of `parts` to `{directory}/dropped.jsonl`, if there are any."""
     samples = [sample for part in parts for sample in part.samples]
     if samples:
         write_json_lines(f"{directory}/{DROPPED}", samples)
 
 
 def check_dropped(
-    rows: int, dropped: Dropped, max_dropped: float, where: str, directory: str, mend: str, tokenizer: str = "T"
+    rows: int,
+    dropped: Dropped,
+    max_dropped: float,
+    where: str,
+    directory: str,
+    mend: str,
+    tokenizer: str = "T",
+    format: LmDatasetFormat | None = None,
 ) -> None:
-    """Raises DataError when no row is left, or when more than the share `max_dropped` was dropped by mistake.
+    """Raises DataError if no row is left, or if more than the share `max_dropped` was dropped by mistake.
 
     Args:
         where: what the rows are of. directory: where `write_dropped` writes. mend: what the user can do about it.
-        tokenizer: to look at rows with.
+        tokenizer, format: to look at rows with.
     """
     lost = dropped.counts.total()
     if not rows:
@@ -74,28 +82,36 @@ def check_dropped(
     by_mistake = sum(count for reason, count in dropped.counts.items() if reason not in ON_PURPOSE)
     if rows == lost or by_mistake > max_dropped * rows:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.counts.most_common())
-        look = f"marin-sft preview --data {shlex.quote(dropped.paths[0])} --tokenizer {shlex.quote(tokenizer)}"
+        look = preview_command(dropped.paths[0], tokenizer, format)
         raise DataError(
             f"{where}: {lost} of {rows} rows dropped ({reasons}); expected at least one row kept and at most "
             f"{max_dropped:.1%} dropped, as in{''.join(_telling(dropped))}\n"
-            f"More of them are in {directory}/{DROPPED}. See what becomes of rows with `{look}`. {mend}, or raise "
-            "max_dropped"
+            f"{_first_row(dropped.samples[0])}More of them are in {directory}/{DROPPED}. See what becomes of rows with "
+            f"`{look}`. {mend}, or raise max_dropped"
         )
 
 
 def _telling(dropped: Dropped) -> list[str]:
-    """A few lines that say different things: about the first row of each of the commonest reasons, then others."""
+    """A few different lines: first one for each of the most common reasons, then more."""
     lines: dict[str, list[str]] = {reason: [] for reason, _ in dropped.counts.most_common()}
     seen: set[str] = set()
     for sample, path in zip(dropped.samples, dropped.paths, strict=True):
         text = f"{sample['reason']}: {sample['message']}"
         if text not in seen:
             seen.add(text)
-            short = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+            short = _short(text, _SHOWN_CHARACTERS)
             lines[sample["reason"]].append(f"\n  {path}:{sample['line']}: {short}")
     by_mistake, on_purpose = ([lines[r] for r in lines if (r in ON_PURPOSE) is which] for which in (False, True))
     in_turn = chain(zip_longest(*by_mistake), zip_longest(*on_purpose))
     return [line for turn in in_turn for line in turn if line][:_SHOWN]
+
+
+def _first_row(sample: Json) -> str:
+    return f"Line {sample['line']} is: {_short(sample['row'], _SHOWN_ROW)}. " if sample["row"] else ""
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _sample(source: SourceRow, bad: BadRow) -> Json:

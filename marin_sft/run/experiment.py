@@ -1,0 +1,87 @@
+"""The tokenizations of an experiment's file, looked at without running a step."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from marin_sft.data.step_configs import TokenizeConfig
+from marin_sft.errors import UserError
+from marin_sft.execution.configs import references, resolve
+from marin_sft.execution.executor import Executor, ExecutorFlags, Run
+from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName
+from marin_sft.nearest import nearest_text
+from marin_sft.paths import nearest_path
+
+
+def tokenization(script: str, name: str | None, prefix: str) -> TokenizeConfig:
+    """The config of the tokenize step `name` of an experiment, its inputs as they lie under `prefix`. None: of the
+    only one.
+
+    Raises:
+        UserError: no such file or step, or an input that no step has made yet.
+    """
+    steps = {step.name: step for step in _steps_of(script) if isinstance(step.config, TokenizeConfig)}
+    if not steps:
+        raise UserError(
+            f"{script}: no tokenize step; expected one in a variable of the file itself, or below a step that is in one"
+        )
+    if name is None and len(steps) > 1:
+        raise UserError(f"{script}: {len(steps)} tokenize steps; name one of them: {', '.join(sorted(steps))}")
+    step = steps.get(name or next(iter(steps)))
+    if step is None:
+        raise UserError(f"{script}: no tokenize step {name!r}{nearest_text(str(name), sorted(steps))}")
+    run = Executor(ExecutorFlags(prefix=prefix)).plan([step])
+    config = resolve(step.config, lambda leaf: _path(leaf, run, script))
+    assert isinstance(config, TokenizeConfig)
+    return config
+
+
+def _steps_of(script: str) -> Iterator[ExecutorStep[Any]]:
+    """All steps that the top level of the file names, and all that these are made from."""
+    if not os.path.isfile(script):
+        raise UserError(f"{script!r}: no such file; expected the file of an experiment{nearest_path(script)}")
+    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as `python SCRIPT` does
+    sys.argv = [script]
+    open_steps = list(_steps_in(runpy.run_path(script, run_name="experiment")))
+    seen: set[int] = set()
+    while open_steps:
+        step = open_steps.pop()
+        if id(step) not in seen:
+            seen.add(id(step))
+            yield step
+            open_steps += [used.step for _, used in references(step.config) if used.step is not None]
+
+
+def _steps_in(value: Any) -> Iterator[ExecutorStep[Any]]:
+    if isinstance(value, ExecutorStep):
+        yield value
+    elif isinstance(value, InputName) and value.step is not None:
+        yield value.step
+    elif isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str | bytes)):
+        for child in value.values() if isinstance(value, Mapping) else value:
+            yield from _steps_in(child)
+
+
+def _path(leaf: Any, run: Run, script: str) -> Any:
+    """What stands in the step's config when it runs."""
+    if isinstance(leaf, OutputName | EarlierAttempts):
+        return ""
+    if isinstance(leaf, PurePath):
+        return str(leaf)
+    if isinstance(leaf, ExecutorStep):
+        leaf = InputName(leaf, None)
+    if not isinstance(leaf, InputName):
+        return leaf
+    if leaf.step is None:
+        return run.plan.store.path(leaf.name or "")
+    output = run.output_path(leaf.step, leaf.name)
+    if output is None:
+        command = shlex.join(["python", script, "--run_only", f"^{leaf.step.name}$"])
+        raise UserError(f"{leaf.step.name} has no output yet, and its rows or tokenizer are needed; run it: {command}")
+    return output
