@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from marin_sft.errors import UserError
 from marin_sft.run.importing.axolotl_rows import read_rows
 from marin_sft.run.importing.code import Call
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse, required
+from marin_sft.run.importing.rows import with_revision
 from marin_sft.run.importing.transformers_keys import (
     DECAYED,
     TRAINER,
@@ -151,7 +150,7 @@ def read_axolotl(config: Section) -> Draft:
     draft = Draft("axolotl", config, batch_keys=("micro_batch_size", "gradient_accumulation_steps"))
     refuse(config, REFUSED)
     _set_kind(draft)
-    draft.model = _with_revision(config, required(config, "base_model", "axolotl"), "revision_of_model")
+    draft.model = with_revision(config.text("base_model", ""), config.text("revision_of_model"))
     own = config.text("base_model_config")
     if own not in (None, draft.model):
         draft.note(config, "base_model_config", "the model's own config.json is read")
@@ -181,13 +180,6 @@ def read_axolotl(config: Section) -> Draft:
     ignore(draft, config, WITHOUT_EFFECT)
     note_unknown(draft, config)
     return draft
-
-
-def _with_revision(config: Section, model: Any, key: str) -> str:
-    if not isinstance(model, str):
-        config.refuse("base_model", "a hub id or a directory")
-    revision = config.text(key)
-    return f"{model}@{revision}" if revision else model
 
 
 def _set_kind(draft: Draft) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from marin_sft.data.messages.turns import ROLES
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
 from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.config_file import Section, read_text
-from marin_sft.run.importing.draft import Draft
+from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
 from marin_sft.run.importing.rows import (
     OWN_TEMPLATE,
@@ -103,9 +102,9 @@ def _format(draft: Draft, dataset: Section) -> Call:
     )
 
 
-def _messages(draft: Draft, dataset: Section) -> dict[str, Any]:
+def _messages(draft: Draft, dataset: Section) -> Settings:
     """Where the messages of a row are, under which keys and roles."""
-    found: dict[str, Any] = {}
+    found: Settings = {}
     field = dataset.text("field_messages", "conversations" if dataset.value("type") == "sharegpt" else "messages")
     found |= messages_field(field)
     mapping = dataset.section("message_property_mappings") or Section(dataset.file)
@@ -130,7 +129,7 @@ def _messages(draft: Draft, dataset: Section) -> dict[str, Any]:
     return found
 
 
-def _trained(draft: Draft, dataset: Section) -> dict[str, Any]:
+def _trained(draft: Draft, dataset: Section) -> Settings:
     roles = dataset.texts("roles_to_train") if dataset.has("roles_to_train") else ["assistant"]
     if draft.config.flag("train_on_inputs"):
         return {"train_on": "all"}
@@ -145,7 +144,7 @@ def _trained(draft: Draft, dataset: Section) -> dict[str, Any]:
     )
 
 
-def _template(draft: Draft, dataset: Section) -> dict[str, Any]:
+def _template(draft: Draft, dataset: Section) -> Settings:
     """The chat template: the dataset's, else the file's, else the tokenizer's."""
     here = dataset if dataset.has("chat_template") or dataset.has("chat_template_jinja") else draft.config
     dataset.read |= {"chat_template", "chat_template_jinja"}

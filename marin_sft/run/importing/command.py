@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -38,7 +37,7 @@ def write_experiment(config: str, output: str, force: bool) -> Written:
     return Written(imported.draft, output)
 
 
-def imported_json(written: Written) -> dict[str, Any]:
+def imported_json(written: Written) -> dict[str, object]:
     draft = written.draft
     notes = [{"line": note.line, "key": note.key, "text": note.text} for note in draft.sorted_notes()]
     return {

@@ -10,6 +10,9 @@ from marin_sft.run.importing.code import Call
 from marin_sft.run.importing.config_file import Section, shown
 from marin_sft.run.importing.rows import Rows
 
+Settings = dict[str, Any]
+"""Arguments of ours, by name."""
+
 
 @dataclass(frozen=True, order=True)
 class Note:
@@ -49,9 +52,9 @@ class Draft:
     accumulate: int = 1
     devices: int | None = None
     batch_keys: tuple[str, str] = ("", "")
-    mixture: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    lora: dict[str, Any] | None = None
+    mixture: Settings = field(default_factory=dict)
+    training: Settings = field(default_factory=dict)
+    lora: Settings | None = None
     trackers: list[Call] = field(default_factory=list)
     definitions: dict[str, str] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)

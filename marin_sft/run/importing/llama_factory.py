@@ -6,8 +6,9 @@ from __future__ import annotations
 from marin_sft.errors import UserError
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft
-from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse, required
+from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse
 from marin_sft.run.importing.llama_factory_rows import read_datasets
+from marin_sft.run.importing.rows import with_revision
 from marin_sft.run.importing.transformers_keys import (
     DECAYED,
     TRAINER,
@@ -117,9 +118,7 @@ def read_llama_factory(config: Section) -> Draft:
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
     draft = Draft("LLaMA-Factory", config, batch_keys=keys)
     refuse(config, REFUSED)
-    model = required(config, "model_name_or_path", "LLaMA-Factory")
-    revision = config.text("model_revision")
-    draft.model = model if revision in (None, "main") else f"{model}@{revision}"
+    draft.model = with_revision(config.text("model_name_or_path", ""), config.text("model_revision"))
     draft.training |= read_settings(config, TRAINING)
     _set_stage(draft)
     if draft.training.get("num_train_steps", 0) > 0:  # it wins there

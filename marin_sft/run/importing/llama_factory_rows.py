@@ -11,7 +11,7 @@ from marin_sft.data.messages.turns import ROLES
 from marin_sft.errors import UserError
 from marin_sft.nearest import nearest_text
 from marin_sft.run.importing.code import Call, Name
-from marin_sft.run.importing.draft import Draft
+from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.rows import OWN_TEMPLATE, Rows, chat_format, messages_field, row_function, text_format
 from marin_sft.run.importing.texts import NAMED_TEMPLATES, question_and_answer
 
@@ -133,7 +133,7 @@ def _format(draft: Draft, key: str, name: str, entry: Entry) -> Call:
     return _with_columns({**ours, "system": columns.get("system"), "history": columns.get("history")}, options)
 
 
-def _of_messages(columns: dict[str, Any], tags: dict[str, str], pairs: bool, options: dict[str, Any]) -> Call:
+def _of_messages(columns: dict[str, Any], tags: dict[str, str], pairs: bool, options: Settings) -> Call:
     field = columns.get("messages") or MESSAGES
     named = {name: columns.get(name) for name in ("system", "tools", *(("chosen", "rejected") if pairs else ()))}
     said = {**TAGS, **tags}
@@ -150,13 +150,13 @@ def _of_messages(columns: dict[str, Any], tags: dict[str, str], pairs: bool, opt
     return _with_columns(named, {**({"role_map": roles} if roles else {}), **options})
 
 
-def _with_columns(columns: dict[str, Any], options: dict[str, Any]) -> Call:
+def _with_columns(columns: dict[str, Any], options: Settings) -> Call:
     """Only those that have another name in the rows."""
     named = {ours: theirs for ours, theirs in columns.items() if theirs not in (None, ours)}
     return chat_format(**({"columns": named} if named else {}), **options)
 
 
-def _trained(draft: Draft) -> dict[str, Any]:
+def _trained(draft: Draft) -> Settings:
     config = draft.config
     if draft.kind == "dpo":
         return {}
@@ -165,7 +165,7 @@ def _trained(draft: Draft) -> dict[str, Any]:
     return {"train_on": "last"} if config.flag("mask_history") else {}
 
 
-def _template(draft: Draft, key: str) -> dict[str, Any]:
+def _template(draft: Draft, key: str) -> Settings:
     config = draft.config
     name = config.text("template")
     if name in NAMED_TEMPLATES:

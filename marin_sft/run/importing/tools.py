@@ -61,7 +61,7 @@ def read_draft(config: Section) -> Draft:
     return draft
 
 
-def _sections(value: Any) -> Iterator[Section]:
+def _sections(value: object) -> Iterator[Section]:
     if isinstance(value, Section):
         yield value
         value = list(value.values())

@@ -197,12 +197,13 @@ def _set_model(draft: Draft) -> None:
 
 def _weights(config: Section, checkpointer: Section) -> str:
     """The directory of the weights, or what the comment of the file says was downloaded to it."""
-    directory = required(checkpointer, "checkpoint_dir", "torchtune").rstrip("/")
+    required(checkpointer, "checkpoint_dir", "torchtune")
+    directory = checkpointer.text("checkpoint_dir", "").rstrip("/")
     if not os.path.isdir(os.path.expanduser(directory)):
         for id, place in _DOWNLOADED.findall(read_text(config.file)):
             if place.rstrip("/") == directory:
                 return str(id)
-    return str(directory)
+    return directory
 
 
 def _set_lora(draft: Draft, model: Section) -> None:

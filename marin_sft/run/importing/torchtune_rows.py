@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
 from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.config_file import Section
-from marin_sft.run.importing.draft import Draft
+from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
 from marin_sft.run.importing.rows import (
     OWN_TEMPLATE,
@@ -110,7 +109,7 @@ def _format(draft: Draft, dataset: Section, builder: Builder) -> Call:
         dataset.refuse("masking_strategy", f"one of {', '.join(MASKING)}")
     on_input = dataset.flag("train_on_input", builder.train_on == "all")
     train_on = MASKING[masking] if masking else "all" if on_input else "assistant"
-    options: dict[str, Any] = {} if train_on == "assistant" or draft.kind == "dpo" else {"train_on": train_on}
+    options: Settings = {} if train_on == "assistant" or draft.kind == "dpo" else {"train_on": train_on}
     system = dataset.text("new_system_prompt")
     if system:
         options |= {"default_system": system, "drop_system": True}
@@ -131,7 +130,7 @@ def _format(draft: Draft, dataset: Section, builder: Builder) -> Call:
     return chat_format(**_messages(dataset, columns), **options)
 
 
-def _messages(dataset: Section, columns: dict[str, Any]) -> dict[str, Any]:
+def _messages(dataset: Section, columns: Settings) -> Settings:
     style = dataset.text("conversation_style", "openai")
     if style not in ("openai", "sharegpt"):
         dataset.refuse("conversation_style", "openai or sharegpt")
@@ -140,7 +139,7 @@ def _messages(dataset: Section, columns: dict[str, Any]) -> dict[str, Any]:
     return messages_field(field)
 
 
-def _template(draft: Draft) -> dict[str, Any]:
+def _template(draft: Draft) -> Settings:
     """torchtune's tokenizers have templates of their own: that of Llama 3 has no system turn that is not in the row."""
     tokenizer = draft.config.section("tokenizer")
     name = "" if tokenizer is None else tokenizer.text(_COMPONENT, "").rpartition(".")[2]
