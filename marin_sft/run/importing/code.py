@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
 
 WIDTH = 88
 
@@ -22,20 +22,20 @@ class Call:
     """A call of a function or class of ours. comments: lines before an argument, by its name."""
 
     function: str
-    arguments: tuple[Any, ...] = ()
-    keywords: dict[str, Any] = field(default_factory=dict)
-    comments: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    arguments: tuple[object, ...] = ()
+    keywords: Mapping[str, object] = field(default_factory=dict)
+    comments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def with_comment(self, keyword: str, *lines: str) -> Call:
         return Call(self.function, self.arguments, self.keywords, {**self.comments, keyword: lines})
 
 
-def assignment(name: str, value: Any) -> str:
+def assignment(name: str, value: object) -> str:
     prefix = f"{name} = "
     return prefix + source(value, before=len(prefix))
 
 
-def source(value: Any, *, indent: int = 0, before: int = 0, after: int = 0) -> str:
+def source(value: object, *, indent: int = 0, before: int = 0, after: int = 0) -> str:
     """`value` as source, in one line where it fits.
 
     indent: of the line that it begins in. before, after: characters of that line around it.
@@ -55,7 +55,7 @@ def source(value: Any, *, indent: int = 0, before: int = 0, after: int = 0) -> s
     return f"{left}\n{body}{' ' * indent}{right}"
 
 
-def _in_line(value: Any) -> str | None:
+def _in_line(value: object) -> str | None:
     """None: comments need lines of their own."""
     if isinstance(value, Call) and value.comments:
         return None
@@ -69,11 +69,11 @@ def _in_line(value: Any) -> str | None:
     return f"{left}{text}{',' if isinstance(value, tuple) and len(value) == 1 else ''}{right}"
 
 
-def _items(value: Any) -> tuple[list[tuple[tuple[str, ...], str, Any]], tuple[str, str]]:
+def _items(value: object) -> tuple[list[tuple[tuple[str, ...], str, object]], tuple[str, str]]:
     """Of each part: the comment before it, what stands before its value, its value; and the brackets."""
     match value:
         case Call():
-            plain: list[tuple[tuple[str, ...], str, Any]] = [((), "", item) for item in value.arguments]
+            plain: list[tuple[tuple[str, ...], str, object]] = [((), "", item) for item in value.arguments]
             named = [(value.comments.get(key, ()), f"{key}=", item) for key, item in value.keywords.items()]
             return plain + named, (f"{value.function}(", ")")
         case dict():
@@ -85,7 +85,7 @@ def _items(value: Any) -> tuple[list[tuple[tuple[str, ...], str, Any]], tuple[st
     return [], ("", "")
 
 
-def _atom(value: Any) -> str:
+def _atom(value: object) -> str:
     if isinstance(value, Name):
         return value.text
     if isinstance(value, str):
@@ -110,7 +110,7 @@ def text(value: str) -> str:
     return plain
 
 
-def names_in(value: Any) -> set[str]:
+def names_in(value: object) -> set[str]:
     """The functions that are called and the names that are used in `value`."""
     if isinstance(value, Name):
         return {value.text}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -38,14 +37,14 @@ def write_experiment(config: str, output: str, force: bool) -> Written:
     return Written(imported.draft, output)
 
 
-def imported_json(written: Written) -> dict[str, Any]:
+def imported_json(written: Written) -> dict[str, object]:
     draft = written.draft
     notes = [{"line": note.line, "key": note.key, "text": note.text} for note in draft.sorted_notes()]
     return {
         "experiment": written.output,
         "tool": draft.tool,
         "config": draft.file,
-        "otherwise": notes,
+        "differences": notes,
         "without_effect": draft.without_effect,
     }
 
@@ -55,7 +54,7 @@ def print_imported(console: Console, written: Written) -> None:
     console.print(Text(visible(f"{written.output}: {draft.kind.upper()}, from {draft.file} of {draft.tool}")))
     notes = draft.sorted_notes()
     if notes:
-        console.print(f"What is otherwise than in {draft.tool}, also said in the file:")
+        console.print(f"Differences from {draft.tool}, also listed in the file:")
     for note in notes:
         where = f"{draft.file}:{note.line}: " if note.line else ""
         console.print(Text(visible(f"- {where}{note}")))

@@ -7,7 +7,6 @@ import itertools
 import os
 import textwrap
 from collections.abc import Container, Iterable, Mapping
-from typing import Any
 
 from marin_sft.run.importing.code import WIDTH, Call, Name, assignment, names_in
 from marin_sft.run.importing.draft import Draft
@@ -31,9 +30,9 @@ _STEP_CLASS = {"sft": SFTConfig, "dpo": DPOConfig}
 _SHOWN_ALWAYS = ("num_train_epochs", "num_train_steps", "learning_rate", "lr_schedule", "warmup", "loss_type", "beta")
 
 
-def training_defaults(kind: str) -> dict[str, Any]:
+def training_defaults(kind: str) -> dict[str, object]:
     """What `steps.sft` or `steps.dpo` takes where nothing is said."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for field in dataclasses.fields(_STEP_CLASS[kind]):
         made = field.default_factory
         found[field.name] = made() if callable(made) else field.default
@@ -76,7 +75,7 @@ def _comments(draft: Draft) -> str:
     if not notes:
         return ""
     name = os.path.basename(draft.file)
-    lines = [f"# What is otherwise here than in {draft.tool}, by the lines of {name}:"]
+    lines = [f"# Differences from {draft.tool}, by the lines of {name}:"]
     for note in notes:
         mark = f"{note.line}: " if note.line else ""
         lines += textwrap.wrap(
@@ -111,17 +110,17 @@ def _constants(draft: Draft) -> list[str]:
 
 
 def _experiment_name(draft: Draft) -> str:
-    model = step_name(draft.model.rstrip("/").rpartition("/")[2])
+    model = step_name(draft.model.partition("@")[0].rstrip("/").rpartition("/")[2])
     data = "_".join(dict.fromkeys(rows.name for rows in draft.training_rows[:2]))
     parts = [model, data, "lora" if draft.lora is not None else "", "dpo" if draft.kind == "dpo" else ""]
     return "_".join(part for part in parts if part)
 
 
-def _assigned(steps: Iterable[tuple[str, Any]]) -> list[str]:
+def _assigned(steps: Iterable[tuple[str, object]]) -> list[str]:
     return [assignment(name, value) for name, value in steps]
 
 
-def _steps(draft: Draft) -> list[tuple[str, Any]]:
+def _steps(draft: Draft) -> list[tuple[str, object]]:
     """What the file assigns, in order."""
     model, before = _place(draft.model, "model", "MODEL", "model_step")
     tokenizer, more = _place(draft.tokenizer, "tokenizer", "TOKENIZER", "tokenizer_step")
@@ -150,11 +149,11 @@ def _steps(draft: Draft) -> list[tuple[str, Any]]:
     ]
 
 
-def _place(source: str | None, variable: str, constant: str, step: str) -> tuple[Name | None, list[tuple[str, Any]]]:
+def _place(source: str | None, variable: str, constant: str, step: str) -> tuple[Name | None, list[tuple[str, object]]]:
     """A model or a tokenizer, as the steps are given it, and what has to be assigned for that."""
     if source is None:
         return None, []
-    if "@" in source or is_on_hub(source):
+    if "/" in source and is_on_hub(source.partition("@")[0]):
         return Name(variable), [(variable, Call(step, (Name(constant),)))]
     return Name(constant), []
 
@@ -178,7 +177,7 @@ def _free(name: str, taken: Container[str]) -> str:
     return next(free for free in itertools.chain([name], others) if free not in taken)
 
 
-def _tokenized(name: str, rows: list[Rows], tokenizer: Any, is_validation: bool = False) -> Call:
+def _tokenized(name: str, rows: list[Rows], tokenizer: object, is_validation: bool = False) -> Call:
     (first, *others), keywords = rows, {"tokenizer": tokenizer}
     if first.format.keywords or first.format.function != "ChatLmDatasetFormat":
         keywords["format"] = first.format
@@ -194,7 +193,7 @@ def _tokenized(name: str, rows: list[Rows], tokenizer: Any, is_validation: bool 
     return Call("default_tokenize", (name, first.dataset()), keywords)
 
 
-def _mixture(draft: Draft, groups: Mapping[str, list[Rows]]) -> dict[str, Any]:
+def _mixture(draft: Draft, groups: Mapping[str, list[Rows]]) -> dict[str, object]:
     options = dict(draft.mixture)
     number = options.pop("num_validation_sequences", None)
     if number is not None:
@@ -205,7 +204,7 @@ def _mixture(draft: Draft, groups: Mapping[str, list[Rows]]) -> dict[str, Any]:
     return {"weights": _weights(groups), "seq_len": draft.seq_len, **options}
 
 
-def _weights(groups: Mapping[str, list[Rows]]) -> dict[str, Any]:
+def _weights(groups: Mapping[str, list[Rows]]) -> Mapping[str, object]:
     """The tool's own, or how many rows each component has: then all of them are trained on equally often."""
     shares = {name: rows[0].share for name, rows in groups.items()}
     if any(share is not None for share in shares.values()):
@@ -214,12 +213,12 @@ def _weights(groups: Mapping[str, list[Rows]]) -> dict[str, Any]:
     return {name: counts.get(name) or 1 for name in groups}
 
 
-def _training(draft: Draft) -> dict[str, Any]:
+def _training(draft: Draft) -> dict[str, object]:
     """The arguments that differ from what the step takes by itself, and those that a reader looks for."""
     defaults, given = training_defaults(draft.kind), draft.training
     shown = [name for name in defaults if name in given and (name in _SHOWN_ALWAYS or given[name] != defaults[name])]
     batch = Name(f"{draft.micro_batch} * {draft.accumulate} * DEVICES")
-    found: dict[str, Any] = {"train_batch_size": batch}
+    found: dict[str, object] = {"train_batch_size": batch}
     if draft.accumulate > 1:
         found["gradient_accumulation_steps"] = draft.accumulate
     found |= {name: given[name] for name in shown}

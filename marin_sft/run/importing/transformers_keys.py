@@ -59,7 +59,7 @@ def set_optimizer(draft: Draft, config: Section, key: str, default: str) -> None
         )
     draft.training["optimizer"] = ours
     if name in _SMALL_STATES:
-        draft.note(config, key, "the optimizer's moments are not kept in 8 bits here, which takes more memory")
+        draft.note(config, key, "AdamW and Lion keep full moments here, which takes more memory than 8 bits")
     spec = OPTIMIZERS[ours]
     for beta in {"beta1", "beta2"}.difference(spec.betas):
         draft.training.pop(beta, None)
@@ -106,7 +106,7 @@ def set_save_points(draft: Draft, config: Section, kept: str = "save_total_limit
         if every is None:
             continue
         if every < 1:
-            draft.note(config, key, f"a share of the steps; {names[-1]} counts steps")
+            draft.note(config, key, f"left out; {names[-1]} is a number of steps")
         else:
             draft.training |= dict.fromkeys(names, int(every))
     limit = config.count(kept)
@@ -121,7 +121,7 @@ def set_trackers(draft: Draft, config: Section, names: list[str], run_name: str 
         elif name == "tensorboard":
             draft.trackers.append(Call("TensorboardConfig"))
         elif name not in ("none", "all"):
-            draft.note(config, "report_to", f"no tracker {name!r} here; there are WandbConfig and TensorboardConfig")
+            draft.note(config, "report_to", f"no tracker {name!r} here; trackers are WandbConfig and TensorboardConfig")
 
 
 def keep_out(draft: Draft, config: Section, key: str) -> bool:
