@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from marin_sft.errors import UserError
 from marin_sft.run.importing.axolotl_rows import read_rows
-from marin_sft.run.importing.code import Call
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse, required
+from marin_sft.run.importing.rows import with_revision
 from marin_sft.run.importing.transformers_keys import (
     DECAYED,
     TRAINER,
@@ -19,6 +17,7 @@ from marin_sft.run.importing.transformers_keys import (
     set_save_points,
     set_schedule,
 )
+from marin_sft.run.python_source import Call
 
 # axolotl's key: our setting, and axolotl's default where ours is another.
 TRAINING: dict[str, Key] = {
@@ -46,6 +45,8 @@ LORA: dict[str, Key] = {
 }
 WANDB = {"wandb_project": "project", "wandb_entity": "entity", "wandb_name": "name"}
 LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "simpo": "simpo"}
+# The weight of the chosen answers' NLL in the loss, and TRL's default; SimPO is its CPOTrainer, which adds it.
+TERM_OF_ANSWERS = {"dpo": ("rpo_alpha", 0.0), "ipo": ("rpo_alpha", 0.0), "simpo": ("cpo_alpha", 1.0)}
 SEQ_LEN, WARMUP = 512, 0.03
 # What becomes of rows that are too long; `completion` rows are cut in pieces before that.
 OVER_LENGTH = {"drop": "drop", "truncate": "truncate", "raise": "raise"}
@@ -58,67 +59,66 @@ REFUSED = {
     "load_in_8bit": _QUANTIZED,
     "load_in_4bit": _QUANTIZED,
     "gptq": _QUANTIZED,
-    "fp8": "there is no training in 8 bits; bf16: true",
-    "qat": "there is no quantised training; delete it",
-    "pretraining_dataset": "rows without an end cannot be told apart by their content; name a dataset under datasets",
-    "reward_model": "there are no reward models; rl: dpo trains on pairs",
-    "process_reward_model": "there are no reward models; rl: dpo trains on pairs",
-    "processor_type": "models with images are not trained here",
-    "relora": "LoRA is merged once, at the end; delete it",
-    "relora_steps": "LoRA is merged once, at the end; delete it",
-    "unfrozen_parameters": "frozen_parameters of the experiment names the others; delete it and set that",
-    "use_pose": "positions are those of the tokens; delete it",
-    "diffusion": "there is no diffusion training",
+    "fp8": "there is no 8-bit training here; use bf16: true",
+    "qat": "there is no quantised training here; delete it",
+    "pretraining_dataset": "streamed datasets are not supported; list the dataset under datasets",
+    "reward_model": "reward models are not supported; rl: dpo trains on pairs",
+    "process_reward_model": "reward models are not supported; rl: dpo trains on pairs",
+    "processor_type": "models with images are not supported",
+    "relora": "not supported; delete it for plain LoRA",
+    "relora_steps": "not supported; delete it for plain LoRA",
+    "unfrozen_parameters": "delete it, and set frozen_parameters, its opposite, in the experiment",
+    "use_pose": "not supported; delete it",
+    "diffusion": "diffusion training is not supported",
 }
 LEFT_OUT = {
-    "evals_per_epoch": "steps_per_eval counts steps",
-    "saves_per_epoch": "steps_per_hf_export counts steps; the model is exported at the end",
-    "eval_strategy": "steps_per_eval says when",
-    "save_strategy": "the model is exported at the end; steps_per_hf_export=N also writes it every N steps",
-    "early_stopping_patience": "early_stopping=EarlyStopping(steps=, patience=)",
-    "load_best_model_at_end": "the last model is exported; steps_per_hf_export=N keeps others, too",
-    "lora_modules_to_save": "an adapter trains linear layers alone",
-    "lora_target_parameters": "an adapter trains linear layers alone",
-    "peft_layers_to_transform": "target_modules takes an expression; Llama and Qwen adapt all layers or none",
-    "peft_init_lora_weights": 'init_lora_weights=True or "gaussian"',
-    "loraplus_lr_ratio": "A and B have one rate",
-    "loraplus_lr_embedding": "there is one rate",
-    "lr_groups": "there is one rate",
-    "embedding_lr": "there is one rate",
-    "embedding_lr_scale": "there is one rate",
-    "cosine_constant_lr_ratio": "decay=, the share of the steps in which the rate falls",
-    "optim_args": "optimizer_options=, under our names",
-    "optim_target_modules": "the optimizer is for all that is trained",
-    "adam_beta3": "AdamW has two",
-    "adam_epsilon2": "AdamW has one",
-    "tokens": "no token is added to a tokenizer here: add them to the model's files first",
-    "added_tokens_overrides": "change the tokenizer's files first",
-    "resize_token_embeddings_to_32x": "embeddings stay as long as they are",
-    "fix_untrained_tokens": "reinit_tokens=, by their names",
-    "default_system_message": "default_system= of the format",
-    "eot_tokens": "the token that the chat template puts after a turn is trained",
-    "min_sample_len": "short rows are trained on, too",
-    "rpo_alpha": 'loss_type={"sigmoid": 1.0, "sft": ...}',
-    "cpo_alpha": 'loss_type={"simpo": 1.0, "sft": ...}',
-    "dataset_exact_deduplication": "rows are trained on as they are",
+    "evals_per_epoch": "use steps_per_eval, a number of steps",
+    "saves_per_epoch": "the model is exported at the end; steps_per_hf_export=N also exports it every N steps",
+    "eval_strategy": "use steps_per_eval, a number of steps",
+    "save_strategy": "the model is exported at the end; steps_per_hf_export=N also exports it every N steps",
+    "early_stopping_patience": "use early_stopping=EarlyStopping(steps=, patience=)",
+    "load_best_model_at_end": "the last model is exported; steps_per_hf_export=N keeps earlier ones",
+    "lora_modules_to_save": "LoRA trains only adapters of linear layers",
+    "lora_target_parameters": "LoRA trains only adapters of linear layers",
+    "peft_layers_to_transform": "Llama and Qwen models adapt a linear layer in all transformer layers or in none",
+    "peft_init_lora_weights": 'use init_lora_weights=True or "gaussian"',
+    "loraplus_lr_ratio": "A and B have the same learning rate",
+    "loraplus_lr_embedding": "all weights have the same learning rate",
+    "lr_groups": "all weights have the same learning rate",
+    "embedding_lr": "all weights have the same learning rate",
+    "embedding_lr_scale": "all weights have the same learning rate",
+    "cosine_constant_lr_ratio": "use decay, the share of the steps in which the rate falls",
+    "optim_args": "use optimizer_options",
+    "optim_target_modules": "one optimizer updates all weights",
+    "adam_beta3": "there are two betas",
+    "adam_epsilon2": "there is one epsilon",
+    "tokens": "add tokens to the model and tokenizer files first",
+    "added_tokens_overrides": "change the tokenizer files first",
+    "resize_token_embeddings_to_32x": "embeddings keep their size",
+    "fix_untrained_tokens": "use reinit_tokens, a list of tokens",
+    "default_system_message": "use default_system of ChatLmDatasetFormat",
+    "eot_tokens": "the token that the chat template puts after an answer is trained",
+    "min_sample_len": "short rows are trained on too",
+    "trl": "use beta and loss_type of dpo",
+    "dataset_exact_deduplication": "duplicate rows are kept",
     "group_by_length": "batches are drawn at random",
-    "auto_find_batch_size": "per_device_parallelism says how many examples are on a device at once",
+    "auto_find_batch_size": "use gradient_accumulation_steps if memory runs out",
     "hub_model_id": "upload the directory that `marin-sft path hf/NAME` prints",
     "hub_strategy": "upload the directory that `marin-sft path hf/NAME` prints",
-    "use_mlflow": "there are WandbConfig and TensorboardConfig",
-    "mlflow_experiment_name": "there are WandbConfig and TensorboardConfig",
-    "use_comet": "there are WandbConfig and TensorboardConfig",
-    "plugins": "none of them is used",
+    "use_mlflow": "trackers are WandbConfig and TensorboardConfig",
+    "mlflow_experiment_name": "trackers are WandbConfig and TensorboardConfig",
+    "use_comet": "trackers are WandbConfig and TensorboardConfig",
+    "plugins": "plugins are not loaded",
     "wandb_log_model": "models stay in the store",
-    "do_bench_eval": "evaluate(...) or lm_eval(...) of marin_sft.steps",
-    "do_causal_lm_eval": "evaluate(...) of marin_sft.steps",
-    "eval_table_size": "evaluate(...) of marin_sft.steps",
+    "do_bench_eval": "use evaluate or lm_eval of marin_sft.steps",
+    "do_causal_lm_eval": "use evaluate of marin_sft.steps",
+    "eval_table_size": "use evaluate of marin_sft.steps",
     "overrides_of_model_config": "change the model's config.json first",
     "rope_scaling": "change the model's config.json first",
-    "loss_watchdog_threshold": "a loss that diverges is warned of, and training goes on",
+    "loss_watchdog_threshold": "a diverging loss is reported, and training goes on",
     "skip_prepare_dataset": "rows are always tokenized first",
-    "curriculum_sampling": "shuffle=False of the mixture",
-    "sample_packing_sequentially": "shuffle=False of the mixture",
+    "curriculum_sampling": "use shuffle=False of mixture",
+    "sample_packing_sequentially": "use shuffle=False of mixture",
 }
 # How fast, how much memory, what is printed or cached; and what is always so here.
 WITHOUT_EFFECT = """
@@ -150,7 +150,7 @@ def read_axolotl(config: Section) -> Draft:
     draft = Draft("axolotl", config, batch_keys=("micro_batch_size", "gradient_accumulation_steps"))
     refuse(config, REFUSED)
     _set_kind(draft)
-    draft.model = _with_revision(config, required(config, "base_model", "axolotl"), "revision_of_model")
+    draft.model = with_revision(config.text("base_model", ""), config.text("revision_of_model"))
     own = config.text("base_model_config")
     if own not in (None, draft.model):
         draft.note(config, "base_model_config", "the model's own config.json is read")
@@ -170,7 +170,7 @@ def read_axolotl(config: Section) -> Draft:
     if floor is not None:
         draft.training["min_lr_ratio"] = floor
     if not config.has("warmup_steps") and not config.has("warmup_ratio"):
-        draft.note_default("warmup_steps", "3% of the steps, which axolotl limits to 100 of them")
+        draft.note_default("warmup_steps", "3% of the steps; axolotl takes at most 100 steps")
     set_decayed_tensors(draft, DECAYED)
     _set_data(draft)
     set_save_points(draft, config)
@@ -180,13 +180,6 @@ def read_axolotl(config: Section) -> Draft:
     ignore(draft, config, WITHOUT_EFFECT)
     note_unknown(draft, config)
     return draft
-
-
-def _with_revision(config: Section, model: Any, key: str) -> str:
-    if not isinstance(model, str):
-        config.refuse("base_model", "a hub id or a directory")
-    revision = config.text(key)
-    return f"{model}@{revision}" if revision else model
 
 
 def _set_kind(draft: Draft) -> None:
@@ -200,7 +193,10 @@ def _set_kind(draft: Draft) -> None:
             "is what no rl means"
         )
     draft.kind = "dpo"
-    draft.training |= {"loss_type": LOSSES[kind], **read_settings(config, PAIRS)}
+    key, default = TERM_OF_ANSWERS[kind]
+    share = config.number(key, default)
+    loss = {LOSSES[kind]: 1.0, "sft": share} if share else LOSSES[kind]
+    draft.training |= {"loss_type": loss, **read_settings(config, PAIRS)}
     if kind != "simpo":
         draft.training.pop("simpo_gamma", None)
 
@@ -248,7 +244,7 @@ def _set_precision(draft: Draft) -> None:
     bf16 = half in ("auto", "full") or config.flag("bf16", not config.flag("fp16") and not config.flag("float32"))
     bf16 = config.flag("bfloat16") or bf16
     if config.flag("fp16") or config.flag("float16"):
-        draft.note(config, "fp16" if config.flag("fp16") else "float16", "bfloat16 here")
+        draft.note(config, "fp16" if config.flag("fp16") else "float16", "trained in bfloat16")
         bf16 = True
     if not bf16:
         draft.training["precision"] = "fp32"
@@ -274,6 +270,11 @@ def _set_data(draft: Draft) -> None:
     if draft.kind == "sft" and not packs:
         draft.mixture["pack"] = False
     draft.mixture["over_length"] = "split" if completion else OVER_LENGTH[strategy]
+    if not completion and any(rows.format.function == "TextLmDatasetFormat" for rows in draft.training_rows):
+        draft.note(config, "datasets", f"texts longer than sequence_len are not cut in pieces: {strategy}")
+    longest = config.count("max_prompt_len")
+    if longest is not None and draft.kind == "dpo":
+        draft.mixture["max_prompt_length"] = longest
     if keep_out(draft, config, "val_set_size") or draft.held_out_rows:
         draft.training["do_eval"] = True
 
@@ -293,6 +294,6 @@ def _note_tokens(draft: Draft) -> None:
     for key in tokens or ():
         assert tokens is not None
         if tokens.has(key) and key != "pad_token":
-            draft.note(tokens, key, "the tokenizer's own is used; to change it, change the tokenizer's files first")
+            draft.note(tokens, key, "left out; the tokenizer's own is used")
     if tokens is not None and tokens.has("pad_token"):
         draft.without_effect.append("special_tokens.pad_token")

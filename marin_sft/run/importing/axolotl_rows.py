@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from marin_sft.data.messages.turns import ROLES
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
-from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.config_file import Section, read_text
-from marin_sft.run.importing.draft import Draft
+from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
-from marin_sft.run.importing.rows import Rows, chat_format, is_on_hub, messages_field, row_function, text_format
+from marin_sft.run.importing.rows import (
+    OWN_TEMPLATE,
+    Rows,
+    chat_format,
+    is_on_hub,
+    messages_field,
+    row_function,
+    text_format,
+)
 from marin_sft.run.importing.texts import NAMED_TEMPLATES, constant, prompted
+from marin_sft.run.python_source import Call, Name
 
 SFT_TYPES = ("alpaca", "chat_template", "completion", "input_output", "a mapping with field_instruction and format")
 # Of pairs in a chat's words: our name of the column with what the user says, so that it is no plain text.
@@ -26,9 +33,9 @@ PAIR_COLUMNS: dict[str, dict[str, str]] = {
     "ultra": {},
 }
 LEFT_OUT = {
-    "shards": "split='train[:n]' takes a part",
-    "shards_idx": "split='train[:n]' takes a part",
-    "input_transform": "formatting_func= of the format",
+    "shards": "use a split like train[:1000]",
+    "shards_idx": "use a split like train[:1000]",
+    "input_transform": "use formatting_func of ChatLmDatasetFormat",
     "train_on_eos": "the token that ends a trained turn is trained",
     "message_field_training_detail": "a turn is trained or not, as a whole",
     "split_thinking": "reasoning is read from reasoning_content",
@@ -95,9 +102,9 @@ def _format(draft: Draft, dataset: Section) -> Call:
     )
 
 
-def _messages(draft: Draft, dataset: Section) -> dict[str, Any]:
+def _messages(draft: Draft, dataset: Section) -> Settings:
     """Where the messages of a row are, under which keys and roles."""
-    found: dict[str, Any] = {}
+    found: Settings = {}
     field = dataset.text("field_messages", "conversations" if dataset.value("type") == "sharegpt" else "messages")
     found |= messages_field(field)
     mapping = dataset.section("message_property_mappings") or Section(dataset.file)
@@ -122,7 +129,7 @@ def _messages(draft: Draft, dataset: Section) -> dict[str, Any]:
     return found
 
 
-def _trained(draft: Draft, dataset: Section) -> dict[str, Any]:
+def _trained(draft: Draft, dataset: Section) -> Settings:
     roles = dataset.texts("roles_to_train") if dataset.has("roles_to_train") else ["assistant"]
     if draft.config.flag("train_on_inputs"):
         return {"train_on": "all"}
@@ -137,7 +144,7 @@ def _trained(draft: Draft, dataset: Section) -> dict[str, Any]:
     )
 
 
-def _template(draft: Draft, dataset: Section) -> dict[str, Any]:
+def _template(draft: Draft, dataset: Section) -> Settings:
     """The chat template: the dataset's, else the file's, else the tokenizer's."""
     here = dataset if dataset.has("chat_template") or dataset.has("chat_template_jinja") else draft.config
     dataset.read |= {"chat_template", "chat_template_jinja"}
@@ -149,7 +156,7 @@ def _template(draft: Draft, dataset: Section) -> dict[str, Any]:
     if name in NAMED_TEMPLATES:
         return {"chat_template": Name(NAMED_TEMPLATES[name])}
     if name != "tokenizer_default":
-        draft.note(here, "chat_template", "the tokenizer's own template is used; `marin-sft preview` shows its text")
+        draft.note(here, "chat_template", OWN_TEMPLATE)
     return {}
 
 

@@ -44,7 +44,7 @@ def imported_json(written: Written) -> dict[str, object]:
         "experiment": written.output,
         "tool": draft.tool,
         "config": draft.file,
-        "otherwise": notes,
+        "differences": notes,
         "without_effect": draft.without_effect,
     }
 
@@ -54,7 +54,7 @@ def print_imported(console: Console, written: Written) -> None:
     console.print(Text(visible(f"{written.output}: {draft.kind.upper()}, from {draft.file} of {draft.tool}")))
     notes = draft.sorted_notes()
     if notes:
-        console.print(f"What is otherwise than in {draft.tool}, also said in the file:")
+        console.print(f"Differences from {draft.tool}, also listed in the file:")
     for note in notes:
         where = f"{draft.file}:{note.line}: " if note.line else ""
         console.print(Text(visible(f"- {where}{note}")))

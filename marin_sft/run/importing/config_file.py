@@ -100,7 +100,7 @@ class Section(dict[str, Any]):
         raise UserError(f"{self.where(key)}: got {shown(self.get(key))}; expected {expected}")
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value in a message: in one line, and not long."""
     text = {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
     text = " ".join(text.split())

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from marin_sft.run.importing.code import Call
 from marin_sft.run.importing.config_file import Section, shown
 from marin_sft.run.importing.rows import Rows
+from marin_sft.run.python_source import Call
+
+Settings = dict[str, Any]
+"""Arguments of ours, by name."""
 
 
 @dataclass(frozen=True, order=True)
@@ -49,9 +52,9 @@ class Draft:
     accumulate: int = 1
     devices: int | None = None
     batch_keys: tuple[str, str] = ("", "")
-    mixture: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    lora: dict[str, Any] | None = None
+    mixture: Settings = field(default_factory=dict)
+    training: Settings = field(default_factory=dict)
+    lora: Settings | None = None
     trackers: list[Call] = field(default_factory=list)
     definitions: dict[str, str] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
@@ -64,8 +67,8 @@ class Draft:
         self.notes.append(Note(section.lines[key], f"{section.name}{key}", known, text))
 
     def note_default(self, key: str, text: str) -> None:
-        """A key that the file leaves out, and what the tool does then."""
-        self.notes.append(Note(0, f"{key}, which is not given", "", text))
+        """A key that the file leaves out, and what becomes of that."""
+        self.notes.append(Note(0, f"{key} (not given)", "", text))
 
     def define(self, name: str, source: Callable[[str], str]) -> str:
         """The name under which the file defines `source(name)`: `name`, or one with a number. Equal ones are one."""

@@ -8,10 +8,10 @@ import os
 import textwrap
 from collections.abc import Container, Iterable, Mapping
 
-from marin_sft.run.importing.code import WIDTH, Call, Name, assignment, names_in
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.rows import Rows, is_on_hub, step_name
 from marin_sft.run.importing.texts import DEFINITIONS, needed
+from marin_sft.run.python_source import WIDTH, Call, Name, assignment, names_in
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.sft_config import SFTConfig
 
@@ -75,7 +75,7 @@ def _comments(draft: Draft) -> str:
     if not notes:
         return ""
     name = os.path.basename(draft.file)
-    lines = [f"# What is otherwise here than in {draft.tool}, by the lines of {name}:"]
+    lines = [f"# Differences from {draft.tool}, by the lines of {name}:"]
     for note in notes:
         mark = f"{note.line}: " if note.line else ""
         lines += textwrap.wrap(
@@ -110,7 +110,7 @@ def _constants(draft: Draft) -> list[str]:
 
 
 def _experiment_name(draft: Draft) -> str:
-    model = step_name(draft.model.rstrip("/").rpartition("/")[2])
+    model = step_name(draft.model.partition("@")[0].rstrip("/").rpartition("/")[2])
     data = "_".join(dict.fromkeys(rows.name for rows in draft.training_rows[:2]))
     parts = [model, data, "lora" if draft.lora is not None else "", "dpo" if draft.kind == "dpo" else ""]
     return "_".join(part for part in parts if part)
@@ -153,7 +153,7 @@ def _place(source: str | None, variable: str, constant: str, step: str) -> tuple
     """A model or a tokenizer, as the steps are given it, and what has to be assigned for that."""
     if source is None:
         return None, []
-    if "@" in source or is_on_hub(source):
+    if "/" in source and is_on_hub(source.partition("@")[0]):
         return Name(variable), [(variable, Call(step, (Name(constant),)))]
     return Name(constant), []
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
 from marin_sft.run.importing.config_file import Section, shown
-from marin_sft.run.importing.draft import Draft
+from marin_sft.run.importing.draft import Draft, Settings
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,13 @@ class Key:
     """
 
     ours: str
-    default: Any = None
+    default: object = None
     kind: str = "number"
 
 
-def read_settings(section: Section, table: Mapping[str, Key]) -> dict[str, Any]:
+def read_settings(section: Section, table: Mapping[str, Key]) -> Settings:
     """The values of a table's keys, and the tool's defaults, by our names. None: neither says anything."""
-    found: dict[str, Any] = {}
+    found: Settings = {}
     for key, entry in table.items():
         value = getattr(section, entry.kind)(key, None)
         if value is not None or entry.ours not in found:
@@ -35,11 +34,10 @@ def read_settings(section: Section, table: Mapping[str, Key]) -> dict[str, Any]:
     return {ours: value for ours, value in found.items() if value is not None}
 
 
-def required(section: Section, key: str, tool: str) -> Any:
-    value = section.value(key)
-    if value is None:
+def required(section: Section, key: str, tool: str) -> None:
+    """Raise UserError where the file lacks what the tool needs."""
+    if not section.has(key):
         raise UserError(f"{section.file}: no {section.name}{key}; expected one, as {tool} does")
-    return value
 
 
 def refuse(section: Section, reasons: Mapping[str, str]) -> None:
@@ -54,7 +52,7 @@ def leave_out(draft: Draft, section: Section, reasons: Mapping[str, str]) -> Non
     """Note keys that have no counterpart, unless they say no. "steps" asks for what `eval_steps` and its like say."""
     for key, reason in reasons.items():
         if section.value(key) not in (None, False, "", 0, [], {}, "no", "steps"):
-            draft.note(section, key, reason)
+            draft.note(section, key, f"left out; {reason}")
 
 
 def ignore(draft: Draft, section: Section, keys: Iterable[str]) -> None:

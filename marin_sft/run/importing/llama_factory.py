@@ -6,8 +6,9 @@ from __future__ import annotations
 from marin_sft.errors import UserError
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft
-from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse, required
+from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse
 from marin_sft.run.importing.llama_factory_rows import read_datasets
+from marin_sft.run.importing.rows import with_revision
 from marin_sft.run.importing.transformers_keys import (
     DECAYED,
     TRAINER,
@@ -44,54 +45,54 @@ LORA: dict[str, Key] = {
 LOSSES = {"sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "simpo": "simpo"}
 STAGES = ("sft", "dpo")
 CUTOFF_LEN, BATCH = 2048, 8
-SHARDED = {"concat": None, "interleave_under": "first_exhausted", "interleave_over": "all_exhausted"}
+STOPS = {"concat": None, "interleave_under": "first_exhausted", "interleave_over": "all_exhausted"}
 
 _QUANTIZED = (
     "nothing is trained on quantised weights here; delete it for LoRA on bfloat16 weights, which take 2 bytes each"
 )
-_OPTIMIZER = "there is no such optimizer; delete it, and choose optimizer= in the experiment"
+_OPTIMIZER = "there is no such optimizer here; delete it, and choose an optimizer in the experiment"
 REFUSED = {
     "quantization_bit": _QUANTIZED,
     "quantization_method": _QUANTIZED,
-    "fp8": "there is no training in 8 bits; bf16: true",
-    "streaming": "rows without an end cannot be told apart by their content; delete it",
+    "fp8": "there is no 8-bit training here; use bf16: true",
+    "streaming": "streamed datasets are not supported; delete it",
     "use_galore": _OPTIMIZER,
     "use_apollo": _OPTIMIZER,
     "use_badam": _OPTIMIZER,
-    "use_dft_loss": "the loss of a token is its negative log-likelihood; delete it",
-    "use_llama_pro": "layers are not doubled; delete it",
-    "pissa_init": "A starts from random numbers; delete it",
-    "shift_attn": "attention is whole; delete it",
-    "mixture_of_depths": "a token goes through all layers; delete it",
-    "ref_model_adapters": "merge the adapter first: marin-sft has no reference with one",
+    "use_dft_loss": "not supported; delete it",
+    "use_llama_pro": "not supported; delete it",
+    "pissa_init": "not supported; delete it for plain LoRA",
+    "shift_attn": "not supported; delete it",
+    "mixture_of_depths": "not supported; delete it",
+    "ref_model_adapters": "merge the adapter into the reference model first",
 }
 LEFT_OUT = {
-    "loraplus_lr_ratio": "A and B have one rate",
-    "additional_target": "an adapter trains linear layers alone",
+    "loraplus_lr_ratio": "A and B have the same learning rate",
+    "additional_target": "LoRA trains only adapters of linear layers",
     "rope_scaling": "change the model's config.json first",
-    "add_tokens": "add them to the tokenizer's files first",
-    "add_special_tokens": "add them to the tokenizer's files first",
-    "new_special_tokens_config": "add them to the tokenizer's files first",
-    "resize_vocab": "embeddings stay as long as they are",
-    "early_stopping_steps": "early_stopping=EarlyStopping(steps=, patience=)",
-    "load_best_model_at_end": "the last model is exported; steps_per_hf_export=N keeps others, too",
-    "eval_strategy": "steps_per_eval says when",
-    "evaluation_strategy": "steps_per_eval says when",
-    "save_strategy": "the model is exported at the end; steps_per_hf_export=N also writes it every N steps",
-    "compute_accuracy": "evaluate(...) of marin_sft.steps compares answers",
-    "predict_with_generate": "evaluate(...) of marin_sft.steps answers prompts",
-    "do_predict": "evaluate(...) of marin_sft.steps answers prompts",
-    "tool_format": "the chat template words tools",
-    "enable_thinking": 'chat_template_kwargs={"enable_thinking": ...} of the format',
-    "default_system": "default_system= of the format",
+    "add_tokens": "add tokens to the model and tokenizer files first",
+    "add_special_tokens": "add tokens to the model and tokenizer files first",
+    "new_special_tokens_config": "add tokens to the model and tokenizer files first",
+    "resize_vocab": "embeddings keep their size",
+    "early_stopping_steps": "use early_stopping=EarlyStopping(steps=, patience=)",
+    "load_best_model_at_end": "the last model is exported; steps_per_hf_export=N keeps earlier ones",
+    "eval_strategy": "use steps_per_eval, a number of steps",
+    "evaluation_strategy": "use steps_per_eval, a number of steps",
+    "save_strategy": "the model is exported at the end; steps_per_hf_export=N also exports it every N steps",
+    "compute_accuracy": "use evaluate of marin_sft.steps",
+    "predict_with_generate": "use evaluate of marin_sft.steps",
+    "do_predict": "use evaluate of marin_sft.steps",
+    "tool_format": "the chat template formats tools",
+    "enable_thinking": 'use chat_template_kwargs={"enable_thinking": ...} of ChatLmDatasetFormat',
+    "default_system": "use default_system of ChatLmDatasetFormat",
     "group_by_length": "batches are drawn at random",
     "push_to_hub": "upload the directory that `marin-sft path hf/NAME` prints",
     "hub_model_id": "upload the directory that `marin-sft path hf/NAME` prints",
-    "use_swanlab": "there are WandbConfig and TensorboardConfig",
-    "pref_bco_weight": "loss_type= takes weights of several losses by name",
-    "optim_args": "optimizer_options=, under our names",
+    "use_swanlab": "trackers are WandbConfig and TensorboardConfig",
+    "pref_bco_weight": "use loss_type, which takes weights of several losses",
+    "optim_args": "use optimizer_options",
     "callbacks": "write a step that reads the output",
-    "freeze_vision_tower": "models with images are not trained here",
+    "freeze_vision_tower": "models with images are not supported",
 }
 # How fast, how much memory, what is printed or cached; and what is always so here.
 WITHOUT_EFFECT = """
@@ -117,9 +118,7 @@ def read_llama_factory(config: Section) -> Draft:
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
     draft = Draft("LLaMA-Factory", config, batch_keys=keys)
     refuse(config, REFUSED)
-    model = required(config, "model_name_or_path", "LLaMA-Factory")
-    revision = config.text("model_revision")
-    draft.model = model if revision in (None, "main") else f"{model}@{revision}"
+    draft.model = with_revision(config.text("model_name_or_path", ""), config.text("model_revision"))
     draft.training |= read_settings(config, TRAINING)
     _set_stage(draft)
     if draft.training.get("num_train_steps", 0) > 0:  # it wins there
@@ -138,9 +137,7 @@ def read_llama_factory(config: Section) -> Draft:
         draft.training["optimizer"] = "adam_mini"
     if config.flag("use_muon"):
         draft.training["optimizer"] = "muon"
-        draft.note(
-            config, "use_muon", "as published, with the rate of AdamW for the other tensors; see docs/settings.md"
-        )
+        draft.note(config, "use_muon", "optimizer_options are our defaults")
     set_schedule(draft, config, "lr_scheduler_type", "linear", 0.0)
     set_decayed_tensors(draft, DECAYED)
     _set_data(draft)
@@ -174,8 +171,6 @@ def _set_stage(draft: Draft) -> None:
     draft.reference = config.text("ref_model")
     if loss != "simpo":
         draft.training.pop("simpo_gamma", None)
-    if draft.training.pop("neftune_noise_alpha", None):
-        draft.note(config, "neftune_noise_alpha", "pairs are trained without noise")
 
 
 def _set_lora(draft: Draft) -> None:
@@ -200,7 +195,7 @@ def _set_precision(draft: Draft) -> None:
     """Trained weights are float32, unless pure_bf16."""
     config = draft.config
     if config.flag("fp16"):
-        draft.note(config, "fp16", "bfloat16 here")
+        draft.note(config, "fp16", "trained in bfloat16")
     if config.flag("pure_bf16"):
         draft.training["precision"] = "bf16_full"
     elif not config.flag("bf16") and not config.flag("fp16"):
@@ -219,15 +214,17 @@ def _set_data(draft: Draft) -> None:
     if config.flag("disable_shuffling"):
         draft.mixture["shuffle"] = False
     strategy = config.text("mix_strategy", "concat")
-    if strategy not in SHARDED:
-        config.refuse("mix_strategy", f"one of {', '.join(SHARDED)}")
+    if strategy not in STOPS:
+        config.refuse("mix_strategy", f"one of {', '.join(STOPS)}")
     draft.training_rows = read_datasets(draft, "dataset")
-    if SHARDED[strategy] is not None:
-        draft.mixture["stop_strategy"] = SHARDED[strategy]
+    if STOPS[strategy] is not None and draft.training.get("num_train_epochs", 2) <= 1:
+        draft.mixture["stop_strategy"] = STOPS[strategy]
+    elif STOPS[strategy] is not None:
+        draft.note(config, "mix_strategy", "an epoch is as many rows as all datasets have")
     draft.held_out_rows = read_datasets(draft, "eval_dataset")
     if not draft.training_rows:
         raise UserError(f"{config.file}: no dataset; expected names of dataset_info.json")
-    text = "where a row is too long, its end is cut, and not prompt and answer in proportion"
+    text = "the end of a longer row is cut; LLaMA-Factory shortens prompt and answer in proportion"
     if config.has("cutoff_len"):
         draft.note(config, "cutoff_len", text)
     else:

@@ -10,10 +10,10 @@ from typing import Any
 from marin_sft.data.messages.turns import ROLES
 from marin_sft.errors import UserError
 from marin_sft.nearest import nearest_text
-from marin_sft.run.importing.code import Call, Name
-from marin_sft.run.importing.draft import Draft
-from marin_sft.run.importing.rows import Rows, chat_format, messages_field, row_function, text_format
+from marin_sft.run.importing.draft import Draft, Settings
+from marin_sft.run.importing.rows import OWN_TEMPLATE, Rows, chat_format, messages_field, row_function, text_format
 from marin_sft.run.importing.texts import NAMED_TEMPLATES, question_and_answer
+from marin_sft.run.python_source import Call, Name
 
 INFO = "dataset_info.json"
 Entry = dict[str, Any]
@@ -36,7 +36,6 @@ _ROLE_OF_TAG = {
     "function_tag": "tool_call",
     "system_tag": "system",
 }
-_USUAL_TEMPLATE = "the chat template of the model's own tokenizer is used; `marin-sft preview` shows its text"
 
 
 def read_datasets(draft: Draft, key: str) -> list[Rows]:
@@ -97,9 +96,9 @@ def _folders(directory: str, config: str) -> Iterator[str]:
 def _rows(draft: Draft, key: str, name: str, entry: Entry, folder: str, most: int | None, share: float | None) -> Rows:
     where = f"{draft.config.where(key)}: {name}"
     if entry.get("kto_tag") or (entry.get("columns") or {}).get("kto_tag"):
-        raise UserError(f"{where}: rows that are rated one by one; there is no KTO here; expected pairs, or answers")
+        raise UserError(f"{where}: rated rows; KTO is not supported; expected answers or pairs")
     if any((entry.get("columns") or {}).get(kind) for kind in ("images", "videos", "audios")):
-        raise UserError(f"{where}: models with images are not trained here; expected rows of text")
+        raise UserError(f"{where}: models with images are not supported; expected rows of text")
     if bool(entry.get("ranking")) != (draft.kind == "dpo"):
         wanted = "pairs, with ranking: true" if draft.kind == "dpo" else "answers, without ranking: true"
         raise UserError(f"{where}: stage: {draft.kind} expects {wanted}, in {INFO}")
@@ -134,7 +133,7 @@ def _format(draft: Draft, key: str, name: str, entry: Entry) -> Call:
     return _with_columns({**ours, "system": columns.get("system"), "history": columns.get("history")}, options)
 
 
-def _of_messages(columns: dict[str, Any], tags: dict[str, str], pairs: bool, options: dict[str, Any]) -> Call:
+def _of_messages(columns: dict[str, Any], tags: dict[str, str], pairs: bool, options: Settings) -> Call:
     field = columns.get("messages") or MESSAGES
     named = {name: columns.get(name) for name in ("system", "tools", *(("chosen", "rejected") if pairs else ()))}
     said = {**TAGS, **tags}
@@ -151,13 +150,13 @@ def _of_messages(columns: dict[str, Any], tags: dict[str, str], pairs: bool, opt
     return _with_columns(named, {**({"role_map": roles} if roles else {}), **options})
 
 
-def _with_columns(columns: dict[str, Any], options: dict[str, Any]) -> Call:
+def _with_columns(columns: dict[str, Any], options: Settings) -> Call:
     """Only those that have another name in the rows."""
     named = {ours: theirs for ours, theirs in columns.items() if theirs not in (None, ours)}
     return chat_format(**({"columns": named} if named else {}), **options)
 
 
-def _trained(draft: Draft) -> dict[str, Any]:
+def _trained(draft: Draft) -> Settings:
     config = draft.config
     if draft.kind == "dpo":
         return {}
@@ -166,11 +165,11 @@ def _trained(draft: Draft) -> dict[str, Any]:
     return {"train_on": "last"} if config.flag("mask_history") else {}
 
 
-def _template(draft: Draft, key: str) -> dict[str, Any]:
+def _template(draft: Draft, key: str) -> Settings:
     config = draft.config
     name = config.text("template")
     if name in NAMED_TEMPLATES:
         return {"chat_template": Name(NAMED_TEMPLATES[name])}
     if name is not None:
-        draft.note(config, "template", _USUAL_TEMPLATE)
+        draft.note(config, "template", OWN_TEMPLATE)
     return {}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from marin_sft.data.sources import HfDataset
 from marin_sft.errors import DataError, UserError
 from marin_sft.recipes.hub_revisions import LATEST, id_and_revision
 from marin_sft.recipes.sources import refuse_held_out
-from marin_sft.run.importing.code import Call, Name
+from marin_sft.run.python_source import Call, Name
 
+OWN_TEMPLATE = (
+    "how it words a chat is not known here: the tokenizer's own chat template is used; compare the text with "
+    "`marin-sft preview`"
+)
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
@@ -64,7 +67,7 @@ class Rows:
         """The split, or its first rows."""
         return self.split if self.most is None else f"{self.split}[:{self.most}]"
 
-    def dataset(self) -> Any:
+    def dataset(self) -> object:
         """The argument of `default_tokenize`."""
         if not self.on_hub:
             return self.source
@@ -73,12 +76,12 @@ class Rows:
         given |= {"split": self.taken} if self.taken != "train" else {}
         return Call("HfDataset", (self.source,), given) if given or "/" not in self.source else self.source
 
-    def documents(self) -> list[Any]:
+    def documents(self) -> list[object]:
         """The sources of `tokenize`."""
         if not self.on_hub:
             return [self.source]
         if self.files:
-            options: dict[str, Any] = {"hf_dataset_id": self.source}
+            options: dict[str, object] = {"hf_dataset_id": self.source}
             options |= {"revision": self.revision} if self.revision else {}
             options["allow_patterns"] = list(self.files)
             return [Call("download", (self.name,), options)]
@@ -108,11 +111,15 @@ def is_on_hub(path: str) -> bool:
     return _HUB_ID.fullmatch(path) is not None and not os.path.exists(os.path.expanduser(path))
 
 
-def chat_format(**keywords: Any) -> Call:
+def chat_format(**keywords: object) -> Call:
     return Call("ChatLmDatasetFormat", keywords=keywords)
 
 
-def messages_field(field: str) -> dict[str, Any]:
+def with_revision(id: str, revision: str | None) -> str:
+    return id if revision in (None, LATEST) else f"{id}@{revision}"
+
+
+def messages_field(field: str) -> dict[str, object]:
     """Arguments of `ChatLmDatasetFormat`: rows with messages under `field`."""
     usual = field in ("messages", "conversations", "conversation")
     return {"shape": "messages", **({} if usual else {"messages_field": field})}
@@ -122,6 +129,6 @@ def text_format(column: str) -> Call:
     return Call("TextLmDatasetFormat", keywords={} if column == "text" else {"text_key": column})
 
 
-def row_function(name: str) -> dict[str, Any]:
+def row_function(name: str) -> dict[str, object]:
     """Arguments of `ChatLmDatasetFormat`: the rows are read by a function that the file defines."""
     return {"formatting_func": Name(name)}

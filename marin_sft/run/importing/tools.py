@@ -10,11 +10,11 @@ from typing import Any
 from marin_sft.errors import ConfigError, UserError
 from marin_sft.run.importing.axolotl import read_axolotl
 from marin_sft.run.importing.config_file import Section, read_config
-from marin_sft.run.importing.draft import Draft
-from marin_sft.run.importing.experiment_file import experiment_source
+from marin_sft.run.importing.draft import Draft, Note
+from marin_sft.run.importing.experiment_file import experiment_source, training_defaults
 from marin_sft.run.importing.llama_factory import read_llama_factory
 from marin_sft.run.importing.torchtune import COMPONENT, read_torchtune
-from marin_sft.training.dpo_config import DPOConfig
+from marin_sft.training.dpo_config import DPOConfig, needs_reference
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.sft_config import SFTConfig
 
@@ -54,13 +54,14 @@ def read_draft(config: Section) -> Draft:
             f"(torchtune), or model_name_or_path with {' or '.join(_LLAMA_FACTORY)} (LLaMA-Factory); its keys are "
             f"{', '.join(list(config)[:12]) or 'none'}"
         )
+    _drop_settings(draft)
     _note_devices(draft)
     _note_weights(draft)
     _check(draft)
     return draft
 
 
-def _sections(value: Any) -> Iterator[Section]:
+def _sections(value: object) -> Iterator[Section]:
     if isinstance(value, Section):
         yield value
         value = list(value.values())
@@ -68,23 +69,30 @@ def _sections(value: Any) -> Iterator[Section]:
         yield from _sections(inner)
 
 
+def _drop_settings(draft: Draft) -> None:
+    """Settings of one kind of training that the other does not have."""
+    for name in sorted(draft.training.keys() - training_defaults(draft.kind).keys()):
+        del draft.training[name]
+        draft.notes.append(Note(0, name, "", f"left out; {draft.kind.upper()} has no such setting"))
+
+
 def _note_devices(draft: Draft) -> None:
     if draft.devices is None:
-        text = f"DEVICES = 1: change it to how many {draft.tool} was started on, and the batch is as large as there"
-        draft.note_default("the number of devices", text)
+        text = f"DEVICES = 1; set it to the number that {draft.tool} ran on, or the batch is smaller than there"
+        draft.note_default("number of devices", text)
 
 
 def _note_weights(draft: Draft) -> None:
     rows = draft.training_rows
     apart = any(one.format != rows[0].format or one.most is not None for one in rows)
     if len(rows) > 1 and apart and any(one.share is None and one.count() is None for one in rows):
-        text = f"{draft.tool} trains on all rows: write how many each has into weights, where it says 1"
-        draft.note_default("the size of the datasets", text)
+        text = f"{draft.tool} trains on all rows; in weights, write the number of rows of each where it says 1"
+        draft.note_default("sizes of the datasets", text)
     if any(one.most is not None and not one.on_hub for one in rows):
-        draft.note_default("which rows of a file max_samples takes", "max_documents draws them, they are not the first")
+        draft.note(draft.config, "max_samples", "of a file, max_documents draws rows, and does not take the first")
     number = draft.mixture.get("num_validation_sequences")
     if number is not None and len(rows) > 1:
-        draft.note_default("how many rows of each are kept out", "all of them are of the first dataset")
+        draft.note_default("rows to keep out of each dataset", "all of them are taken from the first")
 
 
 def _check(draft: Draft) -> None:
@@ -104,7 +112,7 @@ def _check(draft: Draft) -> None:
         if draft.kind == "sft":
             SFTConfig(**common)
         else:
-            compared = None if settings["loss_type"] == "simpo" else ""
+            compared = "" if needs_reference(settings["loss_type"], False) else None
             DPOConfig(**common, reference_logprobs=compared)
     except ConfigError as error:
         raise UserError(f"{draft.file}: {error}") from error

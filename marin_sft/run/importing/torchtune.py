@@ -9,11 +9,11 @@ from typing import Any
 
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
-from marin_sft.run.importing.code import Call
 from marin_sft.run.importing.config_file import Section, read_text, shown
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse, required
 from marin_sft.run.importing.torchtune_rows import read_rows
+from marin_sft.run.python_source import Call
 
 COMPONENT = "_component_"
 # torchtune's key: our setting, and torchtune's default where ours is another.
@@ -23,6 +23,7 @@ TRAINING: dict[str, Key] = {
     "enable_activation_checkpointing": Key("gradient_checkpointing", False, "flag"),
     "log_every_n_steps": Key("steps_per_log", kind="count"),
     "run_val_every_n_steps": Key("steps_per_eval", kind="count"),
+    "max_val_steps": Key("max_evaluation_steps", kind="count"),
     "save_every_n_steps": Key("steps_per_hf_export", kind="count"),
 }
 # Of torch.optim.AdamW, whose defaults these are.
@@ -65,20 +66,19 @@ SEQ_LEN = 4096
 
 _QUANTIZED = "nothing is trained on quantised weights here; take a lora_ builder with dtype: bf16"
 REFUSED = {
-    "quantizer": "there is no quantised training; take a recipe without qat",
-    "teacher_model": "there is no distillation; name one model",
-    "policy_model": "there is no PPO; the dpo recipes train on pairs",
-    "reward_and_value_model": "there is no PPO; the dpo recipes train on pairs",
-    "reward_functions": "there is no GRPO; the dpo recipes train on pairs",
+    "quantizer": "there is no quantised training here; use a recipe without qat",
+    "teacher_model": "distillation is not supported",
+    "policy_model": "PPO is not supported; the dpo recipes train on pairs",
+    "reward_and_value_model": "PPO is not supported; the dpo recipes train on pairs",
+    "reward_functions": "GRPO is not supported; the dpo recipes train on pairs",
 }
 LEFT_OUT = {
-    "max_val_steps": "max_evaluation_steps=",
-    "save_adapter_weights_only": "the training's output has the adapter and the model with it",
-    "tensor_parallel_dim": "mesh=, how devices share the work",
-    "context_parallel_dim": "mesh=, how devices share the work",
-    "custom_sharded_layers": "mesh=, how devices share the work",
-    "data_parallel_shard_dim": "mesh=, how devices share the work",
-    "data_parallel_replicate_dim": "mesh=, how devices share the work",
+    "save_adapter_weights_only": "the output has the adapter, and the model merged with it",
+    "tensor_parallel_dim": "use mesh, which says how devices share the work",
+    "context_parallel_dim": "use mesh, which says how devices share the work",
+    "custom_sharded_layers": "use mesh, which says how devices share the work",
+    "data_parallel_shard_dim": "use mesh, which says how devices share the work",
+    "data_parallel_replicate_dim": "use mesh, which says how devices share the work",
 }
 WITHOUT_EFFECT = """
     output_dir resume_from_checkpoint device compile log_peak_memory_stats log_level profiler optimizer_in_bwd
@@ -96,7 +96,7 @@ def read_torchtune(config: Section) -> Draft:
     refuse(config, REFUSED)
     draft.training |= read_settings(config, TRAINING)
     if not config.has("seed"):
-        draft.note_default("seed", "torchtune takes another one each time; 0 here")
+        draft.note_default("seed", "0; torchtune takes another each time")
     _set_loss(draft)
     _set_model(draft)
     _set_optimizer(draft)
@@ -190,21 +190,20 @@ def _set_model(draft: Draft) -> None:
     if tokenizer is not None:
         tokenizer.read |= {COMPONENT, "path", "merges_file", "max_seq_len"}
         if tokenizer.has("prompt_template"):
-            draft.note(
-                tokenizer, "prompt_template", "formatting_func= of the format, a function from a row to messages"
-            )
+            draft.note(tokenizer, "prompt_template", "left out; use formatting_func of ChatLmDatasetFormat")
         note_unknown(draft, tokenizer)
     note_unknown(draft, model)
 
 
 def _weights(config: Section, checkpointer: Section) -> str:
     """The directory of the weights, or what the comment of the file says was downloaded to it."""
-    directory = required(checkpointer, "checkpoint_dir", "torchtune").rstrip("/")
+    required(checkpointer, "checkpoint_dir", "torchtune")
+    directory = checkpointer.text("checkpoint_dir", "").rstrip("/")
     if not os.path.isdir(os.path.expanduser(directory)):
         for id, place in _DOWNLOADED.findall(read_text(config.file)):
             if place.rstrip("/") == directory:
                 return str(id)
-    return str(directory)
+    return directory
 
 
 def _set_lora(draft: Draft, model: Section) -> None:
@@ -219,7 +218,7 @@ def _set_lora(draft: Draft, model: Section) -> None:
     if len(targets) < len(LINEAR) + len(MLP):
         lora["target_modules"] = targets
     if model.flag("apply_lora_to_output"):
-        draft.note(model, "apply_lora_to_output", "the output layer gets no adapter here")
+        draft.note(model, "apply_lora_to_output", "left out; the output layer gets no adapter")
     draft.lora = lora
 
 
@@ -241,7 +240,7 @@ def _set_optimizer(draft: Draft) -> None:
     betas = optimizer.value("betas") or BETAS
     draft.training |= {**settings, "beta1": betas[0], "beta2": betas[1]}
     if "8bit" in name:
-        draft.note(optimizer, COMPONENT, "the optimizer's moments are not kept in 8 bits here, which takes more memory")
+        draft.note(optimizer, COMPONENT, "AdamW keeps full moments here, which takes more memory than 8 bits")
     if settings["weight_decay"] and draft.lora is None:
         draft.training["weight_decay_parameters"] = ALL
     ignore(draft, optimizer, ("fused", "foreach", "capturable", "base_optimizer_class", "offload_gradients"))
@@ -282,7 +281,9 @@ def _set_steps(draft: Draft) -> None:
         return
     draft.training["num_train_steps"] = epochs * most
     if epochs > 1:
-        draft.note(config, "max_steps_per_epoch", "steps go on through the data, and do not draw from all of it again")
+        draft.note(
+            config, "max_steps_per_epoch", "an epoch goes on where the one before ended, until all rows were trained on"
+        )
 
 
 def _clip(config: Section) -> float | None:
@@ -304,7 +305,7 @@ def _set_data(draft: Draft) -> None:
     splits = any(one.flag("split_across_pack") for one in datasets)
     if limit is None:
         draft.note_default(
-            "tokenizer.max_seq_len", f"torchtune cuts nothing; a row longer than seq_len={SEQ_LEN} ends the step here"
+            "tokenizer.max_seq_len", f"seq_len={SEQ_LEN}, and a longer row is an error; torchtune has no limit"
         )
     draft.mixture["over_length"] = "raise" if limit is None else "split" if packed and splits else "truncate"
     if draft.kind == "sft" and not packed:
@@ -328,6 +329,6 @@ def _set_tracker(draft: Draft) -> None:
     elif name == "TensorBoardLogger":
         draft.trackers.append(Call("TensorboardConfig"))
     elif name not in ("DiskLogger", "StdoutLogger"):
-        draft.note(logger, COMPONENT, "there are WandbConfig and TensorboardConfig")
+        draft.note(logger, COMPONENT, "trackers are WandbConfig and TensorboardConfig")
     logger.read |= {"log_dir", "filename", "organize_logs", COMPONENT}
     note_unknown(draft, logger)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
-from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.config_file import Section
-from marin_sft.run.importing.draft import Draft
+from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
-from marin_sft.run.importing.rows import Rows, chat_format, is_on_hub, messages_field, row_function, text_format
+from marin_sft.run.importing.rows import (
+    OWN_TEMPLATE,
+    Rows,
+    chat_format,
+    is_on_hub,
+    messages_field,
+    row_function,
+    text_format,
+)
 from marin_sft.run.importing.texts import question_and_answer
+from marin_sft.run.python_source import Call, Name
 
 _COMPONENT = "_component_"
 
@@ -50,9 +57,9 @@ BUILDERS = {
 MASKING = {"train_on_all": "all", "train_on_assistant": "assistant", "train_on_last": "last"}
 FILE_KINDS = ("json", "csv", "parquet", "arrow", "text")
 LEFT_OUT = {
-    "filter_fn": "formatting_func= of the format; a row that it refuses is dropped, and counted",
-    "image_dir": "there are no images in training",
-    "image_tag": "there are no images in training",
+    "filter_fn": "use formatting_func of ChatLmDatasetFormat, which can refuse rows",
+    "image_dir": "models with images are not supported",
+    "image_tag": "models with images are not supported",
 }
 
 
@@ -102,7 +109,7 @@ def _format(draft: Draft, dataset: Section, builder: Builder) -> Call:
         dataset.refuse("masking_strategy", f"one of {', '.join(MASKING)}")
     on_input = dataset.flag("train_on_input", builder.train_on == "all")
     train_on = MASKING[masking] if masking else "all" if on_input else "assistant"
-    options: dict[str, Any] = {} if train_on == "assistant" or draft.kind == "dpo" else {"train_on": train_on}
+    options: Settings = {} if train_on == "assistant" or draft.kind == "dpo" else {"train_on": train_on}
     system = dataset.text("new_system_prompt")
     if system:
         options |= {"default_system": system, "drop_system": True}
@@ -110,7 +117,7 @@ def _format(draft: Draft, dataset: Section, builder: Builder) -> Call:
     match builder.holds:
         case "alpaca":
             if columns:
-                draft.note(dataset, "column_map", "edit the function `alpaca` of the experiment")
+                draft.note(dataset, "column_map", "left out; edit the function `alpaca` of the experiment")
             return chat_format(**row_function("alpaca"), **options)
         case "instruct":
             asked, answered = str(columns["input"]), str(columns["output"])
@@ -123,7 +130,7 @@ def _format(draft: Draft, dataset: Section, builder: Builder) -> Call:
     return chat_format(**_messages(dataset, columns), **options)
 
 
-def _messages(dataset: Section, columns: dict[str, Any]) -> dict[str, Any]:
+def _messages(dataset: Section, columns: Settings) -> Settings:
     style = dataset.text("conversation_style", "openai")
     if style not in ("openai", "sharegpt"):
         dataset.refuse("conversation_style", "openai or sharegpt")
@@ -132,13 +139,12 @@ def _messages(dataset: Section, columns: dict[str, Any]) -> dict[str, Any]:
     return messages_field(field)
 
 
-def _template(draft: Draft) -> dict[str, Any]:
+def _template(draft: Draft) -> Settings:
     """torchtune's tokenizers have templates of their own: that of Llama 3 has no system turn that is not in the row."""
     tokenizer = draft.config.section("tokenizer")
     name = "" if tokenizer is None else tokenizer.text(_COMPONENT, "").rpartition(".")[2]
     if name == "llama3_tokenizer":
         return {"chat_template": Name("LLAMA3_ENDED")}
     if tokenizer is not None and tokenizer.has(_COMPONENT):
-        text = "the chat template of the model's own tokenizer is used; `marin-sft preview` shows its text"
-        draft.note(tokenizer, _COMPONENT, text)
+        draft.note(tokenizer, _COMPONENT, OWN_TEMPLATE)
     return {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
-from marin_sft.run.importing.code import Call
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import Key
+from marin_sft.run.python_source import Call
 from marin_sft.training.optimization.optimizer_specs import OPTIMIZERS
 
 # The Trainer's own defaults where ours differ: AdamW's second moment decays by 0.999, and the seed is 42.
@@ -59,7 +59,7 @@ def set_optimizer(draft: Draft, config: Section, key: str, default: str) -> None
         )
     draft.training["optimizer"] = ours
     if name in _SMALL_STATES:
-        draft.note(config, key, "the optimizer's moments are not kept in 8 bits here, which takes more memory")
+        draft.note(config, key, "AdamW and Lion keep full moments here, which takes more memory than 8 bits")
     spec = OPTIMIZERS[ours]
     for beta in {"beta1", "beta2"}.difference(spec.betas):
         draft.training.pop(beta, None)
@@ -106,7 +106,7 @@ def set_save_points(draft: Draft, config: Section, kept: str = "save_total_limit
         if every is None:
             continue
         if every < 1:
-            draft.note(config, key, f"a share of the steps; {names[-1]} counts steps")
+            draft.note(config, key, f"left out; {names[-1]} is a number of steps")
         else:
             draft.training |= dict.fromkeys(names, int(every))
     limit = config.count(kept)
@@ -121,7 +121,7 @@ def set_trackers(draft: Draft, config: Section, names: list[str], run_name: str 
         elif name == "tensorboard":
             draft.trackers.append(Call("TensorboardConfig"))
         elif name not in ("none", "all"):
-            draft.note(config, "report_to", f"no tracker {name!r} here; there are WandbConfig and TensorboardConfig")
+            draft.note(config, "report_to", f"no tracker {name!r} here; trackers are WandbConfig and TensorboardConfig")
 
 
 def keep_out(draft: Draft, config: Section, key: str) -> bool:

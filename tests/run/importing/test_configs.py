@@ -220,4 +220,4 @@ def test_what_has_no_counterpart_is_said_on_the_terminal_and_in_the_file(folder,
     assert "Next: python mine.py --dry_run" in said
     assert command.main(["import", "axolotl_lora.yml", "-o", "mine.py", "--force", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["tool"] == "axolotl" and {"line": 36, "key": "optimizer"}.items() <= facts["otherwise"][1].items()
+    assert facts["tool"] == "axolotl" and {"line": 36, "key": "optimizer"}.items() <= facts["differences"][1].items()

@@ -64,7 +64,7 @@ def notes(text):
         ("adapter: qlora", "config.yaml:7: adapter: qlora: expected lora; nothing is trained on quantised weights"),
         ("rl: kto", "config.yaml:7: rl: kto: no such training here; expected one of dpo, ipo, simpo"),
         ("rl: grpo", "expected one of dpo, ipo, simpo, or SFT"),
-        ("reward_model: true", "there are no reward models; rl: dpo trains on pairs"),
+        ("reward_model: true", "reward models are not supported; rl: dpo trains on pairs"),
         ("optimizer: adamw_torch_fuse", "did you mean 'adamw_torch_fused'?"),
         ("lr_scheduler: one_cycle", "expected one of linear, cosine"),
         ("sequence_len: long", "config.yaml:7: sequence_len: got long; expected a number"),
@@ -99,7 +99,7 @@ def test_a_type_of_rows_that_is_not_known(kind, said):
         ("stage: kto", "is there twice"),
         ("optim: sgd", "expected one that is: adamw_torch"),
         ("mix_strategy: all", "expected one of concat, interleave_under, interleave_over"),
-        ("streaming: true", "rows without an end"),
+        ("streaming: true", "streamed datasets are not supported"),
         ("per_device_train_batch_size: 1.5", "got 1.5; expected a whole number"),
     ],
 )
@@ -122,10 +122,10 @@ def test_datasets_of_llama_factory_are_looked_for():
     Path("data").mkdir()
     Path("data/dataset_info.json").write_text(json.dumps({"mine": {"file_name": "a.json"}, "rated": {"kto_tag": "x"}}))
     assert "mien: not in data/dataset_info.json; did you mean 'mine'?" in refusal(text.replace("org/data", "mien"))
-    assert "there is no KTO here" in refusal(text.replace("org/data", "rated"))
+    assert "KTO is not supported" in refusal(text.replace("org/data", "rated"))
     images = {"mine": {"file_name": "a.json", "columns": {"images": "images"}}}
     Path("data/dataset_info.json").write_text(json.dumps(images))
-    assert "models with images are not trained here" in refusal(text.replace("org/data", "mine"))
+    assert "models with images are not supported" in refusal(text.replace("org/data", "mine"))
 
 
 @pytest.mark.parametrize(
@@ -192,12 +192,12 @@ def test_unknown_keys_are_named_with_their_line():
 def test_what_the_file_does_not_say_is_said():
     found = notes(AXOLOTL)
     assert any("DEVICES = 1" in note for note in found) and any("3% of the steps" in note for note in found)
-    assert any("seed, which is not given: torchtune takes another" in note for note in notes(TORCHTUNE))
-    assert any("torchtune cuts nothing" in note for note in notes(TORCHTUNE))
+    assert any("seed (not given): 0; torchtune takes another" in note for note in notes(TORCHTUNE))
+    assert any("torchtune has no limit" in note for note in notes(TORCHTUNE))
 
 
 def test_half_precision_is_bfloat16():
-    assert any(note.startswith("fp16: true: bfloat16 here") for note in notes(AXOLOTL + "fp16: true\n"))
+    assert any(note.startswith("fp16: true: trained in bfloat16") for note in notes(AXOLOTL + "fp16: true\n"))
     assert imported(LLAMA_FACTORY + "fp16: true\n").draft.training.get("precision", "bf16") == "bf16"
 
 
@@ -219,3 +219,22 @@ def test_steps_go_before_epochs_where_they_do_in_the_tool():
     assert draft.training["num_train_steps"] == 7 and "num_train_epochs" not in draft.training
     draft = imported(LLAMA_FACTORY + "max_steps: -1\nnum_train_epochs: 2\n").draft
     assert draft.training["num_train_epochs"] == 2 and "num_train_steps" not in draft.training
+
+
+def test_losses_of_axolotl():
+    """SimPO is TRL's CPOTrainer there, which adds the NLL of the chosen answers unless cpo_alpha is 0."""
+    pairs = AXOLOTL.replace("alpaca", "chatml.intel")
+    assert imported(pairs + "rl: simpo\n").draft.training["loss_type"] == {"simpo": 1.0, "sft": 1.0}
+    assert imported(pairs + "rl: simpo\ncpo_alpha: 0\n").draft.training["loss_type"] == "simpo"
+    assert imported(pairs + "rl: ipo\n").draft.training["loss_type"] == "ipo"
+    assert imported(pairs + "rl: dpo\nrpo_alpha: 0.5\n").draft.training["loss_type"] == {"sigmoid": 1.0, "sft": 0.5}
+
+
+def test_a_setting_that_is_left_out_is_named_with_ours():
+    (note,) = [note for note in imported(AXOLOTL + "loraplus_lr_ratio: 16\n").draft.notes if note.line]
+    assert (note.line, str(note)) == (7, "loraplus_lr_ratio: 16: left out; A and B have the same learning rate")
+
+
+def test_a_setting_that_pairs_do_not_have():
+    draft = imported(AXOLOTL.replace("alpaca", "chatml.intel") + "rl: dpo\nneftune_noise_alpha: 5\n").draft
+    assert "neftune_noise_alpha: left out; DPO has no such setting" in map(str, draft.notes)

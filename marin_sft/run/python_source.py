@@ -24,7 +24,7 @@ class Call:
     function: str
     arguments: tuple[object, ...] = ()
     keywords: Mapping[str, object] = field(default_factory=dict)
-    comments: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    comments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def with_comment(self, keyword: str, *lines: str) -> Call:
         return Call(self.function, self.arguments, self.keywords, {**self.comments, keyword: lines})
