@@ -294,6 +294,10 @@ def _note_tokens(draft: Draft) -> None:
     for key in tokens or ():
         assert tokens is not None
         if tokens.has(key) and key != "pad_token":
-            draft.note(tokens, key, "left out; the tokenizer's own is used")
+            draft.note(
+                tokens,
+                key,
+                "left out; a token that the tokenizer lacks is cut in pieces: add it to the model's files first",
+            )
     if tokens is not None and tokens.has("pad_token"):
         draft.without_effect.append("special_tokens.pad_token")
