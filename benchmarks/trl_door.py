@@ -1,10 +1,10 @@
-"""One script with TRL's names, run with TRL and with `marin_sft.trl`: the losses of every step, and the rates.
+"""Runs one script with TRL and with `marin_sft.trl`, and compares the losses and learning rates of every step.
 
 python benchmarks/trl_door.py
 
-What the script (peers/trl_script.py) leaves out is left to the defaults of both: the schedule, AdamW's betas, which
-tokens are trained, clipping. TRL logs losses with four digits, so they are compared to those. Exits with 1 if a loss
-differs by more than 1e-4. `make peers-trl` builds `.peers-trl`, in which TRL runs.
+The script (peers/trl_script.py) leaves much to the defaults of both: the schedule, AdamW's betas, which tokens are
+trained, clipping. TRL logs losses with four digits, so ours are rounded, too. Exits with 1 if a loss differs by more
+than 1e-4. `make peers-trl` builds `.peers-trl`, in which TRL runs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def pairs(count: int) -> list[dict[str, Any]]:
 
 
 def run(python: str, library: str, method: str, model: str, rows: Path, folder: Path) -> Figures:
-    """What the script logs with a library."""
+    """What the script logs with the library."""
     report = folder / f"{method}-{Path(model).name}-{library}.json"
     environment = {**os.environ, "MARIN_SFT_PREFIX": str(folder / "store"), "PYTHONPATH": str(HERE.parent)}
     command = [python, str(SCRIPT), library, method, model, str(rows), str(report)]
@@ -58,7 +58,7 @@ def run(python: str, library: str, method: str, model: str, rows: Path, folder: 
 
 
 def compared(title: str, mine: Figures, theirs: Figures) -> float:
-    """The largest difference of losses; prints all steps."""
+    """Print all steps, and return the largest difference of losses."""
     print(f"\n{title:<14} {'ours':>8} {'TRL':>8}   gradient norm {'ours':>8} {'TRL':>8}   rate {'ours':>9} {'TRL':>9}")
     names = ("loss", "grad_norm", "learning_rate")
     for step, values in enumerate(zip(*(figures[n] for n in names for figures in (mine, theirs)), strict=True), 1):

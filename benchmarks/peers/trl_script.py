@@ -1,7 +1,7 @@
-"""A script as TRL's users write it, which runs with TRL and with marin_sft's door of the same names.
+"""A script as TRL's users write it, which runs with TRL and with `marin_sft.trl`, which has the same names.
 
-trl_script.py LIBRARY METHOD MODEL ROWS REPORT: LIBRARY is trl or marin_sft.trl; METHOD is sft or dpo. What the script
-leaves out has TRL's defaults in both. Writes the logged losses and gradient norms.
+trl_script.py LIBRARY METHOD MODEL ROWS REPORT: LIBRARY is trl or marin_sft.trl; METHOD is sft or dpo. Other settings
+have TRL's defaults in both. Writes the logged losses and gradient norms.
 """
 
 import importlib

@@ -104,10 +104,10 @@ class DownloadUrlsConfig(StepConfig, kind="download_urls", version=1, body="mari
 
 @dataclass(frozen=True)
 class KeptConfig(StepConfig, kind="keep", version=1, body="marin_sft.data.kept:keep"):
-    """What a script had in memory, known by its content."""
+    """Files with data that a script had in memory, identified by their content."""
 
     files: dict[str, str]
-    """SHA-256 in hex of each file, by its name."""
+    """The SHA-256 of each file in hex, by its name."""
 
     from_directory: str = execution_only(default="")
     """Where the script wrote them."""

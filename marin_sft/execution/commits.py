@@ -36,6 +36,8 @@ class Commit:
 
     source: digest of the step function's source at the time.
     settings: the values of config fields that are not part of the identity.
+    digest: of all files of the output.
+    result: digest of all files but the step's log; None if it keeps no log.
     """
 
     number: int
@@ -47,6 +49,7 @@ class Commit:
     source: str | None
     time: str
     settings: dict[str, object] = field(default_factory=dict)
+    result: str | None = None
 
 
 def commit_numbers(store: Store, directory: str) -> list[int]:

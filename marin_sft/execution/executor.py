@@ -188,7 +188,7 @@ class Executor:
         print_results(console, store, results, time.monotonic() - begun)
         run = Run(planned.graph, planned.plan, tuple(results))
         if run.failed:
-            print_failures(console, store, results, _this_command(self.flags))
+            print_failures(console, store, results, _this_command())
         return run
 
     def _schedule(self, run: Run, console: Console, results: list[StepResult], provenance: dict[str, object]) -> None:
@@ -262,11 +262,18 @@ def _result_json(store: Store, result: StepResult) -> dict[str, object]:
     }
 
 
-def _this_command(flags: ExecutorFlags) -> str:
-    """The command of this launch, without its selection of steps."""
-    prefix = ["--prefix", flags.prefix] if "--prefix" in " ".join(sys.argv[1:]) else []
-    backend = ["--backend", flags.backend] if flags.backend != "ray" else []
-    return _launcher() + shlex.join(["python", sys.argv[0], *prefix, *backend])
+def _this_command() -> str:
+    """The command of this launch, without its choice of steps."""
+    kept, choosing = [], False
+    for word in sys.argv[1:]:
+        if word.startswith("--"):
+            choosing = word.removeprefix("--").partition("=")[0] in _CHOICES
+        if not choosing:
+            kept.append(word)
+    return _launcher() + shlex.join(["python", sys.argv[0], *kept])
+
+
+_CHOICES = ("run_only", "force_run", "cascade")
 
 
 def _launcher() -> str:

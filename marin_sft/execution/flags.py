@@ -89,6 +89,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         )
     for name in LISTS:
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=argparse.SUPPRESS, help=HELP[name])
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=HELP["debug"])
     parser.add_argument("--prefix", default=argparse.SUPPRESS, help=HELP["prefix"])
     parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=HELP["max_concurrent"])
     parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=HELP["beat_timeout"])
@@ -101,7 +102,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         own = "" if "did you mean" in hint else "; the settings of an experiment are in its file"
         raise UserError(f"unknown argument {unknown[0]!r}{hint}{own}")
     values = vars(found)
-    del values["debug"]  # `errors.debugging`: it also holds before flags are read
+    values.pop("debug", None)  # see `errors.debugging`
     if "prefix" in values:
         values["prefix"] = absolute_prefix(values["prefix"])
     for name in LISTS:

@@ -27,6 +27,7 @@ class Node:
     inputs: the steps it waits for, without duplicates, in config order.
     nonblocking: the steps it uses without waiting, likewise.
     contents: the local files in its config.
+    reads_logs_of: the directories of inputs whose log it uses by a file's name.
     """
 
     step: AnyStep
@@ -36,6 +37,7 @@ class Node:
     inputs: tuple[Node, ...]
     nonblocking: tuple[Node, ...]
     contents: tuple[LocalContent, ...]
+    reads_logs_of: frozenset[str]
 
     @property
     def name(self) -> str:
@@ -89,7 +91,8 @@ def build_graph(steps: Iterable[AnyStep]) -> Graph:
 
 
 def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
-    used = [(by_step[id(ref.step)], ref.block_on_step) for _, ref in references(step.config)]
+    names = [(by_step[id(ref.step)], ref) for _, ref in references(step.config)]
+    used = [(node, ref.block_on_step) for node, ref in names]
     inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
     nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
     check_resources(f"step '{step.name}' resources", step.resources)
@@ -99,7 +102,8 @@ def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
     fingerprint = fingerprint_of_payload(payload)
     directory = (step.override_output_path or f"{step.name}-{fingerprint[:10]}").rstrip("/")
     _check_lengths(step.name, directory)
-    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents))
+    logs = {node.directory for node, ref in names if ref.name and kind_of(node.step.fn).has_log_at(ref.name)}
+    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents), frozenset(logs))
 
 
 def _check_lengths(name: str, directory: str) -> None:

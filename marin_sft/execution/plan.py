@@ -131,6 +131,12 @@ def make_plan(graph: Graph, store: Store, selection: Selection) -> Plan:
     return Plan(tuple(launch.items.values()), store)
 
 
+def consumed(node: Node, used: Node, commit: Commit) -> Consumed:
+    """An input's commit as the step uses it: without the input's log, unless the step names a file of it."""
+    whole = commit.result is None or used.directory in node.reads_logs_of
+    return Consumed(used.directory, commit.number, commit.digest if whole else commit.result)
+
+
 def changed_inputs(commit: Commit, current: Mapping[str, Consumed]) -> list[Consumed]:
     """The inputs whose content differs from what was consumed. Without digests, another commit counts as changed.
 
@@ -172,7 +178,7 @@ def _decide_committed(node: Node, state: StepState, launch: _Launch) -> Decision
         return Action.RUN, Reason.FORCED, detail, ()
     if rerun is Reason.UPSTREAM:
         inputs = {i.node.directory: i for i in items.values()}
-        current = {d: Consumed(d, i.commit.number, i.commit.digest) for d, i in inputs.items() if i.commit}
+        current = {d: consumed(node, i.node, i.commit) for d, i in inputs.items() if i.commit}
         changed = changed_inputs(commit, current)
         if changed:
             return Action.RUN, Reason.UPSTREAM, f"new output of {inputs[changed[0].directory].node.name}", ()
@@ -332,9 +338,9 @@ def _is_there(store: Store, node: Node, commit: Commit | None) -> bool:
 def _reruns(nodes: list[Node], commits: dict[Node, Commit | None], known: Mapping[Node, Reason]) -> dict[Node, Reason]:
     """The committed steps that rerun, or may rerun: the `known` ones, and UPSTREAM those with a newer input."""
     reruns: dict[Node, Reason] = {}
-    current = {n.directory: Consumed(n.directory, c.number, c.digest) for n, c in commits.items() if c}
     for node in nodes:
         commit = commits[node]
+        current = {used.directory: consumed(node, used, c) for used in node.inputs if (c := commits.get(used))}
         if node in known:
             reruns[node] = known[node]
         elif commit and (

@@ -21,7 +21,7 @@ from marin_sft.execution.commits import Commit, Consumed, damaged_files
 from marin_sft.execution.configs import resolve, settings_of
 from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.patience import no_patience, seconds_of_patience
-from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs
+from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs, consumed
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
 from marin_sft.execution.step_state import Failure, StepState, read_state, write_failure
@@ -197,7 +197,7 @@ class Scheduler:
     def _current(self, item: PlanItem) -> dict[str, Consumed]:
         """The newest outputs of the item's inputs, by directory."""
         commits = {node: self._results[node].commit for node in item.node.inputs if node in self._results}
-        return {n.directory: Consumed(n.directory, c.number, c.digest) for n, c in commits.items() if c is not None}
+        return {n.directory: consumed(item.node, n, c) for n, c in commits.items() if c is not None}
 
     def _path_of_input(self, leaf: object) -> object:
         if isinstance(leaf, ExecutorStep):

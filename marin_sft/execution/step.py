@@ -20,6 +20,7 @@ If the function imports heavy libraries, the config can name it instead, so that
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import importlib
 import re
 from collections.abc import Callable
@@ -203,6 +204,16 @@ class StepKind:
     kind: str
     version: int
     fresh_process: bool
+    log: tuple[str, ...] = ()
+
+    def keeps_log(self, path: str) -> bool:
+        """Whether a file of the output, given by its path in it, belongs to the step's log."""
+        return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.log)
+
+    def has_log_at(self, place: str) -> bool:
+        """Whether a file, directory or glob in the output is or holds a file of the step's log."""
+        inside = any(fnmatch.fnmatchcase(log, place) or log.startswith(f"{place.rstrip('/')}/") for log in self.log)
+        return inside or self.keeps_log(place)
 
 
 @dataclass(frozen=True)
@@ -236,7 +247,7 @@ class StepConfig:
     @dataclass(frozen=True)
     class CountConfig(StepConfig, kind="count_words", version=1, body="my_package.counting:count_words"): ...
 
-    kind, version, fresh_process: as in `step_fn`.
+    kind, version, fresh_process, log: as in `step_fn`.
     body: the function, as "module:function". The process that runs the step imports it; planning does not.
 
     A subclass without a body inherits that of its base.
@@ -245,29 +256,39 @@ class StepConfig:
     __step_body__: ClassVar[Body | None] = None
 
     def __init_subclass__(
-        cls, *, kind: str | None = None, version: int = 1, body: str | None = None, fresh_process: bool = False
+        cls,
+        *,
+        kind: str | None = None,
+        version: int = 1,
+        body: str | None = None,
+        fresh_process: bool = False,
+        log: tuple[str, ...] = (),
     ) -> None:
         super().__init_subclass__()
-        if (kind, version, body, fresh_process) == (None, 1, None, False):
+        if (kind, version, body, fresh_process, log) == (None, 1, None, False, ()):
             return
         if kind is None or body is None or not _BODY.fullmatch(body):
             raise ConfigError(
                 f'class {cls.__name__}: got kind={kind!r} and body={body!r}; expected both, as kind="count_words" and '
                 'body="my_package.counting:count_words"'
             )
-        cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process))
+        cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process, log))
 
 
-def step_fn(*, kind: str, version: int = 1, fresh_process: bool = False) -> Callable[[FunctionT], FunctionT]:
+def step_fn(
+    *, kind: str, version: int = 1, fresh_process: bool = False, log: tuple[str, ...] = ()
+) -> Callable[[FunctionT], FunctionT]:
     """Declare the identity of a step function.
 
     kind: its name in the identity.
     version: raise it when the function's output changes; code is not hashed.
     fresh_process: run the step in a new worker process, e.g. so that JAX does not stay loaded for the next step.
+    log: patterns of the output's files that say how it was made, such as speeds. They are not part of the result: if a
+        forced rerun changes only these, later steps stay cached, unless they use such a file by name.
     """
 
     def mark(function: FunctionT) -> FunctionT:
-        function.__step_kind__ = StepKind(kind, version, fresh_process)  # type: ignore[attr-defined]
+        function.__step_kind__ = StepKind(kind, version, fresh_process, log)  # type: ignore[attr-defined]
         return function
 
     return mark

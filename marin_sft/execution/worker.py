@@ -28,7 +28,7 @@ from marin_sft.execution.identity import Payload, changed_code
 from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
-from marin_sft.execution.step import EarlierAttempts, OutputName, path_of_function
+from marin_sft.execution.step import EarlierAttempts, OutputName, kind_of, path_of_function
 from marin_sft.execution.step_state import Failure, resumable_attempts, write_failure
 from marin_sft.execution.store import FileInfo, Store
 from marin_sft.execution.stores import open_store
@@ -111,13 +111,14 @@ def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
             files, failure = None, files
         record = json.dumps(_record(task, claim, config, started, seconds, failure), indent=1).encode()
         store.replace(f"{output}/.record.json", record, durable=failure is not None)
-        digest = None if files is None else _settle(store, output, files)
+        if files is not None:
+            _settle(store, output, files)
     if failure is not None:
         write_failure(store, task.directory, claim.number, failure)
         return Outcome("failed", claim.number, seconds, failure=failure)
     if newer_claim(store, task.directory, claim):
         return Outcome("elsewhere", claim.number, seconds)  # an inline body cannot be stopped, so its commit is refused
-    commit = _commit(store, task, claim, digest)
+    commit = _commit(store, task, claim, files or [])
     return Outcome("committed" if commit else "elsewhere", claim.number, seconds, commit=commit)
 
 
@@ -220,25 +221,27 @@ def _files(store: Store, output: str) -> list[FileInfo] | Failure:
         return Failure(str(error), None, "")
 
 
-def _settle(store: Store, output: str, files: list[FileInfo]) -> str | None:
-    """Record the files of an output and make it survive a power cut. Returns its digest."""
+def _settle(store: Store, output: str, files: list[FileInfo]) -> None:
+    """Record the files of an output and make it survive a power cut."""
     store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode(), durable=False)
     store.make_directory(f"{os.path.dirname(output)}/commits")  # so that its name is synced, too
     store.sync(output)
-    return output_digest(files)
 
 
-def _commit(store: Store, task: Task, claim: Claim, digest: str | None) -> Commit | None:
+def _commit(store: Store, task: Task, claim: Claim, files: list[FileInfo]) -> Commit | None:
+    kind = kind_of(task.fn)
+    results = [file for file in files if not kind.keeps_log(file.path)]
     commit = Commit(
         number=task.aim,
         attempt=claim.number,
         fingerprint=task.fingerprint,
         payload=task.payload,
-        digest=digest,
+        digest=output_digest(files),
         inputs=task.inputs,
         source=task.source,
         time=now(),
         settings=task.settings,
+        result=output_digest(results) if kind.log else None,
     )
     return publish(store, task.directory, commit)
 

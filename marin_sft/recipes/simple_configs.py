@@ -1,8 +1,8 @@
 """Training settings under Marin's names and with its defaults, and their conversion to ours.
 
 Settings with the same name in Marin are inherited from `TrainingSettings`. This module adds the names that only Marin
-has, the methods that read them, and the defaults that differ. `arguments` is the only
-conversion to the arguments of `steps.sft` and `steps.dpo`. It drops no field, see `conversion`.
+has, the methods that read them, and the defaults that differ. `arguments` is the only conversion to the arguments of
+`steps.sft` and `steps.dpo`. It drops no field, see `conversion`.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def tokenizer_of(tokenizer: Source, where: str) -> Source:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether it is "org/name" or "org/name@revision", and no path that exists."""
+    """Whether `text` is "org/name" or "org/name@revision", and not an existing path."""
     return _HUB_ID.fullmatch(text) is not None and not Path(text).exists()
 
 

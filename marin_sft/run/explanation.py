@@ -101,7 +101,7 @@ def _inputs(store: Store, commit: Commit) -> list[JsonObject]:
     found = []
     for used in commit.inputs:
         now = read_state(store, used.directory).commit
-        differs = now and (now.digest != used.digest if used.digest else now.number != used.commit)
+        differs = now and (used.digest not in (now.digest, now.result) if used.digest else now.number != used.commit)
         other = "newer output" if now and now.number > used.commit else "another output"
         state = "gone" if now is None else other if differs else "unchanged"
         found.append({**asdict(used), "name": step_name(used.directory), "now": state})

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from marin_sft.errors import ConfigError, MarinSftError, RunFailed, UserError
+from marin_sft.errors import ConfigError, MarinSftError, RunFailed, UserError, debugging
 from marin_sft.execution import flags as executor_flags
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig
@@ -66,25 +66,28 @@ def _command(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dial
         with torchrun.telling_the_others() as told:
             told.code = _train(trainer_class, argv, dialect, program)
             return told.code
-    except UserError as error:
-        return complain(error, 2)
     except RunFailed:
         return 1
     except MarinSftError as error:
-        return complain(error, 1)
+        if debugging():
+            raise
+        return complain(error, 2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
         return 130
 
 
 def _train(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialect, program: str) -> int:
-    given = parse(argv, trainer_class.config_class, program)
-    config, resources = given.config, given.resources
-    torchrun.check_devices(resources)
-    trainer = trainer_class(config, resources=resources, flags=given.flags, dialect=dialect)
-    result = trainer.train()
+    result = trainer_of(trainer_class, argv, dialect, program).train()
     if result is not None:
         print(summary(result))
     return 0
+
+
+def trainer_of(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialect, program: str) -> SFTTrainer:
+    """The trainer that a command line asks for. Raises as `parse` and the trainer."""
+    given = parse(argv, trainer_class.config_class, program)
+    torchrun.check_devices(given.resources)
+    return trainer_class(given.config, resources=given.resources, flags=given.flags, dialect=dialect)
 
 
 def summary(result: TrainResult) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from marin_sft.data.formats import LmDatasetFormat, TextLmDatasetFormat
 from marin_sft.data.sources import HfDataset
 from marin_sft.data.step_configs import TokenizeConfig
 from marin_sft.errors import ConfigError
+from marin_sft.execution.flags import absolute_prefix
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.inputs import Source
+from marin_sft.paths import find, local_path, names_in, nearest_path
 from marin_sft.recipes.hub_revisions import id_and_revision
 from marin_sft.recipes.sources import is_hub_id, model_of, rows_of, tokenizer_of
 from marin_sft.steps import dpo, export, mixture, sft, tokenize
@@ -26,8 +29,9 @@ from marin_sft.trainers.memory import Kept, Tokenizer, kept_rows, kept_tokenizer
 from marin_sft.trainers.models import ModelHandle, precision_of
 from marin_sft.trainers.peft import DEFAULT_TARGETS
 from marin_sft.trainers.recommended import longest_of, recommended
-from marin_sft.trainers.rows import first_row, format_of
+from marin_sft.trainers.rows import completes, first_row, format_of
 from marin_sft.trainers.settings import Dialect
+from marin_sft.training.checkpoints import nothing_to_resume
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics.tracker import TrackerConfig
@@ -36,6 +40,7 @@ from marin_sft.training.optimization.optimizer_specs import DEFAULT_BETAS
 from marin_sft.training.sft_config import SFTConfig as SFTStepConfig
 
 NEVER = -1
+_FILE = re.compile(r"\.(jsonl?|parquet|arrow|csv|tsv|txt)(\.\w+)?$")
 _OPTIMIZERS = {
     **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
     "lion_32bit": "lion",
@@ -205,6 +210,11 @@ class PipelineBuilder:
         func = self._given.formatting_func
         row = None if func else first_row(data)
         format = format_of(self._values, row, pairs=self._pairs, texts=func is not None)
+        if self._config.given().get("completion_only", ("", None))[1] and not completes(row):
+            raise ConfigError(
+                f"completion_only_loss: expected rows with prompt and completion; those of {name} have "
+                f"{sorted(row or ())}. assistant_only_loss=True trains the answers of chats"
+            )
         split = (self._values["eval_split"] or "validation") if held_out else self._values["split"]
         rows = self._rows(name, data, split)
         train, validation = ((), rows) if held_out else (rows, ())
@@ -214,10 +224,15 @@ class PipelineBuilder:
         if isinstance(data, str | Path):
             if self._given.formatting_func is not None:
                 raise ConfigError("formatting_func: expected rows in memory to call it with; got a path or hub id")
-            if is_hub_id(str(data)):
-                dataset = HfDataset(*id_and_revision(str(data)), subset=self._values["subset"], split=split)
-                return rows_of(dataset, split)
-            return str(data)
+            text = str(data)
+            if is_hub_id(text) and not _FILE.search(text):
+                return rows_of(HfDataset(*id_and_revision(text), subset=self._values["subset"], split=split), split)
+            if local_path(text) is not None and not find(os.path.expanduser(text)).names:
+                raise ConfigError(
+                    f"{name}: got {text!r}; expected a file, a directory or a glob of rows, of which there is none of "
+                    f"that name{nearest_path(text)}, or a hub id 'org/name'"
+                )
+            return text
         kept = kept_rows(name, data, self._prefix, self._given.formatting_func)
         self._kept.append(kept)
         return kept.step
@@ -256,6 +271,8 @@ class PipelineBuilder:
         same = (*_SAME, *(_SAME_DPO if self._pairs else _SAME_SFT))
         found = {name: values[name] for name in same if values[name] is not None or name == "max_grad_norm"}
         found["max_grad_norm"] = values["max_grad_norm"] or None
+        if values["resume_from"] is not None:
+            found["resume_from"] = _state_at(str(values["resume_from"]))
         return {
             **found,
             **self._rate(),
@@ -453,6 +470,18 @@ class PipelineBuilder:
         if self._dialect is Dialect.EASYDEL or "tensorboard" in asked or distributions:
             trackers.append(TensorboardConfig())
         return tuple(trackers)
+
+
+def _state_at(path: str) -> str:
+    """`path`, which steps can find from wherever they run.
+
+    Raises:
+        ConfigError: no training state is there, with those that there are.
+    """
+    found = absolute_prefix(path)
+    if not names_in(f"{found}/checkpoints"):
+        raise ConfigError(nothing_to_resume(path))
+    return found
 
 
 def _has_wandb_key() -> bool:

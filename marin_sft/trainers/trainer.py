@@ -106,7 +106,7 @@ class SFTTrainer:
         self.config, self.dialect = settings, dialect
         values = settings.values(dialect)
         source = given_model if given_model is not None else values["model"]
-        data = train_dataset if train_dataset is not None else values["data"]
+        data = train_dataset if train_dataset is not None else values["data"] or None
         if source is None:
             raise ConfigError(f"{type(self).__name__}: got no model; expected model=, a hub id or a directory")
         if data is None:
@@ -140,7 +140,7 @@ class SFTTrainer:
         )
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainResult | None:
-        """Run what has to run, and copy the model to the output directory; None after a dry run.
+        """Run what has to run, and copy the model to the output directory; None if the flags say not to train.
 
         resume_from_checkpoint: as the setting of that name. True: the same call goes on by itself where it stopped.
 
@@ -221,9 +221,10 @@ class SFTTrainer:
     def _copy_checkpoints(self, pipeline: Pipeline, executor: Executor) -> None:
         """Models that a training saved before it failed."""
 
-    def _result(self, pipeline: Pipeline, run: Run) -> TrainResult:
+    def _result(self, pipeline: Pipeline, run: Run) -> TrainResult | None:
         output, exported = run.output_path(pipeline.trained), run.output_path(pipeline.exported)
-        assert output is not None and exported is not None
+        if output is None or exported is None:  # other steps were chosen by flags
+            return None
         history = [_renamed(json.loads(line)) for line in _read(f"{output}/metrics.jsonl").splitlines()]
         summary = _read_json(f"{output}/metrics.json")
         losses = [line["loss"] for line in history]
@@ -250,8 +251,12 @@ class SFTTrainer:
         for step in steps:
             publish(f"{output}/hf/step-{step}", f"{target}/{saved}{step}")
         remove_copies(target, saved, keep={f"{saved}{step}" for step in steps})
+        adapted = "adapter" in names_in(output)
+        remove_copies(target, "adapter", keep={"adapter"} if adapted else set())
         if values["last_save"]:
             publish(exported, target)
+            if adapted:
+                publish(f"{output}/adapter", f"{target}/adapter")
         if not values["last_save"] and not steps:
             return None
         publish_file(f"{output}/metrics.jsonl", f"{target}/metrics.jsonl")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ from marin_sft.execution.executor import (
     ExecutorStep,
     execution_only,
     executor_main,
+    output_path_of,
     step_fn,
     this_output_path,
 )
+from marin_sft.execution.local_store import LocalStore
+from marin_sft.run.verification import verify_outputs
 
 
 def reasons(plan):
@@ -113,6 +117,37 @@ def test_force_run_stops_where_nothing_changed(pipeline):
     assert pipeline.bodies() == ["b", "c", "d"]
     pipeline.run(d)
     assert pipeline.bodies() == []
+
+
+@step_fn(kind="timed", log=("speed.txt", "traces/*"))
+def timed(config):
+    Path(config["out"], "text.txt").write_text(config["text"])
+    Path(config["out"], "speed.txt").write_text(str(time.monotonic_ns()))
+    Path(config["out"], "traces").mkdir()
+    Path(config["out"], "traces", f"{time.monotonic_ns()}.txt").write_text("a trace")
+
+
+@step_fn(kind="plot")
+def plot(config):
+    Path(config["out"], "plot.txt").write_text("".join(path.read_text() for path in Path(config["of"]).rglob("*.txt")))
+
+
+def test_a_log_is_no_result(pipeline):
+    """Steps that use the output, or a file that is no log, stay cached; those that name a file of the log rerun."""
+    made = ExecutorStep("made", timed, {"text": "same", "out": this_output_path()})
+    places = {"text": "text.txt", "speed": "speed.txt", "traces": "traces", "glob": "*.txt"}
+    of = {"all": output_path_of(made), **{name: made / place for name, place in places.items()}}
+    plots = [ExecutorStep(name, plot, {"of": place, "out": this_output_path()}) for name, place in of.items()]
+    pipeline.run(*plots)
+    run = pipeline.run(*plots, force_run=("made",))
+    assert {result.item.node.name for result in run.results if result.status == "ran"} == {
+        *("made", "speed", "traces", "glob")
+    }
+    assert {result.status for result in pipeline.run(*plots).results} == {"cached"}
+    store = LocalStore(str(pipeline.prefix))
+    assert {verified.result for verified in verify_outputs(store, None)} == {"ok"}
+    Path(str(run.output_path(made, "speed.txt"))).write_text("another")
+    assert [list(verified.files) for verified in verify_outputs(store, "made")] == [["speed.txt"]]
 
 
 @dataclasses.dataclass(frozen=True)

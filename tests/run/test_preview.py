@@ -263,7 +263,7 @@ def test_flags_of_the_format(preview, tmp_path):
         (["--columns", "messages"], "--columns 'messages': expected pairs, as in a=b,c=d, or a JSON object"),
         (
             ["--columns", "mesages=turns"],
-            "--columns: columns: 'mesages' is none of our names; did you mean 'messages'?",
+            "--columns: columns: 'mesages' is not one of our names; did you mean 'messages'?",
         ),
         (["--role_map", "[1]"], "--role_map: expected a JSON object"),
         (["--train_on", "lsat"], "--train_on: train_on='lsat'; expected one of"),

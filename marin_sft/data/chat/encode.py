@@ -1,10 +1,10 @@
 """An example -> rows of tokens with masks.
 
 Dialogue                    rendered by the chat template, see renderer.py
-Text                        prompt and text tokenized as one. A BOS comes first where the tokenizer itself puts one
-                            before texts, or as `TextLmDatasetFormat.add_special_tokens` says, and an EOS comes last,
-                            unless the text already has them there, blanks aside. Trained from the first token that
-                            holds a character of the text, even if it straddles the prompt, to the EOS
+Text                        prompt and text tokenized as one, between a BOS (if the tokenizer itself puts one before
+                            texts, or as `TextLmDatasetFormat.add_special_tokens` says) and an EOS, unless the text
+                            already has them, not counting whitespace. Trained from the first token that holds a
+                            character of the text, even if it straddles the prompt, to the EOS
 Segments                    each piece separately, nothing added
 Tokens                      as they are
 Preference, TextPreference  two rows that share a prompt; what follows it is trained
@@ -138,7 +138,7 @@ class Encoder:
                     raise BadRow("rated_bad", "the row says that its answer is bad; only good answers are trained")
                 return self._dialogue(example.dialogue)
             case Text():
-                return self._text(example)
+                return self._text(example, whole=self.format.as_chat().train_on == "everything")
             case Segments():
                 texts = [self._plain(text, None if trained else ()) for text, trained in example.pieces]
                 return _Draft(texts, _joined)
@@ -155,12 +155,13 @@ class Encoder:
         spanned = self._renderer.render(dialogue, train_on)
         return _Draft((spanned,), lambda rows: self._renderer.checked(rows[0], spanned))
 
-    def _text(self, example: Text) -> _Draft:
-        text = example.prompt + example.text
-        spanned = self._plain(text, ((len(example.prompt), len(text)),) if example.prompt else None)
+    def _text(self, example: Text, whole: bool = False) -> _Draft:
+        """`whole`: the prompt is trained, too."""
+        text, whole = example.prompt + example.text, whole or not example.prompt
+        spanned = self._plain(text, None if whole else ((len(example.prompt), len(text)),))
         begun, ended = (False, False) if spanned.escaped else self._own_ends(text)
         bos = None if begun else self._bos
-        return _Draft((spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), bos, ended, not example.prompt))
+        return _Draft((spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), bos, ended, whole))
 
     def _plain(self, text: str, trained: Sequence[Range] | None) -> SpannedText:
         """Text without a template. Special tokens in it are counted and escaped as in a dialogue."""
@@ -171,8 +172,8 @@ class Encoder:
         return SpannedText(text, trained, Noted({"special_tokens_in_text": len(written)}), escaped)
 
     def _own_ends(self, text: str) -> tuple[bool, bool]:
-        """Whether a text begins with the BOS token, and whether it ends with the EOS token, blanks aside: most chat
-        templates write a newline after it. A token that only ends turns does not end a text."""
+        """Whether a text begins with the BOS and ends with the EOS token, not counting whitespace: most chat templates
+        write a newline after it. A token that only ends turns does not end a text."""
         begin, end, text = self.tokenizer.bos_token, self.tokenizer.eos_token, text.strip()
         return bool(begin) and text.startswith(begin), bool(end) and text.endswith(end)
 
@@ -185,7 +186,7 @@ class Encoder:
         return _pair([self._dialogue(dialogue, train_on) for dialogue in dialogues])
 
     def _with_ends(self, row: TokenRow, bos: int | None, ended: bool, trained_bos: bool) -> TokenRow:
-        """With `bos` before it, and after it an EOS that is trained unless the text has `ended`."""
+        """Adds `bos` before the row and a trained EOS after it, unless the text has `ended`."""
         ids, mask = row.input_ids, row.mask
         if not len(ids):
             raise BadRow("empty_text", "the row's text is empty")
@@ -218,8 +219,7 @@ class Encoder:
 
     @functools.cached_property
     def _bos(self) -> int | None:
-        """The token that goes before a text, where the format asks for it or, if it says nothing, the tokenizer itself
-        puts it there; None for no token."""
+        """The BOS token, if the format asks for it or, by default, if the tokenizer itself puts it before a text."""
         bos = self.tokenizer.bos_token_id
         wanted = self.format.add_special_tokens if isinstance(self.format, TextLmDatasetFormat) else None
         if wanted is None:

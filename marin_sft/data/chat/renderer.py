@@ -65,6 +65,10 @@ class ChatRenderer:
         chat = self._chat(dialogue)
         self._clock.asked = False
         chosen = train_on or ("all" if not self.format.mask_user_turns else self.format.train_on)
+        if chosen == "completion":
+            chosen = "assistant" if dialogue.completes else "all"
+        elif chosen == "everything":
+            chosen = "all"
         flags = {i: message["train"] for i, message in enumerate(dialogue.messages) if "train" in message}
         if chosen == "all" and all(flags.values()):
             spanned = SpannedText(_checked_text(chat.render(chat.messages)))
@@ -135,7 +139,7 @@ class ChatRenderer:
             why = "" if self.tokenizer.chat_template is None else f" ({error})"
             raise ConfigError(
                 f"no chat template in the tokenizer {self.tokenizer.name_or_path!r}{why}, and the rows hold dialogues. "
-                "Set format.chat_template, or take a tokenizer that has one, as those of instruct models do; rows of "
+                "Set format.chat_template, or use a tokenizer that has one, such as that of an instruct model. Rows of "
                 "plain text need none, see TextLmDatasetFormat"
             ) from error
         with _errors_of_templates():

@@ -19,8 +19,8 @@ SAMPLES_PER_REASON = 5
 SAMPLE_CHARACTERS = 2000
 DROPPED = "dropped.jsonl"
 ON_PURPOSE = frozenset({"identical_pair", "not_trained", "rated_bad"})
-"""Reasons for which good data has many rows dropped: they do not count against `max_dropped`."""
-MEND = "Then mend the rows, or say with shape=, columns= and role_map= of the format what they hold"
+"""Reasons that are normal in good data. They do not count against `max_dropped`."""
+MEND = "Then fix the rows, or describe them with shape=, columns= and role_map= of the format"
 _SHOWN, _SHOWN_CHARACTERS, _SHOWN_ROW = 3, 300, 200
 
 
@@ -73,8 +73,10 @@ def check_dropped(
     """Raises DataError if no row is left, or if more than the share `max_dropped` was dropped by mistake.
 
     Args:
-        where: what the rows are of. directory: where `write_dropped` writes. mend: what the user can do about it.
-        tokenizer, format: to look at rows with.
+        where: what the rows belong to, for the message.
+        directory: where `write_dropped` writes.
+        mend: what the user can do about it.
+        tokenizer, format: for the command that shows rows.
     """
     lost = dropped.counts.total()
     if not rows:
@@ -85,8 +87,8 @@ def check_dropped(
         look = preview_command(dropped.paths[0], tokenizer, format)
         raise DataError(
             f"{where}: {lost} of {rows} rows dropped ({reasons}); expected at least one row kept and at most "
-            f"{max_dropped:.1%} dropped, as in{''.join(_telling(dropped))}\n"
-            f"{_first_row(dropped.samples[0])}More of them are in {directory}/{DROPPED}. See what becomes of rows with "
+            f"{max_dropped:.1%} dropped, for example{''.join(_telling(dropped))}\n"
+            f"{_first_row(dropped.samples[0])}More of them are in {directory}/{DROPPED}. To see how rows are read, run "
             f"`{look}`. {mend}, or raise max_dropped"
         )
 
@@ -115,7 +117,7 @@ def _short(text: str, most: int) -> str:
 
 
 def _sample(source: SourceRow, bad: BadRow) -> Json:
-    """What a person needs to find and judge a dropped row. No full path: the output must not depend on places."""
+    """What it takes to find and judge a dropped row. No full path: the output must not depend on locations."""
     try:
         text = "" if isinstance(source.row, BadRow) else json.dumps(source.row, ensure_ascii=False, default=str)
     except RecursionError:

@@ -10,11 +10,14 @@ from marin_sft.execution.step import execution_only
 from marin_sft.training.checkpoints import Checkpoint
 from marin_sft.training.checks import require, require_pattern
 from marin_sft.training.metrics.memory import MemoryWatch
-from marin_sft.training.metrics.metrics_log import MetricsLog, read_lines
+from marin_sft.training.metrics.metrics_log import NAME, SUMMARY, MetricsLog, read_lines
 from marin_sft.training.metrics.progress_bar import STYLES, ProgressBar
 from marin_sft.training.metrics.tracker import Histograms, TrackerConfig
 from marin_sft.training.metrics.trackers import Trackers, check_trackers
 from marin_sft.training.models.model_config import Fields
+
+LOG = (NAME, SUMMARY, f"*/{NAME}", "tensorboard/*", "wandb/*")
+"""Files of a training's output that hold speeds and times: no two runs write the same ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
