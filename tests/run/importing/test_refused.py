@@ -196,6 +196,21 @@ def test_what_the_file_does_not_say_is_said():
     assert any("torchtune has no limit" in note for note in notes(TORCHTUNE))
 
 
+def test_an_adapter_to_go_on_from_says_its_own_rank():
+    lora = "adapter: lora\nlora_r: 8\nlora_alpha: 16\nlora_target_linear: true\nlora_model_dir: out\n"
+    assert imported(AXOLOTL + lora).draft.lora == {"adapter_path": "out"}
+    text = LLAMA_FACTORY.replace("full", "lora") + "adapter_name_or_path: out\n"
+    assert imported(text).draft.lora == {"adapter_path": "out"}
+
+
+def test_plugins_that_only_save_memory_have_no_effect():
+    names = ["axolotl.integrations.liger.LigerPlugin", "mine.Plugin"]
+    draft = imported(AXOLOTL + f"plugins: {json.dumps(names)}\n").draft
+    assert "plugins: left out: mine.Plugin" in map(str, draft.notes)
+    draft = imported(AXOLOTL + f"plugins: {json.dumps(names[:1])}\n").draft
+    assert draft.without_effect == ["plugins"] and not any("plugin" in str(note) for note in draft.notes)
+
+
 def test_half_precision_is_bfloat16():
     assert any(note.startswith("fp16: true: trained in bfloat16") for note in notes(AXOLOTL + "fp16: true\n"))
     assert imported(LLAMA_FACTORY + "fp16: true\n").draft.training.get("precision", "bf16") == "bf16"
