@@ -93,7 +93,6 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     parser.add_argument("--prefix", default=argparse.SUPPRESS, help=HELP["prefix"])
     parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=HELP["max_concurrent"])
     parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=HELP["beat_timeout"])
-    parser.add_argument("--debug", action="store_true", help=HELP["debug"])
     parser.add_argument("--backend", choices=get_args(BackendName), default=argparse.SUPPRESS, help=HELP["backend"])
     found, unknown = parser.parse_known_args(argv)
     if unknown:

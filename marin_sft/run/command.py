@@ -19,7 +19,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
@@ -38,6 +38,9 @@ from marin_sft.execution.terminal import complain, early_end_allowed, visible, w
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import local_path, nearest_path
 from marin_sft.run import explanation, garbage, launches, logs, status, verification
+
+if TYPE_CHECKING:
+    from marin_sft.trainers.trainer import SFTTrainer
 
 _COLUMNS = 80  # of output without a terminal
 
@@ -100,7 +103,17 @@ def _train(method: str, flags: Sequence[str]) -> int:
     from marin_sft.trainers import commands  # every setting of training, of which other commands need none
 
     run = {"sft": commands.sft_command, "dpo": commands.dpo_command}[method]
-    return run(flags, commands.dialect_of(flags), f"marin-sft {method}")
+    return run(flags, commands.dialect_of(flags), f"marin-sft {method}", _write_experiment)
+
+
+def _write_experiment(trainer: SFTTrainer, path: str) -> None:
+    from marin_sft.run import experiment_out  # with the trainers, see `_train`
+
+    experiment_out.check_target(path)
+    text = experiment_out.experiment_source(trainer, " ".join(["marin-sft", *sys.argv[1:]]))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    print(f"wrote {path}: python {path} --dry_run shows what it makes")
 
 
 def plan(context: _Context) -> int | None:

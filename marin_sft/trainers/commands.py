@@ -6,7 +6,7 @@ Flags are the spellings of `settings`, and those of the executor. `--config FILE
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,16 +38,20 @@ _OWN = {
     "gpu_count": "train on so many GPUs of one machine of a Ray cluster",
 }
 _WIDTH = 30
+WriteExperiment = Callable[[SFTTrainer, str], None]
 
 
-def sft_command(argv: Sequence[str], dialect: Dialect, program: str) -> int:
-    """Train as the flags say; the exit code: 0 done, 1 a step failed, 2 a user's mistake, 130 interrupted."""
-    return _command(SFTTrainer, argv, dialect, program)
+def sft_command(argv: Sequence[str], dialect: Dialect, program: str, write: WriteExperiment | None = None) -> int:
+    """Train as the flags say; the exit code: 0 done, 1 a step failed, 2 a user's mistake, 130 interrupted.
+
+    write: writes the trainer's steps to the file that `--experiment_out` names.
+    """
+    return _command(SFTTrainer, argv, dialect, program, write)
 
 
-def dpo_command(argv: Sequence[str], dialect: Dialect, program: str) -> int:
-    """Train on preferences as the flags say. Exit codes: see `sft_command`."""
-    return _command(DPOTrainer, argv, dialect, program)
+def dpo_command(argv: Sequence[str], dialect: Dialect, program: str, write: WriteExperiment | None = None) -> int:
+    """Train on preferences as the flags say. Otherwise as `sft_command`."""
+    return _command(DPOTrainer, argv, dialect, program, write)
 
 
 def dialect_of(argv: Sequence[str]) -> Dialect:
@@ -56,7 +60,13 @@ def dialect_of(argv: Sequence[str]) -> Dialect:
     return Dialect.OURS if {"--data", "--model"} & named or not argv or named & {"-h", "--help"} else Dialect.TRL
 
 
-def _command(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialect, program: str) -> int:
+def _command(
+    trainer_class: type[SFTTrainer],
+    argv: Sequence[str],
+    dialect: Dialect,
+    program: str,
+    write: WriteExperiment | None,
+) -> int:
     if {"-h", "--help"} & set(argv):
         print(help_text(trainer_class.config_class.pairs, dialect, program, everything="all" in argv))
         return 0
@@ -64,7 +74,7 @@ def _command(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dial
         if torchrun.waits():
             return torchrun.exit_code_of_first()
         with torchrun.telling_the_others() as told:
-            told.code = _train(trainer_class, argv, dialect, program)
+            told.code = _train(trainer_class, argv, dialect, program, write)
             return told.code
     except RunFailed:
         return 1
@@ -76,8 +86,18 @@ def _command(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dial
         return 130
 
 
-def _train(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialect, program: str) -> int:
-    result = trainer_of(trainer_class, argv, dialect, program).train()
+def _train(
+    trainer_class: type[SFTTrainer],
+    argv: Sequence[str],
+    dialect: Dialect,
+    program: str,
+    write: WriteExperiment | None,
+) -> int:
+    words, file = _without_experiment_out(argv, program, write)
+    trainer = trainer_of(trainer_class, words, dialect, program)
+    if write is not None and file is not None:
+        write(trainer, file)
+    result = trainer.train()
     if result is not None:
         print(summary(result))
     return 0
@@ -88,6 +108,24 @@ def trainer_of(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Di
     given = parse(argv, trainer_class.config_class, program)
     torchrun.check_devices(given.resources)
     return trainer_class(given.config, resources=given.resources, flags=given.flags, dialect=dialect)
+
+
+def _without_experiment_out(
+    argv: Sequence[str], program: str, write: WriteExperiment | None
+) -> tuple[list[str], str | None]:
+    """The other flags, and the file that `--experiment_out` names."""
+    kept, file, words = list[str](), None, iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--experiment_out":
+            kept.append(word)
+            continue
+        file = value if equals else next(words, "")
+        if not file or file.startswith("--"):
+            raise UserError("--experiment_out: expected the name of a file to write")
+        if write is None:
+            raise UserError(f"{program}: --experiment_out is a flag of marin-sft sft and marin-sft dpo")
+    return kept, file
 
 
 def summary(result: TrainResult) -> str:
@@ -283,6 +321,8 @@ def help_text(pairs: bool, dialect: Dialect, program: str, *, everything: bool) 
     lines += ["running:", *(_line(name, "", about) for name, about in _OWN.items())]
     shown_flags = executor_flags.HELP if everything else ("prefix", "dry_run", "force_run")
     lines += [_line(name, "", executor_flags.HELP[name]) for name in shown_flags]
+    if program.startswith("marin-sft"):
+        lines.append(_line("experiment_out", "FILE", "also write an experiment file that makes the same steps"))
     if not everything:
         lines += ["", f"{program} --help all lists all flags, and their other spellings"]
     else:

@@ -5,7 +5,6 @@ keys            how a table of keys is read; what is left out and what is refuse
 draft           what an experiment needs to know, whatever the tool
 rows            where rows lie and what they hold, as code
 texts           prompts and chat templates that the file states itself
-code            values as Python, laid out as `ruff format` does
 experiment_file the file, written
 transformers_keys  what axolotl and LLaMA-Factory take from the Trainer of transformers
 axolotl, torchtune, llama_factory  one tool each: its table, its defaults, its datasets

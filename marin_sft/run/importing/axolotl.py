@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from marin_sft.errors import UserError
 from marin_sft.run.importing.axolotl_rows import read_rows
-from marin_sft.run.importing.code import Call
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse, required
@@ -18,6 +17,7 @@ from marin_sft.run.importing.transformers_keys import (
     set_save_points,
     set_schedule,
 )
+from marin_sft.run.python_source import Call
 
 # axolotl's key: our setting, and axolotl's default where ours is another.
 TRAINING: dict[str, Key] = {

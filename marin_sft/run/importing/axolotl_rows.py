@@ -7,7 +7,6 @@ import os
 from marin_sft.data.messages.turns import ROLES
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
-from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.config_file import Section, read_text
 from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
@@ -21,6 +20,7 @@ from marin_sft.run.importing.rows import (
     text_format,
 )
 from marin_sft.run.importing.texts import NAMED_TEMPLATES, constant, prompted
+from marin_sft.run.python_source import Call, Name
 
 SFT_TYPES = ("alpaca", "chat_template", "completion", "input_output", "a mapping with field_instruction and format")
 # Of pairs in a chat's words: our name of the column with what the user says, so that it is no plain text.

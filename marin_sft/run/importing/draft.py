@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from marin_sft.run.importing.code import Call
 from marin_sft.run.importing.config_file import Section, shown
 from marin_sft.run.importing.rows import Rows
+from marin_sft.run.python_source import Call
 
 Settings = dict[str, Any]
 """Arguments of ours, by name."""

@@ -8,10 +8,10 @@ import os
 import textwrap
 from collections.abc import Container, Iterable, Mapping
 
-from marin_sft.run.importing.code import WIDTH, Call, Name, assignment, names_in
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.rows import Rows, is_on_hub, step_name
 from marin_sft.run.importing.texts import DEFINITIONS, needed
+from marin_sft.run.python_source import WIDTH, Call, Name, assignment, names_in
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.sft_config import SFTConfig
 

@@ -10,10 +10,10 @@ from typing import Any
 from marin_sft.data.messages.turns import ROLES
 from marin_sft.errors import UserError
 from marin_sft.nearest import nearest_text
-from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.rows import OWN_TEMPLATE, Rows, chat_format, messages_field, row_function, text_format
 from marin_sft.run.importing.texts import NAMED_TEMPLATES, question_and_answer
+from marin_sft.run.python_source import Call, Name
 
 INFO = "dataset_info.json"
 Entry = dict[str, Any]

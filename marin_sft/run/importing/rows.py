@@ -10,7 +10,7 @@ from marin_sft.data.sources import HfDataset
 from marin_sft.errors import DataError, UserError
 from marin_sft.recipes.hub_revisions import LATEST, id_and_revision
 from marin_sft.recipes.sources import refuse_held_out
-from marin_sft.run.importing.code import Call, Name
+from marin_sft.run.python_source import Call, Name
 
 OWN_TEMPLATE = (
     "its text is not known here; the tokenizer's own chat template is used, which may differ: see `marin-sft preview`"

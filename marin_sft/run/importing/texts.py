@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from marin_sft.run.importing.code import text
+from marin_sft.run.python_source import text
 
 # The prompts of Stanford's Alpaca, which axolotl and torchtune put around the rows.
 _WITH_INPUT = '''WITH_INPUT = """\\

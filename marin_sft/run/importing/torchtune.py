@@ -9,11 +9,11 @@ from typing import Any
 
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
-from marin_sft.run.importing.code import Call
 from marin_sft.run.importing.config_file import Section, read_text, shown
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse, required
 from marin_sft.run.importing.torchtune_rows import read_rows
+from marin_sft.run.python_source import Call
 
 COMPONENT = "_component_"
 # torchtune's key: our setting, and torchtune's default where ours is another.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
-from marin_sft.run.importing.code import Call, Name
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
@@ -20,6 +19,7 @@ from marin_sft.run.importing.rows import (
     text_format,
 )
 from marin_sft.run.importing.texts import question_and_answer
+from marin_sft.run.python_source import Call, Name
 
 _COMPONENT = "_component_"
 

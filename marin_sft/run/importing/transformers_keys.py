@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
-from marin_sft.run.importing.code import Call
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import Key
+from marin_sft.run.python_source import Call
 from marin_sft.training.optimization.optimizer_specs import OPTIMIZERS
 
 # The Trainer's own defaults where ours differ: AdamW's second moment decays by 0.999, and the seed is 42.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marin_sft.run.importing.code import Call, Name, assignment, names_in, source
+from marin_sft.run.python_source import Call, Name, assignment, names_in, source
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(
