@@ -212,6 +212,10 @@ def gc(context: _Context) -> int:
     arguments, store, console = context.arguments, context.store, context.console
     policy = GcPolicy(arguments.keep_runs, arguments.keep_days, arguments.grace_hours)
     if arguments.delete and not arguments.why:
+        from marin_sft.trainers.memory import remove_abandoned  # with the trainers, see `_train`
+
+        for directory in remove_abandoned(store.prefix, policy.grace_hours):
+            print(visible(f"removed {directory}, which a killed script left"), file=sys.stderr)
         done = collect_garbage(store, policy, lambda c: None if context.json else garbage.print_collected(console, c))
         context.say([garbage.collected_json(store, item) for item in done], lambda: garbage.print_total(console, done))
         return int(any(item.result == "failed" for item in done))

@@ -166,13 +166,14 @@ TRAIN_FIELDS = {
     "optimizer_options": {"nesterov": True}, "weight_decay_parameters": "mlp", "skip_bad_steps": 9, "precision": "fp32",
     "frozen_parameters": "embed", "unfreeze": {"embed": 9}, "reinit_tokens": ("x",), "label_smoothing": 0.1,
     "neftune_noise_alpha": 5.0, "lora": LoraConfig(r=4, alpha=8), "max_evaluation_steps": 3, "hf_exports_kept": 2,
-    "early_stopping": EarlyStopping(steps=1000, patience=2),
+    "early_stopping": EarlyStopping(steps=1000, patience=2), "save_optimizer_state": True,
 }  # fmt: skip
 EXECUTION_FIELDS = {
     "per_device_parallelism": 4, "steps_per_eval": 5, "resources": CpuConfig(cpus=4), "mesh": {"tensor": 2},
     "gradient_checkpointing": False, "attention_backend": "vanilla", "do_eval": True, "training_time_limit": "2h",
     "save_total_limit": 3, "trackers": (TensorboardConfig(),), "progress_bar": "json", "track_memory": True,
     "weight_distribution_pattern": "mlp", "minutes_per_checkpoint": 5.0, "steps_per_log": 1,
+    "gradient_accumulation_steps": 2, "eval_on_start": True, "resume_from": "elsewhere", "steps_per_report": 3,
 }  # fmt: skip
 
 
