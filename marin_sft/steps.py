@@ -34,7 +34,7 @@ from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig
 from marin_sft.export.periodic import PeriodicExports
 from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
-from marin_sft.training.checks import check_fields
+from marin_sft.nearest import check_fields
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig, needs_reference
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig

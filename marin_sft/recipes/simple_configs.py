@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
 from marin_sft.inputs import Source
+from marin_sft.nearest import NamedFields
 from marin_sft.recipes.conversion import Arguments, Converted, reads
 from marin_sft.training.checks import check_types
 from marin_sft.training.dpo_config import DPOSettings
@@ -29,7 +30,7 @@ _STOP_STRATEGIES = {"exit": "first_exhausted"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimpleConfig(Converted, TrainingSettings):
+class SimpleConfig(NamedFields, Converted, TrainingSettings):
     """What `SimpleTrainConfig`, `SimpleSFTConfig` and `SimpleDPOConfig` share. Types are checked here, and
     contradictions between Marin's names; values are checked by the step's config. To subclass it, see `Converted`.
 

@@ -8,14 +8,13 @@ import math
 import re
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
-from marin_sft.nearest import nearest
 
 _BECOMES_TEXT = str | Path | ExecutorStep | InputName | OutputName  # before a config is resolved
 _WORDS: dict[object, str] = {
@@ -32,16 +31,6 @@ _WORDS: dict[object, str] = {
 def unresolved(config: object) -> bool:
     """True while a field is wrapped in `unversioned`. The checks run again when all values are plain."""
     return any(isinstance(value, UnversionedValue) for value in vars(config).values())
-
-
-def check_fields(of: type, given: Iterable[str], instead: Mapping[str, str]) -> None:
-    """Raise ConfigError for a name that is not a field of the dataclass `of`. `instead`: advice for some names."""
-    known = [field.name for field in dataclasses.fields(of)]
-    for name in given:
-        if name not in known:
-            near = " or ".join(map(repr, nearest(name, known, most=3)))
-            advice = instead.get(name) or (f"did you mean {near}?" if near else "see its docstring for the fields")
-            raise ConfigError(f"{of.__name__} has no field {name!r}: {advice}")
 
 
 def check_types(config: object) -> None:
