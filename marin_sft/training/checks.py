@@ -17,6 +17,7 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
 from marin_sft.nearest import nearest
 
+_OURS = f"{__name__.partition('.')[0]}."
 _BECOMES_TEXT = str | Path | ExecutorStep | InputName | OutputName  # before a config is resolved
 _WORDS: dict[object, str] = {
     int: "a whole number",
@@ -54,7 +55,7 @@ def check_types(config: object) -> None:
     for field, annotation in _annotations(of).items():
         value = getattr(config, field)
         if not _fits(value, annotation):
-            require(config, field, False, _expected(annotation) + _advice(value))
+            require(config, field, False, _expected(annotation) + _advice(value) + _imports(annotation))
 
 
 @functools.cache
@@ -106,6 +107,17 @@ def _advice(value: object) -> str:
     except ValueError:
         return ""
     return ", got a string: remove the quotes; in YAML write 2.0e-5"
+
+
+def _imports(annotation: object) -> str:
+    """Where to import the classes of ours that a field takes."""
+    parts = typing.get_args(annotation)
+    if parts:
+        return "".join(dict.fromkeys(map(_imports, parts)))
+    ours = isinstance(annotation, type) and annotation.__module__.startswith(_OURS)
+    if not ours or not dataclasses.is_dataclass(annotation):
+        return ""
+    return f"; from {annotation.__module__} import {annotation.__name__}"
 
 
 def is_number(value: Any, kind: Any = Real) -> bool:
