@@ -114,10 +114,8 @@ def _imports(annotation: object) -> str:
     parts = typing.get_args(annotation)
     if parts:
         return "".join(dict.fromkeys(map(_imports, parts)))
-    ours = isinstance(annotation, type) and annotation.__module__.startswith(_OURS)
-    if not ours or not dataclasses.is_dataclass(annotation):
-        return ""
-    return f"; from {annotation.__module__} import {annotation.__name__}"
+    module, name = getattr(annotation, "__module__", ""), getattr(annotation, "__name__", "")
+    return f"; from {module} import {name}" if module.startswith(_OURS) and dataclasses.is_dataclass(annotation) else ""
 
 
 def is_number(value: Any, kind: Any = Real) -> bool:
