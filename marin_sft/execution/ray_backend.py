@@ -12,6 +12,7 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
+from types import ModuleType
 from typing import Any
 
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
@@ -33,7 +34,7 @@ class RayBackend:
         self._lacking: set[str] = set()
         self._feasible: set[str] = set()
         self._connection: Connection | None = None
-        self._pending: dict[Future[Outcome], Any] = {}  # with Ray's reference to each result
+        self._pending: dict[Future[Outcome], object] = {}  # with Ray's reference to each result
         self._broken = False  # a Ray of our own that cannot run tasks any more
         self._remote: dict[bool, Any] = {}
         self.dashboard_url: str | None = None
@@ -172,7 +173,7 @@ class RayBackend:
         for done in list(self._pending):
             done.set_exception(InfrastructureLoss("the Ray it ran on was stopped"))
 
-    def _stop_tasks(self, ray: Any) -> None:
+    def _stop_tasks(self, ray: ModuleType) -> None:
         """Of a Ray that goes on. When this returns their processes have ended, so that nobody need wait for them."""
         pending = dict(self._pending)
         for reference in pending.values():
@@ -206,8 +207,8 @@ def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
 
 
 def _ray_options(
-    asked: dict[str, float], env: RuntimeEnv | None, fresh_process: bool, inherited: Mapping[str, Any]
-) -> dict[str, Any]:
+    asked: dict[str, float], env: RuntimeEnv | None, fresh_process: bool, inherited: Mapping[str, object]
+) -> dict[str, object]:
     """`inherited`: the runtime_env that the task gets besides; Ray merges the variables of both."""
     rest = dict(asked)
     options: dict[str, object] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
@@ -224,7 +225,7 @@ def _ray_options(
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _packages(added: Collection[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
+def _packages(added: Collection[str], inherited: Mapping[str, Any]) -> dict[str, object]:
     """Those of a runtime_env and `added`, installed by what installs the former."""
     installer = "uv" if "uv" in inherited else "pip"
     there = inherited.get(installer) or []

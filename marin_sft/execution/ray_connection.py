@@ -10,7 +10,8 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 from marin_sft.errors import UserError
 from marin_sft.execution import ray_environment, ray_start
@@ -18,6 +19,12 @@ from marin_sft.execution.process import descendants
 from marin_sft.execution.signals import handler_of_sigterm_kept
 
 _WORKER = "default_worker.py"  # the script of Ray's worker processes
+
+
+class RayContext(Protocol):
+    """What `ray.init` returns."""
+
+    dashboard_url: str | None
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Connection:
     than there is would never be served. dashboard_url: where to watch it, if known.
     """
 
-    ray: Any
+    ray: ModuleType
     found: bool
     ends_with_driver: bool
     dashboard_url: str | None = None
@@ -84,19 +91,19 @@ def act_as_script() -> None:
         sys.modules["__main__"].__file__ = script
 
 
-def _found() -> Any:
+def _found() -> ModuleType | None:
     ray = sys.modules.get("ray")
     return ray if ray is not None and ray.is_initialized() else None
 
 
-def _join(ray: Any, address: str) -> Any:
+def _join(ray: ModuleType, address: str) -> RayContext:
     try:
         return ray.init(**ray_environment.cluster_options(address))
     except ConnectionError as error:
         raise UserError(f"{error}; start that cluster, or unset RAY_ADDRESS to run on this machine") from error
 
 
-def _ends_with_driver(ray: Any) -> bool:
+def _ends_with_driver(ray: ModuleType) -> bool:
     """Whether the driver of this job started the Ray: then its processes are the driver's, where that can be seen."""
     try:
         from ray._private.state import state
@@ -108,7 +115,7 @@ def _ends_with_driver(ray: Any) -> bool:
     return len(ray.nodes()) == 1 and "gcs_server" in descendants(driver).values()
 
 
-def _dashboard_url(ray: Any) -> str | None:
+def _dashboard_url(ray: ModuleType) -> str | None:
     """A worker only guesses it; its driver has said it."""
     if in_worker():
         return None
