@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Protocol
 
 from marin_sft.errors import UserError
 from marin_sft.execution import ray_environment, ray_start
@@ -19,6 +19,12 @@ from marin_sft.execution.process import descendants
 from marin_sft.execution.signals import handler_of_sigterm_kept
 
 _WORKER = "default_worker.py"  # the script of Ray's worker processes
+
+
+class RayContext(Protocol):
+    """What `ray.init` returns."""
+
+    dashboard_url: str | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def _found() -> ModuleType | None:
     return ray if ray is not None and ray.is_initialized() else None
 
 
-def _join(ray: ModuleType, address: str) -> Any:
+def _join(ray: ModuleType, address: str) -> RayContext:
     try:
         return ray.init(**ray_environment.cluster_options(address))
     except ConnectionError as error:
