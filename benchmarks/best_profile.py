@@ -1,8 +1,8 @@
-"""The kernels that take the most time in the profile of the fastest setting that gpu_sft.py told of.
+"""The kernels that take the most time in the profile of the fastest setting of gpu_sft.py.
 
 python benchmarks/best_profile.py FOLDER [--count 12]
 
-FOLDER holds a profile for each setting, as `gpu_sft.py --profile FOLDER` writes them; those of slower ones are removed.
+FOLDER holds a profile for each setting, as `gpu_sft.py --profile FOLDER` writes them. Slower ones are removed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from figures import tell, told
 
 
 def best(folder: Path) -> Path | None:
-    """The profile of the fastest setting; None: there is none."""
+    """The profile of the fastest setting. None if there is none."""
     speeds = {
         folder / line["setting"].replace("/", "-"): line["tokens_per_second"]
         for line in told()
@@ -26,7 +26,7 @@ def best(folder: Path) -> Path | None:
 
 
 def kernels(folder: Path) -> Counter[str]:
-    """Nanoseconds by kernel, over all streams of all devices; of a CPU, by operation."""
+    """Nanoseconds by kernel, over all streams of all devices. On a CPU, by operation."""
     from jax.profiler import ProfileData
 
     found: Counter[str] = Counter()
@@ -36,7 +36,7 @@ def kernels(folder: Path) -> Counter[str]:
         for plane in devices or planes:
             for line in plane.lines:
                 if devices and not line.name.startswith("Stream"):
-                    continue  # the same time once more, by module and by operation
+                    continue  # the same time again, by module and by operation
                 for event in line.events:
                     found[event.name] += int(event.duration_ns)
     return found

@@ -1,9 +1,9 @@
-"""What the way from chat rows to training batches costs, beside the `tokenizers` library alone, in one run.
+"""The cost of turning chat rows into training batches, compared with the `tokenizers` library alone, in one run.
 
 python benchmarks/data.py [--quick] [--runs 3] [--rows 20000]
 
-Rows are made up from seeded text: dialogues of one to three exchanges, a few hundred tokens each. What a figure is of
-runs in a process of its own, with one thread of `tokenizers` for each worker; imports are left out.
+Rows are generated from seeded text: dialogues of one to three exchanges, a few hundred tokens each. Each measurement
+runs in its own process, with one thread of `tokenizers` per worker. Imports are not counted.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 python benchmarks/dpo.py [--runs 3] [--only ENGINE ...] [--data pairs.json]
 
 A random Qwen3 of 6.8M parameters, fp32, on CPU, steps of 8 pairs. All trainers see the same pairs in the same steps,
-none of them cut, but by EasyDeL; compilation and the first steps are left out. TRL is given the batch at once, as we
-take it, and by two pairs and pair by pair, which pads less. `make peers-trl` and `make peers-easydel` build the
-environments that TRL and EasyDeL run in; without its own, a peer is left out. Without `--data` the pairs are made up.
+and only EasyDeL cuts them. Compilation and the first steps are not counted. TRL runs with the whole batch at once, as
+we do, and with two pairs and one pair at a time, which pads less. `make peers-trl` and `make peers-easydel` build the
+environments of TRL and EasyDeL; a peer without its environment is skipped. Without `--data`, pairs are generated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from table import Row, Target, print_table
 HERE = Path(__file__).parent
 WARM = 2
 LEVANTER = "levanter online"
-# By name: whether the reference is computed before, and pairs at once.
+# By name: whether the reference is precomputed, and pairs at once.
 TRL = {
     "trl cached": (True, BATCH_SIZE),
     "trl cached by 2": (True, 2),
@@ -48,7 +48,7 @@ LIMITS = {**{name: 4.0 if name in CACHED else 5.0 for name in TRL}, **dict.fromk
 
 
 class Bench:
-    """Processes that measure, over one prepared folder."""
+    """Runs the measuring processes on one prepared folder."""
 
     def __init__(self, folder: Path, runs: int) -> None:
         self.folder, self.runs = folder, runs
@@ -73,11 +73,11 @@ class Bench:
         return self.run([sys.executable], "peers/levanter_dpo.py", str(self.folder))
 
     def easydel(self, engine: str) -> dict[str, Any]:
-        """`reference_seconds`: loading the model included."""
+        """`reference_seconds` includes loading the model."""
         return self.run([str(EASYDEL_PYTHON)], "peers/easydel_dpo.py", str(self.folder), EASYDEL[engine])
 
     def trl(self, engine: str) -> dict[str, Any]:
-        """As `ours_dpo.train`; `reference_seconds`: of all pairs, before."""
+        """As `ours_dpo.train`. `reference_seconds`: for all pairs, in advance."""
         cached, micro_batch = TRL[engine]
         options = {
             "batch_size": BATCH_SIZE,
@@ -106,7 +106,7 @@ class Bench:
         return self.easydel(engine) if engine in EASYDEL else self.trl(engine)
 
     def medians(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> dict[str, float]:
-        """Over the runs: `seconds` of a step, and what else the engine measures in seconds."""
+        """Over the runs: `seconds` of a step, and everything else that the engine measures in seconds."""
         found = []
         for _ in range(self.runs):
             found.append({key: value for key, value in measure().items() if key.endswith("seconds")})
@@ -127,8 +127,8 @@ def rows(bench: Bench, prepared: Mapping[str, float], engines: list[str]) -> Ite
             reference[engine] = found["reference_seconds"]
     targets = [Target(f">= {limit:g}x of", limit=limit, peer=engine) for engine, limit in LIMITS.items()]
     yield Row(f"step of {BATCH_SIZE} pairs, ours with a cached reference", {**online, **cached}, targets)
-    yield Row("the same, ours with the reference beside", online)
-    yield Row(f"cached reference of {prepared['pairs/pairs']:.0f} pairs, once, as it starts", reference)
+    yield Row("the same, ours with an online reference", online)
+    yield Row(f"cached reference of {prepared['pairs/pairs']:.0f} pairs, once, at the start", reference)
     yield Row("the same, ours with and without share_prefix", {"ours": cached["ours"], "unshared": ours("unshared")})
     yield Row("long prompts, with and without share_prefix", {"ours": ours("long"), "unshared": ours("long-unshared")})
 
@@ -137,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=ENGINES, metavar="ENGINE", default=ENGINES)
-    parser.add_argument("--data", type=Path, help="a JSON list of ShareGPT pairs; made up without it")
+    parser.add_argument("--data", type=Path, help="a JSON list of ShareGPT pairs; generated without it")
     given = parser.parse_args()
     pythons = {**dict.fromkeys(TRL, TRL_PYTHON), **dict.fromkeys(EASYDEL, EASYDEL_PYTHON)}
     engines = [name for name in given.only if name not in pythons or pythons[name].exists()]

@@ -1,12 +1,12 @@
-"""What the engine costs, beside marin-core's executor and redun, in one run: steps that do next to nothing.
+"""The overhead of the engine, compared with marin-core's executor and redun, in one run: steps that do almost nothing.
 
 python benchmarks/engine.py [--quick] [--runs 3] [--steps 1000]
 
-Every figure is of a fresh process, as a user has it, and the median of `--runs`. `make peers` builds `.peers`, in which
-the peers run; without it only our own side is measured. Each step writes one small file.
+Each figure is the median of `--runs` fresh processes, as a user starts them. `make peers` builds `.peers`, in which the
+peers run; without it, only our side is measured. Each step writes one small file.
 
-marin-core gets MARIN_PREFIX. Without it each of its steps asks, by DNS, for a cloud's metadata server, and where names
-resolve slowly that is all its time: `MARIN_PREFIX= python benchmarks/engine.py` measures it so.
+marin-core gets MARIN_PREFIX. Without it, each of its steps looks up a cloud's metadata server by DNS, which dominates
+if DNS is slow: `MARIN_PREFIX= python benchmarks/engine.py` measures that.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Bench:
         ]
 
     def ten_times_cached(self) -> Row:
-        """Ours only, imports left out: they would flatter the quotient."""
+        """Only ours, without imports: they would flatter the ratio."""
         seconds = []
         for steps in (self.steps, 10 * self.steps):
             run = partial(OURS.launch, self.prefix(), steps, "wide", "--backend", "inline")
@@ -133,7 +133,7 @@ class Bench:
         return Row(f"{self.steps:,} independent steps on Ray, each", {OURS.name: span / self.steps}, [target])
 
     def _span(self, engine: Engine, steps: int, shape: str) -> float:
-        """Seconds from the first step's output to the last one's: what it costs to start, Ray too, is left out."""
+        """Seconds from the first step's output to the last one's. Starting up, also Ray, is not counted."""
         prefix = self.prefix()
         engine.launch(prefix, steps, shape, *(("--max_concurrent", "2") if engine is OURS else ()))
         written = [path.stat().st_mtime for path in Path(prefix).rglob("number.txt")]
@@ -141,7 +141,7 @@ class Bench:
         return max(written) - min(written)
 
     def fingerprints(self) -> Row:
-        """A chain, as many users of its end as the DAG is wide, and one step that uses them all."""
+        """A chain, WIDE steps that use its end, and one step that uses all of these."""
         once, twice = (statistics.median(_fingerprint(n) for _ in range(self.runs)) for n in (1, 2))
         targets = [Target("< 2 s", 2.0), Target(f"linear: twice the DAG {twice / once:.1f}x", holds=twice < 2.5 * once)]
         return Row(f"fingerprint a DAG {DEEP} deep, {WIDE:,} wide", {OURS.name: once}, targets)

@@ -1,4 +1,4 @@
-"""Figures told as soon as they are known, so that a run that is cut off has told what it knew."""
+"""Reports figures as soon as they are known, so that an interrupted run has reported what it knew."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FILE = "CARD_FIGURES"
-"""Names the variable with the path of the file that lines are added to."""
+"""The variable with the path of the file to append lines to."""
 END = "CARD_END"
-"""Names the variable with the time, in seconds since the epoch, after which nothing new is begun."""
+"""The variable with the time, in seconds since the epoch, after which no new setting is started."""
 
 SHORTEST = 20.0
-"""Seconds that a setting takes at least: with less left none is begun."""
+"""The least seconds that a setting takes: with less time left, none is started."""
 DOES_NOT_FIT = 3
 """Exit code of a process whose setting needs more memory than there is."""
 
 
 def each_alone(what: str, settings: Sequence[str], command: Sequence[str]) -> None:
-    """Run `command` with each setting, A/B/COUNT, in a process of its own, so that peaks of memory are its own.
+    """Run `command` with each setting, A/B/COUNT, in its own process, so that peak memory is its own.
 
-    One that does not fit into memory is tried again with half of its count.
+    A setting that does not fit into memory is tried again with half its count.
     """
     for setting in settings:
         while True:
@@ -59,6 +59,6 @@ def told() -> list[Mapping[str, Any]]:
 
 
 def seconds_left() -> float:
-    """Until nothing new is to be begun; infinite where no end is set."""
+    """Until no new setting is to be started. Infinite if no end is set."""
     end = os.environ.get(END)
     return float("inf") if end is None else float(end) - time.time()

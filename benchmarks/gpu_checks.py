@@ -1,4 +1,4 @@
-"""Whether training computes on this machine's accelerator what it computes on a CPU in float32.
+"""Checks that training computes the same on this machine's accelerator as on a CPU in float32.
 
 python benchmarks/gpu_checks.py attention          loss and gradients, packed and not, by attention backend and type
 python benchmarks/gpu_checks.py prepare FOLDER     in FOLDER/checks and FOLDER/pairs: generated chats and pairs, their
@@ -90,7 +90,7 @@ def _backends() -> list[str]:
 
 
 def _packed() -> Any:
-    """All documents in the first row. The others are empty, so that one compiled function serves `_unpacked` too."""
+    """All documents in the first row. The others are empty, so that `_unpacked` can use the same compiled function."""
     rows = _empty_rows()
     rng, start = np.random.default_rng(0), 0
     for segment, size in enumerate(DOCUMENTS):
@@ -103,7 +103,7 @@ def _packed() -> Any:
 
 
 def _unpacked() -> Any:
-    """Each document of the packed row in a row of its own."""
+    """Each document of the packed row in its own row."""
     packed, rows = _packed(), _empty_rows()
     for row in range(len(DOCUMENTS)):
         place = np.flatnonzero(packed.segment_ids[0] == row)
@@ -148,11 +148,11 @@ def prepare(folder: str) -> None:
     make(f"{folder}/{CHECKS}", LENGTH, 40, 80)
     Path(folder, CHECKS, CPU_FIGURES).write_text(json.dumps(steps(f"{folder}/{CHECKS}")))
     make(f"{folder}/{PAIRS}", 1024, 120, 128)
-    Path(folder, PAIRS, "model/model.safetensors").unlink()  # of it the benchmarks need the config alone
+    Path(folder, PAIRS, "model/model.safetensors").unlink()  # the benchmarks only need its config
 
 
 def make(folder: str, length: int, words: int, count: int) -> None:
-    """`length`: tokens of a row, or of a pair's branch. `words`: the most that a turn has. `count`: of pairs."""
+    """`length`: tokens of a row, or of a pair's branch. `words`: the most in a turn. `count`: the number of pairs."""
     from marin_sft.data.data_configs import lm_mixture_data_config
     from marin_sft.data.mixture import MixtureConfig, mixture
     from marin_sft.data.tokenize import TokenizeConfig, tokenize

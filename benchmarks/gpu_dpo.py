@@ -3,8 +3,8 @@
 python benchmarks/gpu_dpo.py FOLDER BACKEND/RECOMPUTE/PAIRS... [--steps 8] [--tiny]
 
 FOLDER/pairs is what `gpu_checks.py prepare` made: pairs, and log-probabilities of a small reference. The policy is the
-model of gpu_sft.py. Its weights are not the reference's, so the losses mean nothing: what is timed is the step, with
-the pairs packed as `dpo` packs them. Tokens are those of the packed rows.
+model of gpu_sft.py. Its weights are not the reference's, so the losses are meaningless: only the step is
+timed, with the pairs packed as `dpo` packs them. Tokens are those of the packed rows.
 """
 
 from __future__ import annotations

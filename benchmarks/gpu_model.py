@@ -1,4 +1,4 @@
-"""A model of random weights on this machine's accelerators, and the time that its training steps take."""
+"""Times training steps of a model with random weights on this machine's accelerators."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Result:
 
 
 def packed_rows(count: int, length: int, vocabulary: int, mean: int, seed: int) -> Rows:
-    """Full rows of documents of about `mean` tokens; of each document the second half is trained."""
+    """Full rows of documents of about `mean` tokens. The second half of each document is trained."""
     rng = np.random.default_rng(seed)
     rows = Rows(
         rng.integers(0, vocabulary, (count, length), np.int32),
@@ -116,12 +116,12 @@ def measure(
     steps: int,
     profile: Path | None = None,
 ) -> Result:
-    """Train on the batches in turn, the host one step ahead as in our loop, and time steps from end to end.
+    """Train on the batches in turn, with the host one step ahead as in our loop, and time steps from end to end.
 
-    `tokens`: of a batch, on average. `profile`: a folder for a profile of further steps; None: none is taken.
+    `tokens`: of a batch, on average. `profile`: a folder for a profile of more steps. None: no profile.
 
     Raises:
-        JaxRuntimeError: where it does not fit into memory.
+        JaxRuntimeError: it does not fit into memory.
     """
     with trainer_and_state(shape, vocabulary, options) as (trainer, state):
         batches = [levanter_trainer.to_devices(trainer, arrays) for arrays in host_batches]

@@ -7,9 +7,9 @@ the device), what the backward pass recomputes ("none", or a value of `gradient_
 step over all devices. levanter/RECOMPUTE/ROWS is the step of Levanter's own Trainer, with its loss and its defaults.
 
 A Llama of 1.2 billion random parameters (the shape of Llama 3.2 1B), bfloat16 forward and backward, float32 weights and
-AdamW; packed rows of 4096 tokens of documents of 400 tokens on average, half of each trained. Nothing is read or
-written: what is timed is the training step that `sft` takes. Each setting is a process of its own, so that peaks of
-memory are its own, and its figures are told as soon as they are known.
+AdamW; packed rows of 4096 tokens of documents of 400 tokens on average, half of each trained. Only the training step of
+`sft` is timed; nothing is read or written. Each setting runs in its own process, so that peak memory is its own, and
+its figures are printed as soon as they are known.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def ours(shape: Any, vocabulary: int, backend: str, recompute: str, rows: int, s
 
 
 def levanter(shape: Any, vocabulary: int, recompute: str, rows: int, steps: int) -> Any:
-    """Levanter's Trainer with its own step and loss. It waits for each step's loss before it begins the next."""
+    """Levanter's Trainer with its own step and loss. It waits for the loss of a step before it starts the next."""
     import haliax as hax
     import jax
     import jmp

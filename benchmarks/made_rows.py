@@ -1,6 +1,6 @@
-"""Rows made up from seeded text, so that a benchmark needs no files: chats, Alpaca rows and preference pairs.
+"""Rows generated from seeded text, so that a benchmark needs no files: chats, Alpaca rows and preference pairs.
 
-Words follow a power law, as in any language. Lengths are log-normal, with the means of published data sets.
+Words follow a power law, as in natural language. Lengths are log-normal, with the means of published datasets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SYLLABLES = "ba con der est fi gra hou ing ju ka lo ment nor ou pre que ri st ta
 
 
 class Writer:
-    """Text of a fixed vocabulary; the same seed writes the same text."""
+    """Text of a fixed vocabulary. The same seed gives the same text."""
 
     def __init__(self, seed: int = 0) -> None:
         self.dice = random.Random(seed)

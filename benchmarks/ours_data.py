@@ -1,8 +1,8 @@
-"""One measured piece of data work in a process of its own: what it took and how large the process grew, as JSON.
+"""Measures one piece of data work in its own process: time and peak memory, as JSON.
 
 ours_data.py REPORT tokenize ROWS.jsonl TOKENIZER OUTPUT     rows to a committed token cache, in this process
 ours_data.py REPORT workers ROWS.jsonl TOKENIZER OUTPUT      the same, spread over two workers on Ray
-ours_data.py REPORT beside ROWS.jsonl TOKENIZER              the first, and the same text through `tokenizers` alone
+ours_data.py REPORT beside ROWS.jsonl TOKENIZER              both the first and the `tokenizers` library alone
 ours_data.py REPORT loader TOKENIZED TOKENIZER OUTPUT        training steps of the quickstart's size
 """
 
@@ -25,15 +25,15 @@ SEQ_LEN, BATCH_SIZE, WARM, STEPS = 128, 16, 5, 60
 
 
 def tokenize(rows: str, tokenizer: str, output: str) -> dict[str, float]:
-    """Imports are no part of the work: a few rows go first."""
+    """Process a few rows first, so that imports are not counted."""
     _tokenize(rows, tokenizer, f"{output}-warm", first=100)
     return _tokenize(rows, tokenizer, output)
 
 
 def workers(rows: str, tokenizer: str, output: str) -> dict[str, float]:
-    """`fixed_cpu` and `shard_cpu` are this process's alone: what it costs to drive a step, and each shard of it.
+    """`fixed_cpu` and `shard_cpu` are the CPU time of this process: to drive a step, and per shard.
 
-    They are the line through a step of two shards and one of all rows.
+    They come from a line through a step of two shards and one of all rows.
     """
     from marin_sft.data.token_cache import ROWS_PER_SHARD, TokenCache
     from marin_sft.execution.ray_backend import RayBackend
@@ -65,7 +65,7 @@ def _tokenize(rows: str, tokenizer: str, output: str, first: int | None = None) 
 
 
 def beside(rows: str, tokenizer: str) -> dict[str, float]:
-    """`tokenize_rows` in this process: ours, and `tokenizers` on the same text."""
+    """`tokenize_rows` in this process: ours, then `tokenizers` on the same text."""
     from tokenize_rows import measure
 
     measured = measure(tokenizer, rows)
@@ -78,7 +78,7 @@ def beside(rows: str, tokenizer: str) -> dict[str, float]:
 
 
 def loader(tokenized: str, tokenizer: str, output: str) -> dict[str, float]:
-    """How long training steps take, and how long each of them waits for its batch."""
+    """How long training steps take, and how long each waits for its batch."""
     import jax
     import optax
 

@@ -1,9 +1,9 @@
-"""What our DPO takes on pairs of a prepared folder, in a process of its own, as JSON.
+"""Times our DPO on pairs of a prepared folder, in its own process, as JSON.
 
 ours_dpo.py REPORT prepare FOLDER PAIRS.json    rows, tokenizer, model, tokens and mixture, for all engines
 ours_dpo.py REPORT train FOLDER MODE            whole training steps; MODE is one of MODES
 
-A folder holds the pairs as they are, and `long`: those whose prompt makes most of the tokens.
+A folder holds all pairs, and `long`: the pairs whose prompt has most of the tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 SEQ_LEN, BATCH_SIZE, STEPS = 1024, 8, 8
-WARM = STEPS  # all batches come twice: what is measured is compiled
+WARM = STEPS  # all batches come twice, so that all shapes are compiled before the measurement
 LONG_STEPS = 4
 LEARNING_RATE = 1e-5
 SHAPE = {"hidden_dim": 256, "intermediate_dim": 512, "num_layers": 8, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64}
@@ -178,7 +178,7 @@ def train(folder: str, mode: str) -> dict[str, Any]:
 
 
 def _rows(config: Any) -> dict[str, Any]:
-    """How full the rows of the measured steps were, and how many of their tokens targets."""
+    """How full the rows of the measured steps were, and how many of their tokens were targets."""
     from marin_sft.data.batches.pair_batches import PairBatches
     from marin_sft.data.packing.packed_mixture import PackedMixture
 

@@ -30,7 +30,7 @@ def trivial(config: TrivialConfig) -> None:
 
 
 def make_steps(count: int, shape: str, first: ExecutorStep | None = None) -> list[ExecutorStep]:
-    """All of a wide DAG use `first`; of a chain, the first does."""
+    """In a wide DAG, all steps use `first`; in a chain, only the first one does."""
     steps: list[ExecutorStep] = []
     for i in range(count):
         upstream = steps[-1] if steps and shape == "chain" else first

@@ -1,4 +1,4 @@
-"""What our supervised fine-tuning takes on rows of a prepared folder, in a process of its own, as JSON.
+"""Times our supervised fine-tuning on rows of a prepared folder, in its own process, as JSON.
 
 ours_sft.py REPORT prepare FOLDER ROWS.jsonl    tokenizer, model, token cache and packed rows, for all engines
 ours_sft.py REPORT train FOLDER STEPS           training steps in the loop, logging and data included
@@ -73,7 +73,7 @@ def _batches(folder: str) -> Any:
 
 
 def train(folder: str, steps: str) -> dict[str, float]:
-    """`seconds` from the end of a step to that of the next; `idle`: those of them in which no step was under way."""
+    """`seconds` from the end of one step to the end of the next. `idle`: the part of them in which no step ran."""
     import jax
 
     from marin_sft.training import sft, train_run
@@ -103,7 +103,7 @@ def train(folder: str, steps: str) -> dict[str, float]:
         ended.append(time.perf_counter())
 
     def timed(*given: Any) -> Any:
-        """The run's own step, with another thread that waits for its end."""
+        """The step of the run, with another thread that waits for its end."""
         take_step = step_function(*given)
 
         def step(state: Any, batch: Any) -> Any:

@@ -36,7 +36,7 @@ def write_model(folder: Path, family: str) -> str:
 
 
 def run_trl(script: str, *arguments: str) -> Any:
-    """What a script of `peers` writes, as JSON, to the path that it is given after `arguments`."""
+    """The JSON that a script of `peers` writes to the path it is given after `arguments`."""
     report = Path(arguments[0]).with_suffix(".trl.json")
     command = [str(TRL_PYTHON), str(HERE / "peers" / script), *arguments, str(report)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -47,11 +47,11 @@ def run_trl(script: str, *arguments: str) -> Any:
 
 def require_trl() -> None:
     if not TRL_PYTHON.exists():
-        sys.exit(f"no {TRL_PYTHON}: TRL runs there; build it with `make peers-trl`")
+        sys.exit(f"no {TRL_PYTHON}, in which TRL runs; build it with `make peers-trl`")
 
 
 def verdict(worst: float, of_what: str) -> int:
-    """Print whether it holds; the exit code."""
+    """Print whether it holds, and return the exit code."""
     holds = worst <= TOLERANCE
     print(f"\nlargest difference of {of_what} {worst:.1e}, allowed {TOLERANCE:.0e}: {'ok' if holds else 'FAILED'}")
     return 0 if holds else 1

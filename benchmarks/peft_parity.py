@@ -1,9 +1,9 @@
-"""Our LoRA beside PEFT's: losses of training from one adapter, and logits of the adapter that our training ends with.
+"""Compares our LoRA with PEFT's: training losses from the same adapter, and logits of the adapter after our training.
 
 python benchmarks/peft_parity.py [--steps 5]
 
 LoRA, rsLoRA and DoRA on a small Llama and a small Qwen 2, fp32: AdamW, constant rate, clipped gradients, the same rows.
-Exits with 1 if a loss or a logit differs by more than 1e-4, or if PEFT saves tensors of other names than we do.
+Exits with 1 if a loss or a logit differs by more than 1e-4, or if PEFT gives its tensors other names than we do.
 `make peers-peft` builds `.peers-peft`, in which PEFT runs.
 """
 
@@ -42,7 +42,7 @@ OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Rows:
-    """int[step, row, token], a document a row: what `marin_sft.training.sft.train` takes for batches."""
+    """int[step, row, token], one document per row, as batches for `marin_sft.training.sft.train`."""
 
     tokens: np.ndarray
     rows_per_epoch: int = 64
@@ -130,7 +130,7 @@ def stored_names(adapter: Path) -> list[str]:
 
 
 def compare(folder: Path, model: str, name: str, rows: Rows) -> float:
-    """Print the differences; the largest."""
+    """Print the differences, and return the largest."""
     start, output, report = (folder / part for part in ("start", "output", "report"))
     write_start(model, VARIANTS[name], start)
     losses, logits = ours(model, start, rows, output)
@@ -151,7 +151,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=5)
     steps = parser.parse_args().steps
     if not PYTHON.exists():
-        sys.exit(f"no {PYTHON}: PEFT runs there; build it with `make peers-peft`")
+        sys.exit(f"no {PYTHON}, in which PEFT runs; build it with `make peers-peft`")
     with tempfile.TemporaryDirectory() as temporary:
         rows = Rows(np.random.default_rng(0).integers(6, len(WORDS), (steps, 4, 24)).astype(np.int32))
         worst = 0.0

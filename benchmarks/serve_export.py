@@ -1,11 +1,10 @@
-"""Whether an export serves the same in transformers 4 and 5.
+"""Checks that an export gives the same results in transformers 4 and 5.
 
 make peers-transformers5
 .venv/bin/python benchmarks/serve_export.py EXPORT [--ask "2 + 2 = ?"]
 
-Loads the directory in both, each in a process of its own, and compares: the rope and the dtype read, logits, the chat
-template's text and ids, the ids of awkward texts, and greedy answers, which have to end by themselves. Exit code 1 when
-anything differs.
+Loads the directory in both, each in its own process, and compares rope and dtype, logits, the text and ids of the chat
+template, the ids of unusual texts, and greedy answers, which must stop by themselves. Exits with 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 INTERPRETERS = {"4": ROOT / ".venv/bin/python", "5": ROOT / ".peers-transformers5/bin/python"}
 LOGIT_TOLERANCE = 1e-4  # both compute in float32
 POSITIONS, MAX_NEW_TOKENS = 48, 256
-# White space, what normalizing joins, digits, what lies outside of any vocabulary, contractions, tokens within text.
+# Whitespace, normalization, digits, text outside of any vocabulary, contractions, special tokens within text.
 TEXTS = [
     "  two  spaces\n\n\tand a tab ",
     "l'\u00e9te\u0301 12345 \u4e2d\U0001f600",
@@ -33,7 +32,7 @@ TEXTS = [
 
 
 def report(path: str, question: str) -> dict[str, Any]:
-    """What the transformers of this process makes of the export at `path`."""
+    """The results for the export at `path` with the transformers of this process."""
     import torch
     import transformers
 
@@ -66,14 +65,14 @@ def report(path: str, question: str) -> dict[str, Any]:
 
 
 def _inverse_frequencies(model: Any) -> list[list[float]]:
-    """What came of the rope fields, whichever were read: the different ones, as layers and versions repeat them."""
+    """The distinct values of the rope fields, which layers and versions repeat."""
     found = {tuple(buffer.tolist()) for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     return [list(frequencies) for frequencies in sorted(found)]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What transformers 4 (`old`) and 5 (`new`) made of an export; `difference`: the largest one of logits."""
+    """Results for an export in transformers 4 (`old`) and 5 (`new`). `difference`: the largest one of logits."""
 
     old: dict[str, Any]
     new: dict[str, Any]
@@ -81,7 +80,7 @@ class Comparison:
 
     @property
     def differs(self) -> list[str]:
-        """The names of what differs, other than logits."""
+        """The names of the results that differ, other than logits."""
         return [key for key in self.old if key != "transformers" and self.old[key] != self.new[key]]
 
     @property
@@ -89,7 +88,7 @@ class Comparison:
         return bool(self.old["stopped"])
 
     def good_but_for(self, names: Sequence[str] = ()) -> bool:
-        """Whether just `names` differ."""
+        """Whether exactly `names` differ."""
         return self.differs == list(names) and self.difference <= LOGIT_TOLERANCE and self.stopped
 
     def details(self) -> list[str]:
@@ -104,7 +103,7 @@ def compare(export: str, question: str) -> Comparison:
 
 def _in(python: Path, export: str, question: str) -> dict[str, Any]:
     if not python.exists():
-        raise SystemExit(f"{python} is not there; run: make env-dev peers-transformers5")
+        raise SystemExit(f"no {python}; run: make env-dev peers-transformers5")
     command = [str(python), __file__, export, "--ask", question, "--report"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

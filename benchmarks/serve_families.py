@@ -1,11 +1,11 @@
-"""Whether the export of every family, and of models as people publish them, serves the same in transformers 4 and 5.
+"""Checks that exports of every family, and of published models, give the same results in transformers 4 and 5.
 
 make peers-transformers5
 .venv/bin/python benchmarks/serve_families.py [--only PATTERN] [--keep FOLDER]
 
 For each family: a small random model with a tokenizer of the family's kind is fine-tuned on a few questions until it
-answers, exported, and compared as `serve_export.py` does. So is each release of `tests/published/releases.py`, by its
-name there. Exit code 1 when anything differs that the export does not tell of
+answers, exported, and compared as in `serve_export.py`. So is each release of `tests/published/releases.py`, by its
+name there. Exits with 1 if anything differs that the export does not announce
 (`marin_sft.export.tokenizer_files.limits`).
 """
 
@@ -40,8 +40,8 @@ LLAMA3_ROPE = {
 
 @dataclass(frozen=True)
 class Family:
-    """`config`: class of the config in transformers. `tokenizer`, `template`: of `tiny_tokenizers`. `told`: what the
-    export says will differ in transformers 5."""
+    """`config`: class of the config in transformers. `tokenizer`, `template`: from `tiny_tokenizers`. `told`: what the
+    export announces as different in transformers 5."""
 
     config: str
     tokenizer: Callable[[], Any]
@@ -120,7 +120,7 @@ def fine_tuned(folder: Path, base: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="families whose names match this pattern")
-    parser.add_argument("--keep", type=Path, help="a new folder to leave everything in")
+    parser.add_argument("--keep", type=Path, help="a new folder in which to keep everything")
     arguments = parser.parse_args()
     chosen = fnmatch.filter([*FAMILIES, *releases.RELEASES], arguments.only)
     lines = []

@@ -1,4 +1,4 @@
-"""Object stores on loopback that answer late, for `engine.py`: the tests' GCS server, and an S3 for reads."""
+"""Slow object stores on loopback for `engine.py`: the tests' GCS server, and an S3 server for reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 
 @dataclass
 class Bucket:
-    """An empty bucket. `environment` leads another process to its server; `requests` counts those answered."""
+    """An empty bucket. `environment` points another process to its server. `requests` counts answered requests."""
 
     url: str
     environment: dict[str, str]
@@ -32,7 +32,7 @@ class Bucket:
         time.sleep(self.latency)
 
     def upload(self, folder: Path) -> None:
-        """Lay out below the bucket what lies below a local folder."""
+        """Copy the content of a local folder to the bucket."""
         files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda path: self.put(path.relative_to(folder).as_posix(), path.read_bytes()), files))
@@ -55,7 +55,7 @@ def gcs_bucket() -> Iterator[Bucket]:
 
 
 def _tests_module(name: str) -> Any:
-    """By its file: a dependency of ours installs a package `tests` of its own."""
+    """Loaded by file name, as a dependency installs its own package `tests`."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tests" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -65,7 +65,7 @@ def _tests_module(name: str) -> Any:
 
 @contextlib.contextmanager
 def s3_bucket() -> Iterator[Bucket]:
-    """Reads only, as S3 answers them. moto's server needs 4 ms of CPU a call: it, not the client, would be measured."""
+    """Answers reads like S3. moto's server takes 4 ms of CPU per call, and would be measured instead of the client."""
     objects: dict[str, bytes] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -84,7 +84,7 @@ def s3_bucket() -> Iterator[Bucket]:
 
         def send(self, status: int, body: bytes) -> None:
             head = f'HTTP/1.1 {status} -\r\nContent-Length: {len(body)}\r\nETag: "0"\r\n\r\n'
-            self.wfile.write(head.encode() + body)  # at once: in two packets it would wait for an acknowledgement
+            self.wfile.write(head.encode() + body)  # in one packet: two would wait for an acknowledgement
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -100,7 +100,7 @@ def s3_bucket() -> Iterator[Bucket]:
 
 
 def _listing(keys: list[str], query: dict[str, str]) -> bytes:
-    """The answer to ListObjectsV2: the sorted `keys` that begin with the prefix, all on one page."""
+    """The response to ListObjectsV2: the sorted `keys` that begin with the prefix, on one page."""
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter")
     found: list[str] = []
     folders: list[str] = []

@@ -1,12 +1,12 @@
-"""What a step of supervised fine-tuning takes, beside TRL's and Levanter's own trainer, in one run.
+"""The speed of supervised fine-tuning, compared with TRL's and Levanter's own trainers, in one run.
 
 python benchmarks/sft.py [--data alpaca.json] [--runs 3] [--steps 8] [--json]
 
-All train the same model of 6.8 million random parameters in float32 on the same dialogues of at most 512 tokens, of
-which a step takes as many on average: packed into 8 rows, or 21 dialogues padded to the longest. What is compared is
-trained tokens per second once it is compiled; padding and prompts do not count. TRL runs in `.peers-trl` (`make
-peers-trl`), in four settings, of which the best one counts; Levanter's Trainer with its own loss and data loader on
-our packed rows. Without `--data` the dialogues are made up.
+All train the same model of 6.8 million random parameters in float32 on the same dialogues of at most 512 tokens, with
+about as many dialogues per step: packed into 8 rows, or 21 dialogues padded to the longest. The result is trained
+tokens per second after compilation; padding and prompts do not count. TRL runs in `.peers-trl` (`make peers-trl`), and
+the best of four settings counts. Levanter's Trainer runs with its own loss and data loader on our packed rows. Without
+`--data`, dialogues are generated.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Bench:
     trl_steps: int
 
     def measure(self) -> dict[str, Figures]:
-        """Medians over runs, by engine; what all engines train on is "prepared". Engines take turns."""
+        """Medians over runs, by engine; "prepared" is what all of them train on. Engines take turns."""
         prepared = self.ours("prepare", str(self.folder), str(self.rows))
         engines: dict[str, Callable[[], Figures]] = {
             "ours": lambda: self.ours("train", str(self.folder), str(self.steps)),
@@ -80,7 +80,7 @@ class Bench:
 
 
 def write_rows(data: Path | None, path: Path) -> None:
-    """Rows of instruction, input and output as chats, which TRL takes too."""
+    """Rows of instruction, input and output as chats, which TRL also reads."""
     with path.open("w") as file:
         for row in alpaca_rows() if data is None else json.loads(data.read_text()):
             asked = "\n\n".join(filter(None, (row["instruction"], row.get("input"))))
@@ -89,7 +89,7 @@ def write_rows(data: Path | None, path: Path) -> None:
 
 
 def compared(found: dict[str, Figures]) -> dict[str, tuple[float | None, bool | None]]:
-    """What is aimed at, the figure, and whether it holds; None: not measured."""
+    """The target, the figure, and whether it holds. None: not measured."""
     ours, mine = found["ours"], speed(found["ours"])
     theirs = [speed(found[name]) for setting in SETTINGS if (name := f"TRL {setting}") in found]
     trl = mine / max(theirs) if theirs else None
@@ -110,7 +110,7 @@ def speed(figures: Figures) -> float:
 
 
 def utilisation(found: dict[str, Figures]) -> float:
-    """FLOPs that the model needs, without what is computed for padding, by those of a large product in the time."""
+    """FLOPs that the model needs, without padding, relative to those of a large matrix product in the same time."""
     from ours_sft import SEQ_LEN, SHAPE
 
     from marin_sft.training.metrics.throughput import flops_per_token
@@ -140,10 +140,10 @@ def table_rows(found: dict[str, Figures]) -> list[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a JSON list of Alpaca rows; made up without it")
+    parser.add_argument("--data", type=Path, help="a JSON list of Alpaca rows; generated without it")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="measured steps of a run")
-    parser.add_argument("--trl_steps", type=int, default=3, help="of TRL's, which take longer")
+    parser.add_argument("--trl_steps", type=int, default=3, help="measured steps of TRL, which take longer")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     load = os.getloadavg()[0]

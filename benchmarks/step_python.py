@@ -1,4 +1,4 @@
-"""The Python that a training step of ours runs in."""
+"""The Python that our training steps run in."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from marin_sft.execution.ray_backend import fresh_process_variables
 
 STEP_PYTHON = ["env", *(f"{name}={value}" for name, value in fresh_process_variables({"CPU"}).items()), sys.executable]
-"""Of a command: this one, with the environment that the worker of such a step has."""
+"""The command prefix for this Python, with the environment of the worker of such a step."""

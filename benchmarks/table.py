@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Target:
-    """At most `limit` seconds; with a `peer`, at least `limit` times faster than it. Or whatever `holds` says."""
+    """At most `limit` seconds; with a `peer`, at least `limit` times faster than it. Or what `holds` says."""
 
     text: str
     limit: float = 0.0
@@ -27,7 +27,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """`seconds` by engine; "ours" is always there."""
+    """`seconds` by engine. "ours" is always present."""
 
     work: str
     seconds: dict[str, float]
@@ -45,7 +45,7 @@ class Row:
 
 
 def print_table(engines: list[str], rows: Iterable[Row]) -> None:
-    """Line by line, as they come: a run takes minutes."""
+    """Line by line, as rows arrive: a run takes minutes."""
     print(_line(["work", *engines, "targets"]))
     print(_line(["---"] * (len(engines) + 2)))
     for row in rows:

@@ -1,4 +1,4 @@
-"""Chat rows to a token cache with one worker, against the bare tokenizer on the same text.
+"""Chat rows to a token cache with one worker, compared with the bare tokenizer on the same text.
 
     python benchmarks/tokenize_rows.py [--tokenizer DIRECTORY] [--data FILE] [--rows N]
 
@@ -24,7 +24,7 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of the best of several rounds each, taken in turn: the tokenize step, and `encode_batch_fast`."""
+    """Seconds of the best of several alternating rounds: the tokenize step, and `encode_batch_fast`."""
 
     rows: int
     tokens: int
@@ -33,7 +33,7 @@ class Measured:
 
     @property
     def ratio(self) -> float:
-        """Rate of the step to that of the bare tokenizer."""
+        """The speed of the step relative to the bare tokenizer."""
         return self.tokenizer_seconds / self.step_seconds
 
     def text(self) -> str:
@@ -85,7 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", help="a directory")
     parser.add_argument("--data", help="a JSON-lines file of messages rows")
-    parser.add_argument("--rows", type=int, default=4000, help="how many are made without --data")
+    parser.add_argument("--rows", type=int, default=4000, help="how many to generate without --data")
     arguments = parser.parse_args()
     from marin_sft.data.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 

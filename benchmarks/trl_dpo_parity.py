@@ -1,16 +1,16 @@
-"""The first steps of our DPO beside TRL's, on the same checkpoint, preference pairs and hyper-parameters.
+"""Compares the first steps of our DPO with TRL's, on the same checkpoint, preference pairs and hyperparameters.
 
 python benchmarks/trl_dpo_parity.py [--only CASE ...]
 
 Both tokenize the pairs themselves, with the chat template of the checkpoint: fp32, AdamW without decay, constant rate,
 clipped gradients, pairs in order, two micro-batches a step, which TRL pads and we pack. Each case is a loss or an
-option; all are run on the first architecture, `sigmoid` on the other one too. The largest differences from TRL over all
-steps are printed, relative where a figure is above 1. Exits with 1 if one is above 1e-4. `make peers-trl` builds
+option. All run on the first architecture, and `sigmoid` also on the other one. Prints the largest differences from TRL
+over all steps, relative for figures above 1. Exits with 1 if one is above 1e-4. `make peers-trl` builds
 `.peers-trl`, in which TRL runs.
 
-Left out: `simpo`, a loss of another trainer. Compared on one micro-batch: `sft`, in TRL a mean over the tokens of a
-micro-batch, for us of the batch; and the AOT losses, which sort the pairs of a micro-batch: TRL cuts a batch in order,
-we into parts of about equal length.
+Left out: `simpo`, a loss of another trainer. Compared on one micro-batch: `sft`, which is a mean over the tokens of a
+micro-batch in TRL and of the batch here; and the AOT losses, which sort the pairs of a micro-batch: TRL splits a batch
+in order, we split it into parts of about equal length.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ Figures = Mapping[str, list[float]]
 
 @dataclass(frozen=True)
 class Case:
-    """`fields` of our DPOConfig that TRL's calls the same. `online`: with the reference held beside, not computed
-    before."""
+    """`fields` of our DPOConfig that have the same name in TRL's. `online`: the reference is held in memory, not
+    precomputed."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 3
@@ -111,7 +111,7 @@ def pair_rows(count: int) -> list[dict[str, Any]]:
 
 
 class Ours:
-    """Our step functions on one checkpoint; tokens and reference are made once for all cases."""
+    """Our step functions on one checkpoint. Tokens and reference are made once for all cases."""
 
     def __init__(self, rows: Path, model: str) -> None:
         from marin_sft.data.data_configs import lm_mixture_data_config
@@ -163,7 +163,7 @@ class Ours:
 
 
 def differences(mine: Figures, theirs: Figures) -> dict[str, float]:
-    """The largest of each figure over the steps, relative to TRL's where that is above 1."""
+    """The largest difference of each figure over the steps, relative to TRL's if that is above 1."""
     found = {}
     for name in FIGURES:
         got, expected = np.array(mine[name]), np.array(theirs[name])
@@ -187,7 +187,7 @@ def main() -> int:
         rows = folder / "rows.jsonl"
         write_rows(rows, pair_rows(OPTIONS["batch_size"] * max(case.steps for case in cases.values())))
         for family in FAMILIES:
-            if family != FAMILIES[0]:  # losses do not know of it
+            if family != FAMILIES[0]:  # losses do not have this option
                 cases = {name: case for name, case in cases.items() if name.startswith("sigmoid")}
             model = write_model(folder, family)
             options = {**OPTIONS, "cases": {name: case.of_trl() for name, case in cases.items()}}

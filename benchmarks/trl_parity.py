@@ -1,4 +1,4 @@
-"""The first losses and gradient norms of our SFT beside TRL's, on the same checkpoint, chat rows and hyper-parameters.
+"""Compares the first losses and gradient norms of our SFT with TRL's, on the same checkpoint, rows and hyperparameters.
 
 python benchmarks/trl_parity.py [--steps 8]
 
@@ -78,7 +78,7 @@ def ours(folder: Path, model: str, options: dict[str, Any]) -> Figures:
 
 
 def print_figures(family: str, mine: Figures, theirs: Figures) -> float:
-    """Both columns, step by step; the largest difference of losses."""
+    """Print both columns, step by step, and return the largest difference of losses."""
     print(f"\n{family:<10} {'ours':>10} {'TRL':>10} {'difference':>10}   gradient norm {'ours':>8} {'TRL':>8}")
     differences = []
     columns = (mine["loss"], theirs["loss"], mine["grad_norm"], theirs["grad_norm"])

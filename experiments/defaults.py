@@ -1,3 +1,3 @@
-"""Marin's place for the usual steps: see `marin_sft.recipes.defaults`."""
+"""The usual steps under Marin's module name: see `marin_sft.recipes.defaults`."""
 
 from marin_sft.recipes.defaults import *  # noqa: F403

@@ -4,7 +4,7 @@
     python marin_sft/run/ray_run.py --env_vars HF_TOKEN -- python experiments/exp606_sft.py
     MARIN_SFT_SCALE=tiny python experiments/exp606_sft.py     # see scale.py
 
-Makes `checkpoints/llama3.1_tulu_sft_seed0`, in it `hf/step-N` every 500 steps, and at the end `hf/llama3.1_tulu_sft`.
+Writes `checkpoints/llama3.1_tulu_sft_seed0`, with `hf/step-N` every 500 steps, and at the end `hf/llama3.1_tulu_sft`.
 """
 
 from marin_sft import executor_main
@@ -23,7 +23,7 @@ instruction_dataset = get_instruction_dataset("allenai/tulu-v2-sft-mixture", spl
 tokenization_step = default_tokenize(
     name="tulu_v2_sft",
     dataset=instruction_dataset / "**/*.jsonl.gz",
-    # The base model's vocabulary, with the chat template that the base model's own tokenizer lacks.
+    # The vocabulary of the base model, with a chat template, which the base model's tokenizer lacks.
     tokenizer=llama_3_1_8b_instruct_tokenizer,
     format=ChatLmDatasetFormat(input_field="user", output_field="assistant"),
 )

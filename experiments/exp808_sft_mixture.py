@@ -1,4 +1,4 @@
-"""SFT on a mixture: Llama 3.1 8B on nine instruction and reasoning datasets, each as often as it has documents.
+"""SFT on a mixture: Llama 3.1 8B on nine instruction and reasoning datasets, weighted by their numbers of documents.
 
     python experiments/exp808_sft_mixture.py --dry_run
     python marin_sft/run/ray_run.py --env_vars HF_TOKEN -- python experiments/exp808_sft_mixture.py
@@ -6,7 +6,7 @@
         --force_run '["tokenized/smoltalk"]'
     MARIN_SFT_SCALE=tiny python experiments/exp808_sft_mixture.py     # see scale.py
 
-Makes `checkpoints/llama3.1_mixture_total_seed0`, in it `hf/step-N` every 500 steps, and at the end
+Writes `checkpoints/llama3.1_mixture_total_seed0`, with `hf/step-N` every 500 steps, and at the end
 `hf/llama3.1_mixture_total`.
 """
 
@@ -21,7 +21,7 @@ from marin_sft.steps import export
 
 NAME = "llama3.1_mixture_total"
 THREE_EPOCHS = 19086
-"""Training steps, as Marin's run has them: three times through packed rows of all nine datasets."""
+"""Training steps, as in Marin's run: three epochs over packed rows of all nine datasets."""
 
 DATASETS = {
     "acecode_89k": "TIGER-Lab/AceCode-89K",

@@ -4,10 +4,10 @@
     python marin_sft/run/ray_run.py --env_vars HF_TOKEN -- python experiments/exp_dpo_orpo_mix_qwen3_14b.py
     MARIN_SFT_SCALE=tiny python experiments/exp_dpo_orpo_mix_qwen3_14b.py     # see scale.py
 
-Chosen and rejected are whole dialogues: their prompt is what they have in common. The reference is the model that
-training begins with; its log-probabilities are computed once, by `reference_logprobs/...`.
+Chosen and rejected are whole dialogues: their prompt is what they have in common. The reference is the base model; its
+log-probabilities are computed once, by `reference_logprobs/...`.
 
-Makes `checkpoints/qwen3_14b_orpo_dpo_mix_seed0`, in it `hf/step-N` every 1000 steps, and at the end
+Writes `checkpoints/qwen3_14b_orpo_dpo_mix_seed0`, with `hf/step-N` every 1000 steps, and at the end
 `hf/qwen3_14b_orpo_dpo_mix`.
 """
 

@@ -4,8 +4,8 @@
     python marin_sft/run/ray_run.py --env_vars HF_TOKEN -- python experiments/exp_sft_alpaca_lora.py
     MARIN_SFT_SCALE=tiny python experiments/exp_sft_alpaca_lora.py     # see scale.py
 
-Makes `checkpoints/qwen2.5_1.5b_alpaca_lora_seed0`, in it `adapter`, which PEFT loads, `model`, base and adapter in one,
-and `hf/step-N` every 1000 steps; at the end `hf/qwen2.5_1.5b_alpaca_lora`, the whole model to serve.
+Writes `checkpoints/qwen2.5_1.5b_alpaca_lora_seed0`, with `adapter` for PEFT, `model`, in which the adapter is merged,
+and `hf/step-N` every 1000 steps. At the end, it writes `hf/qwen2.5_1.5b_alpaca_lora`, the whole model to serve.
 """
 
 from marin_sft import executor_main

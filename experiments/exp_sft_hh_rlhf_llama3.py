@@ -4,9 +4,9 @@
     python marin_sft/run/ray_run.py --env_vars HF_TOKEN -- python experiments/exp_sft_hh_rlhf_llama3.py
     MARIN_SFT_SCALE=tiny python experiments/exp_sft_hh_rlhf_llama3.py     # see scale.py
 
-The column `chosen` is trained as plain text, packed, without a chat template; the held-out file is validated on.
+The column `chosen` is trained as plain text, packed, without a chat template. The held-out file is for validation.
 
-Makes `checkpoints/llama3.1_hh_rlhf_seed0`, in it `hf/step-N` every 500 steps, and at the end `hf/llama3.1_hh_rlhf`.
+Writes `checkpoints/llama3.1_hh_rlhf_seed0`, with `hf/step-N` every 500 steps, and at the end `hf/llama3.1_hh_rlhf`.
 """
 
 from marin_sft import ExecutorStep, executor_main
@@ -27,7 +27,7 @@ DATASET_ID = "Anthropic/hh-rlhf"
 
 
 def tokenized(name: str, split: str, is_validation: bool = False) -> ExecutorStep[TokenizeConfig]:
-    """A split of `helpful-base`, read as published: dialogues as texts in the columns chosen and rejected."""
+    """A split of `helpful-base` as published: dialogues as texts in the columns chosen and rejected."""
     rows = get_instruction_dataset(
         DATASET_ID,
         splits=[split],

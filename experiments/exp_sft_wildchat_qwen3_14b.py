@@ -4,10 +4,10 @@
     python marin_sft/run/ray_run.py --env_vars HF_TOKEN -- python experiments/exp_sft_wildchat_qwen3_14b.py
     MARIN_SFT_SCALE=tiny python experiments/exp_sft_wildchat_qwen3_14b.py     # see scale.py
 
-Each conversation is rendered by the model's chat template, has a row of its own, and is trained as a whole, the user's
-turns included. To train the assistant's turns only, leave out `train_on`.
+Each conversation is rendered by the model's chat template, gets its own row, and is trained as a whole, including the
+user's turns. To train only the assistant's turns, leave out `train_on`.
 
-Makes `checkpoints/qwen3_14b_wildchat_seed0`, in it `hf/step-N` every 1000 steps, and at the end
+Writes `checkpoints/qwen3_14b_wildchat_seed0`, with `hf/step-N` every 1000 steps, and at the end
 `hf/qwen3_14b_wildchat`.
 """
 

@@ -1,3 +1,3 @@
-"""Marin's place for `marin_sft.recipes.instruction_datasets`."""
+"""`marin_sft.recipes.instruction_datasets` under Marin's module name."""
 
 from marin_sft.recipes.instruction_datasets import *  # noqa: F403

@@ -1,3 +1,3 @@
-"""Marin's place for `marin_sft.recipes.llama`."""
+"""`marin_sft.recipes.llama` under Marin's module name."""
 
 from marin_sft.recipes.llama import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Marin's place for the tokenizer of its models."""
+"""The tokenizer of Marin's models under Marin's module name."""
 
 from marin_sft.recipes.llama import marin_tokenizer
 

@@ -1,10 +1,10 @@
-"""The whole pipeline at a size for a laptop: two made-up chat datasets, a tokenizer, a random base model, tokenization,
-a weighted mixture, SFT, export to Hugging Face format, and an evaluation before and after; then a short DPO that goes
-on from there, and the share of answers in the preferred style before and after.
+"""The whole pipeline at the size of a laptop: two generated chat datasets, a tokenizer, a random base model,
+tokenization, a weighted mixture, SFT, export to Hugging Face format, and an evaluation before and after. Then a short
+DPO of that model, and the share of answers in the preferred style before and after.
 
     python experiments/quickstart.py                       # runs what has not run yet
     python experiments/quickstart.py --dry_run             # what would run, and why
-    LEARNING_RATE=0.002 python experiments/quickstart.py   # another learning rate: only training and after runs again
+    LEARNING_RATE=0.002 python experiments/quickstart.py   # another learning rate: reruns only training and later steps
 """
 
 import json
@@ -88,7 +88,7 @@ style_after = evaluate("quickstart_dpo", aligned_export, preferred, max_new_toke
 
 
 def report(run: Run) -> None:
-    """What came of it; nothing after a dry run."""
+    """Print the scores. Nothing after a dry run."""
     paths = [run.output_path(step, "metrics.json") for step in (before, after, style_before, style_after)]
     if not run.results or not all(paths):
         return

@@ -1,3 +1,3 @@
-"""Marin's place for `marin_sft.recipes.qwen`."""
+"""`marin_sft.recipes.qwen` under Marin's module name."""
 
 from marin_sft.recipes.qwen import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Marin's place for `SimpleTrainConfig`."""
+"""`SimpleTrainConfig` under Marin's module name."""
 
 from marin_sft.recipes.simple_configs import SimpleTrainConfig
 

@@ -2,22 +2,22 @@
 
     MarinSftError                 base: catch this to catch them all
     |- UserError                  bad input, found before anything ran (exit code 2); also a ValueError
-    |  |- ConfigError             a configuration value that cannot be used; names the step and the field
+    |  |- ConfigError             an invalid configuration value; names the step and the field
     |  |- GraphError              steps that do not form a valid DAG: cycles, two steps for one path, bad names
     |  `- StoreError              a prefix that cannot be used: unwritable, or without create-exclusive
-    |     |- DamagedFile          one of our own files under it is not what was written
+    |     |- DamagedFile          a file of the engine under it is damaged
     |     `- StoreUnavailable     it does not answer, or refuses; also an OSError
     |- DataError                  rows or files that cannot be turned into tokens
-    |- TrainingError              training cannot start or go on
+    |- TrainingError              training cannot start or continue
     |- ExportError                an export that would not serve what was trained
     |- PreviousTaskFailedError    a step failed in an earlier launch and --force_run_failed=false
     |- RunFailed                  at least one step of this launch failed (exit code 1)
-    |- OutOfMemory                a step was killed for the memory it held; not retried
+    |- OutOfMemory                a step was killed for its memory use; not retried
     `- InfrastructureLoss         a worker or a node was lost; retried on its own budget
 
-A message says what was got, what was expected, where, and what to do next. So a `UserError` that a script does not
-catch, say because it makes a step of a wrong value, ends it with the message and the script's own line;
-`--debug` in the command line shows the traceback as well.
+A message says what was got, what was expected, where, and what to do next. So an uncaught `UserError`, e.g. from a step
+with a wrong value, ends the script with only the message and the line of the script. `--debug` in the command line also
+shows the traceback.
 """
 
 import os
@@ -28,7 +28,7 @@ from types import TracebackType
 
 
 class MarinSftError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors that marin_sft raises on purpose."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
@@ -36,11 +36,11 @@ class MarinSftError(Exception):
 
 
 class UserError(MarinSftError, ValueError):
-    """A mistake in what the user wrote, found before anything ran."""
+    """A mistake of the user, found before anything ran."""
 
 
 class ConfigError(UserError):
-    """A configuration value that cannot be used."""
+    """An invalid configuration value."""
 
 
 class GraphError(UserError):
@@ -52,11 +52,11 @@ class StoreError(UserError):
 
 
 class DamagedFile(StoreError):
-    """A file of the engine's own that cannot be read as what it was written as."""
+    """A file of the engine that is damaged."""
 
 
 class StoreUnavailable(StoreError, OSError):
-    """A store that does not answer, also when asked again (`silent`), or that refuses. `said`: in its own words."""
+    """A store that does not answer despite retries (`silent`), or that refuses. said: its own error message."""
 
     def __init__(self, text: str, said: str = "", silent: bool = False) -> None:
         super().__init__(text)
@@ -69,7 +69,7 @@ class DataError(MarinSftError):
 
 
 class TrainingError(MarinSftError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class ExportError(MarinSftError):
@@ -77,7 +77,7 @@ class ExportError(MarinSftError):
 
 
 class PreviousTaskFailedError(MarinSftError):
-    """A step failed in an earlier launch and reruns of failed steps are switched off."""
+    """A step failed in an earlier launch, and `force_run_failed` is off."""
 
 
 class RunFailed(MarinSftError):
@@ -85,43 +85,43 @@ class RunFailed(MarinSftError):
 
 
 class OutOfMemory(MarinSftError):
-    """A step was killed for the memory it held; it would be again."""
+    """A step was killed for its memory use, and would be again."""
 
 
 class InfrastructureLoss(MarinSftError):
-    """A worker or a node was lost; says nothing about the step's own code."""
+    """A worker or a node was lost. The step's code is not the cause."""
 
 
 def exit_code(error: BaseException) -> int | None:
-    """Of a script that ends with the error; None where the error is not one that its message explains."""
+    """The exit code of a script that ends with this error; None if its message does not explain it."""
     return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), None)
 
 
 def debugging() -> bool:
-    """Whether tracebacks are wanted of what messages explain, too."""
+    """Whether to show tracebacks even of errors that explain themselves."""
     return "--debug" in sys.argv
 
 
 def place_in_script(trace: TracebackType | None) -> str:
-    """The user's own line among the frames, "  at file:line: code"; empty where there is none."""
+    """The last frame in the user's code, "  at file:line: code"; empty if there is none."""
     not_theirs = (os.path.dirname(__file__) + os.sep, *(sysconfig.get_path(n) for n in ("stdlib", "purelib")), "<")
     frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith(not_theirs)]
     return f"  at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 
 def _install_hook() -> None:
-    """Instead of Python's own or Ray's, which goes on to Python's; not instead of somebody else's."""
+    """Replace the exception hook of Python, or that of Ray, which calls Python's. Leave any other hook."""
     previous = sys.excepthook
     if previous is not sys.__excepthook__ and not getattr(previous, "__module__", "").startswith("ray."):
         return
 
     def explain_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """What Python does with an exception that nobody caught; one of ours needs no traceback through our code."""
+        """The hook for uncaught exceptions. Errors that explain themselves need no traceback through our code."""
         code = exit_code(error)
         if code is None or hasattr(sys, "ps1") or debugging():
             previous(kind, error, trace)
         else:
-            places = getattr(error, "__notes__", [place_in_script(trace)])  # of an error from elsewhere: where it was
+            places = getattr(error, "__notes__", [place_in_script(trace)])  # the place of an error from another process
             print("\n".join(filter(None, [f"error: {error}", *places])), file=sys.stderr)
         if code is not None and not hasattr(sys, "ps1"):
             sys.exit(code)

@@ -1,8 +1,8 @@
-"""Paths as people write them, and the files that they mean. The plan and the steps find files by these rules alone.
+"""Paths as users write them, and the files that they match. Plans and steps both find files by these rules.
 
-What exists by its very name is meant by it, whatever characters that name has: `rows[1].jsonl`, `lr=[1e-4]/a::b`.
-Only from the first part on that does not exist and has a `*`, `?` or `[` is a path a pattern. In it `**` is any number
-of directories; `*` and `**` leave out names that start with a dot. Links to directories are followed.
+A path that exists is taken literally, whatever characters it contains: `rows[1].jsonl`, `lr=[1e-4]/a::b`. Otherwise it
+is a pattern from the first part on that does not exist and contains `*`, `?` or `[`. In a pattern, `**` matches any
+number of directories; `*` and `**` do not match names that start with a dot. Links to directories are followed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from marin_sft.nearest import nearest
 
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
 _MAGIC = "*?["
 _PLACES = ("gs", "gcs", "s3", "s3a", "memory", "az", "abfs", "abfss", "http", "https")
-"""Where `::` is a part of a name. `zip://a.jsonl::gs://bucket/a.zip` is a chain."""
+"""Protocols whose names may contain `::`. In others, such as `zip://a.jsonl::gs://bucket/a.zip`, it chains URLs."""
 
 
 class Found(NamedTuple):
-    """`names` are those of the files, relative to `root`, with `/` between directories, sorted by directory.
+    """The files that a path matches.
 
-    `broken`: links that lead nowhere, by the same rules.
+    names: of files, relative to `root`, with `/` between directories, sorted by directory.
+    broken: of broken links, likewise.
     """
 
     root: str
@@ -34,14 +38,14 @@ class Found(NamedTuple):
 
 
 def local_path(path: str) -> str | None:
-    """The absolute path of what lies on this machine; None for any other address."""
+    """The absolute path of a local path or URL; None for other URLs."""
     if path.startswith(("file://", "local://")):
         path = path.partition("://")[2]
     return None if "://" in path else str(Path.cwd() / path)
 
 
-def file_system(path: str) -> tuple[Any, str]:
-    """The fsspec file system of a path or URL, and the path in it, of which no character has a meaning."""
+def file_system(path: str) -> tuple[AbstractFileSystem, str]:
+    """The fsspec file system of a path or URL, and the path in it, to be taken literally."""
     import fsspec
 
     if (local := local_path(path)) is not None:
@@ -54,7 +58,7 @@ def file_system(path: str) -> tuple[Any, str]:
 
 
 def unchained(path: str) -> str:
-    """A name of `path` without `::`, for libraries that hand paths to fsspec as they are; it ends with this process."""
+    """A path without `::`, for libraries that pass paths to fsspec. It may be a link that is removed at exit."""
     local = local_path(path)
     if local is None or "::" not in local:
         return path
@@ -75,7 +79,7 @@ def _link_to(directory: str) -> str:
 
 
 def names_in(path: str) -> list[str]:
-    """The names of what lies in a directory, sorted; none where there is no directory."""
+    """The sorted names in a directory; empty if it does not exist."""
     filesystem, plain = file_system(path)
     if not filesystem.isdir(plain):
         return []
@@ -83,9 +87,9 @@ def names_in(path: str) -> list[str]:
 
 
 def remove_all(path: str) -> None:
-    """Remove a directory and all below it; nothing there is no error."""
+    """Remove a directory and everything below it. It need not exist."""
     filesystem, plain = file_system(path)
-    if local_path(path) is None and any(c in plain for c in _MAGIC):  # elsewhere, fsspec takes it for a pattern
+    if local_path(path) is None and any(c in plain for c in _MAGIC):  # fsspec would treat the path as a pattern
         for file in filesystem.find(plain):
             filesystem.rm_file(file)
     elif filesystem.isdir(plain):
@@ -93,10 +97,10 @@ def remove_all(path: str) -> None:
 
 
 def find(path: str) -> Found:
-    """The files that `path` means: a file, all below a directory, or all that fit a pattern.
+    """The files that `path` matches: a file, all files below a directory, or all that match a pattern.
 
     Raises:
-        OSError: a directory that cannot be read.
+        OSError: a directory is unreadable.
     """
     if (local := local_path(path)) is not None:
         return find_local(local)
@@ -115,7 +119,7 @@ def find(path: str) -> Found:
 
 
 def find_local(path: str) -> Found:
-    """`find` on this machine."""
+    """`find` for local paths."""
     base, pattern = _split(str(Path(path)), os.path.lexists)
     if pattern or os.path.isdir(base):
         found = list(_below(base, (), pattern, ())) if os.path.isdir(base) else []
@@ -128,7 +132,7 @@ def find_local(path: str) -> Found:
 
 
 def nearest_path(path: str) -> str:
-    """`; did you mean 'x'?` for a path of which a part does not exist here, or nothing."""
+    """`; did you mean 'x'?` for a local path of which a part does not exist, or an empty string."""
     there = Path(path)
     missing = next((part for part in (*reversed(there.parents), there) if not os.path.lexists(part)), None)
     if missing is None or not missing.parent.is_dir() or any(c in missing.name for c in "*?"):
@@ -146,7 +150,7 @@ def _sorted(names: Iterator[str] | Sequence[str]) -> list[str]:
 
 
 def _split(path: str, exists: Callable[[str], bool]) -> tuple[str, list[str]]:
-    """What of `path` exists by its very name, or should, and the parts of the pattern below that."""
+    """The literal part of `path`, and the parts of the pattern below it."""
     parts = path.split("/")
     for index, part in enumerate(parts):
         if any(c in part for c in _MAGIC) and not exists("/".join(parts[: index + 1])):
@@ -155,9 +159,9 @@ def _split(path: str, exists: Callable[[str], bool]) -> tuple[str, list[str]]:
 
 
 def _below(directory: str, inside: tuple[str, ...], pattern: Sequence[str], above: tuple[str, ...]) -> Iterator[str]:
-    """The files, and links that lead nowhere, in and below `directory`, of which `above` are the directories above."""
+    """The files and broken links in and below `directory`. above: the real paths of the directories above it."""
     here = os.path.realpath(directory)  # not every file system has inodes
-    # A link to where we come from: its files are found without it, unless the pattern says how deep they are.
+    # A link to a directory above: its files are found anyway, unless the pattern has a fixed depth.
     if here in above and (not pattern or "**" in pattern):
         return
     for name in os.listdir(directory):
@@ -170,7 +174,7 @@ def _below(directory: str, inside: tuple[str, ...], pattern: Sequence[str], abov
 
 
 def _fits(names: Sequence[str], pattern: Sequence[str], partly: bool = False) -> bool:
-    """Whether the parts of a path fit those of a pattern; `partly`: whether what lies below it may."""
+    """Whether the parts of a path match a pattern. partly: whether something below the path may match."""
     if not names:
         return bool(pattern) if partly else all(part == "**" for part in pattern)
     if not pattern:

@@ -1,9 +1,8 @@
-"""How a running step says how far it is. Knows nothing of who listens.
+"""Progress reports of a running step.
 
     progress.report(done=120, total=400, unit="steps", loss=1.32, tokens_per_second=5100.0)
 
-The runner of an attempt installs a listener; without one (a step function called by hand in a notebook)
-reports go nowhere.
+The runner of an attempt installs a listener. Without one, e.g. in a notebook, reports are discarded.
 """
 
 import re
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units (None when unknown), and figures worth showing, e.g. the loss."""
+    """`done` of `total` units (None if unknown), and metrics to show, e.g. the loss."""
 
     done: float
     total: float | None
@@ -29,12 +28,12 @@ class Progress:
 
 
 def is_text(line: str) -> bool:
-    """Whether a line looks like what `Progress.text` says."""
+    """Whether a line looks like a `Progress.text`."""
     return _TEXT.fullmatch(line) is not None
 
 
 def figure_texts(figures: Mapping[str, float]) -> list[str]:
-    """Each figure with its name, short, for people."""
+    """Each figure with its name, shortened for people."""
     return [f"{_short(name.replace('_per_second', '/s'))} {_number(value)}" for name, value in figures.items()]
 
 
@@ -61,7 +60,7 @@ _listener: ContextVar[Listener | None] = ContextVar("marin_sft_progress_listener
 
 
 def report(done: float, total: float | None = None, unit: str = "", **metrics: float) -> None:
-    """Say how far this step is. Cheap: call it as often as there is news."""
+    """Report the progress of this step. It is cheap, so call it as often as you like."""
     listener = _listener.get()
     if listener is not None:
         listener(Progress(done, total, unit, metrics))
@@ -69,7 +68,7 @@ def report(done: float, total: float | None = None, unit: str = "", **metrics: f
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Send the reports made inside the block to `listener`."""
+    """Inside the block, send reports to `listener`."""
     token = _listener.set(listener)
     try:
         yield

@@ -1,13 +1,12 @@
-"""Secrets in text: told by the names that they stand next to, and by what they look like.
+"""Recognizes secrets in text, by their names and by their form.
 
-For what is kept or shown, like records, and never for what a step is given. Hashes of commits and contents stay: what
-is hexadecimal counts as a secret only next to a name that says so.
+Used for text that is stored or shown, such as records, never for what a step gets. Hashes of commits and contents are
+kept: a hexadecimal value is a secret only if its name says so.
 """
 
 import itertools
 import re
 from collections.abc import Iterable
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 REDACTED = "<redacted>"
@@ -23,7 +22,7 @@ _URLS_WITH_PASSWORDS = re.compile(
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a name says that its value must not be seen: HF_TOKEN, but not HF_TOKEN_PATH or MAX_TOKENS."""
+    """Whether a name denotes a secret: HF_TOKEN, but not HF_TOKEN_PATH or MAX_TOKENS."""
     upper = name.upper().replace("-", "_")
     words = [word for word in upper.split("_") if word]
     if not words or upper in _HARMLESS or words[-1] in _WHERE_IT_LIES:
@@ -32,7 +31,7 @@ def looks_secret(name: str) -> bool:
     return named or bool(_LAST_WORDS.search(words[-1]) or _URLS_WITH_PASSWORDS.search(upper))
 
 
-# What services make their tokens look like.
+# The formats of services' tokens.
 _SHAPES = re.compile(
     r"""
     -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
@@ -53,7 +52,7 @@ _USER_IN_URL = re.compile(r"(?<=://)(?:[^/\s:@'\"?#]*:[^/\s@'\"?#]+|[^/\s:@'\"?#
 _IN_QUERY = re.compile(r"([?&;]([\w.-]+)=)([^&;\s'\"#<>]+)")
 _OF_SIGNATURES = ("x-amz-", "x-goog-")
 _SIGNATURES = {"signature", "sig", "token", "access_token", "auth_token", "api_key", "apikey"}
-# Who signed, until when, and by which rules: of AWS, CloudFront, Google and Azure.
+# Signer, expiry and policy in signed URLs of AWS, CloudFront, Google and Azure.
 _BESIDE_SIGNATURES = set(
     "awsaccesskeyid googleaccessid key-pair-id expires policy "
     "se sp sv sr st spr sip ske skt sks skv skoid sktid".split()
@@ -61,12 +60,12 @@ _BESIDE_SIGNATURES = set(
 _AUTHORIZATION = re.compile(
     r"(?i)(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:bearer\s+|basic\s+|token\s+)?)([^\s'\",;]{6,})"
 )
-# NAME = "value", "name": "value", NAME=value at the start of a line, as in shells and .env files; also in a diff.
+# NAME = "value", "name": "value", or NAME=value at the start of a line, as in shells, .env files and diffs.
 _QUOTED = re.compile(
     r"""(?<![\w.-])([\w.-]{1,80})(["']?\s*(?::\s*\w+\s*)?[:=]\s*[rbf]?)(["'])((?:(?!\3)[^\n\\]|\\.){4,}?)\3"""
 )
 _BARE = re.compile(r"(?m)^([+-]?[ \t]*(?:export[ \t]+)?)([A-Za-z_][\w.-]*)(=|:[ \t]+)([^\s'\"(){}\[\],]{6,})[ \t]*$")
-# password=..., token: ..., in what programs say. A value of letters alone is mostly a name in code.
+# password=... or token: ... in program output. A value of letters alone is usually a name in code.
 _NAMED = re.compile(
     r"(?i)((?<![\w.])([\w-]*(?:password|passwd|passphrase|secret|api_?key|token))(?:=|:[ \t]+))"
     r"(?=[^\s'\"=,;()\[\]{}]*[0-9!?#$%^&*])([^\s'\"=,;()\[\]{}]{4,})"
@@ -79,12 +78,12 @@ _OF_TEXT = re.compile(
 
 
 def has_token(text: str) -> bool:
-    """Whether a token of a known service, or a private key, is in the text."""
+    """Whether the text contains a token of a known service or a private key."""
     return _SHAPES.search(text) is not None
 
 
 def redacted(text: str) -> str:
-    """The text without the secrets in it."""
+    """The text with secrets replaced."""
     text = _SHAPES.sub(REDACTED, text)
     text = _USER_IN_URL.sub(REDACTED, text)
     text = _IN_QUERY.sub(lambda m: m[1] + REDACTED if _is_signature(m[2]) or is_secret(m[2], m[3]) else m[0], text)
@@ -96,28 +95,28 @@ def redacted(text: str) -> str:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a value is one by its name and does not look like anything else, such as a token of a tokenizer."""
+    """Whether a value is a secret: its name says so, and it is not something else, e.g. a tokenizer's token."""
     name = name.rpartition(".")[2]
     if not looks_secret(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)) or _OF_TEXT.search(name):
         return False
     if REDACTED in value or len(value) < 4 or _PLACEHOLDER.search(value):
         return False
     if re.search(r"(?i)pass|pwd|secret", name):
-        return True  # people choose these
+        return True  # chosen by people, so of any form
     if name.lower() in ("key", "keys", "token"):
         return len(value) >= 20 and value.isalnum() and any(map(str.isdigit, value))
     return len(value) >= 8 and any(map(str.isdigit, value))
 
 
-def shown_value(name: str, value: Any) -> Any:
-    """A value of a config or the environment as it may be kept."""
+def shown_value(name: str, value: object) -> object:
+    """A value of a config or the environment, redacted for storage."""
     if not isinstance(value, str):
         return value
     return REDACTED if is_secret(name, value) else redacted(value)
 
 
 def redacted_words(words: Iterable[str]) -> list[str]:
-    """A command line without the secrets in it: `--api_key VALUE`, `--token=VALUE`, and those told by their form."""
+    """A command line with secrets replaced: `--api_key VALUE`, `--token=VALUE`, and those recognized by form."""
     found, secret = [], False
     for word in words:
         name, equals, _ = word.partition("=")
@@ -132,7 +131,7 @@ def redacted_words(words: Iterable[str]) -> list[str]:
 
 
 def without_signature(url: str) -> str:
-    """A URL as the name of what lies there: without a user, a password, or what in its query only lets somebody in."""
+    """A URL without user, password and signature, so that it only names its content."""
     if "://" not in url:
         return url
     parts = urlsplit(url)
@@ -152,11 +151,11 @@ def _is_signature(parameter: str) -> bool:
 
 
 def _is_random(word: str) -> bool:
-    """Whether letters and digits follow each other as by chance. Names keep to one kind of them for a while."""
+    """Whether letters and digits look random. Names have longer runs of one kind of character."""
     characters = re.sub(r"[^A-Za-z0-9]", "", word)
     if len(characters) < max(20, 0.9 * len(word.rstrip("="))) or len(set(characters)) < 12:
         return False
     kinds = ["u" if c.isupper() else "l" if c.islower() else "d" for c in characters]
     changes = sum(a != b for a, b in itertools.pairwise(kinds)) / len(kinds)
-    fewest = 1 if len(kinds) >= 32 and changes >= 0.45 else 3  # numbers in it: names have one or two
+    fewest = 1 if len(kinds) >= 32 and changes >= 0.45 else 3  # numbers in it; names have one or two
     return {"u", "l"} <= set(kinds) and changes >= 0.4 and len(re.findall(r"\d+", characters)) >= fewest

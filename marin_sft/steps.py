@@ -1,11 +1,11 @@
-"""Step functions with their configs wired up: each function here makes one `ExecutorStep`.
+"""The steps of post-training: each function here makes one `ExecutorStep`.
 
     tokens = {"chat": tokenize("chat", documents / "train/*.jsonl.gz", tokenizer=tokenizer)}
     blend = mixture("blend", tokens, weights={"chat": 1}, seq_len=4096)
     model = sft("mine", mixture=blend, base_model=base, learning_rate=1e-5, train_batch_size=64, num_train_epochs=1)
     exported = export("mine", model)
 
-The only module that sees both the engine and the packages that do the work.
+This is the only module that imports both the engine and the packages that do the work.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from marin_sft.execution.step import ExecutorStep
 from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig
 from marin_sft.export.periodic import PeriodicExports
-from marin_sft.inputs import Source, last_part, path_of, paths_of
+from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig, needs_reference
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig
@@ -47,7 +47,6 @@ from marin_sft.training.step_inputs import (
     adapter_found,
     check_batch,
     check_length,
-    check_mixture,
     check_model,
     check_tokenizer,
 )
@@ -73,8 +72,11 @@ def download(
 ) -> ExecutorStep[DownloadConfig]:
     """Files of a repository on the Hugging Face Hub, by one of the three ids.
 
-    `raw/{name}` for a dataset, `models/{name}` for a model with its tokenizer, `tokenizers/{name}` for the tokenizer's
-    files alone. Patterns are globs over paths; none allowed means all, of a tokenizer its own files.
+    The step is `raw/{name}` for a dataset, `models/{name}` for a model with its tokenizer, and `tokenizers/{name}` for
+    the tokenizer files alone.
+
+    allow_patterns, ignore_patterns: globs over paths. Without `allow_patterns` all files are downloaded, or all
+        tokenizer files.
     """
     ids = {"raw": hf_dataset_id, "models": hf_model_id, "tokenizers": hf_tokenizer_id}
     given = {folder: id for folder, id in ids.items() if id is not None}
@@ -97,9 +99,11 @@ def download(
 def download_urls(
     name: str, urls: Sequence[str], *, sha256: Mapping[str, str] | None = None
 ) -> ExecutorStep[DownloadUrlsConfig]:
-    """`raw/{name}`: files from https://, gs://, s3:// and other URLs. `sha256`: of their contents, by URL.
+    """`raw/{name}`: files from https://, gs://, s3:// and other URLs.
 
-    What signs a URL is neither kept nor a part of what is fetched: another signature runs nothing again.
+    sha256: the expected digests by URL.
+
+    The signature of a URL is not stored and not part of the identity: another signature reruns nothing.
     """
     return ExecutorStep(f"raw/{name}", config=DownloadUrlsConfig(tuple(urls), dict(sha256 or {})))
 
@@ -116,7 +120,10 @@ def transform(
     metadata_columns: Sequence[str] = (),
     max_dropped: float = 0.05,
 ) -> ExecutorStep[TransformConfig]:
-    """`documents/{name}`: the raw rows of a downloaded dataset as canonical ones. `source` is its name in the rows."""
+    """`documents/{name}`: the raw rows of a downloaded dataset in canonical form.
+
+    source: the name of the dataset in the rows. The others: see `TransformConfig`.
+    """
     config = TransformConfig(
         input_path=path_of(dataset),
         source=source,
@@ -138,8 +145,10 @@ def train_tokenizer(
     format: ChatLmDatasetFormat | None = None,
     max_dropped: float = 0.05,
 ) -> ExecutorStep[TrainTokenizerConfig]:
-    """`tokenizers/{name}`: a byte-level BPE tokenizer with a ChatML template, trained on chat rows. `max_dropped`: see
-    `TrainTokenizerConfig`."""
+    """`tokenizers/{name}`: a byte-level BPE tokenizer with a ChatML template, trained on chat rows.
+
+    max_dropped: see `TrainTokenizerConfig`.
+    """
     config = TrainTokenizerConfig(paths_of(documents), vocab_size, format or ChatLmDatasetFormat(), max_dropped)
     return ExecutorStep(f"tokenizers/{name}", config=config)
 
@@ -162,7 +171,7 @@ def tokenize(
     max_dropped: float = 0.05,
     resources: Resources | None = None,
 ) -> ExecutorStep[TokenizeConfig]:
-    """`tokenized/{name}`: a token cache with masks from rows of chat messages. `max_dropped`: see `TokenizeConfig`."""
+    """`tokenized/{name}`: a token cache with masks from rows of chat messages. max_dropped: see `TokenizeConfig`."""
     if isinstance(tokenizer, str | Path) and os.path.isdir(tokenizer):
         check_directory(str(tokenizer))
     config = TokenizeConfig(
@@ -188,10 +197,14 @@ def mixture(
 ) -> ExecutorStep[MixtureConfig]:
     """`mixtures/{name}`: token caches packed into rows of `seq_len` tokens, drawn by weight; or preference pairs.
 
-    `data` as `lm_mixture_data_config` and its like make it; or tokenization steps by name, with the `weights` and other
-    arguments of that function. Of pairs, `seq_len` is the most that a prompt and a completion have together, and the
-    other two are limits of each, see `pair_limits`.
+    data: the result of `lm_mixture_data_config` or a similar function; or tokenization steps by name.
+    weights, options: arguments of `lm_mixture_data_config`, if `data` is tokenization steps.
+    seq_len: for pairs, the maximal length of a prompt and a completion together.
+    max_prompt_length, max_completion_length: limits of each, see `pair_limits`.
     """
+    if not isinstance(data, LmDataConfig | Mapping):
+        got = f"the step '{data.name}'" if isinstance(data, ExecutorStep) else repr(data)
+        raise ConfigError(f"mixture '{name}': expected tokenization steps by name, like {{'chat': tokens}}; got {got}")
     if not isinstance(data, LmDataConfig):
         data = lm_mixture_data_config(data, _weights(name, data) if weights is None else weights, **options)
     elif weights is not None or options:
@@ -229,12 +242,13 @@ def sft(
     hf_generation_eos_token_ids: Sequence[int] | None = None,
     **training: Any,
 ) -> ExecutorStep[SFTConfig]:
-    """`checkpoints/{name}_seed{seed}`: the base model trained on a mixture. `training`: fields of `SFTConfig`.
+    """`checkpoints/{name}_seed{seed}`: the base model trained on a mixture.
 
-    steps_per_hf_export: also export to `hf/step-N` of the output, every so many steps and after the last; -1: never.
-    hf_save_dtype, hf_generation_eos_token_ids: of these exports, see `HfExport`.
+    steps_per_hf_export: also export to `hf/step-N` in the output, after every so many steps and the last; -1: never.
+    hf_save_dtype, hf_generation_eos_token_ids: for these exports, see `HfExport`.
+    training: fields of `SFTConfig`.
     """
-    check_mixture(f"sft {name!r}", mixture)
+    check_step(f"sft '{name}': mixture", mixture, MixtureConfig, "mixture()")
     check_length(mixture, training)
     check_model(base_model, mixture.config.seq_len)
     check_tokenizer(mixture, base_model)
@@ -259,10 +273,11 @@ def reference_logprobs(
 ) -> ExecutorStep[ReferenceConfig]:
     """`reference_logprobs/{mixture}_{model}`: log-probabilities of a mixture's pairs under a fixed model.
 
-    Its name says nothing of the training it is for: all trainings that compare with the same figures share it.
-    `options`: more fields of `ReferenceConfig`.
+    Its name does not depend on a training: all trainings with the same reference share it.
+
+    options: more fields of `ReferenceConfig`.
     """
-    check_mixture("reference_logprobs", mixture)
+    check_step("reference_logprobs: mixture", mixture, MixtureConfig, "mixture()")
     config = ReferenceConfig(
         mixture=path_of(mixture), tokenized=mixture.config.data.tokenized, model=path_of(model), **options
     )
@@ -286,12 +301,12 @@ def dpo(
 ) -> ExecutorStep[DPOConfig]:
     """`checkpoints/{name}_seed{seed}`: the base model trained on a mixture of preference pairs.
 
-    reference: the model to compare with; None: the base model, with the adapter that `lora` starts from. Its
-    log-probabilities are computed once, by a step of `reference_logprobs` that is made here; with
-    `ref_model_sync_steps` the model is held beside the policy instead.
+    reference: the model to compare with; None: the base model, with the adapter that `lora` starts from. A step of
+        `reference_logprobs`, created here, computes its log-probabilities once. With `ref_model_sync_steps`, the model
+        is kept in memory next to the policy instead.
     training: fields of `DPOConfig`. The others: see `sft`.
     """
-    check_mixture(f"dpo {name!r}", mixture)
+    check_step(f"dpo '{name}': mixture", mixture, MixtureConfig, "mixture()")
     check_length(mixture, training)
     check_model(base_model)
     check_tokenizer(mixture, base_model)
@@ -307,9 +322,9 @@ def dpo(
     if not needed and (synced or reference is not None):
         raise ConfigError(
             f"step 'checkpoints/{name}': got {'ref_model_sync_steps' if synced else 'a reference model'}, but with "
-            f"loss_type={loss_type!r} and reference_free={free} nothing is compared with it; expected None"
+            f"loss_type={loss_type!r} and reference_free={free} no reference is used; expected None"
         )
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     if synced:
         fields["reference_model"] = path_of(against)
     elif needed:
@@ -335,7 +350,7 @@ def dpo(
 def _config(
     of: type[Trained], name: str, exports: tuple[int, str | None, tuple[int, ...] | None], /, **fields: Any
 ) -> Trained:
-    """`exports`: the steps between two while training, or -1; their dtype, and the ids that end an answer."""
+    """exports: the steps between two exports or -1, their dtype, and the ids that end an answer."""
     steps, dtype, ends = exports
     if steps == -1:
         return of(**fields)
@@ -356,12 +371,12 @@ def export(
     dtype: str | None = None,
     generation_eos_token_ids: Sequence[int] | None = None,
 ) -> ExecutorStep[ExportConfig]:
-    """`hf/{name}`: trained weights as a Hugging Face directory, with the tokenizer and chat template trained with.
+    """`hf/{name}`: trained weights as a Hugging Face directory, with the tokenizer and chat template of the training.
 
-    dtype: of the weights; None: the base model's. generation_eos_token_ids: see `HfExport`.
+    dtype: of the weights; None: that of the base model.
+    generation_eos_token_ids: see `HfExport`.
     """
-    if not isinstance(trained, ExecutorStep) or not isinstance(trained.config, TrainConfig):
-        raise ConfigError(f"export {name!r}: trained={trained!r}; expected the step that sft(...) or dpo(...) returns")
+    check_step(f"export '{name}': trained", trained, TrainConfig, "sft() or dpo()")
     values = export_fields(name, trained.name, trained.config)
     config = ExportConfig(
         checkpoint=path_of(trained), dtype=dtype, generation_eos_token_ids=_ids(generation_eos_token_ids), **values
@@ -381,7 +396,7 @@ def evaluate(
 ) -> ExecutorStep[GenerateConfig]:
     """`evaluation/{name}`: answers to sets of chat prompts, and how many equal their references.
 
-    Greedy, unless `generation`, more fields of `GenerateConfig`, says otherwise.
+    generation: more fields of `GenerateConfig`. By default decoding is greedy.
     """
     config = GenerateConfig(
         model=path_of(model),
@@ -404,17 +419,19 @@ def perplexity(
 ) -> ExecutorStep[PerplexityConfig]:
     """`perplexity/{name}`: NLL per trained token of the validation rows of `data`, and of each component.
 
-    `data`: a mixture step; or tokenization steps by name, packed to `seq_len` for this, of which the validation split
-    is taken, or all of those that have none. `options`: more fields of `PerplexityConfig`.
+    data: a mixture step; or tokenization steps by name, whose validation splits, or all rows of those without one, are
+        packed to `seq_len`.
+    options: more fields of `PerplexityConfig`.
     """
     if isinstance(data, ExecutorStep) == (seq_len is not None):
         raise ConfigError(
-            f"perplexity '{name}': seq_len={seq_len}; expected the length of a row with tokenization steps, and None "
-            "with a mixture step, which has its own"
+            f"perplexity '{name}': got seq_len={seq_len}; expected the length of rows with tokenization steps, and "
+            "None with a mixture step, which has its own"
         )
     if not isinstance(data, ExecutorStep):
         assert seq_len is not None
         data = mixture(f"{name}_evaluation", mixture_for_evaluation(data), seq_len=seq_len)
+    check_step(f"perplexity '{name}': data", data, MixtureConfig, "mixture()")
     config = PerplexityConfig(
         model=path_of(model), mixture=path_of(data), tokenized=data.config.data.tokenized, **options
     )
@@ -425,9 +442,9 @@ def perplexity(
 def lm_eval(
     name: str, model: Source, tasks: Sequence[str], *, resources: Resources | None = None, **options: Any
 ) -> ExecutorStep[LmEvalConfig]:
-    """`lm_eval/{name}`: tasks of the LM Evaluation Harness, which is the extra `eval`, on an export.
+    """`lm_eval/{name}`: tasks of the LM Evaluation Harness (the extra `eval`) on an export.
 
-    `options`: more fields of `LmEvalConfig`.
+    options: more fields of `LmEvalConfig`.
     """
     chosen = tasks if isinstance(tasks, str) else tuple(tasks)
     if options.get("task_files") is not None:

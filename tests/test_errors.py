@@ -61,14 +61,17 @@ def test_also_after_ray_has_put_its_own_hook_there(tmp_path, script, code, stder
     assert (done.returncode, done.stderr) == (code, stderr.format(tmp_path / "script.py"))
 
 
-def test_a_traceback_for_those_who_debug(tmp_path):
-    done = run(tmp_path, "from marin_sft.errors import *\nraise UserError('x')\n", "--debug")
-    assert done.returncode == 2 and done.stderr.startswith("Traceback") and done.stderr.endswith("UserError: x\n")
+@pytest.mark.parametrize(
+    "script",
+    ["from marin_sft.errors import *\nraise UserError('x')\n", "from marin_sft import *\nexecutor_main('x')\n"],
+)
+def test_a_traceback_for_those_who_debug(tmp_path, script):
+    done = run(tmp_path, script, "--debug")
+    assert done.returncode == 2 and done.stderr.startswith("Traceback") and "Error: " in done.stderr.splitlines()[-1]
+    assert run(tmp_path, script).stderr.startswith("error: ")
 
 
 def test_a_step_is_no_list_of_steps():
     step = ExecutorStep("a", print, {"out": this_output_path()})
-    with pytest.raises(
-        GraphError, match=r"steps: expected a list of steps, got the step 'a' itself; write steps=\[...\]"
-    ):
+    with pytest.raises(GraphError, match=r"steps: expected a list of steps, got the step 'a'; write steps=\[...\]"):
         build_graph(step)

@@ -2,9 +2,9 @@
 
 easydel_dpo.py REPORT FOLDER cached|online: see benchmarks/ours_dpo.py, whose settings it takes.
 
-EasyDeL pads all prompts to one width and all completions to another, and cuts what both make to `max_length`: prompts
-of more than what the longest completion leaves lose their beginning. With `max_length` such that nothing is cut, a step
-has 1.4 times the columns and takes longer still.
+EasyDeL pads all prompts to one width and all completions to another, and cuts their sum to `max_length`: prompts that
+do not fit next to the longest completion lose their beginning. With a `max_length` that cuts nothing, a step has 1.4
+times the columns and takes even longer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ IGNORED = -100
 
 
 def tokenized(folder: Path, tokenizer: Any) -> list[dict[str, list[int]]]:
-    """Pairs in EasyDeL's own columns of tokens: from messages it would make another end token."""
+    """Pairs in EasyDeL's own columns of tokens. From messages, it would make another end token."""
 
     def ids(messages: list[dict[str, str]], **options: Any) -> list[int]:
         text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
@@ -48,7 +48,7 @@ def tokenized(folder: Path, tokenizer: Any) -> list[dict[str, list[int]]]:
         for side in ("chosen", "rejected"):
             branch = ids(pair["prompt"] + pair[side])
             if branch[: len(prompt)] != prompt:
-                sys.exit(f"the prompt is no beginning of its {side} branch")
+                sys.exit(f"the {side} branch does not begin with its prompt")
             row[f"{side}_input_ids"] = branch
             row[f"{side}_attention_mask"] = [1] * len(branch)
             row[f"{side}_labels"] = [IGNORED] * len(prompt) + branch[len(prompt) :]
@@ -96,7 +96,7 @@ def trainer_of(folder: Path, output: str, cached: bool) -> Any:
         clip_grad=1.0,
         extra_optimizer_kwargs={"b1": 0.9, "b2": 0.95},
         warmup_steps=0,
-        # Nothing besides training: no saves, reports or samples.
+        # Only training: no saves, reports or samples.
         do_last_save=False,
         do_eval=False,
         save_steps=None,
@@ -111,7 +111,7 @@ def trainer_of(folder: Path, output: str, cached: bool) -> Any:
         weight_distribution_log_steps=0,
         use_esurge_generation=False,
     )
-    with model.mesh:  # which 0.3.0 looks for, and has not entered yet, when it computes the reference
+    with model.mesh:  # 0.3.0 needs it to compute the reference, before it sets it
         return ed.DPOTrainer(
             arguments=arguments, model=model, processing_class=tokenizer, train_dataset=Dataset.from_list(rows)
         )

@@ -1,8 +1,8 @@
-"""Steps of Levanter's Trainer with its DPO loss on padded pairs of a prepared folder, the reference held beside.
+"""Steps of Levanter's Trainer with its DPO loss on padded pairs of a prepared folder, with an online reference.
 
 levanter_dpo.py REPORT FOLDER: see benchmarks/ours_dpo.py, whose settings it takes. Runs in our environment.
 
-What `levanter.main.train_dpo` runs in a step, without its data loader, which is left out of the measurement.
+Runs what `levanter.main.train_dpo` runs in a step, without its data loader, which is not measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WARM = 2
 
 
 def batches(folder: str) -> Iterator[DpoExample]:
-    """Pairs in order, as `levanter.data.text.PreferencePairDataset` has them: one to a row, padded to its length."""
+    """Pairs in order, as in `levanter.data.text.PreferencePairDataset`: one per row, padded to its length."""
     axes = (hax.Axis("batch", BATCH_SIZE), hax.Axis("position", SEQ_LEN))
     data = np.load(f"{folder}/pairs-padded.npz")
     padding = np.arange(SEQ_LEN) >= data["lengths"][:, None]
@@ -80,7 +80,7 @@ def main(report: str, folder: str) -> None:
         return dpo_loss(model.policy, inference_mode(model.reference, True), example, beta=0.1)
 
     with Trainer(config, adam.build(WARM + STEPS), loss, add_default_hooks=False) as trainer:
-        # Without recomputation, as ours: its better setting where memory is no question.
+        # Without recomputation, as ours: the faster setting if memory suffices.
         policy, reference = (
             levanter_model.load_model(f"{folder}/model", axis_mapping=trainer.parameter_axis_mapping) for _ in range(2)
         )

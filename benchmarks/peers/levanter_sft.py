@@ -61,7 +61,7 @@ def main(report: str, folder: str, steps: str) -> None:
         return model.compute_next_token_loss(example, key=key)
 
     with Trainer(config, adam.build(count), loss, add_default_hooks=False) as trainer:
-        # Without recomputation, as ours: its better setting where memory is no question.
+        # Without recomputation, as ours: the faster setting if memory suffices.
         model = levanter_model.load_model(f"{folder}/model", axis_mapping=trainer.parameter_axis_mapping)
         state = trainer.initial_state(jax.random.PRNGKey(0), model=model)
         rows = examples(folder, count)

@@ -42,7 +42,7 @@ def make_steps(count: int, shape: str) -> list[ExecutorStep]:
 
 def main() -> None:
     prefix, count, shape, report = sys.argv[1:]
-    # Without it each step asks, by DNS, for a cloud's metadata server.
+    # Without it, each step looks up a cloud's metadata server by DNS.
     os.environ.setdefault("MARIN_PREFIX", prefix)
     executor_main.__wrapped__(ExecutorMainConfig(prefix=prefix), make_steps(int(count), shape))
     seconds = {"imports": IMPORTED - BEGUN, "work": time.perf_counter() - IMPORTED}

@@ -1,4 +1,4 @@
-"""Our adapters in PEFT: trained on from where they start, and loaded where they end; runs in `.peers-peft`.
+"""Our adapters in PEFT: trains from our initial adapter, and loads our final one; runs in `.peers-peft`.
 
 peft_lora.py MODEL START END BATCHES OPTIONS REPORT: START and END are adapters, BATCHES an .npy of
 int[steps, rows, tokens], OPTIONS a JSON object, see benchmarks/peft_parity.py; REPORT is a directory to write to.
@@ -22,7 +22,7 @@ def load(model: str, adapter: str, is_trainable: bool = False) -> PeftModel:
 
 
 def train(model: PeftModel, batches: torch.Tensor, options: dict[str, float]) -> list[float]:
-    """The losses; AdamW on the adapter alone, gradients clipped."""
+    """The losses with AdamW on the adapter alone and clipped gradients."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     betas = (options["beta1"], options["beta2"])
     optimizer = torch.optim.AdamW(

@@ -1,4 +1,4 @@
-"""N trivial tasks with redun, its database in SQLite beside the outputs; runs in `.peers`.
+"""N trivial tasks with redun, its SQLite database next to the outputs; runs in `.peers`.
 
 redun_engine.py PREFIX STEPS wide|chain REPORT
 """

@@ -3,7 +3,7 @@
 trl_dpo.py MODEL ROWS OPTIONS REPORT
 
 OPTIONS is a JSON object of `batch_size` (pairs), `seq_len`, `learning_rate`, `beta1`, `beta2`, `max_grad_norm`, and
-`cases`: by name, `steps` and further fields of TRL's DPOConfig. REPORT: by case, lists of figures by step.
+`cases`: by name, `steps` and more fields of TRL's DPOConfig. REPORT: by case, lists of figures by step.
 """
 
 import json
@@ -29,7 +29,7 @@ class Ends(TrainerCallback):
 
 
 class Recording(DPOTrainer):
-    """Keeps what TRL logs rounded: the losses of micro-batches, which sum up to a step's, and means of the others."""
+    """Keeps exact figures, which TRL rounds in its log: losses of micro-batches, which add up per step, and means."""
 
     def __init__(self, **arguments: Any) -> None:
         self.losses: list[float] = []

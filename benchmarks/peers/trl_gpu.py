@@ -7,7 +7,7 @@ F is what `gpu_checks.py prepare` made: its tokenizer and pairs are used.
 
 ATTENTION is a value of `attn_implementation` ("sdpa", "flex_attention"). WEIGHTS: "mixed", float32 weights and
 bfloat16 passes, as ours, or "bf16", all in bfloat16. Gradient checkpointing is on, as in TRL by default. Each setting
-is a process of its own; its figures are told as soon as they are known.
+runs in its own process; its figures are printed as soon as they are known.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Clock(TrainerCallback):
 
 
 class Counting(SFTTrainer):
-    """Counts the tokens of each step's batch; what that takes is a sum over its masks."""
+    """Counts the tokens of the batch of each step, at the cost of a sum over its masks."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

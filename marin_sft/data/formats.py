@@ -21,7 +21,7 @@ from marin_sft.nearest import did_you_mean
 
 _INSIDE_MESSAGES = ("role", "content")
 HistoryThinking = Literal["keep", "strip"]
-TrainOn = Literal["assistant", "last", "all"]
+TrainOn = Literal["assistant", "last", "all", "completion", "everything"]
 SpecialTokensInText = Literal["keep", "escape", "drop", "raise"]
 NotRendered = Literal["calls", "reasoning", "content"]
 
@@ -86,7 +86,8 @@ class ChatLmDatasetFormat(metaclass=NamedFields):
 
     train_on: TrainOn = "assistant"
     """What to train: "assistant" turns with their end-of-turn tokens, the "last" of them, or "all" tokens. A
-    message's own `train` flag takes precedence."""
+    message's own `train` flag takes precedence. "all" leaves out the prompt of a prompt and its completion;
+    "everything" does not. "completion" trains the assistant turns of such a completion, and other rows whole."""
 
     pack: bool | int | None = None
     """Whether documents share rows of a mixture, or how many may. None: up to the mixture."""
@@ -125,8 +126,10 @@ class ChatLmDatasetFormat(metaclass=NamedFields):
             _check_choice("allow_not_rendered", kind, get_args(NotRendered))
         check_template_date("template_date", self.template_date)
         check_template_kwargs("chat_template_kwargs", self.chat_template_kwargs)
-        if not self.mask_user_turns and self.train_on == "last":
-            raise ConfigError("mask_user_turns=False trains all tokens, train_on='last' does not; expected one of them")
+        if not self.mask_user_turns and self.train_on in ("last", "completion"):
+            raise ConfigError(
+                f"mask_user_turns=False trains all tokens, train_on={self.train_on!r} does not; expected one of them"
+            )
         if self.pack is not None and self.pack is not False and self.pack < 1:
             raise ConfigError(f"pack={self.pack}; expected True, False, or how many documents share a row, 1 or more")
 
@@ -156,14 +159,13 @@ class ChatLmDatasetFormat(metaclass=NamedFields):
 
 @dataclass(frozen=True)
 class TextLmDatasetFormat(metaclass=NamedFields):
-    """Rows that hold plain text, all of it trained; no template.
-
-    `add_special_tokens`: True puts the tokenizer's BOS before each text, False puts none; None does as the tokenizer
-    itself does. A text that begins with a BOS gets no second one. An EOS ends every text, whatever this says.
-    """
+    """Rows that hold plain text, all of it trained; no template. An EOS ends every text."""
 
     text_key: str = "text"
-    add_special_tokens: bool | None = omitted_when(None, default=None)
+    """The key of the text in a row."""
+
+    add_special_tokens: bool | None = omitted_when(None, default=None, kw_only=True)
+    """Whether to put the tokenizer's BOS before each text that has none. None: as the tokenizer itself does."""
 
     def __post_init__(self) -> None:
         _check_kind("text_key", self.text_key, (str,))

@@ -1,6 +1,6 @@
-"""The step that keeps what a script had in memory: rows, or the files of a tokenizer.
+"""The step that keeps data that a script had in memory: rows, or the files of a tokenizer.
 
-The script writes it to a file below the prefix, the step moves it into its output. It is known by its content, so the
+The script writes files below the prefix, and the step copies them to its output. Their content identifies them, so the
 same rows are the same step in every process.
 """
 
@@ -19,7 +19,7 @@ def keep(config: KeptConfig) -> None:
     """Copy the files of `config` to the output.
 
     Raises:
-        DataError: a file that is gone, or that is not what the script had.
+        DataError: a file is missing, or does not hold what the script had.
     """
     for name, digest in config.files.items():
         filesystem, source = file_system(f"{config.from_directory}/{name}")
@@ -33,7 +33,7 @@ def keep(config: KeptConfig) -> None:
                     written.write(block)
         except FileNotFoundError:
             raise DataError(
-                f"{source} is gone: it held what the script had in memory; run the script again, which writes it"
+                f"{source} is missing: it held data from the script's memory; run the script again to write it"
             ) from None
         if found.hexdigest() != digest:
-            raise DataError(f"{source} is not what the script had in memory; run the script again, which writes it")
+            raise DataError(f"{source} does not hold what the script had in memory; run the script again to write it")

@@ -124,5 +124,5 @@ def _check_fields(config: MixtureConfig, kind: type[Rows]) -> None:
         values = {field: getattr(config, field) for field in other.fields if field not in kind.fields}
         given = {field: value for field, value in values.items() if value is not None}
         if given:
-            raise ConfigError(f"{given}: only for {other.called}, which the components do not hold; expected None")
+            raise ConfigError(f"{given} with components that hold no {other.called}; expected None")
     kind.check(config)

@@ -1,20 +1,19 @@
-"""The command that shows what becomes of rows."""
+"""The command that shows how rows are read."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shlex
-from typing import Any
 
-from marin_sft.data.formats import LmDatasetFormat
+from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 
 _FLAGS = ("columns", "role_map", "train_on")
 
 
 def preview_command(data: str, tokenizer: str, format: LmDatasetFormat | None = None) -> str:
-    """`marin-sft preview` for rows as a step reads them. A format with a function of its own has no flags: then the
-    step stands there by the names of its kind."""
+    """`marin-sft preview` for rows as a step reads them. A format with its own function cannot be given as flags:
+    then the command names an experiment and a step."""
     chat = None if format is None else format.as_chat()
     if chat is not None and chat.formatting_func is not None:
         return "marin-sft preview EXPERIMENT.py tokenized/NAME"
@@ -30,8 +29,8 @@ def preview_command(data: str, tokenizer: str, format: LmDatasetFormat | None = 
     return shlex.join(words)
 
 
-def _said(chat: Any, field: dataclasses.Field[Any]) -> bool:
-    """Whether a field of a format is not as it is by default."""
+def _said(chat: ChatLmDatasetFormat, field: dataclasses.Field[object]) -> bool:
+    """Whether a field of a format differs from its default."""
     made = field.default_factory
     default = field.default if made is dataclasses.MISSING else made()
     return bool(getattr(chat, field.name) != default) and field.name != "pack"

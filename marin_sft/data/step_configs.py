@@ -104,10 +104,10 @@ class DownloadUrlsConfig(StepConfig, kind="download_urls", version=1, body="mari
 
 @dataclass(frozen=True)
 class KeptConfig(StepConfig, kind="keep", version=1, body="marin_sft.data.kept:keep"):
-    """What a script had in memory, known by its content."""
+    """Files with data that a script had in memory, identified by their content."""
 
     files: dict[str, str]
-    """SHA-256 in hex of each file, by its name."""
+    """The SHA-256 of each file in hex, by its name."""
 
     from_directory: str = execution_only(default="")
     """Where the script wrote them."""
@@ -170,7 +170,9 @@ class TrainTokenizerConfig(
     def __post_init__(self) -> None:
         smallest = _BYTES + 3
         if isinstance(self.vocab_size, int) and self.vocab_size < smallest:
-            raise ConfigError(f"vocab_size={self.vocab_size}; expected at least {smallest}: 256 bytes and 3 specials")
+            raise ConfigError(
+                f"vocab_size={self.vocab_size}; expected at least {smallest}: 256 bytes and 3 special tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class MixtureConfig(StepConfig, kind="mixture", version=2, body="marin_sft.data.
 
     def __post_init__(self) -> None:
         if not isinstance(self.seq_len, UnversionedValue) and not (is_count(self.seq_len) and self.seq_len >= 2):
-            raise ConfigError(f"seq_len={self.seq_len!r}; expected a whole number from 2: a token and the next")
+            raise ConfigError(f"seq_len={self.seq_len!r}; expected a whole number, at least 2: a token and the next")
         for name in PAIR_FIELDS:
             value = getattr(self, name)
             # Without a token of the prompt the first of the completion could not be predicted.

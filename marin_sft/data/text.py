@@ -1,4 +1,4 @@
-"""`levanter.data.text` with only the package's name changed: what is in a row, and which data sets are trained on."""
+"""The names of `levanter.data.text`: formats of rows, and mixtures of datasets."""
 
 from marin_sft.data.data_configs import LmDataConfig
 from marin_sft.data.formats import (

@@ -45,7 +45,7 @@ class Shard:
 
 
 def trained_tokens(mask: np.ndarray) -> int:
-    """Targets that can be trained. The first token of a document is none: there is nothing to predict it from."""
+    """How many targets can be trained. The first token of a document has nothing before it to predict it from."""
     return int(np.count_nonzero(mask[1:]))
 
 

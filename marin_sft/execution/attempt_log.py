@@ -1,4 +1,4 @@
-"""A step's output on screen, kept in the attempt's log as well."""
+"""The attempt's log: a copy of what its step prints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any, TextIO
 
 from marin_sft.execution.store import Store
@@ -17,10 +18,10 @@ _UPLOAD_RATE = 100_000  # bytes/s: an upload is the whole log, so a long one goe
 
 
 class AttemptLog:
-    """`{output}/.log`. Object stores cannot append: there the log is kept in a local file, and uploaded by and by.
+    """`{output}/.log`. Object stores cannot append, so there the log is a local file that is uploaded now and then.
 
-    `own_process`: nothing else writes to this process's stdout and stderr meanwhile. Only then `echo` may be off, which
-    keeps what is written off them.
+    own_process: nothing else writes to this process's stdout and stderr.
+    echo: also write to them. May be off only if `own_process`.
     """
 
     def __init__(self, store: Store, output: str, own_process: bool, echo: bool = True) -> None:
@@ -41,16 +42,18 @@ class AttemptLog:
         self._exit.enter_context(copied or _python_output_copied_to(self._file))
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        self._exit.__exit__(*exception)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.__exit__(kind, error, trace)
 
     def write(self, text: str) -> None:
-        """Into the log only."""
+        """To the log only."""
         with open(self._file, "a", encoding="utf-8") as file:
             file.write(text)
 
     def upload(self, now: bool = False) -> None:
-        """Bring the log in the store up to date, if it is time or `now`. One thread at a time.
+        """Upload the log if it is due, or if `now` is set. Call it from one thread at a time.
 
         Raises:
             OSError: the store refused.
@@ -67,10 +70,12 @@ class AttemptLog:
 
 @contextlib.contextmanager
 def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
-    """Copy all that this process and its children write to stdout and stderr into `path`, also from C++ code. Without
-    `echo` it goes there alone.
+    """Copy what this process and its children write to stdout and stderr into `path`, output of C++ code included.
 
-    For a worker process that runs one step at a time: it works on file descriptors 1 and 2.
+    echo: also write it to stdout and stderr.
+
+
+    It redirects file descriptors 1 and 2, so it is for worker processes that run one step at a time.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -89,7 +94,7 @@ def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(saved[0], 1)
             os.dup2(saved[1], 2)
-            pump.join(timeout=5)  # a child left behind may hold the pipe open: what it writes is not waited for
+            pump.join(timeout=5)  # a child that is still running may hold the pipe open: do not wait for it
             for descriptor in saved:
                 os.close(descriptor)
 
@@ -104,7 +109,7 @@ def _pump(reading: int, *targets: int) -> None:
 
 @contextlib.contextmanager
 def _python_output_copied_to(path: str) -> Iterator[None]:
-    """Copy what Python code writes to sys.stdout and sys.stderr into `path`; debuggers keep their terminal."""
+    """Copy what Python code writes to sys.stdout and sys.stderr into `path`. Debuggers keep the terminal."""
     with open(path, "a", encoding="utf-8", errors="replace") as log:
         out, err = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Copied(out, log), _Copied(err, log)
@@ -115,7 +120,7 @@ def _python_output_copied_to(path: str) -> Iterator[None]:
 
 
 class _Copied:
-    """A text stream that writes to a file, too; all else is the stream's."""
+    """A text stream that also writes to a log file."""
 
     def __init__(self, stream: TextIO, log: TextIO) -> None:
         self._stream = stream

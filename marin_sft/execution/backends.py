@@ -1,4 +1,4 @@
-"""Where attempts run. `InlineBackend` runs them here, one after another; `ray_backend.RayBackend` on Ray."""
+"""Where attempts run: `InlineBackend` runs them in this process, one by one; `ray_backend.RayBackend` on Ray."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from marin_sft.execution.worker import Outcome, Task, run_attempt
 
 
 class Backend(Protocol):
-    """Runs tasks. A future raises `InfrastructureLoss` when the worker was lost, `OutOfMemory` when it was killed for
-    its memory, and never the step's own errors."""
+    """Runs tasks.
+
+    A future raises `InfrastructureLoss` if the worker was lost, and `OutOfMemory` if it was killed for its memory use.
+    It never raises the step's own errors.
+    """
 
     capacity: int | None
 
     def submit(self, task: Task) -> Future[Outcome]: ...
 
     def wait(self, running: Collection[Future[Outcome]], timeout: float | None) -> set[Future[Outcome]]:
-        """Those that have ended, once the first has or the seconds are over."""
+        """Wait until a future has ended or `timeout` seconds have passed. Returns those that have ended."""
         ...
 
     def close(self) -> None:
-        """Stop whatever still runs and let go of all processes."""
+        """Stop everything that still runs and release all processes."""
         ...
 
 
 class InlineBackend:
-    """Runs each task at once in this very thread, so that breakpoints and profilers work. `notify` is told in words
-    what a user should know."""
+    """Runs each task immediately in the calling thread, so that breakpoints and profilers work.
+
+    notify: receives messages for the user.
+    """
 
     capacity: int | None = 1
 
@@ -45,7 +50,7 @@ class InlineBackend:
         try:
             with _variables(task.resources.runtime_env):
                 future.set_result(run_attempt(task, own_process=False))
-        except Exception as error:  # of the store; a body's own end up in the outcome
+        except Exception as error:  # from the store; errors of the body are in the outcome
             future.set_exception(error)
         return future
 
@@ -53,12 +58,12 @@ class InlineBackend:
         return set(running)
 
     def _tell_what_is_lacking(self, task: Task) -> None:
-        """Once of each thing."""
+        """Each message once."""
         env = task.resources.runtime_env
         unset = [f"runtime_env.{name}" for name in ("pip", "working_dir") if env and getattr(env, name)]
         texts = [
             *lacking_here(task.resources),
-            *(f"{name} needs a process of its own, which --backend inline has not; it is left out" for name in unset),
+            *(f"{name} needs a separate process, so --backend inline ignores it" for name in unset),
         ]
         for text in texts:
             if text not in self._told:
@@ -66,12 +71,12 @@ class InlineBackend:
                 self._notify(f"{task.name}: {text}")
 
     def close(self) -> None:
-        """Nothing runs any more when `submit` has returned."""
+        """Nothing to do: a task has ended by the time `submit` returns."""
 
 
 @contextlib.contextmanager
 def _variables(env: RuntimeEnv | None) -> Iterator[None]:
-    """With the variables of `env` set. What else is in `env` needs a process of its own."""
+    """Set the variables of `env`. The rest of `env` needs a separate process."""
     before = os.environ.copy()
     os.environ.update(env.env_vars if env else {})
     try:

@@ -1,4 +1,4 @@
-"""The sign of life of an attempt's owner, and how far the step is; and what an owner does that lost its claim."""
+"""The heartbeat of an attempt's owner, with the step's progress; and what an owner does when it loses its claim."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from marin_sft.execution.patience import no_patience
 from marin_sft.execution.store import Store
 from marin_sft.progress import Progress
 
-LOG_SECONDS = 10.0  # between two lines of progress in the attempt's log
+LOG_SECONDS = 10.0  # between two progress lines in the attempt's log
 LOST_CLAIM = 75  # exit status of a worker process that lost its claim
 
 
 class Beat:
-    """Rewrites the claim's beat while the body runs: a counter, and the newest progress.
+    """Rewrites the claim's beat while the body runs: a counter, and the latest progress.
 
-    An owner that sees a later claim, or could not beat for two thirds of the timeout (after the whole of it others take
-    it for dead), stops its body. A process of its own can be ended; a body that runs inline goes on, and its commit
-    is refused at the end.
+    An owner stops its body when it sees a later claim, or has failed to beat for two thirds of the timeout. (After the
+    full timeout others consider it dead.) Only a separate process can be stopped. An inline body continues, and its
+    commit is refused at the end.
     """
 
     def __init__(
@@ -47,14 +47,15 @@ class Beat:
             self._logged = time.monotonic()
             self._log.write(news.text() + "\n")
 
-    @no_patience()  # the next beat asks again
+    @no_patience()  # the next beat tries again
     def _run(self) -> None:
         count, last = 0, time.monotonic()
         while not self._ended.wait(min(self._store.beat_seconds, self._patience / 4)):
             count += 1
             try:
                 lost = newer_claim(self._store, self._directory, self._claim)
-                write_beat(self._store, self._directory, self._claim, count, self._newest and asdict(self._newest))
+                news = asdict(self._newest) if self._newest else None
+                write_beat(self._store, self._directory, self._claim, count, news)
                 last = time.monotonic()
                 self._log.upload()
             except OSError as error:
@@ -75,6 +76,6 @@ class Beat:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._ended.set()
         self._thread.join()
-        if kind is not None:  # interrupted: nobody needs to wait for the timeout
+        if kind is not None:  # interrupted: spare others the wait for the timeout
             with contextlib.suppress(OSError):
                 write_beat(self._store, self._directory, self._claim, -1, None, released=True)

@@ -1,4 +1,4 @@
-"""What lies under a prefix: the directories of steps, and which of them a name means. Reads only."""
+"""The step directories under a prefix, and which of them a name refers to. Only reads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.commits import Commit
@@ -28,8 +28,11 @@ _OF_A_STORE = {RUNS, PINS}
 
 @dataclass(frozen=True)
 class Catalog:
-    """What lies under a prefix, relative to it, sorted. `steps`: directories that look like steps; whether a claim or a
-    commit in them is one of ours, their state tells. `stores`: stores of other launches, which are not looked into."""
+    """What is under a prefix, as sorted relative paths.
+
+    steps: directories that look like steps. Their state tells whether they hold claims or commits of ours.
+    stores: nested stores, which are not searched.
+    """
 
     steps: tuple[str, ...]
     stores: tuple[str, ...]
@@ -62,17 +65,17 @@ def read_catalog(store: Store) -> Catalog:
 def _is_step(store: Store, directory: str, folders: list[str]) -> bool:
     if _OF_A_STEP.isdisjoint(folders):
         return False
-    # Anybody may call a folder `commits`. Another look is spared where the name speaks for us.
+    # Any folder may be called `commits`. A name with a fingerprint spares us a second look.
     return name_of_directory(directory) is not None or has_step(store, directory)
 
 
 def step_name(directory: str) -> str:
-    """The step's name, or the directory where it was chosen by `override_output_path`."""
+    """The step's name, or the whole directory if `override_output_path` chose it."""
     return name_of_directory(directory) or directory
 
 
 def location(store: Store, directory: str) -> str:
-    """One text for each place, however it is spelled: an override may be absolute, and on disk go by a link."""
+    """One spelling for each place. An override may be an absolute path, and on disk it may go through a link."""
     path = store.path(directory)
     return path.rstrip("/") if "://" in path else os.path.realpath(path)
 
@@ -83,7 +86,7 @@ def read_states(store: Store, directories: Iterable[str]) -> dict[str, StepState
 
 
 def comparable_commits(store: Store, directories: Iterable[str]) -> dict[str, Commit]:
-    """The newest commits of steps, to say in what another one differs. One that is damaged explains nothing."""
+    """The newest commits of steps, to compare another one with. Damaged ones are skipped."""
 
     def read(directory: str) -> Commit | None:
         try:
@@ -101,15 +104,15 @@ def comparable_commits(store: Store, directories: Iterable[str]) -> dict[str, Co
 class _Comparable:
     kind: str
     version: int
-    config: Any
+    config: object
 
 
 def in_parallel(store: Store, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`[function(item) for item in items]`; where each takes a round trip, many at once."""
+    """`[function(item) for item in items]`, in parallel where each call takes a network round trip."""
     if store.on_disk:
         return [function(item) for item in items]
     items = list(items)
-    # One alone first: of many at once, each would set up the client's session anew.
+    # The first call runs alone: parallel first calls would each set up a session of the client.
     first = [function(item) for item in items[:1]]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         return first + list(pool.map(function, items[1:]))
@@ -117,7 +120,7 @@ def in_parallel(store: Store, function: Callable[[T], R], items: Iterable[T]) ->
 
 @dataclass(frozen=True)
 class Found:
-    """The step that a text means. `others` are the directories that it could have meant as well."""
+    """The step that a text refers to. `others`: the directories that it could also refer to."""
 
     directory: str
     state: StepState
@@ -125,12 +128,12 @@ class Found:
 
 
 def find_step(store: Store, text: str) -> Found:
-    """A step by its exact name, its `name-fingerprint` or a beginning of that, its directory, or a path inside it.
+    """Find a step by its exact name, its `name-fingerprint` or a prefix of that, its directory, or a path inside it.
 
-    Of several steps of one name it is the one with the newest commit; without a commit, the one claimed last.
+    If several steps have the name, the one with the newest commit; without commits, the one claimed last.
 
     Raises:
-        UserError: for what is no step under the prefix, with the nearest name.
+        UserError: there is no such step under the prefix; with the nearest name.
     """
     catalog = read_catalog(store)
     known = catalog.steps
@@ -151,15 +154,15 @@ def find_step(store: Store, text: str) -> Found:
 def _not_found(store: Store, text: str, wanted: str, catalog: Catalog) -> str:
     for other in catalog.stores:
         if f"{wanted}/".startswith(f"{other}/"):
-            return f"no step {text!r}: {other} is a store of its own; give --prefix {store.path(other)}"
+            return f"no step {text!r}: {other} is a store of its own; use --prefix {store.path(other)}"
     if not catalog.steps:
-        return f"no step {text!r}: there is none under {store.prefix}; choose another with --prefix"
+        return f"no step {text!r}: there are no steps under {store.prefix}; choose another store with --prefix"
     names = sorted({step_name(directory) for directory in catalog.steps})
     return f"no step {text!r} under {store.prefix}{nearest_text(text, names)}"
 
 
 def _begins(directory: str, wanted: str) -> bool:
-    """`raw/a-01` means `raw/a-0123456789`, but `raw/a` does not mean `raw/ab-0123456789`."""
+    """`raw/a-01` matches `raw/a-0123456789`, but `raw/a` does not match `raw/ab-0123456789`."""
     name = name_of_directory(directory)
     return name is not None and wanted.startswith(f"{name}-") and directory.startswith(wanted)
 

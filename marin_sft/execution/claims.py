@@ -1,7 +1,7 @@
 """Claims on a step, and the beats by which their owners show that they are alive.
 
-    {directory}/claims/000003.json   create-exclusive; its number is the epoch and the attempt's name
-    {directory}/claims/000003.beat   rewritten by the owner: a counter, and how far the step is
+    {directory}/claims/000003.json   create-exclusive; its number is the epoch, and names the attempt
+    {directory}/claims/000003.beat   rewritten by the owner: a counter, and the progress
     {directory}/3/                   the attempt
 
 Claims save work. Correctness never depends on them: of two owners of a step, only one can commit.
@@ -14,11 +14,10 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import DamagedFile
 from marin_sft.execution.clock import now, seconds_since_epoch
-from marin_sft.execution.documents import numbers_of, read_document, to_json
+from marin_sft.execution.documents import JsonObject, numbers_of, read_document, to_json
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.store import Store
 from marin_sft.progress import Progress
@@ -26,7 +25,7 @@ from marin_sft.progress import Progress
 
 @dataclass(frozen=True)
 class Claim:
-    """Who works on a step. `number` is the epoch: a higher one fences off a lower one."""
+    """Who works on a step. `number` is the epoch: a higher number fences off lower ones."""
 
     number: int
     aim: int
@@ -54,7 +53,7 @@ def claim_numbers(store: Store, directory: str) -> list[int]:
 def read_claim(store: Store, directory: str, number: int) -> Claim | None:
     path = f"{store.path(directory)}/claims/{number:06}.json"
     output = attempt_path(store, directory, number)
-    advice = f"if no launch works on the step, remove it, and {output} unless a commit names that attempt"
+    advice = f"if no launch is running the step, remove it, and also {output} unless a commit names that attempt"
     return read_document(
         store,
         path,
@@ -65,7 +64,7 @@ def read_claim(store: Store, directory: str, number: int) -> Claim | None:
 
 
 def take_claim(store: Store, directory: str, number: int, aim: int, fingerprint: str) -> Claim | None:
-    """Claim the step for this process; None when another launch took the number first."""
+    """Claim the step for this process. None if another launch took the number first."""
     claim = Claim(number, aim, fingerprint, ProcessIdentity.current(), now())
     if store.create_exclusive(f"{store.path(directory)}/claims/{number:06}.json", to_json(claim)):
         return claim
@@ -73,7 +72,7 @@ def take_claim(store: Store, directory: str, number: int, aim: int, fingerprint:
 
 
 def newer_claim(store: Store, directory: str, claim: Claim) -> bool:
-    """Whether another launch has taken the step over. That a listing lacks the claim itself says nothing."""
+    """Whether another launch has taken the step over. Listings may lag, so `claim` itself may be missing."""
     return max(claim_numbers(store, directory), default=0) > claim.number
 
 
@@ -81,9 +80,9 @@ def beat_path(store: Store, directory: str, claim: int) -> str:
     return f"{store.path(directory)}/claims/{claim:06}.beat"
 
 
-def read_beat(store: Store, directory: str, claim: int) -> dict[str, Any]:
-    """What `write_beat` wrote last; empty before the first beat, and when it cannot be read: a power cut may have left
-    it empty, and the next beat is soon there."""
+def read_beat(store: Store, directory: str, claim: int) -> JsonObject:
+    """What `write_beat` wrote last. Empty before the first beat, and if it cannot be read: a power cut may have emptied
+    it, and the next beat will come soon."""
     try:
         path = beat_path(store, directory, claim)
         beat = read_document(store, path, _Beat, "", lambda beat: math.isfinite(beat.time))
@@ -93,17 +92,17 @@ def read_beat(store: Store, directory: str, claim: int) -> dict[str, Any]:
 
 
 def write_beat(
-    store: Store, directory: str, claim: Claim, count: int, progress: Any, *, released: bool = False
+    store: Store, directory: str, claim: Claim, count: int, progress: JsonObject | None, *, released: bool = False
 ) -> None:
-    """For the owner of a claim only. `released`: it has stopped, and whoever wants the step may go on with it."""
+    """Only the owner of the claim calls this. released: the owner has stopped, and anyone may continue the step."""
     beat = {"count": count, "time": time.time(), "progress": progress, "released": released}
-    # float: a figure may be a scalar of numpy's or JAX's, and an owner that cannot beat counts as dead.
+    # default=float: a metric may be a numpy or JAX scalar, and an owner that cannot beat is considered dead.
     data = json.dumps(beat, default=float).encode()
     store.replace(beat_path(store, directory, claim.number), data, durable=False)
 
 
 class Watch:
-    """Judges owners of claims by their beats, on this process's own clock: clocks of two machines never meet."""
+    """Judges by their beats whether owners are alive. It uses only this process's clock; clocks are never compared."""
 
     def __init__(self, store: Store, timeout: float) -> None:
         self._store = store
@@ -111,7 +110,7 @@ class Watch:
         self._seen: dict[tuple[str, int], tuple[bytes | None, float]] = {}
 
     def stands_still(self, directory: str, claim: Claim) -> bool:
-        """True once the owner's beat has not moved for the timeout since this watch first looked."""
+        """Whether the owner's beat has not changed for longer than the timeout since this watch first saw it."""
         try:
             beat = self._store.read(beat_path(self._store, directory, claim.number))
         except IsADirectoryError:

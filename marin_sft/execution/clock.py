@@ -1,4 +1,4 @@
-"""The times that claims, commits and records hold."""
+"""Timestamps of claims, commits and records."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ import json
 import math
 import sys
 from dataclasses import dataclass, field
-from typing import Any
 
 from marin_sft.errors import StoreError
 from marin_sft.execution.clock import seconds_since_epoch
@@ -24,7 +23,7 @@ from marin_sft.execution.store import FileInfo, Store
 
 @dataclass(frozen=True)
 class Consumed:
-    """An input as it was used: the step's directory, its commit number and output digest (None: no digest known)."""
+    """An input as it was used: the step's directory, its commit number and its output digest (None: unknown)."""
 
     directory: str
     commit: int
@@ -33,8 +32,13 @@ class Consumed:
 
 @dataclass(frozen=True)
 class Commit:
-    """A published output. `source` is the digest of the step function's source when it was made, `settings` the values
-    of the config's fields that are no part of the identity."""
+    """A published output.
+
+    source: digest of the step function's source at the time.
+    settings: the values of config fields that are not part of the identity.
+    digest: of all files of the output.
+    result: digest of all files but the step's log; None if it keeps no log.
+    """
 
     number: int
     attempt: int
@@ -44,7 +48,8 @@ class Commit:
     inputs: tuple[Consumed, ...]
     source: str | None
     time: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
+    result: str | None = None
 
 
 def commit_numbers(store: Store, directory: str) -> list[int]:
@@ -54,8 +59,8 @@ def commit_numbers(store: Store, directory: str) -> list[int]:
 def read_commit(store: Store, directory: str, number: int) -> Commit | None:
     path = f"{store.path(directory)}/commits/{number:06}.json"
     advice = (
-        "put it back from a copy; or remove it, and run the step again with --force_run: until then an older commit of "
-        "it counts, if it has one"
+        "restore it from a copy, or remove it and rerun the step with --force_run; until then an older commit counts, "
+        "if there is one"
     )
     return read_document(
         store,
@@ -67,14 +72,14 @@ def read_commit(store: Store, directory: str, number: int) -> Commit | None:
 
 
 def publish(store: Store, directory: str, commit: Commit) -> Commit | None:
-    """Commit the attempt, or adopt the commit of the same step that another launch published under this number first.
+    """Commit the attempt, or adopt the commit that another launch published first for the same step and number.
 
-    None where the number is another step's: two may share a directory that was chosen for them.
+    None if the number belongs to another step: two steps may share a directory chosen by `override_output_path`.
     """
     if store.create_exclusive(f"{store.path(directory)}/commits/{commit.number:06}.json", to_json(commit)):
         try:
             store.point_latest(store.path(directory), str(commit.attempt))
-        except OSError as error:  # it is for people alone: the commit stands
+        except OSError as error:  # the link is only for people: the commit is valid without it
             print(f"warning: {directory}/latest does not lead to attempt {commit.attempt}: {error}", file=sys.stderr)
         return commit
     found = read_commit(store, directory, commit.number)
@@ -82,14 +87,14 @@ def publish(store: Store, directory: str, commit: Commit) -> Commit | None:
 
 
 def output_digest(files: list[FileInfo]) -> str | None:
-    """Of an output as a whole; None when a file has none."""
+    """The digest of a whole output; None if a file has none."""
     if any(file.digest is None for file in files):
         return None
     return hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
 
 
 def damaged_files(store: Store, output: str) -> list[str]:
-    """The files of a committed output that are gone, or have another size, as far as its list of files can be read."""
+    """The files of a committed output that are missing or have another size; empty if its file list is unreadable."""
     committed = committed_files(store, output)
     try:
         there = store.sizes(output)
@@ -99,7 +104,7 @@ def damaged_files(store: Store, output: str) -> list[str]:
 
 
 def committed_files(store: Store, output: str) -> list[FileInfo]:
-    """What a committed output lists as its files; nothing where the list cannot be read."""
+    """The files that a committed output lists; empty if the list is unreadable."""
     try:
         return [FileInfo(**file) for file in json.loads(store.read(f"{output}/.files.json") or b"[]")]
     except (ValueError, TypeError):

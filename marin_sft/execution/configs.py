@@ -1,4 +1,4 @@
-"""The one walk over configs, `parts_of`, on which identity, references, resolution and records are built."""
+"""`parts_of`, the one walk over configs. Identity, references, resolution and records all use it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from marin_sft.redaction import shown_value
 
 _MARKERS = (ExecutorStep, InputName, OutputName, EarlierAttempts, UnversionedValue, Resources, enum.Enum)
 _PLAIN = (str, int, float, bool)
-_NO_METADATA: Mapping[str, Any] = {}
+_NO_METADATA: Mapping[str, object] = {}
 
 
 class Part(NamedTuple):
-    """One child of a container in a config: its key, where it lies, its value; of a dataclass's field, its metadata and
-    the type that it is declared with."""
+    """One child of a container in a config.
+
+    path: where in the config it is.
+    metadata, declared: of a dataclass field, its metadata and declared type.
+    """
 
     key: Any
     path: str
-    value: Any
-    metadata: Mapping[str, Any] = _NO_METADATA
-    declared: Any = None
+    value: object
+    metadata: Mapping[str, object] = _NO_METADATA
+    declared: object = None
 
 
-def parts_of(value: Any, path: str) -> list[Part] | None:
+def parts_of(value: object, path: str) -> list[Part] | None:
     """The children of a dataclass, mapping, list, tuple or set; None for a leaf.
 
     Raises:
@@ -55,8 +58,8 @@ def parts_of(value: Any, path: str) -> list[Part] | None:
     return None
 
 
-def resolve(value: Any, replace: Callable[[Any], Any], path: str = "config") -> Any:
-    """A copy of `value` with every leaf passed through `replace`; containers without a change are kept as they are."""
+def resolve(value: Any, replace: Callable[[object], object], path: str = "config") -> Any:
+    """A copy of `value` with every leaf passed through `replace`. Containers that do not change are not copied."""
     if isinstance(value, UnversionedValue):
         return resolve(value.value, replace, path)
     parts = parts_of(value, path)
@@ -75,20 +78,20 @@ def resolve(value: Any, replace: Callable[[Any], Any], path: str = "config") -> 
     return dataclasses.replace(value, **{p.key: after for p, after in zip(parts, new, strict=True) if p.key in init})
 
 
-def references(config: Any) -> list[tuple[str, InputName]]:
-    """Every use of a step's output in a config, as (where, InputName), in the order of the walk."""
+def references(config: object) -> list[tuple[str, InputName]]:
+    """Every use of a step's output in a config, as (path, InputName), in the order of the walk."""
     return [(path, used) for path, used in _input_names(config) if used.step is not None]
 
 
-def hardcoded_paths(config: Any) -> list[str]:
-    """Every path in a config that stands there as `InputName.hardcoded`."""
+def hardcoded_paths(config: object) -> list[str]:
+    """Every `InputName.hardcoded` path in a config."""
     return [used.name for _, used in _input_names(config) if used.step is None and used.name is not None]
 
 
-def _input_names(config: Any) -> list[tuple[str, InputName]]:
+def _input_names(config: object) -> list[tuple[str, InputName]]:
     found: list[tuple[str, InputName]] = []
 
-    def visit(value: Any, path: str) -> None:
+    def visit(value: object, path: str) -> None:
         if isinstance(value, UnversionedValue):
             visit(value.value, path)
         elif isinstance(value, ExecutorStep):
@@ -103,14 +106,14 @@ def _input_names(config: Any) -> list[tuple[str, InputName]]:
     return found
 
 
-def settings_of(config: Any) -> dict[str, Any]:
-    """The plain values that are no part of the identity, by where they lie: mesh, cadences, micro-batch, and the like.
+def settings_of(config: object) -> dict[str, object]:
+    """The plain values that are not part of the identity, by their path in the config, such as mesh or micro-batch.
 
-    Resources are left out: where a step ran is no setting of it. So are secrets: everybody may read what is kept.
+    Without resources, which say where a step ran. Without secrets, since everyone may read what is stored.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
 
-    def visit(value: Any, path: str, counts: bool) -> None:
+    def visit(value: object, path: str, counts: bool) -> None:
         if isinstance(value, UnversionedValue):
             visit(value.value, path, False)
             return

@@ -1,4 +1,4 @@
-"""The console that everything for people is printed on."""
+"""The console for all output meant for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _plain_width: ContextVar[int] = ContextVar("marin_sft_plain_width", default=_WID
 
 
 class TextConsole(Console):
-    """Text on it is text: no markup in it counts, and none of its control characters gets out."""
+    """Prints text as it is: markup is not interpreted, control characters are escaped."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -31,7 +31,7 @@ class TextConsole(Console):
         super().out(*(self._shown(str(item)) for item in objects), **options)
 
     def on_broken_pipe(self) -> None:
-        """A launch goes on when nobody reads what it prints any more."""
+        """A launch continues when nobody reads its output any more."""
         self.quiet = True
         print_no_more()
 
@@ -41,8 +41,8 @@ class TextConsole(Console):
 
 
 def make_console(plain_width: int | None = None) -> Console:
-    """The terminal as it is. Off a terminal `plain_width` columns; by default lines are as long as they need to be, so
-    that they can be searched."""
+    """A console as wide as the terminal. Without one it is `plain_width` wide; by default lines are not folded, so that
+    they can be searched."""
     if sys.stdout.isatty():
         return TextConsole()
     width = plain_width or _plain_width.get()
@@ -51,7 +51,7 @@ def make_console(plain_width: int | None = None) -> Console:
 
 @contextlib.contextmanager
 def narrow(columns: int = 80) -> Iterator[None]:
-    """Inside the block, launches fold their output off a terminal to so many columns."""
+    """Inside the block, launches without a terminal fold their output to `columns`."""
     token = _plain_width.set(columns)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Local files that a config names. They count by what they hold: digested when the plan is made, and looked at again by
-the worker that reads them, before its step begins and before it commits.
+"""Local files that a config names. They count by content: the plan digests them, and the worker that reads them checks
+them before its step begins and again before it commits.
 
-Names that start with a dot, and what Windows leaves in every folder, are no part of a directory's contents.
+Names that start with a dot, and files that Windows creates in every folder, are not part of a directory's contents.
 """
 
 from __future__ import annotations
@@ -22,20 +22,24 @@ _OF_MODELS = ("hf_model_id", "default_sft")
 _OF_FIELD = {"tokenizer": ("hf_tokenizer_id", "default_tokenize"), "_paths": ("hf_dataset_id", "default_tokenize")}
 _LITTER = ("desktop.ini", "Thumbs.db")
 _COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
-_SETTLING = 2_000_000_000  # ns: no file system in use tells two writes apart that are further apart than this
+_SETTLING = 2_000_000_000  # ns: every file system in use gives different times to writes further apart than this
 
 
 class _File(NamedTuple):
-    """`name` is relative to the place that was asked for; empty for a single file."""
+    """`name` is relative to the requested location; empty for a single file."""
 
     name: str
     path: str
 
 
 class LocalContent(NamedTuple):
-    """What the files at `location`, an absolute path or glob, held when the plan was made; `field` of the config names
-    it. `stamp` is of their names, sizes, times and inodes. `settled`: none was written to just before it was read, so
-    that the same stamp means the same bytes."""
+    """What local files contained when the plan was made.
+
+    field: the config field that names them.
+    location: an absolute path or glob.
+    stamp: digest of their names, sizes, times and inodes.
+    settled: none had been written to just before it was read, so an equal stamp means equal bytes.
+    """
 
     field: str
     location: str
@@ -48,7 +52,7 @@ def read_content(location: str, field: str) -> LocalContent:
     """Digest a local file, all in a directory, or all that a glob matches.
 
     Raises:
-        ConfigError: where there is nothing, or nothing that can be read.
+        ConfigError: there is nothing at `location`, or it is unreadable.
     """
     location = os.path.abspath(location)
     try:
@@ -57,16 +61,16 @@ def read_content(location: str, field: str) -> LocalContent:
         raise ConfigError(f"{field}: {location!r} cannot be read ({error})") from error
     if files is None:
         raise ConfigError(
-            f"{field}: expected an existing file or directory, or a glob of some, got {location!r}"
+            f"{field}: expected an existing file or directory, or a glob that matches some, got {location!r}"
             f"{nearest_path(location)}{_hub_id_text(location, field)}"
         )
-    stamp, newest = _stamp(files)  # before the files are read: a write meanwhile changes the stamp
+    stamp, newest = _stamp(files)  # before the files are read, so that a write in between changes the stamp
     settled = newest < time.time_ns() - _SETTLING
     return LocalContent(field, location, _digest(files), stamp, settled)
 
 
 def _hub_id_text(location: str, field: str) -> str:
-    """Advice for what is no path but may be an id on the Hugging Face Hub: two words, the first of no folder."""
+    """Advice for a missing path that may be a Hugging Face Hub id: two words, the first of which is not a folder."""
     owner, _, name = os.path.relpath(location).partition("/")
     if not _HUB_NAME.fullmatch(name) or not _HUB_NAME.fullmatch(owner) or os.path.exists(owner):
         return ""
@@ -78,20 +82,23 @@ def _hub_id_text(location: str, field: str) -> str:
 
 
 class Look(NamedTuple):
-    """`change`: what has become of the files since the plan was made, in words; None while they hold the same. `stamp`:
-    see `LocalContent`; it moves whenever they are written, replaced or touched."""
+    """A check of local files.
+
+    change: how they changed since the plan was made, in words; None if their content is the same.
+    stamp: as in `LocalContent`; it changes whenever they are written, replaced or touched.
+    """
 
     change: str | None
     stamp: str = ""
 
 
 def look_at(content: LocalContent, before: Look | None = None) -> Look:
-    """`before`: an earlier look, since when the files must not have been touched either."""
+    """before: an earlier check; the files must not have been touched since."""
     where = f"{content.field}: {content.location}"
     try:
         files = _files_at(content.location)
         if files is None:
-            return Look(f"{where} is not there on {socket.gethostname()}")
+            return Look(f"{where} does not exist on {socket.gethostname()}")
         stamp = _stamp(files)[0]
         same = content.settled and stamp == content.stamp
         digest = content.digest if same else _digest(files)
@@ -99,21 +106,21 @@ def look_at(content: LocalContent, before: Look | None = None) -> Look:
         return Look(f"{where} cannot be read on {socket.gethostname()}: {error}")
     if digest != content.digest:
         return Look(
-            f"{where} has changed since the plan was made: then its digest was {content.digest[:10]}, now it is "
-            f"{digest[:10]}",
+            f"{where} has changed since the plan was made: its digest was {content.digest[:10]} then and is "
+            f"{digest[:10]} now",
             stamp,
         )
     if before is not None and stamp != before.stamp:
         return Look(
-            f"{where} was written to or replaced while the step ran, and holds again what it held when the plan was "
-            "made: what the step read in between is not known",
+            f"{where} was written to or replaced while the step ran. It has the content again that it had when the "
+            "plan was made, but what the step read in between is unknown",
             stamp,
         )
     return Look(None, stamp)
 
 
 def kind_in_name(location: str) -> str | None:
-    """The end of a single file's name, which says how it is read: `.csv`, `.jsonl.gz`. None for anything else."""
+    """The suffix of a single file, which says how to read it: `.csv`, `.jsonl.gz`. None for anything else."""
     if not os.path.isfile(location):
         return None
     suffixes = pathlib.PurePath(location).suffixes
@@ -122,7 +129,7 @@ def kind_in_name(location: str) -> str | None:
 
 
 def _files_at(location: str) -> list[_File] | None:
-    """Sorted by name; None where there is nothing."""
+    """Sorted by name; None if there is nothing."""
     if os.path.isfile(location):
         return [_File("", location)]
     root, names, _ = find_local(location)
@@ -137,7 +144,7 @@ def _is_litter(name: str) -> bool:
 
 
 def _stamp(files: list[_File]) -> tuple[str, int]:
-    """A digest of what `stat` says of the files, and when the newest of them was last touched, in ns."""
+    """A digest of the `stat` results of the files, and the newest of their times in ns."""
     digest, newest = hashlib.sha256(), 0
     for name, path in files:
         found = os.stat(path)
@@ -148,7 +155,7 @@ def _stamp(files: list[_File]) -> tuple[str, int]:
 
 
 def _digest(files: list[_File]) -> str:
-    """sha256 of a single file; of several, over their names and theirs."""
+    """sha256 of a single file; for several, sha256 over their names and digests."""
     digest = hashlib.sha256()
     for name, path in files:
         with open(path, "rb") as stream:

@@ -1,23 +1,22 @@
-"""In what two configs differ, field by field, and how people are told."""
+"""The differences between two configs, field by field, and their text for people."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-Difference = tuple[str, Any, Any]
+Difference = tuple[str, object, object]
 
 
 class _Absent(str):
-    """A text of its own type: no value of a config equals it."""
+    """A distinct type, so that no config value is mistaken for it."""
 
 
 ABSENT = _Absent("(absent)")
-"""Stands in a difference for what is on one side only."""
+"""In a difference: the side that lacks the field."""
 
 
-def leaf_differences(old: Any, new: Any, path: str = "") -> list[Difference]:
-    """The leaves in which two canonical values differ, as (field, old, new); `ABSENT` where there is no such leaf."""
+def leaf_differences(old: object, new: object, path: str = "") -> list[Difference]:
+    """The leaves in which two canonical values differ, as (field, old, new); `ABSENT` if one lacks the leaf."""
     if isinstance(old, dict) and isinstance(new, dict) and _tags(old) == _tags(new):
         keys = [*old, *(key for key in new if key not in old)]
         pairs = [(f"{path}.{key}".lstrip("."), old.get(key, ABSENT), new.get(key, ABSENT)) for key in keys]
@@ -31,18 +30,20 @@ def leaf_differences(old: Any, new: Any, path: str = "") -> list[Difference]:
     return [difference for field, a, b in pairs for difference in leaf_differences(a, b, field)]
 
 
-def _tags(value: Mapping[str, Any]) -> set[str]:
-    """What kind of value a mapping stands for: a file is compared with a file, not with a step."""
+def _tags(value: Mapping[str, object]) -> set[str]:
+    """The tags of a mapping, which say what it stands for: a file is compared with a file, not with a step."""
     return {key for key in value if key.startswith("$") and not key.startswith("$$")}
 
 
-def _padded(items: Sequence[Any], length: int) -> list[Any]:
+def _padded(items: Sequence[object], length: int) -> list[object]:
     return [*items, *[ABSENT] * (length - len(items))]
 
 
-def with_names(value: Any, names: Mapping[str, str]) -> Any:
-    """A canonical value in which inputs stand by the names of their directories. `names`: by the first ten digits of
-    their fingerprints."""
+def with_names(value: object, names: Mapping[str, str]) -> object:
+    """A canonical value with the names of input directories instead of fingerprints.
+
+    names: directories by the first ten digits of the fingerprint.
+    """
     if isinstance(value, list):
         return [with_names(item, names) for item in value]
     if not isinstance(value, dict):
@@ -54,12 +55,12 @@ def with_names(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def field_of_input(field: str) -> str | None:
-    """The field of which a difference says that its step has another identity; None for other differences."""
+    """The field whose input step has another identity; None if the difference is of another sort."""
     before, _, last = field.rpartition(".")
     return before if last == "$input" else None
 
 
-def input_name(fingerprint: Any, names: Mapping[str, str]) -> str:
+def input_name(fingerprint: object, names: Mapping[str, str]) -> str:
     short = str(fingerprint)[:10]
     return names.get(short, short)
 
@@ -71,5 +72,5 @@ def difference_text(difference: Difference, limit: int = 40) -> str:
     return f"{field} {short[0]} -> {short[1]}"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) and value.isprintable() else repr(value)

@@ -1,6 +1,6 @@
-"""Our own small JSON files, read with suspicion: a bad disk, a full one or an editor may have been at them.
+"""Our own small JSON files, checked as they are read: a bad or full disk, or an editor, may have damaged them.
 
-What a file must hold is a dataclass. Fields that it does not know are passed over: a newer version wrote them.
+A dataclass says what a file must contain. Unknown fields are ignored, since a newer version may have written them.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from marin_sft.errors import DamagedFile
 from marin_sft.execution.store import Store
 
 T = TypeVar("T")
+JsonObject: TypeAlias = dict[str, Any]  # read from JSON; the reader knows the fields
 _NUMBERED = re.compile(r"(\d{6})\.json")
 
 
 def read_document(
     store: Store, path: str, kind: type[T], advice: str, check: Callable[[T], bool] = lambda document: True
 ) -> T | None:
-    """The document at `path`, or None where there is nothing. `check`: whether its values can be; it may raise.
+    """The document at `path`, or None if there is no file.
+
+    check: whether the values are plausible; it may raise ValueError.
 
     Raises:
-        DamagedFile: with the path, what is wrong, and the `advice`.
+        DamagedFile: with the path, what is wrong, and `advice`.
     """
     try:
         data = store.read(path)
@@ -38,31 +41,31 @@ def read_document(
     try:
         document = as_document(kind, _parse(data))
         if not check(document):
-            raise ValueError("values that do not fit its name")
+            raise ValueError("values that do not match its name")
     except (ValueError, OverflowError, RecursionError) as error:
         found = f"{len(data)} bytes with {error}" if data else "an empty file"
         raise DamagedFile(f"{path}: expected the JSON that marin_sft wrote there, got {found}; {advice}") from None
     return document
 
 
-def _parse(data: bytes) -> Any:
+def _parse(data: bytes) -> object:
     try:
         return json.loads(data)
-    except ValueError as error:  # also what is no UTF-8
-        raise ValueError(f"no JSON in them: {error}") from None
+    except ValueError as error:  # also for invalid UTF-8
+        raise ValueError(f"invalid JSON: {error}") from None
 
 
-def as_document(kind: type[T], value: Any) -> T:
-    """A JSON value as what `kind` says: a dataclass, a tuple, dict or union of such, or a plain type.
+def as_document(kind: type[T], value: object) -> T:
+    """A JSON value as a `kind`: a dataclass, a plain type, or a tuple, dict or union of these.
 
     Raises:
-        ValueError: it is not; with the field.
+        ValueError: the value does not fit; names the field.
     """
     return _as(kind, value, "")
 
 
-def _as(kind: Any, value: Any, field: str) -> Any:
-    if kind is Any:
+def _as(kind: Any, value: object, field: str) -> Any:
+    if kind in (Any, object):
         return value
     if dataclasses.is_dataclass(kind):
         return _as_dataclass(kind, value, field)
@@ -76,14 +79,14 @@ def _as(kind: Any, value: Any, field: str) -> Any:
         return tuple(_as(parts[0], item, f"{field}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: _as(parts[1], item, f"{field}.{key}") for key, item in value.items()}
-    if origin is float and type(value) in (int, float):
+    if origin is float and (type(value) is int or type(value) is float):
         return float(value)
     if origin not in (tuple, dict, float) and type(value) is origin:
         return value
     raise ValueError(f"{field.lstrip('.') or 'a value'} of {type(value).__name__}, not {origin.__name__}")
 
 
-def _as_dataclass(kind: Any, value: Any, field: str) -> Any:
+def _as_dataclass(kind: Any, value: object, field: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{field.lstrip('.') or 'a value'} of {type(value).__name__}, not an object")
     found = {}
@@ -97,7 +100,7 @@ def _as_dataclass(kind: Any, value: Any, field: str) -> Any:
 
 @functools.cache
 def _fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
-    """Name, type and whether it is needed, of each field."""
+    """The name and type of each field, and whether it is required."""
     hints = typing.get_type_hints(kind)
     missing = dataclasses.MISSING
     return tuple(
@@ -106,8 +109,8 @@ def _fields(kind: Any) -> tuple[tuple[str, Any, bool], ...]:
     )
 
 
-def canonical_json(value: Any) -> str:
-    """The one text of a JSON value: sorted keys, no spaces, ASCII, no NaN."""
+def canonical_json(value: object) -> str:
+    """The one spelling of a JSON value: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -117,5 +120,5 @@ def to_json(document: Any) -> bytes:
 
 
 def numbers_of(names: list[str]) -> list[int]:
-    """The numbers of documents that are named by one, such as 000003.json, in order."""
+    """The numbers in names such as 000003.json, sorted."""
     return sorted(int(match[1]) for match in map(_NUMBERED.fullmatch, names) if match)

@@ -1,9 +1,9 @@
-"""Run a list of steps: plan them, print the plan, carry it out. The command line of every experiment.
+"""Plan a list of steps, print the plan and run it: the command line of every experiment.
 
     if __name__ == "__main__":
         executor_main(steps=[training_step])
 
-Exit codes: 0 done, 1 a step failed, 2 a user's mistake before anything ran, 130 interrupted.
+Exit codes: 0 done, 1 a step failed, 2 a user error before anything ran, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from marin_sft.errors import (
     InfrastructureLoss,
@@ -38,6 +38,7 @@ from marin_sft.execution.selection import Selection, check_selection
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import (
     THIS_OUTPUT_PATH,
+    AnyStep,
     ExecutorStep,
     InputName,
     OutputName,
@@ -51,8 +52,11 @@ from marin_sft.execution.step import (
     versioned,
 )
 from marin_sft.execution.store import Store
-from marin_sft.execution.stores import open_store, probe
+from marin_sft.execution.stores import open_reachable, probe
 from marin_sft.execution.terminal import complain, early_end_allowed, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = [
     "THIS_OUTPUT_PATH",
@@ -80,7 +84,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Run:
-    """A launch: its plan and, unless it was a dry run, how each step ended."""
+    """A launch: its plan and, unless it was a dry run, the result of each step."""
 
     graph: Graph
     plan: Plan
@@ -90,8 +94,8 @@ class Run:
     def failed(self) -> bool:
         return any(result.status in ("failed", "blocked", "cancelled") for result in self.results)
 
-    def output_path(self, step: ExecutorStep[Any], name: str | None = None) -> str | None:
-        """Where the step's committed output lies (or `name` in it); None when it has none."""
+    def output_path(self, step: AnyStep, name: str | None = None) -> str | None:
+        """The path of the step's committed output, or of `name` inside it; None if there is none."""
         from marin_sft.execution.view import result_output
 
         node = self.graph.node(step)
@@ -102,41 +106,42 @@ class Run:
 
 
 class Executor:
-    """Plans and runs steps under one prefix. `executor_main` is this with a command line."""
+    """Plans and runs steps under one prefix. `executor_main` adds the command line."""
 
     def __init__(self, flags: ExecutorFlags | None = None) -> None:
         self.flags = flags or ExecutorFlags()
 
-    def plan(self, steps: Sequence[ExecutorStep[Any]]) -> Run:
-        """Decide what would run. Reads the store, writes nothing.
+    def plan(self, steps: Sequence[AnyStep]) -> Run:
+        """Decide what would run. Reads the store and writes nothing.
 
         Raises:
-            UserError: for steps or flags that cannot be run.
+            UserError: the steps or flags are invalid.
             PreviousTaskFailedError: see `--force_run_failed`.
         """
         act_as_script()
         graph = build_graph(steps)
-        return Run(graph, make_plan(graph, open_store(self.flags.prefix), self._selection()))
+        store = open_reachable(self.flags.prefix)
+        return Run(graph, make_plan(graph, store, self._selection()))
 
     def _selection(self) -> Selection:
         flags = self.flags
         return Selection(flags.force_run, flags.cascade, flags.run_only, flags.force_run_failed)
 
-    def run(self, steps: Sequence[ExecutorStep[Any]], description: str | None = None) -> Run:
-        """Plan, print the plan, run what has to run, print how it went.
+    def run(self, steps: Sequence[AnyStep], description: str | None = None) -> Run:
+        """Plan, print the plan, run what needs to run, and print the results.
 
         Raises:
             UserError: before anything ran.
-            RunFailed: when a step failed; all that did not depend on it has run.
+            RunFailed: a step failed; everything that does not depend on it has run.
         """
         if self.flags.dry_run or self.flags.json:
             return self._dry_run(steps)
         act_as_script()
         graph = build_graph(steps)
         check_selection(graph, self._selection())
-        store = open_store(self.flags.prefix)
+        store = open_reachable(self.flags.prefix)
         record = RunRecord(store)
-        # Before any step is looked at: what this launch finds there, gc must not be about to remove.
+        # Before reading any step, so that gc does not remove what this launch finds.
         unrecorded = record.begin(description, graph)
         answers = True
         plan, results = Plan((), store), list[StepResult]()
@@ -157,7 +162,7 @@ class Executor:
             raise RunFailed(f"{sum(r.status == 'failed' for r in results)} step(s) failed")
         return run
 
-    def _dry_run(self, steps: Sequence[ExecutorStep[Any]]) -> Run:
+    def _dry_run(self, steps: Sequence[AnyStep]) -> Run:
         planned = self.plan(steps)
         if self.flags.json:
             with early_end_allowed():
@@ -169,8 +174,8 @@ class Executor:
         print_plan(make_console(), planned.plan)
         return planned
 
-    def _carry_out(self, planned: Run, results: list[StepResult], provenance: dict[str, Any]) -> Run:
-        """Fills `results`, also when it is interrupted."""
+    def _carry_out(self, planned: Run, results: list[StepResult], provenance: dict[str, object]) -> Run:
+        """Fills `results`, even if it is interrupted."""
         from marin_sft.execution.console import make_console
         from marin_sft.execution.view import print_failures, print_plan, print_results
 
@@ -183,10 +188,10 @@ class Executor:
         print_results(console, store, results, time.monotonic() - begun)
         run = Run(planned.graph, planned.plan, tuple(results))
         if run.failed:
-            print_failures(console, store, results, _this_command(self.flags))
+            print_failures(console, store, results, _this_command())
         return run
 
-    def _schedule(self, run: Run, console: Any, results: list[StepResult], provenance: dict[str, Any]) -> None:
+    def _schedule(self, run: Run, console: Console, results: list[StepResult], provenance: dict[str, object]) -> None:
         from marin_sft.execution.view import LiveView
 
         backend = self._backend(console)
@@ -201,7 +206,7 @@ class Executor:
         finally:
             backend.close()
 
-    def _backend(self, console: Any) -> Backend:
+    def _backend(self, console: Console) -> Backend:
         if self.flags.backend == "inline":
             return InlineBackend()
         from marin_sft.execution.ray_backend import RayBackend
@@ -213,12 +218,10 @@ class Executor:
         return backend
 
 
-def executor_main(
-    steps: Sequence[ExecutorStep[Any]], description: str | None = None, argv: Sequence[str] | None = None
-) -> Run:
-    """Run `steps` as the command line says (`argv`, by default the process's own). Exits the process on failure.
+def executor_main(steps: Sequence[AnyStep], description: str | None = None, argv: Sequence[str] | None = None) -> Run:
+    """Run `steps` as the command line says (`argv`, by default `sys.argv`). Exits the process on failure.
 
-    In a Ray task or actor the process is Ray's: there it raises what is wrong, and takes the flags of `argv` alone.
+    In a Ray task or actor it does not exit but raises, and `argv` has to be given to set flags.
     """
     act_as_script()
     if in_worker():
@@ -233,23 +236,21 @@ def executor_main(
         sys.exit(1)
     except KeyboardInterrupt:
         command = shlex.join(["python", *sys.argv])
-        print(
-            visible(f"\nInterrupted. Finished steps are kept; this continues: {_launcher()}{command}"), file=sys.stderr
-        )
+        print(visible(f"\nInterrupted. Finished steps are kept. To continue: {_launcher()}{command}"), file=sys.stderr)
         sys.exit(130)
 
 
 def _check_writable(plan: Plan, unrecorded: OSError | None) -> None:
-    """A store that cannot be written still serves a launch that has nothing to run."""
+    """A launch with nothing to run does not need a writable store."""
     if plan.to_do:
         probe(plan.store)
-        if unrecorded is not None:  # without a record nothing would keep gc off what this launch uses
-            raise StoreError(f"prefix {plan.store.prefix}: this launch could not be recorded in it: {unrecorded}")
+        if unrecorded is not None:  # without a record, gc might remove what this launch uses
+            raise StoreError(f"prefix {plan.store.prefix}: this launch could not be recorded: {unrecorded}")
     elif unrecorded is not None:
         print(visible(f"warning: no record of this launch in {plan.store.prefix}: {unrecorded}"), file=sys.stderr)
 
 
-def _result_json(store: Store, result: StepResult) -> dict[str, Any]:
+def _result_json(store: Store, result: StepResult) -> dict[str, object]:
     return {
         "name": result.item.node.name,
         "path": store.path(result.item.node.directory),
@@ -261,14 +262,21 @@ def _result_json(store: Store, result: StepResult) -> dict[str, Any]:
     }
 
 
-def _this_command(flags: ExecutorFlags) -> str:
+def _this_command() -> str:
     """The command of this launch, without its choice of steps."""
-    prefix = ["--prefix", flags.prefix] if "--prefix" in " ".join(sys.argv[1:]) else []
-    backend = ["--backend", flags.backend] if flags.backend != "ray" else []
-    return _launcher() + shlex.join(["python", sys.argv[0], *prefix, *backend])
+    kept, choosing = [], False
+    for word in sys.argv[1:]:
+        if word.startswith("--"):
+            choosing = word.removeprefix("--").partition("=")[0] in _CHOICES
+        if not choosing:
+            kept.append(word)
+    return _launcher() + shlex.join(["python", sys.argv[0], *kept])
+
+
+_CHOICES = ("run_only", "force_run", "cascade")
 
 
 def _launcher() -> str:
-    """What goes before this launch's command to give it again as it was given."""
+    """The words to put before this launch's command to repeat it."""
     launcher = os.environ.get(LAUNCHER)
     return f"{launcher} " if launcher else ""

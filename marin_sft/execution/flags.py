@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn, get_args
@@ -12,6 +12,8 @@ from typing import Literal, NoReturn, get_args
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_environment import LAUNCH_DIR
 from marin_sft.nearest import nearest_text
+
+_QUOTED_LIST = re.compile(r"""\s*\[\s*(["']|\]\s*$)""")
 
 BackendName = Literal["ray", "inline"]
 
@@ -22,10 +24,10 @@ def default_prefix() -> str:
 
 
 def absolute_prefix(prefix: str) -> str:
-    """A relative path starts from where the user launched: in a Ray job, that is not the working directory.
+    """A relative path starts where the user launched, which in a Ray job is not the working directory.
 
     Raises:
-        UserError: a relative path in a job that was launched from another machine.
+        UserError: a relative path in a job launched from another machine.
     """
     path = os.path.expanduser(prefix)
     if "://" in prefix or os.path.isabs(path):
@@ -33,15 +35,15 @@ def absolute_prefix(prefix: str) -> str:
     start = os.environ.get(LAUNCH_DIR, os.getcwd())
     if not os.path.isdir(start):
         raise UserError(
-            f"prefix {prefix!r}: a relative path means nothing in a job on another machine, whose working directory "
-            "goes away; give --prefix or MARIN_SFT_PREFIX a gs:// or s3:// URL or a shared absolute path"
+            f"prefix {prefix!r}: a relative path cannot be used in a job on another machine, whose working "
+            "directory is temporary; set --prefix or MARIN_SFT_PREFIX to a gs:// or s3:// URL or a shared absolute path"
         )
     return os.path.abspath(os.path.join(start, path))
 
 
 @dataclass(frozen=True)
 class ExecutorFlags:
-    """What `executor_main` can be told."""
+    """The flags of `executor_main`."""
 
     prefix: str = field(default_factory=default_prefix)
     dry_run: bool = False
@@ -59,17 +61,18 @@ class ExecutorFlags:
 BOOLEANS = ("dry_run", "json", "cascade", "force_run_failed", "fail_fast")
 LISTS = ("force_run", "run_only")
 HELP = {
-    "prefix": "where outputs lie: a path or a gs:// or s3:// URL (default: $MARIN_SFT_PREFIX, else ./store)",
+    "prefix": "where outputs are stored: a path or a gs:// or s3:// URL (default: $MARIN_SFT_PREFIX, else ./store)",
     "dry_run": "print the plan; write nothing, start nothing",
     "json": "print the plan as JSON and nothing else; implies --dry_run",
-    "force_run": "run these steps again: exact names or globs, plain or as a JSON list",
-    "cascade": "with --force_run: run everything made from those steps again, too",
-    "force_run_failed": "run steps again that failed in an earlier launch (default: true)",
-    "run_only": "run only the steps whose names match one of these regular expressions, and what they need",
-    "max_concurrent": "the most steps to run at once (default: as many as the backend has room for)",
-    "fail_fast": "stop at the first failure instead of finishing what does not depend on it",
-    "beat_timeout": "seconds without a sign of life after which another launch's step is taken over (default: 90)",
+    "force_run": "rerun these steps: exact names or globs, plain or as a list: ['a', 'b']",
+    "cascade": "with --force_run: also rerun everything that depends on those steps",
+    "force_run_failed": "rerun steps that failed in an earlier launch (default: true)",
+    "run_only": "run only steps whose names match one of these regular expressions, and their inputs",
+    "max_concurrent": "how many steps may run at once (default: as many as the backend can hold)",
+    "fail_fast": "stop at the first failure instead of finishing steps that do not depend on it",
+    "beat_timeout": "seconds without a heartbeat after which another launch's step is taken over (default: 90)",
     "backend": "where steps run: ray (default) or inline, in this process, for debugging",
+    "debug": "also show the traceback of an error",
 }
 
 
@@ -77,7 +80,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     """Booleans take a value or none; lists take plain names, repeated flags, or `'["a","b"]'`.
 
     Raises:
-        UserError: for an unknown flag, with the nearest one, or a value of the wrong kind.
+        UserError: an unknown flag, with the nearest one, or an invalid value.
     """
     parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name in BOOLEANS:
@@ -86,6 +89,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         )
     for name in LISTS:
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=argparse.SUPPRESS, help=HELP[name])
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=HELP["debug"])
     parser.add_argument("--prefix", default=argparse.SUPPRESS, help=HELP["prefix"])
     parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=HELP["max_concurrent"])
     parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=HELP["beat_timeout"])
@@ -94,9 +98,10 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     if unknown:
         known = [f"--{name}" for name in HELP]
         hint = nearest_text(unknown[0].split("=")[0], known)
-        own = "" if "did you mean" in hint else "; an experiment's own settings are in its file"
+        own = "" if "did you mean" in hint else "; the settings of an experiment are in its file"
         raise UserError(f"unknown argument {unknown[0]!r}{hint}{own}")
     values = vars(found)
+    values.pop("debug", None)  # see `errors.debugging`
     if "prefix" in values:
         values["prefix"] = absolute_prefix(values["prefix"])
     for name in LISTS:
@@ -114,7 +119,7 @@ def _boolean(text: str) -> bool:
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
     return int(text)
 
 
@@ -124,21 +129,24 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number of seconds > 0, got {text!r}")
     return seconds
 
 
 def _list(text: str, name: str) -> list[str]:
-    if not text.lstrip().startswith("["):
+    """Of one word of the command line: a list as YAML writes it, which JSON is, too; or a plain name."""
+    plain = not text.lstrip().startswith("[") if name == "force_run" else not _QUOTED_LIST.match(text)
+    if plain:  # a regular expression may also start with "["
         return [text]
+    import yaml
+
     try:
-        items = json.loads(text)
-    except ValueError as error:
-        if name == "run_only":
-            return [text]  # a regular expression may start with "[", too
-        raise UserError(f"--{name} {text!r}: expected a JSON list of strings: {error}") from None
-    if not all(isinstance(item, str) for item in items):
-        raise UserError(f"--{name} {text!r}: expected a JSON list of strings")
+        items = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        said = getattr(error, "problem", None) or error
+        raise UserError(f"--{name} {text!r}: expected a list of strings, like ['a', 'b']: {said}") from None
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise UserError(f"--{name} {text!r}: expected a list of strings, like ['a', 'b']")
     return items
 
 

@@ -1,13 +1,13 @@
-"""Garbage collection by reachability: removes what no root keeps, and nothing that a running launch needs.
+"""Garbage collection by reachability: removes what no root keeps, and never what a running launch needs.
 
 A launch writes its record, then reads the state of its steps. gc writes a tombstone into a step, then looks for new
-records, claims and pins. So whatever the order, one of the two sees the other: gc finds the record and takes its
-tombstone away again, or the launch finds the tombstone and takes the output for gone; its attempts are then numbered
-above all that is being removed. Only then do commits go, then claims, then bytes, and the tombstone last: at no moment
-is there a commit without its bytes, nor an attempt to resume from with half of its files.
+records, claims and pins. So in any order one of the two sees the other. Either gc finds the record and removes its
+tombstone again, or the launch finds the tombstone and treats the output as gone; its attempts then get numbers above
+everything that is being removed. Only then does gc remove the commits, then claims, then bytes, and the tombstone last.
+So there is never a commit without its bytes, nor an attempt to resume from that has lost some of its files.
 
-One collection at a time: it holds a claim on `{prefix}/_gc`, as an attempt holds one on its step. What a killed one
-left half done, the next one finishes.
+Only one collection runs at a time: it holds a claim on `{prefix}/_gc`, as an attempt does on its step. If it is killed,
+the next one finishes its work.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ from marin_sft.execution.step_state import Tombstone, tombstone_path, write_tomb
 from marin_sft.execution.store import Store
 
 _LOCK = "_gc"
-_SILENT = 86400.0  # seconds after which a collection out of sight is taken for dead
+_SILENT = 86400.0  # seconds without a beat after which a collection on another machine is considered dead
 
 
 @dataclass(frozen=True)
 class Collected:
-    """How it ended for one step.
+    """The result for one step. `detail` explains it.
 
-    rescued: something wanted it after all; failed: the store refused, the next gc goes on; left: it stays, as a file in
-    it cannot be read. `detail` says what.
+    removed: nothing needs it.
+    rescued: something needs it after all.
+    failed: the store refused; the next gc continues.
+    left: it stays, because a file in it is unreadable.
     """
 
     directory: str
@@ -63,10 +65,10 @@ class Collected:
 def collect_garbage(
     store: Store, policy: GcPolicy, tell: Callable[[Collected], None] = lambda collected: None
 ) -> list[Collected]:
-    """Remove what `find_garbage` finds. `tell` hears of each step as it is done.
+    """Remove what `find_garbage` finds. `tell` is called after each step.
 
     Raises:
-        StoreError: while another collection runs, or when another took over because this one was silent for a day.
+        StoreError: another collection is running, or has taken over because this one did not beat for a day.
         UserError: see `find_garbage`.
     """
     done: list[Collected] = []
@@ -81,7 +83,7 @@ def collect_garbage(
         for directory, path in found.unreadable.items():
             done.append(Collected(directory, "left", False, 0, 0, f"{path} cannot be read"))
             tell(done[-1])
-        for directory in found.hollow:  # empty folders, where a gc or a launch was killed; others stay
+        for directory in found.hollow:  # removes only empty folders, left by a gc or launch that was killed
             store.prune(f"{store.path(directory)}/commits")
             store.prune(f"{store.path(directory)}/claims")
     return done
@@ -93,12 +95,12 @@ def _only_one(store: Store) -> Iterator[Claim]:
     last = read_claim(store, _LOCK, numbers[-1]) if numbers else None
     if last is not None and _runs(store, last):
         raise StoreError(
-            f"gc of {store.prefix} is running since {last.time}: process {last.owner.pid} on {last.owner.host}; "
-            "wait for its end, or stop it first"
+            f"gc of {store.prefix} has been running since {last.time}: process {last.owner.pid} on {last.owner.host}; "
+            "wait for it to end, or stop it first"
         )
     claim = take_claim(store, _LOCK, numbers[-1] + 1 if numbers else 1, 0, "gc")
     if claim is None:
-        raise StoreError(f"another gc of {store.prefix} started at this moment; wait for its end")
+        raise StoreError(f"another gc of {store.prefix} has just started; wait for it to end")
     for number in numbers:
         store.remove(f"{store.path(_LOCK)}/claims/{number:06}.json")
         store.remove(beat_path(store, _LOCK, number))
@@ -123,7 +125,7 @@ def _collect(store: Store, garbage: Garbage, found: Reachability) -> Collected:
     try:
         if garbage.contents.tombstone is None:
             if not write_tombstone(store, garbage.directory, _tombstone(garbage)):
-                return ended("failed", "another gc has just put its tombstone there")
+                return ended("failed", "another gc has just written its tombstone there")
             wanted = _wanted_since(store, garbage, found.launches)
         else:
             wanted = _wanted_still(store, garbage, found)

@@ -1,10 +1,9 @@
-"""The DAG under the steps of a launch: collected, ordered, fingerprinted and checked. No I/O."""
+"""The DAG of a launch's steps: collected, ordered, fingerprinted and checked. No I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.configs import references
@@ -13,29 +12,32 @@ from marin_sft.execution.differences import leaf_differences
 from marin_sft.execution.identity import Payload, fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import check_resources
 from marin_sft.execution.source import source_digest
-from marin_sft.execution.step import ExecutorStep, kind_of, path_of_function
+from marin_sft.execution.step import AnyStep, ExecutorStep, kind_of, path_of_function
 from marin_sft.redaction import has_token
 
 _NAME_BYTES = 255
-_PATH_BYTES = 900  # of the 1,024 that S3 and GCS allow for a whole key
+_PATH_BYTES = 900  # S3 and GCS allow 1,024 for a whole key
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """A step with its place in the DAG.
 
-    `directory` is relative to the prefix unless the step overrides it with an absolute path or a URL.
-    `inputs` are the steps waited for; `nonblocking` those only looked at. Both without repeats, in config order.
-    `contents` are the local files in its config.
+    directory: relative to the prefix, unless the step overrides it with an absolute path or a URL.
+    inputs: the steps it waits for, without duplicates, in config order.
+    nonblocking: the steps it uses without waiting, likewise.
+    contents: the local files in its config.
+    reads_logs_of: the directories of inputs whose log it uses by a file's name.
     """
 
-    step: ExecutorStep[Any]
+    step: AnyStep
     fingerprint: str
     payload: Payload
     directory: str
     inputs: tuple[Node, ...]
     nonblocking: tuple[Node, ...]
     contents: tuple[LocalContent, ...]
+    reads_logs_of: frozenset[str]
 
     @property
     def name(self) -> str:
@@ -47,30 +49,30 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """All steps reachable from the ones asked for, inputs first."""
+    """All steps reachable from the requested ones, inputs first."""
 
     nodes: tuple[Node, ...]
     roots: tuple[Node, ...]
     _by_step: dict[int, Node]
 
-    def node(self, step: ExecutorStep[Any]) -> Node:
+    def node(self, step: AnyStep) -> Node:
         return self._by_step[id(step)]
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
 
-def build_graph(steps: Iterable[ExecutorStep[Any]]) -> Graph:
+def build_graph(steps: Iterable[AnyStep]) -> Graph:
     """Collect, order and fingerprint `steps` and everything they use.
 
     Equal steps (same name, same identity) become one node.
 
     Raises:
-        ConfigError: for a config value that cannot be part of an identity, or resources that cannot be had.
-        GraphError: for a cycle, two different steps for one path, or two functions of one kind.
+        ConfigError: a config value that cannot be part of an identity, or invalid resources.
+        GraphError: a cycle, two different steps with one path, or two functions of one kind.
     """
     if isinstance(steps, ExecutorStep):
-        raise GraphError(f"steps: expected a list of steps, got the step {steps.name!r} itself; write steps=[...]")
+        raise GraphError(f"steps: expected a list of steps, got the step {steps.name!r}; write steps=[...]")
     roots = list(steps)
     for i, root in enumerate(roots):
         if not isinstance(root, ExecutorStep):
@@ -88,8 +90,9 @@ def build_graph(steps: Iterable[ExecutorStep[Any]]) -> Graph:
     return Graph(nodes, tuple(dict.fromkeys(by_step[id(root)] for root in roots)), by_step)
 
 
-def _make_node(step: ExecutorStep[Any], by_step: dict[int, Node]) -> Node:
-    used = [(by_step[id(ref.step)], ref.block_on_step) for _, ref in references(step.config)]
+def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
+    names = [(by_step[id(ref.step)], ref) for _, ref in references(step.config)]
+    used = [(node, ref.block_on_step) for node, ref in names]
     inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
     nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
     check_resources(f"step '{step.name}' resources", step.resources)
@@ -99,22 +102,22 @@ def _make_node(step: ExecutorStep[Any], by_step: dict[int, Node]) -> Node:
     fingerprint = fingerprint_of_payload(payload)
     directory = (step.override_output_path or f"{step.name}-{fingerprint[:10]}").rstrip("/")
     _check_lengths(step.name, directory)
-    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents))
+    logs = {node.directory for node, ref in names if ref.name and kind_of(node.step.fn).has_log_at(ref.name)}
+    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents), frozenset(logs))
 
 
 def _check_lengths(name: str, directory: str) -> None:
-    """File systems refuse names of more bytes than these, object stores keys: better now than when the step runs."""
+    """File systems limit the length of names, object stores that of keys. Fail now rather than when the step runs."""
     longest = max(directory.split("/"), key=lambda part: len(part.encode()))
     for text, limit in ((longest, _NAME_BYTES), (directory, _PATH_BYTES)):
         if len(text.encode()) > limit:
             raise GraphError(
-                f"step {name[:60]!r}...: its output would lie at {text[:60]!r}..., which takes {len(text.encode())} "
-                f"bytes; expected at most {limit}{' between two slashes' if limit == _NAME_BYTES else ''}. Give it a "
-                "shorter name"
+                f"step {name[:60]!r}...: its output path {text[:60]!r}... has {len(text.encode())} bytes; expected "
+                f"at most {limit}{' between two slashes' if limit == _NAME_BYTES else ''}. Give the step a shorter name"
             )
 
 
-def _refuse_secrets(step: str, value: Any, path: str) -> None:
+def _refuse_secrets(step: str, value: object, path: str) -> None:
     if isinstance(value, dict):
         for key, child in value.items():
             _refuse_secrets(step, child, f"{path}.{key}")
@@ -123,16 +126,16 @@ def _refuse_secrets(step: str, value: Any, path: str) -> None:
             _refuse_secrets(step, child, f"{path}[{i}]")
     elif isinstance(value, str) and has_token(value):
         raise ConfigError(
-            f"step '{step}' {path}: holds what has the form of a secret, and everybody who reads the store can read a "
-            "config; let the step's function take it from the environment (ray_run --env_vars NAME)"
+            f"step '{step}' {path}: looks like a secret, and everyone who can read the store can read configs; "
+            "let the step's function take it from the environment (ray_run --env_vars NAME)"
         )
 
 
-def _inputs_first(roots: list[ExecutorStep[Any]]) -> list[ExecutorStep[Any]]:
-    """Depth-first order without recursion, so that a chain of thousands of steps is no problem."""
-    order: list[ExecutorStep[Any]] = []
+def _inputs_first(roots: list[AnyStep]) -> list[AnyStep]:
+    """Depth-first order, without recursion so that chains of thousands of steps work."""
+    order: list[AnyStep] = []
     done: set[int] = set()
-    open_steps: dict[int, ExecutorStep[Any]] = {}
+    open_steps: dict[int, AnyStep] = {}
     for root in roots:
         if id(root) in done:
             continue
@@ -154,14 +157,14 @@ def _inputs_first(roots: list[ExecutorStep[Any]]) -> list[ExecutorStep[Any]]:
     return order
 
 
-def _upstream(step: ExecutorStep[Any]) -> list[ExecutorStep[Any]]:
+def _upstream(step: AnyStep) -> list[AnyStep]:
     try:
         return [ref.step for _, ref in references(step.config) if ref.step is not None]
     except ConfigError as error:
         raise ConfigError(f"step '{step.name}' {error}") from None
 
 
-def _cycle_text(path: list[ExecutorStep[Any]], start: ExecutorStep[Any]) -> str:
+def _cycle_text(path: list[AnyStep], start: AnyStep) -> str:
     names = [step.name for step in path[path.index(start) :]]
     return " uses ".join(f"'{name}'" for name in [*names, start.name])
 
@@ -172,25 +175,25 @@ def _check_same(known: Node, node: Node) -> None:
     differences = leaf_differences(known.payload, node.payload)
     fields = "; ".join(f"{field}: {old!r} and {new!r}" for field, old, new in differences[:3])
     raise GraphError(
-        f"two different steps claim the path '{known.directory}': '{known.name}' and '{node.name}' differ in {fields}. "
+        f"two different steps have the path '{known.directory}': '{known.name}' and '{node.name}' differ in {fields}. "
         "Give one of them another override_output_path"
     )
 
 
 def _check_kinds(nodes: Iterable[Node]) -> None:
-    """Two functions of one kind would make different outputs look the same to the steps below."""
+    """If two functions had one kind, their different outputs would look the same to the steps that use them."""
     functions: dict[str, Node] = {}
     for node in nodes:
         kind = kind_of(node.step.fn).kind
         other = functions.setdefault(kind, node)
         if not _same_function(other.step.fn, node.step.fn):
             raise GraphError(
-                f"steps '{other.name}' and '{node.name}' run different functions of one kind '{kind}' "
+                f"steps '{other.name}' and '{node.name}' run different functions with the same kind '{kind}' "
                 f"({path_of_function(other.step.fn)} and {path_of_function(node.step.fn)}): name one of them with "
                 '@step_fn(kind="...")'
             )
 
 
-def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    # A script imported by another module exists twice, as __main__ and under its name: the source decides.
+def _same_function(one: Callable[..., object], other: Callable[..., object]) -> bool:
+    # A script that another module imports exists twice, as __main__ and under its name. So compare the source.
     return one == other or source_digest(one) is not None and source_digest(one) == source_digest(other)

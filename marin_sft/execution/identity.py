@@ -21,25 +21,24 @@ from marin_sft.execution.configs import parts_of
 from marin_sft.execution.contents import LocalContent
 from marin_sft.execution.documents import canonical_json
 from marin_sft.execution.source import check_exists
-from marin_sft.execution.step import ExecutorStep, kind_of
+from marin_sft.execution.step import AnyStep, kind_of
 
-SCHEMA = 2  # of the payload's form: raise it when a value gets another text. It moves every output
-Payload = dict[str, Any]
+SCHEMA = 2  # version of the payload's format. Raise it if a value gets another text; that moves every output
+Payload = dict[str, object]
 _FINGERPRINTED = re.compile(r"(?P<name>.+)-[0-9a-f]{10}")
 
 
 def payload_of(
-    step: ExecutorStep[Any],
-    fingerprint_of: Callable[[ExecutorStep[Any]], str],
+    step: AnyStep,
+    fingerprint_of: Callable[[AnyStep], str],
     contents: list[LocalContent] | None = None,
 ) -> Payload:
     """The readable form of a step's identity, given the fingerprints of its inputs.
 
-    contents: gets the local files that count by what they hold.
+    contents: the local files that count by content are added to it.
 
     Raises:
-        ConfigError: for a value without a stable text, or a body that is not there; the message names the step and the
-            field.
+        ConfigError: a value has no stable text form, or the body does not exist; names the step and the field.
     """
     try:
         kind = kind_of(step.fn)
@@ -55,15 +54,15 @@ def fingerprint_of_payload(payload: Payload) -> str:
     return hashlib.sha256(canonical_json(payload).encode()).hexdigest()
 
 
-def changed_code(config: Any, payload: Payload) -> list[str]:
-    """Where functions and classes with methods stand in a config whose source is not what `payload` says.
+def changed_code(config: object, payload: Payload) -> list[str]:
+    """The paths in a config of functions, and of classes with methods, whose source differs from `payload`.
 
-    Those of `__main__` are left out: they travel to a worker by themselves. So is what cannot be read on this machine.
+    Skips those of `__main__`, which are sent to the worker, and those that cannot be read on this machine.
     """
     canonical = Canonical(lambda step: "", [])
     changed: list[str] = []
 
-    def is_changed(value: Any, meant: Any, path: str) -> bool:
+    def is_changed(value: object, meant: object, path: str) -> bool:
         of = value if isinstance(value, types.FunctionType) else type(value)
         if not isinstance(meant, dict) or of.__module__ == "__main__":
             return False
@@ -71,7 +70,7 @@ def changed_code(config: Any, payload: Payload) -> list[str]:
             return bool(canonical.value(value, path) != meant)
         return "$code" in meant and canonical.code(type(value), path) != {"$code": meant["$code"]}
 
-    def visit(value: Any, meant: Any, path: str) -> None:
+    def visit(value: object, meant: object, path: str) -> None:
         with contextlib.suppress(ConfigError):
             if is_changed(value, meant, path):
                 changed.append(path)
@@ -84,8 +83,8 @@ def changed_code(config: Any, payload: Payload) -> list[str]:
     return changed
 
 
-def _child(meant: Any, key: Any) -> Any:
-    """What stands under a part's key in the text of its container; None where the part does not count."""
+def _child(meant: object, key: Any) -> object:
+    """The canonical child under a part's key; None if the part does not count."""
     if isinstance(meant, list):
         return meant[key]
     return meant.get(f"${key}" if str(key).startswith("$") else key) if isinstance(meant, dict) else None

@@ -1,10 +1,10 @@
-"""What running steps write, on the screen as they write it: each line after the step's name.
+"""Shows the output of running steps live, each line prefixed with the step's name.
 
-Reads the attempts' .log files, which are complete. Ray's own stream of its workers' output adds process numbers, and
-what it has not passed on when a launch ends is not shown. On an object store a log is as new as its last upload.
+Reads the attempts' .log files, which are complete. Ray's own log stream adds process ids and loses lines when a launch
+ends. On an object store a log is as recent as its last upload.
 
-A step that writes faster than anybody reads is cut short: of each look at its log the newest lines are shown, and how
-many were left out. So neither the time nor the memory that a look takes grows with the log's lines.
+If a step writes too fast, each poll shows the newest lines and the number of omitted ones. So the time and memory of a
+poll do not grow with the log.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from dataclasses import dataclass, field
 from marin_sft.execution.patience import no_patience
 from marin_sft.execution.store import Store
 
-_LOCAL_SECONDS = 0.3  # between two looks at the logs
+_LOCAL_SECONDS = 0.3  # between two polls
 _CHUNK = 1 << 20  # bytes read at once
-_MOST_LINES = 1000  # shown of all logs at one look,
-_FEWEST_LINES = 20  # but of each log at least so many
-_MOST_CHARACTERS = 100_000  # of a log's lines at one look
+_MOST_LINES = 1000  # shown of all logs per poll,
+_FEWEST_LINES = 20  # but at least this many of each log
+_MOST_CHARACTERS = 100_000  # of a log's lines per poll
 _LONGEST_LINE = 4000  # characters
 
 
 @dataclass
 class _Log:
-    """`rest`: of a line that is not complete yet, and no more of it than is shown. `newest`: lines to show, after so
-    many that are `left_out`."""
+    """A followed log.
+
+    rest: the beginning of an incomplete line, no longer than is shown.
+    newest: lines to show.
+    left_out: the number of lines omitted before them.
+    """
 
     path: str
     offset: int = 0
@@ -40,13 +44,13 @@ class _Log:
     def add(self, added: bytes, most: int) -> None:
         *lines, self.rest = (self.rest + added).split(b"\n")
         if len(self.rest) > _CHUNK:
-            # The last state of a progress bar, or the beginning of one long line.
+            # Keep the last state of a progress bar, or the beginning of a long line.
             self.rest = self.rest[-_LONGEST_LINE:] if b"\r" in self.rest[-_LONGEST_LINE:] else self.rest[:_CHUNK]
         skipped = max(0, len(lines) - most)
         self._leave_out(len(self.newest) if skipped else 0)
         self.left_out += skipped
         for line in lines[skipped:]:
-            # A progress bar draws itself again and again after a carriage return: its last state is the line.
+            # A progress bar redraws itself after carriage returns: show its last state.
             text = line[-_CHUNK:].decode(errors="replace").rstrip("\r").rpartition("\r")[2]
             if text.strip():
                 self.newest.append(_shortened(text))
@@ -65,8 +69,10 @@ def _shortened(line: str) -> str:
 
 
 class LiveOutput:
-    """Follows the logs of the steps it is told of. `show(name, line)` gets each line, and `shown()` is called after the
-    lines of each look; calls never overlap."""
+    """Follows the logs of running steps.
+
+    Calls `show(name, line)` for each line, and `shown()` after the lines of each poll. Calls never overlap.
+    """
 
     def __init__(
         self, store: Store, show: Callable[[str, str], None], shown: Callable[[], None] = lambda: None
@@ -90,13 +96,13 @@ class LiveOutput:
             self.stop(name)
 
     def follow(self, name: str, path: str) -> None:
-        """From now on show what is added to the log at `path`, which need not be there yet."""
+        """Show what is written to the log at `path` from now on. The log need not exist yet."""
         self.stop(name)
         with self._lock:
             self._logs[name] = _Log(path)
 
     def stop(self, name: str) -> None:
-        """Show what is left of the step's log, to its last line, and follow it no longer."""
+        """Show the rest of the step's log and stop following it."""
         with self._lock:
             log = self._logs.pop(name, None)
             if log is None:
@@ -117,12 +123,12 @@ class LiveOutput:
             while added := self._store.read_from(log.path, log.offset, _CHUNK):
                 log.offset += len(added)
                 log.add(added, most)
-        except OSError:  # out of reach for a moment
+        except OSError:  # try again at the next poll
             pass
         if ended and log.rest:
             log.add(b"\n", most)
         if log.left_out:
-            self._show(name, f"... {log.left_out:,} lines not shown; all are in {log.path}")
+            self._show(name, f"... {log.left_out:,} lines omitted; all are in {log.path}")
         for line in log.newest:
             self._show(name, line)
         self._shown()

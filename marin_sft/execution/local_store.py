@@ -1,4 +1,4 @@
-"""A store on local disk, or on a shared one with hard links, by os calls: fsspec would double the cost of a step."""
+"""A store on a local disk, or on a shared one with hard links. Uses os calls: fsspec would double a step's overhead."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from marin_sft.errors import StoreError
 from marin_sft.execution.patience import once, patient
 from marin_sft.execution.store import FileInfo
 
-READ_BACK_LIMIT = 4 * 2**30  # bytes of one output beyond which local files are not read back for a digest
-_PRUNED = 20  # times in a row that a new folder may be pruned under a writer's hands
+READ_BACK_LIMIT = 4 * 2**30  # bytes: larger outputs are not read back for a digest
+_PRUNED = 20  # retries when another process prunes a folder before the writer has used it
 
 
 class LocalStore:
-    """See `Store`. `create_exclusive` is a hard link to a file that is whole already."""
+    """See `Store`. `create_exclusive` makes a hard link to a complete file."""
 
     beat_seconds = 1.0
     on_disk = True
@@ -76,7 +76,7 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return b""
 
-    @once  # done, but not on the disk: called again it would take its own object for another's
+    @once  # if it failed after the link, a second call would mistake its own object for another writer's
     def create_exclusive(self, path: str, data: bytes) -> bool:
         temporary = self._write_temporary(path, data)
         try:
@@ -169,17 +169,17 @@ class LocalStore:
 
 
 def _size(path: str) -> int:
-    """Of a file; 0 for a link to a directory, whose contents are not the output's own.
+    """The size of a file; 0 for a link to a directory, whose contents do not belong to the output.
 
     Raises:
-        StoreError: for what is neither.
+        StoreError: it is neither.
     """
     if os.path.isfile(path):
         return os.path.getsize(path)
     if os.path.isdir(path):
         return 0
-    what = "a link that leads nowhere" if os.path.islink(path) else "neither a file nor a directory"
-    raise StoreError(f"{path} is {what}: an output holds files; remove it in the step, or write what it stands for")
+    what = "a broken link" if os.path.islink(path) else "neither a file nor a directory"
+    raise StoreError(f"{path} is {what}; expected a file. Let the step remove it or write a file")
 
 
 def _file_digest(path: str) -> str:
@@ -190,7 +190,7 @@ def _file_digest(path: str) -> str:
 
 
 def _open_in_new_folder(path: str) -> BinaryIO:
-    """Another process may prune the folder, empty as it is, between the two calls: then once more."""
+    """Retries, because another process may prune the empty folder between the two calls."""
     for attempt in itertools.count():
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -16,32 +16,51 @@ from marin_sft.errors import StoreError
 from marin_sft.execution.patience import patient, was_sent
 from marin_sft.execution.store import FileInfo
 
-_SIGNATURE = "writer"  # the metadata field by which a writer knows its own object again
-CONNECTIONS = 32  # calls that may be under way at once
+_SIGNATURE = "writer"  # the metadata field by which a writer recognizes its own object
+_GS, _S3 = ("gs", "gcs"), ("s3", "s3a")
+CONNECTIONS = 32  # concurrent calls
+
+
+def endpoint_of(protocol: str) -> str | None:
+    """The URL that a client asks; None where nobody knows. It is not asked, nor is one for credentials."""
+    with contextlib.suppress(Exception):  # of a client that keeps it elsewhere
+        if protocol in _GS:
+            import gcsfs.core
+
+            return str(gcsfs.core._location())
+        if protocol in _S3:
+            filesystem = _filesystem(protocol)
+            filesystem.connect()
+            return str(filesystem.s3.meta.endpoint_url)
+    return None
+
+
+def _filesystem(protocol: str) -> Any:
+    import fsspec
+
+    options = {"config_kwargs": {"max_pool_connections": CONNECTIONS}} if protocol in _S3 else {}
+    # It logs a traceback for every error that it raises.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    # Listings must be fresh: another launch may have committed a moment ago.
+    return fsspec.filesystem(protocol, use_listings_cache=False, **options)
 
 
 class FsspecStore:
-    """See `Store`. Whatever error a client raises, callers know it as an OSError, as on local disk."""
+    """See `Store`. All errors of clients become OSError, as on local disk."""
 
     beat_seconds = 10.0
     on_disk = False
     _memory_lock = threading.Lock()
 
     def __init__(self, protocol: str, prefix: str) -> None:
-        import fsspec
-
-        if protocol not in ("memory", "gs", "gcs", "s3", "s3a"):
+        if protocol not in ("memory", *_GS, *_S3):
             raise StoreError(
                 f"prefix {prefix!r}: expected a local path, gs://, s3:// or memory://, got {protocol}://, "
-                "which has no create-exclusive known to be atomic"
+                "which has no create-exclusive that is known to be atomic"
             )
-        # Listings must be fresh: another launch may have committed a moment ago.
         self._in_memory = protocol == "memory"
-        self._is_s3 = protocol in ("s3", "s3a")
-        options = {"config_kwargs": {"max_pool_connections": CONNECTIONS}} if self._is_s3 else {}
-        # It logs with a traceback what it raises.
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-        self._fs: Any = fsspec.filesystem(protocol, use_listings_cache=False, **options)
+        self._is_s3 = protocol in _S3
+        self._fs = _filesystem(protocol)
         self.prefix = prefix.rstrip("/")
 
     def path(self, relative: str) -> str:
@@ -59,7 +78,7 @@ class FsspecStore:
 
     @patient
     def names(self, path: str) -> list[str]:
-        """As on disk. Listings also hold the path itself, when it is an object, and markers of directories."""
+        """As on disk. (Listings also contain the path itself if it is an object, and directory markers.)"""
         root = self._root(path)
         try:
             with _os_errors(path):
@@ -99,18 +118,18 @@ class FsspecStore:
     def read_from(self, path: str, start: int, limit: int) -> bytes:
         try:
             with _os_errors(path):
-                # A range that starts at the end is an error to some stores, an empty answer to others.
+                # Some stores reject a range that starts at the end, others return nothing.
                 end = min(self._fs.info(path)["size"], start + limit)
                 return self._fs.cat_file(path, start=start, end=end) if end > start else b""
         except FileNotFoundError:
             return b""
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
-        """Create the object whole; False, and nothing changed, when it exists.
+        """Create the object atomically; False, with nothing changed, if it exists.
 
-        Clients repeat a request whose answer got lost. Had it been carried out, then the repetition is refused because
-        of our own object. So each call signs its object, and who is refused looks whose it is. The bytes alone would
-        not tell: two threads may write the same ones.
+        Clients retry a request if its response is lost. If the request had succeeded, the retry is refused because of
+        our own object. So each call signs its object, and a refused call checks the signature. The content would not
+        tell, since two threads may write the same bytes.
         """
         if self._in_memory:
             return self._create_in_memory(path, data)
@@ -124,7 +143,7 @@ class FsspecStore:
         except FileExistsError:
             return self._signature(path) == signature
         except OSError as error:
-            # The last answer got lost too, or the refusal came in words that s3fs does not know.
+            # The last response was lost too, or s3fs did not recognize the refusal.
             found = self._signature(path) if was_sent(error) else None
             if found is None:
                 raise
@@ -136,7 +155,7 @@ class FsspecStore:
             self._fs.pipe_file(path, data, mode="create", **{name: {_SIGNATURE: signature}})
 
     def _signature(self, path: str) -> str | None:
-        """Whose object it is: empty when it is unsigned, None when there is none."""
+        """The signature of the object: empty if it is unsigned, None if there is no object."""
         try:
             with _os_errors(path):
                 fields = self._fs.metadata(path) if self._is_s3 else self._fs.info(path).get("metadata", {})
@@ -152,7 +171,7 @@ class FsspecStore:
             return True
 
     def create_private(self, path: str, data: bytes) -> None:
-        """Who may read a bucket is up to the bucket."""
+        """The bucket decides who may read it."""
         self.replace(path, data)
 
     @patient
@@ -161,11 +180,11 @@ class FsspecStore:
             self._fs.pipe_file(path, data)
 
     def sync(self, path: str) -> None:
-        """Nothing to do: what an object store has answered for is on its disks."""
+        """Nothing to do: what an object store has confirmed is durable."""
 
     @patient
     def remove(self, path: str) -> None:
-        """Object by object: `rm` would take names for patterns, delete an emptied bucket, and on S3 hide errors."""
+        """One object at a time: `rm` would treat names as patterns, delete an empty bucket, and on S3 hide errors."""
         with _os_errors(path), ThreadPoolExecutor(16) as pool:
             list(pool.map(self._remove_object, self._fs.find(path)))
         if self._in_memory:  # which has directories
@@ -178,7 +197,7 @@ class FsspecStore:
             self._fs.rm_file(path)
 
     def prune(self, path: str) -> None:
-        """Nothing to do on object stores, which have no directories."""
+        """Nothing to do on object stores: they have no directories."""
         while self._in_memory and path.startswith(f"{self.prefix}/") and self._remove_directory(path):
             path = path.rpartition("/")[0]
 
@@ -218,8 +237,8 @@ class FsspecStore:
     def _digest(self, file: str, info: dict[str, Any]) -> str | None:
         """The store's own checksum, from the listing.
 
-        crc32c on GCS, for every object. The ETag on S3 is the md5, but for objects written in parts or encrypted with
-        managed keys: then equal bytes may differ in it, which counts as changed and costs a rerun, never a stale hit.
+        On GCS the crc32c. On S3 the ETag, which is the md5 except for objects written in parts or encrypted with
+        managed keys. There equal bytes may have different ETags, which costs a rerun but never gives a stale hit.
         """
         if self._in_memory:
             return hashlib.sha256(self._fs.cat_file(file)).hexdigest()
@@ -227,13 +246,13 @@ class FsspecStore:
         return checksum and str(checksum).strip('"')
 
     def _root(self, path: str) -> str:
-        """What the names of everything below `path` begin with, in the file system's own notation."""
+        """The prefix of all names below `path`, in the file system's own notation."""
         return self._fs._strip_protocol(path).rstrip("/") + "/"
 
 
 @contextlib.contextmanager
 def _os_errors(path: str) -> Iterator[None]:
-    """Clients raise their own errors for lost connections and missing credentials; callers know OSError."""
+    """Turn clients' own errors, e.g. for lost connections and missing credentials, into OSError."""
     try:
         yield
     except OSError:

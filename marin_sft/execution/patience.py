@@ -1,6 +1,6 @@
-"""What is done when a store fails: it is asked again for a while, then what it said is told in one paragraph.
+"""Retries of store calls: a store that fails is retried for a while, then its error is reported in one paragraph.
 
-Clients of object stores ask again by themselves, some for half a minute. So it is time that counts here, not tries.
+Clients of object stores retry on their own, some for half a minute. So the limit here is time, not the number of tries.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_SECONDS = "MARIN_SFT_STORE_PATIENCE"  # how long a store that fails is asked again; default: 30
-_FIRST_PAUSE = 0.1  # seconds; each following one is twice as long
+_SECONDS = "MARIN_SFT_STORE_PATIENCE"  # how long to retry a failing store; default: 30
+_FIRST_PAUSE = 0.1  # seconds; doubles each time
 _ANSWERS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _PASSING = {
     getattr(errno, name)
@@ -33,7 +33,7 @@ _PASSING = {
     ).split()
     if hasattr(errno, name)
 }
-# By name, so that no client is imported: of aiohttp, botocore, google.auth and requests.
+# Errors of aiohttp, botocore, google.auth and requests, by name so that no client is imported.
 _LOST = {
     "ClientConnectionError",
     "ClientPayloadError",
@@ -47,14 +47,14 @@ _BUSY = {"ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "Sl
 _CHECK = {
     "s3": "the network, AWS_ENDPOINT_URL, and the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret)",
     "gs": "the network, and the credentials (GOOGLE_APPLICATION_CREDENTIALS, or gcloud auth application-default login)",
-    "": "that its disk is mounted, has room, and may be read and written by you",
+    "": "that its disk is mounted and not full, and that you may read and write it",
 }
 _patience: ContextVar[float | None] = ContextVar("marin_sft_store_patience", default=None)
 
 
 @contextlib.contextmanager
 def no_patience() -> Iterator[None]:
-    """Inside the block a store that fails is not asked again: for who comes back by and by."""
+    """Inside the block, store calls are not retried: for callers that poll."""
     token = _patience.set(0.0)
     try:
         yield
@@ -63,16 +63,16 @@ def no_patience() -> Iterator[None]:
 
 
 def patient(operation: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """A store's method that may be called again when it failed.
+    """Decorates a store method that may be retried.
 
     Raises:
-        StoreUnavailable: for every OSError that is no answer.
+        StoreUnavailable: for every OSError that is not an answer, such as FileNotFoundError.
     """
     return _asked(operation, again=True)
 
 
 def once(operation: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """As `patient`, of a method that must not be called again."""
+    """As `patient`, for a method that must not be retried."""
     return _asked(operation, again=False)
 
 
@@ -97,7 +97,7 @@ def _asked(operation: Callable[Concatenate[S, P], R], again: bool) -> Callable[C
 
 
 def seconds_of_patience() -> float:
-    """How long a store that fails is asked again.
+    """How long to retry a failing store.
 
     Raises:
         UserError: the environment variable is not a number of seconds.
@@ -110,7 +110,7 @@ def seconds_of_patience() -> float:
     except ValueError:
         seconds = math.nan
     if not seconds >= 0:
-        raise UserError(f"{_SECONDS}={text}; expected a number of seconds, 0 or more")
+        raise UserError(f"{_SECONDS}={text}; expected a number of seconds >= 0")
     return seconds
 
 
@@ -118,20 +118,20 @@ def _unavailable(store: Any, error: OSError, passing: bool, tries: int, waited: 
     said = next(filter(None, reversed(str(error).splitlines())), type(error).__name__)
     protocol = store.prefix.partition("://")[0] if "://" in store.prefix else ""
     check = _CHECK.get(protocol.removesuffix("a").replace("gcs", "gs"), "the network")
-    asked = f" in {waited:.0f} s, asked {tries} times" if passing and tries > 1 else ""
+    asked = f" in {waited:.0f} s, tried {tries} times" if passing and tries > 1 else ""
     what = f"it does not answer{asked}" if passing else "it refuses"
     return StoreUnavailable(f"prefix {store.prefix}: {what}: {said}. Check {check}", said, silent=passing)
 
 
 def was_sent(error: BaseException) -> bool:
-    """False when the server was never reached, so that it cannot have done what was asked."""
+    """False if the server was never reached, so that it cannot have carried out the request."""
     if {"ClientConnectorError", "EndpointConnectionError"} & {kind.__name__ for kind in type(error).__mro__}:
         return False
     return error.__cause__ is None or was_sent(error.__cause__)
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same call may well succeed a little later: a lost connection, a server that is overloaded."""
+    """Whether a retry may succeed: a lost connection, an overloaded server."""
     if isinstance(error, OSError) and error.errno in _PASSING:
         return True
     if _LOST & {kind.__name__ for kind in type(error).__mro__}:

@@ -1,9 +1,9 @@
-"""Graph + store + flags -> Plan: for each step what will be done, and why. Reads only.
+"""Graph + store + flags -> Plan: what will be done for each step, and why. Only reads.
 
 RUN         the step runs
-IF_CHANGED  the step has an output, and runs only if an input that runs first comes out different
-WAIT        another launch is running the step; its output is used
-SKIP        the step's output is used as it is, or nobody needs it
+IF_CHANGED  the step has an output; it runs only if the output of a rerun input changes
+WAIT        another launch is running the step; this one uses its output
+SKIP        the step's output is used as it is, or is not needed
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import enum
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import DamagedFile, PreviousTaskFailedError, StoreError
 from marin_sft.execution.catalog import comparable_commits, in_parallel, read_states, step_name
@@ -33,7 +32,7 @@ from marin_sft.execution.source import source_digest
 from marin_sft.execution.step_state import StepState
 from marin_sft.execution.store import Store
 
-_SIBLINGS = 50  # committed siblings looked at to explain a miss
+_SIBLINGS = 50  # committed siblings to compare with, to explain a miss
 
 
 class Action(enum.StrEnum):
@@ -58,9 +57,10 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class PlanItem:
-    """One step of a plan. `commit` is the output it has now, of exactly this identity; `diff` explains a CONFIG.
+    """One step of a plan.
 
-    Of a commit whose output is gone, only `state` knows.
+    commit: its current output, of exactly this identity. None if the output is gone, though `state` has its commit.
+    diff: the fields that differ, if the reason is CONFIG.
     """
 
     node: Node
@@ -90,7 +90,7 @@ class Plan:
         """The committed attempt's path, or None."""
         return attempt_path(self.store, item.node.directory, item.commit.attempt) if item.commit else None
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, object]]:
         return [
             {
                 "name": item.node.name,
@@ -109,9 +109,9 @@ def make_plan(graph: Graph, store: Store, selection: Selection) -> Plan:
     """Decide every step of the graph.
 
     Raises:
-        GraphError: for a `force_run` name or `run_only` expression that matches no step.
-        PreviousTaskFailedError: when a step to run failed earlier and `force_run_failed` is off.
-        StoreError: when a commit's payload is not the one its fingerprint stands for.
+        GraphError: a `force_run` name or `run_only` expression matches no step.
+        PreviousTaskFailedError: a step to run failed earlier and `force_run_failed` is off.
+        StoreError: a commit has the step's fingerprint but another payload.
     """
     forced = forced_nodes(graph, selection)
     scope = nodes_in_scope(graph, selection, forced)
@@ -131,11 +131,16 @@ def make_plan(graph: Graph, store: Store, selection: Selection) -> Plan:
     return Plan(tuple(launch.items.values()), store)
 
 
-def changed_inputs(commit: Commit, current: Mapping[str, Consumed]) -> list[Consumed]:
-    """The inputs whose commit has other contents than the one consumed. Of another commit than that, an unknown digest
-    counts as changed.
+def consumed(node: Node, used: Node, commit: Commit) -> Consumed:
+    """An input's commit as the step uses it: without the input's log, unless the step names a file of it."""
+    whole = commit.result is None or used.directory in node.reads_logs_of
+    return Consumed(used.directory, commit.number, commit.digest if whole else commit.result)
 
-    An input that is missing has not changed. One whose newest commit was removed counts by the commit that is left.
+
+def changed_inputs(commit: Commit, current: Mapping[str, Consumed]) -> list[Consumed]:
+    """The inputs whose content differs from what was consumed. Without digests, another commit counts as changed.
+
+    A missing input has not changed. If an input's newest commit was removed, the newest remaining one counts.
     """
     return [
         current[used.directory]
@@ -155,7 +160,7 @@ Decision = tuple[Action, Reason, str, tuple[Difference, ...]]
 
 @dataclass(frozen=True)
 class _Launch:
-    """What decides a step besides its own state. `items`: the steps decided so far, inputs first."""
+    """What a step's decision depends on, besides its state. items: the steps decided so far, inputs first."""
 
     store: Store
     reruns: dict[Node, Reason]
@@ -173,18 +178,18 @@ def _decide_committed(node: Node, state: StepState, launch: _Launch) -> Decision
         return Action.RUN, Reason.FORCED, detail, ()
     if rerun is Reason.UPSTREAM:
         inputs = {i.node.directory: i for i in items.values()}
-        current = {d: Consumed(d, i.commit.number, i.commit.digest) for d, i in inputs.items() if i.commit}
+        current = {d: consumed(node, i.node, i.commit) for d, i in inputs.items() if i.commit}
         changed = changed_inputs(commit, current)
         if changed:
             return Action.RUN, Reason.UPSTREAM, f"new output of {inputs[changed[0].directory].node.name}", ()
         causes = [i for i in node.inputs if items[i].action in (Action.RUN, Action.IF_CHANGED, Action.WAIT)]
-        return Action.IF_CHANGED, Reason.UPSTREAM, f"if {causes[0].name} comes out different", ()
+        return Action.IF_CHANGED, Reason.UPSTREAM, f"if the output of {causes[0].name} changes", ()
     return Action.SKIP, Reason.CACHED, _cached_text(node, state, commit), ()
 
 
 def _decide_missing(node: Node, state: StepState, launch: _Launch) -> Decision:
     if node not in launch.needed:
-        return Action.SKIP, Reason.CACHED, "not needed: what uses it is committed", ()
+        return Action.SKIP, Reason.CACHED, "not needed: the steps that use it are committed", ()
     claim = state.claim
     if claim is not None and state.running:
         return Action.WAIT, Reason.RUNNING, _running_text(state), ()
@@ -194,7 +199,7 @@ def _decide_missing(node: Node, state: StepState, launch: _Launch) -> Decision:
         return Action.RUN, Reason.RESUME, f"continues attempt {claim.number}", ()
     rerun = launch.reruns.get(node)
     if rerun is Reason.GONE and state.commit is not None:
-        return Action.RUN, Reason.GONE, f"the output of commit {state.commit.number} is not there any more", ()
+        return Action.RUN, Reason.GONE, f"the output of commit {state.commit.number} is gone", ()
     if rerun is Reason.FORCED:
         return Action.RUN, Reason.FORCED, "", ()
     return _explain_miss(node, launch.items, launch.store)
@@ -225,14 +230,14 @@ def _running_text(state: StepState) -> str:
 
 
 def _explain_miss(node: Node, items: dict[Node, PlanItem], store: Store) -> Decision:
-    """Why there is no output: compare with the nearest committed sibling of the same name."""
+    """Why there is no output, by comparison with the nearest committed step of the same name."""
     siblings = _siblings(node, store)
     if not siblings:
         return Action.RUN, Reason.NEW, "", ()
     alike = [commit for commit in siblings if commit.payload["schema"] == SCHEMA]
     if not alike:
         schema = siblings[0].payload["schema"]
-        return Action.RUN, Reason.VERSION, f"identities are made otherwise since: schema {schema} -> {SCHEMA}", ()
+        return Action.RUN, Reason.VERSION, f"the format of identities changed: schema {schema} -> {SCHEMA}", ()
     nearest = min(alike, key=lambda commit: len(leaf_differences(commit.payload, node.payload)))
     fields, inputs = _config_differences(node, nearest)
     if fields:
@@ -244,7 +249,7 @@ def _explain_miss(node: Node, items: dict[Node, PlanItem], store: Store) -> Deci
 
 
 def _config_differences(node: Node, nearest: Commit) -> tuple[list[Difference], set[str]]:
-    """The fields in which the configs differ, other steps as inputs among them; and the fingerprints of those inputs
+    """The fields in which the configs differ, including inputs that are other steps; and the fingerprints of inputs
     that are the same steps with another identity."""
     used = {node.fingerprint[:10]: node.directory for node in (*node.inputs, *node.nonblocking)}
     names = {**{consumed.directory[-10:]: consumed.directory for consumed in nearest.inputs}, **used}
@@ -254,16 +259,16 @@ def _config_differences(node: Node, nearest: Commit) -> tuple[list[Difference], 
         if of_input is None:
             fields.append((field, with_names(old, names), with_names(new, names)))
             continue
-        before, after = names.get(old[:10]), names.get(new[:10])
+        before, after = names.get(str(old)[:10]), names.get(str(new)[:10])
         if before is None or after is None or step_name(before) == step_name(after):
-            inputs.add(new)
+            inputs.add(str(new))
         else:
             fields.append((of_input, before, after))
     return fields, inputs
 
 
 def _root_cause(node: Node, changed: set[str], items: dict[Node, PlanItem]) -> str:
-    """The first input with another identity, followed up to the step where the change was made."""
+    """The first input with another identity, traced back to the step that was changed."""
     cause = next(i for i in (*node.inputs, *node.nonblocking) if i.fingerprint in changed)
     item = items.get(cause)
     if item is not None and item.reason is Reason.UPSTREAM:
@@ -272,7 +277,7 @@ def _root_cause(node: Node, changed: set[str], items: dict[Node, PlanItem]) -> s
 
 
 def _siblings(node: Node, store: Store) -> list[Commit]:
-    """Commits of the same name, newest first; of the same path if that is overridden."""
+    """Commits of the same name, newest first; if the path is overridden, commits of the same path."""
     parent, _, leaf = store.path(node.directory).rpartition("/")
     siblings = [d for d in store.names(parent) if name_of_directory(d) == node.name.rpartition("/")[2]]
     if node.step.override_output_path:
@@ -287,7 +292,7 @@ def _first_line(text: str) -> str:
 
 
 def _valid_commit(node: Node, state: StepState, store: Store) -> Commit | None:
-    """The newest commit if it is of this identity; an overridden path may hold another step's."""
+    """The newest commit if it has this identity. An overridden path may hold that of another step."""
     commit = state.commit
     if commit is None:
         return None
@@ -295,8 +300,8 @@ def _valid_commit(node: Node, state: StepState, store: Store) -> Commit | None:
         if node.step.override_output_path:
             return None
         raise DamagedFile(
-            f"step '{node.name}': commit {commit.number} in {store.path(node.directory)} is of fingerprint "
-            f"{commit.fingerprint}, expected {node.fingerprint}; put it back from a copy, or remove it"
+            f"step '{node.name}': commit {commit.number} in {store.path(node.directory)} has the fingerprint "
+            f"{commit.fingerprint}, expected {node.fingerprint}; restore it from a copy, or remove it"
         )
     if commit.payload != node.payload:
         raise StoreError(
@@ -309,8 +314,10 @@ def _valid_commit(node: Node, state: StepState, store: Store) -> Commit | None:
 def _what_runs(
     nodes: list[Node], commits: dict[Node, Commit | None], forced: set[Node], targets: set[Node], store: Store
 ) -> tuple[dict[Node, Reason], set[Node]]:
-    """The steps that rerun, or may rerun, and those that are needed. Of these alone it matters whether what they have
-    committed is there; and what is gone needs inputs in turn."""
+    """The steps that rerun, or may rerun, and the steps that are needed.
+
+    Committed outputs are looked up only for needed steps. If one is gone, its step needs its inputs in turn.
+    """
     reruns = dict.fromkeys(forced, Reason.FORCED)
     seen: set[Node] = set()
     while True:
@@ -329,11 +336,11 @@ def _is_there(store: Store, node: Node, commit: Commit | None) -> bool:
 
 
 def _reruns(nodes: list[Node], commits: dict[Node, Commit | None], known: Mapping[Node, Reason]) -> dict[Node, Reason]:
-    """The steps that rerun, or may rerun, although committed: those `known`, and UPSTREAM of a newer output."""
+    """The committed steps that rerun, or may rerun: the `known` ones, and UPSTREAM those with a newer input."""
     reruns: dict[Node, Reason] = {}
-    current = {n.directory: Consumed(n.directory, c.number, c.digest) for n, c in commits.items() if c}
     for node in nodes:
         commit = commits[node]
+        current = {used.directory: consumed(node, used, c) for used in node.inputs if (c := commits.get(used))}
         if node in known:
             reruns[node] = known[node]
         elif commit and (
@@ -346,7 +353,7 @@ def _reruns(nodes: list[Node], commits: dict[Node, Commit | None], known: Mappin
 def _needed(
     nodes: list[Node], commits: dict[Node, Commit | None], reruns: dict[Node, Reason], targets: set[Node]
 ) -> set[Node]:
-    """The targets, what reruns, and the inputs of whatever has to run; a committed step needs no input."""
+    """The targets, the steps that rerun, and the inputs of all that run. A committed step does not need its inputs."""
     needed = {node for node in nodes if node in targets or node in reruns}
     for node in reversed(nodes):
         if node in needed and (node in reruns or commits[node] is None):

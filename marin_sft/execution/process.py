@@ -1,4 +1,4 @@
-"""Which process did something, and whether it has ended."""
+"""The identity of a process, and whether it has ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """Enough to see, from the same machine and process namespace, whether a process is gone."""
+    """Enough to tell, on the same machine and in the same pid namespace, whether a process has ended."""
 
     host: str
     pid: int
@@ -23,21 +23,21 @@ class ProcessIdentity:
 
     @staticmethod
     def of(pid: int) -> ProcessIdentity:
-        """Of a process on this machine, as this one sees it."""
+        """The identity of a process on this machine, as the calling process sees it."""
         return ProcessIdentity(socket.gethostname(), pid, _boot_id(), _pid_namespace(), _start_time(pid))
 
     @property
     def in_sight(self) -> bool:
-        """Whether this process sees that one's coming and going: same machine, same boot, same namespace."""
+        """Whether this process can see that one: same machine, same boot, same pid namespace."""
         return self.boot_id is not None and (self.boot_id, self.pid_namespace) == (_boot_id(), _pid_namespace())
 
     def is_gone(self) -> bool:
-        """True only when it can be seen from here that the process has ended; False when alive or out of sight."""
+        """Whether the process is known to have ended. False if it is alive or not in sight."""
         return self.in_sight and _start_time(self.pid) != self.start_time
 
 
 def descendants(of: int) -> dict[int, str]:
-    """The processes that a process has started, they have started, and so on, with their short names; Linux only."""
+    """The descendants of a process, with their short names; Linux only."""
     parents: dict[int, list[int]] = {}
     names: dict[int, str] = {}
     for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
@@ -67,11 +67,11 @@ def _pid_namespace() -> str | None:
 
 
 def _start_time(pid: int) -> str | None:
-    """Clock ticks after boot at which the process started; None when it is gone or a zombie."""
+    """The start of the process in clock ticks after boot; None if it has ended or is a zombie."""
     stat = _read_text(f"/proc/{pid}/stat")
     if stat is None:
         return None
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    fields = stat.rpartition(")")[2].split()  # the name before it may contain anything
     return None if fields[0] in "ZX" else fields[19]
 
 

@@ -1,9 +1,8 @@
 """Attempts as Ray tasks, each under its step's name. Which Ray: `ray_connection`; by which rules: `ray_environment`.
 
-A Ray that this process is connected to already is used. Otherwise, with RAY_ADDRESS set, tasks go to that cluster, in
-the same environment there, or with the working directory named by MARIN_SFT_WORKING_DIR shipped along. Without it a Ray
-of this process's own starts on loopback, and only when something has to run; it never attaches to another Ray that it
-finds on the machine.
+A Ray that this process is already connected to is used. Otherwise, if RAY_ADDRESS is set, tasks go to that cluster. It
+must have the same environment; MARIN_SFT_WORKING_DIR names a directory to ship. Otherwise a private Ray starts on
+loopback as soon as something has to run. It never attaches to another Ray on the machine.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
 from marin_sft.execution import out_of_memory, ray_environment
@@ -20,11 +20,18 @@ from marin_sft.execution.ray_connection import Connection, connect, in_worker
 from marin_sft.execution.resources import RuntimeEnv, demand
 from marin_sft.execution.worker import Outcome, Task, run_attempt
 
-_PATIENCE = 10.0  # seconds for tasks that are stopped to end
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.remote_function import RemoteFunction
+
+_PATIENCE = 10.0  # seconds for stopped tasks to end
 
 
 class RayBackend:
-    """Connects to Ray on the first `submit`, or at `start`. `notify` is told in words what a user should know."""
+    """Connects to Ray at `start` or the first `submit`.
+
+    notify: receives messages for the user.
+    """
 
     capacity: int | None = None
 
@@ -33,9 +40,9 @@ class RayBackend:
         self._lacking: set[str] = set()
         self._feasible: set[str] = set()
         self._connection: Connection | None = None
-        self._pending: dict[Future[Outcome], Any] = {}  # with Ray's reference to each result
-        self._broken = False  # a Ray of our own that cannot run tasks any more
-        self._remote: dict[bool, Any] = {}
+        self._pending: dict[Future[Outcome], ObjectRef] = {}  # with Ray's reference to each result
+        self._broken = False  # our own Ray can no longer run tasks
+        self._remote: dict[bool, RemoteFunction] = {}
         self.dashboard_url: str | None = None
 
     def start(self) -> None:
@@ -46,7 +53,7 @@ class RayBackend:
             self._connection = connect()
             self.dashboard_url = self._connection.dashboard_url
             remote = self._connection.ray.remote
-            # Retries are ours, so that each one is an attempt with a record.
+            # We retry ourselves, so that each retry is an attempt with a record.
             self._remote = {
                 False: remote(max_retries=0)(_attempt),
                 True: remote(max_retries=0, max_calls=1)(_attempt),
@@ -55,7 +62,7 @@ class RayBackend:
 
     def submit(self, task: Task) -> Future[Outcome]:
         if self._broken:
-            self._notify("Ray on this machine has died; it is started again")
+            self._notify("Ray on this machine has died; restarting it")
             self.close()
         connection = self._connected()
         asked = demand(task.resources)
@@ -66,7 +73,7 @@ class RayBackend:
         inherited = connection.ray.get_runtime_context().runtime_env if connection.found else {}
         options = _ray_options(asked, task.resources.runtime_env, task.fresh_process, inherited)
         remote = self._remote[task.fresh_process].options(name=task.name, **options)
-        # A Ray of the user's may print what its workers print, and the launch shows the logs of attempts already.
+        # The user's Ray may print its workers' output, and the launch already shows the logs of attempts.
         reference = remote.remote(task, ray_environment.secrets_of_this_process(), not connection.found)
         done: Future[Outcome] = Future()
         self._pending[done] = reference
@@ -76,7 +83,7 @@ class RayBackend:
         return done
 
     def wait(self, running: Collection[Future[Outcome]], timeout: float | None) -> set[Future[Outcome]]:
-        """In a Ray task the wait is Ray's own: then it lends the task's CPUs to what is waited for."""
+        """In a Ray task, wait through Ray, which then lends the task's CPUs to the awaited tasks."""
         connection, pending = self._connected(), dict(self._pending)
         if in_worker() and pending.keys() >= set(running):
             ended, _ = connection.ray.wait([pending[done] for done in running], timeout=timeout, fetch_local=False)
@@ -85,16 +92,16 @@ class RayBackend:
         return concurrent.futures.wait(running, timeout=timeout, return_when=first).done
 
     def _cut_down(self, connection: Connection, step: str, asked: dict[str, float]) -> dict[str, float]:
-        """A laptop has what it has: there, a request is cut down to what exists.
+        """On this machine, reduce a request to what exists.
 
         Raises:
-            UserError: the Ray task that waits for the step holds what the step needs.
+            UserError: the Ray task that waits for the step holds the resources that the step needs.
         """
         have, held = connection.ray.cluster_resources(), connection.held()
         lacking = asked.keys() - have.keys() - self._lacking
         if lacking:
             self._lacking |= lacking
-            self._notify(f"{step}: this machine has no {', '.join(sorted(lacking))}; the step runs without")
+            self._notify(f"{step}: this machine has no {', '.join(sorted(lacking))}; the step runs without it")
         cut = {name: min(amount, have[name]) for name, amount in asked.items() if name in have}
         for name in cut:
             free = max(0.0, have[name] - held.get(name, 0))
@@ -102,14 +109,14 @@ class RayBackend:
                 cut[name] = min(cut[name], free)
             elif cut[name] > free:
                 raise UserError(
-                    f"step '{step}' asks for {name} {cut[name]:g}, but the Ray task or actor that waits for it holds "
-                    f"{held[name]:g} of the {have[name]:g} there are; only the step needs them: leave them out of the "
+                    f"step '{step}' requests {name} {cut[name]:g}, but the Ray task or actor that waits for it holds "
+                    f"{held[name]:g} of the {have[name]:g} that exist. Only the step needs them: remove them from the "
                     "@ray.remote around it"
                 )
         return {"CPU": 0, **cut}
 
     def _tell_if_infeasible(self, connection: Connection, step: str, asked: dict[str, float]) -> None:
-        """Ray queues a request that no node can serve without a word: a node may join. So say it here."""
+        """Ray silently queues a request that no node can serve, since a node may join. So tell the user."""
         key = _amounts(asked)
         if key in self._feasible:
             return
@@ -124,12 +131,12 @@ class RayBackend:
             return
         most = {name: max([node.get(name, 0) for node in nodes], default=0) for name in asked}
         self._notify(
-            f"{step} waits: it asks for {key} on one node; the most that nodes have of each is {_amounts(most)}. "
+            f"{step} waits: it requests {key} on one node; the most that a node has of each is {_amounts(most)}. "
             "It starts when such a node joins; Ctrl-C ends the launch"
         )
 
-    def _hand_over(self, future: Any, done: Future[Outcome], kills_before: int) -> None:
-        if done.done():  # given up with the Ray that it ran on
+    def _hand_over(self, future: Future[Outcome], done: Future[Outcome], kills_before: int) -> None:
+        if done.done():  # failed when its Ray was stopped
             return
         import ray.exceptions as exceptions
 
@@ -138,7 +145,7 @@ class RayBackend:
             exceptions.WorkerCrashedError,
             exceptions.NodeDiedError,
             exceptions.RaySystemError,
-            exceptions.TaskCancelledError,  # by a signal: nobody looks at the result of what we cancel
+            exceptions.TaskCancelledError,  # by a signal: results of tasks that we cancel are not read
         )
         raylet_lost = (exceptions.LocalRayletDiedError,)
         killed_here = self._on_this_machine and out_of_memory.kernel_kills() > kills_before
@@ -149,14 +156,14 @@ class RayBackend:
         elif isinstance(error, exceptions.WorkerCrashedError) and killed_here:
             done.set_exception(OutOfMemory(out_of_memory.killed_by_kernel_text()))
         elif isinstance(error, lost):
-            # Of what Ray itself could not do, such as import a module of the task, the last line says what.
+            # The last line says what Ray itself could not do, e.g. import a module of the task.
             line = -1 if isinstance(error, exceptions.RaySystemError) else 0
             done.set_exception(InfrastructureLoss((str(error) or type(error).__name__).splitlines()[line].strip()))
         elif isinstance(error, raylet_lost):
             self._broken = self._on_this_machine and not self._connected().found
             done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
         else:
-            cause = getattr(error, "cause", None)  # of a RayTaskError, whose own text is a traceback
+            cause = getattr(error, "cause", None)  # of a RayTaskError; its own text is a traceback
             done.set_exception(cause if isinstance(cause, Exception) else error)
 
     @property
@@ -170,10 +177,10 @@ class RayBackend:
             self._connection.close()
             self._connection, self._broken = None, False
         for done in list(self._pending):
-            done.set_exception(InfrastructureLoss("the Ray that it ran on was stopped"))
+            done.set_exception(InfrastructureLoss("the Ray it ran on was stopped"))
 
-    def _stop_tasks(self, ray: Any) -> None:
-        """Of a Ray that goes on. When this returns their processes have ended, so that nobody need wait for them."""
+    def _stop_tasks(self, ray: ModuleType) -> None:
+        """Stop the tasks on a Ray that stays up, and wait until their processes have ended."""
         pending = dict(self._pending)
         for reference in pending.values():
             ray.cancel(reference, force=True)
@@ -188,18 +195,18 @@ def _attempt(task: Task, secrets: dict[str, str], echo: bool) -> Outcome:
 
 
 def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
-    """The environment of workers for steps of `fresh_process` that are given these of Ray's resources.
+    """The environment of workers for `fresh_process` steps with these Ray resources.
 
-    On some CPUs a training step takes a fifth to a quarter less time with its memory in huge pages, where the system
-    grants them, and less still with memory that is not given back, which each step would have cleared anew. Only the
-    main arena keeps what is large. glibc reads this when a process starts: no other can have it.
+    On some CPUs a training step takes a fifth to a quarter less time with huge pages, if the system grants them. It is
+    faster still if freed memory is kept, since each step would otherwise get it back zeroed. Only the main arena keeps
+    large blocks. glibc reads these variables when a process starts, so they cannot be set later.
     """
     malloc = {"hugetlb": 1}
     if {*asked} <= {"CPU", "memory"}:
         malloc |= {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
     tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())
     return {
-        # Ray lets workers of one runtime environment serve any task; those of this one serve such steps only, once.
+        # Workers of one runtime environment serve any task. This variable reserves these workers for such steps.
         "MARIN_SFT_FRESH_PROCESS": "1",
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
     }
@@ -207,14 +214,14 @@ def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
 
 def _ray_options(
     asked: dict[str, float], env: RuntimeEnv | None, fresh_process: bool, inherited: Mapping[str, Any]
-) -> dict[str, Any]:
-    """`inherited`: the runtime_env that the task gets besides; Ray merges the variables of both."""
+) -> dict[str, object]:
+    """inherited: the runtime_env that the task also gets; Ray merges the variables of both."""
     rest = dict(asked)
-    options: dict[str, Any] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
+    options: dict[str, object] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
     options["memory"] = rest.pop("memory", None)
     options["resources"] = rest or None
     variables = {**(fresh_process_variables(asked) if fresh_process else {}), **(env.env_vars if env else {})}
-    runtime_env: dict[str, Any] = {"env_vars": variables} if variables else {}
+    runtime_env: dict[str, object] = {"env_vars": variables} if variables else {}
     if env and env.pip:
         runtime_env |= _packages(env.pip, inherited)
     if env and env.working_dir:
@@ -224,8 +231,8 @@ def _ray_options(
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _packages(added: Collection[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a runtime_env and `added`, installed by what installs the former."""
+def _packages(added: Collection[str], inherited: Mapping[str, Any]) -> dict[str, object]:
+    """The packages of a runtime_env and `added`, with the installer of the former."""
     installer = "uv" if "uv" in inherited else "pip"
     there = inherited.get(installer) or []
     options = dict(there) if isinstance(there, Mapping) else {"packages": there}

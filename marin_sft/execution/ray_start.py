@@ -1,7 +1,7 @@
-"""The start of a Ray of this process's own, which may fail half way: then nothing of it is left behind.
+"""Starting a private Ray. If the start fails half way, no process of it is left behind.
 
-A head process that dies meanwhile is noticed here. Ray would wait for it for half a minute or a whole one, and then
-either raise, or end this process from C++ code.
+A head process that dies during the start is noticed at once. Ray itself would wait for up to a minute, then raise or
+end this process from C++ code.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 from marin_sft.errors import InfrastructureLoss
@@ -19,14 +20,16 @@ from marin_sft.execution import ray_environment
 from marin_sft.execution.process import descendants
 
 _HEAD = ("gcs_server", "raylet")
-_SECONDS = 0.2  # between two looks at them
+_SECONDS = 0.2  # between two checks of them
 
 
-def start_local(ray: Any) -> Any:
-    """`ray.init` for this machine; what it returns.
+def start_local(ray: ModuleType) -> Any:
+    """Call `ray.init` for this machine and return its result.
+
+    If a head process dies, this process exits with code 2.
 
     Raises:
-        InfrastructureLoss: it did not start. Where a head process died, this process ends at once, with exit code 2.
+        InfrastructureLoss: Ray did not start.
     """
     ray_environment.keep_token_private()
     before = set(descendants(os.getpid()))
@@ -58,7 +61,7 @@ def _watch(before: set[int], ended: threading.Event) -> None:
         gone = sorted({name for pid, name in started.items() if name in _HEAD and pid not in alive})
         started |= {pid: name for pid, name in alive.items() if pid not in before}
         if gone and not ended.is_set():
-            _kill(started)  # also what the dead one had started, which is nobody's child any more
+            _kill(started)  # including children of the dead process, which are orphans now
             print(f"error: {_text(f'its {gone[0]} has ended')}", file=sys.stderr, flush=True)
             os._exit(2)
 
@@ -72,6 +75,6 @@ def _kill(pids: Iterable[int]) -> None:
 def _text(what: str) -> str:
     logs = os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")
     return (
-        f"Ray did not start on this machine: {what}. No step was begun and nothing is left running; run the same "
-        f"command again. If it stays so, see {logs} and whether memory and disk suffice"
+        f"Ray did not start on this machine: {what}. No step was started and nothing is left running; run the same "
+        f"command again. If it fails again, see {logs}, and check free memory and disk space"
     )

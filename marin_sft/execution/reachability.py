@@ -1,11 +1,11 @@
-"""What under a prefix is still wanted, and by what; the rest is garbage. Reads only.
+"""What is still needed under a prefix, and by what. The rest is garbage. Only reads.
 
-Roots are the launches kept by policy, launches that run, pins, and whatever a live owner claims. A kept step keeps its
-newest commit, the attempts that kept launches used, and those that a retry would resume from. A launch that runs, and
-a path written by hand into a kept launch's config, keep all there is of a step.
+Roots are launches kept by policy, running launches, pins, and steps claimed by a live owner. A kept step keeps its
+newest commit, the attempts that kept launches used, and those that a retry would resume from. A running launch, and a
+path written by hand into the config of a kept launch, keep everything of a step.
 
-Only what our own claims and commits name is ever garbage: no other folder or file, wherever it lies, no store that lies
-below this one, and nothing of a step of which a claim or a commit cannot be read.
+Only what our own claims and commits name can be garbage. Other files and folders, nested stores, and steps with an
+unreadable claim or commit are never garbage.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ from marin_sft.execution.store import Store
 RecordT = TypeVar("RecordT", Claim, Commit)
 
 _HOUR, _DAY = 3600.0, 86400.0
-_SILENT = 1 * _DAY  # after which an owner out of sight whose beat is as old is taken for dead
-_UNENDED = 30 * _DAY  # for which a launch out of sight that never ended is taken to run
-_TEMPORARY = re.compile(r"\.(.+\.|latest-)[0-9a-f]{32}")  # names that writers give to files that are not whole yet
-_DAMAGED = (ValueError, TypeError, KeyError, MarinSftError)  # from reading what is not as we write it
+_SILENT = 1 * _DAY  # an owner out of sight is considered dead if its last beat is older
+_UNENDED = 30 * _DAY  # a launch out of sight that never ended is considered running for this long
+_TEMPORARY = re.compile(r"\.(.+\.|latest-)[0-9a-f]{32}")  # names of files that are still being written
+_DAMAGED = (ValueError, TypeError, KeyError, MarinSftError)  # from reading damaged files
 
 
 @dataclass(frozen=True)
 class GcPolicy:
-    """Launches are kept that are among the newest `keep_runs`, or younger than `keep_days`.
+    """Which launches are kept.
 
-    Nothing younger than `grace_hours` is ever removed, nor what was superseded more recently than that.
+    keep_runs: the number of newest launches to keep.
+    keep_days: launches younger than this are kept, too.
+    grace_hours: nothing younger than this, or superseded more recently, is removed.
     """
 
     keep_runs: int = 20
@@ -51,7 +53,7 @@ class GcPolicy:
 
 @dataclass(frozen=True)
 class Attempt:
-    """`time`: seconds since the epoch at which it last showed life. `live`: a live owner works on it."""
+    """time: when it last showed activity, in seconds since the epoch. live: a live owner is working on it."""
 
     number: int
     aim: int
@@ -62,8 +64,11 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Contents:
-    """All there is of a step. `leftovers`: paths of temporary files of writers that were killed. `unreadable`: paths of
-    claims, commits and the like that are not what they should be."""
+    """Everything of a step.
+
+    leftovers: paths of temporary files of killed writers.
+    unreadable: paths of damaged claims, commits or tombstones.
+    """
 
     directory: str
     commits: tuple[Commit, ...]
@@ -74,7 +79,7 @@ class Contents:
 
     @property
     def ours(self) -> bool:
-        """Whether a step of ours ever was here."""
+        """Whether a step of ours was ever here."""
         return bool(self.commits or self.attempts or self.tombstone or self.unreadable)
 
     @property
@@ -83,13 +88,13 @@ class Contents:
 
     @property
     def aim(self) -> int:
-        """The highest commit number there is, or is aimed at."""
+        """The highest commit number that exists or is aimed at."""
         return max([0, *(commit.number for commit in self.commits), *(attempt.aim for attempt in self.attempts)])
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """What nothing wants of a step: all of it (`whole`), or superseded commits and attempts."""
+    """What is not needed of a step: all of it (`whole`), or superseded commits and attempts."""
 
     contents: Contents
     whole: bool
@@ -104,11 +109,14 @@ class Garbage:
 
 @dataclass(frozen=True)
 class Reachability:
-    """What is garbage, and for each kept directory the roots that keep it.
+    """What is garbage, and what is kept.
 
-    `unfinished` is what a gc that died was removing. `launches` are those that were taken into account. `unreadable`:
-    steps that stay because of a file in them that cannot be read, each with that file's path. `hollow`: directories
-    that look like steps and hold nothing of ours. `stores`: those below this one, which were not looked into.
+    unfinished: what a killed gc was removing.
+    kept: for each kept directory, the roots that keep it.
+    launches: the launches taken into account.
+    unreadable: steps that stay because a file in them is unreadable, with that file's path.
+    hollow: directories that look like steps but hold nothing of ours.
+    stores: nested stores, which are not searched.
     """
 
     garbage: tuple[Garbage, ...]
@@ -122,7 +130,7 @@ class Reachability:
 
 @dataclass
 class _Roots:
-    """By the location of steps: what keeps them, which attempts kept launches used, and where all has to stay."""
+    """By step location: what keeps it, which attempts kept launches used, and whether everything of it stays."""
 
     reasons: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     used: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -131,13 +139,13 @@ class _Roots:
 
 
 def find_garbage(store: Store, policy: GcPolicy) -> Reachability:
-    """Which steps and attempts no root keeps.
+    """The steps and attempts that no root keeps.
 
     Raises:
-        UserError: where no launch is recorded, as all would be garbage.
+        UserError: no launch is recorded, so that everything would be garbage.
     """
     moment = time.time()
-    # Launches first: one that begins while the steps are listed is seen as new when its steps are looked at again.
+    # Launches first: one that begins while steps are listed is then noticed as new before its steps are removed.
     launches = read_launches(store)
     catalog = read_catalog(store)
     looked_at = in_parallel(store, lambda directory: read_contents(store, directory), catalog.steps)
@@ -145,7 +153,7 @@ def find_garbage(store: Store, policy: GcPolicy) -> Reachability:
     if contents and not launches and (policy.keep_runs or policy.keep_days):
         raise UserError(
             f"no launch is recorded under {store.prefix}/_runs, so all {len(contents)} steps would be garbage; "
-            "if that is meant, say --keep_runs 0 --keep_days 0"
+            "to remove them all, use --keep_runs 0 --keep_days 0"
         )
     roots = _find_roots(store, policy, launches, contents, moment)
     kept = {step.directory: _reasons(store, step, roots, policy, moment) for step in contents}
@@ -179,7 +187,7 @@ def _size(store: Store, step: Contents, attempts: Iterable[int]) -> int:
 
 
 def read_contents(store: Store, directory: str) -> Contents:
-    """Only what claims, commits and the tombstone name: other folders and files in the directory are not ours."""
+    """What claims, commits and the tombstone name. Other folders and files in the directory are not ours."""
     root = store.path(directory)
     commits = {n: _sound(read_commit, store, directory, n) for n in commit_numbers(store, directory)}
     claims = {n: _sound(read_claim, store, directory, n) for n in claim_numbers(store, directory)}
@@ -205,7 +213,7 @@ def read_contents(store: Store, directory: str) -> Contents:
 def _sound(
     read: Callable[[Store, str, int], RecordT | None], store: Store, directory: str, number: int
 ) -> RecordT | None:
-    """A claim or a commit; None where the file of that name is none of ours, or was cut off."""
+    """A claim or a commit; None if the file of that name is not ours, or is truncated."""
     try:
         found = read(store, directory, number)
         if not found or found.number != number or seconds_since_epoch(found.time) < 0:
@@ -227,7 +235,7 @@ def _read_attempt(store: Store, directory: str, number: int, claim: Claim | None
     last = max(seconds_since_epoch(claim.time), beat.get("time", 0.0), committed or 0.0)
     live = committed is None and not beat.get("released") and _lives(claim.owner, last, _SILENT)
     if live:
-        # A worker process outlives its attempt, and begins the next one.
+        # A worker process outlives its attempt and may be running another one.
         output = attempt_path(store, directory, number)
         live = not any(store.read(f"{output}/{name}") is not None for name in (".failure.json", ".record.json"))
     return Attempt(number, claim.aim, last, live, claim)
@@ -268,10 +276,10 @@ def _find_roots(
 
 
 def _keep_launch(store: Store, roots: _Roots, launch: Launch, reason: str | None, claimed: set[str]) -> None:
-    """`reason` is None for a launch that is kept only if it runs."""
+    """reason: why the launch is kept; None if it is kept only while it runs."""
     begin = read_begin(store, launch)
     places = [location(store, step["directory"]) for step in begin["steps"]]
-    # A worker may outlive its launch and still read inputs: its claim stands for the launch.
+    # A worker may outlive its launch and still read inputs, so its claim counts for the launch.
     runs = not launch.ended and (not claimed.isdisjoint(places) or _runs(launch, begin))
     if runs:
         roots.whole.update(places)
@@ -318,7 +326,7 @@ def _unwanted(
     if newest is None or place in roots.whole or _path_reasons(roots, place):
         return (), ()
     if moment - seconds_since_epoch(newest.time) < grace:
-        return (), ()  # somebody may still be reading what it replaced
+        return (), ()  # readers may still be using what it replaced
     wanted = {newest.attempt, *roots.used.get(place, ())}
     attempts = tuple(
         attempt.number

@@ -1,7 +1,7 @@
-"""Write-once provenance: what a launch was, and what an attempt ran with. Without secrets, as far as they can be told.
+"""Write-once provenance: what a launch was, and what an attempt ran with. Recognizable secrets are removed.
 
-Everybody who may read the store may read it, but for the changes that were not committed: these lie with the launch, in
-a file that only its user may read.
+Everyone who can read the store can read it, except for uncommitted changes: these are in a file that only the user who
+launched may read.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.execution.clock import now, seconds_since_epoch
 from marin_sft.execution.configs import hardcoded_paths, parts_of
-from marin_sft.execution.documents import as_document, read_document
+from marin_sft.execution.documents import JsonObject, as_document, read_document
 from marin_sft.execution.graph import Graph
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.ray_environment import IN_JOB, secrets_of_this_process
@@ -36,7 +35,7 @@ RUNS = "_runs"
 _MOST_OF_A_DIFF = 256 * 1024  # bytes
 _PATIENCE = 10.0  # seconds for git
 
-# Beginnings of the names of variables that the libraries of a step read.
+# Prefixes of the names of variables that a step's libraries read.
 _TELLING = (
     "CUDA_",
     "HF_",
@@ -54,7 +53,7 @@ _TELLING = (
 
 
 @functools.cache
-def launch_provenance() -> dict[str, Any]:
+def launch_provenance() -> dict[str, object]:
     """Who started what from which code: argv, user, host, git commit, package versions."""
     script = _folder_of_script()
     return {
@@ -62,7 +61,7 @@ def launch_provenance() -> dict[str, Any]:
         "user": _user(),
         "host": socket.gethostname(),
         "python": platform.python_version(),
-        # A job's shipped directory is no repository: there, ray_run says which commit it is, and whether with changes.
+        # A job's shipped directory is not a repository. There ray_run sets the commit, and whether there are changes.
         "git_commit": _git(script, "rev-parse", "HEAD") or os.environ.get("GIT_COMMIT"),
         "git_dirty": bool(_uncommitted(script)) or os.environ.get("GIT_DIRTY") == "1",
         "packages": dict(sorted(_packages())),
@@ -75,7 +74,7 @@ def _folder_of_script() -> str:
 
 @functools.cache
 def _uncommitted(folder: str) -> bytes | None:
-    """What `git diff HEAD` says, without secrets and of no more than a certain length; None without a repository."""
+    """The output of `git diff HEAD`, without secrets and cut to a maximal length; None outside a repository."""
     command = ["git", "-C", folder, "diff", "--no-ext-diff", "--no-color", "HEAD"]
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -91,13 +90,13 @@ def _uncommitted(folder: str) -> bytes | None:
         limit.cancel()
     if cut:
         diff = diff[: diff.rfind(b"\n", 0, _MOST_OF_A_DIFF) + 1 or _MOST_OF_A_DIFF]
-        head = f"# the first {len(diff):,} bytes of the changes; the rest was left out\n"
+        head = f"# the first {len(diff):,} bytes of the changes; the rest was omitted\n"
     shown = redacted(diff.decode(errors="replace"))
     return (f"{head if cut else ''}{shown}").encode() if shown else None
 
 
 def telling_environment() -> dict[str, str]:
-    """The variables of this process that can change what a step does, without those that hold secrets."""
+    """The variables of this process that can affect a step, without secrets."""
     hidden = {*secrets_of_this_process(), IN_JOB}
     return {
         name: redacted(value)
@@ -107,7 +106,7 @@ def telling_environment() -> dict[str, str]:
 
 
 def _packages() -> Iterator[tuple[str, str]]:
-    """(name, version) of what is installed, by the names of its directories: to parse the metadata takes 0.1 s."""
+    """(name, version) of installed packages, from directory names, since parsing the metadata takes 0.1 s."""
     for folder in filter(os.path.isdir, sys.path):
         for entry in os.listdir(folder):
             package, _, kind = entry.rpartition(".")
@@ -119,8 +118,8 @@ def _packages() -> Iterator[tuple[str, str]]:
 class RunRecord:
     """The record of one launch under `{prefix}/_runs`, in two write-once files.
 
-    `{utc}-{script}-{id}.begin.json` is written before the launch looks at any step: it keeps gc off those steps.
-    `.end.json` says what was planned, and how it went. A third, `.diff`, has the changes that were not committed.
+    `{utc}-{script}-{id}.begin.json` is written before the launch reads any step, and protects its steps from gc.
+    `.end.json` has the plan and the results. A third file, `.diff`, has uncommitted changes.
     """
 
     def __init__(self, store: Store) -> None:
@@ -131,10 +130,10 @@ class RunRecord:
         self.provenance = {**launch_provenance(), "run": self.name, "git_diff": diff}
 
     def begin(self, description: str | None, graph: Graph) -> OSError | None:
-        """Returns what went wrong: a store that cannot be written still serves launches that have nothing to run.
+        """Returns the error if the record cannot be written: a launch with nothing to run does not need it.
 
         Raises:
-            StoreUnavailable: the store does not answer at all.
+            StoreUnavailable: the store does not answer.
         """
         content = {
             "description": description and redacted(description),
@@ -155,11 +154,11 @@ class RunRecord:
             return error
         return None
 
-    def end(self, status: str, plan: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
-        """`status`: done, failed, interrupted, or refused before anything ran."""
+    def end(self, status: str, plan: list[dict[str, object]], results: list[dict[str, object]]) -> None:
+        """status: done, failed, interrupted, or refused before anything ran."""
         self._write("end", {"status": status, "time": now(), "plan": plan, "results": results})
 
-    def _write(self, part: str, content: dict[str, Any]) -> OSError | None:
+    def _write(self, part: str, content: Mapping[str, object]) -> OSError | None:
         path = self._store.path(f"{RUNS}/{self.name}.{part}.json")
         try:
             self._store.create_exclusive(path, json.dumps(content, default=repr).encode())
@@ -172,19 +171,19 @@ class RunRecord:
 
 @dataclass(frozen=True, order=True)
 class Launch:
-    """A launch by its record. `name` begins with its time, so that launches sort by it."""
+    """A recorded launch. `name` begins with its time, so that launches sort by time."""
 
     name: str
     ended: bool
 
     @property
     def time(self) -> float:
-        """Seconds since the epoch, by the clock of the machine that launched."""
+        """The start in seconds since the epoch, by the clock of the launching machine."""
         return seconds_since_epoch(f"{self.name[:13]}:{self.name[13:15]}:{self.name[15:22]}")
 
     @property
     def is_ours(self) -> bool:
-        """Whether the name is one that `RunRecord` gives."""
+        """Whether `RunRecord` gave the name."""
         try:
             return self.time > 0
         except ValueError:
@@ -235,7 +234,7 @@ class _Planned:
     action: str
     reason: str
     detail: str = ""
-    diff: tuple[tuple[Any, ...], ...] = ()
+    diff: tuple[tuple[object, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -257,29 +256,29 @@ class _End:
     results: tuple[_Result, ...]
 
 
-def read_begin(store: Store, launch: Launch) -> dict[str, Any]:
+def read_begin(store: Store, launch: Launch) -> JsonObject:
     found = _read(store, launch, "begin", lambda begin: as_document(_Begin, begin) is not None)
     return found or {"steps": [], "paths": [], "owner": None, "launch": {}, "description": None}
 
 
-def read_end(store: Store, launch: Launch) -> dict[str, Any] | None:
-    """None while the launch runs, and when it was killed."""
+def read_end(store: Store, launch: Launch) -> JsonObject | None:
+    """None if the launch is running or was killed."""
     return _read(store, launch, "end", _is_end) if launch.ended else None
 
 
-def _is_end(end: dict[str, Any]) -> bool:
+def _is_end(end: JsonObject) -> bool:
     found = as_document(_End, end)
     differences = [difference for planned in found.plan for difference in planned.diff]
     return all(len(d) == 3 for d in differences) and all(math.isfinite(r.seconds) for r in found.results)
 
 
-def _read(store: Store, launch: Launch, part: str, check: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
-    advice = f"if that launch has ended, remove its files {RUNS}/{launch.name}.*: then gc keeps nothing for it"
-    return read_document(store, store.path(f"{RUNS}/{launch.name}.{part}.json"), dict[str, Any], advice, check)
+def _read(store: Store, launch: Launch, part: str, check: Callable[[JsonObject], bool]) -> JsonObject | None:
+    advice = f"if that launch has ended, remove its files {RUNS}/{launch.name}.*; gc then keeps nothing for it"
+    return read_document(store, store.path(f"{RUNS}/{launch.name}.{part}.json"), JsonObject, advice, check)
 
 
-def describe(value: Any, name: str = "") -> Any:
-    """A config as JSON for people to read: every field, also those that are no part of the identity; no secrets."""
+def describe(value: object, name: str = "") -> object:
+    """A config as JSON for people: all fields, even those outside the identity, without secrets."""
     if isinstance(value, Resources):
         return {"class": type(value).__qualname__, **dataclasses.asdict(value)}
     parts = parts_of(value, "config")

@@ -1,4 +1,4 @@
-"""What a step needs to run on. Values only; never part of a step's identity."""
+"""Resource requests of steps. They are plain values, and never part of a step's identity."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn, TypeAlias
 
 from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.nearest import nearest
 from marin_sft.redaction import looks_secret
 
-# Ray's names. A node offers "accelerator_type:NAME"; a name that no node can have would wait for ever.
+# Ray's names. A node offers "accelerator_type:NAME". A request for an unknown name would wait forever.
 ACCELERATORS = frozenset(
     """
     V100 P100 T4 P4 K80 A10G L4 L40S A100 A100-40G A100-80G H100 H200 H20 B200 B300 GB200 GB300 RTX-PRO-6000
@@ -27,11 +27,11 @@ ACCELERATORS = frozenset(
     M2 M2-Pro M2-Max M2-Ultra M3 M3-Pro M3-Max Apple-Silicon
     """.split()
 )
-# Of NVIDIA; of AMD and of Windows' Linux, where they are behind one file; of TPUs, by their drivers.
+# NVIDIA has one file per GPU; AMD and WSL have one for all; TPUs have files by driver.
 _GPU_FILES = ("/dev/nvidia[0-9]*",)
 _UNCOUNTED_GPU_FILES = ("/dev/kfd", "/dev/dxg")
 _TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
-# A generation and its cores; Ray knows v5e by another name than its users.
+# A generation and its cores. Ray has another name for v5e.
 _TPU_TYPE = re.compile(rf"({'|'.join(a.removeprefix('TPU-').lower() for a in ACCELERATORS if 'TPU-' in a)})-[1-9]\d*")
 _V5E, _V5E_OF_RAY = "v5e-", "v5litepod-"
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -40,9 +40,11 @@ _OWN_FIELDS = {"CPU": "cpus", "GPU": "GpuConfig", "memory": "memory"}
 
 @dataclass(frozen=True)
 class RuntimeEnv(metaclass=NamedFields):
-    """What Ray sets up around a step: `env_vars` (not secrets), `pip` requirements, and a `working_dir` to fetch.
+    """The environment that Ray sets up for a step. The inline backend only applies `env_vars`.
 
-    `working_dir` is the URL of a zip file (gs://, s3://, https://). With the inline backend only `env_vars` hold.
+    env_vars: environment variables, but no secrets.
+    pip: requirements to install.
+    working_dir: the URL of a zip file (gs://, s3://, https://).
     """
 
     env_vars: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -52,9 +54,11 @@ class RuntimeEnv(metaclass=NamedFields):
 
 @dataclass(frozen=True)
 class Resources(metaclass=NamedFields):
-    """Base of all resource requests: `cpus` cores and `memory` bytes (None: no demand).
+    """Base of all resource requests. On a private Ray on this machine, requests are reduced to what exists.
 
-    `custom` are Ray custom resources, by name. On a Ray of this machine's own a request is cut down to what is there.
+    cpus: number of cores.
+    memory: bytes; None: no request.
+    custom: Ray custom resources by name.
     """
 
     cpus: float = 1
@@ -89,37 +93,37 @@ class TpuPodConfig(Resources):
 
 
 def demand(resources: Resources) -> dict[str, float]:
-    """What a step's task asks for, by Ray's name of the resource."""
+    """The resources that a step's task requests, by Ray's names."""
     asked: dict[str, float] = {"CPU": resources.cpus, **resources.custom}
     if resources.memory is not None:
         asked["memory"] = resources.memory
     if isinstance(resources, GpuConfig):
         asked["GPU"] = resources.gpu_count
         if resources.accelerator_type is not None:
-            asked[f"accelerator_type:{resources.accelerator_type}"] = 0.001  # a label in the shape of a resource
+            asked[f"accelerator_type:{resources.accelerator_type}"] = 0.001  # Ray's labels are resources
     elif isinstance(resources, TpuPodConfig):
         asked[f"TPU-{resources.tpu_type}-head"] = 1
     return asked
 
 
 def lacking_here(resources: Resources) -> list[str]:
-    """What is asked for beyond cores and memory that this process cannot give, each in words. Nothing is loaded for it.
+    """What this machine lacks of a request, besides cores and memory; one message each.
 
-    Its device files tell what a machine has.
+    Looks at device files, so nothing needs to be imported.
     """
     absent = [f"resource {name!r}" for name in sorted(resources.custom)]
     if isinstance(resources, GpuConfig) and _gpus() == 0:
         absent.append("GPU")
     if isinstance(resources, TpuPodConfig) and not _devices(_TPU_FILES):
         absent.append(f"TPU ({resources.tpu_type})")
-    lacking = [f"this machine has no {thing}; the step runs without" for thing in absent]
+    lacking = [f"this machine has no {thing}; the step runs without it" for thing in absent]
     if isinstance(resources, GpuConfig) and 0 < (found := _gpus()) < resources.gpu_count:
-        lacking.append(f"the step asks for {resources.gpu_count} GPUs, and this machine has {found}: it runs on these")
+        lacking.append(f"the step requests {resources.gpu_count} GPUs, but this machine has {found}; it runs on these")
     return lacking
 
 
 def _gpus() -> float:
-    """How many GPUs a process started here would see; infinite where there are some, and nobody knows how many."""
+    """How many GPUs a process on this machine would see; infinite if there are some but the number is unknown."""
     if _devices(_UNCOUNTED_GPU_FILES):
         return math.inf
     there, visible = len(_devices(_GPU_FILES)), os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -128,7 +132,7 @@ def _gpus() -> float:
 
 
 def gpus_here() -> int:
-    """How many GPUs a process started here would see; 0 where their number is not known."""
+    """How many GPUs a process on this machine would see; 0 if the number is unknown."""
     found = _gpus()
     return 0 if math.isinf(found) else int(found)
 
@@ -137,51 +141,54 @@ def _devices(patterns: Iterable[str]) -> list[str]:
     return [path for pattern in patterns for path in glob.glob(pattern)]
 
 
-def check_resources(where: str, resources: Any) -> None:
+_Refuse: TypeAlias = Callable[[str, object, str], NoReturn]  # a field, what was got, what was expected
+
+
+def check_resources(where: str, resources: Resources) -> None:
     """Raises:
-    ConfigError: a request that no cluster could serve, or a runtime environment that would show a secret.
+    ConfigError: a request that no cluster can serve, or a runtime environment that would reveal a secret.
     """
 
-    def refuse(field_name: str, got: Any, expected: str) -> NoReturn:
+    def refuse(field_name: str, got: object, expected: str) -> NoReturn:
         raise ConfigError(f"{where}{field_name}: got {got!r}, expected {expected}")
 
     if type(resources) not in (Resources, CpuConfig, GpuConfig, TpuPodConfig):
         refuse("", resources, "CpuConfig, GpuConfig or TpuPodConfig")
     if not _is_amount(resources.cpus):
-        refuse(".cpus", resources.cpus, "a number of cores from 0")
+        refuse(".cpus", resources.cpus, "a number of cores >= 0")
     if resources.memory is not None and not (_is_amount(resources.memory) and resources.memory >= 1):
         refuse(".memory", resources.memory, "a number of bytes, or None")
     for name, amount in resources.custom.items():
         if name in _OWN_FIELDS:
-            refuse(".custom", name, f"a custom resource; use {_OWN_FIELDS[name]} for this one")
+            refuse(".custom", name, f"a custom resource; use {_OWN_FIELDS[name]} for {name}")
         if not isinstance(name, str) or not name or not _is_amount(amount) or amount == 0:
-            refuse(f".custom[{name!r}]", amount, "a number above 0, for a name")
+            refuse(f".custom[{name!r}]", amount, "a name with a number > 0")
     if isinstance(resources, GpuConfig):
         _check_gpu(resources, refuse)
     if isinstance(resources, TpuPodConfig):
         if not isinstance(resources.tpu_type, str) or not _TPU_TYPE.fullmatch(resources.tpu_type):
-            refuse(".tpu_type", resources.tpu_type, 'a type and its cores, like "v4-8", "v5e-16" or "v6e-8"')
+            refuse(".tpu_type", resources.tpu_type, 'a type and its cores, such as "v4-8", "v5e-16" or "v6e-8"')
         if type(resources.slice_count) is not int or resources.slice_count < 1:
-            refuse(".slice_count", resources.slice_count, "a whole number from 1")
+            refuse(".slice_count", resources.slice_count, "a whole number >= 1")
     if resources.runtime_env is not None:
         _check_runtime_env(resources.runtime_env, refuse)
 
 
-def _is_amount(value: Any) -> bool:
+def _is_amount(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-def _check_gpu(resources: GpuConfig, refuse: Any) -> None:
+def _check_gpu(resources: GpuConfig, refuse: _Refuse) -> None:
     count, kind = resources.gpu_count, resources.accelerator_type
     if not _is_amount(count) or count == 0 or (count > 1 and count != int(count)):
-        refuse(".gpu_count", count, "a whole number from 1, or a part of one GPU")
+        refuse(".gpu_count", count, "a whole number >= 1, or a fraction of one GPU")
     if kind is not None and kind not in ACCELERATORS:
         by_lower = {name.lower(): name for name in ACCELERATORS}
         near = nearest(str(kind).lower(), by_lower)
-        refuse(".accelerator_type", kind, f"Ray's name of it, like {by_lower[near[0]] if near else 'H100'!r}")
+        refuse(".accelerator_type", kind, f"one of Ray's names, such as {by_lower[near[0]] if near else 'H100'!r}")
 
 
-def _check_runtime_env(env: Any, refuse: Any) -> None:
+def _check_runtime_env(env: RuntimeEnv, refuse: _Refuse) -> None:
     if not isinstance(env, RuntimeEnv):
         refuse(".runtime_env", env, "a RuntimeEnv")
     for name, value in env.env_vars.items():
@@ -191,16 +198,16 @@ def _check_runtime_env(env: Any, refuse: Any) -> None:
             refuse(
                 ".runtime_env.env_vars",
                 name,
-                "no secret here: Ray writes these values into logs that everybody on a node can read. Name it in the "
-                f"launch instead: ray_run --env_vars {name}, or {name} and MARIN_SFT_SECRETS={name} in the environment",
+                "no secret: Ray writes these values to logs that everyone on a node can read. Pass it to the launch "
+                f"instead: ray_run --env_vars {name}, or set {name} and MARIN_SFT_SECRETS={name} in the environment",
             )
         if not isinstance(value, str):
             refuse(f".runtime_env.env_vars[{name!r}]", type(value).__name__, "a string")
     if isinstance(env.pip, str) or not all(isinstance(item, str) for item in env.pip):
-        refuse(".runtime_env.pip", env.pip, 'a tuple of requirements, like ("rouge-score==0.1.2",)')
+        refuse(".runtime_env.pip", env.pip, 'a tuple of requirements, such as ("rouge-score==0.1.2",)')
     if env.working_dir is not None and "://" not in str(env.working_dir):
         refuse(
             ".runtime_env.working_dir",
             env.working_dir,
-            "the URL of a zip file; a local directory is shipped for the whole launch: ray_run --working_dir",
+            "the URL of a zip file; to ship a local directory with the launch, use ray_run --working_dir",
         )

@@ -1,7 +1,7 @@
-"""Carries out a Plan: starts what is ready, keeps going past failures, retries lost workers.
+"""Carries out a Plan: starts steps that are ready, continues after failures, retries lost workers.
 
-Driven by events: it sleeps only in a wait for the next attempt to end. While another launch runs one of the steps, the
-wait is cut into ticks to look at that step's claim; all other steps go on meanwhile.
+It is event-driven: it only sleeps while it waits for the next attempt to end. While another launch runs one of the
+steps, it wakes up every tick to check that step's claim. Other steps continue meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory, StoreError, StoreUnavailable
 from marin_sft.execution.backends import Backend
@@ -21,7 +21,7 @@ from marin_sft.execution.commits import Commit, Consumed, damaged_files
 from marin_sft.execution.configs import resolve, settings_of
 from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.patience import no_patience, seconds_of_patience
-from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs
+from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs, consumed
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
 from marin_sft.execution.step_state import Failure, StepState, read_state, write_failure
@@ -29,7 +29,7 @@ from marin_sft.execution.store import Store
 from marin_sft.execution.worker import Outcome, Task
 from marin_sft.paths import local_path
 
-_TICK = 1.0  # seconds between two looks at a step that another launch runs
+_TICK = 1.0  # seconds between two checks of a step that another launch runs
 
 
 Status = Literal["cached", "ran", "adopted", "failed", "blocked", "cancelled", "unneeded"]
@@ -39,8 +39,13 @@ Status = Literal["cached", "ran", "adopted", "failed", "blocked", "cancelled", "
 class StepResult:
     """How a step of this launch ended.
 
-    cached: used as it was; ran: committed by this launch; adopted: committed by another one; failed; blocked: an input
-    failed; cancelled: not started because of --fail_fast; unneeded.
+    cached: an existing output was used.
+    ran: this launch committed it.
+    adopted: another launch committed it.
+    failed: its attempt failed.
+    blocked: an input failed.
+    cancelled: it was not started, because of --fail_fast.
+    unneeded: no step needed it.
     """
 
     item: PlanItem
@@ -52,7 +57,7 @@ class StepResult:
 
 
 class Listener(Protocol):
-    """Told of what happens, as it happens."""
+    """Notified of events."""
 
     def started(self, item: PlanItem, claim: int) -> None: ...
 
@@ -63,7 +68,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Policy:
-    """`beat_timeout`: seconds after which an owner whose beat stands still is taken for dead."""
+    """beat_timeout: seconds without a beat after which an owner is considered dead."""
 
     max_concurrent: int | None = None
     fail_fast: bool = False
@@ -81,7 +86,7 @@ class Scheduler:
         backend: Backend,
         policy: Policy,
         listener: Listener,
-        provenance: dict[str, Any],
+        provenance: dict[str, object],
     ) -> None:
         self._plan = plan
         self._store: Store = plan.store
@@ -95,24 +100,24 @@ class Scheduler:
         self._ready: deque[PlanItem] = deque()
         self._running: dict[Future[Outcome], PlanItem] = {}
         self._waiting: dict[Node, PlanItem] = {}
-        self._last_look = time.monotonic()  # at a waiting step, that the store answered
+        self._last_look = time.monotonic()  # when the store last answered for a waiting step
         self._retries: dict[Node, int] = {}
         self._open_inputs: dict[Node, set[Node]] = {}
         self._users: dict[Node, list[PlanItem]] = {}
-        self._whole: set[str] = set()  # outputs whose files were all there when a step of this launch first used them
+        self._whole: set[str] = set()  # outputs found complete when a step of this launch first used them
 
     @property
     def results(self) -> list[StepResult]:
-        """Of the items that have ended, in the plan's order."""
+        """The results so far, in the order of the plan."""
         return [self._results[item.node] for item in self._plan if item.node in self._results]
 
     def run(self) -> list[StepResult]:
-        """Results of all items of the plan, in its order. Interrupted, it stops what runs and gives up the claims."""
+        """Run the plan; returns the results in its order. If interrupted, stops the steps and releases their claims."""
         try:
             return self._run()
         except StoreUnavailable as error:
             self._backend.close()
-            text = f"{error}. Finished steps are kept: the same command goes on"
+            text = f"{error}. Finished steps are kept; run the same command to continue"
             raise StoreUnavailable(text, error.said, error.silent) from error
         except (KeyboardInterrupt, StoreError):
             self._backend.close()
@@ -161,7 +166,7 @@ class Scheduler:
             self._running[self._backend.submit(task)] = item
         except StoreUnavailable:
             raise
-        except Exception as error:  # a config that refuses its resolved values, or that cannot be pickled
+        except Exception as error:  # e.g. a config that rejects its resolved values or cannot be pickled
             failure = Failure(f"cannot be started: {type(error).__name__}: {error}", None, "")
             self._finish(StepResult(item, "failed", failure=failure))
 
@@ -192,9 +197,9 @@ class Scheduler:
     def _current(self, item: PlanItem) -> dict[str, Consumed]:
         """The newest outputs of the item's inputs, by directory."""
         commits = {node: self._results[node].commit for node in item.node.inputs if node in self._results}
-        return {n.directory: Consumed(n.directory, c.number, c.digest) for n, c in commits.items() if c is not None}
+        return {n.directory: consumed(item.node, n, c) for n, c in commits.items() if c is not None}
 
-    def _path_of_input(self, leaf: Any) -> Any:
+    def _path_of_input(self, leaf: object) -> object:
         if isinstance(leaf, ExecutorStep):
             leaf = InputName(leaf, None)
         if isinstance(leaf, PurePath):
@@ -213,29 +218,29 @@ class Scheduler:
         path = attempt_path(self._store, node.directory, commit.attempt)
         if not self._store.names(path):
             raise MarinSftError(
-                f"its input '{node.name}' is committed, but the output is gone from {path}; "
-                f"make it again with --force_run {node.name}"
+                f"its input '{node.name}' is committed, but the output {path} is gone; "
+                f"rerun it with --force_run {node.name}"
             )
         if path in self._whole:
             return path
         if damaged := damaged_files(self._store, path):
             shown = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
             raise MarinSftError(
-                f"its input '{node.name}' is not whole: {shown} of {path} is gone or has another size than when it was "
-                f"committed; put it back, or make it again with --force_run {node.name}"
+                f"its input '{node.name}' is incomplete: {shown} of {path} is missing or has another size than "
+                f"when it was committed; restore it, or rerun the step with --force_run {node.name}"
             )
         self._whole.add(path)
         return path
 
     def _nonblocking_path(self, node: Node) -> str:
-        """The newest commit's attempt, else the newest attempt, else where the step's attempts will be."""
+        """The newest committed attempt, else the newest attempt, else the step's directory."""
         state = read_state(self._store, node.directory)
         attempt = state.commit.attempt if state.commit else state.last_claim
         return attempt_path(self._store, node.directory, attempt) if attempt else self._store.path(node.directory)
 
     def _harvest(self) -> None:
         if not self._running:
-            time.sleep(_TICK)  # all that is left runs in other launches
+            time.sleep(_TICK)  # all remaining steps run in other launches
             return
         for future in self._backend.wait(self._running, timeout=_TICK if self._waiting else None):
             item = self._running.pop(future)
@@ -245,7 +250,7 @@ class Scheduler:
                 self._retry(item, loss)
             except OutOfMemory as error:
                 self._fail_for(item, read_state(self._store, item.node.directory), str(error))
-            except Exception as error:  # the store failed under the attempt: a full disk, a lost connection
+            except Exception as error:  # the store failed during the attempt: a full disk, a lost connection
                 failure = Failure(f"cannot be carried out: {type(error).__name__}: {error}", None, "")
                 self._finish(StepResult(item, "failed", failure=failure))
 
@@ -260,7 +265,7 @@ class Scheduler:
         retries = self._retries.get(item.node, 0)
         state = read_state(self._store, item.node.directory)
         if state.last_claim > item.state.last_claim + 1:
-            self._wait_for(item)  # not lost: it stopped because another launch took the step over
+            self._wait_for(item)  # it was not lost: another launch took the step over
             return
         if state.failure and state.last_claim == item.state.last_claim + 1:
             self._finish(StepResult(item, "failed", attempt=state.last_claim, failure=state.failure))
@@ -272,14 +277,14 @@ class Scheduler:
         self._start(dataclasses.replace(item, state=state))
 
     def _fail_for(self, item: PlanItem, state: StepState, error: str) -> None:
-        """The attempt's own process is gone: say in its place how it ended."""
+        """Record the failure on behalf of the attempt's process, which is gone."""
         failure = Failure(error, None, "")
         if state.last_claim > item.state.last_claim:
             write_failure(self._store, item.node.directory, state.last_claim, failure)
         self._finish(StepResult(item, "failed", attempt=state.last_claim, failure=failure))
 
     def _release_claims(self) -> None:
-        """The workers are stopped: nobody needs to wait until their beats are old."""
+        """Release the claims of stopped workers, so that nobody has to wait for the timeout."""
         for item in self._running.values():
             state = read_state(self._store, item.node.directory)
             if state.claim and state.claim.number == item.state.last_claim + 1:
@@ -298,19 +303,19 @@ class Scheduler:
             self._look_at(item)
 
     def _look_at(self, item: PlanItem) -> None:
-        """Take the output of a step that ran elsewhere once it is there; run the step here if its owner gave up."""
+        """Adopt the output of a step that another launch ran, or run the step here if its owner gave up."""
         node = item.node
         try:
-            with no_patience():  # the next look comes soon, and other steps go on meanwhile
+            with no_patience():  # the next check comes soon, and other steps must not wait
                 state = read_state(self._store, node.directory)
                 claim = state.claim if state.running else None
                 stands_still = claim is not None and self._watch.stands_still(node.directory, claim)
         except OSError as error:
             if time.monotonic() - self._last_look > seconds_of_patience():
-                raise StoreUnavailable(f"while it waited for {node.name}: {error}", silent=True) from error
+                raise StoreUnavailable(f"while waiting for {node.name}: {error}", silent=True) from error
             return
         self._last_look = time.monotonic()
-        before = item.state.commit.number if item.state.commit else 0  # also of an output that is gone
+        before = item.state.commit.number if item.state.commit else 0  # even if its output is gone
         if state.commit and state.commit.fingerprint == node.fingerprint and state.commit.number > before:
             del self._waiting[node]
             self._finish(StepResult(item, "adopted", state.commit, state.commit.attempt))
@@ -319,7 +324,7 @@ class Scheduler:
             self._ready.append(dataclasses.replace(item, action=Action.RUN, reason=Reason.RESUME, state=state))
 
     def _finish(self, result: StepResult) -> None:
-        """Note a result, let the users of its output go on, or tell them that they cannot."""
+        """Record a result, then start the steps that use it or mark them as blocked."""
         unfinished = deque([result])
         while unfinished:
             result = unfinished.popleft()
@@ -339,7 +344,7 @@ class Scheduler:
                 unfinished.extend(self._cancel())
 
     def _cancel(self) -> list[StepResult]:
-        """Drop all that has not ended; the backend stops what runs when it is closed."""
+        """Drop all unfinished steps. Closing the backend stops those that run."""
         for future in self._running:
             future.cancel()
         self._running.clear()

@@ -1,4 +1,4 @@
-"""Which steps the flags of a launch mean."""
+"""The steps that the flags of a launch select."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from marin_sft.nearest import nearest_text
 
 @dataclass(frozen=True)
 class Selection:
-    """What the flags say of steps: `force_run` names or globs, `run_only` regular expressions."""
+    """The flags that select steps. force_run: names or globs. run_only: regular expressions."""
 
     force_run: tuple[str, ...] = ()
     cascade: bool = False
@@ -22,23 +22,23 @@ class Selection:
 
 
 def check_selection(graph: Graph, selection: Selection) -> None:
-    """Raises GraphError for a name or an expression that matches no step."""
+    """Raises GraphError if a name or expression matches no step."""
     forced_nodes(graph, selection)
     target_nodes(graph, selection)
 
 
 def forced_nodes(graph: Graph, selection: Selection) -> set[Node]:
-    """The steps of `force_run`, with `cascade` also all that is made from them.
+    """The steps of `force_run`; with `cascade` also all steps that depend on them.
 
     Raises:
-        GraphError: for a name or glob that matches no step.
+        GraphError: a name or glob matches no step.
     """
     names = [node.name for node in graph]
     forced: set[Node] = set()
     for pattern in selection.force_run:
         matched = {node for node in graph if fnmatch.fnmatchcase(node.name, pattern)}
         if not matched:
-            raise GraphError(f"--force_run {pattern!r}: no step of that name{nearest_text(pattern, names)}")
+            raise GraphError(f"--force_run {pattern!r}: no step has that name{nearest_text(pattern, names)}")
         forced |= matched
     if selection.cascade:
         for node in graph:
@@ -48,10 +48,10 @@ def forced_nodes(graph: Graph, selection: Selection) -> set[Node]:
 
 
 def target_nodes(graph: Graph, selection: Selection) -> set[Node]:
-    """The steps whose outputs are wanted: those of `run_only`, else those that the launch lists.
+    """The steps whose outputs are requested: those of `run_only`, else those that the launch lists.
 
     Raises:
-        GraphError: for an expression that matches no step, or is none.
+        GraphError: an expression is invalid or matches no step.
     """
     if not selection.run_only:
         return set(graph.roots)
@@ -69,7 +69,7 @@ def target_nodes(graph: Graph, selection: Selection) -> set[Node]:
 
 
 def nodes_in_scope(graph: Graph, selection: Selection, forced: set[Node]) -> set[Node]:
-    """All steps; under --run_only the selected ones, the forced ones, and all they are made from."""
+    """All steps; with --run_only the selected and forced ones, and all their inputs."""
     if not selection.run_only:
         return set(graph.nodes)
     scope = target_nodes(graph, selection) | forced

@@ -1,4 +1,4 @@
-"""Work that a step spreads: over Ray tasks where the step runs on Ray, else none."""
+"""Splitting the work of a step over Ray tasks, if the step runs on Ray."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ R = TypeVar("R")
 
 
 def map_shards(fn: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`[fn(item) for item in items]`, spread over Ray tasks when the caller is a step on Ray; order kept.
+    """`[fn(item) for item in items]`, in Ray tasks if the caller is a step on Ray. Keeps the order.
 
-    `fn` must be a module-level function, its items and results picklable. Raises what `fn` raises.
+    `fn` must be a module-level function; items and results must be picklable. Raises what `fn` raises.
     """
     ray = sys.modules.get("ray")
     if len(items) < 2 or ray is None or not ray.is_initialized():

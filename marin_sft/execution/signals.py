@@ -1,4 +1,4 @@
-"""SIGTERM, taken the way Ctrl-C is."""
+"""Handles SIGTERM like Ctrl-C."""
 
 import contextlib
 import signal
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Inside the block SIGTERM raises KeyboardInterrupt. Only in the main thread, where handlers can be set."""
+    """Inside the block, SIGTERM raises KeyboardInterrupt. Only the main thread can set handlers."""
     with handler_of_sigterm_kept():
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -17,7 +17,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def handler_of_sigterm_kept() -> Iterator[None]:
-    """Put the handler back that was there before the block, whatever the block sets."""
+    """Restore the handler after the block, even if the block sets another one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,26 +1,26 @@
-"""What a step is: a name, a config that may point at the outputs of other steps, and the function that does the work.
-Values only, no I/O.
+"""A step: a name, a config that may refer to outputs of other steps, and the function that does the work. No I/O.
 
-@step_fn(kind="count_words", version=1)
-def count_words(config: CountConfig) -> None: ...
+    @step_fn(kind="count_words", version=1)
+    def count_words(config: CountConfig) -> None: ...
 
-words = ExecutorStep(
-    name="stats/words",
-    fn=count_words,
-    config=CountConfig(documents=documents / "**/*.jsonl.gz", output_path=this_output_path()),
-)
+    words = ExecutorStep(
+        name="stats/words",
+        fn=count_words,
+        config=CountConfig(documents=documents / "**/*.jsonl.gz", output_path=this_output_path()),
+    )
 
-A function that imports heavy libraries can stay out of planning: its config names it.
+If the function imports heavy libraries, the config can name it instead, so that planning does not import them.
 
-@dataclass(frozen=True)
-class CountConfig(StepConfig, kind="count_words", version=1, body="my_package.counting:count_words"): ...
+    @dataclass(frozen=True)
+    class CountConfig(StepConfig, kind="count_words", version=1, body="my_package.counting:count_words"): ...
 
-words = ExecutorStep(name="stats/words", config=CountConfig(...))
+    words = ExecutorStep(name="stats/words", config=CountConfig(...))
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import importlib
 import re
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.resources import CpuConfig, Resources
 
 ConfigT = TypeVar("ConfigT")
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.=+@-]*(/[A-Za-z0-9][\w.=+@-]*)*", re.ASCII)
 _BODY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -43,15 +43,15 @@ _NO_CONFIG: Any = object()
 
 @dataclass(frozen=True, eq=False)
 class ExecutorStep(Generic[ConfigT], metaclass=NamedFields):
-    """One node of the DAG: `fn(config)` run once, its output kept at `{prefix}/{name}-{fingerprint[:10]}`.
+    """One node of the DAG: `fn(config)` runs once, and its output is kept at `{prefix}/{name}-{fingerprint[:10]}`.
 
-    `fn` is left out for a config that names its body, see `StepConfig`.
-    `description`, `resources` and `override_output_path` are no part of the step's identity.
-    `override_output_path` replaces `{name}-{fingerprint[:10]}`; a relative one lies under the prefix.
+    fn: the function; omit it if the config names its body, see `StepConfig`.
+    description, resources, override_output_path: not part of the step's identity.
+    override_output_path: replaces `{name}-{fingerprint[:10]}`; a relative path is under the prefix.
     """
 
     name: str
-    fn: Callable[[ConfigT], Any] = None  # type: ignore[assignment]  # set below
+    fn: Callable[[ConfigT], object] = None  # type: ignore[assignment]  # set below
     config: ConfigT = _NO_CONFIG
     description: str | None = None
     override_output_path: str | None = None
@@ -70,7 +70,7 @@ class ExecutorStep(Generic[ConfigT], metaclass=NamedFields):
             )
         object.__setattr__(self, "fn", self._function())
 
-    def _function(self) -> Callable[[ConfigT], Any]:
+    def _function(self) -> Callable[[ConfigT], object]:
         """`fn`, or the body that the config names."""
         of = type(self.config).__name__
         if not isinstance(self.config, StepConfig):
@@ -82,19 +82,18 @@ class ExecutorStep(Generic[ConfigT], metaclass=NamedFields):
             raise ConfigError(f"step '{self.name}': {of} names no body; expected class {of}(..., kind=..., body=...)")
         if self.fn not in (None, body):
             raise ConfigError(
-                f"step '{self.name}': got fn={path_of_function(self.fn)}, but {of} names its body, {body.path}; "
-                "leave fn out"
+                f"step '{self.name}': got fn={path_of_function(self.fn)}, but {of} names its body, {body.path}; omit fn"
             )
         return body
 
     def cd(self, name: str) -> InputName:
-        """A path inside this step's output; `step / "x"` is the same. Globs are kept as they are."""
+        """A path inside this step's output; the same as `step / "x"`. Globs are kept."""
         return InputName(self, name)
 
     __truediv__ = cd
 
     def nonblocking(self) -> InputName:
-        """This step's output as it is when the user of it starts, without waiting for it."""
+        """This step's output without waiting for it: as it is when the step that uses it starts."""
         return InputName(self, None, block_on_step=False)
 
     def as_input_name(self) -> InputName:
@@ -104,11 +103,15 @@ class ExecutorStep(Generic[ConfigT], metaclass=NamedFields):
         return f"ExecutorStep({self.name!r}, fn={getattr(self.fn, '__qualname__', self.fn)})"
 
 
+AnyStep = ExecutorStep[Any]
+"""A step with a config of any class."""
+
+
 @dataclass(frozen=True, eq=False)
 class InputName:
-    """The output of `step`, or `name` inside it. Without a step: a path as it is (see `hardcoded`)."""
+    """The output of `step`, or `name` inside it. Without a step: a fixed path, see `hardcoded`."""
 
-    step: ExecutorStep[Any] | None
+    step: AnyStep | None
     name: str | None
     block_on_step: bool = True
 
@@ -122,7 +125,7 @@ class InputName:
 
     @staticmethod
     def hardcoded(path: str) -> InputName:
-        """A path that no step makes; a relative one lies under the prefix. Identity covers its text only."""
+        """A path that no step creates; a relative one is under the prefix. Only its text is part of the identity."""
         return InputName(None, path)
 
 
@@ -135,23 +138,23 @@ class OutputName:
 
 @dataclass(frozen=True)
 class EarlierAttempts:
-    """The directories of the earlier attempts that this one may resume from, newest first. Outside identity."""
+    """The directories of earlier attempts to resume from, newest first. Not part of the identity."""
 
 
 @dataclass(frozen=True, eq=False)
 class UnversionedValue(Generic[ConfigT]):
-    """A value left out of identity by `unversioned`."""
+    """A value that `unversioned` excludes from the identity."""
 
     value: ConfigT
 
 
-def output_path_of(step: ExecutorStep[Any], name: str | None = None) -> InputName:
+def output_path_of(step: AnyStep, name: str | None = None) -> InputName:
     """The output of `step`, or `name` inside it, for use in another step's config."""
     return InputName(step, name)
 
 
 def this_output_path(name: str | None = None) -> Any:
-    """Stands in a config for the directory that this very step writes to. Typed Any: it becomes a string."""
+    """In a config: the directory that this step writes to. Typed Any, since it becomes a string."""
     return OutputName(name)
 
 
@@ -159,15 +162,15 @@ THIS_OUTPUT_PATH = this_output_path()
 
 
 def earlier_attempts() -> Any:
-    """Stands in a config for a tuple of directories to resume from, newest first. It becomes strings."""
+    """In a config: a tuple of directories to resume from, newest first. It becomes strings."""
     return EarlierAttempts()
 
 
 def versioned(value: ConfigT) -> ConfigT:
-    """The value itself. Accepted for Marin's sake: every config value is part of the identity without it.
+    """Returns the value. For compatibility with Marin: every config value is part of the identity anyway.
 
     Raises:
-        ConfigError: for a step or a value marked with `unversioned`, as in Marin.
+        ConfigError: a step, or a value marked with `unversioned`, as in Marin.
     """
     if isinstance(value, UnversionedValue | InputName | ExecutorStep):
         raise ConfigError(f"versioned({value!r}): expected a plain value; steps always count")
@@ -175,38 +178,48 @@ def versioned(value: ConfigT) -> ConfigT:
 
 
 def unversioned(value: ConfigT) -> ConfigT:
-    """Leave this value out of the step's identity: changing it reruns nothing."""
+    """Exclude this value from the step's identity: changing it reruns nothing."""
     return UnversionedValue(value)  # type: ignore[return-value]
 
 
 def execution_only(**kwargs: Any) -> Any:
-    """A dataclass field that cannot change the output but for rounding; left out of identity.
+    """A dataclass field that cannot change the output, except for rounding. It is not part of the identity.
 
     Takes the arguments of `dataclasses.field`.
     """
     return field(**kwargs, metadata={"execution_only": True})
 
 
-def omitted_when(value: Any, **kwargs: Any) -> Any:
-    """A dataclass field added after outputs exist: left out of identity while it equals `value`.
+def omitted_when(value: object, **kwargs: Any) -> Any:
+    """A dataclass field added after outputs exist. It is not part of the identity while it equals `value`.
 
-    `value` is frozen for ever, it is not "today's default". Takes the arguments of `dataclasses.field`.
+    Never change `value`, even if the default changes. Takes the arguments of `dataclasses.field`.
     """
     return field(**kwargs, metadata={"omitted_when": value})
 
 
 @dataclass(frozen=True)
 class StepKind:
-    """What `step_fn`, or a config that names its body, says of a function."""
+    """What `step_fn`, or a config that names its body, declares about a function."""
 
     kind: str
     version: int
     fresh_process: bool
+    log: tuple[str, ...] = ()
+
+    def keeps_log(self, path: str) -> bool:
+        """Whether a file of the output, given by its path in it, belongs to the step's log."""
+        return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.log)
+
+    def has_log_at(self, place: str) -> bool:
+        """Whether a file, directory or glob in the output is or holds a file of the step's log."""
+        inside = any(fnmatch.fnmatchcase(log, place) or log.startswith(f"{place.rstrip('/')}/") for log in self.log)
+        return inside or self.keeps_log(place)
 
 
 @dataclass(frozen=True)
 class Body:
-    """A step's function by its import path, `module:function`. Only a call imports it."""
+    """A step's function by its import path, `module:function`. It is imported when it is called."""
 
     path: str
     kind: StepKind
@@ -219,10 +232,10 @@ class Body:
     def name(self) -> str:
         return self.path.partition(":")[2]
 
-    def __call__(self, config: Any) -> Any:
+    def __call__(self, config: object) -> object:
         return self.function()(config)
 
-    def function(self) -> Callable[[Any], Any]:
+    def function(self) -> Callable[[object], object]:
         return getattr(importlib.import_module(self.module), self.name)
 
     def __repr__(self) -> str:
@@ -230,49 +243,63 @@ class Body:
 
 
 class StepConfig(metaclass=NamedFields):
-    """Base of configs that say what is done with them, so that their steps need no `fn`.
+    """Base of configs that name the function that does the work, so that their steps need no `fn`.
 
     @dataclass(frozen=True)
     class CountConfig(StepConfig, kind="count_words", version=1, body="my_package.counting:count_words"): ...
 
-    kind, version, fresh_process: as in `step_fn`. body: where the function is, "module:function". The process that runs
-    the step imports it; planning does not. A subclass that names no body has that of its base.
+    kind, version, fresh_process, log: as in `step_fn`.
+    body: the function, as "module:function". The process that runs the step imports it; planning does not.
+
+    A subclass without a body inherits that of its base.
     """
 
     __step_body__: ClassVar[Body | None] = None
 
     def __init_subclass__(
-        cls, *, kind: str | None = None, version: int = 1, body: str | None = None, fresh_process: bool = False
+        cls,
+        *,
+        kind: str | None = None,
+        version: int = 1,
+        body: str | None = None,
+        fresh_process: bool = False,
+        log: tuple[str, ...] = (),
     ) -> None:
         super().__init_subclass__()
-        if (kind, version, body, fresh_process) == (None, 1, None, False):
+        if (kind, version, body, fresh_process, log) == (None, 1, None, False, ()):
             return
         if kind is None or body is None or not _BODY.fullmatch(body):
             raise ConfigError(
                 f'class {cls.__name__}: got kind={kind!r} and body={body!r}; expected both, as kind="count_words" and '
                 'body="my_package.counting:count_words"'
             )
-        cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process))
+        cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process, log))
 
 
-def step_fn(*, kind: str, version: int = 1, fresh_process: bool = False) -> Callable[[FunctionT], FunctionT]:
-    """Name a step function for identity. Raise `version` by hand when its output changes; code is not hashed.
+def step_fn(
+    *, kind: str, version: int = 1, fresh_process: bool = False, log: tuple[str, ...] = ()
+) -> Callable[[FunctionT], FunctionT]:
+    """Declare the identity of a step function.
 
-    `fresh_process`: run it in a worker process of its own (what loads JAX must not leak into the next step).
+    kind: its name in the identity.
+    version: raise it when the function's output changes; code is not hashed.
+    fresh_process: run the step in a new worker process, e.g. so that JAX does not stay loaded for the next step.
+    log: patterns of the output's files that say how it was made, such as speeds. They are not part of the result: if a
+        forced rerun changes only these, later steps stay cached, unless they use such a file by name.
     """
 
     def mark(function: FunctionT) -> FunctionT:
-        function.__step_kind__ = StepKind(kind, version, fresh_process)  # type: ignore[attr-defined]
+        function.__step_kind__ = StepKind(kind, version, fresh_process, log)  # type: ignore[attr-defined]
         return function
 
     return mark
 
 
-def kind_of(fn: Callable[..., Any]) -> StepKind:
-    """The kind and version of a step function: from its config's class or `step_fn`, else its qualified name and 1.
+def kind_of(fn: Callable[..., object]) -> StepKind:
+    """The kind and version of a step function, from its config's class or `step_fn`, else its qualified name and 1.
 
     Raises:
-        ConfigError: for a lambda, partial or closure, whose name does not say what it does.
+        ConfigError: a lambda, partial or closure, since its name does not identify it.
     """
     declared = fn.kind if isinstance(fn, Body) else getattr(fn, "__step_kind__", None)
     if declared is not None:
@@ -280,12 +307,12 @@ def kind_of(fn: Callable[..., Any]) -> StepKind:
     name = getattr(fn, "__qualname__", None)
     if name is None or name.endswith("<lambda>") or getattr(fn, "__closure__", None):
         raise ConfigError(
-            f"fn: expected a function that a name can stand for, got {fn!r}; "
+            f"fn: expected a function that its name identifies, got {fn!r}; "
             "move it to module level and its values into the config, or name it with @step_fn(kind=...)"
         )
     return StepKind(name, 1, False)
 
 
-def path_of_function(fn: Callable[..., Any]) -> str:
-    """`module.function`, of whichever sort it is."""
+def path_of_function(fn: Callable[..., object]) -> str:
+    """`module.function` of a function or a `Body`."""
     return f"{fn.module}.{fn.name}" if isinstance(fn, Body) else f"{fn.__module__}.{getattr(fn, '__qualname__', fn)}"

@@ -1,7 +1,7 @@
 """The state of a step: its newest commit, claim and failure. It is derived from what exists in the store.
 
     {directory}/claims/, commits/       see `claims` and `commits`
-    {directory}/claims/tombstone.json   create-exclusive: commits and attempts that gc is removing; gone to all others
+    {directory}/claims/tombstone.json   create-exclusive: commits and attempts under removal, gone to all but gc
     {directory}/3/                      the attempt: outputs, .files.json, .record.json, .log, .failure.json
 
 An attempt aims at one commit number. It may resume only from earlier attempts with the same aim and fingerprint.
@@ -25,8 +25,11 @@ _TOMBSTONE = "tombstone.json"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt failed. `location` is the last frame in the user's code, "file:line in function". `resumable`: a
-    later attempt may go on from what this one wrote; not where that was made from other inputs."""
+    """Why an attempt failed.
+
+    location: the last frame in the user's code, "file:line in function".
+    resumable: whether a later attempt may resume from it. False if its inputs changed while it ran.
+    """
 
     error: str
     location: str | None
@@ -36,8 +39,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Tombstone:
-    """What a garbage collection is removing from a step. `aim` is the highest commit number that any of it has or aimed
-    at: new attempts aim above it, so that none resumes from what is being removed."""
+    """What a garbage collection is removing from a step.
+
+    aim: the highest commit number that is removed or was aimed at. New attempts aim above it, so that none of them
+        resumes from what is being removed.
+    """
 
     commits: tuple[int, ...]
     attempts: tuple[int, ...]
@@ -48,12 +54,15 @@ class Tombstone:
 
 @dataclass(frozen=True)
 class StepState:
-    """What the store says of a step.
+    """The state of a step in the store.
 
-    `claim` is the newest one when it may still lead to a commit, `failure` what ended it, `owner_gone` whether its
-    owner is seen to have ended or has given it up. `beat_time` is when the owner last beat, by the owner's clock.
-    `last_claim` is the highest claim number seen: who wants the step next has to create the following number.
-    `last_aim` is the highest commit number that is being removed; see `Tombstone`.
+    commit: the newest commit.
+    claim: the newest claim, if it may still lead to a commit.
+    failure: how that claim's attempt failed.
+    owner_gone: whether the claim's owner is known to have ended, or has released the claim.
+    last_claim: the highest claim number; the next owner has to create the number after it.
+    beat_time: when the owner last beat, by its own clock.
+    last_aim: the highest commit number that is being removed, see `Tombstone`.
     """
 
     commit: Commit | None = None
@@ -73,19 +82,19 @@ class StepState:
 
     @property
     def begun(self) -> bool:
-        """Whether anybody ever worked on the step; else its directory is somebody else's, or not there."""
+        """Whether anyone ever worked on the step. If not, its directory is not ours or does not exist."""
         return self.commit is not None or self.last_claim > 0
 
     @property
     def running(self) -> bool:
-        """A claim without an end whose owner is alive, or out of sight."""
+        """Whether there is an unfinished claim whose owner is alive or not in sight."""
         return self.claim is not None and self.failure is None and not self.owner_gone
 
 
 def read_state(store: Store, directory: str) -> StepState:
-    """The state of the step in `directory` (relative to the prefix, or absolute). What is being removed is gone."""
+    """The state of the step in `directory` (relative to the prefix, or absolute), without what is being removed."""
     root = store.path(directory)
-    # The tombstone before the commits: gc removes it last, so where there is none, all it was for is there or is gone.
+    # The tombstone before the commits: gc removes it last, so without one nothing is half removed.
     in_claims, in_commits = store.names_of(root, ("claims", "commits"))
     tombstone = read_tombstone(store, directory) if _TOMBSTONE in in_claims else None
     commit = _newest_commit(store, directory, numbers_of(in_commits), tombstone)
@@ -100,7 +109,7 @@ def read_state(store: Store, directory: str) -> StepState:
     claim = read_claim(store, directory, claims[-1])
     beat = read_beat(store, directory, claims[-1])
     gone = claim is not None and (claim.owner.is_gone() or beat.get("released", False))
-    # Only now: an owner that ended meanwhile may have committed or failed as its last act.
+    # Only now, since an owner that has just ended may have committed or failed as its last act.
     commit = _newest_commit(store, directory, commit_numbers(store, directory), tombstone)
     if claim is None or commit is not None and claim.aim <= commit.number:
         return dataclasses.replace(state, commit=commit)
@@ -116,22 +125,22 @@ def read_state(store: Store, directory: str) -> StepState:
 
 
 def has_step(store: Store, directory: str) -> bool:
-    """Whether there are claims, commits or a tombstone, by their names alone."""
+    """Whether there are claims, commits or a tombstone, judged by names alone."""
     in_claims, in_commits = store.names_of(store.path(directory), ("claims", "commits"))
     return bool(numbers_of(in_claims) or numbers_of(in_commits) or _TOMBSTONE in in_claims)
 
 
 def tombstone_path(store: Store, directory: str) -> str:
-    return f"{store.path(directory)}/claims/{_TOMBSTONE}"  # there, so that one listing shows it with the claims
+    return f"{store.path(directory)}/claims/{_TOMBSTONE}"  # listed together with the claims
 
 
 def read_tombstone(store: Store, directory: str) -> Tombstone | None:
-    advice = "a gc that was removing a part of the step wrote it; removed by hand, what is left of that part is kept"
+    advice = "gc wrote it while it removed a part of the step; if you remove it, the rest of that part is kept"
     return read_document(store, tombstone_path(store, directory), Tombstone, advice)
 
 
 def write_tombstone(store: Store, directory: str, tombstone: Tombstone) -> bool:
-    """False when there is one already."""
+    """False if there is one already."""
     return store.create_exclusive(tombstone_path(store, directory), to_json(tombstone))
 
 
@@ -148,10 +157,10 @@ def write_failure(store: Store, directory: str, attempt: int, failure: Failure) 
 
 
 def read_failure(store: Store, directory: str, attempt: int) -> Failure | None:
-    """Why an attempt failed. That there is a record says that it has failed, even when the record is damaged."""
+    """Why an attempt failed; None if it did not. A damaged record also means that it failed."""
     path = f"{attempt_path(store, directory, attempt)}/.failure.json"
     try:
-        return read_document(store, path, Failure, "how the attempt failed, only its log may say")
+        return read_document(store, path, Failure, "see the attempt's log for how it failed")
     except DamagedFile as error:
         return Failure(str(error), None, "")
 

@@ -1,9 +1,8 @@
-"""Objects under a prefix: local disk, memory://, gs://, s3://. Knows nothing of steps.
+"""Objects under a prefix: local disk, memory://, gs://, s3://. Knows nothing about steps.
 
-The one primitive everything else rests on is `create_exclusive`: of any number of writers exactly one succeeds, and
-no reader ever sees half of it. fsspec's own exclusive mode is not atomic on local disk, hence two implementations:
-`local_store` and `object_store`.
-Paths are absolute (or URLs); `Store.path` makes them from the prefix.
+Everything relies on one primitive, `create_exclusive`: of several writers exactly one succeeds, and readers never see a
+partial object. fsspec's exclusive mode is not atomic on local disk, so there are two implementations, `local_store` and
+`object_store`. Paths are absolute paths or URLs; `Store.path` builds them from the prefix.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 
 class FileInfo(NamedTuple):
-    """An output file: path relative to the attempt, size in bytes, content digest if it comes for free or cheaply."""
+    """An output file: path relative to the attempt, size in bytes, content digest if it is cheap to get."""
 
     path: str
     size: int
@@ -21,83 +20,82 @@ class FileInfo(NamedTuple):
 
 
 class Store(Protocol):
-    """Narrow on purpose: what the engine needs of a place, and no more.
+    """The few operations that the engine needs of a store.
 
-    What fails is asked again for a while; see `patience`. Then methods raise StoreUnavailable.
+    Failing calls are retried for a while, see `patience`. Then they raise StoreUnavailable.
     """
 
     prefix: str
     beat_seconds: float
     on_disk: bool
-    """Whether it is a file system of this machine: what is asked of it costs no round trip, and files can be appended
-    to."""
+    """Whether it is a file system on this machine: calls need no round trip, and files can be appended to."""
 
     def path(self, relative: str) -> str:
-        """An absolute path for one relative to the prefix; absolute ones and URLs stay as they are."""
+        """The absolute path of one relative to the prefix. Absolute paths and URLs are returned unchanged."""
         ...
 
     def read(self, path: str) -> bytes | None:
-        """The bytes, or None where there is nothing."""
+        """The content, or None if there is no object."""
         ...
 
     def names(self, path: str) -> list[str]:
-        """The names of the direct children, sorted; empty where there is nothing."""
+        """The sorted names of the direct children; empty if there is nothing."""
         ...
 
     def names_of(self, path: str, children: Sequence[str]) -> list[list[str]]:
-        """`names` of some of the direct children of `path`, looked at in their order; one call on object stores."""
+        """`names` of each of these children of `path`, in their order; a single call on object stores."""
         ...
 
     def folders(self, path: str) -> list[str]:
-        """The names of those direct children that have children themselves, or may have; sorted."""
+        """The sorted names of the direct children that are directories."""
         ...
 
     def size(self, path: str) -> int:
-        """Bytes in an object or in all below it; 0 where there is nothing."""
+        """The size of an object or of everything below it, in bytes; 0 if there is nothing."""
         ...
 
     def read_from(self, path: str, start: int, limit: int) -> bytes:
-        """At most `limit` bytes beyond an object's first `start`; nothing where there is no more, or no object."""
+        """At most `limit` bytes of an object from offset `start`; empty at its end, or if there is no object."""
         ...
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
-        """Create the object whole; False, and nothing changed, when it exists."""
+        """Create the object atomically; False, with nothing changed, if it exists."""
         ...
 
     def create_private(self, path: str, data: bytes) -> None:
-        """Create an object that, where files have owners, only this user may read."""
+        """Create an object that only this user can read, if the store has file owners."""
         ...
 
     def replace(self, path: str, data: bytes, durable: bool = True) -> None:
-        """Write over an object that has one writer only. Not `durable`: a power cut may leave it empty or cut short."""
+        """Overwrite an object that has a single writer. Unless `durable`, a power cut may truncate it."""
         ...
 
     def sync(self, path: str) -> None:
-        """Make all that was written below `path` survive a power cut; object stores see to that themselves."""
+        """Make everything written below `path` survive a power cut. Object stores do so by themselves."""
         ...
 
     def remove(self, path: str) -> None:
-        """Remove an object or a tree; nothing there is no error."""
+        """Remove an object or a tree. It need not exist."""
         ...
 
     def prune(self, path: str) -> None:
-        """Where there are directories: remove this one if it is empty, then those above it, up to the prefix."""
+        """If the store has directories: remove this one if it is empty, then its parents, up to the prefix."""
         ...
 
     def make_directory(self, path: str) -> None: ...
 
     def point_latest(self, directory: str, attempt: str) -> None:
-        """Where there are links: make `{directory}/latest` lead people to the attempt."""
+        """If the store has links: point `{directory}/latest` to the attempt, for people."""
         ...
 
     def files(self, path: str) -> list[FileInfo]:
-        """Every file below `path`, sorted, without those whose top-level name starts with a dot.
+        """All files below `path`, sorted, except those whose top-level name starts with a dot.
 
         Raises:
-            StoreError: for what is no file, such as a link that leads nowhere.
+            StoreError: something is not a file, e.g. a broken link.
         """
         ...
 
     def sizes(self, path: str) -> dict[str, int]:
-        """The names and sizes of `files`, for the price of a listing."""
+        """The names and sizes of `files`, at the cost of a listing."""
         ...

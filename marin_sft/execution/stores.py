@@ -1,20 +1,28 @@
-"""The store at a prefix, and whether it can keep launches apart."""
+"""Opening the store at a prefix, and checking that it excludes concurrent launches."""
 
 from __future__ import annotations
 
+import socket
+import time
+import urllib.request
 import uuid
+from urllib.parse import urlsplit
 
-from marin_sft.errors import StoreError
+from marin_sft.errors import StoreError, StoreUnavailable
 from marin_sft.execution.local_store import LocalStore
-from marin_sft.execution.object_store import FsspecStore
+from marin_sft.execution.object_store import FsspecStore, endpoint_of
+from marin_sft.execution.patience import seconds_of_patience
 from marin_sft.execution.store import Store
+
+_LOOKING_UP = 3.0  # seconds for the name of a host
+_PAUSE = 0.5
 
 
 def open_store(prefix: str) -> Store:
     """The store at `prefix`: a path or a URL. Reads and writes nothing.
 
     Raises:
-        StoreError: for a protocol without create-exclusive.
+        StoreError: a protocol without create-exclusive.
     """
     protocol, separator, rest = prefix.partition("://")
     if not separator or protocol == "file":
@@ -22,11 +30,33 @@ def open_store(prefix: str) -> Store:
     return FsspecStore(protocol, prefix)
 
 
-def probe(store: Store) -> None:
-    """Check that the prefix can be written and that its create-exclusive excludes.
+def open_reachable(prefix: str) -> Store:
+    """The same for a launch, which has to wait for it: without network a client would ask for most of a minute.
 
     Raises:
-        StoreError: when it cannot; with what was tried.
+        StoreUnavailable: the host of an object store has no address, also when asked again.
+    """
+    url = endpoint_of(prefix.partition("://")[0])
+    host = urlsplit(url).hostname if url else None
+    began = time.monotonic()
+    proxied = urllib.request.getproxies().keys() - {"no"}  # a proxy would find the host
+    while host and not proxied:
+        try:
+            socket.getaddrinfo(host, None)
+            break
+        except socket.gaierror as error:
+            if time.monotonic() - began > min(_LOOKING_UP, seconds_of_patience()):
+                text = f"prefix {prefix}: {host} is not found: {error.strerror}. Check the network"
+                raise StoreUnavailable(text, str(error.strerror), silent=True) from error
+        time.sleep(_PAUSE)
+    return open_store(prefix)
+
+
+def probe(store: Store) -> None:
+    """Check that the prefix is writable and that its create-exclusive works.
+
+    Raises:
+        StoreError: one of the two fails; says what was tried.
     """
     path = store.path(f"_probe/{uuid.uuid4().hex}")
     try:
@@ -39,5 +69,5 @@ def probe(store: Store) -> None:
     if (first, second, kept) != (True, False, b"1"):
         raise StoreError(
             f"prefix {store.prefix}: expected the second create of {path} to be refused, "
-            f"got {(first, second, kept)}; this file system cannot keep two launches apart, choose another prefix"
+            f"got {(first, second, kept)}; this file system cannot keep two launches apart; choose another prefix"
         )

@@ -1,4 +1,4 @@
-"""Tables, durations and counts as people read them."""
+"""Tables, durations and counts for people."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Cell = str | Text
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Folded to the console's width, or in lines as long as they need to be where the console does not fold."""
+    """Print a table, folded to the console's width unless the console does not fold lines."""
     if console.soft_wrap:
-        # Not by rich: to lay out a plan of a thousand steps takes it longer than to make the plan.
+        # Without rich, which takes longer to lay out a plan of a thousand steps than planning takes.
         _print_lines(console, [columns, *rows])
         return
     table = Table(box=None, pad_edge=False, header_style="bold")

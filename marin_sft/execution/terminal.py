@@ -1,7 +1,7 @@
-"""Text of users, models, hubs and other people's files on a terminal: shown, never obeyed.
+"""Printing untrusted text, e.g. of models and hubs, on a terminal without its control characters taking effect.
 
-Whatever the package prints goes through `visible`: on a `console.TextConsole`, and in errors. A log that is written to
-a terminal keeps its colours.
+Everything that the package prints goes through `visible`, on a `console.TextConsole` and in errors. Logs keep their
+colours.
 """
 
 from __future__ import annotations
@@ -11,31 +11,37 @@ import contextlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 
-# Those of C0 and C1 but for newline and tab, those that turn the direction of text, and halves of characters.
+from marin_sft.errors import debugging
+
+# C0 and C1 except newline and tab, characters that change text direction, and surrogates.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# In a log's bytes colours may stay, and so may what a progress bar draws itself with.
+# In logs, colours may stay, and so may the carriage returns of progress bars.
 _CONTROL_OF_LOG = re.compile(
     rb"\x1b(?!\[[0-9;:]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]"
 )
-_LONGEST_LINE = 1 << 20  # bytes that wait for their end
+_LONGEST_LINE = 1 << 20  # bytes to hold back until the line ends
 
 
 def visible(text: str) -> str:
-    """With control characters as Python writes them, `\\x1b`; newlines and tabs stay."""
+    """The text with control characters escaped as in Python, `\\x1b`. Newlines and tabs stay."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def complain(problem: object, code: int) -> int:
-    """Tell of an error; returns the exit code."""
+    """Print an error; returns `code`."""
+    if debugging() and isinstance(problem, BaseException):
+        traceback.print_exception(problem)
+        return code
     print(f"error: {visible(str(problem))}", file=sys.stderr)
     return code
 
 
 @contextlib.contextmanager
 def early_end_allowed() -> Iterator[None]:
-    """Who reads what is printed may stop early, as `head` does: what comes after goes nowhere."""
+    """Inside the block, a reader such as `head` may stop early: later output is discarded."""
     try:
         yield
         sys.stdout.flush()
@@ -48,9 +54,9 @@ def print_no_more() -> None:
 
 
 def write_log(chunks: Iterable[bytes]) -> None:
-    """Write a log to stdout: as it is, but for what could take over a terminal."""
+    """Write a log to stdout. On a terminal, without control sequences other than colours."""
     sys.stdout.flush()
-    if not hasattr(sys.stdout, "buffer"):  # a notebook's
+    if not hasattr(sys.stdout, "buffer"):  # in a notebook
         for text in codecs.iterdecode(chunks, "utf-8", errors="replace"):
             sys.stdout.write(text)
         return
@@ -63,7 +69,7 @@ def _harmless(chunks: Iterable[bytes]) -> Iterator[bytes]:
     rest = b""
     for chunk in chunks:
         text = rest + chunk
-        cut = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1  # not within a sequence
+        cut = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1  # do not split a sequence
         if not cut and len(text) > _LONGEST_LINE:
             cut = len(text)
         rest = text[cut:]

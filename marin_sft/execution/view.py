@@ -1,4 +1,4 @@
-"""What people see: the plan, live progress, the closing table. Bars and colours on a terminal, else plain lines."""
+"""Output for people: the plan, live progress, the closing table. Bars and colours on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,12 +27,12 @@ from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
 from marin_sft.progress import figure_texts
 
-_PLAIN_SECONDS = 15.0  # between two progress lines of one step off a terminal
-_SHOWN_RESULTS = 60  # beyond so many steps the closing table leaves out the cached ones
+_PLAIN_SECONDS = 15.0  # between two progress lines of a step, without a terminal
+_SHOWN_RESULTS = 60  # with more steps, the closing table omits cached ones
 _ANSI = re.compile(r"\x1b\[[0-9;:]*m")
 _LARGEST_METRICS = 1 << 20  # bytes
-_SHOWN_FIGURES = 3  # of an output's metrics.json: its author puts the telling ones first
-_DROPPED = "dropped.jsonl"  # at the top of an output: what was left out of it, and why
+_SHOWN_FIGURES = 3  # of an output's metrics.json, which lists the important ones first
+_DROPPED = "dropped.jsonl"  # in an output: the rows that were dropped, and why
 _NARROW = 120  # columns
 _COLOURS = {
     "RUN": "bold cyan",
@@ -55,7 +54,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     to_run = sum(item.action is not Action.SKIP for item in plan)
     steps = counted(len(plan.items), "step")
     console.print(Text.assemble(("Plan", "bold"), f": {steps}, {to_run} to run. Prefix {plan.store.prefix}"))
-    short = console.width < _NARROW  # a path says little more than the step's name
+    short = console.width < _NARROW  # a path adds little to the step's name
     columns = ("step", "action", "reason", "fingerprint" if short else "path")
     print_table(console, columns, (_plan_row(item, short) for item in plan))
 
@@ -72,7 +71,7 @@ def _reason(item: PlanItem) -> str:
 
 
 def print_results(console: Console, store: Store, results: list[StepResult], seconds: float) -> None:
-    """The closing table, then what to know of each failure."""
+    """The closing table."""
     ran = [r for r in results if r.status in ("ran", "adopted")]
     failed = [r for r in results if r.status in ("failed", "blocked", "cancelled")]
     shown = results if len(results) <= _SHOWN_RESULTS else [*ran, *failed]
@@ -86,7 +85,7 @@ def print_results(console: Console, store: Store, results: list[StepResult], sec
     cached = sum(r.status == "cached" for r in results)
     console.print(
         f"{counted(len(ran), 'step')} run, {cached} cached, {len(failed)} not finished, in {duration_text(seconds)}. "
-        f"Outputs lie in {store.prefix}"
+        f"Outputs are in {store.prefix}"
     )
 
 
@@ -98,7 +97,7 @@ def _result_row(store: Store, result: StepResult) -> tuple[Cell, ...]:
 
 
 def print_failures(console: Console, store: Store, results: list[StepResult], command: str) -> None:
-    """For each failure: the error, the last frame in the user's code, the log, and how to run just that step again."""
+    """For each failure: the error, the last frame in the user's code, the log, and the command to rerun the step."""
     for result in results:
         if result.failure is None:
             continue
@@ -112,17 +111,18 @@ def print_failures(console: Console, store: Store, results: list[StepResult], co
 
 
 def result_output(store: Store, result: StepResult) -> str | None:
-    """The path of the committed attempt that a result stands for."""
+    """The path of a result's committed attempt."""
     if result.commit is None:
         return None
     return attempt_path(store, result.item.node.directory, result.commit.attempt)
 
 
 class LiveView:
-    """Tells of running steps: what they write and, on a terminal, a bar each. Also the scheduler's listener.
+    """Shows running steps: their output and, on a terminal, a progress bar each. It is the scheduler's listener.
 
-    How far a step is comes from the beat of its claim, and what it writes from its log, so it does not matter where
-    the step runs. `elsewhere`: steps run in other processes; those that run in this one write to the screen themselves.
+    Progress comes from the beat of a step's claim, output from its log, so it does not matter where the step runs.
+
+    elsewhere: steps run in other processes. In this process they would print their output themselves.
     """
 
     def __init__(self, console: Console, store: Store, elsewhere: bool) -> None:
@@ -136,7 +136,7 @@ class LiveView:
         self._bars = _progress_bars(console) if elsewhere and console.is_terminal else None
         self._bar_of: dict[str, TaskID] = {}
         self._output = LiveOutput(store, self._show, self._print_shown) if elsewhere else None
-        # Whoever tells of a step's start or end, the scheduler, does not wait until its output is on the screen.
+        # A thread of its own, so that the scheduler does not wait for the screen.
         self._teller = ThreadPoolExecutor(1) if elsewhere else None
         self._told_of: list[Future[None]] = []
         self._lines: list[tuple[str, str]] = []
@@ -159,7 +159,7 @@ class LiveView:
         if self._bars:
             self._bars.stop()
         for told in self._told_of if kind is None else ():
-            told.result()  # raises what went wrong in telling
+            told.result()  # raises the error if it failed
 
     def started(self, item: PlanItem, claim: int) -> None:
         self._in_order(self._start, item, claim)
@@ -170,7 +170,7 @@ class LiveView:
     def finished(self, result: StepResult) -> None:
         self._in_order(self._finish, result)
 
-    def _in_order(self, tell: Callable[..., None], *what: Any) -> None:
+    def _in_order(self, tell: Callable[..., None], *what: object) -> None:
         if self._teller:
             self._told_of.append(self._teller.submit(tell, *what))
         else:
@@ -207,11 +207,11 @@ class LiveView:
 
     def _show(self, name: str, line: str) -> None:
         if self._bars and progress.is_text(line):
-            return  # the bar says it already
+            return  # the bar shows it already
         self._lines.append((f"{name} | ", line))
 
     def _print_shown(self) -> None:
-        """All lines of a look at once: for each print the bars are drawn again, and all of it laid out."""
+        """Print all lines of a poll at once, since each print redraws the bars."""
         lines, self._lines = self._lines, []
         if lines and self._console.is_terminal:
             shown = (Text.assemble((name, "dim"), Text.from_ansi(line)) for name, line in lines)
@@ -225,7 +225,7 @@ class LiveView:
             with self._lock:
                 running = list(self._running.values())
             for item, claim in running:
-                # What cannot be read now may be at the next look, and what a step calls its progress is its own.
+                # An unreadable beat may be readable at the next poll, and a step may report invalid progress.
                 with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
                     news = read_beat(self._store, item.node.directory, claim).get("progress")
                     if news:
@@ -254,9 +254,9 @@ def _progress_bars(console: Console) -> Progress:
 
 
 def _figures(store: Store, output: str) -> str:
-    """The first numbers at the top of the output's metrics.json, a step's way to show its result.
+    """The first top-level numbers in the output's metrics.json, with which a step shows its result.
 
-    Anybody may have written it: a repository on a hub may have a file of that name.
+    The file is untrusted: a repository on a hub may contain one of that name.
     """
     try:
         found = store.read_from(f"{output}/metrics.json", 0, _LARGEST_METRICS + 1)
@@ -268,7 +268,7 @@ def _figures(store: Store, output: str) -> str:
     except (OSError, ValueError, RecursionError):
         return "metrics.json cannot be read"
     if not isinstance(metrics, dict):
-        return "metrics.json is no object"
+        return "metrics.json is not an object"
     numbers = ((k, v) for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool))
     return ", ".join(figure_texts(dict(itertools.islice(numbers, _SHOWN_FIGURES))))
 

@@ -1,4 +1,4 @@
-"""What happens in the process that runs a step: claim, run the body, digest the output, publish."""
+"""Runs one attempt of a step in the current process: claim, run the body, digest the output, publish."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from marin_sft.execution.identity import Payload, changed_code
 from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.signals import sigterm_as_interrupt
-from marin_sft.execution.step import EarlierAttempts, OutputName, path_of_function
+from marin_sft.execution.step import EarlierAttempts, OutputName, kind_of, path_of_function
 from marin_sft.execution.step_state import Failure, resumable_attempts, write_failure
 from marin_sft.execution.store import FileInfo, Store
 from marin_sft.execution.stores import open_store
@@ -38,17 +38,19 @@ from marin_sft.redaction import redacted
 
 @dataclass(frozen=True)
 class Task:
-    """All that a worker needs to run one attempt; picklable.
+    """Everything that a worker needs to run one attempt. Picklable.
 
-    `config` has its inputs resolved to paths; its own output path is filled in after the claim. `claim` is the number
-    to create, `aim` the number of the commit to publish. `beat_timeout`: seconds after which others take an owner
-    whose beat stands still for dead. `settings`: the config's fields that are no part of the identity. `contents`: the
-    local files that are.
+    config: with inputs resolved to paths; its own output path is filled in after the claim.
+    claim: the claim number to create.
+    aim: the commit number to publish.
+    beat_timeout: seconds without a beat after which others consider an owner dead.
+    settings: the config fields that are not part of the identity.
+    contents: the local files that are part of it.
     """
 
     name: str
-    fn: Callable[[Any], Any]
-    config: Any
+    fn: Callable[[Any], object]
+    config: object
     prefix: str
     directory: str
     claim: int
@@ -61,14 +63,14 @@ class Task:
     fresh_process: bool
     retries: int
     beat_timeout: float
-    settings: dict[str, Any]
+    settings: dict[str, object]
     contents: tuple[LocalContent, ...]
-    provenance: dict[str, Any]
+    provenance: dict[str, object]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended; elsewhere: another launch has a later claim or the commit's number, and has the word."""
+    """The result of an attempt. elsewhere: another launch has a later claim, or published the commit number first."""
 
     status: Literal["committed", "failed", "elsewhere"]
     attempt: int
@@ -78,10 +80,10 @@ class Outcome:
 
 
 def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
-    """Run one attempt of a step to its end. The body's exceptions become a failed `Outcome`; none is raised for them.
+    """Run one attempt of a step. Exceptions of the body are not raised; they give a failed `Outcome`.
 
-    `own_process`: nothing else writes to this process's stdout and stderr while the body runs. `echo`: what it writes
-    goes there, and not only into the attempt's log.
+    own_process: nothing else writes to this process's stdout and stderr while the body runs.
+    echo: the body's output also goes there, not only to the attempt's log.
     """
     store = open_store(task.prefix)
     claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)
@@ -89,7 +91,7 @@ def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
         return Outcome("elsewhere", task.claim)
     output = attempt_path(store, task.directory, claim.number)
     if store.names(output):
-        raise StoreError(f"{output} holds files already, of an attempt whose claim is gone: move them away")
+        raise StoreError(f"{output} already contains files, of an attempt whose claim is gone; move them away")
     store.make_directory(output)
     earlier = resumable_attempts(store, task.directory, claim)
     config = resolve(task.config, lambda leaf: _fill(leaf, output, earlier))
@@ -104,22 +106,23 @@ def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
         failure = changed or _run_body(task.fn, config, beat)
         seconds = time.monotonic() - clock
         failure = _with_changed_inputs(task, failure, looks)
-        files = None if failure else _files(store, output)  # while the owner beats: a large output takes its time
+        files = None if failure else _files(store, output)  # while the owner still beats: a large output takes time
         if isinstance(files, Failure):
             files, failure = None, files
         record = json.dumps(_record(task, claim, config, started, seconds, failure), indent=1).encode()
         store.replace(f"{output}/.record.json", record, durable=failure is not None)
-        digest = None if files is None else _settle(store, output, files)
+        if files is not None:
+            _settle(store, output, files)
     if failure is not None:
         write_failure(store, task.directory, claim.number, failure)
         return Outcome("failed", claim.number, seconds, failure=failure)
     if newer_claim(store, task.directory, claim):
-        return Outcome("elsewhere", claim.number, seconds)  # an inline body could not be stopped: its commit is refused
-    commit = _commit(store, task, claim, digest)
+        return Outcome("elsewhere", claim.number, seconds)  # an inline body cannot be stopped, so its commit is refused
+    commit = _commit(store, task, claim, files or [])
     return Outcome("committed" if commit else "elsewhere", claim.number, seconds, commit=commit)
 
 
-def _fill(leaf: Any, output: str, earlier: tuple[str, ...]) -> Any:
+def _fill(leaf: object, output: str, earlier: tuple[str, ...]) -> object:
     if isinstance(leaf, OutputName):
         return f"{output}/{leaf.name}" if leaf.name else output
     if isinstance(leaf, EarlierAttempts):
@@ -128,24 +131,24 @@ def _fill(leaf: Any, output: str, earlier: tuple[str, ...]) -> Any:
 
 
 def _changed_inputs(looks: list[Look], when: str) -> Failure | None:
-    """Local files that no longer hold what the step's identity stands for: its output would be made from others."""
+    """A failure if local files no longer have the content that is part of the step's identity."""
     changes = [look.change for look in looks if look.change is not None]
     if not changes:
         return None
     return _not_committed(
-        f"{'; '.join(changes)}\nThe output would count as made from what was there then, so nothing is committed; this "
-        f"was seen when the step {when}. Run the command again: it makes the step from what is there now"
+        f"{'; '.join(changes)}\nThe step's identity stands for the old content, so nothing is committed. This was "
+        f"noticed when the step {when}. Run the command again to run the step with the current content"
     )
 
 
-def _changed_code(task: Task, config: Any) -> Failure | None:
-    """Functions in the config whose source is another one than when the plan was made: this process imported that."""
+def _changed_code(task: Task, config: object) -> Failure | None:
+    """A failure if the source of functions in the config, as this process imported it, differs from the plan's."""
     changed = changed_code(config, task.payload)
     if not changed:
         return None
     return _not_committed(
         f"{', '.join(changed)}: the source has changed since the plan was made, so nothing is committed. Run the "
-        "command again: it makes the step with the code that is there now"
+        "command again to run the step with the current code"
     )
 
 
@@ -155,7 +158,7 @@ def _not_committed(error: str) -> Failure:
 
 
 def _with_changed_inputs(task: Task, failure: Failure | None, looks: list[Look]) -> Failure | None:
-    """How the body ended, and whether a later attempt may go on from what it wrote. `looks`: from before it began."""
+    """The failure of the body or of changed inputs. looks: the checks from before the body began."""
     if failure is not None and not failure.resumable:
         return failure
     changed = _changed_inputs(list(map(look_at, task.contents, looks)), "ended")
@@ -164,14 +167,14 @@ def _with_changed_inputs(task: Task, failure: Failure | None, looks: list[Look])
     return replace(failure, error=f"{failure.error}; also, {changed.error}", resumable=False)
 
 
-def _run_body(fn: Callable[[Any], Any], config: Any, beat: Beat) -> Failure | None:
+def _run_body(fn: Callable[[Any], object], config: object, beat: Beat) -> Failure | None:
     try:
         with progress.listening(beat.hear):
             fn(config)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        # An error of ours says by itself what is wrong; where, the failure's record tells.
+        # Our own errors explain themselves, and the failure's record has the location.
         said = f"{type(error).__name__}: {error}" if isinstance(error, MarinSftError) else traceback.format_exc()
         print(visible(said.rstrip("\n")), file=sys.stderr)
         location = _user_location(error.__traceback__)
@@ -185,8 +188,11 @@ def _run_body(fn: Callable[[Any], Any], config: Any, beat: Beat) -> Failure | No
 
 @contextlib.contextmanager
 def _exits(store: Store, task: Task) -> Iterator[None]:
-    """Tell the ways out of a body apart. SIGTERM interrupts it (on Ray it would look like the body's own `sys.exit`);
-    `os._exit` leaves a failure behind (else it would look like a lost worker, and be retried)."""
+    """Distinguish the ways in which a body can exit.
+
+    SIGTERM raises KeyboardInterrupt; on Ray it would look like a `sys.exit` of the body. `os._exit` records a failure;
+    otherwise it would look like a lost worker and be retried.
+    """
     leave, owner = os._exit, os.getpid()
 
     def leave_on_record(status: int) -> NoReturn:
@@ -206,7 +212,7 @@ def _exits(store: Store, task: Task) -> Iterator[None]:
 
 
 def _files(store: Store, output: str) -> list[FileInfo] | Failure:
-    """The files of an output; a failure where it holds what is no file."""
+    """The files of an output, or a failure if something in it is not a file."""
     try:
         return store.files(output)
     except StoreUnavailable:
@@ -215,32 +221,34 @@ def _files(store: Store, output: str) -> list[FileInfo] | Failure:
         return Failure(str(error), None, "")
 
 
-def _settle(store: Store, output: str, files: list[FileInfo]) -> str | None:
-    """Note the files of an output, and make it survive a power cut; returns its digest."""
+def _settle(store: Store, output: str, files: list[FileInfo]) -> None:
+    """Record the files of an output and make it survive a power cut."""
     store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode(), durable=False)
-    store.make_directory(f"{os.path.dirname(output)}/commits")  # so that its own name is synced, too
+    store.make_directory(f"{os.path.dirname(output)}/commits")  # so that its name is synced, too
     store.sync(output)
-    return output_digest(files)
 
 
-def _commit(store: Store, task: Task, claim: Claim, digest: str | None) -> Commit | None:
+def _commit(store: Store, task: Task, claim: Claim, files: list[FileInfo]) -> Commit | None:
+    kind = kind_of(task.fn)
+    results = [file for file in files if not kind.keeps_log(file.path)]
     commit = Commit(
         number=task.aim,
         attempt=claim.number,
         fingerprint=task.fingerprint,
         payload=task.payload,
-        digest=digest,
+        digest=output_digest(files),
         inputs=task.inputs,
         source=task.source,
         time=now(),
         settings=task.settings,
+        result=output_digest(results) if kind.log else None,
     )
     return publish(store, task.directory, commit)
 
 
 def _record(
-    task: Task, claim: Claim, config: Any, started: str, seconds: float, failure: Failure | None
-) -> dict[str, Any]:
+    task: Task, claim: Claim, config: object, started: str, seconds: float, failure: Failure | None
+) -> dict[str, object]:
     return {
         "name": task.name,
         "function": path_of_function(task.fn),
@@ -262,7 +270,7 @@ def _record(
 
 
 def _user_location(trace: TracebackType | None) -> str | None:
-    """The last frame that is neither the engine nor an installed library; the last one of all if there is none."""
+    """The last frame outside the engine and installed libraries; the very last one if there is none."""
     frames = traceback.extract_tb(trace)
     engine = os.path.dirname(__file__)
     libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))

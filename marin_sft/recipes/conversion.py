@@ -26,11 +26,11 @@ def reads(*fields: str) -> Callable[[Method], Method]:
 
 class Converted(metaclass=NamedFields):
     """Base of configs that are converted. Their fields are those of the target, inherited from bases that are not
-    `Converted`, and those that a method marked with `reads` converts. A subclass may give a field another default
+    `Converted`, and those that a method marked with `reads` converts. A subclass may change the default of a field
     without repeating its type: `warmup = 0.1`.
 
     Raises:
-        ConfigError: when a subclass is defined with a field that would be dropped.
+        ConfigError: a subclass is defined with a field that would be dropped.
     """
 
     def __init_subclass__(cls) -> None:

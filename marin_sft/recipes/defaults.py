@@ -73,9 +73,9 @@ def default_tokenize(
     """`tokenized/{name}`: a token cache with masks.
 
     Args:
-        dataset: a step, a place in its output, or the path or glob of files; or a dataset on the Hub, of which the
-            train split is taken (for validation, the validation split): "org/name", "org/name@revision", or an
-            `HfDataset`, which also says another split. A path that exists is no hub id.
+        dataset: a step, a place in its output, a path or a glob; or a dataset on the Hub: "org/name",
+            "org/name@revision", or an `HfDataset`. By name, its train split is taken (for validation, the validation
+            split). An existing path is never a hub id.
         tokenizer: a step, a directory, or a hub id as above.
         format: ours or Levanter's; None is `ChatLmDatasetFormat()`.
         is_validation: these rows are for validation only.
@@ -83,7 +83,7 @@ def default_tokenize(
         max_dropped: the share of rows that may be unusable.
 
     Raises:
-        ConfigError: training data that is called test or validation, or a text that names neither files nor a hub id.
+        ConfigError: training data that is named test or validation, or a string that is neither files nor a hub id.
     """
     where = f"default_tokenize('{name}')"
     if not is_validation and not allow_test_in_train:
@@ -112,10 +112,10 @@ def default_train(
     """`checkpoints/{name}_seed{seed}`: a model trained on `tokenized`, from `base_model` or from random weights.
 
     Args:
-        tokenized: a tokenization step, or a mixture made by `lm_mixture_data_config` and its like.
-        model_config: the shape, ours or Levanter's. That of `base_model` is compared with it when training starts;
-            None: whatever `base_model` has.
-        tags: kept in the step's description, and given to `WandbConfig`.
+        tokenized: a tokenization step, or a mixture from `lm_mixture_data_config` or a similar function.
+        model_config: the shape, ours or Levanter's, which `base_model` must have when training starts. None: that of
+            `base_model`.
+        tags: kept in the step's description, and passed to `WandbConfig`.
         base_model: a step, a directory, or a hub id "org/name" or "org/name@revision".
 
     Raises:
@@ -136,15 +136,15 @@ def default_sft(
     """`checkpoints/{name}_seed{seed}`: the model of `sft_config` fine-tuned on `tokenized`.
 
     Args:
-        tokenized: a tokenization step; several by name, with `mixture_weights`; or a mixture made by
-            `lm_mixture_data_config` and its like.
+        tokenized: a tokenization step; several by name, with `mixture_weights`; or a mixture from
+            `lm_mixture_data_config` or a similar function.
         model_config: see `default_train`.
-        mixture_weights: of each dataset, by name; they say which fraction of the *documents* comes from it. (In Marin
-            they count packed rows: for that, give `lm_mixture_data_config(..., weights_are="rows")`.) Beside a mixture,
-            which has its own, they must be the same.
+        mixture_weights: by name of the dataset, its share of the *documents*. (In Marin, weights count packed rows: for
+            that, pass `lm_mixture_data_config(..., weights_are="rows")`.) If `tokenized` is a mixture, they must equal
+            its own.
 
     Raises:
-        ConfigError: data that were tokenized otherwise than `sft_config` says, or settings that contradict each other.
+        ConfigError: data tokenized differently than `sft_config` says, or settings that contradict each other.
     """
     where = f"default_sft('{name}')"
     data = training_data(where, tokenized, mixture_weights, **sft_config.mixing())
@@ -163,16 +163,16 @@ def default_dpo(
     """`checkpoints/{name}_seed{seed}`: the model of `dpo_config` trained to prefer the chosen answers of `tokenized`.
 
     Args:
-        tokenized: as for `default_sft`, of preference pairs.
+        tokenized: as for `default_sft`, with preference pairs.
         model_config: see `default_train`.
-        mixture_weights: of each dataset, by name; they count pairs.
-        tags: kept in the step's description, and given to `WandbConfig`.
+        mixture_weights: by name of the dataset, its share of the pairs.
+        tags: kept in the step's description, and passed to `WandbConfig`.
 
-    Experiments on the same data and model that differ in losses, beta or rates share one mixture and one computation
-    of the reference's log-probabilities.
+    Experiments on the same data and model that differ in losses, beta or learning rates share one mixture and one
+    computation of the reference's log-probabilities.
 
     Raises:
-        ConfigError: data that were tokenized otherwise than `dpo_config` says, or settings that contradict each other.
+        ConfigError: data tokenized differently than `dpo_config` says, or settings that contradict each other.
     """
     where = f"default_dpo('{name}')"
     data = training_data(where, tokenized, mixture_weights)
@@ -200,11 +200,13 @@ def _fine_tuned(
     base_model: Source | None,
     tags: Sequence[str],
 ) -> ExecutorStep[SFTConfig]:
-    """None for `base_model`: random weights."""
+    """`base_model` None: random weights."""
     shape = None if model_config is None else from_levanter_model(model_config, scaled_rope=base_model is not None)
     seq_len = config.seq_len() or (None if shape is None else shape.max_seq_len)
     if seq_len is None:
-        raise ConfigError(f"{where}: neither a model_config nor train_seq_len; expected one to say how long rows are")
+        raise ConfigError(
+            f"{where}: got neither model_config nor train_seq_len; expected one of them, for the length of rows"
+        )
     if shape is not None and seq_len > shape.max_seq_len:
         raise ConfigError(
             f"{where}: rows of {seq_len} tokens, but the model config's max_seq_len is {shape.max_seq_len}; expected "
@@ -223,7 +225,7 @@ def _fine_tuned(
 
 
 def _arguments(config: SimpleConfig, tags: Sequence[str]) -> Arguments:
-    """Of the step; trackers are given the tags."""
+    """Arguments of the step. Adds the tags to the trackers."""
     return {**config.arguments(), "trackers": with_tags(config.trackers, tags)}
 
 
@@ -235,7 +237,7 @@ def _check_tokenization(where: str, data: LmDataConfig, config: FineTuning) -> N
 
 
 def _keeps_some_out(data: LmDataConfig) -> bool:
-    """Whether `data` says itself what is validated on."""
+    """Whether `data` itself says what to validate on."""
     only_validated = data.tokenized.keys() - set(data.training)
     return bool(data.validation_fraction or data.num_validation_sequences or only_validated)
 

@@ -1,6 +1,6 @@
-"""The commits that hub ids stand for in experiments, so that a name means the same bytes next year.
+"""The commits of hub ids in experiments, so that a name means the same bytes next year.
 
-Another commit: write `org/name@revision`, or pass `revision=` where a function takes one.
+For another commit, write `org/name@revision`, or pass `revision=` if the function takes it.
 """
 
 HUB_REVISIONS = {
@@ -11,7 +11,7 @@ HUB_REVISIONS = {
     "meta-llama/Llama-3.1-8B-Instruct": "0e9e39f249a16976918f6564b8830bc894c89659",
 }
 
-# Names the Hub has for the same repository.
+# Other names on the Hub of the same repository.
 SAME_REPOSITORY = {
     "meta-llama/Meta-Llama-3.1-8B": "meta-llama/Llama-3.1-8B",
     "meta-llama/Meta-Llama-3.1-8B-Instruct": "meta-llama/Llama-3.1-8B-Instruct",

@@ -3,11 +3,11 @@
     tulu = get_instruction_dataset("allenai/tulu-3-sft-mixture", splits=["train"])
     tokens = default_tokenize("tulu", tulu / "**/*.jsonl.gz", tokenizer=llama3_tokenizer, format=ChatLmDatasetFormat())
 
-To add one, add an `InstructionDatasetConfig` to `INSTRUCTION_DATASET_NAME_TO_CONFIG`, or pass what it would say:
+To add one, add an `InstructionDatasetConfig` to `INSTRUCTION_DATASET_NAME_TO_CONFIG`, or pass its fields:
 
     get_instruction_dataset("org/name", revision="1a2b3c4", adapter=multi_turn_adapter())
 
-Where the columns have usual names, no adapter is needed: the shape of each row is found out.
+If the columns have common names, no adapter is needed: the shape of each row is detected.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ from marin_sft.steps import transform
 class InstructionDatasetConfig:
     """How to download a dataset and read its rows.
 
-    `revision`: a commit, tag or branch of the repository.
-    `name`: what the dataset is called in paths, where it is not the whole repository.
-    `data_dir`: the folder of the repository that is taken for the whole, as in `datasets.load_dataset`.
-    `subsets`: configurations to take; none means the default one. `splits`: those to take; none means all.
-    `metadata_columns`: columns that are kept beside the dialogue.
-    `max_dropped`: the share of unusable rows above which the transform step fails.
+    hf_dataset_id: its id on the Hub.
+    revision: a commit, tag or branch of the repository.
+    adapter: how its rows are read.
+    metadata_columns: columns to keep in addition to the dialogue.
+    name: the name of the dataset in paths, if it is not the whole repository.
+    data_dir: use only this folder of the repository, as in `datasets.load_dataset`.
+    subsets: configurations to take. Empty: the default one.
+    splits: splits to take. Empty: all.
+    max_dropped: the share of unusable rows above which the transform step fails.
     """
 
     hf_dataset_id: str
@@ -114,7 +117,7 @@ _DATASETS = (
     InstructionDatasetConfig(
         hf_dataset_id="TIGER-Lab/AceCode-89K",
         revision="13216309a9f6cb40b60cb1a9750071efeac414ad",
-        # Each question has several programs: the one that passes most tests is taken.
+        # Each question has several programs: take the one that passes most tests.
         adapter=instruction_response_adapter(
             instruction_column="question",
             response_column="inferences",
@@ -123,7 +126,7 @@ _DATASETS = (
         ),
         metadata_columns=("id", "source"),
     ),
-    # Seed 000 trains on its column of messages; no commit of it was at hand, so the branch stands here.
+    # Not pinned to a commit yet.
     InstructionDatasetConfig(
         hf_dataset_id="allenai/WildChat",
         revision="main",
@@ -167,7 +170,7 @@ _DATASETS = (
         revision="f6ac651",
         subsets=("reasoning-deepseek", "reasoning-flash"),
         adapter=instruct_msg_response_adapter(instruction_column="messages", response_column="answer"),
-        # Many questions are split over a system and a user message. As in Marin, those are left out.
+        # Many questions consist of a system and a user message. As in Marin, those are left out.
         max_dropped=0.5,
     ),
     InstructionDatasetConfig(
@@ -298,7 +301,7 @@ def get_instruction_dataset(
     """`documents/{org--name}`: the dialogues of a dataset as rows of messages, in `[{subset}/]{split}/*.jsonl.gz`.
 
     `hf_dataset_id`: a registered name, or the hub id of another dataset with its `revision`. `options`: fields of
-    `InstructionDatasetConfig`, instead of what is registered.
+    `InstructionDatasetConfig` that override the registered ones.
 
     Raises:
         ConfigError: an unknown dataset without a `revision`.
@@ -316,10 +319,10 @@ def dataset_config(
     splits: Sequence[str] | None,
     options: Arguments,
 ) -> ConfigT:
-    """The entry of `registry` for `name`, or a new one, with `splits` and `options` in place of what it says.
+    """The entry of `registry` for `name`, or a new one, with `splits` and `options` as overrides.
 
     Raises:
-        ConfigError: an unknown name without a `revision`, or options that are no fields of `kind`.
+        ConfigError: an unknown name without a `revision`, or options that are not fields of `kind`.
     """
     given = {**options, **({} if splits is None else {"splits": tuple(splits)})}
     unknown = sorted(given.keys() - {field.name for field in dataclasses.fields(kind)})
@@ -332,12 +335,12 @@ def dataset_config(
     near = nearest(name, registry, most=3, cutoff=0.4)
     raise ConfigError(
         f"unknown dataset {name!r}; nearest: {', '.join(near) or 'none'}. For a dataset that is not registered, pass "
-        "revision= (a commit of it) and, if its columns have unusual names, adapter="
+        "revision= (one of its commits) and, if its columns have unusual names, adapter="
     )
 
 
 def transform_dataset_step(config: InstructionDatasetConfig) -> ExecutorStep[TransformConfig]:
-    """The step `documents/{org--name}`, and through it the download `raw/{org--name}`."""
+    """The step `documents/{org--name}`, made from the download `raw/{org--name}`."""
     downloaded = download_dataset_step(config)
     return transform(
         directory_friendly_name(config.name or config.hf_dataset_id),

@@ -1,6 +1,6 @@
 """Llama shapes from small to large, and the hub ids of their tokenizers. Names as in Marin.
 
-Light values: an experiment that trains a downloaded model takes the architecture from that model's own config.json.
+Light values. An experiment that trains a downloaded model takes the architecture from that model's config.json.
 """
 
 from marin_sft.training.models import LlamaConfig

@@ -2,7 +2,7 @@
 
     ultrafeedback = get_preference_dataset("HuggingFaceH4/ultrafeedback_binarized", splits=["train_prefs"])
 
-Adding one is as in `instruction_datasets.py`.
+To add one, see `instruction_datasets.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from marin_sft.recipes.instruction_datasets import InstructionDatasetConfig, dat
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceDatasetConfig(InstructionDatasetConfig):
-    """As `InstructionDatasetConfig`, for rows of pairs."""
+    """Like `InstructionDatasetConfig`, for rows of pairs."""
 
 
 _DATASETS = (
-    # Dialogues in one text, told apart by "\n\nHuman:" and "\n\nAssistant:".
+    # Each dialogue is one text, with "\n\nHuman:" and "\n\nAssistant:" before its turns.
     PreferenceDatasetConfig(
         hf_dataset_id="Anthropic/hh-rlhf",
         revision="09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa",
@@ -59,7 +59,7 @@ def get_preference_dataset(
     """`documents/{org--name}`: the pairs of a dataset as rows of prompt, chosen and rejected messages.
 
     `hf_dataset_id`: a registered name, or the hub id of another dataset with its `revision`. `options`: fields of
-    `PreferenceDatasetConfig`, instead of what is registered.
+    `PreferenceDatasetConfig` that override the registered ones.
 
     Raises:
         ConfigError: an unknown dataset without a `revision`.

@@ -1,10 +1,10 @@
-"""One switch that lets the large experiments run on a laptop: the environment variable MARIN_SFT_SCALE.
+"""The environment variable MARIN_SFT_SCALE, which lets the large experiments run on a laptop.
 
 MARIN_SFT_SCALE=full    as written; the default
-MARIN_SFT_SCALE=tiny    every step, but little of training: 4 steps of 4 rows of at most 256 tokens, on CPU, exported
-                        every 2 steps; the model's shape is whatever the downloaded checkpoint has
+MARIN_SFT_SCALE=tiny    all steps, but little training: 4 steps of 4 rows of at most 256 tokens, on CPU, exported
+                        every 2 steps; the model has the shape of the downloaded checkpoint
 
-Datasets, tokenizers and models are those of the experiment either way: for small ones, point HF_ENDPOINT at a hub that
+Datasets, tokenizers and models are always those of the experiment. For small ones, point HF_ENDPOINT at a hub that
 serves small ones under their names, as `tests/experiments/test_seed_experiments.py` does.
 """
 
@@ -23,7 +23,7 @@ SCALES = ("full", "tiny")
 
 
 def at_scale(config: SimpleSFTConfig) -> SimpleSFTConfig:
-    """`config` at the scale that MARIN_SFT_SCALE says."""
+    """`config` at the scale of MARIN_SFT_SCALE."""
     return dataclasses.replace(config, **_tiny_fields(config)) if _tiny() else config
 
 
@@ -43,12 +43,12 @@ def _tiny_fields(config: SimpleSFTConfig | SimpleDPOConfig) -> Arguments:
 
 
 def dpo_at_scale(config: SimpleDPOConfig) -> SimpleDPOConfig:
-    """`config` at the scale that MARIN_SFT_SCALE says."""
+    """`config` at the scale of MARIN_SFT_SCALE."""
     return dataclasses.replace(config, **_tiny_fields(config), num_epochs=None) if _tiny() else config
 
 
 def shape_at_scale(model_config: LlamaConfig) -> LlamaConfig | None:
-    """`model_config`, or None where the checkpoint may have any shape."""
+    """`model_config`, or None if the checkpoint may have any shape."""
     return None if _tiny() else model_config
 
 

@@ -1,8 +1,8 @@
-"""Settings of a training under Marin's names and with its defaults, and their conversion to ours.
+"""Training settings under Marin's names and with its defaults, and their conversion to ours.
 
-Settings with the same name in Marin are inherited from the parts of a training (`TrainingSettings`). This module adds
-the names that only Marin has, with the methods that read them, and the defaults that differ. `arguments` is the only
-conversion to the arguments of `steps.sft` and `steps.dpo`. It drops no field, see `conversion`.
+Settings with the same name in Marin are inherited from `TrainingSettings`. This module adds the names that only Marin
+has, the methods that read them, and the defaults that differ. `arguments` is the only conversion to the arguments of
+`steps.sft` and `steps.dpo`. It drops no field, see `conversion`.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class SimpleConfig(Converted, TrainingSettings):
     """
 
     resources: Resources | None = None
-    """What training runs on. No part of a step's identity."""
+    """What training runs on. Not part of the step's identity."""
 
     steps_per_eval = 1000
     steps_per_checkpoint: int | None = 1000
 
     steps_per_hf_export: int | None = None
-    """Steps between two exports in Hugging Face format to `hf/step-N` of the output; there is one after the last step,
-    too. None: as often as checkpoints. -1: never, as `steps.export` does it in a step of its own."""
+    """Steps between exports in Hugging Face format, to `hf/step-N` of the output. The last step is always exported.
+    None: as often as checkpoints. -1: never; `steps.export` exports in a separate step."""
 
     hf_generation_eos_token_ids: Sequence[int] | None = None
-    """Ids that end an answer, for generation_config.json. None: those that the tokenizer and the chat template say."""
+    """Ids that end an answer, for generation_config.json. None: from the tokenizer and the chat template."""
 
     def __post_init__(self) -> None:
         self.check_declared()
@@ -77,7 +77,7 @@ class SimpleConfig(Converted, TrainingSettings):
 
     @reads("steps_per_hf_export", "hf_generation_eos_token_ids")
     def exports(self) -> Arguments:
-        """Exports while training, as `steps.sft` is told of them."""
+        """Exports during training, as arguments of `steps.sft`."""
         cadence = self.steps_per_checkpoint if self.steps_per_hf_export is None else self.steps_per_hf_export
         ends = self.hf_generation_eos_token_ids
         if ends is not None and cadence in (None, NEVER):
@@ -94,7 +94,7 @@ class SimpleConfig(Converted, TrainingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SimpleTrainConfig(SimpleConfig, Terms):
-    """What `default_train` trains with: the settings of `TrainingSettings`, `Terms` and `SimpleConfig`, and one more.
+    """Settings of `default_train`: those of `TrainingSettings`, `Terms` and `SimpleConfig`, and one more.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -108,7 +108,7 @@ class SimpleTrainConfig(SimpleConfig, Terms):
 
     @reads("train_seq_len")
     def seq_len(self) -> int | None:
-        """Tokens in a row; None: the model config says it."""
+        """Tokens in a row. None: the model config decides."""
         return self.train_seq_len
 
 
@@ -126,7 +126,7 @@ class FineTuning(SimpleConfig):
     """Instead of `resources`: a TPU slice, "v4-128"."""
 
     node_count: int | None = None
-    """The number of slices. None: 1, or as `resources` say."""
+    """The number of slices. None: that of `resources`, else 1."""
 
     train_batch_size: int = 128
     lr_schedule = "linear"
@@ -142,20 +142,20 @@ class FineTuning(SimpleConfig):
     Hugging Face model, or a step whose output is one."""
 
     initialize_from_hf: Source | bool | None = None
-    """Another name of `model_name_or_path`; or True or False: whether it is that of `model_name_or_path`, or that of
+    """Another name of `model_name_or_path`. True: start from `model_name_or_path`. False: start from
     `initialize_from_checkpoint_path`."""
 
     initialize_from_checkpoint_path: Source | None = None
-    """The model to start from: a training step (whose output's `model` it is), or the directory of its model."""
+    """The model to start from: a training step (its `model` is used), or the directory of its model."""
 
     tokenizer: Source | None = None
-    """The one that the data must have been tokenized with. None: not checked."""
+    """The tokenizer that the data must have been tokenized with. None: not checked."""
 
     max_seq_len: int = 4096
-    """Tokens in a packed row; of a pair, the most that a prompt and one completion have together."""
+    """Tokens in a packed row; for pairs, the most tokens of a prompt and one completion together."""
 
     use_lora: bool = False
-    """Another spelling of `lora`, with the three fields below."""
+    """Another spelling of `lora`, with the next three fields."""
 
     lora_r: int | None = None
     """None: 8."""
@@ -207,7 +207,7 @@ class FineTuning(SimpleConfig):
         checkpoint, named = self.initialize_from_checkpoint_path, self.model_name_or_path
         hf = checkpoint is None if self.initialize_from_hf is None else self.initialize_from_hf
         if hf is False:
-            # As in Marin, the name may stand beside the checkpoint, which has all that is needed of its base model.
+            # As in Marin, both may be given. The checkpoint holds all that is needed of its base model.
             chosen, contradicts = checkpoint, False
         else:
             chosen = named if hf is True else hf
@@ -224,7 +224,7 @@ class FineTuning(SimpleConfig):
 
     @reads("tokenizer")
     def tokenization(self) -> Arguments:
-        """How the data must have been tokenized, by the names that their format has; None: not checked."""
+        """How the data must have been tokenized, by the names in their format. None: not checked."""
         return {"tokenizer": self.tokenizer, "input_role": None, "output_role": None}
 
     @reads("max_seq_len")
@@ -239,12 +239,12 @@ class FineTuning(SimpleConfig):
         return self.decay if self.decay is not None else self.cooldown or None
 
     def _min_lr_ratio(self) -> float | None:
-        """None where `learning_rate_end` says it, and nothing else was said."""
+        """None if `learning_rate_end` is set and `min_lr_ratio` is not."""
         unsaid = self.learning_rate_end is not None and self.min_lr_ratio == FineTuning.min_lr_ratio
         return None if unsaid else self.min_lr_ratio
 
     def _reinit_tokens(self) -> tuple[str, ...]:
-        if self.reinit_tokens is True:  # Marin's type; False is no tokens there
+        if self.reinit_tokens is True:  # Marin's type; there, False means no tokens
             raise ConfigError(
                 f"{type(self).__name__}.reinit_tokens=True: which tokens to initialise depends on the model; "
                 "expected a list of them, e.g. ['<|start_header_id|>']"
@@ -263,8 +263,8 @@ class FineTuning(SimpleConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SimpleSFTConfig(FineTuning, Terms):
-    """What `default_sft` trains with: the settings of `TrainingSettings`, `Terms`, `SimpleConfig` and `FineTuning`, and
-    those below. Without `num_train_steps` and `num_train_epochs`, training takes 10,000 steps.
+    """Settings of `default_sft`: those of `TrainingSettings`, `Terms`, `SimpleConfig` and `FineTuning`, and those
+    below. Without `num_train_steps` and `num_train_epochs`, training takes 10,000 steps.
 
     Raises:
         ConfigError: settings that contradict each other, or that are refused.
@@ -280,16 +280,16 @@ class SimpleSFTConfig(FineTuning, Terms):
     """What `output_field` of the data's format must be. None: not checked."""
 
     mixture_block_size: int | None = None
-    """See `LmDataConfig`. None: as the mixture says. One dataset alone has no use for it."""
+    """See `LmDataConfig`. None: that of the mixture. Makes no difference for one dataset."""
 
     stop_strategy: str | None = None
-    """See `LmDataConfig`; "exit" is "first_exhausted". None: as the mixture says."""
+    """See `LmDataConfig`; "exit" is "first_exhausted". None: that of the mixture."""
 
     pad_tokenizer_to_match_model: bool = True
-    """True is what is always done: a model with more embeddings than the tokenizer has tokens keeps them."""
+    """Must be True: a model with more embeddings than the tokenizer has tokens keeps them."""
 
     int8: bool = False
-    """True is refused: there is no int8 training."""
+    """Must be False: there is no int8 training."""
 
     @reads("int8", "pad_tokenizer_to_match_model")
     def arguments(self) -> Arguments:
@@ -311,7 +311,7 @@ class SimpleSFTConfig(FineTuning, Terms):
 
     @reads("mixture_block_size", "stop_strategy")
     def mixing(self) -> Arguments:
-        """Settings of the mixture; None: as it says."""
+        """Settings of the mixture. None: left as it is."""
         stops = self.stop_strategy
         return {
             "stop_strategy": None if stops is None else _STOP_STRATEGIES.get(stops, stops),
@@ -321,8 +321,8 @@ class SimpleSFTConfig(FineTuning, Terms):
 
 @dataclass(frozen=True, kw_only=True)
 class SimpleDPOConfig(FineTuning, DPOSettings):
-    """What `default_dpo` trains with: the settings of `TrainingSettings`, `DPOSettings`, `SimpleConfig` and
-    `FineTuning`, and those below. Examples are pairs. Without `num_train_steps` and epochs, training takes one epoch.
+    """Settings of `default_dpo`: those of `TrainingSettings`, `DPOSettings`, `SimpleConfig` and `FineTuning`, and those
+    below. Examples are pairs. Without `num_train_steps` and epochs, training takes one epoch.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -351,7 +351,7 @@ class SimpleDPOConfig(FineTuning, DPOSettings):
     """The most tokens of a completion, see `MixtureConfig`."""
 
     validation_split_fraction: float = 0.1
-    """Share of the pairs of each dataset to keep out for evaluation, unless the data say what is. 0: none."""
+    """Share of the pairs of each dataset to hold out for evaluation, unless the data define it. 0: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -380,7 +380,7 @@ class SimpleDPOConfig(FineTuning, DPOSettings):
 
     @reads("max_prompt_length", "max_completion_length")
     def lengths(self) -> Arguments:
-        """Limits of the tokens of a pair, by `MixtureConfig`'s names."""
+        """Limits on the tokens of a pair, by the names in `MixtureConfig`."""
         return {
             "seq_len": self.seq_len(),
             "max_prompt_length": self.max_prompt_length,
@@ -389,7 +389,7 @@ class SimpleDPOConfig(FineTuning, DPOSettings):
 
     @reads("validation_split_fraction")
     def held_out(self) -> float:
-        """Share of the pairs to keep out of training."""
+        """Share of the pairs to hold out of training."""
         share = self.validation_split_fraction
         if not 0 <= share < 1:
             raise self.contradiction("validation_split_fraction", expected="from 0 to below 1")
@@ -397,5 +397,5 @@ class SimpleDPOConfig(FineTuning, DPOSettings):
 
     @reads("reference_model_path")
     def reference(self) -> Source | None:
-        """The model to compare with; None: the model to start from."""
+        """The model to compare with. None: the model to start from."""
         return self.reference_model_path

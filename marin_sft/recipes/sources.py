@@ -1,6 +1,6 @@
-"""What an experiment names as data, model or tokenizer -> the step, or the place in its output, that it is.
+"""What an experiment names as data, model or tokenizer -> a step, or a place in its output.
 
-A text may be a path, a glob, or a hub id "org/name" or "org/name@revision" (see `hub_revisions`), which is downloaded.
+A string may be a path, a glob, or a hub id "org/name" or "org/name@revision" (see `hub_revisions`) to download.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from marin_sft.steps import transform
 from marin_sft.training.train_config import TrainConfig
 
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "generation_config.json", *TOKENIZER_FILES)
-"""What training reads of a model's repository: weights as safetensors alone, config.json and the tokenizer."""
+"""The files of a model's repository that training reads: weights as safetensors, config.json and the tokenizer."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?", re.ASCII)
 _HELD_OUT = re.compile(r"(?<![a-zA-Z])(test|validation)(?![a-zA-Z])")
@@ -39,7 +39,7 @@ def default_download(
 ) -> ExecutorStep[DownloadConfig]:
     """`{name}`: the files of a repository on the Hugging Face Hub, `kind` "dataset" or "model", at a revision.
 
-    `allow_patterns`, `ignore_patterns`: globs over its files; all are taken where none is allowed.
+    `allow_patterns`, `ignore_patterns`: globs over its files. No `allow_patterns`: all files.
     """
     config = DownloadConfig(
         id=hf_dataset_id,
@@ -79,7 +79,7 @@ def rows_of(dataset: Source | HfDataset, split: str) -> Source:
 
 
 def model_of(model: Source, where: str) -> Source:
-    """The directory of a Hugging Face model: that of a hub id is a download, that of a training step its `model`."""
+    """The directory of a Hugging Face model: the download of a hub id, or the `model` of a training step."""
     if isinstance(model, ExecutorStep) and isinstance(model.config, TrainConfig):
         return model / "model"
     if isinstance(model, str) and is_hub_id(model):
@@ -106,7 +106,7 @@ def tokenizer_of(tokenizer: Source, where: str) -> Source:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether it is "org/name" or "org/name@revision", and no path that exists."""
+    """Whether `text` is "org/name" or "org/name@revision", and not an existing path."""
     return _HUB_ID.fullmatch(text) is not None and not Path(text).exists()
 
 
@@ -114,20 +114,20 @@ def refuse_held_out(dataset: Source | HfDataset, where: str) -> None:
     for text in _names_of(dataset):
         if _HELD_OUT.search(text):
             raise ConfigError(
-                f"{where}: would train on {text!r}, which is called test or validation; name the training data, set "
-                "is_validation=True, or allow_test_in_train=True"
+                f"{where}: would train on {text!r}, which is called test or validation; name the training data, or set "
+                "is_validation=True or allow_test_in_train=True"
             )
 
 
 def _names_of(dataset: Source | HfDataset) -> list[str]:
-    """Of everything that `dataset` would train on, as far as planning can tell."""
+    """The names of all that `dataset` would train on, as far as planning can tell."""
     if isinstance(dataset, HfDataset):
         return [dataset.split]
     if isinstance(dataset, str | Path):
         return [str(dataset)]
     name = dataset.name or "" if isinstance(dataset, InputName) else ""
     step = dataset.step if isinstance(dataset, InputName) else dataset
-    # A glob over all of a transform step's output takes all of its splits.
+    # A glob over the whole output of a transform step takes all its splits.
     takes_all = name == "" or name.startswith("**")
     transformed = step is not None and isinstance(step.config, TransformConfig)
     return [name, *(step.config.splits if takes_all and transformed and step is not None else ())]

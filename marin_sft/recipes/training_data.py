@@ -1,4 +1,4 @@
-"""What a training run is given as data -> one `LmDataConfig`, and whether it was tokenized as the run expects."""
+"""The data of a training run -> one `LmDataConfig`. Checks that it was tokenized as the run expects."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def training_data(
     stop_strategy: str | None = None,
     mixture_block_size: int | None = None,
 ) -> LmDataConfig:
-    """`tokenized` as a mixture: one tokenization step, several by name with their `weights`, or a mixture already.
+    """`tokenized` as a mixture: one tokenization step, several by name with their `weights`, or a mixture.
 
-    `stop_strategy`, `mixture_block_size`: None: as the mixture says, or by default.
+    `stop_strategy`, `mixture_block_size`: None: those of the mixture, else the defaults.
 
     Raises:
-        ConfigError: weights for one dataset, none for several, or settings that a mixture contradicts.
+        ConfigError: weights for one dataset, none for several, or settings that contradict the mixture.
     """
     options: Arguments = {"stop_strategy": stop_strategy, "mixture_block_size": mixture_block_size}
     given = {name: value for name, value in options.items() if value is not None}
@@ -36,14 +36,16 @@ def training_data(
         return _with_settings(where, tokenized, weights, given)
     if isinstance(tokenized, Mapping):
         if weights is None:
-            raise ConfigError(f"{where}: got {len(tokenized)} tokenized datasets; expected their mixture_weights, too")
+            raise ConfigError(
+                f"{where}: got {len(tokenized)} tokenized datasets without mixture_weights; expected one for each"
+            )
         return lm_mixture_data_config(tokenized, weights, **given)
     if weights is not None:
         raise ConfigError(
             f"{where}: got mixture_weights={dict(weights)} for one dataset; expected tokenized={{name: step, ...}}, or "
             "no weights"
         )
-    given.pop("mixture_block_size", None)  # rows of one dataset come in one order, in blocks or not
+    given.pop("mixture_block_size", None)  # makes no difference for one dataset
     if isinstance(tokenized, InputName) and tokenized.step is not None and tokenized.name is None:
         tokenized = tokenized.step
     if isinstance(tokenized, ExecutorStep):
@@ -57,15 +59,15 @@ def _with_settings(
     positive = [{name: weight for name, weight in some.items() if weight} for _, some in data.train_weights]
     if weights is not None and [{name: weight for name, weight in weights.items() if weight}] != positive:
         raise ConfigError(
-            f"{where}: mixture_weights={dict(weights)}, but those of the mixture are {positive}; expected the same, or "
+            f"{where}: mixture_weights={dict(weights)}, but the mixture has {positive}; expected the same, or "
             "no mixture_weights"
         )
     defaults = {field.name: field.default for field in dataclasses.fields(LmDataConfig)}
     for name, value in settings.items():
         if getattr(data, name) not in (value, defaults[name]):
             raise ConfigError(
-                f"{where}: {name}={value!r}, but that of the mixture is {getattr(data, name)!r}; expected the same, or "
-                "one of the two left out"
+                f"{where}: {name}={value!r}, but the mixture has {getattr(data, name)!r}; expected the same, or "
+                "only one of the two"
             )
     return dataclasses.replace(data, **settings)
 
@@ -73,10 +75,10 @@ def _with_settings(
 def check_tokenization(
     where: str, data: LmDataConfig, *, tokenizer: Source | None, input_role: str | None, output_role: str | None
 ) -> None:
-    """Compare with how the training components of `data` were tokenized; None: not compared.
+    """Compare with the tokenization of the training components of `data`. None: not compared.
 
     Raises:
-        ConfigError: another tokenizer or other role names, or a component of which this is not known.
+        ConfigError: another tokenizer or other role names, or a component for which they are unknown.
     """
     expected = {"input_role": input_role, "output_role": output_role, "tokenizer": _source_of(tokenizer)}
     expected = {name: value for name, value in expected.items() if value is not None}
@@ -84,7 +86,7 @@ def check_tokenization(
         config = tokenization_of(data.tokenized[component])
         if config is None:
             raise ConfigError(
-                f"{where}: how {component!r} was tokenized is not known ({data.tokenized[component]!r} is no step); "
+                f"{where}: cannot tell how {component!r} was tokenized ({data.tokenized[component]!r} is not a step); "
                 f"leave out {', '.join(expected)}"
             )
         format = config.format.as_chat()
@@ -99,14 +101,14 @@ def check_tokenization(
 
 
 def tokenization_of(source: object) -> TokenizeConfig | None:
-    """The config of the step that makes a token cache; None where no step of ours does."""
+    """The config of the step that makes a token cache. None if it is not a step of ours."""
     step = source.step if isinstance(source, InputName) else source
     config = getattr(step, "config", None)
     return config if isinstance(config, TokenizeConfig) else None
 
 
 def _source_of(tokenizer: object) -> object:
-    """What tells tokenizers apart: for a download, the repository and its commit, whatever else of it was fetched."""
+    """What identifies a tokenizer: for a download, the repository and its commit, whatever files were fetched."""
     if isinstance(tokenizer, ExecutorStep) and isinstance(tokenizer.config, DownloadConfig):
         return f"{tokenizer.config.id}@{tokenizer.config.revision}"
     return tokenizer if tokenizer is None or isinstance(tokenizer, ExecutorStep | InputName) else str(tokenizer)

@@ -1,11 +1,12 @@
-"""`marin-sft`: what lies under a prefix, how it came about, and what may go.
+"""`marin-sft`: inspect the steps under a prefix, their history, and remove
+what is no longer needed.
 
     marin-sft status [PATTERN]
     marin-sft why STEP
 
-STEP is a step's name, its `name-fingerprint` or a beginning of that, or a
-directory. Exit codes: 0 done, 1 it could not be done, 2 a user's mistake,
-130 interrupted; of `plan`, the script's own.
+STEP is a step's name, its `name-fingerprint` or a prefix of that, or a
+directory. Exit codes: 0 done, 1 failed, 2 user error, 130 interrupted;
+`plan` returns the exit code of the script.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
@@ -27,22 +28,25 @@ from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console, narrow
-from marin_sft.execution.flags import absolute_prefix, default_prefix
+from marin_sft.execution.flags import HELP, absolute_prefix, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.store import Store
-from marin_sft.execution.stores import open_store
+from marin_sft.execution.stores import open_reachable
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import local_path, nearest_path
 from marin_sft.run import explanation, garbage, launches, logs, status, verification
 
-_COLUMNS = 80  # of output that goes to no terminal
+if TYPE_CHECKING:
+    from marin_sft.trainers.trainer import SFTTrainer
+
+_COLUMNS = 80  # of output without a terminal
 
 
 class _Context:
-    """What every command needs."""
+    """The arguments, console and store of a command."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -52,11 +56,11 @@ class _Context:
     @functools.cached_property
     def store(self) -> Store:
         prefix = self.arguments.prefix or default_prefix()
-        store = open_store(prefix)
+        store = open_reachable(prefix)
         place = local_path(prefix)
         if place is not None and not os.path.isdir(place):
             raise UserError(
-                f"prefix {prefix}: no such directory; expected the one that experiments write to, with --prefix"
+                f"prefix {prefix}: no such directory; set --prefix to the directory that experiments write to"
                 f"{nearest_path(place)}"
             )
         return store
@@ -68,8 +72,8 @@ class _Context:
             print(visible(f"{text}: {count} steps; this is {found.directory}, the newest"), file=sys.stderr)
         return found
 
-    def say(self, value: Any, show: Callable[[], object]) -> None:
-        """The value as JSON, or what `show` prints."""
+    def say(self, value: object, show: Callable[[], object]) -> None:
+        """Print the value as JSON, or call `show`."""
         if self.json:
             print(json.dumps(value, indent=1))
         else:
@@ -96,14 +100,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(method: str, flags: Sequence[str]) -> int:
-    from marin_sft.trainers import commands  # every setting of training, of which other commands need none
+    from marin_sft.trainers import commands  # slow to import, and other commands do not need it
 
     run = {"sft": commands.sft_command, "dpo": commands.dpo_command}[method]
-    return run(flags, commands.dialect_of(flags), f"marin-sft {method}")
+    return run(flags, commands.dialect_of(flags), f"marin-sft {method}", _write_experiment)
+
+
+def _write_experiment(trainer: SFTTrainer, path: str) -> None:
+    from marin_sft.run import experiment_out  # with the trainers, see `_train`
+
+    experiment_out.check_target(path)
+    text = experiment_out.experiment_source(trainer, " ".join(["marin-sft", *sys.argv[1:]]))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    print(f"wrote {path}: python {path} --dry_run shows what it makes")
 
 
 def plan(context: _Context) -> int | None:
-    """what a script would run, and why; its flags follow it"""
+    """show what a script would run, and why; the script's flags follow it"""
     arguments = context.arguments
     script = arguments.script
     if not os.path.isfile(script):
@@ -117,7 +131,7 @@ def plan(context: _Context) -> int | None:
 
 
 def status_of_steps(context: _Context) -> None:
-    """every step: its state, age, duration and progress"""
+    """list all steps with state, age, duration and progress"""
     catalog = read_catalog(context.store)
     found = status.read_statuses(context.store, context.arguments.pattern, catalog.steps)
 
@@ -129,13 +143,13 @@ def status_of_steps(context: _Context) -> None:
 
 
 def why(context: _Context) -> None:
-    """why a step ran, or was cached, the last time"""
+    """explain why a step last ran or was cached"""
     facts = explanation.explain(context.store, context.step(context.arguments.step))
     context.say(facts, lambda: explanation.print_explanation(context.console, context.store, facts))
 
 
 def path(context: _Context) -> None:
-    """the path of a step's committed output, and nothing else"""
+    """print only the path of a step's committed output"""
     found = context.step(context.arguments.step)
     commit = found.state.commit
     if commit is None:
@@ -148,7 +162,7 @@ def path(context: _Context) -> None:
 
 
 def log(context: _Context) -> None:
-    """what a step's newest attempt wrote to stdout and stderr"""
+    """print the stdout and stderr of a step's newest attempt"""
     arguments, store = context.arguments, context.store
     directory = context.step(arguments.step).directory
     attempt, _ = logs.log_path(store, directory, arguments.attempt)
@@ -160,7 +174,7 @@ def log(context: _Context) -> None:
 
 
 def diff(context: _Context) -> None:
-    """the fields in which two steps differ"""
+    """show the fields in which two steps differ"""
     old, new = context.step(context.arguments.old), context.step(context.arguments.new)
     payloads = [explanation.payload_of_step(context.store, found) for found in (old, new)]
     found = explanation.differences(context.store, *payloads)
@@ -168,7 +182,7 @@ def diff(context: _Context) -> None:
 
 
 def runs(context: _Context) -> None:
-    """the launches, or one of them in detail"""
+    """list launches, or show one in detail"""
     store, console = context.store, context.console
     if context.arguments.run_name is None:
         found = launches.summaries(store, context.arguments.limit)
@@ -179,13 +193,13 @@ def runs(context: _Context) -> None:
 
 
 def pin(context: _Context) -> None:
-    """keep a step from gc"""
+    """protect a step from gc"""
     made = pin_step(context.store, context.step(context.arguments.step).directory, context.arguments.note)
     context.say(asdict(made), lambda: context.console.print(f"pinned {made.directory}"))
 
 
 def unpin(context: _Context) -> int:
-    """take a pin away"""
+    """remove a pin"""
     directory = context.step(context.arguments.step).directory
     was = unpin_step(context.store, directory)
     text = f"unpinned {directory}" if was else f"{directory} was not pinned"
@@ -194,10 +208,14 @@ def unpin(context: _Context) -> int:
 
 
 def gc(context: _Context) -> int:
-    """what no launch, pin or claim keeps; removes it with --delete"""
+    """list what no launch, pin or claim keeps; remove it with --delete"""
     arguments, store, console = context.arguments, context.store, context.console
     policy = GcPolicy(arguments.keep_runs, arguments.keep_days, arguments.grace_hours)
     if arguments.delete and not arguments.why:
+        from marin_sft.trainers.memory import remove_abandoned  # with the trainers, see `_train`
+
+        for directory in remove_abandoned(store.prefix, policy.grace_hours):
+            print(visible(f"removed {directory}, which a killed script left"), file=sys.stderr)
         done = collect_garbage(store, policy, lambda c: None if context.json else garbage.print_collected(console, c))
         context.say([garbage.collected_json(store, item) for item in done], lambda: garbage.print_total(console, done))
         return int(any(item.result == "failed" for item in done))
@@ -213,7 +231,7 @@ def gc(context: _Context) -> int:
 
 
 def verify(context: _Context) -> int:
-    """whether committed outputs still hold what was committed"""
+    """check that committed outputs are unchanged"""
     found = verification.verify_outputs(context.store, context.arguments.pattern)
     values = [verification.verified_json(item) for item in found]
     context.say(values, lambda: verification.print_verified(context.console, context.store, found))
@@ -221,8 +239,8 @@ def verify(context: _Context) -> int:
 
 
 def preview_rows(context: _Context) -> None:
-    """what tokenizing makes of a few rows: the tokens, and which are trained"""
-    from marin_sft.run import preview, preview_request  # loads numpy
+    """show the tokens of a few rows, and which are trained"""
+    from marin_sft.run import preview, preview_request  # imports numpy
 
     previews = preview_request.read_previews(context.arguments)
     if context.json:
@@ -233,8 +251,17 @@ def preview_rows(context: _Context) -> None:
         preview.print_previews(context.console, previews)
 
 
+def import_config(context: _Context) -> None:
+    """an experiment file from a YAML of axolotl, torchtune or LLaMA-Factory"""
+    from marin_sft.run.importing import command  # loads the tools' tables
+
+    arguments = context.arguments
+    imported = command.write_experiment(arguments.config, arguments.output, arguments.force)
+    context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
+
+
 def chat(context: _Context) -> None:
-    """talk to a model: a directory, or a step that exported one"""
+    """talk to a model: a directory, or a step that exported it"""
     arguments = context.arguments
     model = os.path.expanduser(arguments.model)
     if not os.path.isdir(model) and "://" not in model:
@@ -242,7 +269,7 @@ def chat(context: _Context) -> None:
         if found.state.commit is None:
             raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
         model = attempt_path(context.store, found.directory, found.state.commit.attempt)
-    from marin_sft.run.chat import talk  # loads JAX
+    from marin_sft.run.chat import talk  # imports JAX
 
     limits = {"max_new_tokens": arguments.max_new_tokens, "temperature": arguments.temperature}
     talk(model, system=arguments.system, **limits)
@@ -261,6 +288,7 @@ COMMANDS: dict[str, Callable[[_Context], int | None]] = {
     "gc": gc,
     "verify": verify,
     "preview": preview_rows,
+    "import": import_config,
     "chat": chat,
 }
 
@@ -277,8 +305,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
-        import importlib.metadata  # takes longer than most commands
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
+        import importlib.metadata  # slower than most commands
 
         print(f"marin-sft {importlib.metadata.version('marin_sft')}")
         sys.exit(0)
@@ -290,7 +318,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = _Parser(
         prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, about in TRAINERS.items():
         commands.add_parser(name, help=about)
@@ -298,49 +326,67 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
     for name in ("status", "verify"):
-        parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a part of a name, or a glob")
+        parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
     for name in ("why", "path", "logs", "pin", "unpin"):
         parsers[name].add_argument("step", metavar="STEP")
-    parsers["logs"].add_argument("-f", "--follow", action="store_true", help="until the attempt has ended")
-    parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="default: the newest")
+    parsers["logs"].add_argument("-f", "--follow", action="store_true", help="print on until the attempt ends")
+    parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="its number (default: the newest)")
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
-    parsers["runs"].add_argument("--limit", type=int, default=30, help="so many launches (default: 30)")
-    parsers["pin"].add_argument("--note", default="", help="why it is kept")
-    parsers["chat"].add_argument("model", metavar="MODEL", help="a directory, or a step")
+    parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
+    parsers["pin"].add_argument("--note", default="", help="why you keep it")
+    parsers["chat"].add_argument("model", metavar="MODEL", help="a directory or a step")
     parsers["chat"].add_argument("--system", metavar="TEXT", help="a system message")
     parsers["chat"].add_argument("--max_new_tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
     parsers["chat"].add_argument(
-        "--temperature", type=_amount, default=0.0, metavar="T", help="0, the likeliest answer (default), or above"
+        "--temperature", type=_amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
     )
     _add_gc_flags(parsers["gc"])
     _add_preview_flags(parsers["preview"])
+    parsers["import"].add_argument("config", metavar="YAML")
+    parsers["import"].add_argument("-o", "--output", required=True, metavar="FILE", help="the experiment file to write")
+    parsers["import"].add_argument("--force", action="store_true", help="write over a file that is there")
     return parser.parse_args(argv)
 
 
-def _add_command(commands: Any, name: str, run: Callable[[_Context], int | None]) -> argparse.ArgumentParser:
+def _add_command(
+    commands: argparse._SubParsersAction[_Parser], name: str, run: Callable[[_Context], int | None]
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     parser.set_defaults(run=run)
     parser.add_argument(
-        "--prefix", type=absolute_prefix, help="where outputs lie (default: $MARIN_SFT_PREFIX, else ./store)"
+        "--prefix", type=absolute_prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--debug", action="store_true", help=HELP["debug"])
     return parser
 
 
 def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
     policy = GcPolicy()
-    parser.add_argument("--delete", action="store_true", help="remove it; without this flag nothing is removed")
-    parser.add_argument("--why", metavar="STEP", help="name what keeps the step")
+    parser.add_argument("--delete", action="store_true", help="remove it; without this flag gc only lists it")
+    parser.add_argument("--why", metavar="STEP", help="show what keeps this step")
     parser.add_argument(
-        "--keep_runs", type=_count, default=policy.keep_runs, metavar="N", help="keep the newest launches (20)"
+        "--keep_runs",
+        type=_count,
+        default=policy.keep_runs,
+        metavar="N",
+        help="keep what the newest N launches use (default: 20)",
     )
     parser.add_argument(
-        "--keep_days", type=_amount, default=policy.keep_days, metavar="D", help="keep younger launches (14)"
+        "--keep_days",
+        type=_amount,
+        default=policy.keep_days,
+        metavar="D",
+        help="keep what launches of the last D days use (default: 14)",
     )
     parser.add_argument(
-        "--grace_hours", type=_amount, default=policy.grace_hours, metavar="H", help="touch nothing younger (24)"
+        "--grace_hours",
+        type=_amount,
+        default=policy.grace_hours,
+        metavar="H",
+        help="keep everything younger than H hours (default: 24)",
     )
 
 
@@ -349,7 +395,7 @@ def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("step", nargs="?", metavar="STEP", help="its tokenize step, if it has several")
     parser.add_argument("--tokenizer", metavar="T", help="without an experiment: a directory, or a hub id")
     parser.add_argument("--data", metavar="FILE", help="without an experiment: a file, a directory or a glob")
-    parser.add_argument("--format", metavar="F", help="how rows are read: a name, or auto (default)")
+    parser.add_argument("--format", metavar="F", help="the row format, or auto (default)")
     parser.add_argument(
         "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"
     )
@@ -358,7 +404,7 @@ def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format_options", metavar="JSON", help="more fields of ChatLmDatasetFormat: '{\"drop_system\": true}'"
     )
-    parser.add_argument("--max_length", type=_positive, metavar="N", help="tokens that a row has room for")
+    parser.add_argument("--max_length", type=_positive, metavar="N", help="maximal number of tokens in a row")
     parser.add_argument("--over_length", default="truncate", choices=POLICIES, metavar="P", help=", ".join(POLICIES))
     parser.add_argument(
         "--rows",
@@ -371,13 +417,13 @@ def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text!r}")
     return int(text)
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
     return int(text)
 
 
@@ -387,7 +433,7 @@ def _amount(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number from 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number >= 0, got {text!r}")
     return value
 
 

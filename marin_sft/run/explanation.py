@@ -1,14 +1,12 @@
-"""Why a step ran, or was cached, the last time; and in what two steps differ. From the records alone.
+"""Why a step last ran or was cached, and the differences between two steps, from the records alone.
 
-Whether the source has changed since, only a plan of the script can say: it has the source of today.
+Whether the source has changed since then is only known to a plan of the script, which has the current source.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -18,7 +16,7 @@ from marin_sft.execution.catalog import Found, comparable_commits, location, ste
 from marin_sft.execution.claims import attempt_path, claim_numbers
 from marin_sft.execution.commits import Commit
 from marin_sft.execution.differences import difference_text, field_of_input, input_name, leaf_differences, with_names
-from marin_sft.execution.documents import read_document
+from marin_sft.execution.documents import JsonObject, read_document
 from marin_sft.execution.identity import Payload
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.step_state import StepState, read_state
@@ -26,12 +24,12 @@ from marin_sft.execution.store import Store
 from marin_sft.run.launches import print_facts, status_of
 from marin_sft.run.status import state_name
 
-_LAUNCHES = 200  # looked back at, at most
+_LAUNCHES = 200  # the most launches to look back at
 _SIBLINGS = 50
 
 
-def explain(store: Store, found: Found) -> dict[str, Any]:
-    """All that is known of a step, as JSON."""
+def explain(store: Store, found: Found) -> JsonObject:
+    """Everything that is known about a step, as JSON."""
     state, directory = found.state, found.directory
     commit = state.commit
     last, made = _launches_of(store, directory, commit)
@@ -52,9 +50,7 @@ def explain(store: Store, found: Found) -> dict[str, Any]:
     }
 
 
-def _launches_of(
-    store: Store, directory: str, commit: Commit | None
-) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def _launches_of(store: Store, directory: str, commit: Commit | None) -> tuple[JsonObject | None, JsonObject | None]:
     """The newest launch of the step, and the one that made its output."""
     place, last, made = location(store, directory), None, None
     for launch in read_launches(store)[:_LAUNCHES]:
@@ -70,7 +66,7 @@ def _launches_of(
     return last, made
 
 
-def _seen_by(store: Store, launch: Launch, place: str) -> dict[str, Any] | None:
+def _seen_by(store: Store, launch: Launch, place: str) -> JsonObject | None:
     begin = read_begin(store, launch)
     if not any(location(store, step["directory"]) == place for step in begin["steps"]):
         return None
@@ -85,11 +81,11 @@ def _seen_by(store: Store, launch: Launch, place: str) -> dict[str, Any] | None:
     }
 
 
-def _at(store: Store, place: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+def _at(store: Store, place: str, items: list[JsonObject]) -> JsonObject:
     return next((item for item in items if location(store, item["path"]) == place), {})
 
 
-def _nearest(store: Store, directory: str, payload: Payload) -> dict[str, Any] | None:
+def _nearest(store: Store, directory: str, payload: Payload) -> JsonObject | None:
     """The committed step of the same name that differs in the fewest fields."""
     name = step_name(directory)
     others = [d for d in step_directories(store) if step_name(d) == name and d != directory][:_SIBLINGS]
@@ -100,19 +96,19 @@ def _nearest(store: Store, directory: str, payload: Payload) -> dict[str, Any] |
     return {"path": store.path(nearest), "diff": differences(store, payloads[nearest], payload)}
 
 
-def _inputs(store: Store, commit: Commit) -> list[dict[str, Any]]:
-    """What the output was made from, and whether there is something newer and different by now."""
+def _inputs(store: Store, commit: Commit) -> list[JsonObject]:
+    """The inputs of the output, and whether each has changed since."""
     found = []
     for used in commit.inputs:
         now = read_state(store, used.directory).commit
-        differs = now and (now.digest != used.digest if used.digest else now.number != used.commit)
+        differs = now and (used.digest not in (now.digest, now.result) if used.digest else now.number != used.commit)
         other = "newer output" if now and now.number > used.commit else "another output"
         state = "gone" if now is None else other if differs else "unchanged"
         found.append({**asdict(used), "name": step_name(used.directory), "now": state})
     return found
 
 
-def _failure(store: Store, directory: str, state: StepState) -> dict[str, Any] | None:
+def _failure(store: Store, directory: str, state: StepState) -> JsonObject | None:
     if state.failure is None or state.claim is None:
         return None
     log = f"{attempt_path(store, directory, state.claim.number)}/.log"
@@ -120,7 +116,7 @@ def _failure(store: Store, directory: str, state: StepState) -> dict[str, Any] |
 
 
 def _pending(state: StepState) -> str | None:
-    """A forced rerun without an end."""
+    """A forced rerun that has not been committed."""
     if state.commit is None or state.claim is None:
         return None
     attempt = f"forced rerun: attempt {state.claim.number}"
@@ -136,16 +132,16 @@ class _Record:
 
 
 def payload_of_step(store: Store, found: Found) -> Payload:
-    """What the step's identity is made of: from its commit, else from the record of an attempt that ended.
+    """The payload of the step's identity, from its commit, else from the record of an attempt that ended.
 
     Raises:
-        UserError: when there is neither.
+        UserError: there is neither.
     """
     if found.state.commit is not None:
         return found.state.commit.payload
     for number in reversed(claim_numbers(store, found.directory)):
         path = f"{attempt_path(store, found.directory, number)}/.record.json"
-        record = read_document(store, path, _Record, "remove it: the step's earlier attempts may have one")
+        record = read_document(store, path, _Record, "remove it; earlier attempts of the step may have one")
         if record is not None:
             return record.payload
     raise UserError(
@@ -153,10 +149,11 @@ def payload_of_step(store: Store, found: Found) -> Payload:
     )
 
 
-def differences(store: Store, old: Payload, new: Payload) -> list[list[Any]]:
-    """The fields in which two identities differ, as [field, old, new]; inputs by the names of their directories."""
+def differences(store: Store, old: Payload, new: Payload) -> list[list[object]]:
+    """The fields in which two identities differ, as [field, old, new], with inputs by directory name."""
     heads = [[key, old[key], new[key]] for key in ("schema", "kind", "version") if old[key] != new[key]]
-    fields = leaf_differences(*(_with_inputs(payload["config"], payload.get("inputs")) for payload in (old, new)))
+    old_config, new_config = (_with_inputs(payload["config"], payload.get("inputs")) for payload in (old, new))
+    fields = leaf_differences(old_config, new_config)
     names: dict[str, str] = {}
     if "$input" in repr(fields):
         names = {directory[-10:]: directory for directory in step_directories(store)}
@@ -169,21 +166,21 @@ def differences(store: Store, old: Payload, new: Payload) -> list[list[Any]]:
     return heads
 
 
-def _with_inputs(config: Any, inputs: list[str] | None) -> Any:
-    """Schema 1 had inputs by their numbers in a list of fingerprints."""
-    if inputs is None or not isinstance(config, dict | list):
+def _with_inputs(config: object, inputs: object) -> object:
+    """Schema 1 referred to inputs by their index in a list of fingerprints."""
+    if not isinstance(inputs, list) or not isinstance(config, dict | list):
         return config
     if isinstance(config, list):
         return [_with_inputs(item, inputs) for item in config]
     return {key: inputs[value] if key == "$input" else _with_inputs(value, inputs) for key, value in config.items()}
 
 
-def print_explanation(console: Console, store: Store, facts: Mapping[str, Any]) -> None:
+def print_explanation(console: Console, store: Store, facts: JsonObject) -> None:
     console.print(Text.assemble((facts["path"].removeprefix(f"{store.prefix}/"), "bold"), f"  {facts['state']}"))
     print_facts(console, _lines(facts))
 
 
-def _lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _lines(facts: JsonObject) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     if facts["commit"]:
         commit = facts["commit"]
@@ -198,7 +195,7 @@ def _lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines += [("", difference_text((f, old, new))) for f, old, new in facts["nearest"]["diff"]]
     lines += [("input", f"{i['directory']}, commit {i['commit']}: {i['now']}") for i in facts["inputs"]]
     if any(i["now"] == "newer output" for i in facts["inputs"]):
-        lines.append(("next", "the next launch runs it again: an input has a newer, different output"))
+        lines.append(("next", "the next launch reruns it: an input has a newer, different output"))
     if facts["failure"]:
         failure = facts["failure"]
         lines.append(("failed", f"attempt {failure['attempt']}: {failure['error'].partition(chr(10))[0]}"))
@@ -207,29 +204,29 @@ def _lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if facts["pending"]:
         lines.append(("pending", facts["pending"]))
     if facts["source"]:
-        lines.append(("source", "whether it has changed since: marin-sft plan SCRIPT says"))
+        lines.append(("source", "to see whether it has changed since: marin-sft plan SCRIPT"))
     return lines
 
 
-def _reason(seen: Mapping[str, Any]) -> str:
+def _reason(seen: JsonObject) -> str:
     diff = "; ".join(difference_text((field, old, new)) for field, old, new in seen["diff"] or [])
     reason = f"{seen['reason'] or ''} {diff or seen['detail'] or ''}".strip()
-    return reason or "its plan is not known, as it has not ended"
+    return reason or "its plan is not known yet, since it has not ended"
 
 
 def _when(time: str) -> str:
     return f"{time[:10]} {time[11:19]} UTC"
 
 
-def print_differences(console: Console, old: str, new: str, found: list[list[Any]]) -> None:
+def print_differences(console: Console, old: str, new: str, found: list[list[object]]) -> None:
     console.print(Text(f"- {old}\n+ {new}"))
     for field, before, after in found:
         console.print(Text(f"{field}", style="bold"))
         console.print(Text(f"  - {_shown(before)}", style="red"))
         console.print(Text(f"  + {_shown(after)}", style="green"))
     if not found:
-        console.print("no difference")
+        console.print("no differences")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

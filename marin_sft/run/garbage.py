@@ -1,13 +1,13 @@
-"""What gc would remove or has removed, and what keeps a step, for people and as JSON."""
+"""What gc would remove or has removed, and what keeps a step; for people and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.gc import Collected
 from marin_sft.execution.reachability import Garbage, Reachability
 from marin_sft.execution.store import Store
@@ -15,12 +15,12 @@ from marin_sft.execution.tables import counted, print_table
 from marin_sft.run.status import print_stores
 
 
-def reasons_json(store: Store, found: Reachability, directory: str) -> dict[str, Any]:
-    """Which roots keep the step; none: it is garbage."""
+def reasons_json(store: Store, found: Reachability, directory: str) -> dict[str, object]:
+    """The roots that keep the step; none if it is garbage."""
     return {"path": store.path(directory), "kept_by": list(found.kept.get(directory, ()))}
 
 
-def print_reasons(console: Console, facts: dict[str, Any]) -> None:
+def print_reasons(console: Console, facts: JsonObject) -> None:
     console.print(Text(facts["path"], style="bold"))
     for reason in facts["kept_by"]:
         console.print(Text(f"  kept by {reason}"))
@@ -28,7 +28,7 @@ def print_reasons(console: Console, facts: dict[str, Any]) -> None:
         console.print("  kept by nothing: gc --delete removes it")
 
 
-def garbage_json(store: Store, garbage: Garbage) -> dict[str, Any]:
+def garbage_json(store: Store, garbage: Garbage) -> dict[str, object]:
     return {
         "path": store.path(garbage.directory),
         "whole": garbage.whole,
@@ -37,7 +37,7 @@ def garbage_json(store: Store, garbage: Garbage) -> dict[str, Any]:
     }
 
 
-def collected_json(store: Store, collected: Collected) -> dict[str, Any]:
+def collected_json(store: Store, collected: Collected) -> dict[str, object]:
     return {
         "path": store.path(collected.directory),
         "whole": collected.whole,
@@ -57,10 +57,10 @@ def print_garbage(console: Console, store: Store, found: Reachability) -> None:
         console.print(Text(f"left {directory} ({path} cannot be read)"))
     total = size_text(sum(item.bytes for item in garbage))
     steps = counted(sum(item.whole for item in garbage), "step")
-    console.print(f"{steps} and {_parts(garbage)}, {total}, would go; {counted(len(found.kept), 'step')} kept")
+    console.print(f"{steps} and {_parts(garbage)}, {total}, would be removed; {counted(len(found.kept), 'step')} kept")
     print_stores(console, store, found.stores)
     if garbage:
-        console.print("Nothing was removed: gc --delete does it.")
+        console.print("Nothing was removed; use gc --delete to remove it.")
 
 
 def _parts(garbage: Iterable[Garbage]) -> str:

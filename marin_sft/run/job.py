@@ -1,4 +1,4 @@
-"""What a Ray job is made of: its command line, its variables, and a way for secrets that leaves no trace of them."""
+"""A Ray job: its command line, its variables, and a way to pass secrets that leaves no trace of them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_environment import EXCLUDES, LAUNCH_DIR, LAUNCHER, SECRETS, may_be_seen
 from marin_sft.redaction import has_token
 
-_MOST_BYTES = 512 * 1024**2  # of a package; Ray refuses larger ones, after it has packed them
-_INSTEAD = "set it in the environment of `ray start` on the nodes, which jobs and steps inherit, and leave it out here"
+_MOST_BYTES = 512 * 1024**2  # of a package; Ray refuses larger ones, but only after packing them
+_INSTEAD = "set it in the environment of `ray start` on the nodes, which jobs and steps inherit, and omit it here"
 _ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Job:
-    """`secrets_dir` holds the secret variables until the job's first command has read them; None: there are none."""
+    """A job to submit.
+
+    secrets_dir: holds the secret variables until the job's first command has read them; None: there are none.
+    """
 
     submission_id: str
     entrypoint: str
-    runtime_env: Mapping[str, Any]
+    runtime_env: Mapping[str, object]
     secrets_dir: str | None = None
 
     def forget_secrets(self) -> None:
@@ -51,15 +53,18 @@ def make_job(
     visible: Collection[str] = (),
     launcher: str = "",
 ) -> Job:
-    """`here`: the cluster's head is on this machine, so that files and interpreters of this machine are there, too.
-    `visible`: the variables that everybody may see. `launcher`: what goes before the command to submit it again.
+    """Build the job of a command.
+
+    here: the cluster's head is on this machine, and so has its files and interpreters.
+    visible: the variables that everyone may see.
+    launcher: the words to put before the command to submit it again.
 
     Raises:
-        UserError: secrets in the command, or for a head on another machine; a working directory that is too large.
+        UserError: secrets in the command, secrets for a head on another machine, or a too large working directory.
     """
     if any(map(has_token, command)):
         raise UserError(
-            "a word of the command has the form of a secret, and Ray shows commands in its dashboard; let the script "
+            "a word of the command looks like a secret, and Ray shows commands in its dashboard; let the script "
             "take it from the environment: --env_vars NAME"
         )
     hidden = {n: value for n, value in variables.items() if n not in visible and not may_be_seen(n, value)}
@@ -68,7 +73,7 @@ def make_job(
     check_size(working_dir)
     shown = {name: value for name, value in variables.items() if name not in hidden}
     parts, secrets_dir = [], None
-    if here:  # the environment of this interpreter comes first in the search for programs
+    if here:  # programs of this interpreter's environment come first
         parts.append(f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"')
     if hidden:
         secrets_dir = _write_secrets(hidden, working_dir)
@@ -86,24 +91,24 @@ def make_job(
 
 
 def parse_variables(given: Sequence[Sequence[str]]) -> dict[str, str]:
-    """`[["KEY", "value"], ["KEY=value"], ["KEY"]]` as a mapping; a lone KEY has the value that it has here.
+    """`[["KEY", "value"], ["KEY=value"], ["KEY"]]` as a mapping. A lone KEY has its value in this environment.
 
     Raises:
-        UserError: for anything else. The message holds no value.
+        UserError: anything else. The message contains no value.
     """
     found = {}
     for words in given:
         name, equals, value = words[0].partition("=")
         if not _VARIABLE.fullmatch(name):
-            raise UserError("--env_vars: expected KEY VALUE, KEY=VALUE or KEY, and KEY made of letters, digits and _")
+            raise UserError("--env_vars: expected KEY VALUE, KEY=VALUE or KEY, with a KEY of letters, digits and _")
         if len(words) > 2 or (equals and len(words) > 1):
-            raise UserError(f"--env_vars {name}: got {len(words)} words; give each variable an --env_vars of its own")
+            raise UserError(f"--env_vars {name}: got {len(words)} words; use a separate --env_vars for each variable")
         if len(words) == 1 and not equals and name not in os.environ:
-            raise UserError(f"--env_vars {name}: not set here, so there is no value to copy; export it, or give one")
+            raise UserError(f"--env_vars {name}: not set here, so there is no value to copy; export it, or add a value")
         if len(words) == 2 and (words[1] in os.environ or _ASSIGNMENT.match(words[1])):
             raise UserError(
-                f"--env_vars {name}: expected a value after it, got what looks like another variable; give each one "
-                f"an --env_vars of its own, or write {name}=VALUE"
+                f"--env_vars {name}: expected a value after it, got what looks like another variable; use a separate "
+                f"--env_vars for each, or write {name}=VALUE"
             )
         found[name] = words[1] if len(words) == 2 else value if equals else os.environ[name]
     return found
@@ -119,23 +124,23 @@ def make_submission_id(command: Sequence[str]) -> str:
 
 
 def _own_variables(command: Sequence[str], working_dir: str, here: bool) -> dict[str, str]:
-    """Where the launch came from and which code it is; a shipped directory has no .git to ask."""
+    """The origin and code version of the launch. A shipped directory has no .git."""
     variables = {name: os.environ[name] for name in ("MARIN_SFT_PREFIX", "MARIN_PREFIX") if name in os.environ}
     variables[LAUNCH_DIR] = os.getcwd() if here else ""
-    variables["RAY_JOB_STOP_WAIT_TIME_S"] = "60"  # to give up claims and say how to resume; Ray's own 3 s are short
+    variables["RAY_JOB_STOP_WAIT_TIME_S"] = "60"  # time to release claims and say how to resume; Ray's default is 3 s
     commit = _git(working_dir, "rev-parse", "HEAD")
     if commit:
         variables["GIT_COMMIT"] = commit
         variables["GIT_DIRTY"] = "1" if _git(working_dir, "status", "--porcelain") else "0"
     script = next((word for word in command if word.endswith(".py")), None)
     if script and not os.path.isabs(script) and os.path.dirname(script):
-        # Ray puts the working directory on the workers' path, but not the script's, from where it imports its helpers.
+        # Ray adds the working directory to the workers' path, but not the script's directory with its helper modules.
         variables["PYTHONPATH"] = os.path.normpath(os.path.dirname(script))
     return variables
 
 
 def _write_secrets(variables: Mapping[str, str], working_dir: str) -> str:
-    """Write shell commands that set `variables`, for this user only. Returns the directory, private as well."""
+    """Write shell commands that set `variables`, readable for this user only. Returns their private directory."""
     directory = tempfile.mkdtemp(prefix="marin_sft_", dir=_place_outside(working_dir))
     names = ",".join(variables)
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in {**variables, SECRETS: names}.items()]
@@ -145,10 +150,10 @@ def _write_secrets(variables: Mapping[str, str], working_dir: str) -> str:
 
 
 def _place_outside(working_dir: str) -> str:
-    """A directory for what must not be shipped: Ray packs all of the working directory after this is written.
+    """A directory outside the working directory, which Ray packs after the secrets are written.
 
     Raises:
-        UserError: the working directory holds them all.
+        UserError: all candidates are inside the working directory.
     """
     shipped = os.path.realpath(working_dir)
     places = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm", "/tmp", os.path.expanduser("~")]
@@ -157,14 +162,14 @@ def _place_outside(working_dir: str) -> str:
         if not inside and os.access(place, os.W_OK | os.X_OK):
             return place
     raise UserError(
-        f"--working_dir {working_dir}: the file with the secrets would be shipped with it, as every place for it lies "
-        "inside; give a smaller --working_dir, or a TMPDIR outside of it"
+        f"--working_dir {working_dir}: the file with the secrets would be shipped, since every place for it is inside; "
+        "use a smaller --working_dir, or a TMPDIR outside it"
     )
 
 
 def _reading(directory: str) -> str:
     file = shlex.quote(_file(directory))
-    message = f"error: {_file(directory)}, with the secrets, is not here: the head is on another machine; {_INSTEAD}"
+    message = f"error: {_file(directory)}, with the secrets, is missing: the head is on another machine; {_INSTEAD}"
     return f"[ -r {file} ] || {{ echo {shlex.quote(message)} >&2; exit 2; }}; . {file}; rm -r {shlex.quote(directory)}"
 
 
@@ -176,25 +181,23 @@ def _no_way_for_secrets(hidden: Mapping[str, str]) -> str:
     names = ", ".join(hidden)
     return (
         f"--env_vars {names}: may be a secret, and the cluster is on another machine. Ray would show the value to "
-        f"everybody who reaches its dashboard, and write it to logs that every user of a node can read; {_INSTEAD}, "
-        f"or, if everybody may see it, give --visible_env {' '.join(hidden)}"
+        f"everyone who can reach its dashboard, and write it to logs that every user of a node can read; {_INSTEAD}, "
+        f"or, if everyone may see it, use --visible_env {' '.join(hidden)}"
     )
 
 
 def check_script(command: Sequence[str], working_dir: str) -> None:
-    """Raises UserError for `python SCRIPT` whose script is not in what is shipped, and not an absolute path there."""
+    """Raises UserError for `python SCRIPT` if the script has a relative path and is not in the working directory."""
     if len(command) < 2 or not re.fullmatch(r"python[\d.]*", os.path.basename(command[0])):
         return
     script = command[1]
     if script.endswith(".py") and not os.path.isabs(script) and not os.path.isfile(os.path.join(working_dir, script)):
-        raise UserError(
-            f"{shlex.join(command[:2])}: there is no {script} in --working_dir {os.path.abspath(working_dir)}"
-        )
+        raise UserError(f"{shlex.join(command[:2])}: no {script} in --working_dir {os.path.abspath(working_dir)}")
 
 
 def check_size(working_dir: str) -> None:
     """Raises:
-    UserError: a directory that is none, or holds more than Ray takes; names the largest parts.
+    UserError: it is not a directory, or is larger than Ray accepts; names the largest parts.
     """
     if not os.path.isdir(working_dir):
         raise UserError(f"--working_dir {working_dir}: expected a directory")
@@ -203,20 +206,20 @@ def check_size(working_dir: str) -> None:
         top = path.partition(os.sep)[0]
         try:
             sizes[top] = sizes.get(top, 0) + os.lstat(os.path.join(working_dir, path)).st_size
-        except FileNotFoundError:  # deleted, but git still has it
+        except FileNotFoundError:  # deleted, but still in git
             continue
     if sum(sizes.values()) > _MOST_BYTES:
         largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:5]
         listed = ", ".join(f"{name} {sizes[name] / 1024**2:,.0f} MiB" for name in largest)
         raise UserError(
-            f"--working_dir {working_dir} holds {sum(sizes.values()) / 1024**2:,.0f} MiB, and a job can ship at most "
-            f"{_MOST_BYTES // 1024**2} MiB of code. Largest: {listed}. Name in .gitignore what is no code, or give a "
-            "smaller --working_dir"
+            f"--working_dir {working_dir} holds {sum(sizes.values()) / 1024**2:,.0f} MiB, but a job can ship at most "
+            f"{_MOST_BYTES // 1024**2} MiB of code. Largest: {listed}. Exclude what is not code in .gitignore, or use "
+            "a smaller --working_dir"
         )
 
 
 def _shipped(working_dir: str) -> list[str]:
-    """The files that Ray will pack, as well as can be told cheaply."""
+    """Approximately the files that Ray will pack."""
     listed = _git(working_dir, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed is not None:
         return [path for path in listed.split("\0") if path]

@@ -1,11 +1,10 @@
-"""Launches by their records: when, of what, and how each step went."""
+"""Recorded launches: when, which script, and the result of each step."""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +13,7 @@ from rich.text import Text
 from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.differences import difference_text
+from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.store import Store
@@ -23,16 +23,16 @@ from marin_sft.nearest import nearest_text
 _COLOURS = {"done": "green", "failed": "bold red", "running": "bold cyan", "refused": "yellow", "damaged": "bold red"}
 
 
-def summaries(store: Store, limit: int) -> list[dict[str, Any]]:
+def summaries(store: Store, limit: int) -> list[JsonObject]:
     """The newest launches, newest first."""
     return in_parallel(store, lambda launch: _summary(store, launch), read_launches(store)[:limit])
 
 
-def _summary(store: Store, launch: Launch) -> dict[str, Any]:
+def _summary(store: Store, launch: Launch) -> JsonObject:
     try:
         end = read_end(store, launch)
         status = status_of(None if end else read_begin(store, launch), end)
-    except DamagedFile:  # which file it is, its details say
+    except DamagedFile:  # the details of the launch name the file
         end, status = None, "damaged"
     return {
         "run": launch.name,
@@ -43,8 +43,8 @@ def _summary(store: Store, launch: Launch) -> dict[str, Any]:
     }
 
 
-def status_of(begin: dict[str, Any] | None, end: dict[str, Any] | None) -> str:
-    """done, failed, interrupted or refused; killed where the process is seen to be gone; else running, or not known."""
+def status_of(begin: JsonObject | None, end: JsonObject | None) -> str:
+    """done, failed, interrupted or refused; killed if its process is gone; else running, or not ended."""
     if end is not None:
         return end["status"]
     owner = ProcessIdentity(**begin["owner"]) if begin and begin["owner"] else None
@@ -57,9 +57,9 @@ def _time(launch: Launch) -> str:
     return f"{launch.name[:10]} {launch.name[11:13]}:{launch.name[13:15]}:{launch.name[15:17]}"
 
 
-def print_summaries(console: Console, store: Store, launches: list[dict[str, Any]]) -> None:
+def print_summaries(console: Console, store: Store, launches: list[JsonObject]) -> None:
     if not launches:
-        console.print(Text(f"No launch is recorded under {store.prefix}"))
+        console.print(Text(f"No launches are recorded under {store.prefix}"))
         return
     rows = [
         (launch["time"], coloured_status(launch["status"]), _counts_text(launch["results"]), launch["run"][23:])
@@ -77,21 +77,21 @@ def coloured_status(status: str) -> Text:
 
 
 def find_launch(store: Store, text: str) -> Launch:
-    """The newest launch whose record's name begins with, ends in, or contains the text.
+    """The newest launch whose name contains the text.
 
     Raises:
-        UserError: for no such launch, with the nearest.
+        UserError: there is no such launch; with the nearest.
     """
     launches = read_launches(store)
     for launch in launches:
         if text in launch.name:
             return launch
     if not launches:
-        raise UserError(f"no run {text!r}: none is recorded under {store.prefix}; choose another with --prefix")
+        raise UserError(f"no run {text!r}: none is recorded under {store.prefix}; choose another store with --prefix")
     raise UserError(f"no run {text!r} under {store.prefix}{nearest_text(text, [run.name for run in launches[:20]])}")
 
 
-def details(store: Store, launch: Launch) -> dict[str, Any]:
+def details(store: Store, launch: Launch) -> JsonObject:
     begin, end = read_begin(store, launch), read_end(store, launch)
     provenance = begin["launch"]
     plan = {item["path"]: item for item in (end["plan"] if end else [])}
@@ -110,7 +110,7 @@ def details(store: Store, launch: Launch) -> dict[str, Any]:
     }
 
 
-def _step(name: str, path: str, plan: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+def _step(name: str, path: str, plan: JsonObject, results: JsonObject) -> JsonObject:
     item, result = plan.get(path, {}), results.get(path, {})
     return {
         "name": name,
@@ -120,7 +120,7 @@ def _step(name: str, path: str, plan: dict[str, Any], results: dict[str, Any]) -
     }
 
 
-def print_details(console: Console, details: dict[str, Any]) -> None:
+def print_details(console: Console, details: JsonObject) -> None:
     console.print(Text.assemble((details["run"], "bold"), " ", coloured_status(details["status"])))
     edited = " + edits" if details["uncommitted_changes"] else ""
     git = details["git_commit"] and f"{details['git_commit'][:12]}{edited}"
@@ -143,7 +143,7 @@ def _took(seconds: float | None) -> str:
 
 
 def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
-    """One line each: a label, then its text, folded under itself."""
+    """One line per fact: a label, then its text, folded in its own column."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -152,7 +152,7 @@ def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
     console.print(grid)
 
 
-def _why(step: dict[str, Any]) -> str:
+def _why(step: JsonObject) -> str:
     differences = [difference_text((field, old, new)) for field, old, new in step["diff"] or []]
     reason = f"{step['reason'] or ''} {'; '.join(differences) or step['detail'] or ''}".strip()
     return "\n".join(filter(None, [reason, (step["error"] or "").partition("\n")[0]]))

@@ -1,4 +1,4 @@
-"""The log of an attempt, as it is or as it grows."""
+"""Reading and following the log of an attempt."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import Store
 
 _CHUNK = 1 << 20  # bytes read at once
-_POLL = 0.5  # seconds between two looks
-_SILENCE = 90.0  # seconds without a beat after which an attempt is taken to have ended
+_POLL = 0.5  # seconds between two polls
+_SILENCE = 90.0  # seconds without a beat after which an attempt is considered ended
 
 
 def log_path(store: Store, directory: str, attempt: int | None) -> tuple[int, str]:
-    """The number of the attempt, by default the newest, and where its log lies.
+    """The number of the attempt, by default the newest, and the path of its log.
 
     Raises:
-        UserError: for a step without attempts, or without that one.
+        UserError: the step has no attempts, or not that one.
     """
     numbers = claim_numbers(store, directory)
     if not numbers:
-        raise UserError(f"{directory}: no attempt was ever made, so there is no log")
+        raise UserError(f"{directory}: the step was never started, so there is no log")
     chosen = attempt or numbers[-1]
     if chosen not in numbers:
         raise UserError(f"{directory}: no attempt {chosen}; there are: {', '.join(map(str, numbers))}")
@@ -33,7 +33,7 @@ def log_path(store: Store, directory: str, attempt: int | None) -> tuple[int, st
 
 
 def read_log(store: Store, directory: str, attempt: int) -> Iterator[bytes]:
-    """What there is now, in pieces."""
+    """The current log, in chunks."""
     path, offset = log_path(store, directory, attempt)[1], 0
     while chunk := store.read_from(path, offset, _CHUNK):
         offset += len(chunk)
@@ -41,7 +41,7 @@ def read_log(store: Store, directory: str, attempt: int) -> Iterator[bytes]:
 
 
 def log_json(store: Store, directory: str, attempt: int) -> Iterator[str]:
-    """`{"attempt", "path", "log"}`, in pieces."""
+    """`{"attempt", "path", "log"}`, in chunks."""
     head = json.dumps({"attempt": attempt, "path": log_path(store, directory, attempt)[1], "log": ""}, indent=1)
     yield head.removesuffix('"\n}')
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
@@ -51,11 +51,11 @@ def log_json(store: Store, directory: str, attempt: int) -> Iterator[str]:
 
 
 def follow_log(store: Store, directory: str, attempt: int) -> Iterator[bytes]:
-    """What there is, then what is added, until the attempt has ended."""
+    """The current log, then what is added to it, until the attempt has ended."""
     path = log_path(store, directory, attempt)[1]
     watch, offset = Watch(store, _SILENCE), 0
     while True:
-        # In this order: what is written before the end is read after it.
+        # First check for the end, so that everything written before it is read.
         ended = _has_ended(store, directory, attempt, watch)
         while chunk := store.read_from(path, offset, _CHUNK):
             offset += len(chunk)

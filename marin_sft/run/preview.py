@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.cells import cell_len, chop_cells
@@ -17,12 +18,15 @@ from marin_sft.data.formats import TEMPLATE_DATE
 from marin_sft.data.preview import Document, RowPreview
 from marin_sft.run.preview_request import Previews
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 _SHOWN_CHARACTERS = 400  # of a message
 _GAP = "|"  # between two tokens
 
 
 def preview_json(row: RowPreview) -> list[dict[str, Any]]:
-    """One object, or, for a row that is split, one for each piece."""
+    """One object; if the row is split, one for each piece."""
     dropped = str(row.dropped) if row.dropped else None
     where = {"file": row.source.file.name, "line": row.source.line, "format": row.shape}
     if row.unused_keys:
@@ -36,26 +40,26 @@ def preview_json(row: RowPreview) -> list[dict[str, Any]]:
     return [{**where, **sides, "dropped": dropped}]
 
 
-def _document_json(document: Document, dropped: str | None) -> list[dict[str, Any]]:
+def _document_json(document: Document, dropped: str | None) -> list[dict[str, object]]:
     tokens = [(row.input_ids.tolist(), row.mask.tolist()) for row in document.rows] or [([], [])]
-    more: dict[str, Any] = {"messages": document.messages, "dropped": dropped}
+    more: dict[str, object] = {"messages": document.messages, "dropped": dropped}
     if document.noted:
         more |= {"noted": dict(document.noted.counts), "unread_keys": sorted(document.noted.unread_keys)}
     return [{"input_ids": ids, "mask": mask, **more} for ids, mask in tokens]
 
 
 def print_previews(console: Console, previews: Previews) -> None:
-    """Special tokens that somebody wrote into a message stand in red, and are told below it."""
+    """Special tokens in the text of a message are shown in red, with a note below it."""
     for index, row in enumerate(previews.shown):
-        if index == 0:  # not above an error
-            console.print(Text(f"Lines with + are trained. Tokens are set apart by {_GAP}"))
+        if index == 0:  # not before an error
+            console.print(Text(f"Lines with + are trained. Tokens are separated by {_GAP}"))
         _print_preview(console, previews.tokenizer, row)
     console.print()
     for line in previews.counts():
         console.print(Text(line, style="red" if previews.dropped else "bold"))
 
 
-def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
+def _print_preview(console: Console, tokenizer: PreTrainedTokenizerFast, row: RowPreview) -> None:
     console.print()
     format = f"  format {row.shape}" if row.shape else ""
     console.print(Text(f"{row.source.file.name}:{row.source.line}{format}", style="bold"))
@@ -64,9 +68,7 @@ def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
         if not row.documents:
             console.print(Text(_short(json.dumps(row.source.row, ensure_ascii=False, default=str)), style="dim"))
     if row.unused_keys:
-        console.print(
-            Text(f"keys that the format has no use for: {', '.join(sorted(row.unused_keys))}", style="yellow")
-        )
+        console.print(Text(f"keys that the format does not use: {', '.join(sorted(row.unused_keys))}", style="yellow"))
     for document in row.documents:
         if document.role:
             console.print(Text(f"{document.role}:", style="bold"))
@@ -84,16 +86,16 @@ def _print_preview(console: Console, tokenizer: Any, row: RowPreview) -> None:
 def _notes(noted: Noted | None) -> list[str]:
     if not noted:
         return []
-    kept = {"special_tokens_in_text": ", kept as control tokens"}  # as the format does that a preview has
+    kept = {"special_tokens_in_text": ", kept as control tokens"}  # the default of the format
     lines = [f"{NOTES[name]}: {count}{kept.get(name, '')}" for name, count in noted.counts.items() if name != DATE]
     if DATE in noted.counts:
-        lines.append(f"the template asks for the date and is told {TEMPLATE_DATE}; see template_date")
+        lines.append(f"the template uses the date and gets {TEMPLATE_DATE}; see template_date")
     if noted.unread_keys:
-        lines.append(f"keys that the chat template does not look up: {', '.join(sorted(noted.unread_keys))}")
+        lines.append(f"keys that the chat template does not use: {', '.join(sorted(noted.unread_keys))}")
     return lines
 
 
-def _message_text(tokenizer: Any, message: dict[str, Any]) -> Text:
+def _message_text(tokenizer: PreTrainedTokenizerFast, message: Mapping[str, object]) -> Text:
     more = {key: value for key, value in message.items() if key not in ("role", "content")}
     beside = f" {json.dumps(more, ensure_ascii=False)}" if more else ""
     text = Text(_short(f"{message['role']}: {message['content']}{beside}"))
@@ -105,8 +107,8 @@ def _short(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}... ({len(text):,} characters)"
 
 
-def _token_texts(tokenizer: Any, ids: np.ndarray) -> list[str]:
-    """What each token stands for, on one line; the tokenizer's own spelling for parts of characters."""
+def _token_texts(tokenizer: PreTrainedTokenizerFast, ids: np.ndarray) -> list[str]:
+    """The text of each token, escaped to one line; parts of characters in the tokenizer's own spelling."""
     names = tokenizer.convert_ids_to_tokens(ids.tolist())
     texts = [tokenizer.decode([id], clean_up_tokenization_spaces=False) for id in ids.tolist()]
     shown = [name if "\ufffd" in text or not text else text for name, text in zip(names, texts, strict=True)]
@@ -114,7 +116,7 @@ def _token_texts(tokenizer: Any, ids: np.ndarray) -> list[str]:
 
 
 def token_lines(texts: list[str], row: TokenRow, width: int) -> list[str]:
-    """The tokens in lines of at most `width` columns; trained and untrained ones never share a line."""
+    """The tokens in lines of at most `width` columns. Trained and untrained tokens never share a line."""
     lines: list[str] = []
     room, gutter = 0, ""
     for index, (text, trained) in enumerate(zip(texts, row.mask.tolist(), strict=True)):

@@ -1,4 +1,4 @@
-"""Every step under a prefix: its state, since when, how long it took, how far it is."""
+"""All steps under a prefix, with state, age, duration and progress."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class StepStatus:
-    """`age`: seconds since the commit, else since the newest claim. `seconds`: how long the attempt took, or has run.
+    """The status of a step.
 
-    `output` is the committed attempt. `news`: progress of what runs, and what is not plain from the state; of a DAMAGED
-    step, which file cannot be read.
+    output: the path of the committed attempt.
+    age: seconds since the commit, else since the newest claim.
+    seconds: how long the attempt took, or has been running.
+    news: progress of a running attempt, and other remarks; for a DAMAGED step, the unreadable file.
     """
 
     name: str
@@ -53,7 +55,7 @@ class StepStatus:
 
 
 def state_name(state: StepState) -> StateName:
-    """COMMITTED also while a forced rerun is under way or has failed: the old output stands."""
+    """COMMITTED also while a forced rerun is running or has failed, since the old output is still valid."""
     if state.commit is not None:
         return "COMMITTED"
     if state.claim is None:
@@ -64,14 +66,14 @@ def state_name(state: StepState) -> StateName:
 
 
 def read_statuses(store: Store, pattern: str | None, known: Sequence[str] | None = None) -> list[StepStatus]:
-    """Steps whose name or directory matches the glob `pattern`, or whose name contains that text; all without one.
+    """Steps whose name or directory matches the glob `pattern`, or whose name contains it; without a pattern, all.
 
-    `known`: the steps' directories, if they are known already.
+    Includes, as ABSENT, the steps of the newest launch that were never started.
 
-    What the newest launch has planned and nobody has begun is ABSENT.
+    known: the steps' directories, if known already.
 
     Raises:
-        UserError: for a pattern that matches no step, with the nearest name.
+        UserError: the pattern matches no step; with the nearest name.
     """
     known = step_directories(store) if known is None else known
     places = {location(store, directory) for directory in known}
@@ -82,17 +84,17 @@ def read_statuses(store: Store, pattern: str | None, known: Sequence[str] | None
     chosen = sorted(d for d in {*known, *planned} if pattern is None or matches(d, pattern))
     pinned = {location(store, pin.directory) for pin in read_pins(store)}
     found = in_parallel(store, lambda d: _read_status(store, d, location(store, d) in pinned), chosen)
-    # What only looks like a step, and nobody has planned either, is somebody else's.
+    # A directory without claims that no launch planned only looks like a step.
     statuses = [s for d, s in zip(chosen, found, strict=True) if s.state != "ABSENT" or d in planned]
     if not statuses and pattern is not None:
         names = {step_name(directory) for directory in {*known, *planned}}
-        hint = nearest_text(pattern, sorted(names)) if names else "; there is none"
+        hint = nearest_text(pattern, sorted(names)) if names else "; there are no steps"
         raise UserError(f"no step matches {pattern!r} under {store.prefix}{hint}")
     return statuses
 
 
 def matches(directory: str, pattern: str) -> bool:
-    """Whether a glob matches a step's name or directory, or a text is a part of its name."""
+    """Whether a glob matches a step's name or directory, or a text is contained in its name."""
     if any(character in pattern for character in "*?["):
         return any(fnmatch.fnmatchcase(text, pattern) for text in (step_name(directory), directory))
     return pattern in step_name(directory) or directory.startswith(pattern)  # not within fingerprints
@@ -137,7 +139,7 @@ def _news(store: Store, directory: str, state: StepState) -> list[str]:
     far = [Progress(**news).text()] if news else []
     seen = f"beat {duration_text(max(0.0, time.time() - beat['time']))} ago" if beat else "no beat yet"
     owner = state.claim.owner
-    # Shown, never judged: whether a silent owner is dead, only a launch that watches it can say.
+    # Only show the age: judging whether an owner is dead takes watching its beat for a while.
     return [*far, f"{rerun}{attempt} by process {owner.pid} on {owner.host}, {seen}"]
 
 
@@ -151,9 +153,9 @@ def print_statuses(console: Console, store: Store, statuses: list[StepStatus]) -
 
 
 def print_stores(console: Console, store: Store, below: Sequence[str]) -> None:
-    """Stores below this one, each of which is a prefix of its own."""
+    """Print the nested stores, which are prefixes of their own."""
     for directory in below:
-        console.print(Text(f"Not looked into: {directory}, a store of its own; see --prefix {store.path(directory)}"))
+        console.print(Text(f"Not searched: {directory}, a store of its own; see --prefix {store.path(directory)}"))
 
 
 def _status_row(store: Store, status: StepStatus) -> tuple[Cell, ...]:

@@ -1,9 +1,9 @@
-"""Whether committed outputs still hold what was committed: every file is read, or its checksum asked of the store."""
+"""Checks that committed outputs are unchanged, by reading every file or asking the store for its checksum."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
@@ -26,8 +26,11 @@ _SHOWN = 5  # files of one output
 
 @dataclass(frozen=True)
 class Verified:
-    """unverifiable: no digest was taken of it, as it is large; names and sizes are as they were. `files`: what became
-    of those that are not as they were, by path."""
+    """The check of one output.
+
+    result: `unverifiable` if the output has no digest because it is large, and its names and sizes are unchanged.
+    files: how files have changed, by path.
+    """
 
     name: str
     output: str
@@ -43,7 +46,7 @@ def verify_outputs(store: Store, pattern: str | None) -> list[Verified]:
     """The newest committed outputs of all steps, or of those that `pattern` matches as in `read_statuses`.
 
     Raises:
-        UserError: for a pattern that matches no step, with the nearest name.
+        UserError: the pattern matches no step; with the nearest name.
     """
     known = step_directories(store)
     chosen = [directory for directory in known if pattern is None or matches(directory, pattern)]
@@ -54,7 +57,7 @@ def verify_outputs(store: Store, pattern: str | None) -> list[Verified]:
 
 
 def _verify(store: Store, directory: str) -> Verified | None:
-    """None: nothing is committed."""
+    """None if nothing is committed."""
     try:
         commit = read_state(store, directory).commit
     except DamagedFile as error:
@@ -77,7 +80,7 @@ def _compared(store: Store, output: str, digest: str | None) -> tuple[Result, di
         return "ok", {}
     committed = committed_files(store, output)
     if digest is not None and output_digest(committed) != digest:
-        return "changed", {".files.json": "does not list what was committed"}
+        return "changed", {".files.json": "does not match the commit"}
     files = _changes({file.path: file for file in committed}, {file.path: file for file in found})
     return ("unverifiable" if digest is None and not files else "changed"), files
 
@@ -88,13 +91,13 @@ def _changes(committed: dict[str, FileInfo], found: dict[str, FileInfo]) -> dict
     for path in committed.keys() & found.keys():
         old, new = committed[path], found[path]
         if old.size != new.size:
-            changes[path] = f"{old.size:,} bytes were committed, {new.size:,} are there"
+            changes[path] = f"{old.size:,} bytes when committed, {new.size:,} now"
         elif old.digest != new.digest:
             changes[path] = "other contents"
     return dict(sorted(changes.items()))
 
 
-def verified_json(verified: Verified) -> dict[str, Any]:
+def verified_json(verified: Verified) -> dict[str, object]:
     return {"name": verified.name, "output": verified.output, "result": verified.result, "files": verified.files}
 
 
@@ -105,7 +108,7 @@ def print_verified(console: Console, store: Store, outputs: list[Verified]) -> N
     shown = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
     console.print(Text(f"{counted(len(outputs), 'output')} under {store.prefix}{': ' if shown else ''}{shown}"))
     if any(verified.damaged for verified in outputs):
-        console.print("--force_run of the experiment makes a step again.")
+        console.print("To rerun a step, use --force_run of the experiment.")
 
 
 def _row(store: Store, verified: Verified) -> tuple[Cell, ...]:

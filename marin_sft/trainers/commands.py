@@ -6,11 +6,11 @@ Flags are the spellings of `settings`, and those of the executor. `--config FILE
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from marin_sft.errors import ConfigError, MarinSftError, RunFailed, UserError
+from marin_sft.errors import MarinSftError, RunFailed, UserError, debugging
 from marin_sft.execution import flags as executor_flags
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig
@@ -18,10 +18,12 @@ from marin_sft.execution.terminal import complain
 from marin_sft.nearest import nearest
 from marin_sft.trainers import torchrun
 from marin_sft.trainers.configs import SFTConfig
+from marin_sft.trainers.enums import CHECKPOINTERS
 from marin_sft.trainers.results import TrainResult
 from marin_sft.trainers.settings import (
     BY_SPELLING,
     NO_EFFECT,
+    REFUSED,
     SETTINGS,
     Dialect,
     Group,
@@ -38,16 +40,20 @@ _OWN = {
     "gpu_count": "train on so many GPUs of one machine of a Ray cluster",
 }
 _WIDTH = 30
+WriteExperiment = Callable[[SFTTrainer, str], None]
 
 
-def sft_command(argv: Sequence[str], dialect: Dialect, program: str) -> int:
-    """Train as the flags say; the exit code: 0 done, 1 a step failed, 2 a user's mistake, 130 interrupted."""
-    return _command(SFTTrainer, argv, dialect, program)
+def sft_command(argv: Sequence[str], dialect: Dialect, program: str, write: WriteExperiment | None = None) -> int:
+    """Train as the flags say; the exit code: 0 done, 1 a step failed, 2 a user's mistake, 130 interrupted.
+
+    write: writes the trainer's steps to the file that `--experiment_out` names.
+    """
+    return _command(SFTTrainer, argv, dialect, program, write)
 
 
-def dpo_command(argv: Sequence[str], dialect: Dialect, program: str) -> int:
-    """Train on preferences as the flags say. Exit codes: see `sft_command`."""
-    return _command(DPOTrainer, argv, dialect, program)
+def dpo_command(argv: Sequence[str], dialect: Dialect, program: str, write: WriteExperiment | None = None) -> int:
+    """Train on preferences as the flags say. Otherwise as `sft_command`."""
+    return _command(DPOTrainer, argv, dialect, program, write)
 
 
 def dialect_of(argv: Sequence[str]) -> Dialect:
@@ -56,7 +62,13 @@ def dialect_of(argv: Sequence[str]) -> Dialect:
     return Dialect.OURS if {"--data", "--model"} & named or not argv or named & {"-h", "--help"} else Dialect.TRL
 
 
-def _command(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialect, program: str) -> int:
+def _command(
+    trainer_class: type[SFTTrainer],
+    argv: Sequence[str],
+    dialect: Dialect,
+    program: str,
+    write: WriteExperiment | None,
+) -> int:
     if {"-h", "--help"} & set(argv):
         print(help_text(trainer_class.config_class.pairs, dialect, program, everything="all" in argv))
         return 0
@@ -64,27 +76,58 @@ def _command(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dial
         if torchrun.waits():
             return torchrun.exit_code_of_first()
         with torchrun.telling_the_others() as told:
-            told.code = _train(trainer_class, argv, dialect, program)
+            told.code = _train(trainer_class, argv, dialect, program, write)
             return told.code
-    except UserError as error:
-        return complain(error, 2)
     except RunFailed:
         return 1
     except MarinSftError as error:
-        return complain(error, 1)
+        if debugging():
+            raise
+        return complain(error, 2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
         return 130
 
 
-def _train(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialect, program: str) -> int:
-    given = parse(argv, trainer_class.config_class, program)
-    config, resources = given.config, given.resources
-    torchrun.check_devices(resources)
-    trainer = trainer_class(config, resources=resources, flags=given.flags, dialect=dialect)
+def _train(
+    trainer_class: type[SFTTrainer],
+    argv: Sequence[str],
+    dialect: Dialect,
+    program: str,
+    write: WriteExperiment | None,
+) -> int:
+    words, file = _without_experiment_out(argv, program, write)
+    trainer = trainer_of(trainer_class, words, dialect, program)
+    if write is not None and file is not None:
+        write(trainer, file)
     result = trainer.train()
     if result is not None:
         print(summary(result))
     return 0
+
+
+def trainer_of(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialect, program: str) -> SFTTrainer:
+    """The trainer that a command line asks for. Raises as `parse` and the trainer."""
+    given = parse(argv, trainer_class.config_class, program)
+    torchrun.check_devices(given.resources)
+    return trainer_class(given.config, resources=given.resources, flags=given.flags, dialect=dialect)
+
+
+def _without_experiment_out(
+    argv: Sequence[str], program: str, write: WriteExperiment | None
+) -> tuple[list[str], str | None]:
+    """The other flags, and the file that `--experiment_out` names."""
+    kept, file, words = list[str](), None, iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--experiment_out":
+            kept.append(word)
+            continue
+        file = value if equals else next(words, "")
+        if not file or file.startswith("--"):
+            raise UserError("--experiment_out: expected the name of a file to write")
+        if write is None:
+            raise UserError(f"{program}: --experiment_out is a flag of marin-sft sft and marin-sft dpo")
+    return kept, file
 
 
 def summary(result: TrainResult) -> str:
@@ -121,8 +164,8 @@ def parse(argv: Sequence[str], config_class: type[SFTConfig], program: str) -> P
             executor += [f"--{flag.name}", *flag.values]
         elif flag.name in _OWN:
             own[flag.name] = flag.one()
-        elif flag.name in NO_EFFECT:
-            said[flag.name] = True
+        elif flag.name in NO_EFFECT or flag.name in REFUSED:
+            said[flag.name] = _BOOLEANS.get(flag.values[0].lower(), flag.values[0]) if flag.values else True
         else:
             setting = setting_named(flag.name, program)
             assert setting is not None
@@ -164,24 +207,13 @@ def _flags(argv: Sequence[str], program: str) -> Iterator[_Flag]:
 
 
 def _checked(name: str, word: str, program: str) -> str:
+    """`name`, if a flag is called that. Raises UserError with the nearest."""
     known = [*BY_SPELLING, *NO_EFFECT, *_OWN, *executor_flags.HELP]
-    if name in known or not word.startswith("--"):
+    if name in known or name in REFUSED:
         return name
-    setting_named_or_refused(name, known, program)
-    return name
-
-
-def setting_named_or_refused(name: str, known: Sequence[str], program: str) -> None:
-    """Raise UserError for a flag that is unknown or refused."""
-    near = nearest(name, known, most=3)
-    try:
-        setting_named(name, program)
-    except ConfigError as error:
-        if "unknown setting" not in str(error):
-            raise
-        told = " or ".join(f"--{each}" for each in near)
-        hint = f"did you mean {told}?" if near else "--help all lists those there are"
-        raise UserError(f"{program}: unknown flag --{name}: {hint}") from None
+    near = " or ".join(f"--{each}" for each in nearest(name, known, most=3))
+    hint = f"did you mean {near}?" if near else "--help all lists those there are"
+    raise UserError(f"{program}: unknown flag {word}: {hint}")
 
 
 def _is_number(word: str) -> bool:
@@ -194,6 +226,8 @@ def _is_number(word: str) -> bool:
 
 def _value(setting: Setting, flag: _Flag) -> Value:
     """Of the setting's type."""
+    if setting.name == "gradient_checkpointing" and flag.values and flag.values[0] in CHECKPOINTERS:
+        return flag.one()
     if setting.kind is bool:
         return True if not flag.values else _boolean(flag)
     if setting.kind is list:
@@ -280,6 +314,8 @@ def help_text(pairs: bool, dialect: Dialect, program: str, *, everything: bool) 
     lines += ["running:", *(_line(name, "", about) for name, about in _OWN.items())]
     shown_flags = executor_flags.HELP if everything else ("prefix", "dry_run", "force_run")
     lines += [_line(name, "", executor_flags.HELP[name]) for name in shown_flags]
+    if program.startswith("marin-sft"):
+        lines.append(_line("experiment_out", "FILE", "also write an experiment file that makes the same steps"))
     if not everything:
         lines += ["", f"{program} --help all lists all flags, and their other spellings"]
     else:

@@ -15,6 +15,7 @@ from marin_sft.data.formats import (
     TextLmDatasetFormat,
     TrainOn,
 )
+from marin_sft.data.messages.shapes import SHAPE_BY_NAME
 from marin_sft.errors import ConfigError
 from marin_sft.paths import find, local_path
 
@@ -48,6 +49,11 @@ def _first_of_files(path: str) -> Mapping[str, Any] | None:
     return next((row.row for file in find_files([path]) for row in read_rows(file)), None)
 
 
+def completes(row: Mapping[str, Any] | None) -> bool:
+    """Whether it is a prompt and its completion, as far as is known."""
+    return row is None or {"prompt", "completion"} <= row.keys()
+
+
 def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, texts: bool) -> LmDatasetFormat:
     """The format that a trainer's settings ask for.
 
@@ -62,6 +68,10 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
     special = values["add_special_tokens"]
     if texts:
         return TextLmDatasetFormat(add_special_tokens=special)
+    if values["tokens_given"]:
+        if row is not None and "input_ids" not in row:
+            raise ConfigError(f"skip_prepare_dataset: expected rows with input_ids; they have {sorted(row)}")
+        return ChatLmDatasetFormat(shape="tokens")
     field = values["text_field"]
     if field is not None and row is not None and field not in row:
         raise ConfigError(f"dataset_text_field = {field!r}: the rows have no such column; they have {sorted(row)}")
@@ -70,25 +80,37 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
     shape = values["shape"]
     if shape is not None and shape not in _SHAPES:
         raise ConfigError(f"format_type = {shape!r}: expected one of {', '.join(_SHAPES)}")
+    if shape is not None and row is not None and field is None:
+        _check_fits(shape, row)
     return ChatLmDatasetFormat(
         messages_field=field or "messages",
         chat_template=template,
         shape=None if shape is None else _SHAPES[shape],
-        train_on=_train_on(values, row),
+        train_on=_train_on(values),
     )
+
+
+def _check_fits(shape: str, row: Mapping[str, Any]) -> None:
+    ours = _SHAPES[shape]
+    needed = () if ours is None else SHAPE_BY_NAME[ours].needed
+    missing = [slot.field for slot in needed if not row.keys() & set(slot.keys)]
+    if missing:
+        raise ConfigError(
+            f"format_type = {shape!r}: the first row has no {' and no '.join(missing)}; it has {sorted(row)}. Without "
+            "format_type, the shape of the rows is found out"
+        )
 
 
 def _holds_messages(field: str, row: Mapping[str, Any] | None) -> bool:
     return field in _MESSAGE_COLUMNS if row is None else not isinstance(row[field], str)
 
 
-def _train_on(values: Values, row: Mapping[str, Any] | None) -> TrainOn:
+def _train_on(values: Values) -> TrainOn:
     if values["prompts_too"] is not None:
-        return "all" if values["prompts_too"] else "assistant"
-    if values["answers_only"] or values["completion_only"]:
+        return "everything" if values["prompts_too"] else "assistant"
+    if values["answers_only"]:
         return "assistant"
-    completes = row is not None and {"prompt", "completion"} <= row.keys()
-    return "last" if completes and values["completion_only"] is not False else "all"
+    return "completion" if values["completion_only"] else "everything"
 
 
 def _template(values: Values) -> str | None:

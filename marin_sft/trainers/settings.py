@@ -88,7 +88,7 @@ SETTINGS = (
     S("reference", str, ("reference_model_repo_id", "refrence_model_repo_id", "ref_model"),
       "the model that DPO compares with", D),
     S("data", str, ("data_path", "dataset_name", "data"),
-      "hub id, file, directory or glob of rows to train on", M, usual=True),
+      "hub id, file, directory or glob of rows to train on", M, script="", usual=True),
     S("subset", str, ("dataset_config", "dataset_config_name"), "configuration of a dataset on the hub", M),
     S("split", str, ("dataset_split", "dataset_train_split"), "split of it, slices allowed: train[:10%]", M,
       "train", "train", "train", ours="train"),
@@ -101,11 +101,13 @@ SETTINGS = (
       M, False, False, False),
     S("add_special_tokens", bool, ("add_special_tokens",), "texts begin with BOS; left out: as the tokenizer does", M),
     S("answers_only", bool, ("assistant_only_loss",), "train the assistant's turns only", M, None, True, ours=True),
-    S("completion_only", bool, ("completion_only_loss",), "train the completions of prompt/completion rows only", M),
+    S("completion_only", bool, ("completion_only_loss",), "train the completions of prompt/completion rows only", M,
+      None, None, True),
     S("prompts_too", bool, ("train_on_inputs",), "train prompts as well", M),
     S("packing", bool, ("packing",), "several examples share a row", M, False, False, False, usual=True, ours=True),
     S("seq_len", int, ("max_length", "max_sequence_length", "max_seq_length"), "tokens of an example, or of a row", M,
       4096, 2048, 1024, _SHORT, usual=True),
+    S("tokens_given", bool, ("skip_prepare_dataset",), "rows hold token ids and labels", M, False, False, False),
     S("dataset_kwargs", dict, ("dataset_kwargs",), "more of these settings, as a dictionary", M),
 
     S("num_train_epochs", float, ("num_train_epochs",), "passes over the data", T, 10, 3, 3, usual=True),
@@ -119,7 +121,7 @@ SETTINGS = (
     S("learning_rate_end", float, ("learning_rate_end",), "the rate at the end", T),
     S("lr_schedule", str, ("lr_scheduler_type", "scheduler"), "constant, linear, cosine, inv_sqrt, wsd", T,
       None, "cosine", "linear", ours="cosine"),
-    S("warmup_steps", int, ("warmup_steps",), "steps over which the rate rises", T, 0),
+    S("warmup_steps", float, ("warmup_steps",), "steps over which the rate rises; below 1: share of them", T, 0),
     S("warmup_ratio", float, ("warmup_ratio",),
       "share of the steps over which the rate rises", T, None, 0.03, 0.0, ours=0.03),
     S("max_grad_norm", float, ("max_grad_norm", "clip_grad"), "norm at which gradients are clipped; 0: not", T,
@@ -130,13 +132,18 @@ SETTINGS = (
     S("beta1", float, ("adam_beta1",), "decay of the running mean of gradients", T, 0.9, 0.9, 0.9, ours=0.9),
     S("beta2", float, ("adam_beta2",), "decay of the running mean of their squares", T, 0.999, 0.999, 0.999, ours=0.95),
     S("epsilon", float, ("adam_epsilon",), "what the optimizer adds to a divisor", T),
+    S("sampling", str, ("train_sampling_strategy",), "order of the examples: random or sequential", T),
     S("seed", int, ("seed", "shuffle_seed_train"), "seed of everything random", T, 0, 42, 42, ours=0),
     S("bf16", bool, ("bf16",), "compute in bfloat16", T, None, False, True, usual=True, ours=True),
-    S("fp16", bool, ("fp16",), "compute in half precision: bfloat16 is used, which needs no loss scaling", T),
+    S("fp16", bool, ("fp16",), "compute in half precision: bfloat16 is used, which needs no loss scaling", T,
+      None, False, False),
     S("dtype", str, ("dtype", "torch_dtype"), "type to compute in: float32 or bfloat16", T),
     S("param_dtype", str, ("param_dtype",), "type of the weights: float32 or bfloat16", T),
-    S("gradient_checkpointing", bool, ("gradient_checkpointing",), "recompute activations to save memory", T,
+    S("gradient_checkpointing", bool, ("gradient_checkpointing", "activation_checkpointing"),
+      "recompute activations to save memory", T,
       None, False, True, usual=True, ours=True),
+    S("attention_dtype", str, ("attn_dtype",), "type that attention computes in: that of the passes", T),
+    S("softmax_dtype", str, ("attn_softmax_dtype",), "type that its softmax computes in: that of the passes", T),
     S("attention", str, ("attn_mechanism", "attn_implementation"), "backend of attention", T),
     S("mesh", str, ("sharding_axis", "sharding_axis_dims"), "sizes (dp, fsdp, ep, tp, sp), or (dp, fsdp, tp, sp)", T),
     S("z_loss_weight", float, ("z_loss_weight",), "weight of log(Z)^2 in the loss of SFT", T),
@@ -173,10 +180,11 @@ SETTINGS = (
     S("ref_model_mixup_alpha", float, ("ref_model_mixup_alpha",), "how far it moves", D, 0.6, 0.6, 0.6, ours=0.6),
 
     S("output_dir", str, ("output_dir", "save_directory"), "where the model is copied to", O,
-      "marin_sft-Checkpoints", "output", "trainer_output", usual=True, ours="output"),
+      "./marin_sft-Checkpoints", "./output", "./trainer_output", usual=True, ours="./output"),
     S("run", str, ("model_name",), "name of the training, and of its directory", O),
     S("save_steps", int, ("save_steps",), "steps between two models saved while training", O, None, 500, 500,
       usual=True),
+    S("save_strategy", str, ("save_strategy",), "no or steps", O),
     S("save_total_limit", int, ("save_total_limit",), "how many of them to keep; 0: all", O, None, 3, usual=True),
     S("keep_states", bool, ("save_optimizer_state",), "keep the training state with each", O, False, True, True),
     S("save_only_model", bool, ("save_only_model",), "keep no training state with them", O),
@@ -187,7 +195,7 @@ SETTINGS = (
     S("eval_on_start", bool, ("eval_on_start",), "evaluate before training, too", O, False, False, False, ours=True),
     S("do_eval", bool, ("do_eval",), "evaluate; left out: where there are rows for it", O),
     S("no_eval", bool, ("no_eval",), "do not evaluate", O),
-    S("eval_strategy", str, ("eval_strategy",), "no, steps or epoch", O),
+    S("eval_strategy", str, ("eval_strategy", "evaluation_strategy"), "no, or steps: every eval_steps", O),
     S("steps_per_eval", int, ("eval_steps", "evaluation_steps"), "steps between two evaluations", O, None, 500, 500),
     S("max_evaluation_steps", int, ("max_evaluation_steps", "per_epoch_evaluation_steps"),
       "most batches of an evaluation", O),
@@ -208,6 +216,24 @@ SETTINGS = (
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 BY_SPELLING = {spelling: setting for setting in SETTINGS for spelling in setting.names}
 
+MODEL_OPTIONS_WITHOUT_EFFECT: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("freq_max_position_embeddings", "mask_max_position_embeddings"), "positions are computed, not looked up"
+    ),
+    **dict.fromkeys(
+        (
+            "decode_attn_mechanism",
+            "kv_cache_quantization_blocksize",
+            "kv_cache_quantization_method",
+            "kv_cache_sharding_sequence_axis_name",
+            "kvdtype",
+            "use_sharded_kv_caching",
+        ),
+        "there is no cache in training",
+    ),
+}
+"""Those of NO_EFFECT that EasyDeL's models have."""
+
 NO_EFFECT: Mapping[str, str] = {
     **dict.fromkeys(("num_of_sequences", "chars_per_token"), "packing counts the tokens of all documents"),
     **dict.fromkeys(
@@ -218,10 +244,12 @@ NO_EFFECT: Mapping[str, str] = {
         ("padding_value", "label_pad_token_id", "pad_token", "pad_to_multiple_of"), "padding is never seen"
     ),
     "eval_packing": "the loss of a document is the same packed or not",
+    **dict.fromkeys(("use_cpu", "ddp_find_unused_parameters", "tf32"), "the devices that are there are used"),
     "padding_free": "on packed rows documents do not see each other",
     "packing_strategy": "documents in a packed row do not see each other",
     **dict.fromkeys(
         (
+            "auto_shard_model",
             "auto_shard_states",
             "init_tx",
             "is_fine_tuning",
@@ -235,6 +263,7 @@ NO_EFFECT: Mapping[str, str] = {
         "it is always so",
     ),
     **dict.fromkeys(("remove_ckpt_after_load", "resume_if_possible"), "the same command goes on where it stopped"),
+    **MODEL_OPTIONS_WITHOUT_EFFECT,
     **dict.fromkeys(("overwrite_output_dir", "do_train", "disable_tqdm"), "there is nothing to choose"),
     "per_device_eval_batch_size": "the loss does not depend on it",
     "precompute_ref_log_probs": "they are always computed once, by a step of their own",
@@ -242,6 +271,14 @@ NO_EFFECT: Mapping[str, str] = {
     "save_safetensors": "weights are always written as safetensors",
 }
 """Settings of other libraries that cannot change the result, and why."""
+
+ALWAYS_TRUE: Mapping[str, str] = {
+    "auto_shard_model": "weights are always sharded over the devices, by sharding_axis_dims",
+    "auto_shard_states": "states are always sharded over the devices, by sharding_axis_dims",
+    "is_fine_tuning": "training starts from the model's weights; marin_sft.steps.random_model makes others",
+    "resume_if_possible": "the same call goes on where it stopped; --force_run runs a step from its beginning again",
+}
+"""Those of them that cannot be False, and what to do instead."""
 
 _QUANTISED = "there is no quantised training; bfloat16 weights with LoRA need little memory: bf16=True, use_lora=True"
 _NO_START = "resuming finds its step itself; resume_from_checkpoint names another place to go on from"
@@ -255,9 +292,8 @@ REFUSED: Mapping[str, str] = {
     "deepspeed": "devices share the work by sharding_axis_dims",
     "fsdp": "weights are always sharded over the devices (FSDP), unless sharding_axis_dims says otherwise",
     "tp_size": "use sharding_axis_dims=(1, -1, 1, TP, 1)",
+    **dict.fromkeys(("metric_for_best_model", "load_best_model_at_end"), "use early_stopping of marin_sft.steps.sft"),
     "push_to_hub": "nothing is uploaded; upload output_dir with huggingface_hub",
-    "metric_for_best_model": "use early_stopping of marin_sft.steps.sft",
-    "load_best_model_at_end": "use early_stopping of marin_sft.steps.sft",
     "group_by_length": "use packing=True, which wastes no padding at all",
     "compute_metrics": "evaluation reports the loss; marin_sft.steps.evaluate compares answers",
 }
@@ -265,20 +301,26 @@ REFUSED: Mapping[str, str] = {
 
 
 def setting_named(spelling: str, where: str) -> Setting | None:
-    """The setting that a spelling stands for; None where it has no effect.
+    """The setting that a spelling stands for; None where it has no effect, or none but in other libraries.
 
     Raises:
-        ConfigError: an unknown name, with the nearest; one that is refused, with what to use instead.
+        ConfigError: an unknown name, with the nearest.
     """
-    if spelling in REFUSED:
-        raise ConfigError(f"{where}: {spelling} is not supported: {REFUSED[spelling]}")
-    if spelling in NO_EFFECT:
+    if spelling in NO_EFFECT or spelling in REFUSED:
         return None
     if spelling not in BY_SPELLING:
         near = nearest(spelling, [*BY_SPELLING, *NO_EFFECT], most=3)
         told = f"did you mean {' or '.join(near)}?" if near else "marin-sft sft --help all lists those there are"
         raise ConfigError(f"{where}: unknown setting {spelling!r}: {told}")
     return BY_SPELLING[spelling]
+
+
+def check_possible(spelling: str, value: Value, where: str) -> None:
+    """Raise ConfigError for a value that cannot be had, with what to use instead. None and False switch nothing on."""
+    if spelling in REFUSED and value is not None and value is not False:
+        raise ConfigError(f"{where}: {spelling} is not supported: {REFUSED[spelling]}")
+    if spelling in ALWAYS_TRUE and value is False:
+        raise ConfigError(f"{where}: {spelling} = False is not supported: {ALWAYS_TRUE[spelling]}")
 
 
 def without_effect(spellings: Iterable[str]) -> str | None:

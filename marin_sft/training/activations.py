@@ -1,12 +1,13 @@
-"""Hidden states of packed rows, and what their products with the language model's head are made of."""
+"""Hidden states of packed rows, and the inputs of their product with the language model's head."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import haliax as hax
 import jax
 from levanter.layers.attention import AttentionMask
+from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.axes import BATCH, POSITION
@@ -29,12 +30,12 @@ class PackedRows(Protocol):
 
 
 def activations(
-    model: Any, rows: PackedRows, key: jax.Array | None = None, branch: hax.NamedArray | None = None
+    model: LmHeadModel, rows: PackedRows, key: jax.Array | None = None, branch: hax.NamedArray | None = None
 ) -> hax.NamedArray:
-    """Hidden states, axes (batch, position, embed) in whatever order.
+    """Hidden states, axes (batch, position, embed) in any order.
 
-    Tokens see those before them in their own segment and, of these, with `branch` (batch, position) those of branch 0
-    and of their own.
+    A token sees the tokens before it in its own segment; with `branch` (batch, position), only those of branch 0 and of
+    its own branch.
     """
     if can_pack(model):
         model, mask = with_packed_attention(model), PackedMask.of(rows.segment_ids, branch)
@@ -45,12 +46,13 @@ def activations(
 
 
 def shares_prefix(asked: bool | None, *models: Limits) -> bool:
-    """Whether completions of one prompt lie behind one copy of it, told apart by `branch`; `asked`: `share_prefix` of
-    `DPOConfig`.
+    """Whether completions of one prompt follow a single copy of it, distinguished by `branch`.
+
+    `asked`: `share_prefix` of `DPOConfig`.
 
     Raises:
-        TrainingError: asked for with a model that has sliding windows: they are measured along the row, and for the
-            second completion would end too early.
+        TrainingError: asked for with a model that has sliding windows. They are measured along the row, and would end
+            too early for the second completion.
     """
     windowed = any(model.windowed for model in models)
     if asked and windowed:
@@ -70,13 +72,13 @@ def _mask(segment_ids: hax.NamedArray, branch: hax.NamedArray | None) -> Attenti
 
 
 def grouped(array: hax.NamedArray, groups: int, *others: hax.Axis) -> jax.Array:
-    """[groups, positions, ...] of axes (batch, position, others): rows one after another, as many in each group."""
+    """[groups, positions, ...] from axes (batch, position, others): rows one after another, equally many per group."""
     found = array.rearrange((BATCH, POSITION, *others)).array
     return found.reshape(groups, -1, *found.shape[2:])
 
 
 def head_inputs(
-    model: Any, tokens: hax.NamedArray, activations: hax.NamedArray, groups: int
+    model: LmHeadModel, tokens: hax.NamedArray, activations: hax.NamedArray, groups: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """[groups, positions, embed], [embed, vocab], int[groups, positions]: hidden states, weights of the head, and the
     token after each position."""

@@ -1,8 +1,8 @@
-"""Resume checkpoints: their settings, where they lie, when the next is due, and which one to go on from.
+"""Resume checkpoints: their settings, where they are, when the next is due, and which one to resume from.
 
 {output_path}/checkpoints/step-{N}/                   the train state after N steps
-{output_path}/checkpoints/step-{N}/checkpoint.json    what it was trained with, size and digest of each of its files;
-                                                      written last, when these are on the disk
+{output_path}/checkpoints/step-{N}/checkpoint.json    what it was trained with, and the size and digest of each file;
+                                                      written last, when the files are on disk
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from marin_sft import disk
 from marin_sft.errors import TrainingError
 from marin_sft.execution.step import execution_only, omitted_when
 from marin_sft.paths import file_system, names_in, remove_all
 from marin_sft.training.checks import require
+from marin_sft.training.models.model_config import Fields
 from marin_sft.training.stops import TimeLimit, parse_duration
 
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
 MARK = "checkpoint.json"
-KEPT = 2  # the newest, and the one before in case that the newest is damaged
+KEPT = 2  # the newest, and the one before in case the newest is damaged
 _READ_AT_ONCE = 2**22
-_OF_STORES = ("crc32c", "ETag")  # digests that object stores keep of what they hold, by fsspec's name
+_OF_STORES = ("crc32c", "ETag")  # digests that object stores keep, under fsspec's names
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What a training keeps while it runs. Checkpoints are removed once the model is written."""
+    """What training keeps while it runs. Checkpoints are removed once the model is written."""
 
     steps_per_checkpoint: int | None = execution_only(default=None)
     """Steps between two checkpoints. None: by time only."""
@@ -44,7 +48,7 @@ class CheckpointSettings:
     """How many checkpoints to keep while training. 0: all. None: two."""
 
     hf_exports_kept: int | None = omitted_when(None, default=None)
-    """How many of the newest exports written while training to keep. None: all."""
+    """How many of the newest exports made while training to keep. None: all."""
 
     save_optimizer_state: bool = omitted_when(False, default=False)
     """Keep the training state in each export written while training, to resume from after training has ended."""
@@ -54,8 +58,8 @@ class CheckpointSettings:
     It must be of a training with the same settings, so the result is that of an undisturbed run."""
 
     training_time_limit: str | None = execution_only(default=None)
-    """"90min", "23h", "2h30m": after that an attempt writes a checkpoint and fails, saying how to go on. None: no
-    limit."""
+    """After this time, e.g. "90min", "23h" or "2h30m", an attempt writes a checkpoint and fails with a message that
+    says how to resume. None: no limit."""
 
     def check_checkpoints(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
@@ -69,11 +73,11 @@ class CheckpointSettings:
             parse_duration(self.training_time_limit)
 
     def cadence(self) -> Cadence:
-        """When checkpoints are due; minutes count from now."""
+        """When checkpoints are due. Minutes count from now."""
         return Cadence(self.steps_per_checkpoint, self.minutes_per_checkpoint)
 
     def time_limit(self) -> TimeLimit:
-        """The limit, which starts now."""
+        """The time limit, counted from now."""
         return TimeLimit(None if self.training_time_limit is None else parse_duration(self.training_time_limit))
 
     @property
@@ -86,12 +90,12 @@ class CheckpointSettings:
 class Checkpoint:
     """A finished checkpoint of the attempt whose output directory is `output_path`.
 
-    `about`: what `finish` was given, JSON values.
+    `about`: the JSON values that `finish` was called with.
     """
 
     output_path: str
     step: int
-    about: dict[str, Any]
+    about: Fields
 
     @property
     def path(self) -> str:
@@ -113,10 +117,10 @@ def checkpoint_path(output_path: str, step: int) -> str:
     return f"{output_path}/checkpoints/step-{step}"
 
 
-def finish(output_path: str, step: int, about: Mapping[str, Any]) -> None:
-    """Say that the checkpoint of `step`, all its files written, is whole. One process does.
+def finish(output_path: str, step: int, about: Fields) -> None:
+    """Mark the checkpoint of `step` as complete, after all its files are written. Only one process calls it.
 
-    Everything else in `output_path` is on the disk too by then: who goes on from here takes over logs and exports.
+    It first syncs all of `output_path` to disk, because a resumed attempt also copies logs and exports.
     """
     path = checkpoint_path(output_path, step)
     disk.sync(output_path)
@@ -127,13 +131,13 @@ def finish(output_path: str, step: int, about: Mapping[str, Any]) -> None:
 
 
 def newest(output_paths: Iterable[str], lost: dict[str, str] | None = None) -> Checkpoint | None:
-    """The whole checkpoint with the most steps; of equals, the one of the first path. None: none was finished.
+    """The intact checkpoint with the most steps, in the first path that has it. None: none was finished.
 
-    Unfinished and damaged ones are passed over, and the log says so. So are those in `lost`, by path with what is wrong
-    with them, to which the damaged are added.
+    Unfinished and damaged checkpoints are skipped, with a message. So are those in `lost`, which maps paths to what is
+    wrong with them; damaged ones are added to it.
 
     Raises:
-        TrainingError: when all that were finished are damaged: training does not start over by itself.
+        TrainingError: all finished checkpoints are damaged. Training does not silently start over.
     """
     lost = {} if lost is None else lost
     places = sorted(((step, path) for path in output_paths for step in _steps(path)), key=lambda place: -place[0])
@@ -159,14 +163,16 @@ def newest(output_paths: Iterable[str], lost: dict[str, str] | None = None) -> C
 
 
 def lose(lost: dict[str, str], path: str, wrong: str) -> None:
-    """Pass over the checkpoint at `path` from now on, and say so."""
+    """Skip the checkpoint at `path` from now on, with a warning."""
     lost[path] = wrong
     print(f"warning: {path}: {wrong}; going on from an older checkpoint if there is one", file=sys.stderr)
 
 
 def read(output_path: str, step: int) -> Checkpoint:
-    """A checkpoint that is known to be whole."""
-    return Checkpoint(output_path, step, _read_mark(checkpoint_path(output_path, step))["about"])
+    """A checkpoint that is known to be intact."""
+    mark = _read_mark(checkpoint_path(output_path, step))
+    assert mark is not None
+    return Checkpoint(output_path, step, mark["about"])
 
 
 def _steps(output_path: str) -> list[int]:
@@ -175,16 +181,15 @@ def _steps(output_path: str) -> list[int]:
     return [int(name.removeprefix("step-")) for name in names if name.startswith("step-")]
 
 
-def _uncached(path: str) -> tuple[Any, str]:
-    """Other processes, and TensorStore in this one, write without the knowledge of fsspec's listings."""
+def _uncached(path: str) -> tuple[AbstractFileSystem, str]:
+    """Without fsspec's cached listings, which miss what other processes, and TensorStore in this one, have written."""
     filesystem, plain = file_system(path)
     filesystem.invalidate_cache()
     return filesystem, plain
 
 
-def _read_mark(path: str) -> Any:
-    """None: there is none, because what should have written it was killed before. {}: there is, but no such file is
-    ever written."""
+def _read_mark(path: str) -> Fields | None:
+    """None: there is none, because the attempt was killed before it wrote it. {}: it is damaged."""
     filesystem, plain = file_system(path)
     try:
         mark = json.loads(filesystem.cat_file(f"{plain}/{MARK}"))
@@ -195,8 +200,8 @@ def _read_mark(path: str) -> Any:
     return mark if isinstance(mark, dict) and {"about", "files"} <= mark.keys() else {}
 
 
-def _damage(path: str, mark: Mapping[str, Any]) -> str | None:
-    """What is wrong with the files of a checkpoint."""
+def _damage(path: str, mark: Fields) -> str | None:
+    """What is wrong with the files of a checkpoint. None: nothing."""
     if not mark:
         return f"{MARK} is damaged"
     expected, files = mark["files"], _files(path)
@@ -211,20 +216,20 @@ def _damage(path: str, mark: Mapping[str, Any]) -> str | None:
 
 
 def _differ(one: str, other: str) -> bool:
-    """Digests of different kinds cannot be compared: the files were copied to another kind of store."""
+    """Digests of different kinds count as equal: the files were copied to another kind of store."""
     return one != other and one.partition(":")[0] == other.partition(":")[0]
 
 
-def _files(path: str) -> dict[str, dict[str, Any]]:
-    """What the file system says of each file below `path`, but for the mark, by name."""
+def _files(path: str) -> dict[str, Fields]:
+    """What the file system says about each file below `path`, by name, without the mark."""
     filesystem, plain = _uncached(path)
     found = filesystem.find(plain, detail=True)
     files = {name.removeprefix(plain).lstrip("/"): about for name, about in found.items()}
     return {name: about for name, about in sorted(files.items()) if name != MARK}
 
 
-def _digests(path: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Of each file: the store's own where it keeps one, else the file is read."""
+def _digests(path: str, files: Mapping[str, Fields]) -> dict[str, str]:
+    """The digest of each file: the store's own if it keeps one, else computed from the contents."""
     filesystem, plain = file_system(path)
 
     def digest(name: str) -> str:
@@ -242,7 +247,7 @@ def _digests(path: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str
 
 
 def remove(output_path: str, keep: int = 0) -> None:
-    """Remove what is older than this attempt's `keep` newest finished checkpoints; 0: all of them."""
+    """Remove the checkpoints older than this attempt's `keep` newest finished ones. 0: remove all."""
     steps = sorted(_steps(output_path), reverse=True)
     kept = [step for step in steps if _read_mark(checkpoint_path(output_path, step))][:keep]
     old = [step for step in steps if keep == 0 or (kept and step < kept[-1])]
@@ -254,7 +259,7 @@ def remove(output_path: str, keep: int = 0) -> None:
 
 @dataclass
 class Cadence:
-    """Every `steps` steps, or once `minutes` have passed since the last; None: not by that measure."""
+    """Due every `steps` steps, and when `minutes` have passed since the last time. None: that rule does not apply."""
 
     steps: int | None
     minutes: float | None

@@ -1,25 +1,26 @@
-"""Log-probabilities of completions: what losses of preference pairs are made of."""
+"""Log-probabilities of completions, from which the losses of preference pairs are computed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import haliax as hax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.data.batches.pair_batches import PairBatch
 from marin_sft.training.token_logps import PairRows, sums_by_completion, token_logps
 
 
 class Completions(NamedTuple):
-    """float32[pairs, 2] each, chosen and rejected, in nats, summed over the completion's tokens.
+    """Figures of pairs: float32[pairs, 2] each, chosen and rejected, in nats, summed over the completion's tokens.
 
-    `logps`; `tails`, the part of it beyond the length of the pair's shorter completion; `entropies` and
-    `log_sum_squares` as in `TokenLogps`, where asked for. `lengths` int32: tokens. A pair that only fills the batch up
-    has none.
+    tails: the part of `logps` beyond the length of the pair's shorter completion.
+    lengths: int32, tokens; 0 for a pair that only pads the batch.
+    entropies, log_sum_squares: as in `TokenLogps`, if asked for.
     """
 
     logps: jax.Array
@@ -35,7 +36,7 @@ class Completions(NamedTuple):
 
 
 def completion_arrays(batch: PairBatch) -> dict[str, np.ndarray]:
-    """The arrays of `batch` for `completions`, as `Objective.arrays` gives them: an axis of micro-batches in front."""
+    """The arrays of `batch` for `completions`, as from `Objective.arrays`: the first axis is micro-batches."""
     arrays = {
         "tokens": batch.tokens,
         "segment_ids": batch.segment_ids,
@@ -52,7 +53,7 @@ def _tails(batch: PairBatch) -> np.ndarray:
     tails = np.zeros_like(batch.completion)
     for micro, (completion, lengths) in enumerate(zip(batch.completion, batch.lengths, strict=True)):
         shared = np.repeat(lengths.reshape(-1, 2).min(axis=1), 2)
-        at = np.flatnonzero(completion >= 0)  # a completion's targets lie in one row, in order
+        at = np.flatnonzero(completion >= 0)  # a completion's targets are in one row, in order
         which = completion.reshape(-1)[at]
         by_completion = np.argsort(which, kind="stable")
         counts = np.bincount(which, minlength=len(lengths))
@@ -63,7 +64,7 @@ def _tails(batch: PairBatch) -> np.ndarray:
 
 
 def completions(
-    model: Any,
+    model: LmHeadModel,
     batch: Mapping[str, hax.NamedArray],
     key: jax.Array | None = None,
     *,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources
 from marin_sft.execution.step import execution_only
@@ -52,22 +51,22 @@ def devices_of(resources: Resources) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSettings(PrecisionSettings):
-    """How the devices compute. All but `precision` changes the result by rounding only."""
+    """How the devices compute. Except for `precision`, settings change the result by rounding only."""
 
-    mesh: Any = execution_only(default=None)
+    mesh: object = execution_only(default=None)
     """How the devices share the work, see `mesh.mesh_config`. None: each has different rows, and a slice of the
     weights."""
 
     per_device_parallelism: int = execution_only(default=-1)
-    """Examples of a micro-batch on each device. -1: no accumulation. Dropout and NEFTune draw their random numbers for
-    each micro-batch: with them, it has the effect of a seed."""
+    """Examples of a micro-batch on each device. -1: no gradient accumulation. Dropout and NEFTune draw random numbers
+    per micro-batch, so with them it acts like a seed."""
 
     gradient_accumulation_steps: int | None = execution_only(default=None)
     """Micro-batches that a batch is cut into, instead of `per_device_parallelism`. `train_batch_size` still counts the
     examples of a whole step. None: as `per_device_parallelism` says."""
 
     gradient_checkpointing: bool | str = execution_only(default=True)
-    """Compute activations again in the backward pass to save memory: True, False, or one of `CHECKPOINTING`."""
+    """Recompute activations in the backward pass to save memory: True, False, or one of `CHECKPOINTING`."""
 
     attention_backend: str | None = execution_only(default=None)
     """One of `ATTENTION_BACKENDS`. None: the best for device and model."""
@@ -90,6 +89,6 @@ class DeviceSettings(PrecisionSettings):
         require(self, "gradient_accumulation_steps", once, f"None where per_device_parallelism = {micro}")
 
     def attention(self) -> str | None:
-        """The backend to use: only the plain one can split positions over devices."""
+        """The backend to use. Only the plain one can split positions over devices."""
         splits = self.mesh is not None and mesh_config(self.mesh).sequence != 1
         return "vanilla" if splits else self.attention_backend

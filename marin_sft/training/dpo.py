@@ -9,13 +9,14 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import haliax as hax
 import jax
 import jax.numpy as jnp
 import jmp
 import numpy as np
+from levanter.models.lm_model import LmHeadModel
+from levanter.trainer import Trainer
 
 from marin_sft.data.batches.pair_batches import PairBatches
 from marin_sft.data.packing.packed_mixture import PackedMixture
@@ -36,18 +37,18 @@ from marin_sft.training.references import References
 from marin_sft.training.synced_reference import SyncedReference
 from marin_sft.training.train_run import train, train_slice
 
-# What rounding in another order, that of other packs, may change of a completion's log-probability: this part of it, or
-# so many nats where it is short.
+# How much a completion's log-probability may change when it is packed differently and summed in another order: a
+# fraction of it, or, for short completions, a number of nats.
 TOLERANCE = {"float32": (1e-5, 1e-4), "bfloat16": (5e-3, 0.1)}
 
 
 def dpo(config: DPOConfig) -> None:
-    """Train on the config's mixture, resuming from the newest checkpoint of `earlier_attempts` when there is one.
+    """Train on the config's mixture. Resumes from the newest checkpoint of `earlier_attempts`, if there is one.
 
     Raises:
-        TrainingError: as `sft`; and figures of a first step that differ from the reference's, where the reference is
-            the model that training begins with.
-        DataError: a mixture that is not of pairs, or other pairs than the reference's.
+        TrainingError: as `sft`; or the reference is the model that training starts from, but the figures of the first
+            step differ from the reference's.
+        DataError: the mixture does not hold pairs, or not the reference's pairs.
     """
     train(config, lambda layout: DPOObjective(config, layout))
 
@@ -92,7 +93,7 @@ class DPOObjective:
         return self._batches.trained_tokens(step)
 
     def digest(self, step: int) -> str:
-        # Of batches that are laid out the same on any devices.
+        # From batches whose layout does not depend on the devices.
         config = self._config
         batches = PairBatches(self._mixture, config.train_batch_size, config.seed, cut_epochs=config.cuts_epochs)
         arrays = pair_arrays(batches.batch(step), self._references)
@@ -100,24 +101,24 @@ class DPOObjective:
         return hashlib.sha256(b"".join(contents)).hexdigest()
 
     def loss(
-        self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: Any
+        self, model: LmHeadModel, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: LmHeadModel | None
     ) -> tuple[jax.Array, Figures]:
         return self._losses(model, batch, key, reference)
 
-    def reference(self, trainer: Any) -> SyncedReference | None:
+    def reference(self, trainer: Trainer) -> SyncedReference | None:
         config = self._config
         if config.reference_model is None:
             return None
         if config.ref_model_sync_steps is not None and self._limits[0] != self._limits[1]:
             raise TrainingError(
-                f"ref_model_sync_steps: the reference model ({config.reference_model}/config.json) has another shape "
-                f"than the base model ({config.base_model}/config.json), and cannot follow it; expected the same, or "
+                f"ref_model_sync_steps: the reference model ({config.reference_model}/config.json) cannot follow the "
+                f"base model ({config.base_model}/config.json), which has another shape; expected the same shape, or "
                 "ref_model_sync_steps=None"
             )
         model = levanter_model.load_model(config.reference_model, axis_mapping=trainer.parameter_axis_mapping)
         return SyncedReference(model, config.ref_model_sync_steps, config.ref_model_mixup_alpha)
 
-    def evaluation(self, trainer: Any) -> Evaluate | None:
+    def evaluation(self, trainer: Trainer) -> Evaluate | None:
         sets = held_out(self._config, self._mixture, self._layout)
         if sets:
             return DPOValidation(sets, trainer, self._losses).measure
@@ -131,8 +132,8 @@ class DPOObjective:
         return {}
 
     def check(self, step: int, figures: Mapping[str, float]) -> None:
-        """At the first step the policy is the reference, unless dropout changes what it starts with: each reward is 0,
-        and the loss of "sigmoid" is ln 2, if no weights scale it."""
+        """At the first step, the policy is the reference, unless dropout is on: then all rewards are 0, and the loss of
+        "sigmoid" is ln 2 unless pairs are weighted."""
         config = self._config
         if step != 1 or not config.starts_at_reference or _starts_with_dropout(config.lora):
             return
@@ -146,12 +147,12 @@ class DPOObjective:
         wrong = {name: value for name, value in found.items() if abs(value) > tolerance}
         if wrong:
             raise TrainingError(
-                f"step 1: {wrong}, expected 0 (to {tolerance:.1e}), because the reference is the model that "
-                "training begins with: the reference's log-probabilities are not of this model, these pairs or this "
+                f"step 1: {wrong}, expected 0 (within {tolerance:.1e}), because the reference is the model that "
+                "training starts from: the reference's log-probabilities are not of this model, these pairs or this "
                 "precision; compute them again with --force_run for the reference's step"
             )
 
 
 def _starts_with_dropout(adapter: LoraConfig | None) -> bool:
-    """A new adapter changes nothing at first, with or without it."""
+    """Whether dropout changes the first step. It does not for a new adapter, which changes nothing at first."""
     return adapter is not None and adapter.adapter_path is not None and bool(resolved(adapter).dropout)

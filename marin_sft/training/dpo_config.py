@@ -1,4 +1,4 @@
-"""The config of direct preference optimisation, and of the reference log-probabilities that it starts from."""
+"""The configs of direct preference optimisation and of the reference log-probabilities that it uses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from marin_sft.execution.step import StepConfig, execution_only, omitted_when, this_output_path
 from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.dpo_loss_types import LOSS_TYPES, LossOptions
+from marin_sft.training.metrics.reporting import LOG
 from marin_sft.training.precision import PrecisionSettings
 from marin_sft.training.train_config import TrainConfig
 
 
 def needs_reference(loss_type: str | Sequence[str] | Mapping[str, float], reference_free: bool) -> bool:
-    """Whether a training with such losses compares with a reference model."""
+    """Whether these losses compare with a reference model."""
     names = LossOptions(loss_type=loss_type).weights()
     return not reference_free and any(LOSS_TYPES[name].reference for name in names)
 
@@ -34,21 +35,21 @@ class ReferenceConfig(
     """
 
     mixture: str
-    """Output of a mixture step, of pairs."""
+    """Output of a mixture step that holds pairs."""
 
     tokenized: dict[str, str]
-    """Output of a tokenize step by the mixture's component names."""
+    """Outputs of tokenize steps, by the mixture's component names."""
 
     model: str
     """A Hugging Face directory."""
 
     adapter: str | None = omitted_when(None, default=None)
-    """The directory of a PEFT adapter that the model has. None: none."""
+    """The directory of a PEFT adapter to apply to the model. None: no adapter."""
 
     output_path: str = this_output_path()
 
     batch_size: int = execution_only(default=16)
-    """Pairs at once. It changes the result by rounding only."""
+    """Pairs per batch. It changes the result by rounding only."""
 
     def __post_init__(self) -> None:
         if not unresolved(self):
@@ -59,21 +60,21 @@ class ReferenceConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class DPOSettings(LossOptions):
-    """Settings of training on pairs: the losses, and the reference they compare with."""
+    """Settings of training on pairs: the losses, and the reference that they compare with."""
 
     reference_free: bool = False
     """Compare with a uniform distribution instead of a reference model."""
 
     ref_model_sync_steps: int | None = None
-    """Steps after which the reference model moves towards the policy (TR-DPO, arXiv:2404.09656). None: never."""
+    """Move the reference model towards the policy every this many steps (TR-DPO, arXiv:2404.09656). None: never."""
 
     ref_model_mixup_alpha: float = 0.6
-    """a, by which it moves to a * policy + (1 - a) * reference."""
+    """The a in the new reference, a * policy + (1 - a) * reference."""
 
     share_prefix: bool | None = execution_only(default=None)
-    """Run the tokens of a prompt once for both completions, unless the model has sliding windows. None: on a CPU, where
-    leaving out what a branch cannot see costs nothing. It changes the result by rounding only; with dropout it has the
-    effect of a seed."""
+    """Run the tokens of a prompt once for both completions. None: on a CPU, where that costs nothing, unless the model
+    has sliding windows, which do not allow it. It changes the result by rounding only; with dropout, it acts like a
+    seed."""
 
     def check_pairs(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
@@ -85,12 +86,19 @@ class DPOSettings(LossOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DPOConfig(
-    DPOSettings, TrainConfig, StepConfig, kind="dpo", version=3, body="marin_sft.training.dpo:dpo", fresh_process=True
+    DPOSettings,
+    TrainConfig,
+    StepConfig,
+    kind="dpo",
+    version=3,
+    body="marin_sft.training.dpo:dpo",
+    fresh_process=True,
+    log=LOG,
 ):
     """As `TrainConfig`; an example is a pair of completions of one prompt.
 
-    What the policy is compared with is exactly one of `reference_logprobs` and `reference_model`, unless no loss needs
-    a reference, or `reference_free` is given.
+    Exactly one of `reference_logprobs` and `reference_model` is required, unless no loss needs a reference or
+    `reference_free` is set.
 
     Raises:
         ConfigError: for a value that cannot be used.
@@ -100,10 +108,10 @@ class DPOConfig(
     """Output of a `reference_logprobs` step over the same mixture."""
 
     reference_model: str | None = None
-    """A Hugging Face directory: the reference model is loaded beside the policy and runs in every step."""
+    """A Hugging Face directory. The reference model is held in memory with the policy, and runs in every step."""
 
     starts_at_reference: bool = execution_only(default=False)
-    """Whether the reference is the base model: then the first step is checked to have rewards of 0."""
+    """Whether the reference is the base model. If so, the rewards of the first step are checked to be 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The formula of each loss of preference optimisation. `dpo_losses` is what to call.
+"""The formula of each loss of preference optimisation. Call them through `dpo_losses`.
 
 For each pair, with log-probabilities (natural log) summed over the tokens of a completion: a and r are the log-ratios
 log(policy / reference) of the chosen and of the rejected completion, D = a - r, b = beta, e = label_smoothing,
@@ -23,9 +23,9 @@ s = sigmoid, ls = log s, Lc and Lr the lengths in tokens, at least 1, and H(x) =
     simpo         H(b (log policy(chosen) / Lc                                SimPO 2405.14734
                        - log policy(rejected) / Lr) - gamma)
 
-Numbers are arXiv ids. BCO subtracts a running mean of the rewards as d; here it is a constant, and 0 is what TRL 1.16
-has. Two differences from TRL 1.16: there `sigmoid` and `sigmoid_norm` ignore smoothing; `simpo` is a loss of its CPO
-trainer. With another f-divergence (f-DPO, 2309.16240) a and r are
+Numbers are arXiv ids. In BCO, d is a running mean of the rewards; here it is a constant, and 0 gives TRL 1.16's loss.
+Two differences from TRL 1.16: there, `sigmoid` and `sigmoid_norm` ignore smoothing, and `simpo` is a loss of its CPO
+trainer. With another f-divergence (f-DPO, 2309.16240), a and r are
 f'(ratio) - f'(1) instead of log(ratio), in the losses that allow it.
 """
 
@@ -40,15 +40,15 @@ import jax.numpy as jnp
 
 from marin_sft.training.dpo_loss_types import LossOptions
 
-# Above it exp goes on as a straight line: what comes of it stays finite in float32, even squared, and keeps its order.
+# Above this, exp continues as a straight line: results stay finite in float32, even squared, and keep their order.
 _EXP_LIMIT = 30.0
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A batch of pairs, as `dpo_losses.dpo_loss` takes them, and the options of their loss; arrays are [pairs].
+    """A batch of pairs, as in `dpo_losses.dpo_loss`, and the options of their loss. Arrays are [pairs].
 
-    Log-probabilities are float32, and 0 where a pair is not `valid`.
+    Log-probabilities are float32, and 0 for pairs that are not `valid`.
     """
 
     policy_chosen: jax.Array
@@ -88,14 +88,14 @@ class Pairs:
         return chosen / at_least_one(self.chosen_lengths) - rejected / at_least_one(self.rejected_lengths)
 
     def smoothed(self, logit: jax.Array) -> jax.Array:
-        """Cross-entropy of sigmoid(logit) with labels that are 1 but for a share `label_smoothing` of them."""
+        """Cross-entropy of sigmoid(logit) with the label 1, flipped with probability `label_smoothing`."""
         smoothing = self.options.label_smoothing
         return -(1 - smoothing) * jax.nn.log_sigmoid(logit) - smoothing * jax.nn.log_sigmoid(-logit)
 
     def rank_margin(self, ours: jax.Array, others: jax.Array) -> jax.Array:
-        """Each of `ours` minus that of `others` with the same rank in the batch: optimal transport in one dimension.
+        """Each of `ours` minus the one in `others` with the same rank in the batch: optimal transport in one dimension.
 
-        It stays with the pair that `ours` is of, so that padding, which has the highest ranks on both sides, falls out.
+        The result stays at the pair of `ours`. Padding has the highest ranks on both sides, so it drops out.
         """
         ranks = jnp.argsort(jnp.argsort(jnp.where(self.valid, ours, jnp.inf)))
         matched = jnp.sort(jnp.where(self.valid, others, jnp.inf))[ranks]
@@ -113,7 +113,7 @@ class Pairs:
 
 
 def at_least_one(lengths: jax.typing.ArrayLike) -> jax.Array:
-    """Lengths to divide by: a completion without tokens has a sum of 0, and so a mean of 0."""
+    """Lengths to divide by: a completion without tokens has sum 0, and so mean 0."""
     return jnp.maximum(jnp.asarray(lengths), 1)
 
 
@@ -187,7 +187,7 @@ def _discopop(pairs: Pairs) -> jax.Array:
     margin = pairs.margin
     tempered = margin / pairs.options.discopop_tau
     logistic = -jax.nn.log_sigmoid(margin) * jax.nn.sigmoid(-tempered)
-    # The product as one exponent: exp(-margin) alone overflows where the sigmoid is 0.
+    # One exponent for the whole product: exp(-margin) alone overflows where the sigmoid is 0.
     exponential = 1 + _expm1(jax.nn.log_sigmoid(tempered) - margin)
     return logistic + exponential
 

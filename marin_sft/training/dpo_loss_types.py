@@ -1,6 +1,6 @@
-"""Which losses of preference optimisation there are, and their options; the formulas are in `dpo_formulas`.
+"""The losses of preference optimisation and their options. The formulas are in `dpo_formulas`.
 
-Names are those of TRL 1.16's `DPOConfig.loss_type`, and `simpo`, which has no reference model.
+Names are those of TRL 1.16's `DPOConfig.loss_type`, plus `simpo`, which has no reference model.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ F_DIVERGENCE_TYPES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_diverg
 
 @dataclass(frozen=True)
 class LossType:
-    """What a loss takes.
+    """The properties of a loss.
 
-    `label_smoothing`: the assumed probability that a label is flipped; `needed` where the loss is infinite without.
-    `f_divergence`: built on the difference of the two rewards, in which the partition function cancels, so that it
-    holds for other divergences than the reverse KL (f-DPO, arXiv:2309.16240).
-    `sorts`: a pair's loss depends on the ranks of all pairs of the batch. `reference`: it looks at a reference model.
+    label_smoothing: whether it can use the assumed probability that a label is flipped; "needed" if it is infinite
+    without.
+    f_divergence: whether it allows other divergences than the reverse KL (f-DPO, arXiv:2309.16240): it depends on the
+    difference of the two rewards only, in which the partition function cancels.
+    sorts: whether a pair's loss depends on the ranks of all pairs of the batch.
+    reference: whether it uses a reference model.
     """
 
     label_smoothing: Literal["no", "optional", "needed"] = "no"
@@ -55,10 +57,10 @@ _OLDER_NAMES = {"aot_pair": "aot_unpaired"}  # TRL before 1.0, EasyDeL
 
 
 def loss_type_named(name: str) -> str:
-    """The key of LOSS_TYPES that `name` stands for.
+    """The key of LOSS_TYPES for `name`.
 
     Raises:
-        ConfigError: no such loss; says which there are, and the nearest.
+        ConfigError: there is no such loss; the message lists all, and the nearest.
     """
     name = _OLDER_NAMES.get(name, name)
     _require_one_of("loss_type", name, LOSS_TYPES)
@@ -68,18 +70,18 @@ def loss_type_named(name: str) -> str:
 def loss_weights_of(
     loss_types: str | Sequence[str] | Mapping[str, float], loss_weights: Sequence[float] | None = None
 ) -> dict[str, float]:
-    """One spelling for a loss or a weighted sum of losses: loss type -> weight.
+    """A loss, or a weighted sum of losses, as loss type -> weight.
 
-    Takes `"sigmoid"`, `["sigmoid", "sft"]` (weights 1, or those of `loss_weights`, as TRL spells it) or
+    Accepts `"sigmoid"`, `["sigmoid", "sft"]` (with weights 1, or `loss_weights` as in TRL), and
     `{"sigmoid": 1.0, "sft": 0.5}`.
 
     Raises:
-        ConfigError: unknown, repeated or no names; as many weights as types are not given; a negative weight, or one
-            that is no finite number; none above 0.
+        ConfigError: a name is unknown or repeated, there is none, the numbers of names and weights differ, a weight is
+            negative or not finite, or no weight is above 0.
     """
     if isinstance(loss_types, Mapping):
         if loss_weights is not None:
-            raise ConfigError(f"loss_types={dict(loss_types)} has weights of its own; expected no loss_weights")
+            raise ConfigError(f"loss_types={dict(loss_types)} already has weights; expected no loss_weights")
         loss_weights = list(loss_types.values())
     named = isinstance(loss_types, str | Sequence | Mapping)
     _require(named, "loss_type", loss_types, "a name, several, or weights by name")
@@ -98,23 +100,23 @@ def loss_weights_of(
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """Which losses of pairs to minimise, and their options. Each option is declared, explained and checked here, and
-    used in a formula."""
+    """Which losses of pairs to minimise, and their options. Options are declared, documented and checked here; the
+    formulas use them."""
 
     loss_type: str | Sequence[str] | Mapping[str, float] = "sigmoid"
-    """A key of `LOSS_TYPES`, or weights of several by name."""
+    """A key of `LOSS_TYPES`, or several with their weights."""
 
     beta: float = 0.1
-    """How strongly the policy is kept near the reference; for `ipo` the paper's tau."""
+    """How strongly the policy is kept near the reference. For `ipo`, the paper's tau."""
 
     label_smoothing: float = 0.0
-    """Probability that a label is flipped, from 0 to below 0.5. In a sum of losses it reaches those that take it."""
+    """Probability that a label is flipped, from 0 to below 0.5. In a sum of losses, it applies to those that use it."""
 
     f_divergence_type: str = "reverse_kl"
     """One of `F_DIVERGENCE_TYPES`."""
 
     f_alpha_divergence_coef: float = 0.5
-    """alpha of f'(t) - f'(1) = (t^(alpha - 1) - 1) / (alpha - 1) in "alpha_divergence". 1 is reverse_kl, 0
+    """alpha in "alpha_divergence": f'(t) - f'(1) = (t^(alpha - 1) - 1) / (alpha - 1). 1 is reverse_kl, 0 is
     forward_kl."""
 
     discopop_tau: float = 0.05
@@ -124,10 +126,10 @@ class LossOptions:
     """gamma of `simpo`. The paper's ratio gamma / beta is `simpo_gamma / beta`."""
 
     bco_delta: float = omitted_when(0.0, default=0.0)
-    """The reward that `bco_pair` subtracts from those of both completions."""
+    """The baseline that `bco_pair` subtracts from the rewards of both completions."""
 
     ld_alpha: float | None = None
-    """Weight of what a completion has beyond the length of the other one (LD-DPO, arXiv:2409.06411). None: 1."""
+    """Weight of a completion's tokens beyond the length of the other one (LD-DPO, arXiv:2409.06411). None: 1."""
 
     use_weighting: bool = False
     """Weight pairs by how likely the policy finds them (WPO, arXiv:2406.11827)."""
@@ -137,14 +139,13 @@ class LossOptions:
         return {name: weight for name, weight in loss_weights_of(self.loss_type).items() if weight}
 
     def alone(self, loss_type: str) -> LossOptions:
-        """The options that this loss sees in a sum of losses."""
+        """The options of this loss in a sum of losses."""
         mine = {field.name: getattr(self, field.name) for field in fields(LossOptions)}
         takes = LOSS_TYPES[loss_type].label_smoothing != "no"
         return LossOptions(**{**mine, "loss_type": loss_type, **({} if takes else {"label_smoothing": 0.0})})
 
     def check_losses(self) -> None:
-        """Raise ConfigError for a value out of its range, or one that none of the losses, or not all that must, can
-        use."""
+        """Raise ConfigError for a value out of range, or one that the losses cannot use."""
         names = list(self.weights())
         for field in fields(LossOptions):
             value = getattr(self, field.name)
@@ -163,7 +164,7 @@ class LossOptions:
         sorting = [name for name in names if LOSS_TYPES[name].sorts]
         if self.use_weighting and sorting:
             raise ConfigError(
-                f"pairs are weighted one by one, but {sorting} sort them over the batch; use other losses"
+                f"use_weighting=True: pairs are weighted one by one, but {sorting} sort them over the batch"
             )
 
 

@@ -6,7 +6,7 @@ The formulas and their sources are at the top of `dpo_formulas`, the names and o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -36,23 +36,23 @@ def dpo_loss(
 ) -> jax.Array:
     """float32[pairs]: the loss of each pair. Traceable and differentiable in the arrays; options are Python numbers.
 
-    Finite, and so are its gradients, for completions without tokens and for rewards up to 1e4 either way.
+    Loss and gradients are finite for completions without tokens, and for rewards from -1e4 to 1e4.
 
-    `aot` and `aot_unpaired` look at all pairs of the call: over all devices if the arrays are sharded, but only over
-    the micro-batch where gradients are accumulated. There the loss depends on how the batch is cut; with one pair at a
-    time, it is `sigmoid`.
+    `aot` and `aot_unpaired` compare all pairs of the call: over all devices if the arrays are sharded, but only within
+    the micro-batch if gradients are accumulated. Then the loss depends on how the batch is split; with one pair per
+    micro-batch, it is `sigmoid`.
 
     Args:
         options: of one loss.
         policy_chosen, policy_rejected, ref_chosen, ref_rejected: float[pairs], log-probability of the completion, in
-            nats, summed over its tokens. `sft` and `simpo` do not look at the reference's.
+            nats, summed over its tokens. `sft` and `simpo` ignore the reference's.
         chosen_lengths, rejected_lengths: int[pairs], tokens of the completion.
-        valid: bool[pairs], False for pairs that only fill the batch up: their loss is 0 whatever they hold, and they
-            are left out of ranks and means. None: all are pairs.
+        valid: bool[pairs], False for pairs that only pad the batch: their loss is 0 whatever their values, and they do
+            not count in ranks and means. None: all are valid.
 
     Raises:
-        ConfigError: an unknown loss, or an option that it cannot use.
-        ValueError: arrays that are not all of one shape [pairs].
+        ConfigError: the loss is unknown, or cannot use an option.
+        ValueError: the arrays are not all of one shape [pairs].
     """
     options.check_losses()
     (loss_type,) = options.weights()
@@ -84,23 +84,23 @@ def dpo_loss_parts(
     sft_chosen: Array | None = None,
     total_pairs: jax.typing.ArrayLike | None = None,
     total_chosen_tokens: jax.typing.ArrayLike | None = None,
-    **others: Any,
+    **others: Array,
 ) -> dict[str, jax.Array]:
     """float32 scalars: the batch's loss of each type, before it is weighted.
 
-    It is the mean over pairs; but `sft` is the mean over the *tokens* of the batch's chosen completions, as in SFT.
+    Each is the mean over pairs, except `sft`: the mean over the *tokens* of the chosen completions, as in SFT.
 
     Args:
-        options: of all losses. Those of weight 0 are left out.
-        pair_weights: float[pairs], factors of the pairs' losses, such as `wpo_weights`; `sft` is not weighted.
-        sft_chosen: float[pairs], what `sft` takes for `policy_chosen`: the plain log-probabilities, where those of the
-            other losses are length-desensitised. None: the same.
-        total_pairs, total_chosen_tokens: what to divide by. None: the counts of this batch. Given those of the global
-            batch, the parts of its micro-batches or shards add up to its own (see `dpo_loss` for which losses).
+        options: of all losses. Losses with weight 0 are left out.
+        pair_weights: float[pairs], factors of the pairs' losses, e.g. `wpo_weights`. `sft` is not weighted.
+        sft_chosen: float[pairs], `policy_chosen` for `sft`: the plain log-probabilities, if those of the other losses
+            are length-desensitised. None: the same.
+        total_pairs, total_chosen_tokens: the divisors. None: the counts of this batch. With the counts of the global
+            batch, the losses of its micro-batches or shards add up to its own (see `dpo_loss` for the exceptions).
         policy_chosen, chosen_lengths, valid, others: the arguments of `dpo_loss`.
 
     Raises:
-        ConfigError, ValueError: as `dpo_loss`; ConfigError too if no loss can use an option, or one cannot bear it.
+        ConfigError, ValueError: as `dpo_loss`; also ConfigError if no loss can use an option, or one forbids it.
     """
     options.check_losses()
     keep = _valid(valid, policy_chosen)
@@ -127,7 +127,7 @@ def dpo_loss_parts(
 
 
 def weighted_sum(options: LossOptions, parts: Mapping[str, jax.Array]) -> jax.Array:
-    """float32 scalar: the loss that is minimised, of its `dpo_loss_parts`.
+    """float32 scalar: the loss to minimise, from its `dpo_loss_parts`.
 
     RPO (arXiv:2404.19733) is `{"sigmoid": 1, "sft": alpha}`, MPO (arXiv:2411.10442) is
     `{"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1}`.
@@ -145,11 +145,11 @@ def wpo_weights(
     chosen_lengths: Array,
     rejected_lengths: Array,
 ) -> jax.Array:
-    """float32[pairs], without gradient: how likely the policy finds both completions, to weight the pair by.
+    """float32[pairs], without gradient: weights of the pairs by how likely the policy finds both completions.
 
-    WPO (arXiv:2406.11827, eq. 2, aligned to sampling): for each completion exp of the mean over its tokens of
-    log p(token) - log(sum over the vocabulary of p^2), and the product of the two.
-    `*_log_sum_squares`: float[pairs], the second logarithm, in nats, summed over the tokens; others as in `dpo_loss`.
+    WPO (arXiv:2406.11827, eq. 2, aligned to sampling): the product over both completions of exp(mean over tokens of
+    log p(token) - log(sum over the vocabulary of p^2)).
+    `*_log_sum_squares`: float[pairs], the second logarithm, in nats, summed over the tokens. Others: as in `dpo_loss`.
     """
     chosen = (_float32(policy_chosen) - _float32(chosen_log_sum_squares)) / at_least_one(chosen_lengths)
     rejected = (_float32(policy_rejected) - _float32(rejected_log_sum_squares)) / at_least_one(rejected_lengths)
@@ -157,8 +157,8 @@ def wpo_weights(
 
 
 def length_desensitized(logps: jax.Array, tails: jax.Array, ld_alpha: float | None) -> jax.Array:
-    """Log-probabilities of completions as LD-DPO (arXiv:2409.06411) counts them: what lies beyond the length of the
-    pair's shorter completion, `tails`, counts `ld_alpha` times. None: once."""
+    """Log-probabilities of completions in LD-DPO (arXiv:2409.06411): the part beyond the length of the pair's shorter
+    completion, `tails`, counts `ld_alpha` times. None: once."""
     return logps if ld_alpha is None else logps - (1 - ld_alpha) * tails
 
 

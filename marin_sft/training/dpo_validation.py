@@ -1,15 +1,18 @@
-"""The loss and the rewards of held-out pairs, measured while training."""
+"""The loss and the rewards of held-out pairs, measured during training."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import equinox as eqx
 import haliax as hax
+import jax
 import numpy as np
+from levanter.trainer import Trainer
+from levanter.trainer_state import TrainerState
 
 from marin_sft.data.batches.pair_batches import PairValidation
 from marin_sft.data.packing.packed_mixture import PackedMixture
@@ -22,7 +25,7 @@ from marin_sft.training.pair_loss import PairLoss, pair_arrays
 from marin_sft.training.references import References
 
 PairArrays: TypeAlias = Mapping[str, np.ndarray]
-"""What `pair_arrays` gives."""
+"""What `pair_arrays` returns."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,14 @@ class _HeldOut:
 
 
 def held_out(config: DPOConfig, mixture: PackedMixture, layout: Layout) -> dict[str, Iterable[PairArrays]]:
-    """By component, what the mixture keeps out of training."""
+    """The pairs that the mixture holds out of training, by component."""
 
     def of_component(name: str) -> _HeldOut:
         batches = PairValidation(
             mixture,
             name,
             config.train_batch_size,
-            micro_batches=layout.micro_steps,  # so that evaluation fits where training does
+            micro_batches=layout.micro_steps,  # so evaluation fits in memory if training does
             rows_multiple=layout.devices,
             share_prefix=bool(config.share_prefix),
         )
@@ -57,17 +60,17 @@ def held_out(config: DPOConfig, mixture: PackedMixture, layout: Layout) -> dict[
 
 
 class DPOValidation:
-    """Figures of `sets` of pairs by name, each gone through once whenever they are measured.
+    """Measures `sets` of pairs, by name. Each is iterated over once per measurement.
 
-    `losses` is the loss that training minimises. `name`: what the names of figures begin with.
+    `losses`: the loss that training minimises. `name`: the prefix of the figures' names.
     """
 
     def __init__(
-        self, sets: Mapping[str, Iterable[PairArrays]], trainer: Any, losses: PairLoss, name: str = "eval"
+        self, sets: Mapping[str, Iterable[PairArrays]], trainer: Trainer, losses: PairLoss, name: str = "eval"
     ) -> None:
         self._sets, self._trainer, self._losses, self._name = sets, trainer, losses, name
 
-        def figures(state: Any, batch: Mapping[str, hax.NamedArray]) -> Mapping[str, Any]:
+        def figures(state: TrainerState, batch: Mapping[str, hax.NamedArray]) -> Mapping[str, jax.Array]:
             model = trainer.mp.cast_to_compute(eqx.nn.inference_mode(state.model))
             averaged = state.model_averaging
             reference = None if averaged is None else trainer.mp.cast_to_compute(averaged.model_params)
@@ -77,9 +80,11 @@ class DPOValidation:
 
         self._figures = hax.named_jit(figures, axis_resources=trainer.compute_axis_mapping, out_axis_resources={})
 
-    def measure(self, state: Any) -> dict[str, float]:
-        """Means over the pairs under `{name}/`, and under `{name}/{set}/` over those of each set, where there are
-        several. To be called within the trainer's context."""
+    def measure(self, state: TrainerState) -> dict[str, float]:
+        """Means over all pairs as `{name}/...` and, if there are several sets, over each set as `{name}/{set}/...`.
+
+        Call it within the trainer's context.
+        """
         measured = {name: [self._measured(state, arrays) for arrays in some] for name, some in self._sets.items()}
         of_all = self._losses.together([of_batch for some in measured.values() for of_batch in some])
         means = {f"{self._name}/{key}": value for key, value in of_all.items()}
@@ -89,8 +94,8 @@ class DPOValidation:
             means |= {f"{self._name}/{name}/{key}": value for key, value in self._losses.together(some).items()}
         return means
 
-    def _measured(self, state: Any, arrays: PairArrays) -> tuple[dict[str, float], np.ndarray]:
-        """Figures of a batch, those of its micro-batches added up, and its `totals`."""
+    def _measured(self, state: TrainerState, arrays: PairArrays) -> tuple[dict[str, float], np.ndarray]:
+        """The figures of a batch, summed over its micro-batches, and its `totals`."""
         sums: dict[str, float] = {}
         for i in range(len(arrays["totals"])):
             micro = {name: array[i : i + 1] for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""Exports written while training: where they lie, and what a resumed attempt takes over.
+"""Exports written during training: where they are, and which ones a resumed attempt keeps.
 
 {output_path}/hf/step-{N}/    the weights after N steps, as `marin_sft.export` writes them
 """
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Exporter(Protocol):
-    """Writes the model every `steps` steps and after the last: see `marin_sft.export.periodic.PeriodicExports`.
+    """Writes the model every `steps` steps and after the last one: see `marin_sft.export.periodic.PeriodicExports`.
 
-    check: raises before the first step for what would make `write` fail, whatever the weights are.
+    `check` raises before the first step if `write` would fail for a reason other than the weights.
     """
 
     @property
@@ -42,9 +42,9 @@ def export_path(output_path: str, step: int) -> str:
 
 
 def carry_over(start: Checkpoint, output_path: str) -> None:
-    """Copy to `output_path` the exports that the attempt of `start` wrote up to there.
+    """Copy the exports that the attempt of `start` wrote up to its step to `output_path`.
 
-    They are complete: an export is written before the checkpoint of the same step.
+    They are complete, because an export is written before the checkpoint of the same step.
     """
     if start.output_path == output_path:
         return
@@ -60,7 +60,7 @@ def carry_over(start: Checkpoint, output_path: str) -> None:
 
 
 def prune(output_path: str, keep: int) -> None:
-    """Remove all exports below `output_path` but for the `keep` newest."""
+    """Remove all exports below `output_path` except the `keep` newest."""
     for step in sorted(_steps(output_path))[:-keep]:
         remove_all(export_path(output_path, step))
 

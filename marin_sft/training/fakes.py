@@ -1,12 +1,15 @@
-"""Stand-ins small enough for a test: a word tokenizer with a chat template, and batches made by hand."""
+"""Small inputs for tests: a word tokenizer with a chat template, and handmade batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|start|>' + message['role'] + ' ' }}"
@@ -16,8 +19,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def word_tokenizer(words: Sequence[str]) -> Any:
-    """A transformers tokenizer that knows just these words, the chat roles, and
+def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A transformers tokenizer that knows only these words, the chat roles, and
     <|pad|> (id 0), <|eos|> (1), <|start|> (2), <|end|> (3)."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -34,7 +37,7 @@ def word_tokenizer(words: Sequence[str]) -> Any:
 
 @dataclass(frozen=True)
 class FakeBatch:
-    """Packed rows as `loss.Batch` describes them."""
+    """Packed rows, see `loss.Batch`."""
 
     tokens: np.ndarray
     loss_weight: np.ndarray
@@ -66,7 +69,7 @@ def pack(rows: Sequence[Sequence[Sequence[int]]], length: int) -> FakeBatch:
 
 @dataclass(frozen=True)
 class CountingBatches:
-    """Batches to train on: each row packs runs of consecutive ids of random length, padding at the end."""
+    """Training batches: each row packs runs of consecutive ids, of random length, with padding at the end."""
 
     vocab_size: int
     batch_size: int

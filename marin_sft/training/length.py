@@ -1,4 +1,4 @@
-"""How long a training is: its settings, its steps and epochs, and both in words. Light: no JAX."""
+"""How long to train: the settings, the steps and epochs, and both in words. Light: no JAX."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class LengthSettings:
     """Examples per step over all devices."""
 
     num_train_epochs: float | None = None
-    """Epochs. An epoch is as many examples as the mixture's training components hold. Its last step takes what is left
-    of it, as in transformers."""
+    """Epochs. An epoch is as many examples as the mixture's training components hold. Its last batch is what is left,
+    as in transformers."""
 
     num_train_steps: int | None = None
     """Optimizer steps. Without `num_train_epochs`, every batch is full and goes on into the next epoch."""
 
     per_epoch_training_steps: int | None = omitted_when(None, default=None)
-    """Steps that count as one epoch. None: as many as the data make."""
+    """Steps that count as one epoch. None: one pass over the data."""
 
     def check_length(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
@@ -52,7 +52,7 @@ class LengthSettings:
 
 
 def epochs_of(settings: LengthSettings, examples: int) -> Epochs:
-    """Of as many examples as the data make, `examples`, or as the settings say."""
+    """Epochs of `examples` examples, as many as the data make, unless the settings define an epoch."""
     steps = settings.per_epoch_training_steps
     in_epoch = examples if steps is None else steps * settings.train_batch_size
     return Epochs(in_epoch, settings.train_batch_size, settings.cuts_epochs)
@@ -69,7 +69,7 @@ def num_steps_of(settings: LengthSettings, examples: int) -> int:
 
 
 def length_text(epochs: Epochs, num_steps: int, examples: str) -> str:
-    """What `num_steps` train, in words; a batch larger than the data makes it a warning. `examples`: rows or pairs."""
+    """What `num_steps` train, in words; a warning if a batch is larger than the data. `examples`: rows or pairs."""
     passes = _counted(epochs.before(num_steps) / epochs.examples, "epoch")
     text = f"training for {passes} of {epochs.examples:,} {examples}: {_counted(num_steps, 'step')}"
     left = epochs.examples % epochs.batch_size

@@ -1,11 +1,11 @@
-"""Levanter's Trainer, set up the one way we use it, arrays on its devices, and checkpoints of the train state."""
+"""Levanter's Trainer as we set it up, arrays on its devices, and checkpoints of the train state."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, NoReturn
 
 import equinox as eqx
 import haliax as hax
@@ -15,9 +15,11 @@ import jmp
 import levanter.checkpoint
 import numpy as np
 import optax
+from levanter.models.lm_model import LmHeadModel
+from levanter.optim.model_averaging import ModelAveraging
 from levanter.tracker import NoopConfig
 from levanter.trainer import Trainer, TrainerConfig
-from levanter.trainer_state import saveable_training_mask
+from levanter.trainer_state import TrainerState, saveable_training_mask
 
 from marin_sft import disk
 from marin_sft.errors import TrainingError
@@ -29,14 +31,17 @@ from marin_sft.training.mesh import levanter_mesh
 from marin_sft.training.objective import Layout
 from marin_sft.training.precision import policy
 
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
 
-def trainer_config(*, precision: str, seed: int, mesh: Any = None) -> TrainerConfig:
-    """Levanter's settings for the devices that there are: mesh, number types, nothing of its own loop.
 
-    `mesh`: see `mesh.mesh_config`; None: each device has different rows, and a slice of the weights.
+def trainer_config(*, precision: str, seed: int, mesh: object = None) -> TrainerConfig:
+    """Levanter's settings for the available devices: mesh and number types. Its own loop is not used.
+
+    `mesh`: see `mesh.mesh_config`. None: each device has different rows, and a slice of the weights.
 
     Raises:
-        TrainingError: when the mesh does not fit the devices.
+        TrainingError: the mesh does not fit the devices.
     """
     use_compilation_cache()
     return TrainerConfig(
@@ -51,12 +56,12 @@ def trainer_config(*, precision: str, seed: int, mesh: Any = None) -> TrainerCon
 
 
 def build_trainer(config: TrainerConfig, optimizer: optax.GradientTransformation) -> Trainer:
-    """Of Levanter's Trainer we use the context (mesh, axis mappings) and the state; the step is `train_step`'s."""
+    """We use the context (mesh, axis mappings) and the state of Levanter's Trainer; the step is `train_step`'s."""
 
-    def no_loss(*_: Any, **__: Any) -> Any:
-        raise NotImplementedError("steps are taken by train_step.step_function, which is given the loss")
+    def no_loss(*_: object, **__: object) -> NoReturn:
+        raise NotImplementedError("train_step.step_function takes the steps, with a loss of its own")
 
-    return Trainer(config, optimizer, cast(Any, no_loss), add_default_hooks=False)
+    return Trainer(config, optimizer, no_loss, add_default_hooks=False)
 
 
 def layout(
@@ -65,7 +70,7 @@ def layout(
     """How a batch of `batch_size` examples is spread. The other two: see `DeviceSettings`.
 
     Raises:
-        TrainingError: when the batch does not divide over the devices, or not into micro-batches.
+        TrainingError: the batch does not divide over the devices, or not into micro-batches.
     """
     devices = config.data_axis_size
     micro_batches = micro_batches_of(batch_size, devices, per_device_parallelism, gradient_accumulation_steps)
@@ -74,11 +79,17 @@ def layout(
     return Layout(devices, micro_batches)
 
 
-def initial_state(trainer: Trainer, model: Any, seed: int, reference: Any = None, trainable: Any = True) -> Any:
+def initial_state(
+    trainer: Trainer,
+    model: LmHeadModel,
+    seed: int,
+    reference: ModelAveraging | None = None,
+    trainable: PyTree = True,
+) -> TrainerState:
     """The train state before step 0. `model` is donated: do not use it afterwards.
 
-    `reference`: a `ModelAveraging` to update with each step, see `Objective.reference`. `trainable`: True, or a tree
-    like `model` that says it of each array; the others are held in the type that is computed with, and not saved.
+    `reference`: to update with each step, see `Objective.reference`. `trainable`: True, or a tree like `model` with a
+    boolean for each array. Arrays that are not trained are held in the compute type, and not saved.
     """
     state = trainer.initial_state(jax.random.PRNGKey(seed), model=model, is_trainable=trainable)
     return dataclasses.replace(state, model_averaging=reference)
@@ -89,13 +100,13 @@ def _finite(leaves: list[jax.Array]) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
-def all_finite(state: Any) -> bool:
-    """Whether no weight and nothing in the optimizer's state is NaN or infinite."""
+def all_finite(state: TrainerState) -> bool:
+    """Whether all weights and the whole optimizer state are finite."""
     return bool(_finite([leaf for leaf in jax.tree_util.tree_leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]))
 
 
 def process_rows(trainer: Trainer, rows: int) -> tuple[int, int]:
-    """(part, parts): of so many equal slices of a micro-batch's rows, the one that this process's devices work on."""
+    """(part, parts): this process's devices work on the `part`-th of `parts` equal slices of a micro-batch's rows."""
     sharding = _sharding(trainer, (hax.Axis(BATCH, rows),))
     places = [index[0].indices(rows) for index in sharding.addressable_devices_indices_map((rows,)).values()]
     first, end = min(start for start, _, _ in places), max(stop for _, stop, _ in places)
@@ -106,10 +117,10 @@ def process_rows(trainer: Trainer, rows: int) -> tuple[int, int]:
 def to_devices(
     trainer: Trainer, arrays: Mapping[str, np.ndarray], part: int = 0, parts: int = 1
 ) -> dict[str, hax.NamedArray]:
-    """Host arrays as global ones. Those of [micro, batch, position] are spread by rows, of which each process hands in
-    its slice; those of [micro, anything] are whole on each device.
+    """Host arrays as global arrays. [micro, batch, position] arrays are spread by rows, and each process passes its
+    slice. [micro, anything] arrays are replicated on each device.
 
-    `part`, `parts`: which slice that is, see `process_rows`.
+    `part`, `parts`: the slice of this process, see `process_rows`.
     """
 
     def place(name: str, array: np.ndarray) -> hax.NamedArray:
@@ -140,9 +151,9 @@ def _sharding(trainer: Trainer, axes: tuple[hax.Axis, ...]) -> jax.sharding.Name
     return hax.partitioning.sharding_for_axis(axes, trainer.compute_axis_mapping, trainer.device_mesh)
 
 
-def save_state(path: str, state: Any, step: int) -> None:
-    """Write the train state, but for weights that are not trained, to directory `path`, and wait until all that all
-    processes write of it is on the disk."""
+def save_state(path: str, state: TrainerState, step: int) -> None:
+    """Write the train state, without weights that are not trained, to the directory `path`. Returns when the files of
+    all processes are on disk."""
     levanter.checkpoint.save_checkpoint(state.saveable_state, step, unchained(path))
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -152,22 +163,22 @@ def save_state(path: str, state: Any, step: int) -> None:
 
 
 class Room:
-    """Where a train state like `like` can be loaded to. Its arrays are freed when that is first done, but for weights
-    that are not trained: these stay."""
+    """Loads train states that have the structure of `like`. The first load frees the arrays of `like`, except weights
+    that are not trained, which are kept."""
 
-    def __init__(self, like: Any) -> None:
+    def __init__(self, like: TrainerState) -> None:
         self._saved, self._kept = eqx.partition(like, saveable_training_mask(like, like.is_trainable))
-        self._shapes: Any = None
+        self._shapes: TrainerState | None = None
 
-    def load(self, path: str, trainer: Trainer) -> Any:
+    def load(self, path: str, trainer: Trainer) -> TrainerState:
         """The train state saved at `path`.
 
         Raises:
-            TrainingError: when anything of it is missing, unreadable, or of another shape or type.
+            TrainingError: an array is missing, unreadable, or has another shape or type.
         """
         if self._shapes is None:
             self._shapes, self._saved = _release(self._saved), None
-        # It warns of each field that is None in the exemplar, one line per field.
+        # Else it warns about each field that is None in the exemplar.
         logging.getLogger("levanter.tensorstore_serialization").setLevel(logging.ERROR)
         try:
             state = levanter.checkpoint.load_checkpoint(
@@ -186,10 +197,10 @@ class Room:
         return eqx.combine(state, self._kept)
 
 
-def _release(state: Any) -> Any:
-    """The shapes of `state`, its arrays freed: a resume must not need room for two train states."""
+def _release(state: TrainerState) -> TrainerState:
+    """The shapes of `state`. Its arrays are freed: resuming must not need memory for two train states."""
 
-    def release(leaf: Any) -> Any:
+    def release(leaf: jax.Array) -> jax.ShapeDtypeStruct:
         shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
         leaf.delete()
         return shape

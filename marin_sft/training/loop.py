@@ -1,13 +1,16 @@
-"""The training loop: batch, step, log, checkpoint, resume. Knows no loss and no data format."""
+"""The training loop: batch, step, log, checkpoint, resume. It knows neither losses nor data formats."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import haliax as hax
 import jax
+from levanter.models.lm_model import LmHeadModel
+from levanter.trainer import Trainer
+from levanter.trainer_state import TrainerState
 
 from marin_sft.data.batches.epochs import Epochs
 from marin_sft.errors import TrainingError
@@ -17,20 +20,27 @@ from marin_sft.training.metrics.meter import Amount, Meter
 from marin_sft.training.metrics.reporting import Report
 from marin_sft.training.metrics.throughput import Throughput
 from marin_sft.training.metrics.weight_distribution import weight_distribution
+from marin_sft.training.models.model_config import Fields
+from marin_sft.training.objective import Evaluate
 from marin_sft.training.restore import restored
 from marin_sft.training.stops import TimeLimit
 from marin_sft.training.train_config import TrainingSettings
-from marin_sft.training.train_step import StepMetrics, without_update
+from marin_sft.training.train_step import StepMetrics, TakeStep, without_update
 
 _WHAT_IS_KEPT = {"hf_exports_kept", "save_optimizer_state"}  # no part of what is trained
 
 
 @dataclass(frozen=True)
 class StepInput:
-    """One step's batch on the devices; how many tokens its rows hold over all devices, if not those that are `computed`
-    with; and how many a row has room for. Padding is not counted."""
+    """One step's batch on the devices. Counts are over all devices, without padding.
 
-    batch: Any
+    tokens: tokens in its rows. None: the same as `computed`.
+    trained_tokens: tokens that are trained on.
+    computed: tokens that run on the devices.
+    row_length: the length of a row.
+    """
+
+    batch: Mapping[str, hax.NamedArray]
     tokens: int | None
     trained_tokens: int
     computed: int | jax.Array
@@ -39,7 +49,7 @@ class StepInput:
 
 @dataclass(frozen=True)
 class _Dispatched:
-    """A step that the devices are at, or done with."""
+    """A step that is running on the devices, or done."""
 
     step: int
     input: StepInput
@@ -48,15 +58,19 @@ class _Dispatched:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """`settings`: how often to log, to checkpoint, and the like. `epochs` only tell how far it is, and how fast.
-    `example_name`: see `Objective`. `about`: plain settings of the run, for trackers.
+    """A run of `num_steps` steps.
 
-    `identity`: what a checkpoint must have been trained with to go on from it, JSON values by name. `data_digest(i)`:
-    a digest of the data of step i, which must be the same when training goes on.
-    `check(step, figures)` is called with what is logged for a step, and raises when that cannot be right.
-    `export(step, model, metrics)` is called every `steps_per_export` steps and after the last; so is `evaluate(state)`
-    every `steps_per_eval`, whose figures are logged with those of the step, and can end training, see `EarlyStopping`.
-    `of_loss(loss)` gives figures that follow from a step's loss.
+    settings: how often to log, to checkpoint, etc.
+    epochs: only for reporting progress and speed.
+    example_name: see `Objective`.
+    about: plain settings of the run, for trackers.
+    identity: JSON values by name; a checkpoint can only be resumed if it was trained with the same.
+    data_digest: data_digest(i) is a digest of the data of step i; it must be the same in a resumed run.
+    check: check(step, figures) gets what is logged for a step, and raises if it cannot be right.
+    export: export(step, model, metrics) is called every `steps_per_export` steps and after the last.
+    evaluate: evaluate(state) is called every `steps_per_eval` steps and after the last. Its figures are logged with
+    those of the step, and can end training, see `EarlyStopping`.
+    of_loss: of_loss(loss) gives figures that follow from the loss of a step.
     """
 
     settings: TrainingSettings
@@ -64,37 +78,37 @@ class Loop:
     epochs: Epochs
     output_path: str
     earlier_attempts: tuple[str, ...]
-    about: Mapping[str, Any]
-    identity: Mapping[str, Any]
+    about: Mapping[str, object]
+    identity: Fields
     data_digest: Callable[[int], str]
     throughput: Throughput
     example_name: str | None = None
     check: Callable[[int, Mapping[str, float]], None] | None = None
     of_loss: Callable[[float], Mapping[str, float]] | None = None
     steps_per_export: int | None = None
-    export: Callable[[int, Any, Mapping[str, float]], None] | None = None
+    export: Callable[[int, LmHeadModel, Mapping[str, float]], None] | None = None
     steps_per_eval: int | None = None
-    evaluate: Callable[[Any], Mapping[str, float]] | None = None
+    evaluate: Evaluate | None = None
 
     def run(
         self,
-        trainer: Any,
-        state: Any,
-        take_step: Callable[[Any, Any], tuple[Any, StepMetrics]],
+        trainer: Trainer,
+        state: TrainerState,
+        take_step: TakeStep,
         step_input: Callable[[int], StepInput],
-    ) -> Any:
-        """Train `state` to `num_steps`, from the newest earlier checkpoint if there is one; the final state.
+    ) -> TrainerState:
+        """Train `state` to `num_steps`, from the newest earlier checkpoint if there is one. Returns the final state.
 
         `take_step`: see `train_step.step_function`.
-        `step_input(i)` is the batch of step i, from 0; it must depend on i only, so that a resume sees the same data.
-        A batch without a trained token changes nothing. `state` is consumed.
+        `step_input(i)`: the batch of step i, from 0. It must depend on i only, so that a resumed run sees the same
+        data. A batch without trained tokens changes nothing. `state` is consumed.
 
-        The host is one step ahead: it hands out the next step before it reads the figures of the one before. A
-        loss that is not finite stops the run a step late, but no such state is written.
+        The host runs one step ahead: it dispatches a step before it reads the figures of the one before. So a loss
+        that is not finite stops the run one step late, but no such state is written.
 
         Raises:
-            TrainingError: when there are checkpoints and none can be restored, for a loss or gradient that is not
-                finite, or when the time is over, with a checkpoint to go on from.
+            TrainingError: there are checkpoints but none can be restored; a loss or gradient is not finite; or the
+                time limit is over, after a checkpoint is written.
         """
         limit, first_process = self.settings.time_limit(), jax.process_index() == 0
         named = self.settings.resume_from
@@ -118,13 +132,13 @@ class Loop:
 
     def _train(
         self,
-        state: Any,
-        take_step: Callable[[Any, Any], tuple[Any, StepMetrics]],
+        state: TrainerState,
+        take_step: TakeStep,
         step_input: Callable[[int], StepInput],
         meter: Meter,
         report: Report,
         limit: TimeLimit,
-    ) -> Any:
+    ) -> TrainerState:
         settings, cadence = self.settings, self.settings.cadence()
         under_way: _Dispatched | None = None
         before: Mapping[str, float] = {}
@@ -134,7 +148,7 @@ class Loop:
         for step in range(int(state.step), self.num_steps):
             this, done = step_input(step), step + 1
             if under_way and jax.default_backend() == "cpu":
-                # CPUs give a step its memory when it is handed out, so that two would hold twice as much.
+                # CPUs allocate a step's memory when it is dispatched: two steps would need twice as much.
                 jax.block_until_ready(under_way.metrics)
             with meter.compiling():
                 state, metrics = take_step(state, this.batch) if this.trained_tokens else without_update(state)
@@ -176,7 +190,7 @@ class Loop:
     def _settle(
         self, dispatched: _Dispatched, report: Report, meter: Meter, evaluated: Mapping[str, float] | None = None
     ) -> float:
-        """Wait for a step, count it, and log it if it is time or it was `evaluated`; its loss."""
+        """Wait for a step and count it. Log it if that is due or it was `evaluated`. Returns its loss."""
         step, this = dispatched.step, dispatched.input
         loss, grad_norm, learning_rate = (float(figure) for figure in dispatched.metrics[:3])
         examples, computed = self.epochs.before(step) - self.epochs.before(step - 1), int(this.computed)
@@ -211,7 +225,7 @@ class Loop:
             return False
         if stopping.metric not in evaluated:
             raise TrainingError(
-                f"early_stopping.metric = {stopping.metric!r}: evaluation gives {', '.join(sorted(evaluated))}"
+                f"early_stopping.metric = {stopping.metric!r}: expected one of {', '.join(sorted(evaluated))}"
             )
         reason = stopping.reason(report.log.history(stopping.metric))
         if reason is not None and jax.process_index() == 0:
@@ -221,8 +235,8 @@ class Loop:
     def _out_of_time(self, step: int) -> str:
         path = checkpoints.checkpoint_path(self.output_path, step)
         return (
-            f"training_time_limit: time is over after step {step} of {self.num_steps}, whose state is kept at {path}; "
-            "the same command goes on from there, and training_time_limit gives it as long again"
+            f"training_time_limit: time is over after step {step} of {self.num_steps}; its state is kept at {path}. "
+            "Run the same command again to continue, for at most training_time_limit"
         )
 
     def _prune_exports(self) -> None:
@@ -230,13 +244,13 @@ class Loop:
         if kept is not None and jax.process_index() == 0:
             exports.prune(self.output_path, kept)
 
-    def _checkpoint(self, state: Any, step: int, meter: Meter, report: Report) -> None:
+    def _checkpoint(self, state: TrainerState, step: int, meter: Meter, report: Report) -> None:
         self._save(state, step, self.output_path, meter, report)
         if jax.process_index() == 0 and self.settings.checkpoints_kept is not None:
             checkpoints.remove(self.output_path, keep=self.settings.checkpoints_kept)
 
-    def _save(self, state: Any, step: int, directory: str, meter: Meter, report: Report) -> None:
-        """Write a checkpoint below `directory`, together with the log up to there where that is another place."""
+    def _save(self, state: TrainerState, step: int, directory: str, meter: Meter, report: Report) -> None:
+        """Write a checkpoint below `directory`, and the log up to there if that is not the attempt's own output."""
         trackers = report.state()
         levanter_trainer.save_state(checkpoints.checkpoint_path(directory, step), state, step)
         if directory != self.output_path:
@@ -264,7 +278,7 @@ class Loop:
                     f"start a new training from its weights: base_model={start.output_path!r} without resume_from"
                 )
             raise TrainingError(
-                f"cannot go on from {start.path}: {'; '.join(differences)}; undo the change, or {otherwise}"
+                f"cannot resume from {start.path}: {'; '.join(differences)}; undo the change, or {otherwise}"
             )
 
 
@@ -273,12 +287,12 @@ def _require_finite(loss: float, grad_norm: float, step: int, output_path: str) 
         return
     raise TrainingError(
         f"loss {loss}, gradient norm {grad_norm} at step {step} (batch {step - 1}): expected finite numbers. "
-        f"{output_path}/metrics.jsonl shows how it came; try a lower learning_rate, more warmup, or precision='fp32'"
+        f"{output_path}/metrics.jsonl has the steps before; try a lower learning_rate, more warmup, or precision='fp32'"
     )
 
 
-def _require_finite_state(state: Any, step: int) -> None:
-    """A finite loss is of the weights before the step; what is written are those after it."""
+def _require_finite_state(state: TrainerState, step: int) -> None:
+    """The loss of a step belongs to the weights before it. The weights after it, which are written, may be bad."""
     if not levanter_trainer.all_finite(state):
         raise TrainingError(
             f"weights or optimizer state are not finite after step {step} (batch {step - 1}): try a lower "
@@ -287,7 +301,7 @@ def _require_finite_state(state: Any, step: int) -> None:
 
 
 def _agreed(due: bool) -> bool:
-    """What process 0 says: clocks differ between hosts, and a checkpoint is written by all of them together."""
+    """The value of `due` in process 0: clocks differ between hosts, but all must write a checkpoint together."""
     if jax.process_count() == 1:
         return due
     from jax.experimental import multihost_utils

@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA, arXiv:2106.09685) as a config: which layers are adapted, by how much. Light: no JAX."""
+"""The config of low-rank adaptation (LoRA, arXiv:2106.09685): which layers are adapted, and how. Light: no JAX."""
 
 from __future__ import annotations
 
@@ -17,47 +17,56 @@ LINEAR = (
     *(f"self_attn.{name}_proj" for name in "qkvo"),
     *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
 )
-"""The linear layers of a transformer layer, in all families of models that are trained here."""
+"""The linear layers of a transformer layer, in all model families that can be trained."""
 ONE_ARRAY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "olmo2")
-"""The families whose transformer layers are computed as one, so that a linear layer is adapted in all or none."""
+"""The families that compute all transformer layers as one. There, a linear layer is adapted in all of them or none."""
 _MOST_LAYERS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig(metaclass=NamedFields):
-    r"""A linear layer computes W x + scale * B A dropout(x); A [r, in] and B [out, r] train, nothing else does.
-
-    r: the rank. alpha: scale is alpha / r, with use_rslora alpha / sqrt(r) (rsLoRA, arXiv:2312.03732).
-    dropout: probability that an input of A is 0 in training; None: 0, or that of the adapter at `adapter_path`.
-    target_modules: as in PEFT, names of layers, "q_proj" or "self_attn.q_proj", of those in `LINEAR`; or a regular
-    expression that matches the whole of names like "model.layers.0.self_attn.q_proj", as r".*\.(q|v)_proj"; None or
-    "all-linear": all of them. Models of the families in `ONE_ARRAY` are adapted in all their transformer layers alike,
-    Gemma 2 and 3 and OLMo 3 where the expression says.
-    exclude_modules: names or an expression in the same way, of layers to leave as they are.
-    use_dora: the layer computes g * (W x + scale * B A dropout(x)) instead, where g makes the row norms of
-    W + scale * B A the trained `magnitude` (DoRA, arXiv:2402.09353); no gradient flows through the norms.
-    init_lora_weights: of A; B starts as 0, magnitudes as the norms of W. True: Kaiming uniform, as PEFT, which is
-    uniform within 1 / sqrt(in); "gaussian": normal with standard deviation 1 / r.
-    adapter_path: directory of a PEFT adapter to start from. What is left out here is as the adapter has it; what is not
-    must agree with it, but for dropout.
+    """A linear layer computes W x + scale * B A dropout(x). Only A [r, in] and B [out, r] are trained.
 
     Raises:
-        ConfigError: for a value that cannot be used, and for layers that there are not or that are never adapted.
+        ConfigError: for a value that cannot be used, and for layers that do not exist or are never adapted.
     """
 
     r: int | None = None
+    """The rank."""
+
     alpha: float | None = None
+    """scale is alpha / r, unless `use_rslora`."""
+
     dropout: float | None = None
+    """Probability that an input of A is 0 in training. None: 0, or that of the adapter at `adapter_path`."""
+
     target_modules: Sequence[str] | str | None = None
+    r"""The layers to adapt, as in PEFT: names in `LINEAR`, "q_proj" or "self_attn.q_proj"; or a regular expression that
+    matches whole names like "model.layers.0.self_attn.q_proj", e.g. r".*\.(q|v)_proj". None or "all-linear": all.
+    Families in `ONE_ARRAY` are adapted in all transformer layers or none; in Gemma 2 and 3 and OLMo 3, an expression
+    may choose some."""
+
     exclude_modules: Sequence[str] | str | None = None
+    """Layers not to adapt, as names or an expression like `target_modules`."""
+
     use_rslora: bool = False
+    """scale is alpha / sqrt(r), not alpha / r (rsLoRA, arXiv:2312.03732)."""
+
     use_dora: bool = False
+    """The layer computes g * (W x + scale * B A dropout(x)), where g makes the row norms of W + scale * B A the trained
+    `magnitude` (DoRA, arXiv:2402.09353). No gradient flows through the norms."""
+
     init_lora_weights: bool | str = True
+    """How A starts. True: Kaiming uniform as in PEFT, i.e. uniform within 1 / sqrt(in). "gaussian": normal with a
+    standard deviation of 1 / r. B starts as 0, magnitudes as the row norms of W."""
+
     adapter_path: str | None = None
+    """The directory of a PEFT adapter to start from. Fields left out here are as in the adapter; the others, except
+    dropout, must agree with it."""
 
     def __post_init__(self) -> None:
         if self.dropout is None and self.adapter_path is None:
-            object.__setattr__(self, "dropout", 0.0)  # what None is left for is not known before the adapter is read
+            object.__setattr__(self, "dropout", 0.0)  # with an adapter_path, its value is known only when it is read
         if unresolved(self):
             return
         check_types(self)
@@ -86,11 +95,11 @@ class LoraConfig(metaclass=NamedFields):
             single = [modules] if isinstance(modules, str) else modules or ()
             unknown = [name for name in single if not _fits(name if isinstance(modules, str) else [name])]
             short = ", ".join(name.partition(".")[2] for name in LINEAR)
-            of_all = f"some of {short}, or an expression for the whole of names like model.layers.0.{LINEAR[0]}"
-            require(self, field, not unknown, f"{of_all}; there is none for {', '.join(map(repr, unknown))}")
+            of_all = f"some of {short}, or an expression that matches whole names like model.layers.0.{LINEAR[0]}"
+            require(self, field, not unknown, f"{of_all}; no layer matches {', '.join(map(repr, unknown))}")
 
     def check_layers(self, model_type: str, num_layers: int) -> None:
-        """Raise ConfigError where the layers chosen cannot be adapted in a model of `num_layers` layers."""
+        """Raise ConfigError if the chosen layers cannot be adapted in a model with `num_layers` layers."""
         for linear in LINEAR if model_type in ONE_ARRAY else ():
             names = [_name(layer, linear) for layer in range(num_layers)]
             chosen = [name for name in names if self.adapts(name)]
@@ -98,12 +107,12 @@ class LoraConfig(metaclass=NamedFields):
             part = bool(chosen and others)
             field = "exclude_modules" if self.target_modules in (None, ALL_LINEAR) else "target_modules"
             one = f"{chosen[0]}, but not {others[0]}" if part else ""
-            expected = f"all layers of a kind or none, since {model_type} computes them as one; this adapts {one}"
+            expected = f"all layers of a kind or none, because {model_type} computes them as one; this adapts {one}"
             require(self, field, not part, expected)
 
     @property
     def scale(self) -> float:
-        """Of B A, once r and alpha are known, see `peft_directory.resolved`."""
+        """The factor of B A. r and alpha must be known, see `peft_directory.resolved`."""
         assert self.r is not None and self.alpha is not None
         return self.alpha / self.r**0.5 if self.use_rslora else self.alpha / self.r
 
@@ -123,7 +132,7 @@ def _name(layer: int, linear: str) -> str:
 
 
 def matches(modules: Sequence[str] | str, name: str) -> bool:
-    """As PEFT matches `target_modules`: a string is an expression for the whole name, other values are its ends."""
+    """As in PEFT: a string is an expression that must match the whole name, a sequence holds endings of names."""
     if isinstance(modules, str):
         return re.fullmatch(modules, name) is not None
     return any(name == module or name.endswith(f".{module}") for module in modules)

@@ -1,18 +1,19 @@
 """The loss of supervised fine-tuning: NLL summed over trained tokens / trained tokens of the *global* batch.
 
-The division happens on the host, before a batch is split: the weights arrive normalised, and sums of them are right
-however the batch is cut into micro-batches and over devices.
+The host divides before a batch is split: the weights arrive normalised, so their sums are right however the batch is
+split into micro-batches and over devices.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.activations import activations, grouped, head_inputs
@@ -27,10 +28,11 @@ PLAIN = Terms()
 
 
 class Batch(Protocol):
-    """Packed rows, as `marin_sft.data.batches.packed_batches` makes them: B rows of L tokens.
+    """Packed rows from `marin_sft.data.batches.packed_batches`: B rows of L tokens.
 
-    `loss_weight[b, i]` is 1.0 where token i + 1 is a trained target of the same document; `segment_ids` tell the
-    documents of a row apart (-1: padding); `position_ids` start at 0 in each document.
+    loss_weight: [b, i] is 1.0 if token i + 1 is a trained target of the same document.
+    segment_ids: the document of each token in its row; -1: padding.
+    position_ids: start at 0 in each document.
     """
 
     @property
@@ -53,9 +55,9 @@ class LossBatch(eqx.Module):
 
 
 def loss_arrays(batch: Batch, trained_tokens: int | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a `LossBatch` on the host. A batch without any trained token has loss and gradient 0.
+    """The arrays of a `LossBatch` on the host. A batch without trained tokens has loss and gradient 0.
 
-    `trained_tokens`: of the global batch, where `batch` is a slice of it; None: `batch` is all.
+    `trained_tokens`: those of the global batch, if `batch` is a slice of it. None: `batch` is the global batch.
     """
     total = batch.loss_weight.sum(dtype=np.float64) if trained_tokens is None else trained_tokens
     return {
@@ -66,18 +68,18 @@ def loss_arrays(batch: Batch, trained_tokens: int | None = None) -> dict[str, np
     }
 
 
-def row_nll(model: Any, batch: LossBatch) -> hax.NamedArray:
-    """float32[batch]: as `nll`, for each row by itself. To be called under a jit that knows the devices."""
+def row_nll(model: LmHeadModel, batch: LossBatch) -> hax.NamedArray:
+    """float32[batch]: as `nll`, for each row separately. Call it under a jit that knows the devices."""
     return _nll(model, activations(model, batch), batch, over=POSITION)
 
 
-def nll(model: Any, batch: LossBatch, terms: Terms = PLAIN, key: jax.Array | None = None) -> jax.Array:
-    """Scalar: sum over tokens of weight * -log p(next token), attention kept inside each segment, in float32.
+def nll(model: LmHeadModel, batch: LossBatch, terms: Terms = PLAIN, key: jax.Array | None = None) -> jax.Array:
+    """Scalar: sum over tokens of weight * -log p(next token), in float32. Attention stays within each segment.
 
-    `key`: for what is random in training: noise, dropout. None: nothing is.
+    `key`: for noise and dropout in training. None: there is neither.
 
     Raises:
-        TrainingError: for label smoothing where the model caps its logits.
+        TrainingError: label smoothing is asked for, but the model caps its logits.
     """
     noisy = model
     if terms.neftune_noise_alpha is not None and key is not None:
@@ -91,16 +93,16 @@ def nll(model: Any, batch: LossBatch, terms: Terms = PLAIN, key: jax.Array | Non
 
 
 def _nll(
-    model: Any,
+    model: LmHeadModel,
     hidden: hax.NamedArray,
     batch: LossBatch,
     z_loss_weight: float = 0.0,
     over: str | None = None,
 ) -> hax.NamedArray:
-    """Summed over axis `over`; None: over both."""
+    """Summed over the axis `over`. None: over both axes."""
     from levanter.models.loss import maybe_fused_next_token_loss
 
-    if over is None and on_one_cpu():  # where Levanter keeps the logits of all positions
+    if over is None and on_one_cpu():  # there Levanter would keep the logits of all positions
         inputs, weight = head_inputs(model, batch.tokens, hidden, groups=1), grouped(batch.weight, 1)
         return hax.named(weighted_nll(*inputs, weight, logit_soft_cap(model), z_loss_weight), ())
     return maybe_fused_next_token_loss(
@@ -111,7 +113,7 @@ def _nll(
         model.get_lm_head(),
         batch.tokens,
         loss_weight=batch.weight,
-        reduction=cast(Any, hax.sum),
+        reduction=hax.sum,
         reduction_axis=over,
         logsumexp_weight=z_loss_weight or None,
         dtype=jnp.float32,
@@ -119,10 +121,10 @@ def _nll(
     )
 
 
-def _smoothing(model: Any, hidden: hax.NamedArray, batch: LossBatch) -> jax.Array:
-    """What smoothing of 1 adds to the NLL: sum of weight * (z[target] - mean z).
+def _smoothing(model: LmHeadModel, hidden: hax.NamedArray, batch: LossBatch) -> jax.Array:
+    """What a smoothing of 1 adds to the NLL: sum of weight * (z[target] - mean z).
 
-    Logits are linear in the rows of the head, so neither all logits nor their mean are needed: the mean row will do.
+    Logits are linear in the rows of the head, so the mean logit follows from the mean row, without all logits.
     """
     if logit_soft_cap(model) is not None:
         raise TrainingError(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.nearest import did_you_mean
 from marin_sft.training.checks import check_types, require, unresolved
+from marin_sft.training.models.model_config import Fields
+
+if TYPE_CHECKING:
+    from levanter.utils.mesh import MeshConfig as LevanterMesh
 
 EASYDEL_AXES = ("dp", "fsdp", "ep", "tp", "sp")
 _NAMES = {"data": "data", "fsdp": "fsdp", "tensor": "tensor", "sequence": "sequence"}
@@ -19,21 +23,25 @@ _NAMES |= {"dp": "data", "replica": "data", "tp": "tensor", "model": "tensor", "
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig(metaclass=NamedFields):
-    """Sizes whose product is the number of devices (of each slice, where there are several: slices hold different
-    rows). One may be -1: as many as are left.
-
-    data: devices that hold different rows and whole weights. fsdp: devices that hold different rows, and a slice of
-    each weight and of its optimizer state (fully sharded data parallelism, ZeRO 3). tensor: devices that share heads
-    and MLPs. sequence: devices that hold different positions of the same rows.
+    """Sizes whose product is the number of devices. One may be -1: as many as are left. With several slices, it is the
+    number of devices of a slice, and each slice has different rows.
 
     Raises:
-        ConfigError: for sizes that cannot be.
+        ConfigError: for sizes that are not possible.
     """
 
     data: int = 1
+    """Devices that have different rows, and whole weights."""
+
     fsdp: int = -1
+    """Devices that have different rows, and a slice of each weight and of its optimizer state (fully sharded data
+    parallelism, ZeRO 3)."""
+
     tensor: int = 1
+    """Devices that share heads and MLPs."""
+
     sequence: int = 1
+    """Devices that have different positions of the same rows."""
 
     def __post_init__(self) -> None:
         if unresolved(self):
@@ -46,9 +54,9 @@ class MeshConfig(metaclass=NamedFields):
             raise ConfigError(f"{self}: expected at most one size of -1")
 
 
-def mesh_config(given: Any) -> MeshConfig:
-    """A `MeshConfig` from one; from sizes by name, "dp", "replica", "tp", "model", "sp" and "context" understood; or
-    from EasyDeL's `sharding_axis_dims`, five sizes (dp, fsdp, ep, tp, sp).
+def mesh_config(given: object) -> MeshConfig:
+    """`given` as a `MeshConfig`. It may be one; sizes by name, where "dp", "replica", "tp", "model", "sp" and "context"
+    are known too; or EasyDeL's `sharding_axis_dims`, five sizes (dp, fsdp, ep, tp, sp).
 
     Raises:
         ConfigError: for anything else.
@@ -63,7 +71,7 @@ def mesh_config(given: Any) -> MeshConfig:
     elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) == len(EASYDEL_AXES):
         dp, fsdp, ep, tp, sp = given
         if ep != 1:
-            raise ConfigError(f"mesh = {given!r}: {ep} devices for experts (ep), but no model here has any; expected 1")
+            raise ConfigError(f"mesh = {given!r}: {ep} devices for experts (ep); expected 1: no model here has experts")
         return MeshConfig(data=dp, fsdp=fsdp, tensor=tp, sequence=sp)
     unknown = next((str(name) for name in given if name not in _NAMES), "") if isinstance(given, Mapping) else ""
     raise ConfigError(
@@ -72,11 +80,11 @@ def mesh_config(given: Any) -> MeshConfig:
     )
 
 
-def levanter_mesh(given: Any) -> Any:
-    """Levanter's MeshConfig for what `mesh_config` takes; None: fsdp over all devices.
+def levanter_mesh(given: object) -> LevanterMesh:
+    """Levanter's MeshConfig for an argument of `mesh_config`. None: fsdp over all devices.
 
     Raises:
-        TrainingError: when the sizes do not fit the devices that there are.
+        TrainingError: the sizes do not fit the available devices.
     """
     import jax
     from levanter.utils.mesh import MeshConfig as LevanterMesh
@@ -93,15 +101,15 @@ def levanter_mesh(given: Any) -> Any:
         levanter.axis_shapes(jax.device_count(), slices)
     except ValueError as error:
         raise TrainingError(
-            f"mesh = {mesh}: the product of the sizes has to be the {jax.device_count() // slices} devices of a slice"
+            f"mesh = {mesh}: expected sizes whose product is {jax.device_count() // slices}, the devices of a slice"
         ) from error
     return levanter
 
 
-def check_model(shape: Mapping[str, Any], devices: Mapping[str, int]) -> None:
-    """Raise TrainingError unless the model of config.json `shape` can be cut as the mesh says.
+def check_model(shape: Fields, devices: Mapping[str, int]) -> None:
+    """Raise TrainingError unless the mesh can split the model with the config.json `shape`.
 
-    `devices`: how many along each axis of Levanter's mesh.
+    `devices`: the number along each axis of Levanter's mesh.
     """
     heads = shape.get("num_key_value_heads") or shape["num_attention_heads"]
     cuts = {

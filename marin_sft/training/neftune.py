@@ -1,29 +1,28 @@
-"""NEFTune, arXiv 2310.05914: uniform noise on the embeddings of the tokens while training."""
+"""NEFTune, arXiv 2310.05914: uniform noise on the token embeddings in training."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
+from levanter.models.lm_model import LmHeadModel
 
 
 class _NoisyEmbeddings(eqx.Module):
-    embeddings: Any
+    embeddings: eqx.Module
     noise: hax.NamedArray
 
-    def embed(self, tokens: hax.NamedArray, *args: Any) -> hax.NamedArray:
+    def embed(self, tokens: hax.NamedArray, *args: object) -> hax.NamedArray:
         embedded = self.embeddings.embed(tokens, *args)
         return embedded + self.noise.astype(embedded.dtype)
 
 
-def with_noise(model: Any, segment_ids: hax.NamedArray, alpha: float, key: jax.Array) -> Any:
-    """`model` for one forward pass on tokens of these documents, the first axis rows, the second positions.
+def with_noise(model: LmHeadModel, segment_ids: hax.NamedArray, alpha: float, key: jax.Array) -> LmHeadModel:
+    """`model` for one forward pass on tokens of these documents; axes are rows, then positions.
 
-    Adds uniform(-1, 1) * alpha / sqrt(L d) to each of the d numbers of an embedding, L the tokens of its document; 0
-    to padding.
+    Adds uniform(-1, 1) * alpha / sqrt(L d) to each of the d numbers of an embedding, where L is the number of tokens in
+    its document. Padding gets no noise.
     """
     lengths = jax.vmap(_lengths)(segment_ids.array)
     scale = jnp.where(lengths > 0, alpha / jnp.sqrt(jnp.maximum(lengths, 1) * model.Embed.size), 0.0)
@@ -34,6 +33,6 @@ def with_noise(model: Any, segment_ids: hax.NamedArray, alpha: float, key: jax.A
 
 
 def _lengths(segments: jax.Array) -> jax.Array:
-    """Of the document of each token of a row; 0 for padding, whose segment is -1."""
+    """The length of each token's document in a row; 0 for padding, whose segment is -1."""
     counts = jnp.zeros(segments.shape[0], jnp.int32).at[segments].add(segments >= 0)
     return jnp.where(segments >= 0, counts[segments], 0)

@@ -1,33 +1,38 @@
-"""What training minimises, and on which batches: what `train_run` needs to know of SFT, of DPO, of whatever comes."""
+"""The interface of what is trained: the loss and the batches, as `train_run` needs them from SFT, DPO and others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import haliax as hax
 import jax
 import numpy as np
+from levanter.models.lm_model import LmHeadModel
+from levanter.optim.model_averaging import ModelAveraging
+from levanter.trainer import Trainer
+from levanter.trainer_state import TrainerState
 
 Figures: TypeAlias = dict[str, jax.Array]
 """Scalars of a batch by name. Those of micro-batches add up to those of the global batch."""
-Evaluate: TypeAlias = Callable[[Any], Mapping[str, float]]
-"""From the train state to what is measured on held-out data, by the name it is logged under."""
+Evaluate: TypeAlias = Callable[[TrainerState], Mapping[str, float]]
+"""From the train state to figures of held-out data, under the names with which they are logged."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a step is spread: over `devices` that hold different rows, in `micro_steps` one after another."""
+    """How a step is spread: over `devices` with different rows, in `micro_steps` micro-batches one after another."""
 
     devices: int
     micro_steps: int
 
 
 class Objective(Protocol):
-    """`examples_per_epoch`: how many make an epoch. A step's batch depends on its number only.
+    """What to train on, and with which loss. A step's batch must depend on the number of the step only.
 
-    `example_name`: by which `{example_name}_per_second` is logged beside the tokens; None: it is not.
+    example_name: for logging `{example_name}_per_second` in addition to tokens. None: it is not logged.
+    examples_per_epoch: the number of examples in an epoch.
     """
 
     example_name: str | None
@@ -36,37 +41,37 @@ class Objective(Protocol):
     def examples_per_epoch(self) -> int: ...
 
     def arrays(self, step: int, part: int, parts: int) -> dict[str, np.ndarray]:
-        """The batch of a step on the host: [micro-batch, row, token], of the rows the `part`-th of `parts` equal
-        slices; or [micro-batch, anything], whole for each process. `segment_ids` is -1 where there is no token."""
+        """The batch of a step on the host. Arrays are [micro-batch, row, token] with the `part`-th of `parts` equal
+        slices of the rows, or [micro-batch, anything], the same in each process. `segment_ids` is -1 for padding."""
         ...
 
     def tokens(self, step: int) -> int | None:
-        """That the rows of the whole batch hold; None: those that the devices are given, whose rows share none."""
+        """Tokens in the rows of the whole batch. None: as many as run on the devices, because rows share none."""
         ...
 
     def trained_tokens(self, step: int) -> int:
-        """Of the whole batch. A step without any changes nothing."""
+        """Trained tokens in the whole batch. A step without any changes nothing."""
         ...
 
     def digest(self, step: int) -> str:
-        """Of the step's data, to tell whether a resumed run goes on with the same."""
+        """Digest of the step's data, to check that a resumed run continues with the same data."""
         ...
 
     def loss(
-        self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: Any
+        self, model: LmHeadModel, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: LmHeadModel | None
     ) -> tuple[jax.Array, Figures]:
-        """The part that one micro-batch has in the loss of the global batch, a scalar, and figures to log with it.
+        """The share of a micro-batch in the loss of the global batch, a scalar, and figures to log with it.
 
-        `reference`: another model's weights that the state keeps beside those trained; None: there are none.
+        `reference`: the weights of the `ModelAveraging` from `reference`. None: there is none.
         """
         ...
 
-    def reference(self, trainer: Any) -> Any:
-        """A `ModelAveraging` of Levanter's to keep in the state, whose weights are the `reference`; None: none."""
+    def reference(self, trainer: Trainer) -> ModelAveraging | None:
+        """A second model to keep in the train state. None: there is none."""
         ...
 
-    def evaluation(self, trainer: Any) -> Evaluate | None:
-        """What to measure while training; None: there is nothing held out."""
+    def evaluation(self, trainer: Trainer) -> Evaluate | None:
+        """What to measure during training. None: nothing is held out."""
         ...
 
     def figures_of_loss(self, loss: float) -> Mapping[str, float]:

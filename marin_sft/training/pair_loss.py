@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import haliax as hax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.data.batches.pair_batches import PairBatch
 from marin_sft.training.completions import completion_arrays, completions
@@ -24,11 +24,11 @@ from marin_sft.training.objective import Figures
 from marin_sft.training.references import References
 
 ROUNDING = 1e-6
-"""Of a completion's log-probability, relative: packed otherwise, it is summed in another order."""
+"""Relative rounding error of a completion's log-probability: it is summed in another order when packed differently."""
 
 
 def pair_arrays(batch: PairBatch, references: References | None) -> dict[str, np.ndarray]:
-    """The arrays of `completions`, and what `PairLoss` needs besides: see `Objective.arrays`."""
+    """The arrays for `completions`, and the others that `PairLoss` needs: see `Objective.arrays`."""
     micro_steps = len(batch.lengths)
     chosen, rejected = batch.lengths[:, 0::2].sum(), batch.lengths[:, 1::2].sum()
     totals = np.array([(batch.lengths[:, 0::2] > 0).sum(), chosen, rejected], np.float32)
@@ -39,12 +39,12 @@ def pair_arrays(batch: PairBatch, references: References | None) -> dict[str, np
 
 
 class PairLoss:
-    """From a model and a micro-batch of `pair_arrays` to its part of the loss, and figures to log.
+    """From a model and a micro-batch of `pair_arrays` to its share of the loss, and figures to log.
 
-    Means are over all pairs (tokens, for `entropy` and `sft`) of the global batch. `kl` is the mean of
-    log(policy / reference) over the completions: how far the policy has moved on them, in nats; `rewards/magnitude`
-    that of the absolute reward of either completion, logged where the first are checked to be 0. Without a reference
-    there is no `kl`, rewards are beta * log(policy), and those of SimPO, which sees nothing else, per token.
+    Means are over all pairs of the global batch; for `entropy` and `sft`, over all tokens.
+    `kl`: the mean of log(policy / reference) over the completions, in nats: how far the policy has moved on them.
+    `rewards/magnitude`: the mean absolute reward, logged if the first rewards are checked to be 0.
+    Without a reference, there is no `kl`, and rewards are beta * log(policy); with SimPO, per token.
     """
 
     def __init__(self, config: DPOConfig) -> None:
@@ -52,7 +52,11 @@ class PairLoss:
         self._weights = config.weights()
 
     def __call__(
-        self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array | None, reference: Any
+        self,
+        model: LmHeadModel,
+        batch: Mapping[str, hax.NamedArray],
+        key: jax.Array | None,
+        reference: LmHeadModel | None,
     ) -> tuple[jax.Array, Figures]:
         config = self._config
         found = completions(model, batch, key, entropy=True, log_sum_squares=config.use_weighting)
@@ -93,7 +97,7 @@ class PairLoss:
         rewards = implicit_rewards(policy, ref, config.beta)
         if compared is None and "simpo" in self._weights:
             rewards /= jnp.maximum(lengths, 1)
-        # What rounding makes of equal rewards is a tie, which counts as wrong: at the first step all are.
+        # Rewards that differ by rounding only are a tie, which counts as wrong. At the first step, all are ties.
         ties = config.beta * ROUNDING * (jnp.abs(policy) + jnp.abs(ref)).sum(axis=1)
         figures = {
             "rewards/chosen": mean(rewards[:, 0]),
@@ -112,7 +116,7 @@ class PairLoss:
             figures |= {f"loss/{name}": jax.lax.stop_gradient(part) for name, part in parts.items()}
         return loss, figures
 
-    def _reference(self, batch: Mapping[str, hax.NamedArray], reference: Any) -> jax.Array | None:
+    def _reference(self, batch: Mapping[str, hax.NamedArray], reference: LmHeadModel | None) -> jax.Array | None:
         alpha = self._config.ld_alpha
         if reference is not None:
             found = completions(jax.lax.stop_gradient(reference), batch)
@@ -123,7 +127,7 @@ class PairLoss:
         return None
 
     def together(self, measured: Sequence[tuple[Mapping[str, float], np.ndarray]]) -> dict[str, float]:
-        """The figures of several batches as one, from those of each and its `totals` (see `pair_arrays`)."""
+        """The figures of several batches combined, from each batch's figures and `totals` (see `pair_arrays`)."""
         pairs, chosen, rejected = np.array([totals for _, totals in measured], np.float64).T
 
         def mean(name: str, kind: str) -> float:

@@ -1,8 +1,8 @@
 """Number types of training by name.
 
-"fp32", "bf16" and "bf16_full", or a policy "p=...,c=...,o=..." as jmp and Levanter write it: the types of weights and
-optimizer (p), of the forward and backward pass (c) and of its output (o); f32 or bf16, f32 where one is left out.
-The loss is computed in float32 in any case.
+"fp32", "bf16" and "bf16_full", or a policy "p=...,c=...,o=..." as in jmp and Levanter: the types of weights and
+optimizer (p), of the forward and backward pass (c) and of its output (o). Each is f32 (the default) or bf16.
+The loss is always computed in float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HALF = {"fp16", "f16", "float16", "half"}
 
 
 def policy(precision: str) -> str:
-    """For `jmp.get_policy`. `precision` is that of checked `PrecisionSettings`."""
+    """`precision` of checked `PrecisionSettings` as an argument of `jmp.get_policy`."""
     if precision in NAMED:
         return NAMED[precision]
     types = {"p": "f32", "c": "f32", "o": "f32"} | {_PARTS[part]: _TYPES[name] for part, name in _pairs(precision)}
@@ -31,18 +31,18 @@ def policy(precision: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionSettings:
-    """The number types of whatever runs a model."""
+    """The number types with which a model runs."""
 
     precision: str = "bf16"
-    """"fp32". "bf16": float32 weights and optimizer, bfloat16 forward and backward pass. "bf16_full": all of it in
-    bfloat16. Or types by name, see the top of this module."""
+    """"fp32". "bf16": float32 weights and optimizer, bfloat16 forward and backward pass. "bf16_full": all in bfloat16.
+    Or a policy, see the top of this module."""
 
     def check_precision(self) -> None:
         """Raise ConfigError unless it is a name or a policy."""
         text = self.precision
         pairs = _pairs(text)
         halves = text in _HALF or any(name in _HALF for _, name in pairs)
-        require(self, "precision", not halves, "bf16: float16 needs its loss scaled, which is not done here")
+        require(self, "precision", not halves, "bf16: float16 needs loss scaling, which is not done here")
         known = text in NAMED or all(part in _PARTS and name in _TYPES for part, name in pairs)
         once = len({_PARTS.get(part) for part, _ in pairs}) == len(pairs)
         require(self, "precision", known and once, f"one of {', '.join(NAMED)}, or a policy like 'p=f32,c=bf16'")

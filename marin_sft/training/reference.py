@@ -1,22 +1,23 @@
-"""Log-probabilities of preference pairs under a fixed model, once for all trainings that compare with it.
+"""Log-probabilities of preference pairs under a fixed model, computed once for all trainings that compare with it.
 
 {output_path}/{component}/{split}/logps.npy    float32[pairs, 4] for the pairs of the mixture's component, in its order:
-                                               chosen, rejected, and of each what lies beyond the shorter one's length
+                                               chosen, rejected, and of each the part beyond the shorter one's length
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import haliax as hax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from levanter.models.lm_model import LmHeadModel
+from levanter.trainer import Trainer
 
 from marin_sft import progress
-from marin_sft.data.batches.pair_batches import PairValidation
+from marin_sft.data.batches.pair_batches import PairBatch, PairValidation
 from marin_sft.data.files import write_array
 from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.errors import TrainingError
@@ -33,11 +34,11 @@ from marin_sft.training.references import logps_path
 
 
 def reference_logprobs(config: ReferenceConfig) -> None:
-    """Write the summed log-probabilities of every completion, in nats, of every component and split of the mixture.
+    """Write the summed log-probabilities of all completions, in nats, for every component and split of the mixture.
 
     Raises:
-        TrainingError: a model that is not what its config.json says, or too small for the pairs' tokens.
-        DataError: a mixture that is not of pairs.
+        TrainingError: the model is not what its config.json says, or too small for the pairs' tokens.
+        DataError: the mixture does not hold pairs.
     """
     settings = levanter_trainer.trainer_config(precision=config.precision, seed=0)
     trainer = levanter_trainer.build_trainer(settings, optax.identity())
@@ -72,15 +73,15 @@ def reference_logprobs(config: ReferenceConfig) -> None:
                     write_array(logps_path(config.output_path, component, split), found)
 
 
-def _compiled(trainer: Any) -> Any:
-    def of_pairs(model: Any, batch: Mapping[str, hax.NamedArray]) -> jax.Array:
+def _compiled(trainer: Trainer) -> Callable[[LmHeadModel, PairBatch], np.ndarray]:
+    def of_pairs(model: LmHeadModel, batch: Mapping[str, hax.NamedArray]) -> jax.Array:
         with hax.axis_mapping(trainer.compute_axis_mapping):
             found = completions(model, {name: array[MICRO, 0] for name, array in batch.items()})
         return jnp.concatenate([found.logps, found.tails], axis=1)
 
     compiled = hax.named_jit(of_pairs, axis_resources=trainer.compute_axis_mapping, out_axis_resources={})
 
-    def logps_of(model: Any, batch: Any) -> np.ndarray:
+    def logps_of(model: LmHeadModel, batch: PairBatch) -> np.ndarray:
         return np.asarray(compiled(model, levanter_trainer.to_devices(trainer, completion_arrays(batch))))
 
     return logps_of

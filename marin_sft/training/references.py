@@ -14,12 +14,12 @@ def logps_path(output_path: str, component: str, split: str) -> str:
 
 
 class References:
-    """float32[..., 4] of the pairs of a mixture's split: see `marin_sft.training.reference`.
+    """float32[..., 4] for the pairs of a split of a mixture: see `marin_sft.training.reference`.
 
-    `path`: the output of the reference's step.
+    `path`: the output of the reference step.
 
     Raises:
-        DataError: another number of pairs: the reference was computed on another mixture.
+        DataError: the numbers of pairs differ, because the reference was computed on another mixture.
     """
 
     def __init__(self, path: str, mixture: PackedMixture, split: str) -> None:
@@ -31,7 +31,7 @@ class References:
         }
 
     def of(self, pairs: np.ndarray) -> np.ndarray:
-        """float32[..., 4] of `pairs` int[..., 2], (component, number) each; 0 where there is none (-1)."""
+        """float32[..., 4] for `pairs` int[..., 2], (component, number) each; 0 for padding (-1)."""
         flat = pairs.reshape(-1, 2)
         found = np.zeros((len(flat), 4), np.float32)
         for number, logps in self._logps.items():
@@ -45,6 +45,6 @@ def _read(path: str, component: str, split: str, pairs: int) -> np.ndarray:
     if len(logps) != pairs:
         raise DataError(
             f"{path}: {len(logps)} pairs of {component!r}, expected {pairs}: the reference was computed on another "
-            "mixture; compute it on the one that is trained on"
+            "mixture; compute it on the mixture that you train on"
         )
     return logps

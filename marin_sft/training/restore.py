@@ -1,13 +1,14 @@
-"""Going on from the newest checkpoint that can be restored whole."""
+"""Resuming from the newest checkpoint that can be restored."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
+from levanter.trainer import Trainer
+from levanter.trainer_state import TrainerState
 
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, levanter_trainer
@@ -17,14 +18,14 @@ _NONE, _FAILED = -1, -2
 
 
 def restored(
-    output_paths: Sequence[str], state: Any, trainer: Any, require_same_run: Callable[[Checkpoint], None]
-) -> tuple[Any, Checkpoint | None]:
-    """The train state to go on from, and its checkpoint; or `state`, which is consumed, and None: none was finished.
+    output_paths: Sequence[str], state: TrainerState, trainer: Trainer, require_same_run: Callable[[Checkpoint], None]
+) -> tuple[TrainerState, Checkpoint | None]:
+    """The train state to resume from, and its checkpoint; or `state` and None, if no checkpoint was finished.
 
-    A checkpoint that cannot be restored whole is passed over for the one before, and the log says so.
+    `state` is consumed. A checkpoint that cannot be restored is skipped for the one before, with a message.
 
     Raises:
-        TrainingError: when no finished one can be restored, and what `require_same_run` raises for one that can.
+        TrainingError: there are finished checkpoints, but none can be restored. Also what `require_same_run` raises.
     """
     lost: dict[str, str] = {}
     room = levanter_trainer.Room(state)
@@ -44,7 +45,7 @@ def restored(
 
 
 def _newest(output_paths: Sequence[str], lost: dict[str, str]) -> Checkpoint | None:
-    """What `checkpoints.newest` says in process 0: one reads all the files, and all go on from the same state."""
+    """`checkpoints.newest` of process 0: only one process reads the files, and all resume from the same state."""
     if jax.process_count() == 1:
         return checkpoints.newest(output_paths, lost)
     found = np.array([_NONE, 0])
@@ -65,7 +66,7 @@ def _newest(output_paths: Sequence[str], lost: dict[str, str]) -> Checkpoint | N
 
 
 def _all_processes(done: bool) -> bool:
-    """Whether each of them has."""
+    """Whether `done` is True in all processes."""
     if jax.process_count() == 1:
         return done
     from jax.experimental import multihost_utils

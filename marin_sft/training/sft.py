@@ -1,7 +1,7 @@
 """Supervised fine-tuning: a mixture of token caches and a base model -> trained weights.
 
-{output_path}/model/            config.json and safetensors of the trained weights, float32: for `export`
-{output_path}/hf/step-N/        exports for serving, where `hf_exports` asks for them
+{output_path}/model/            config.json and safetensors of the trained weights, float32, for `export`
+{output_path}/hf/step-N/        exports for serving, if `hf_exports` asks for them
 {output_path}/metrics.jsonl     one line per logged step
 {output_path}/checkpoints/      state to resume from; removed once the model is written
 """
@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import haliax as hax
 import jax
 import numpy as np
+from levanter.models.lm_model import LmHeadModel
+from levanter.trainer import Trainer
 
 from marin_sft.data.batches.packed_batches import PackedBatches, ValidationBatches
 from marin_sft.data.packing.packed_mixture import PackedMixture
@@ -40,11 +42,11 @@ class Batches(Protocol):
 
 
 def sft(config: SFTConfig) -> None:
-    """Train on the config's mixture, resuming from the newest checkpoint of `earlier_attempts` when there is one.
+    """Train on the config's mixture. Resumes from the newest checkpoint of `earlier_attempts`, if there is one.
 
     Raises:
-        TrainingError: a base model that is not what its config.json says, a batch that does not divide over the
-            devices, a checkpoint that cannot be restored, or a loss that is no longer finite.
+        TrainingError: the base model is not what its config.json says, the batch does not divide over the devices, a
+            checkpoint cannot be restored, or the loss is no longer finite.
     """
     mixture = PackedMixture.open(config.mixture, config.tokenized)
     batches = PackedBatches(mixture, config.train_batch_size, config.seed, cut_epochs=config.cuts_epochs)
@@ -53,15 +55,15 @@ def sft(config: SFTConfig) -> None:
 
 
 def train(config: SFTConfig, batches: Batches, validation_sets: Mapping[str, Iterable[Batch]] | None = None) -> None:
-    """Train on `batches`, which hold `config.train_batch_size` rows each, and write the model.
+    """Train on `batches` of `config.train_batch_size` rows, and write the model.
 
-    `validation_sets`: batches of as many rows, by name, to measure the loss on every `config.steps_per_eval` steps.
+    `validation_sets`: batches of the same size, by name. Their loss is measured every `config.steps_per_eval` steps.
     """
     train_on(config, lambda layout: SFTObjective(config, batches, validation_sets or {}, layout))
 
 
 class First:
-    """The first `count` of `batches`, each time that they are gone through; None: all."""
+    """The first `count` of `batches`, in each iteration. None: all."""
 
     def __init__(self, batches: Iterable[Batch], count: int | None) -> None:
         self._batches, self._count = batches, count
@@ -73,7 +75,7 @@ class First:
 class SFTObjective:
     """NLL per trained token of the global batch: see `marin_sft.training.loss`."""
 
-    example_name: str | None = None  # how many rows documents are packed into says nothing
+    example_name: str | None = None  # the number of packed rows is not informative
 
     def __init__(
         self, config: SFTConfig, batches: Batches, validation_sets: Mapping[str, Iterable[Batch]], layout: Layout
@@ -90,7 +92,7 @@ class SFTObjective:
         return {name: array.reshape(micro_steps, -1, array.shape[-1]) for name, array in arrays.items()}
 
     def tokens(self, step: int) -> None:
-        """Those that the devices are given."""
+        """None: as many as run on the devices."""
 
     def trained_tokens(self, step: int) -> int:
         return self._batches.trained_tokens(step)
@@ -101,14 +103,14 @@ class SFTObjective:
         return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
     def loss(
-        self, model: Any, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: Any
+        self, model: LmHeadModel, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: LmHeadModel | None
     ) -> tuple[jax.Array, Figures]:
         return nll(model, LossBatch(**batch), self._config, key), {}
 
-    def reference(self, trainer: Any) -> None:
+    def reference(self, trainer: Trainer) -> None:
         return None
 
-    def evaluation(self, trainer: Any) -> Evaluate | None:
+    def evaluation(self, trainer: Trainer) -> Evaluate | None:
         config, micro_steps = self._config, self._layout.micro_steps
         if self._sets:
             sets = {name: First(batches, config.max_evaluation_steps) for name, batches in self._sets.items()}
@@ -125,7 +127,7 @@ class SFTObjective:
         return {} if self._config.z_loss_weight or self._config.label_smoothing else perplexity_of(loss)
 
     def check(self, step: int, figures: Mapping[str, float]) -> None:
-        """Nothing that the loop does not check by itself."""
+        """Nothing: the loop checks that figures are finite."""
 
 
 def _validation_sets(config: SFTConfig, mixture: PackedMixture) -> dict[str, Iterable[Batch]]:

@@ -6,20 +6,21 @@ from dataclasses import dataclass
 
 from marin_sft.execution.step import StepConfig, omitted_when
 from marin_sft.training.checks import require, unresolved
+from marin_sft.training.metrics.reporting import LOG
 from marin_sft.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """Terms that training adds to a token's NLL, log Z - z[target], where Z sums the exponentiated logits z. The loss
-    on validation examples has none of them."""
+    """Terms added to a token's NLL, log Z - z[target], where Z is the sum of exp(z) over the logits z. The validation
+    loss does not have them."""
 
     z_loss_weight: float = 0.0
     """Weight of log(Z)^2 (PaLM, arXiv 2204.02311)."""
 
     label_smoothing: float = omitted_when(0.0, default=0.0)
-    """With e, the NLL becomes log Z - (1 - e) z[target] - e mean z: the target is 1 - e + e / V for the right one of V
-    tokens, and e / V for the others."""
+    """With e > 0, the NLL becomes log Z - (1 - e) z[target] - e mean(z): the target distribution has 1 - e + e / V for
+    the right one of V tokens, and e / V for the others."""
 
     neftune_noise_alpha: float | None = omitted_when(None, default=None)
     """Scale of the noise added to embeddings, see `neftune`. None: no noise."""
@@ -34,7 +35,14 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig(
-    Terms, TrainConfig, StepConfig, kind="sft", version=4, body="marin_sft.training.sft:sft", fresh_process=True
+    Terms,
+    TrainConfig,
+    StepConfig,
+    kind="sft",
+    version=4,
+    body="marin_sft.training.sft:sft",
+    fresh_process=True,
+    log=LOG,
 ):
     """As `TrainConfig`; an example is a packed row.
 

@@ -1,9 +1,8 @@
-"""What a training step is made from, checked before anything runs."""
+"""Checks of a training step's inputs before anything runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,19 @@ from marin_sft.inputs import Source, path_of
 from marin_sft.training.devices import devices_of, micro_batches_of
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models.families import check_directory
+from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.vocabulary import check_local_tokenizer
 from marin_sft.training.train_config import TrainConfig
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def adapter_found(training: Mapping[str, Any]) -> dict[str, Any]:
-    """`training` with the directory of the adapter in it: of a training step that is its `adapter`."""
+def adapter_found(training: Fields) -> dict[str, Any]:
+    """`training` with the directory of the adapter: for a training step, that is `adapter` in its output."""
     lora = training.get("lora")
     if not isinstance(lora, LoraConfig) or lora.adapter_path is None:
         return dict(training)
-    source: Any = lora.adapter_path
+    source: Source = lora.adapter_path
     if isinstance(source, ExecutorStep) and isinstance(source.config, TrainConfig):
         source = source / "adapter"
     if isinstance(source, str | Path) and os.path.isdir(source):
@@ -41,14 +41,8 @@ def adapter_found(training: Mapping[str, Any]) -> dict[str, Any]:
     return {**training, "lora": replace(lora, adapter_path=path_of(source))}
 
 
-def check_mixture(what: str, mixture: object) -> None:
-    """Raise ConfigError for what is no mixture step."""
-    if not isinstance(mixture, ExecutorStep) or not isinstance(mixture.config, MixtureConfig):
-        raise ConfigError(f"{what}: mixture={mixture!r}; expected the step that mixture(...) returns")
-
-
-def check_length(mixture: ExecutorStep[MixtureConfig], training: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless the mixture has data for training as long as `training` says."""
+def check_length(mixture: ExecutorStep[MixtureConfig], training: Fields) -> None:
+    """Raise ConfigError unless the mixture has enough data for the length of `training`."""
     data, epochs = mixture.config.data, training.get("num_train_epochs") or 1
     if not data.training:
         raise ConfigError(f"step '{mixture.name}': no component has a weight above 0; expected something to train on")
@@ -59,7 +53,7 @@ def check_length(mixture: ExecutorStep[MixtureConfig], training: Mapping[str, An
         )
 
 
-def check_batch(what: str, resources: Resources | None, training: Mapping[str, Any]) -> None:
+def check_batch(what: str, resources: Resources | None, training: Fields) -> None:
     """Raise ConfigError where the batch cannot be spread over the devices that `resources` are known to have."""
     batch, mesh = training.get("train_batch_size"), training.get("mesh")
     micro, parts = training.get("per_device_parallelism", -1), training.get("gradient_accumulation_steps")
@@ -73,7 +67,7 @@ def check_batch(what: str, resources: Resources | None, training: Mapping[str, A
 
 
 def check_model(source: Source | None, seq_len: int | None = None) -> None:
-    """Raise ConfigError for a local model that training would refuse. One that is not there is told with all inputs."""
+    """Raise ConfigError for a local model that training would refuse. Missing ones are reported with all inputs."""
     if isinstance(source, str | Path) and os.path.isdir(source):
         check_directory(str(source), seq_len if isinstance(seq_len, int) else None)
 

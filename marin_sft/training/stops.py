@@ -1,4 +1,4 @@
-"""What ends training before its last step: a figure that no longer gets better, and a limit of time."""
+"""What ends training before its last step: a metric that no longer improves, and a time limit."""
 
 from __future__ import annotations
 
@@ -18,21 +18,28 @@ _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStopping(metaclass=NamedFields):
-    """Training ends once `metric` has not become better by more than `min_delta` in `patience` evaluations in a row.
+    """Training ends when `metric` has not improved by more than `min_delta` in `patience` evaluations in a row.
 
-    steps: between two evaluations; the place of `steps_per_eval`, since here it decides what the model becomes.
-    metric: a figure of the evaluation, as it stands in metrics.jsonl. greater_is_better: as an accuracy is.
-    The model is that of the step at which training ended, not of the best.
+    The model is that of the last step, not of the best one.
 
     Raises:
         ConfigError: for a value that cannot be used.
     """
 
     steps: int
+    """Steps between two evaluations. It replaces `steps_per_eval`, because here it changes the result."""
+
     patience: int
+    """Evaluations without improvement after which training ends."""
+
     metric: str = "validation/loss"
+    """A figure of the evaluation, under its name in metrics.jsonl."""
+
     min_delta: float = 0.0
+    """The least change that counts as an improvement."""
+
     greater_is_better: bool = False
+    """True for metrics like accuracy, False for losses."""
 
     def __post_init__(self) -> None:
         if unresolved(self):
@@ -43,7 +50,7 @@ class EarlyStopping(metaclass=NamedFields):
         require(self, "min_delta", self.min_delta >= 0, "at least 0")
 
     def reason(self, evaluations: Sequence[tuple[int, float]]) -> str | None:
-        """Why training ends after these (step, value) of the metric, the newest last; None: it goes on."""
+        """Why training ends after these (step, value) of the metric, newest last. None: it goes on."""
         sign = -1 if self.greater_is_better else 1
         best_step, best, since = 0, float("inf"), 0
         for step, value in evaluations:
@@ -60,7 +67,7 @@ class EarlyStopping(metaclass=NamedFields):
 
 
 class TimeLimit:
-    """Whether `seconds` have passed since this was made; None: never."""
+    """Whether `seconds` have passed since this was made. None: there is no limit."""
 
     def __init__(self, seconds: float | None) -> None:
         self._end = None if seconds is None else time.monotonic() + seconds
@@ -70,10 +77,10 @@ class TimeLimit:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of "90min", "23h", "2h30m", "1d 12h" or "45 s": numbers, each with its unit.
+    """Seconds in "90min", "23h", "2h30m", "1d 12h" or "45 s": numbers, each with its unit.
 
     Raises:
-        ConfigError: for anything else, a number without a unit among them.
+        ConfigError: for anything else, including numbers without a unit.
     """
     seconds, rest = 0.0, text.lower()
     while part := _PART.match(rest):
@@ -82,5 +89,5 @@ def parse_duration(text: str) -> float:
             break
         seconds, rest = seconds + float(part[1]) * unit, rest[part.end() :]
     if rest or seconds <= 0:
-        raise ConfigError(f"{text!r}: expected a time above 0 with its units, as 90min, 23h or 2h30m")
+        raise ConfigError(f"{text!r}: expected a time above 0 with its units, e.g. 90min, 23h or 2h30m")
     return seconds

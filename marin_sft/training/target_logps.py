@@ -1,14 +1,14 @@
-"""Log-probabilities of target tokens from hidden states, computed for the targets alone.
+"""Log-probabilities of target tokens from hidden states, computed for the targets only.
 
-Where only completions are trained, a good part of all positions has no target, and the product with the language
-model's head is a good part of all work. Hidden states of targets are gathered, and go through the head block by block;
-how many blocks that are is known when it runs, not when it is compiled. No logits are kept for the backward pass.
+If only completions are trained, many positions have no target, and the product with the language model's head is a
+large part of the work. So the hidden states of targets are gathered, and go through the head block by block. The number
+of blocks is known at run time only. No logits are kept for the backward pass.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,19 @@ import jax.numpy as jnp
 def _places_at_once(vocab: int) -> int:
     """Positions whose logits are computed together.
 
-    Few, so that a CPU's caches hold them. On accelerators enough that reading and writing the sum of the weights'
-    gradients, once for each block, takes little of the time.
+    On CPUs few, so that they fit into the caches. On accelerators so many that reading and writing the weights'
+    gradients, once per block, takes little of the time.
     """
     logits, least = (2**21, 256) if jax.default_backend() == "cpu" else (2**24, 1024)
     return max(least, logits // vocab)
 
 
 class TokenLogps(NamedTuple):
-    """float32, a figure of each position, in nats; 0 where there is no target.
+    """float32 figures of each position, in nats; 0 where there is no target.
 
-    `logp` of the token after the position; of the distribution it is drawn from, without gradient and None unless
-    asked for: `entropy`, and `log_sum_squares`, the log of the sum of its squared probabilities.
+    logp: log-probability of the token after the position.
+    entropy: entropy of its distribution, without gradient. None: not asked for.
+    log_sum_squares: log of the sum of the squared probabilities, without gradient. None: not asked for.
     """
 
     logp: jax.Array
@@ -37,9 +38,10 @@ class TokenLogps(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What is done with a hidden state besides the product with the head's weights.
+    """What to compute from a hidden state in addition to the product with the head's weights.
 
-    `soft_cap`: c, where logits x are c * tanh(x / c). `entropy`, `log_sum_squares`: whether they are asked for.
+    soft_cap: c, if logits x become c * tanh(x / c).
+    entropy, log_sum_squares: whether to compute them.
     """
 
     soft_cap: float | None = None
@@ -53,15 +55,16 @@ def target_logps(
 ) -> TokenLogps:
     """Figures [groups, positions] for `hidden` [groups, positions, embed] and `weights` [embed, vocab].
 
-    `tokens` int[groups, positions]: the one after each position; `is_target` bool[groups, positions]: where it counts.
-    Targets are gathered within each group, so that groups may lie on different devices.
+    tokens: int[groups, positions], the token after each position.
+    is_target: bool[groups, positions], whether that token is a target.
+    Targets are gathered within each group, so groups may be on different devices.
     """
     return _forward(hidden, weights, tokens, is_target, head)[0]
 
 
 def _forward(
     hidden: jax.Array, weights: jax.Array, tokens: jax.Array, is_target: jax.Array, head: Head
-) -> tuple[TokenLogps, Any]:
+) -> tuple[TokenLogps, tuple[jax.Array, ...]]:
     blocks = _Blocks(is_target, weights.shape[1])
     figures = 2 + head.entropy + head.log_sum_squares
 
@@ -79,8 +82,8 @@ def _forward(
     return found, (hidden, weights, tokens, is_target, log_z)
 
 
-def _backward(head: Head, kept: Any, gradient: TokenLogps) -> tuple[jax.Array | None, ...]:
-    """That of `logp`; the other figures have none."""
+def _backward(head: Head, kept: tuple[jax.Array, ...], gradient: TokenLogps) -> tuple[jax.Array | None, ...]:
+    """The gradient of `logp`; the other figures have none."""
     hidden, weights, tokens, is_target, log_z = kept
     blocks = _Blocks(is_target, weights.shape[1])
     of_logp = jnp.where(is_target, gradient.logp, 0.0)
@@ -118,11 +121,11 @@ def weighted_nll(
     soft_cap: float | None,
     z_loss_weight: float,
 ) -> jax.Array:
-    """Scalar: sum of weight * (-logp + z_loss_weight * log(Z)^2), arguments else as for `target_logps`.
+    """Scalar: sum of weight * (-logp + z_loss_weight * log(Z)^2). Other arguments: as in `target_logps`.
 
-    `weight` float32[groups, positions]: above 0 at targets, else 0. As the gradient by the logits is known with them,
-    each block's part of the gradients is computed in the forward pass, where it is asked for: no logits are kept,
-    and none computed twice.
+    weight: float32[groups, positions], above 0 at targets, else 0.
+    The gradient by the logits is known with the logits. So if it is needed, the forward pass computes each block's part
+    of the gradients: no logits are kept, and none are computed twice.
     """
     blocks, loss = _Blocks(weight > 0, weights.shape[1]), jnp.zeros((), jnp.float32)
 
@@ -142,7 +145,7 @@ def _nll_forward(
     weight: jax.Array,
     soft_cap: float | None,
     z_loss_weight: float,
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     blocks = _Blocks(weight > 0, weights.shape[1])
 
     def add(i: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -170,7 +173,9 @@ def _nll_forward(
     return loss, (blocks.placed(by_hidden), by_weights.astype(weights.dtype))
 
 
-def _nll_backward(soft_cap: float | None, z_loss_weight: float, kept: Any, gradient: jax.Array) -> tuple[Any, ...]:
+def _nll_backward(
+    soft_cap: float | None, z_loss_weight: float, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array | None, ...]:
     by_hidden, by_weights = ((gradient * by).astype(by.dtype) for by in kept)
     return by_hidden, by_weights, None, None
 
@@ -179,10 +184,10 @@ weighted_nll.defvjp(_nll_forward, _nll_backward)
 
 
 class _Blocks:
-    """Positions with targets before those without, in blocks of equally many.
+    """Positions in blocks of equal size, those with targets first.
 
-    `order` int[blocks, groups, places]: the position in its group, 0 in places that only fill the last block up;
-    `used`: blocks with a target in any group.
+    order: int[blocks, groups, places], the position in its group; 0 in places that only pad the last block.
+    used: the number of blocks with a target in any group.
     """
 
     def __init__(self, is_target: jax.Array, vocab: int) -> None:
@@ -195,13 +200,13 @@ class _Blocks:
         self.used = -(-is_target.sum(axis=1).max() // places)
 
     def gathered(self, values: jax.Array, i: jax.Array) -> jax.Array:
-        """[groups, places, ...] of `values` [groups, positions, ...]: block `i`; 0 where it is only filled up."""
+        """[groups, places, ...], block `i` of `values` [groups, positions, ...]; 0 in padding."""
         found = jax.vmap(lambda of_group, order: of_group[order])(values, self.order[i])
         real = self._real[i].reshape(1, -1, *(1,) * (found.ndim - 2))
         return jnp.where(real, found, 0)
 
     def placed(self, values: jax.Array) -> jax.Array:
-        """[groups, positions, ...] of `values` [blocks, groups, places, ...]: the way back."""
+        """[groups, positions, ...] from `values` [blocks, groups, places, ...]: the inverse of `gathered`."""
         blocks, groups, places = values.shape[:3]
         in_order = values.swapaxes(0, 1).reshape(groups, blocks * places, *values.shape[3:])
         return jax.vmap(lambda of_group, place: of_group[place])(in_order, self._place)
@@ -213,7 +218,7 @@ def _logits(hidden: jax.Array, weights: jax.Array, soft_cap: float | None) -> ja
 
 
 def _figures(logits: jax.Array, tokens: jax.Array, head: Head) -> tuple[jax.Array, ...]:
-    """log Z, log p(token), and what else is asked for, of `logits` [..., vocab]."""
+    """log Z, log p(token), and the figures that `head` asks for, from `logits` [..., vocab]."""
     highest = logits.max(axis=-1, keepdims=True)
     below = logits - highest
     powers = jnp.exp(below)
@@ -229,5 +234,5 @@ def _figures(logits: jax.Array, tokens: jax.Array, head: Head) -> tuple[jax.Arra
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Along the last axis. On CPUs a sum of products takes XLA several times as long."""
+    """Along the last axis. On CPUs, XLA needs several times as long for a sum of products."""
     return jnp.einsum("...v,...v->...", a, b, precision=jax.lax.Precision.HIGHEST)

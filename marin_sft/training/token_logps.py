@@ -1,13 +1,14 @@
-"""Log-probabilities of the targets of packed rows, and of the completions that they make up."""
+"""Log-probabilities of the targets of packed rows, and their sums over completions."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
+from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.training.activations import activations, grouped, head_inputs
 from marin_sft.training.axes import BATCH, POSITION
@@ -29,12 +30,17 @@ class PairRows(eqx.Module):
 
 
 def token_logps(
-    model: Any, rows: PairRows, key: jax.Array | None = None, *, entropy: bool = False, log_sum_squares: bool = False
+    model: LmHeadModel,
+    rows: PairRows,
+    key: jax.Array | None = None,
+    *,
+    entropy: bool = False,
+    log_sum_squares: bool = False,
 ) -> TokenLogps:
-    """Figures [batch, position], of one forward pass. `entropy`, `log_sum_squares`: see `TokenLogps`."""
+    """Figures [batch, position] of one forward pass. `entropy`, `log_sum_squares`: see `TokenLogps`."""
     hidden = activations(model, rows, key, rows.branch)
     batch = rows.tokens.resolve_axis(BATCH)
-    groups = _devices_of(batch)  # the rows of each device make one
+    groups = _devices_of(batch)  # one group per device
     found = target_logps(
         *head_inputs(model, rows.tokens, hidden, groups),
         grouped(rows.completion >= 0, groups),
@@ -44,16 +50,16 @@ def token_logps(
 
 
 def _devices_of(axis: hax.Axis) -> int:
-    """Over how many of them the axis is spread, by the mapping that holds here."""
+    """The number of devices over which the current axis mapping spreads the axis."""
     if hax.partitioning.physical_axis_name(axis) is None:
         return 1
     return hax.partitioning.physical_axis_size(axis) or 1
 
 
 def sums_by_completion(values: jax.Array, completion: hax.NamedArray, completions: int) -> jax.Array:
-    """float32[completions]: `values` [batch, position] summed over the targets of each; see `PairBatch.completion`."""
+    """float32[completions]: `values` [batch, position] summed over each one's targets; see `PairBatch.completion`."""
     which = completion.rearrange((BATCH, POSITION)).array.reshape(-1)
-    # What belongs to none goes into one more sum, which is left out.
+    # Positions without a completion go into one more sum, which is dropped.
     which = jnp.where(which < 0, completions, which)
     sums = jax.ops.segment_sum(values.reshape(-1), which, num_segments=completions + 1)
     return cast(jax.Array, sums[:-1])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from marin_sft.execution.step import earlier_attempts, execution_only, omitted_when, this_output_path
 from marin_sft.training.checkpoints import CheckpointSettings
@@ -34,15 +34,15 @@ class TrainingSettings(
     ScheduleSettings,
     LengthSettings,
 ):
-    """The settings of the parts of a training. Each part declares, explains and checks its own."""
+    """The settings of all parts of training. Each part declares, documents and checks its own."""
 
     OTHER_NAMES: ClassVar[Mapping[str, str]] = INSTEAD
 
     seed: int = 0
-    """Seed of the data's order and of everything random in training."""
+    """Seed of the data order and of everything random in training."""
 
     def check_parts(self) -> None:
-        """Raise ConfigError for a value that cannot be used, alone or together with others."""
+        """Raise ConfigError for a value that cannot be used, alone or in combination."""
         check_types(self)
         self.check_length()
         self.check_schedule()
@@ -56,18 +56,19 @@ class TrainingSettings(
         fits = self.num_train_steps is None or sum(given) <= self.num_train_steps
         require(self, "warmup", fits, f"with decay = {self.decay} at most num_train_steps = {self.num_train_steps}")
         trained = self.num_train_steps is None or all(step < self.num_train_steps for step in self.unfreeze.values())
-        expected = f"fewer updates than num_train_steps = {self.num_train_steps}; what is never trained is frozen"
+        expected = (
+            f"fewer updates than num_train_steps = {self.num_train_steps}; for tensors that are never trained, "
+            "use frozen_parameters"
+        )
         require(self, "unfreeze", trained, expected)
         for field in ("frozen_parameters", "unfreeze", "reinit_tokens", "weight_decay_parameters"):
             alone = self.lora is None or not getattr(self, field)
-            require(
-                self, field, alone, "no value with lora, which trains only its adapters: LoraConfig says which layers"
-            )
+            require(self, field, alone, "no value with lora, which trains only adapters: LoraConfig chooses the layers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(TrainingSettings):
-    """What to train, on what, and how. An example is what the mixture packs: a row of documents, or a pair.
+    """What to train, on which data, and how. An example is what the mixture packs: a row of documents, or a pair.
 
     Raises:
         ConfigError: for a value that cannot be used.
@@ -77,16 +78,16 @@ class TrainConfig(TrainingSettings):
     """Output of a mixture step."""
 
     tokenized: dict[str, str]
-    """Output of a tokenize step by the mixture's component names."""
+    """Outputs of tokenize steps, by the mixture's component names."""
 
     base_model: str
-    """A Hugging Face directory; its config.json says the architecture."""
+    """A Hugging Face directory. Its config.json defines the architecture."""
 
     expected_model: LlamaConfig | None = execution_only(default=None)
-    """The shape that the base model must have, or training fails before it starts. None: any."""
+    """The shape that the base model must have; otherwise training fails before it starts. None: any."""
 
     hf_exports: Exporter | None = omitted_when(None, default=None)
-    """Writes the model in Hugging Face format while training (`PeriodicExports`). None: not."""
+    """Exports the model in Hugging Face format during training (`PeriodicExports`). None: no exports."""
 
     output_path: str = this_output_path()
 
@@ -107,8 +108,8 @@ class TrainConfig(TrainingSettings):
         require(self, "save_optimizer_state", kept, expected)
 
 
-def _known_shape(base_model: Any, expected: LlamaConfig | None) -> tuple[str, int] | None:
-    """Family and number of layers of the base model, where that can be known before anything runs."""
+def _known_shape(base_model: object, expected: LlamaConfig | None) -> tuple[str, int] | None:
+    """Family and number of layers of the base model, if they are known before anything runs."""
     if expected is not None:
         return expected.model_type, expected.num_layers
     if not isinstance(base_model, str | Path):
@@ -116,5 +117,5 @@ def _known_shape(base_model: Any, expected: LlamaConfig | None) -> tuple[str, in
     try:
         config = json.loads(Path(base_model, "config.json").read_text())
         return config["model_type"], int(config["num_hidden_layers"])
-    except (OSError, ValueError, KeyError, TypeError):  # elsewhere, or no model: training says so
+    except (OSError, ValueError, KeyError, TypeError):  # not local, or not a model: training reports that
         return None

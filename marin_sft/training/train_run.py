@@ -7,12 +7,13 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from levanter.models.lm_model import LmHeadModel
+from levanter.trainer import Trainer
 
 from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
@@ -24,7 +25,7 @@ from marin_sft.training.metrics.throughput import Throughput, multiplied_weights
 from marin_sft.training.models import levanter_model, lora, peft_directory
 from marin_sft.training.models.adapted_weights import Merged
 from marin_sft.training.models.model_check import check_tokenizers
-from marin_sft.training.models.model_config import with_dtype
+from marin_sft.training.models.model_config import Fields, with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
 from marin_sft.training.models.peft_directory import Adapter
 from marin_sft.training.models.tensor_names import require_match
@@ -35,11 +36,11 @@ from marin_sft.training.optimization.schedules import schedule
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 
-TRAIN_SLICE = 8  # batches to evaluate on where nothing is held out
+TRAIN_SLICE = 8  # batches to evaluate on if nothing is held out
 
 
 def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
-    """Train the base model on the objective that `build` makes for the devices, and write the model."""
+    """Train the base model on the objective from `build`, and write the model."""
     if config.lora is not None:
         config = dataclasses.replace(config, lora=peft_directory.resolved(config.lora))
     settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed, mesh=config.mesh)
@@ -102,7 +103,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         )
         part, parts = levanter_trainer.process_rows(trainer, layout.devices)
 
-        def host_arrays(step: int) -> dict[str, Any]:
+        def host_arrays(step: int) -> dict[str, np.ndarray]:
             return objective.arrays(step, part, parts)
 
         def step_input(step: int) -> StepInput:
@@ -117,11 +118,11 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             state = loop.run(trainer, state, step_function(trainer, objective.loss), step_input)
         _write_model(config, base, state.model)
     if jax.process_index() == 0:
-        disk.sync(config.output_path)  # a power cut takes the model, or the checkpoints, but not both
+        disk.sync(config.output_path)  # so that a power cut cannot take both the model and the checkpoints
         checkpoints.remove(config.output_path)
 
 
-def _throughput(shape: Mapping[str, Any], model: Any, frozen: Freezing | None) -> Throughput:
+def _throughput(shape: Fields, model: LmHeadModel, frozen: Freezing | None) -> Throughput:
     """`shape`: the base model's config.json."""
     shapes = levanter_model.state_shapes(model)
     adapter = {name: shapes[name] for name in shapes if name.endswith((peft_directory.A, peft_directory.B))}
@@ -136,20 +137,20 @@ def _throughput(shape: Mapping[str, Any], model: Any, frozen: Freezing | None) -
 
 
 def train_slice(config: TrainConfig, examples_per_epoch: int) -> range:
-    """The steps whose batches `do_eval` measures where nothing is held out; it warns of that."""
+    """The steps whose batches `do_eval` measures if nothing is held out, with a warning."""
     steps = min(config.max_evaluation_steps or TRAIN_SLICE, num_steps_of(config, examples_per_epoch))
     if jax.process_index() == 0:
         print(
-            f"warning: do_eval = True, and the mixture holds nothing out: train/loss is the loss on the first {steps} "
-            "training batches, which says nothing of other data; "
+            f"warning: do_eval = True, but the mixture holds nothing out: train/loss is the loss on the first {steps} "
+            "training batches, which says nothing about other data; "
             "lm_mixture_data_config(..., validation_fraction=0.01) holds rows out",
             file=sys.stderr,
         )
     return range(steps)
 
 
-def _evaluation(config: TrainConfig, objective: Objective, trainer: Any) -> Evaluate | None:
-    """Raises TrainingError where the config asks for an evaluation and nothing is held out for it."""
+def _evaluation(config: TrainConfig, objective: Objective, trainer: Trainer) -> Evaluate | None:
+    """Raises TrainingError if the config asks for an evaluation but nothing is held out."""
     evaluate = objective.evaluation(trainer)
     if evaluate is None and (config.do_eval or config.early_stopping):
         asked = "do_eval = True" if config.do_eval else "early_stopping"
@@ -160,8 +161,8 @@ def _evaluation(config: TrainConfig, objective: Objective, trainer: Any) -> Eval
     return evaluate
 
 
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    """What trackers are told of it."""
+def _plain(config: TrainConfig) -> dict[str, object]:
+    """The plain fields, for trackers."""
     fields = ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
     return {name: value for name, value in fields if isinstance(value, str | int | float | bool | None)}
 
@@ -171,8 +172,8 @@ def _count_tokens(segment_ids: jax.Array) -> jax.Array:
     return jnp.sum(segment_ids >= 0)
 
 
-def _identity(config: TrainConfig, num_steps: int) -> dict[str, Any]:
-    """What the weights after a step depend on, but for data and models, whose paths may differ between attempts."""
+def _identity(config: TrainConfig, num_steps: int) -> Fields:
+    """What the weights depend on, except data and models, whose paths may differ between attempts."""
     data_and_models = ("mixture", "tokenized", "base_model", "reference_logprobs", "reference_model")
     places = (*data_and_models, "output_path", "earlier_attempts")
     counted = [field.name for field in dataclasses.fields(config) if not field.metadata.get("execution_only")]
@@ -185,7 +186,9 @@ def _identity(config: TrainConfig, num_steps: int) -> dict[str, Any]:
     return json.loads(json.dumps({**plain, "lora": adapter, "num_steps": num_steps}))
 
 
-def _export(config: TrainConfig, base: ModelDirectory, step: int, model: Any, metrics: Mapping[str, float]) -> None:
+def _export(
+    config: TrainConfig, base: ModelDirectory, step: int, model: LmHeadModel, metrics: Mapping[str, float]
+) -> None:
     trained = _trained_tensors(config, model)
     if jax.process_index() != 0 or config.hf_exports is None:
         return
@@ -193,8 +196,8 @@ def _export(config: TrainConfig, base: ModelDirectory, step: int, model: Any, me
     config.hf_exports.write(exports.export_path(config.output_path, step), weights, base, metrics)
 
 
-def _write_model(config: TrainConfig, base: ModelDirectory, model: Any) -> None:
-    """`model`, the weights; `adapter` beside it, where one was trained."""
+def _write_model(config: TrainConfig, base: ModelDirectory, model: LmHeadModel) -> None:
+    """Write the weights to `model` and, if one was trained, the adapter to `adapter`."""
     trained = _trained_tensors(config, model)
     if jax.process_index() != 0:
         return
@@ -206,16 +209,16 @@ def _write_model(config: TrainConfig, base: ModelDirectory, model: Any) -> None:
             peft_directory.write_adapter(local, Adapter(config.lora, trained), base)
 
 
-def _trained_tensors(config: TrainConfig, model: Any) -> dict[str, np.ndarray]:
-    """What was trained, on the host: all weights, or the adapter. All processes take part in gathering."""
+def _trained_tensors(config: TrainConfig, model: LmHeadModel) -> dict[str, np.ndarray]:
+    """What was trained, on the host: all weights, or the adapter. All processes must call it."""
     return levanter_model.model_tensors(model) if config.lora is None else lora.adapter_tensors(model)
 
 
 def _weights(
-    config: TrainConfig, base: ModelDirectory, model: Any, trained: Mapping[str, np.ndarray]
+    config: TrainConfig, base: ModelDirectory, model: LmHeadModel, trained: Mapping[str, np.ndarray]
 ) -> Mapping[str, np.ndarray]:
-    """The weights of the whole model. Those that were not trained are read from `base` again, to the bit: the devices
-    may hold them in a shorter type, and to keep them on the host would take the memory of a model throughout."""
+    """The weights of the whole model. Weights that were not trained are read from `base` again, so they are exact: the
+    devices may hold them in a shorter type, and a copy on the host would need the memory of a whole model."""
     if config.lora is None:
         frozen = freezing(config)
         if frozen is None:

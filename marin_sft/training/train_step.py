@@ -1,18 +1,19 @@
-"""One optimizer step on the devices: gradients of a batch's micro-batches added up, then one update."""
+"""One optimizer step on the devices: the gradients of all micro-batches are summed, then there is one update."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
 import optax
+from levanter.models.lm_model import LmHeadModel
 from levanter.trainer import Trainer
-from levanter.trainer_state import trainables_only
+from levanter.trainer_state import TrainerState, trainables_only
 from levanter.utils.jax_utils import zeros_like_tree
 from levanter.utils.tree_utils import inference_mode
 
@@ -20,12 +21,16 @@ from marin_sft.training.axes import MICRO
 from marin_sft.training.cpu.one_cpu import for_training_here
 from marin_sft.training.objective import Figures
 
-Loss = Callable[[Any, Mapping[str, hax.NamedArray], jax.Array, Any], tuple[jax.Array, Figures]]
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+Batch: TypeAlias = Mapping[str, hax.NamedArray]
+Loss: TypeAlias = Callable[[LmHeadModel, Batch, jax.Array, LmHeadModel | None], tuple[jax.Array, Figures]]
 """`Objective.loss`."""
 
 
 class StepMetrics(NamedTuple):
-    """Figures of one step, scalars on the devices: waiting for them is up to the caller."""
+    """Figures of one step: scalars on the devices, possibly not computed yet."""
 
     loss: jax.Array
     grad_norm: jax.Array  # before clipping
@@ -33,41 +38,47 @@ class StepMetrics(NamedTuple):
     figures: Figures
 
 
-class Recorded(NamedTuple):
-    """What the last update was made with; kept in the optimizer's state, from where the loop logs it."""
+TakeStep: TypeAlias = Callable[[TrainerState, Batch], tuple[TrainerState, StepMetrics]]
+"""From the state and a batch to the state after the step, and its metrics."""
 
-    updates: jax.Array  # how many there were
+
+class Recorded(NamedTuple):
+    """Figures of the last update. They are part of the optimizer's state, and logged from there."""
+
+    updates: jax.Array  # the number of updates so far
     grad_norm: jax.Array
     learning_rate: jax.Array
 
 
 def recording(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Leaves gradients as they are; remembers their global L2 norm, and the rate that `schedule` gives them."""
+    """Passes gradients through, and records their global L2 norm and the rate of `schedule`."""
 
-    def init(params: Any) -> Recorded:
+    def init(params: optax.Params) -> Recorded:
         return Recorded(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), jnp.asarray(schedule(0), jnp.float32))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Recorded]:
+    def update(
+        updates: optax.Updates, state: Recorded, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, Recorded]:
         norm, rate = optax.global_norm(updates), schedule(state.updates)
         return updates, Recorded(state.updates + 1, jnp.asarray(norm, jnp.float32), jnp.asarray(rate, jnp.float32))
 
     return optax.GradientTransformation(init, update)
 
 
-def step_function(trainer: Trainer, loss: Loss) -> Callable[[Any, Any], tuple[Any, StepMetrics]]:
-    """`step(state, batch)`: the state after one step and its metrics. It returns once the step is under way.
+def step_function(trainer: Trainer, loss: Loss) -> TakeStep:
+    """`step(state, batch)`: the state after one step, and its metrics. It does not wait for the devices.
 
-    `batch`: NamedArrays with an axis of micro-batches in front. `state` is donated. (Levanter's own step averages the
-    losses of micro-batches, which is wrong for parts of one sum, and waits for the loss: the devices would be idle
-    until the next call.)
+    `batch`: NamedArrays whose first axis is micro-batches. `state` is donated. (Levanter's own step averages the losses
+    of micro-batches, which is wrong for parts of one sum, and waits for the loss: the devices would be idle until the
+    next call.)
     """
 
-    def step(state: Any, batch: Mapping[str, hax.NamedArray]) -> tuple[Any, StepMetrics]:
+    def step(state: TrainerState, batch: Batch) -> tuple[TrainerState, StepMetrics]:
         key, new_key = jax.random.split(state.training_key)
         reference = None if state.model_averaging is None else state.model_averaging.model_params
         trainable = trainables_only(state.model, state.is_trainable)
 
-        def micro_loss(trainable: Any, micro_batch: Any, key: jax.Array) -> tuple[jax.Array, Figures]:
+        def micro_loss(trainable: LmHeadModel, micro_batch: Batch, key: jax.Array) -> tuple[jax.Array, Figures]:
             model = for_training_here(inference_mode(eqx.combine(trainable, state.model), False))
             with hax.axis_mapping(trainer.compute_axis_mapping):
                 return loss(trainer.mp.cast_to_compute(model), micro_batch, key, trainer.mp.cast_to_compute(reference))
@@ -87,12 +98,12 @@ def step_function(trainer: Trainer, loss: Loss) -> Callable[[Any, Any], tuple[An
 
 def _sum(
     trainer: Trainer,
-    gradient: Callable[..., Any],
-    trainable: Any,
-    batch: Mapping[str, hax.NamedArray],
+    gradient: Callable[[LmHeadModel, Batch, jax.Array], PyTree],
+    trainable: LmHeadModel,
+    batch: Batch,
     key: jax.Array,
-) -> Any:
-    """`gradient` of each micro-batch, added up. One micro-batch in memory at a time."""
+) -> PyTree:
+    """The sum of `gradient` over all micro-batches, with one of them in memory at a time."""
     micro_steps = next(iter(batch.values())).resolve_axis(MICRO)
     if micro_steps.size == 1:
         return gradient(trainable, {name: array[MICRO, 0] for name, array in batch.items()}, key)
@@ -101,7 +112,7 @@ def _sum(
     shapes = eqx.filter_eval_shape(gradient, trainable, first, key)
     zeros = zeros_like_tree(shapes, trainer.parameter_axis_mapping)
 
-    def add(total: Any, micro: Any) -> Any:
+    def add(total: PyTree, micro: tuple[Batch, hax.NamedArray]) -> PyTree:
         micro_batch, micro_key = micro
         here = gradient(trainable, micro_batch, micro_key.array)
         total = jax.tree_util.tree_map(jnp.add, total, here)
@@ -110,14 +121,14 @@ def _sum(
     return hax.fold(add, micro_steps)(zeros, (dict(batch), keys))
 
 
-def without_update(state: Any) -> tuple[Any, StepMetrics]:
-    """The state after a step on nothing: weights, optimizer and its schedule stay, only the step counts."""
+def without_update(state: TrainerState) -> tuple[TrainerState, StepMetrics]:
+    """The state after a step without trained tokens: only the step number changes, not weights or optimizer."""
     zero, rate = jnp.zeros((), jnp.float32), jnp.copy(state.opt_state[0].learning_rate)
     figures = {name: jnp.copy(figure) for name, figure in _skipped(state).items()}
     return dataclasses.replace(state, step=state.step + 1), StepMetrics(zero, zero, rate, figures)
 
 
-def _skipped(state: Any) -> Figures:
-    """How many steps were skipped so far, where `skip_bad_steps` is on."""
+def _skipped(state: TrainerState) -> Figures:
+    """The number of steps skipped so far, if `skip_bad_steps` is on."""
     count = optax.tree_utils.tree_get(state.opt_state, "skipped_steps")
     return {} if count is None else {"skipped_steps": count}

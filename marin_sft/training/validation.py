@@ -1,13 +1,14 @@
-"""The loss on held-out rows, measured while training, and of a batch by itself."""
+"""The loss on held-out rows, measured during training, and the loss of a single batch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import haliax as hax
 import numpy as np
+from levanter.models.lm_model import LmHeadModel
+from levanter.trainer import Trainer, TrainerConfig
 
 from marin_sft.errors import TrainingError
 from marin_sft.training import levanter_trainer
@@ -16,15 +17,17 @@ from marin_sft.training.loss import Batch, LossBatch, loss_arrays, row_nll
 
 
 def summed_nll(
-    devices: Any, cast: Callable[[Any], Any] = lambda model: model, micro_steps: int = 1
-) -> Callable[[Any, Batch], float]:
-    """From a model and a batch on the host to the NLL of its trained tokens, summed, in nats.
+    devices: Trainer | TrainerConfig,
+    cast: Callable[[LmHeadModel], LmHeadModel] = lambda model: model,
+    micro_steps: int = 1,
+) -> Callable[[LmHeadModel, Batch], float]:
+    """From a model and a batch on the host to the summed NLL of its trained tokens, in nats.
 
-    `devices`: Levanter's Trainer or its config, within whose context it is to be called. `cast`: of the weights.
-    `micro_steps`: equal parts that the batch's rows are cut into, one in memory at a time.
+    `devices`: Levanter's Trainer or its config; call the function within its context. `cast`: applied to the weights.
+    `micro_steps`: the number of equal parts into which a batch is split, one in memory at a time.
     """
 
-    def of_rows(model: Any, batch: Mapping[str, hax.NamedArray]) -> hax.NamedArray:
+    def of_rows(model: LmHeadModel, batch: Mapping[str, hax.NamedArray]) -> hax.NamedArray:
         ready = cast(model)
 
         def of_micro_batch(_: None, micro_batch: Mapping[str, hax.NamedArray]) -> tuple[None, hax.NamedArray]:
@@ -35,8 +38,8 @@ def summed_nll(
     # Replicated, so that each process can read it.
     compiled = hax.named_jit(of_rows, axis_resources=devices.compute_axis_mapping, out_axis_resources={})
 
-    def nll(model: Any, batch: Batch) -> float:
-        arrays = loss_arrays(batch, trained_tokens=1)  # a sum, no mean
+    def nll(model: LmHeadModel, batch: Batch) -> float:
+        arrays = loss_arrays(batch, trained_tokens=1)  # for a sum, not a mean
         cut = {name: array.reshape(micro_steps, -1, array.shape[-1]) for name, array in arrays.items()}
         rows = compiled(model, levanter_trainer.to_devices(devices, cut))
         return float(np.asarray(rows.array).sum(dtype=np.float64))
@@ -53,20 +56,21 @@ def perplexity_of(nll: float, name: str = "perplexity") -> dict[str, float]:
 
 
 class Validation:
-    """`sets`: the batches of each component by its name, which can be gone through again and again. `name`: of the
-    figures. `micro_steps`: as of training, so that evaluation fits where training does."""
+    """sets: the batches of each component by name; iterated over in each evaluation.
+    micro_steps: as in training, so that evaluation fits in memory if training does.
+    name: the prefix of the figures."""
 
     def __init__(
-        self, sets: Mapping[str, Iterable[Batch]], trainer: Any, micro_steps: int, name: str = "validation"
+        self, sets: Mapping[str, Iterable[Batch]], trainer: Trainer, micro_steps: int, name: str = "validation"
     ) -> None:
         self._sets, self._name = sets, name
         self._summed_nll = summed_nll(trainer, trainer.mp.cast_to_compute, micro_steps)
 
-    def losses(self, model: Any) -> dict[str, float]:
+    def losses(self, model: LmHeadModel) -> dict[str, float]:
         """NLL per trained token, in nats: `{name}/loss` over all rows, `{name}/loss/{component}` of each component; and
         `{name}/perplexity` over all rows.
 
-        To be called within the trainer's context.
+        Call it within the trainer's context.
 
         Raises:
             TrainingError: no token of a component is trained.
@@ -77,15 +81,15 @@ class Validation:
                 raise TrainingError(
                     f"{self._name}: no token of component {name!r} is trained, so it has no loss; expected rows with "
                     "an assistant's answer or other text to train on: look at them with marin-sft preview, raise "
-                    "max_evaluation_steps if it is set, or hold nothing out of the component"
+                    "max_evaluation_steps if it is set, or hold out nothing from the component"
                 )
         nll, tokens = map(sum, zip(*sums.values(), strict=True))
         loss = f"{self._name}/loss"
         by_component = {f"{loss}/{name}": nll / tokens for name, (nll, tokens) in sums.items()}
         return {loss: nll / tokens, **perplexity_of(nll / tokens, f"{self._name}/perplexity"), **by_component}
 
-    def _sums(self, model: Any, batches: Iterable[Batch]) -> tuple[float, int]:
-        """NLL and number of the trained tokens."""
+    def _sums(self, model: LmHeadModel, batches: Iterable[Batch]) -> tuple[float, int]:
+        """The summed NLL, and the number of trained tokens."""
         nll, tokens = 0.0, 0
         for batch in batches:
             nll += self._summed_nll(model, batch)

@@ -75,7 +75,7 @@ def test_patterns(hub, tmp_path):
     tiny = config(tmp_path, "tiny", kind="model", allow_patterns=("*.json", "onnx/*"), ignore_patterns=("config.json",))
     download(tiny)
     assert set(files_in(tmp_path / "1")) == {"tokenizer.json", "onnx/model.bin"}
-    with pytest.raises(DataError, match="none of its 4 files .*config.json, model.safetensors"):
+    with pytest.raises(DataError, match="none of its 4 files; .*config.json, model.safetensors"):
         download(replace(tiny, allow_patterns=("*.gguf",)))
     with pytest.raises(ConfigError, match="one string"):
         DownloadConfig("tiny", allow_patterns="*.json")
@@ -164,7 +164,7 @@ def test_gives_up_in_the_end(hub, tmp_path):
     remote = remote_file_of(hub, LARGE)
     waited: list[float] = []
     with hub.failing(Fault(status=503), lambda request: True, times=99) as hit:
-        with pytest.raises(DataError, match=f"HTTP 503.*gave up after {MAX_TRIES} tries; run again to go on"):
+        with pytest.raises(DataError, match=f"HTTP 503.*gave up after {MAX_TRIES} tries; run again to continue"):
             fetch(remote, f"{tmp_path}/out", sleep=waited.append)
     assert len(hit) == MAX_TRIES and waited == [1, 2, 4, 8, 16, 32, 60]
     with hub.failing(Fault(status=429, headers={"Retry-After": "86400"}), lambda request: True):

@@ -152,7 +152,7 @@ def test_what_is_noted_of_rows_stands_in_the_stats(tmp_path, tokenizer, tokenize
     (document,) = TokenCache.open(f"{tmp_path}/out/train").read([0])
     assert tokenizer.decode(document.input_ids).startswith("02 Jan 2025<|im_start|>")
     refused = ChatLmDatasetFormat(special_tokens_in_text="raise")
-    with pytest.raises(DataError, match="x.jsonl:1: 1 special tokens stand in its text, first '<.im_end.>'"):
+    with pytest.raises(DataError, match="x.jsonl:1: its text has 1 special tokens, the first is '<.im_end.>'"):
         tokenize(TokenizeConfig((path,), tokenizer_path, refused, max_dropped=1.0, output_path=f"{tmp_path}/refused"))
 
 

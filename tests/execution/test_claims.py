@@ -215,7 +215,7 @@ def test_a_signal_ends_the_launch_and_gives_up_its_claims(hanging, backend, sign
     launch.send_signal(signal_number)
     _, errors = launch.communicate(timeout=60)
     assert launch.returncode == 130
-    assert "Finished steps are kept; this continues: python script.py --prefix store" in errors
+    assert "Finished steps are kept. To continue: python script.py --prefix store" in errors
     assert "Traceback" not in errors
     (beat,) = path.glob("store/s-*/claims/000001.beat")
     assert json.loads(beat.read_text())["released"] is True

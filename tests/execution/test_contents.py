@@ -101,7 +101,7 @@ def test_every_change_is_seen_and_nothing_else(tmp_path, make):
     assert look_at(content).change is None, "touched, with the same bytes"
     written(file, "two")
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert "has changed since the plan was made: then its digest was" in look_at(content).change
+    assert "has changed since the plan was made: its digest was" in look_at(content).change
     written(file, "one")
     assert look_at(content).change is None
     os.replace(written(tmp_path / "new", "six"), file)
@@ -113,4 +113,4 @@ def test_every_change_is_seen_and_nothing_else(tmp_path, make):
     file.unlink()
     assert look_at(content).change is not None
     file.parent.rmdir()
-    assert f"config.data: {tmp_path / 'data'} is not there on " in look_at(content).change
+    assert f"config.data: {tmp_path / 'data'} does not exist on " in look_at(content).change

@@ -57,14 +57,14 @@ def test_a_failure_that_cannot_be_read_is_still_a_failure(store, kind):
     item = plan(store)["failed"]
     assert item.reason == "RETRY"
     if kind not in ("newer", "flipped", "changed", "missing"):
-        assert str(failure) in item.detail and "only its log may say" in item.detail
+        assert str(failure) in item.detail and "see the attempt's log for how it failed" in item.detail
     assert "failed" in launch(store) and (failure.parents[1] / "commits" / "000001.json").exists()
 
 
 NAMED = {
-    "c-*/commits/000001.json": "put it back from a copy; or remove it, and run the step again with --force_run",
-    "interrupted-*/claims/000001.json": "if no launch works on the step, remove it, and",
-    "half_removed-*/claims/tombstone.json": "removed by hand, what is left of that part is kept",
+    "c-*/commits/000001.json": "restore it from a copy, or remove it and rerun the step with --force_run",
+    "interrupted-*/claims/000001.json": "if no launch is running the step, remove it, and",
+    "half_removed-*/claims/tombstone.json": "if you remove it, the rest of that part is kept",
 }
 
 
@@ -151,7 +151,7 @@ def test_an_attempt_whose_claim_is_gone_lends_its_directory_to_nobody(store):
     """A claim removed by hand: its number is free again, its files must not get into another attempt's output."""
     directory = file_of(store, "interrupted-*")
     (directory / "claims" / "000001.json").unlink()
-    assert f"{directory}/1 holds files already, of an attempt whose claim is gone: move them away" in launch(store)
+    assert f"{directory}/1 already contains files, of an attempt whose claim is gone; move them away" in launch(store)
     assert not (directory / "commits").exists()
 
 

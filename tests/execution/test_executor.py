@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ from marin_sft.execution.executor import (
     ExecutorStep,
     execution_only,
     executor_main,
+    output_path_of,
     step_fn,
     this_output_path,
 )
+from marin_sft.execution.local_store import LocalStore
+from marin_sft.run.verification import verify_outputs
 
 
 def reasons(plan):
@@ -115,6 +119,37 @@ def test_force_run_stops_where_nothing_changed(pipeline):
     assert pipeline.bodies() == []
 
 
+@step_fn(kind="timed", log=("speed.txt", "traces/*"))
+def timed(config):
+    Path(config["out"], "text.txt").write_text(config["text"])
+    Path(config["out"], "speed.txt").write_text(str(time.monotonic_ns()))
+    Path(config["out"], "traces").mkdir()
+    Path(config["out"], "traces", f"{time.monotonic_ns()}.txt").write_text("a trace")
+
+
+@step_fn(kind="plot")
+def plot(config):
+    Path(config["out"], "plot.txt").write_text("".join(path.read_text() for path in Path(config["of"]).rglob("*.txt")))
+
+
+def test_a_log_is_no_result(pipeline):
+    """Steps that use the output, or a file that is no log, stay cached; those that name a file of the log rerun."""
+    made = ExecutorStep("made", timed, {"text": "same", "out": this_output_path()})
+    places = {"text": "text.txt", "speed": "speed.txt", "traces": "traces", "glob": "*.txt"}
+    of = {"all": output_path_of(made), **{name: made / place for name, place in places.items()}}
+    plots = [ExecutorStep(name, plot, {"of": place, "out": this_output_path()}) for name, place in of.items()]
+    pipeline.run(*plots)
+    run = pipeline.run(*plots, force_run=("made",))
+    assert {result.item.node.name for result in run.results if result.status == "ran"} == {
+        *("made", "speed", "traces", "glob")
+    }
+    assert {result.status for result in pipeline.run(*plots).results} == {"cached"}
+    store = LocalStore(str(pipeline.prefix))
+    assert {verified.result for verified in verify_outputs(store, None)} == {"ok"}
+    Path(str(run.output_path(made, "speed.txt"))).write_text("another")
+    assert [list(verified.files) for verified in verify_outputs(store, "made")] == [["speed.txt"]]
+
+
 @dataclasses.dataclass(frozen=True)
 class CounterConfig:
     counter: str
@@ -155,7 +190,7 @@ def test_a_committed_step_needs_none_of_its_ancestors(pipeline):
     for gone in ("raw", "tok"):
         shutil.rmtree(pipeline.prefix / gone)
     pipeline.bodies()
-    assert pipeline.plan(d)["tok/b"].detail == "not needed: what uses it is committed"
+    assert pipeline.plan(d)["tok/b"].detail == "not needed: the steps that use it are committed"
     pipeline.run(d)
     assert pipeline.bodies() == []
     pipeline.run(d, force_run=("train/d",))
@@ -247,7 +282,7 @@ def test_override_output_path(pipeline):
 
 
 def test_unknown_names_run_nothing(pipeline):
-    with pytest.raises(GraphError, match=r"--force_run 'tok/bb': no step of that name; did you mean 'tok/b'\?"):
+    with pytest.raises(GraphError, match=r"--force_run 'tok/bb': no step has that name; did you mean 'tok/b'\?"):
         pipeline.run(diamond(pipeline), force_run=("tok/bb",))
     with pytest.raises(GraphError, match="--run_only 'zzz': matches no step"):
         pipeline.run(diamond(pipeline), run_only=("zzz",))
@@ -436,7 +471,7 @@ def test_an_input_that_vanishes_during_the_launch_is_named(pipeline, capsys):
     with pytest.raises(RunFailed):
         pipeline.run(pipeline.step("b", a, remover))
     text = capsys.readouterr().out
-    assert f"its input 'a' is committed, but the output is gone from {output}" in text
+    assert f"its input 'a' is committed, but the output {output} is gone" in text
     assert pipeline.bodies() == ["a"]
     pipeline.run(pipeline.step("b", a, remover))
     assert pipeline.bodies() == ["a", "b"], "the next plan has seen it"
@@ -478,9 +513,7 @@ def test_progress_is_kept_in_the_log(pipeline):
     assert log == "1/5 rows  loss 0.5\n5/5 rows  loss 0.5\n"
 
 
-@pytest.mark.parametrize(
-    "kind, said", [("dangling", "is a link that leads nowhere"), ("fifo", "is neither a file nor")]
-)
+@pytest.mark.parametrize("kind, said", [("dangling", "is a broken link"), ("fifo", "is neither a file nor")])
 def test_an_output_with_what_is_no_file_fails_the_step(pipeline, capsys, kind, said):
     def odd(config):
         path = os.path.join(config["out"], "odd")

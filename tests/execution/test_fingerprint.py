@@ -263,7 +263,7 @@ def test_versioned_takes_no_step():
 
 @pytest.mark.parametrize("fn", [lambda config: None, partial(body)])
 def test_functions_without_a_name_are_refused(fn):
-    with pytest.raises(ConfigError, match="step 's' fn: expected a function that a name can stand for"):
+    with pytest.raises(ConfigError, match="step 's' fn: expected a function that its name identifies"):
         fingerprint(1, fn=fn)
 
 

@@ -12,6 +12,10 @@ from marin_sft.execution.flags import parse_flags
         (["--force_run", '["tokenized/a", "b*"]'], {"force_run": ("tokenized/a", "b*")}),
         (["--force_run", "a", "b", "--force_run", "c"], {"force_run": ("a", "b", "c")}),
         (["--force_run=a"], {"force_run": ("a",)}),
+        (["--force_run", "['a', 'b*']"], {"force_run": ("a", "b*")}),
+        (["--force_run", "[a, b]", "c"], {"force_run": ("a", "b", "c")}),
+        (["--run_only", "['^a$']", "[a, b]"], {"run_only": ("^a$", "[a, b]")}),
+        (["--debug", "--cascade"], {"cascade": True}),
         (["--run_only", "[ab]$"], {"run_only": ("[ab]$",)}),
         (["--run_only", '["^a$"]'], {"run_only": ("^a$",)}),
         (["--dry_run"], {"dry_run": True}),
@@ -36,9 +40,12 @@ def test_accepted(argv, expected):
         (["--force-run", "a"], r"unknown argument '--force-run'; did you mean '--force_run'\?"),
         (["stray"], "unknown argument 'stray'"),
         (["--dry_run", "maybe"], "expected true or false, got 'maybe'"),
-        (["--max_concurrent", "0"], "expected a whole number from 1, got '0'"),
+        (["--max_concurrent", "0"], "expected a whole number >= 1, got '0'"),
         (["--backend", "slurm"], "invalid choice: 'slurm'"),
-        (["--force_run", "[a"], "expected a JSON list of strings"),
+        (["--force_run", "[a"], "expected a list of strings"),
+        (["--force_run", "[1]"], r"'\[1\]': expected a list of strings, like \['a', 'b'\]"),
+        (["--run_only", "['a'"], "expected a list of strings"),
+        (["--debgu"], r"did you mean '--debug'\?"),
         (["--force_run"], "expected at least one argument"),
     ],
 )
@@ -70,5 +77,5 @@ def test_a_relative_prefix_in_a_job(monkeypatch, tmp_path):
         monkeypatch.setenv("MARIN_SFT_LAUNCH_DIR", elsewhere)
         assert parse_flags(["--prefix", "/shared/x"]).prefix == "/shared/x"
         for argv in ([], ["--prefix", "x"]):
-            with pytest.raises(UserError, match="a relative path means nothing in a job on another machine"):
+            with pytest.raises(UserError, match="a relative path cannot be used in a job on another machine"):
                 parse_flags(argv)

@@ -231,7 +231,7 @@ def test_refusals(local):
     with pytest.raises(UserError, match="no launch is recorded under .*so all 1 steps would be garbage"):
         collect_garbage(local, NEWEST)
     take_claim(local, "_gc", 7, 0, "gc")
-    with pytest.raises(StoreError, match="gc of .* is running since .*: process"):
+    with pytest.raises(StoreError, match="gc of .* has been running since .*: process"):
         collect_garbage(local, GcPolicy(0, 0, 0))
     shutil.rmtree(local.path("_gc"))
     assert len(collected(local, GcPolicy(0, 0, 0))) == 1

@@ -43,7 +43,7 @@ def test_a_store_below_is_not_looked_into(prefix):
         directory_of(run(outer.prefix, a, dry_run=True), a)
     ]
     assert read_state(inner, directory).commit and step_directories(inner) == [directory]
-    with pytest.raises(UserError, match="teams/one is a store of its own; give --prefix .*teams/one$"):
+    with pytest.raises(UserError, match="teams/one is a store of its own; use --prefix .*teams/one$"):
         find_step(outer, f"teams/one/{directory}")
     outer.remove(outer.prefix)
 

@@ -56,15 +56,15 @@ def test_cycles_are_named():
 def test_names_that_no_file_system_takes_are_refused():
     assert build_graph([step("a" * 244), step(f"{'a' * 255}/b")])
     for name in ("a" * 245, f"{'a' * 256}/b", "/".join(["a" * 200] * 5)):
-        with pytest.raises(GraphError, match=r"step 'a{60}'\.\.\.: .* which takes \d+ bytes; expected at most \d+"):
+        with pytest.raises(GraphError, match=r"step 'a{60}'\.\.\.: .* has \d+ bytes; expected at most \d+"):
             build_graph([step(name)])
-    with pytest.raises(GraphError, match="takes 260 bytes; expected at most 255 between two slashes"):
+    with pytest.raises(GraphError, match="has 260 bytes; expected at most 255 between two slashes"):
         build_graph([step("a", override_output_path=f"/x/{'é' * 130}")])
 
 
 def test_two_steps_for_one_path():
     steps = [step("a", "1", override_output_path="x"), step("b", "2", override_output_path="x/")]
-    with pytest.raises(GraphError, match=r"claim the path 'x': 'a' and 'b' differ in config.inputs\[0\]: '1' and '2'"):
+    with pytest.raises(GraphError, match=r"have the path 'x': 'a' and 'b' differ in config.inputs\[0\]: '1' and '2'"):
         build_graph(steps)
 
 
@@ -73,7 +73,7 @@ def test_two_functions_of_one_kind():
     def other(config: Config) -> None:
         print("not the same")
 
-    with pytest.raises(GraphError, match="steps 'a' and 'b' run different functions of one kind 'body'"):
+    with pytest.raises(GraphError, match="steps 'a' and 'b' run different functions with the same kind 'body'"):
         build_graph([step("a"), ExecutorStep("b", other, Config())])
 
 
@@ -100,6 +100,6 @@ def test_a_chain_of_thousands_needs_no_recursion_and_little_time():
 def test_a_token_in_a_config_is_refused_by_name():
     token = "hf_" + "a1B2" * 9
     for config, path in (({"key": token}, "config.key"), ({"a": [{"b": f"Bearer {token}"}]}, r"config.a\[0\].b")):
-        with pytest.raises(ConfigError, match=f"step 'x' {path}: holds what has the form of a secret") as caught:
+        with pytest.raises(ConfigError, match=f"step 'x' {path}: looks like a secret") as caught:
             build_graph([ExecutorStep("x", print, config)])
         assert token not in str(caught.value)

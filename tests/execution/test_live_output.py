@@ -66,7 +66,7 @@ def test_of_a_flood_the_newest_lines_are_shown_and_the_rest_is_counted(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     left_out = 32_000 - (len(shown) - 1)
-    assert shown[0] == f"... {left_out:,} lines not shown; all are in {log}"
+    assert shown[0] == f"... {left_out:,} lines omitted; all are in {log}"
     assert [line.split()[0] for line in shown[1:]] == [str(i) for i in range(left_out, 32_000)]
     assert 20 <= len(shown) <= 1001 and peak < 8e6
 
@@ -90,5 +90,5 @@ def test_logs_share_the_lines_that_are_shown(tmp_path):
     for name, most in zip("abcd", (250, 333, 500, 1000), strict=True):  # as others are followed no longer
         output.stop(name)
         of_this = [line for of, line in shown if of == name]
-        assert of_this[0] == f"... {5000 - most:,} lines not shown; all are in {tmp_path / name}"
+        assert of_this[0] == f"... {5000 - most:,} lines omitted; all are in {tmp_path / name}"
         assert of_this[1:] == [str(i) for i in range(5000 - most, 5000)]

@@ -23,5 +23,5 @@ def test_ray_s_message_is_cut_to_what_matters():
         "used / 23.54GB limit (0.12)\nSelected to kill: (Task: name=f, pid=9537, actual memory used=1.83GB, worker)"
     )
     text = out_of_memory.killed_by_ray_text(message)
-    assert "(the step held 1.83GB, its node 2.92GB used / 23.54GB limit)" in text
+    assert "(the step used 1.83GB, its node 2.92GB used / 23.54GB limit)" in text
     assert "(something else)" in out_of_memory.killed_by_ray_text("something else\nand more")

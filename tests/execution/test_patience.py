@@ -6,11 +6,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from marin_sft.errors import StoreUnavailable, UserError
-from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
+from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.patience import is_passing, no_patience, once, patient, seconds_of_patience
 from marin_sft.execution.stores import open_store
 from tests.execution.test_claims import claim_from_elsewhere, node_of
@@ -53,7 +54,7 @@ def test_what_does_not_pass_is_told_at_once():
 def test_patience_ends(monkeypatch):
     monkeypatch.setenv("MARIN_SFT_STORE_PATIENCE", "0.5")
     shaky = Shaky(1000, errno.ETIMEDOUT)
-    with pytest.raises(StoreUnavailable, match="it does not answer in 0 s, asked 3 times") as e:
+    with pytest.raises(StoreUnavailable, match="it does not answer in 0 s, tried 3 times") as e:
         shaky.patient_answer()
     assert e.value.silent
 
@@ -199,7 +200,7 @@ def test_a_store_that_fails_while_a_launch_waits(pipeline, gcs, monkeypatch, com
         else:
             with pytest.raises(StoreUnavailable, match="who are you.*Finished steps are kept") as e:
                 pipeline.run(*steps, prefix=prefix)
-            assert "while it waited for elsewhere: prefix gs://bucket" in str(e.value)
+            assert "while waiting for elsewhere: prefix gs://bucket" in str(e.value)
     finally:
         gcs.fault = lambda request: None
     assert refused.is_set()
@@ -216,5 +217,21 @@ def commit_on_object_store(store, node, claim):
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", ""])
 def test_patience_that_is_no_number_of_seconds(monkeypatch, text):
     monkeypatch.setenv("MARIN_SFT_STORE_PATIENCE", text)
-    with pytest.raises(UserError, match=f"^MARIN_SFT_STORE_PATIENCE={text}; expected a number of seconds, 0 or more$"):
+    with pytest.raises(UserError, match=f"^MARIN_SFT_STORE_PATIENCE={text}; expected a number of seconds >= 0$"):
         seconds_of_patience()
+
+
+@pytest.mark.parametrize("prefix", ["gs://bucket", "s3://bucket"])
+def test_without_network_a_launch_says_so_in_seconds(monkeypatch, prefix):
+    """The clients alone ask for most of a minute, for credentials and for the store."""
+    host = "nowhere.invalid"
+    for proxy in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(proxy, raising=False)
+        monkeypatch.delenv(proxy.upper(), raising=False)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://{host}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}")
+    step = ExecutorStep("step", print, {"out": this_output_path()})
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=f"prefix {prefix}: {host} is not found: .*[.] Check the network"):
+        Executor(ExecutorFlags(prefix=prefix)).run([step])
+    assert time.monotonic() - began < 10

@@ -163,7 +163,7 @@ def test_a_step_killed_for_its_memory_is_told_apart_and_not_retried(tmp_path):
     env = {**os.environ, "RAY_memory_usage_threshold": str(limit), "RAY_memory_monitor_refresh_ms": "50"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=env)
     assert done.returncode == 1, done.stderr
-    assert "hoard failed: out of memory: Ray's memory monitor ended the step (the step held " in done.stdout
+    assert "hoard failed: out of memory: Ray's memory monitor killed the step (the step used " in done.stdout
     assert (tmp_path / "bodies").read_text() == "begun "
     plan = subprocess.run([*command, "--dry_run"], capture_output=True, text=True, timeout=60)
     assert "RETRY attempt 1 failed: out of memory" in plan.stdout
@@ -199,7 +199,7 @@ def test_map_shards_uses_other_processes_and_keeps_order(launch):
 def test_a_laptop_runs_what_asks_for_more_than_it_has(launch):
     assert read(launch[0], "greedy") == "yes"
     (notice,) = [line for line in launch[2].stdout.splitlines() if "this machine has no" in line]
-    assert notice.startswith("greedy: ") and notice.endswith("accelerator_type:H100, magic; the step runs without")
+    assert notice.startswith("greedy: ") and notice.endswith("accelerator_type:H100, magic; the step runs without it")
 
 
 def test_output_is_shown_live_once_after_the_step_s_name(launch):

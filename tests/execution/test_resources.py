@@ -64,7 +64,7 @@ def test_tpu_types_of_ray_and_of_their_users(name):
 @pytest.mark.parametrize(
     "resources, message",
     [
-        (CpuConfig(-1), "resources.cpus: got -1, expected a number of cores from 0"),
+        (CpuConfig(-1), "resources.cpus: got -1, expected a number of cores >= 0"),
         (CpuConfig(float("nan")), "resources.cpus: got nan"),
         (CpuConfig("2"), "resources.cpus: got '2'"),
         (CpuConfig(memory=0), "resources.memory: got 0"),
@@ -74,10 +74,13 @@ def test_tpu_types_of_ray_and_of_their_users(name):
         (GpuConfig(gpu_count=0), "resources.gpu_count: got 0"),
         (
             GpuConfig(accelerator_type="h100"),
-            "resources.accelerator_type: got 'h100', expected Ray's name of it, like 'H100'",
+            "resources.accelerator_type: got 'h100', expected one of Ray's names, such as 'H100'",
         ),
         (TpuPodConfig(tpu_type="v4"), "resources.tpu_type: got 'v4'"),
-        (TpuPodConfig(tpu_type="v9-8"), "resources.tpu_type: got 'v9-8', expected a type and its cores, like \"v4-8\""),
+        (
+            TpuPodConfig(tpu_type="v9-8"),
+            "resources.tpu_type: got 'v9-8', expected a type and its cores, such as \"v4-8\"",
+        ),
         (TpuPodConfig(tpu_type="v4-8", slice_count=0), "resources.slice_count: got 0"),
         (CpuConfig(runtime_env={"pip": []}), "resources.runtime_env: got {'pip': []}, expected a RuntimeEnv"),
         (
@@ -85,7 +88,7 @@ def test_tpu_types_of_ray_and_of_their_users(name):
             "resources.runtime_env.env_vars['A']: got 'int', expected a string",
         ),
         (CpuConfig(runtime_env=RuntimeEnv(pip="x")), "resources.runtime_env.pip: got 'x', expected a tuple"),
-        (CpuConfig(runtime_env=RuntimeEnv(working_dir=".")), "the URL of a zip file; a local directory is shipped"),
+        (CpuConfig(runtime_env=RuntimeEnv(working_dir=".")), "the URL of a zip file; to ship a local directory"),
         ("cpu", "resources: got 'cpu', expected CpuConfig, GpuConfig or TpuPodConfig"),
     ],
 )
@@ -164,13 +167,13 @@ def devices(tmp_path, monkeypatch):
 def test_what_this_machine_has_not(devices, monkeypatch):
     gpus, tpu = GpuConfig(gpu_count=2), TpuPodConfig(tpu_type="v4-8")
     assert lacking_here(CpuConfig(512, 2**50)) == []
-    assert lacking_here(gpus) == ["this machine has no GPU; the step runs without"]
-    assert lacking_here(tpu) == ["this machine has no TPU (v4-8); the step runs without"]
+    assert lacking_here(gpus) == ["this machine has no GPU; the step runs without it"]
+    assert lacking_here(tpu) == ["this machine has no TPU (v4-8); the step runs without it"]
     assert lacking_here(CpuConfig(custom={"magic": 1})) == [
-        "this machine has no resource 'magic'; the step runs without"
+        "this machine has no resource 'magic'; the step runs without it"
     ]
     devices("GPU", 1)
-    assert lacking_here(gpus) == ["the step asks for 2 GPUs, and this machine has 1: it runs on these"]
+    assert lacking_here(gpus) == ["the step requests 2 GPUs, but this machine has 1; it runs on these"]
     assert lacking_here(GpuConfig(gpu_count=0.5)) == []
     devices("GPU", 4)
     devices("TPU", 1)
@@ -178,7 +181,7 @@ def test_what_this_machine_has_not(devices, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert "this machine has 1" in lacking_here(gpus)[0]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert lacking_here(gpus) == ["this machine has no GPU; the step runs without"]
+    assert lacking_here(gpus) == ["this machine has no GPU; the step runs without it"]
     devices("UNCOUNTED_GPU", 1)
     assert lacking_here(gpus) == []
 
@@ -188,5 +191,5 @@ def test_it_is_told_inline_once(devices, pipeline, capsys):
     steps = [dataclasses.replace(pipeline.step(name), resources=gpu) for name in ("a", "b")]
     pipeline.run(*steps)
     told = capsys.readouterr().out
-    assert "a: this machine has no GPU; the step runs without\n" in told and told.count("no GPU") == 1
-    assert told.count("runtime_env.pip needs a process of its own, which --backend inline has not") == 1
+    assert "a: this machine has no GPU; the step runs without it\n" in told and told.count("no GPU") == 1
+    assert told.count("runtime_env.pip needs a separate process, so --backend inline ignores it") == 1

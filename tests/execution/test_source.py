@@ -202,7 +202,7 @@ def test_a_file_that_a_function_refers_to_counts_by_its_contents(load, tmp_path)
     [
         (
             "MODEL = object()\n",
-            r"config\.value: fmt refers to what cannot count with it: MODEL: .* got object\.",
+            r"config\.value: fmt refers to a value that cannot be part of its identity: MODEL: .* got object\.",
         ),
         ("MODEL = {1: [object()]}\n", r"MODEL: expected a value with a stable text"),
         ("from pathlib import Path\nMODEL = Path('/')\n", r"MODEL: expected a file, got the directory '/'"),
@@ -216,7 +216,8 @@ def test_what_cannot_count_is_an_error_that_names_it(load, text, message):
 def test_a_function_without_source_is_refused():
     names = {"__name__": "typed"}
     exec("def fmt(row):\n    return row\n", names)
-    with pytest.raises(ConfigError, match="the source of fmt, which counts, cannot be read; put it into a file"):
+    message = "the source of fmt is part of the identity but cannot be read; put it into a file"
+    with pytest.raises(ConfigError, match=message):
         fingerprint(names["fmt"])
 
 

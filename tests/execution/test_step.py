@@ -172,5 +172,5 @@ def test_two_bodies_of_one_kind(counting):
     class OtherConfig(StepConfig, kind="count", version=2, body="counting:other"):
         output_path: str = this_output_path()
 
-    with pytest.raises(GraphError, match=r"functions of one kind 'count' \(counting.count and counting.other\)"):
+    with pytest.raises(GraphError, match=r"functions with the same kind 'count' \(counting.count and counting.other\)"):
         build_graph([step(), ExecutorStep("b", config=OtherConfig())])

@@ -88,9 +88,9 @@ def test_a_launch_on_a_terminal(tmp_path):
 @pytest.mark.parametrize(
     "content, shown",
     [
-        (b"[1, 2]", "metrics.json is no object"),
-        (b"3", "metrics.json is no object"),
-        (b"null", "metrics.json is no object"),
+        (b"[1, 2]", "metrics.json is not an object"),
+        (b"3", "metrics.json is not an object"),
+        (b"null", "metrics.json is not an object"),
         (b"", ""),
         (b"not json", "metrics.json cannot be read"),
         (b"\xff\xfe\x00\xd8", "metrics.json cannot be read"),

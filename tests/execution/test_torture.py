@@ -275,5 +275,5 @@ def test_the_raylet_dies_while_a_step_runs(tmp_path):
     worker = int((tmp_path / "bodies.txt").read_text().split()[-1])
     os.kill(worker, signal.SIGKILL)
     output, _ = launch.communicate(timeout=240)
-    assert launch.returncode == 0 and "Ray on this machine has died; it is started again" in output
+    assert launch.returncode == 0 and "Ray on this machine has died; restarting it" in output
     assert "6 steps run, 0 cached, 0 not finished" in output

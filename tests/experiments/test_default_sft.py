@@ -90,7 +90,7 @@ def test_the_settings_of_a_mixture_and_of_the_config_meet():
     exits = dataclasses.replace(SETTINGS, stop_strategy="exit")
     assert data_of(sft(mixture, exits)).stop_strategy == "first_exhausted"
     assert data_of(sft(CHAT, exits)).stop_strategy == "first_exhausted"
-    with pytest.raises(ConfigError, match="mixture_block_size=2048, but that of the mixture is 64"):
+    with pytest.raises(ConfigError, match="mixture_block_size=2048, but the mixture has 64"):
         sft(mixture, dataclasses.replace(SETTINGS, mixture_block_size=2048))
 
 
@@ -104,17 +104,17 @@ def test_a_token_cache_from_elsewhere():
     never = dataclasses.replace(SETTINGS, steps_per_hf_export=-1)
     assert data_of(sft(cache, never)).tokenized == {"data": cache}
     assert data_of(sft(CHAT.as_input_name())) == data_of(sft(CHAT))
-    with pytest.raises(ConfigError, match="how 'data' was tokenized is not known .* leave out input_role"):
+    with pytest.raises(ConfigError, match="cannot tell how 'data' was tokenized .* leave out input_role"):
         sft(cache, dataclasses.replace(never, input_role="user"))
 
 
 REFUSED = {
     "weights for one dataset": (CHAT, {"mixture_weights": {"chat": 1}}, "for one dataset"),
-    "no weights for two": ({"chat": CHAT, "code": CODE}, {}, "expected their mixture_weights"),
+    "no weights for two": ({"chat": CHAT, "code": CODE}, {}, "without mixture_weights; expected one for each"),
     "other weights than the mixture's": (
         lm_mixture_data_config({"chat": CHAT, "code": CODE}, WEIGHTS),
         {"mixture_weights": {"chat": 1, "code": 1}},
-        "mixture_weights=.*, but those of the mixture are",
+        "mixture_weights=.*, but the mixture has",
     ),
 }
 
@@ -154,7 +154,7 @@ def test_training_from_random_weights():
     assert trained.config.mixture.config.seq_len == llama_nano.max_seq_len
     with pytest.raises(ConfigError, match="no base_model; expected one, or a model_config"):
         default_train("x", CHAT, None, dataclasses.replace(TRAINING, train_seq_len=128))
-    with pytest.raises(ConfigError, match="neither a model_config nor train_seq_len"):
+    with pytest.raises(ConfigError, match="neither model_config nor train_seq_len"):
         default_train("x", CHAT, None, TRAINING, base_model="org/base")
 
 
@@ -166,13 +166,14 @@ TRAIN_FIELDS = {
     "optimizer_options": {"nesterov": True}, "weight_decay_parameters": "mlp", "skip_bad_steps": 9, "precision": "fp32",
     "frozen_parameters": "embed", "unfreeze": {"embed": 9}, "reinit_tokens": ("x",), "label_smoothing": 0.1,
     "neftune_noise_alpha": 5.0, "lora": LoraConfig(r=4, alpha=8), "max_evaluation_steps": 3, "hf_exports_kept": 2,
-    "early_stopping": EarlyStopping(steps=1000, patience=2),
+    "early_stopping": EarlyStopping(steps=1000, patience=2), "save_optimizer_state": True,
 }  # fmt: skip
 EXECUTION_FIELDS = {
     "per_device_parallelism": 4, "steps_per_eval": 5, "resources": CpuConfig(cpus=4), "mesh": {"tensor": 2},
     "gradient_checkpointing": False, "attention_backend": "vanilla", "do_eval": True, "training_time_limit": "2h",
     "save_total_limit": 3, "trackers": (TensorboardConfig(),), "progress_bar": "json", "track_memory": True,
     "weight_distribution_pattern": "mlp", "minutes_per_checkpoint": 5.0, "steps_per_log": 1,
+    "gradient_accumulation_steps": 2, "eval_on_start": True, "resume_from": "elsewhere", "steps_per_report": 3,
 }  # fmt: skip
 
 

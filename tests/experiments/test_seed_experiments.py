@@ -161,6 +161,16 @@ def test_a_forced_dataset_reruns_itself_alone_when_its_tokens_are_the_same(hub, 
     assert plan("exp808_sft_mixture", store, hub, "--force_run", json.dumps([training]))[training] == "RUN"
 
 
+def test_a_forced_training_with_the_same_weights_leaves_its_export_cached(hub, stores):
+    """Its speeds are others than before, and are no part of what the export is made from."""
+    store = stores("exp808_sft_mixture")
+    training = "checkpoints/llama3.1_mixture_total_seed0"
+    shown = launch("exp808_sft_mixture", store, hub, "--backend", "inline", "--force_run", f"['{training}']")
+    assert "1 step run, 30 cached" in shown
+    first, second = (Path(path).read_text() for path in sorted(store.glob(f"{training}-*/[12]/metrics.json")))
+    assert first != second
+
+
 def test_an_unknown_scale_is_an_error(tmp_path):
     command = [sys.executable, ROOT / "experiments/exp606_sft.py", "--dry_run", "--prefix", tmp_path]
     environment = {**os.environ, "MARIN_SFT_SCALE": "small"}

@@ -137,19 +137,19 @@ def test_verify(world):
     assert {name: (item["result"], item["files"]) for name, item in found.items()} == {
         "whole": ("ok", {}),
         "edited": ("changed", {"text.txt": "other contents"}),
-        "shortened": ("changed", {"text.txt": "9 bytes were committed, 5 are there"}),
+        "shortened": ("changed", {"text.txt": "9 bytes when committed, 5 now"}),
         "gone": ("gone", {}),
         "more": ("changed", {"b.txt": "added"}),
     }
     text = squeezed(world.text("verify", code=1))
-    assert "1 ok, 3 changed, 1 gone" in text and "text.txt: 9 bytes were committed, 5 are there" in text
-    assert "--force_run of the experiment makes a step again" in text
+    assert "1 ok, 3 changed, 1 gone" in text and "text.txt: 9 bytes when committed, 5 now" in text
+    assert "To rerun a step, use --force_run of the experiment" in text
     assert [item["name"] for item in world.json("verify", "raw/who*")] == ["raw/whole"]
     assert "did you mean 'raw/whole'?" in world.call("verify", "raw/whale", code=2).err
     files["edited"].unlink()
     assert world.json("verify", "edited", code=1)[0]["files"] == {"text.txt": "gone"}
     (files["edited"].parent / ".files.json").write_text("[")
-    assert world.json("verify", "edited", code=1)[0]["files"] == {".files.json": "does not list what was committed"}
+    assert world.json("verify", "edited", code=1)[0]["files"] == {".files.json": "does not match the commit"}
 
 
 def test_verify_names_a_commit_that_cannot_be_read(world):
@@ -174,7 +174,7 @@ def test_an_empty_prefix(world):
     world.prefix.mkdir()
     assert world.json("status") == [] and world.json("runs") == [] and world.json("gc") == []
     assert squeezed(world.text("status")).startswith("0 steps under")
-    assert "there is none under" in world.call("path", "x", code=2).err
+    assert "there are no steps under" in world.call("path", "x", code=2).err
 
 
 def test_a_prefix_that_is_not_there(world):
@@ -346,7 +346,7 @@ def test_pin_and_gc(edited):
     assert world.json("unpin", str(old[0]))["was_pinned"] and not world.json("unpin", str(old[0]))["was_pinned"]
     assert "1 removed" in world.text("gc", *keep, "--delete")
     assert not old[0].exists() and len(world.json("status")) == 2
-    assert "expected a whole number from 0, got '-1'" in world.call("gc", "--keep_runs=-1", code=2).err
+    assert "expected a whole number >= 0, got '-1'" in world.call("gc", "--keep_runs=-1", code=2).err
 
 
 def test_what_is_not_ours_is_not_listed_and_what_is_left_is_named(world):
@@ -356,7 +356,7 @@ def test_what_is_not_ours_is_not_listed_and_what_is_left_is_named(world):
     Executor(ExecutorFlags(prefix=f"{world.prefix}/team", backend="inline")).run([world.step("inner")])
     (a,) = world.json("status")
     assert a["name"] == "a"
-    note = f"Not looked into: team, a store of its own; see --prefix {world.prefix}/team".replace(" ", "")
+    note = f"Not searched: team, a store of its own; see --prefix {world.prefix}/team".replace(" ", "")
     assert all(note in "".join(world.text(name).split()) for name in ("status", "gc"))  # folded anywhere
     assert "no step 'team/inner': team is a store of its own" in world.call("why", "team/inner", code=2).err
     damaged = Path(a["path"], "claims", "000001.json")
@@ -394,9 +394,9 @@ def test_plan(world, tmp_path, monkeypatch):
 def test_mistakes(capsys):
     assert command.main(["statu"]) == 2
     assert capsys.readouterr().err == "error: no command 'statu'; did you mean 'status'?\n"
-    for word in ("chat", "train"):
+    for word in ("serve", "train"):
         assert command.main([word]) == 2
-        assert f"error: no command {word!r}; there are: plan, status" in capsys.readouterr().err
+        assert f"error: no command {word!r}; there are: sft, dpo, plan, status" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         command.main(["--version"])
     assert re.fullmatch(r"marin-sft \d+\.\S+\n", capsys.readouterr().out)

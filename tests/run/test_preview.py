@@ -151,8 +151,8 @@ def test_what_is_noted(preview, tmp_path):
     assert row["unused_keys"] == ["topic"]
     lines = preview(data=data).splitlines()
     assert "special tokens that somebody wrote: 1, kept as control tokens" in lines
-    assert "keys that the chat template does not look up: messages.country" in lines
-    assert "keys that the format has no use for: topic" in lines
+    assert "keys that the chat template does not use: messages.country" in lines
+    assert "keys that the format does not use: topic" in lines
 
 
 def test_a_template_that_asks_for_the_date(preview, tokenizer, tmp_path):
@@ -160,7 +160,7 @@ def test_a_template_that_asks_for_the_date(preview, tokenizer, tmp_path):
     dated.chat_template = "{{ strftime_now('%d %b %Y') }}" + dated.chat_template
     dated.save_pretrained(tmp_path / "dated")
     text = preview("--rows", "1", tokenizer=tmp_path / "dated")
-    assert "the template asks for the date and is told 2024-07-26; see template_date" in text
+    assert "the template uses the date and gets 2024-07-26; see template_date" in text
 
 
 def test_named_format(preview):
@@ -176,7 +176,7 @@ def test_mistakes(preview, tmp_path, tokenizer):
     (tmp_path / "empty/tokenizer.json").write_text("{}")
     assert "cannot load the tokenizer" in preview(code=2, tokenizer=tmp_path / "empty")
     assert "messages" in preview("--format", "mesages", code=2)
-    assert "expected a whole number from 1" in preview("--rows", "0", code=2)
+    assert "expected a whole number >= 1" in preview("--rows", "0", code=2)
     assert "--over_length" in preview("--over_length", "cut", code=2)
     bare = load_tokenizer(tokenizer)
     bare.chat_template = None
@@ -195,7 +195,7 @@ def test_rows_of_which_none_can_be_used(tmp_path, capsys, tokenizer):
         return code, *capsys.readouterr()
 
     code, out, err = run({"mesages": []}, {"nothing": 1})
-    assert code == 1 and "did you mean 'messages'" in out and "none of the 2 rows looked at can be used" in err
+    assert code == 1 and "did you mean 'messages'" in out and "none of the first 2 rows can be used" in err
     assert run({"mesages": []}, ROWS[1])[0] == 0
     code, out, err = run()
     assert code == 1 and out == "" and "rows.jsonl: no rows" in err
@@ -267,7 +267,7 @@ def test_flags_of_the_format(preview, tmp_path):
         ),
         (["--role_map", "[1]"], "--role_map: expected a JSON object"),
         (["--train_on", "lsat"], "--train_on: train_on='lsat'; expected one of"),
-        (["--train_on", "last", "--format_options", '{"train_on": "all"}'], "both say 'train_on'"),
+        (["--train_on", "last", "--format_options", '{"train_on": "all"}'], "both set 'train_on'"),
     ):
         assert said in preview(*flags, data=data, code=2)
 
@@ -286,7 +286,7 @@ def test_rows_beyond_those_shown_are_looked_at(preview, tmp_path, capsys, tokeni
     data.write_text(bad * 50)
     assert command.main(["preview", "--tokenizer", tokenizer, "--data", str(data), "--json"]) == 1
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 3 and "none of the 50 rows looked at can be used (unknown_format: 50)" in err
+    assert len(out.splitlines()) == 3 and "none of the first 50 rows can be used (unknown_format: 50)" in err
 
 
 EXPERIMENT = """
@@ -327,7 +327,7 @@ def test_a_step_of_an_experiment(tmp_path, capsys, tokenizer, monkeypatch):
     assert "3 tokenize steps; name one of them: tokenized/loud, tokenized/own, tokenized/texts" in run(code=2)
     error = run("tokenized/own", code=2)
     assert "tokenizers/t has no output yet" in error and "python mine.py --run_only '^tokenizers/t$'" in error
-    assert "got --train_on, which the step says itself" in run("tokenized/loud", "--train_on", "all", code=2)
+    assert "got --train_on, which the step already sets" in run("tokenized/loud", "--train_on", "all", code=2)
     assert "'minne.py': no such file" in _error(["preview", "minne.py"], capsys)
     assert "--data and --tokenizer not given" in _error(["preview"], capsys)
     assert not (tmp_path / "store").exists()

@@ -124,7 +124,7 @@ def test_ctrl_c_detaches_or_stops(head, work, flags, status):
         _, error = ours.communicate(timeout=60)
     assert ours.returncode == 130
     if not flags:
-        assert "The job goes on" in error and f"ray job stop --address {head.url} {name}" in error
+        assert "The job continues" in error and f"ray job stop --address {head.url} {name}" in error
         with client(head) as asked:
             assert asked.get_job_status(name) == "RUNNING"
         with open(go_on, "w"):
@@ -228,7 +228,7 @@ def test_a_step_that_no_node_can_serve_says_so(head, work):
         told = next(line for line in driver.stdout if "waits" in line)
         driver.send_signal(signal.SIGINT)
         driver.communicate(timeout=60)
-    assert "big waits: it asks for CPU 1, magic 2 on one node" in told and "CPU 2, magic 0" in told
+    assert "big waits: it requests CPU 1, magic 2 on one node" in told and "CPU 2, magic 0" in told
     assert driver.returncode == 130
 
 
@@ -334,7 +334,7 @@ def test_only_what_is_known_to_be_harmless_or_is_said_to_be_goes_where_it_can_be
 
 
 def test_a_secret_in_the_command_is_refused(tmp_path):
-    with pytest.raises(UserError, match="a word of the command has the form of a secret.*--env_vars NAME") as caught:
+    with pytest.raises(UserError, match="a word of the command looks like a secret.*--env_vars NAME") as caught:
         job.make_job(["python", "x.py", f"--key={SECRET}"], {}, str(tmp_path), here=True)
     assert SECRET not in str(caught.value)
 
@@ -346,7 +346,7 @@ def test_flags_for_what_may_be_seen(capsys):
     flags, _ = ray_run.parse("-e A 1 -e B 2 --allow_visible_secrets -- true".split())
     assert set(ray_run._visible(flags, {"A": "1", "B": "2"})) == {"A", "B"}
     assert ray_run.main("-e A 1 --visible_env B -- true".split()) == 2
-    assert "--visible_env B: expected a variable that --env_vars names" in capsys.readouterr().err
+    assert "--visible_env B: expected a variable named in --env_vars" in capsys.readouterr().err
 
 
 def test_the_file_with_secrets_is_not_in_what_is_shipped(tmp_path, monkeypatch):
@@ -368,7 +368,7 @@ def test_the_file_with_secrets_is_not_in_what_is_shipped(tmp_path, monkeypatch):
 def test_a_script_that_is_not_there_is_seen_before_anything_is_sent(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert ray_run.main(["--", "python", "nosuch.py", "--x"]) == 2
-    assert f"python nosuch.py: there is no nosuch.py in --working_dir {tmp_path}" in capsys.readouterr().err
+    assert f"python nosuch.py: no nosuch.py in --working_dir {tmp_path}" in capsys.readouterr().err
     (tmp_path / "is.py").touch()
     for command in (["python3.11", "is.py"], ["python", "/elsewhere/x.py"], ["python", "-m", "x.py"], ["bash", "x.py"]):
         job.check_script(command, ".")

@@ -47,7 +47,7 @@ def test_config_values_are_checked_by_name():
     with pytest.raises(ConfigError, match=r"LoraConfig.dropout = 1.0"):
         LoraConfig(r=4, alpha=8, dropout=1.0)
     for targets in (["k_proj", "qproj"], "qproj", "q_proj", r"layers\.0\..*"):  # an expression is for the whole name
-        with pytest.raises(ConfigError, match=r"target_modules = .*: expected some of q_proj, .*; there is none for '"):
+        with pytest.raises(ConfigError, match=r"target_modules = .*: expected some of q_proj, .*; no layer matches '"):
             LoraConfig(r=4, alpha=8, target_modules=targets)
     for targets in (["q_proj", "lm_head"], ["embed_tokens"], ".*"):
         with pytest.raises(ConfigError, match=r"LoraConfig.target_modules = .*: expected linear layers without"):
@@ -72,12 +72,12 @@ def test_some_layers_of_those_computed_as_one_are_refused_when_planned(base_mode
         directory.mkdir()
         config = json.loads(Path(base_model, "config.json").read_text())
         (directory / "config.json").write_text(json.dumps({**config, "model_type": family, **layers}))
-    refused = f"LoraConfig.{field} = .*all layers of a kind or none, since llama .*, but not"
+    refused = f"LoraConfig.{field} = .*all layers of a kind or none, because llama .*, but not"
     with pytest.raises(ConfigError, match=refused):
         sft_config(tmp_path / "llama", lora=chosen)
     sft_config(tmp_path / "olmo3", lora=chosen)
     sft_config("gs://bucket/llama", lora=chosen)  # found out when it is there
-    with pytest.raises(ConfigError, match="since qwen3 computes them as one"):
+    with pytest.raises(ConfigError, match="because qwen3 computes them as one"):
         sft_config("gs://bucket/qwen3", lora=chosen, expected_model=dataclasses.replace(SHAPE, num_layers=3))
 
 

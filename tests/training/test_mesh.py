@@ -35,7 +35,7 @@ def test_what_is_no_mesh(given, message):
 
 
 def test_a_mesh_that_does_not_fit():
-    with pytest.raises(TrainingError, match="has to be the 1 devices"):
+    with pytest.raises(TrainingError, match="expected sizes whose product is 1, the devices"):
         levanter_mesh({"data": 3, "fsdp": 1})
     with pytest.raises(TrainingError, match="tensor = 4 does not divide the base model's num_key_value_heads = 2"):
         check_model(SHAPE, {"model": 4, "data": 1})

@@ -131,7 +131,7 @@ def test_early_stopping_ends_with_the_model_of_that_step(base_model, tmp_path, c
 
 def test_early_stopping_on_a_figure_that_is_not_there(base_model, tmp_path):
     stopping = EarlyStopping(steps=1, patience=1, metric="accuracy")
-    with pytest.raises(TrainingError, match="'accuracy': evaluation gives validation/loss, validation/loss/back"):
+    with pytest.raises(TrainingError, match="'accuracy': expected one of validation/loss, validation/loss/back"):
         train(config(base_model, tmp_path, early_stopping=stopping), BATCHES, HELD_OUT)
     with pytest.raises(TrainingError, match="early_stopping: the mixture holds nothing out"):
         train(config(base_model, tmp_path, early_stopping=EarlyStopping(steps=1, patience=1)), BATCHES)
@@ -141,7 +141,7 @@ def test_when_time_is_over_the_next_attempt_goes_on(base_model, tmp_path):
     whole, first, second = (tmp_path / name for name in ("whole", "1", "2"))
     train(config(base_model, whole), BATCHES)
     limited = config(base_model, first, training_time_limit="0.001s", trackers=(TensorboardConfig(),))
-    with pytest.raises(TrainingError, match=r"time is over after step 1 of 6.*step-1; the same command goes on"):
+    with pytest.raises(TrainingError, match=r"time is over after step 1 of 6.*step-1. Run the same command again"):
         train(limited, BATCHES)
     assert not (first / "model").exists() and not (first / "metrics.json").exists()
     train(config(base_model, second, first, trackers=(TensorboardConfig(),)), BATCHES)
@@ -294,7 +294,7 @@ def test_a_loss_that_explodes_is_said(base_model, tmp_path, capsys):
         ({"weight_distribution_pattern": "("}, "expected a regular expression"),
         (
             {"early_stopping": EarlyStopping(steps=5, patience=1), "steps_per_eval": 10},
-            "expected steps = 10, as steps_per_eval, or that to be None",
+            "expected steps = 10 as in steps_per_eval, or steps_per_eval = None",
         ),
         (
             {"early_stopping": EarlyStopping(steps=5, patience=1), "do_eval": False},

@@ -1,6 +1,6 @@
-"""Batches of a table's rows: for training, and all rows once. How a batch looks is for a layout to say.
+"""Batches of a table's rows: for training, and all rows once. A layout decides what a batch looks like.
 
-Any batch can be made on its own, so that a resumed run sees the same ones.
+Each batch can be made on its own, so a resumed run sees the same ones.
 """
 
 from __future__ import annotations
@@ -21,23 +21,28 @@ B_co = TypeVar("B_co", covariant=True)
 
 
 class Layout(Protocol[B_co]):
-    """How some lines of a table become the arrays of a batch."""
+    """Turns lines of a table into the arrays of a batch."""
 
     def batch(self, lines: np.ndarray, part: int, parts: int) -> B_co:
-        """Of `lines` int64[batch_size], -1 for padding: the `part`-th of `parts` equal slices of the rows of tokens,
-        which alone are read. Raises ConfigError when `parts` does not divide the rows."""
+        """The `part`-th of `parts` equal slices of the rows of `lines`, int64[batch_size], -1 for padding. Reads only
+        that slice. Raises ConfigError if `parts` does not divide the rows."""
         ...
 
 
 class TrainingBatches(Generic[B]):
-    """The training batches of a mixture: deterministic, each one available by its step.
+    """The training batches of a mixture: deterministic, each available by its step. Subclasses set `_layout`.
 
-    `table`: the rows of the components that are trained. `cut_epochs`: see `Epochs.cut`; what lacks to a full batch is
-    absent rows. `rows_per_epoch`: see `stop_strategy` of `LmDataConfig`. `num_steps`: how many batches there are; None:
-    no end. `components`: all of the mixture, by their numbers in batches. Those who inherit set `_layout`.
+    Args:
+        table: the rows of the components that are trained.
+        cut_epochs: see `Epochs.cut`. Absent rows fill up the last batch of an epoch.
+
+    Attributes:
+        components: all components of the mixture, as batches number them.
+        rows_per_epoch: see `stop_strategy` of `LmDataConfig`.
+        num_steps: how many batches there are. None: no end.
 
     Raises:
-        ConfigError: a stop strategy that has no end, or ends within the first batch.
+        ConfigError: a stop strategy that never ends, or ends within the first batch.
     """
 
     _layout: Layout[B]
@@ -51,7 +56,7 @@ class TrainingBatches(Generic[B]):
         caps = ordering["max_train_batches"]
         rows = [min(size, caps[name] * batch_size) if name in caps else size for name, size in table.sizes.items()]
         self.stop_strategy: str = ordering["stop_strategy"]
-        # Where data end with their epoch, no step before its end depends on how long it is.
+        # If the data end after one epoch, no step depends on the length of that epoch.
         cut = cut_epochs and self.stop_strategy == "restart"
         before = Epochs(sum(rows), batch_size, cut).before
         stages = [
@@ -66,7 +71,7 @@ class TrainingBatches(Generic[B]):
     def batch(self, step: int, part: int = 0, parts: int = 1) -> B:
         """Batch number `step`, from 0: the `part`-th of `parts` equal slices of its rows.
 
-        Depends on nothing but the arguments that these batches were made with; only the rows of the slice are read.
+        Depends only on the arguments of the constructor. Reads only the rows of the slice.
 
         Raises:
             ConfigError: `parts` does not divide the rows.
@@ -78,13 +83,13 @@ class TrainingBatches(Generic[B]):
         return int(self._table.trained[self.lines(step)].sum())
 
     def lines(self, step: int, steps: int = 1) -> np.ndarray:
-        """int64[steps * batch_size]: the lines of the table in `steps` batches from `step` on; -1 for an absent one."""
+        """int64[steps * batch_size]: the lines of the table in `steps` batches from `step` on. -1: absent."""
         return self._table.lines(self.places(step, steps))
 
     def places(self, step: int, steps: int = 1) -> np.ndarray:
-        """int64[steps * batch_size, 2]: (component, example of it) for each place of `steps` batches from `step` on.
+        """int64[steps * batch_size, 2]: (component, its example) for each place of `steps` batches from `step` on.
 
-        Components are numbered as in the table. A batch that ends an epoch early has (-1, -1) at its end.
+        Components are numbered as in the table. A batch at the end of a cut epoch is filled up with (-1, -1).
         """
         edges = self._epochs.before(np.arange(step, step + steps + 1))
         places = edges[:-1, None] + np.arange(self.batch_size)
@@ -94,7 +99,7 @@ class TrainingBatches(Generic[B]):
         return found.reshape(-1, 2)
 
     def require_steps(self, steps: int) -> None:
-        """Raises ConfigError when there are fewer batches."""
+        """Raises ConfigError if there are fewer batches."""
         if self.num_steps is not None and steps > self.num_steps:
             raise ConfigError(
                 f"{steps} training steps, but stop_strategy={self.stop_strategy!r} ends the data after "
@@ -109,13 +114,13 @@ class TrainingBatches(Generic[B]):
         if rows < self.batch_size:
             raise ConfigError(
                 f"stop_strategy='first_exhausted': a component runs out after {rows} rows, within the first batch of "
-                f"{self.batch_size}; lower its weight or the batch size, or take another stop_strategy"
+                f"{self.batch_size}; lower its weight or the batch size, or choose another stop_strategy"
             )
-        return rows - rows % self.batch_size  # whole batches: none needs a row twice
+        return rows - rows % self.batch_size  # whole batches, so that no row repeats
 
 
 class EachOnce(Generic[B]):
-    """All rows of a table, once, in order. The last batch is filled up with absent rows. Otherwise as above."""
+    """All rows of a table, once, in order. Absent rows fill up the last batch."""
 
     _layout: Layout[B]
 

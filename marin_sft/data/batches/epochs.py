@@ -13,10 +13,10 @@ Steps = TypeVar("Steps", int, "np.ndarray")
 
 @dataclass(frozen=True)
 class Epochs:
-    """How epochs of so many `examples` are cut into batches of `batch_size`.
+    """How epochs of `examples` are cut into batches of `batch_size`.
 
-    `cut`: each epoch ends with a batch of the examples that are left of it, as with transformers' Trainer. False:
-    every batch is full, and one that an epoch does not fill takes the rest from the next.
+    cut: each epoch ends with a batch of its remaining examples, as in transformers' Trainer. False: every batch is
+        full, and continues with examples of the next epoch.
     """
 
     examples: int
@@ -25,11 +25,11 @@ class Epochs:
 
     @property
     def steps(self) -> int:
-        """How many batches it takes to go through an epoch."""
+        """The number of batches in an epoch."""
         return -(-self.examples // self.batch_size)
 
     def before(self, step: Steps) -> Steps:
-        """How many examples are trained before a step."""
+        """The number of examples that are trained before a step."""
         if not self.cut:
             return step * self.batch_size
         return step // self.steps * self.examples + step % self.steps * self.batch_size

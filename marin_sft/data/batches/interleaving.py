@@ -1,13 +1,13 @@
-"""An endless sequence of components in given proportions, of which any place can be known without those before it.
+"""An endless sequence of components in given proportions, with random access to any place.
 
 The components are the leaves of a binary tree. At an inner node, of the first n places that reach it, round(n * r) go
-to the child that holds the share r of the node's weight: the straight line of Bresenham. What a place is, and how
-many of its kind came before, is known by walking down from the root; there is no state, and no weight is too small.
+to the child with the share r of the node's weight, as in Bresenham's line algorithm. Walking down from the root gives
+the component at a place, and how many of it came before. There is no state, and no weight is too small.
 
-The tree is Huffman's: light components lie deep, where the roundings above them count for little. A leaf of weight w
-is off its exact share by at most half the sum of w / W over itself and the nodes of weight W between it and the root.
-In Huffman's tree these W grow at least like Fibonacci numbers, so no component is ever off by more than 1.7 rows; of
-up to three, none by more than 1.
+The tree is a Huffman tree: light components are deep, where the rounding errors above them matter little. A leaf of
+weight w is off its exact share by at most half the sum of w / W, over itself and the nodes of weight W between it and
+the root. In a Huffman tree, these W grow at least like Fibonacci numbers, so no component is ever off by more than 1.7
+rows. With up to three components, none is off by more than 1.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class _Leaf:
 
 @dataclass(frozen=True)
 class _Split:
-    """`share`: of the places that reach this node, how much goes left, 0 to 1."""
+    """`share`: the fraction of the places that reach this node and go left, 0 to 1."""
 
     share: float
     left: _Node
     right: _Node
 
     def to_left(self, places: np.ndarray) -> np.ndarray:
-        """int64: of the first `places` that reach this node, how many go left."""
+        """int64: how many of the first `places` that reach this node go left."""
         return np.floor(self.share * places + 0.5).astype(np.int64)
 
 
@@ -42,7 +42,7 @@ _Node = _Leaf | _Split
 
 
 class Interleaving:
-    """`weights`: float[components], finite, at least 0, one above 0; relative to each other."""
+    """`weights`: float[components], finite, at least 0, and one above 0. They are relative to each other."""
 
     def __init__(self, weights: Sequence[float]) -> None:
         self.components = len(weights)
@@ -65,7 +65,7 @@ class Interleaving:
         return component, before
 
     def counts(self, places: int) -> np.ndarray:
-        """int64[components]: how many of the first `places` are of each."""
+        """int64[components]: how many of the first `places` each component has."""
         counts = np.zeros(self.components, np.int64)
 
         def walk(node: _Node, local: np.ndarray) -> None:
@@ -81,7 +81,7 @@ class Interleaving:
 
 
 def _huffman(weights: Sequence[float]) -> _Node:
-    numbers = count()  # decides between equal weights; nodes are never compared
+    numbers = count()  # breaks ties, so that nodes are never compared
     heap: list[tuple[float, int, _Node]] = [(w, next(numbers), _Leaf(c)) for c, w in enumerate(weights) if w > 0]
     heapq.heapify(heap)
     while len(heap) > 1:

@@ -1,4 +1,4 @@
-"""Which packed row comes when: a pure function of sizes, weights and a seed, known for any place without iterating."""
+"""Which packed row comes when: a pure function of sizes, weights and a seed, with random access."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from marin_sft.errors import ConfigError
 class Order:
     """The rows of a training run, place by place.
 
-    `rows`: how many each component has. `stages`: (first place, weights) in ascending order, the first at place 0;
-    weights count rows and are relative to each other. The components follow each other as evenly as can be, see
-    `Interleaving`; with a `block_size`, in random order within each block of so many rows of a stage.
-
-    A component gives its rows in passes. `shuffle` True: in another random order each pass; n: in random order within
-    windows of n rows; False: in their order. Passes go on across stages.
+    rows: the number of rows of each component.
+    stages: (first place, weights) in ascending order, the first at place 0. Weights count rows and are relative to
+        each other.
+    block_size: components come in random order within each block of this many rows of a stage. None: as evenly as
+        possible, see `Interleaving`.
+    shuffle: the order of a component's rows in each pass over them. True: a new random order. n: random within windows
+        of n rows. False: as they are. Passes continue across stages.
 
     Raises:
-        ConfigError: weights that cannot be used, or a positive one for a component without rows.
+        ConfigError: unusable weights, or a positive one for a component without rows.
     """
 
     def __init__(
@@ -68,27 +69,27 @@ class Order:
         return self._drawn[stage] + in_stage
 
     def first_exhausted(self) -> int:
-        """The first place at which a row would come again because its component has no other left."""
+        """The first place at which a row would repeat because its component has no other left."""
 
         def repeats(places: int) -> bool:
             return bool((self.counts(places) > self.rows).any())
 
-        # One more place than there are rows cannot but repeat one.
+        # With one more place than there are rows, a row must repeat.
         return bisect_left(range(int(self.rows.sum()) + 1), True, key=repeats) - 1
 
     def all_exhausted(self) -> int:
-        """The first place before which every row of every component has come.
+        """The first place before which every row of every component was used.
 
         Raises:
-            ConfigError: a component that the last stage leaves out before all its rows have come.
+            ConfigError: the last stage leaves out a component with unused rows.
         """
         last = int(self._starts[-1])
         growing = self._stages[-1].counts(2**53) > 0
         short = np.flatnonzero(~growing & (self.counts(last) < self.rows))
         if len(short):
             raise ConfigError(
-                f"stop_strategy='all_exhausted': the last stage of weights leaves out component {short[0]} with rows "
-                "unseen; give it a weight there, or take another stop_strategy"
+                f"stop_strategy='all_exhausted': the last stage of weights leaves out component {short[0]} with unseen "
+                "rows; give it a weight there, or choose another stop_strategy"
             )
         end = last + 1
         while (self.counts(end) < self.rows).any():
@@ -96,7 +97,7 @@ class Order:
         return bisect_left(range(end), True, key=lambda p: bool((self.counts(p) >= self.rows).all()))
 
     def _in_blocks(self, stage: int, local: np.ndarray) -> np.ndarray:
-        """Places of a stage, shuffled within its blocks; the last one ends with the stage."""
+        """Places of a stage, shuffled within its blocks. The last block ends with the stage."""
         if self.block_size is None:
             return local
         ends = self._starts[stage + 1] - self._starts[stage] if stage + 1 < len(self._starts) else math.inf
@@ -109,7 +110,7 @@ class Order:
         return shuffled
 
     def _rows_of(self, component: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """int64: the row that each draw, counted from 0 for each component, brings."""
+        """int64: the row for each draw. Draws count from 0 for each component."""
         rows = self.rows[component]
         passes, found = np.divmod(draws, rows)
         if self.shuffle is False:
@@ -136,7 +137,7 @@ def _check(rows: Sequence[int], start: int, weights: Sequence[float]) -> None:
 
 
 def permutation(size: int, *key: int) -> np.ndarray:
-    """int64[size]: 0 to `size` - 1 in an order that `key` decides. The same with every version of numpy."""
+    """int64[size]: 0 to `size` - 1 in an order set by `key`. The same with every version of NumPy."""
     state = np.zeros(1, np.uint64)
     for number in key:
         state = _mixed(state + np.uint64(number % 2**64))
@@ -144,7 +145,7 @@ def permutation(size: int, *key: int) -> np.ndarray:
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
-    """The output function of SplitMix64 (Steele, Lea, Flood 2014) of uint64 states, one increment on."""
+    """The output function of SplitMix64 (Steele, Lea, Flood 2014), applied to uint64 states after one increment."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

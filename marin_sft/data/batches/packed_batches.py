@@ -20,9 +20,10 @@ from marin_sft.errors import ConfigError
 class Batch:
     """Arrays of shape [batch, seq_len].
 
-    `tokens` int32. `loss_weight` float32: 1.0 at position i where token i + 1 is a trained token of the same document,
-    else 0.0. `segment_ids` int32: 0, 1, ... for the documents of a row, -1 for padding. `position_ids` int32: counts
-    from 0 in each document.
+    tokens: int32.
+    loss_weight: float32, 1.0 at position i if token i + 1 is a trained token of the same document, else 0.0.
+    segment_ids: int32, 0, 1, ... for the documents of a row, -1 for padding.
+    position_ids: int32, counts from 0 in each document.
     """
 
     tokens: np.ndarray
@@ -36,7 +37,7 @@ class Batch:
 
 
 def assemble(rows: Sequence[Sequence[TokenRow]], seq_len: int) -> Batch:
-    """One row for each list of documents; a document is cut at `seq_len` tokens. Rows may be empty: all padding."""
+    """One row per list of documents. A document is cut at `seq_len` tokens. An empty row is all padding."""
     shape = (len(rows), seq_len)
     batch = Batch(
         tokens=np.zeros(shape, np.int32),
@@ -76,7 +77,7 @@ class PackedBatches(TrainingBatches[Batch]):
     """See `TrainingBatches`.
 
     Raises:
-        ConfigError: a mixture of pairs or without training components, or whose stop strategy has no end.
+        ConfigError: a mixture of pairs or without training components, or with a stop strategy that never ends.
     """
 
     def __init__(self, mixture: PackedMixture, batch_size: int, seed: int = 0, *, cut_epochs: bool = False) -> None:
@@ -86,7 +87,7 @@ class PackedBatches(TrainingBatches[Batch]):
 
 
 class ValidationBatches(EachOnce[Batch]):
-    """All packed rows that one component is validated on. Raises ConfigError when there are none."""
+    """All packed rows that one component is validated on. Raises ConfigError if there are none."""
 
     def __init__(self, mixture: PackedMixture, component: str, batch_size: int) -> None:
         table = Table(mixture, PackedRows, [component], VALIDATION)

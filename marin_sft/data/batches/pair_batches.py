@@ -1,7 +1,7 @@
 """Preference pairs -> arrays to train on.
 
-The branches of a batch's pairs are packed into rows, those of a pair not always into the same one: what belongs
-together is told by numbers, not by places.
+The branches of a batch's pairs are packed into rows. The two of a pair may be in different rows, so numbers say which
+belong together.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from marin_sft.data.tokenize import TRAIN, VALIDATION
 from marin_sft.errors import ConfigError
 
 _PLACES_AT_ONCE = 2**13
-_PAIRS_TO_LOOK_AT = 2**15  # several epochs of a small mixture: each deals the pairs in another way
+_PAIRS_TO_LOOK_AT = 2**15  # several epochs of a small mixture, as each has another order
 
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
     """P pairs in each of M micro-batches, in R rows of L tokens.
 
-    `tokens`, `segment_ids` (-1 for padding), `position_ids`: int32[M, R, L]. `completion` int32[M, R, L]: 2p or 2p + 1
-    at position i where token i + 1 is a target of the same branch, chosen or rejected, of pair p of the micro-batch;
-    else -1. `lengths` int32[M, 2P]: targets of each completion. `pairs` int64[M, P, 2]: (number of the component in
-    `components` of the batches, number of the pair in that one's packed list); -1 for an absent pair.
-
-    `branch` int32[M, R, L], None where no prefix is shared: a token attends to those before it in its segment that are
-    of branch 0 or of its own. A segment of two branches has the prompt but for its last token as branch 0, and the
-    prompt's last token with each completion, 1 chosen and 2 rejected; both go on from the prefix's positions. A segment
-    of one branch is all 0.
+    tokens, segment_ids (-1 for padding), position_ids: int32[M, R, L].
+    completion: int32[M, R, L]. At position i, 2p (chosen) or 2p + 1 (rejected) if token i + 1 is a target of that
+        branch of pair p of the micro-batch, else -1.
+    lengths: int32[M, 2P], targets of each completion.
+    pairs: int64[M, P, 2], (number of the component in `components` of the batches, number of the pair in the packed
+        list of the component). -1 for an absent pair.
+    branch: int32[M, R, L], None if no prefix is shared. A token attends to earlier tokens of its segment in branch 0 or
+        in its own branch. In a segment of two branches, branch 0 is the prompt without its last token. Branches 1
+        (chosen) and 2 (rejected) are that last token with each completion; both continue the positions of the prefix.
+        A segment of one branch is all 0.
     """
 
     tokens: np.ndarray
@@ -47,12 +48,12 @@ class PairBatch:
 
     @property
     def trained_tokens(self) -> int:
-        """Of the whole batch, also in a slice of it."""
+        """Of the whole batch, even in a slice of it."""
         return int(self.lengths.sum(dtype=np.int64))
 
 
 class _Layout:
-    """Makes batches of lines of a table. `lines`, int64[batches, batch_size]: those to choose numbers of rows for."""
+    """Makes batches of lines of a table. `lines`, int64[batches, batch_size]: the batches to choose `sizes` for."""
 
     def __init__(
         self, table: PairTable, lines: np.ndarray, micro_batches: int, rows_multiple: int, share_prefix: bool
@@ -89,22 +90,22 @@ class _Layout:
         return batch
 
     def _micro_batches(self, lines: np.ndarray) -> np.ndarray:
-        """int64[..., micro_batches, pairs] of int64[..., batch_size]: about as many tokens in each.
+        """int64[..., micro_batches, pairs] of int64[..., batch_size], with about as many tokens in each micro-batch.
 
-        All have the rows of the one that needs most. Which pair is in which one makes no difference to their sum, but
-        for losses that look at all pairs of a micro-batch (see `dpo_losses.dpo_loss`).
+        All get as many rows as the one that needs most. The sum of losses does not depend on the split, except for
+        losses over all pairs of a micro-batch (see `dpo_losses.dpo_loss`).
         """
         whole: np.ndarray = lines[..., None, :]
         if self.micro_batches == 1:
             return whole
-        # Longest first, dealt forth and back: 0 1 2 2 1 0 0 1 ...
+        # Longest first, dealt back and forth: 0 1 2 2 1 0 0 1 ...
         places = np.argsort(-self.table.units[lines].sum(axis=-1), axis=-1, kind="stable")
         dealt = places.reshape(*lines.shape[:-1], -1, self.micro_batches)
         dealt[..., 1::2, :] = dealt[..., 1::2, ::-1].copy()
         return np.take_along_axis(whole, np.sort(dealt.swapaxes(-1, -2), axis=-1), axis=-1)
 
     def _fill(self, batch: PairBatch, micro: np.ndarray, packed: list[tuple[Packs, np.ndarray]], rows: range) -> None:
-        """Write the units of `rows`, which are all that is read."""
+        """Write the units of `rows`, and read only these."""
         places = [
             (m, row - rows.start, segment, unit)
             for m, (packs, present) in enumerate(packed)
@@ -112,7 +113,7 @@ class _Layout:
             for segment, unit in enumerate(present[packs[row]].tolist())
         ]
         units = np.array([(micro[m, unit // 2], unit % 2) for m, _, _, unit in places], np.int64).reshape(-1, 2)
-        ends: dict[tuple[int, int], int] = {}  # of what is written of each row
+        ends: dict[tuple[int, int], int] = {}  # of what is written in each row
         for (m, row, segment, unit), runs in zip(places, self.table.runs(units), strict=True):
             for run in runs:
                 start = ends.get((m, row), 0)
@@ -121,7 +122,7 @@ class _Layout:
 
 
 def _packed(table: PairTable, lines: np.ndarray) -> tuple[Packs, np.ndarray]:
-    """Rows of a micro-batch's units, and the number of each: 2p or 2p + 1 of its p-th pair."""
+    """The units of a micro-batch in rows, and the number of each unit: 2p or 2p + 1 for its p-th pair."""
     lengths = table.units[lines].ravel()
     present = np.flatnonzero(lengths)
     return pack(lengths[present], table.row_length), present
@@ -131,7 +132,7 @@ def _write(batch: PairBatch, at: tuple[int, int, slice], run: Run, segment: int,
     batch.tokens[at] = run.tokens.input_ids[run.start : run.end]
     batch.segment_ids[at] = segment
     batch.position_ids[at] = np.arange(run.start, run.end)
-    # The last token of a run predicts nothing: what comes after it is of another branch, or its end.
+    # The last token of a run predicts nothing: another branch follows, or the end.
     targets = run.tokens.mask[run.start + 1 : run.end].astype(bool)
     batch.completion[at][:-1][targets] = 2 * pair + run.side
     if batch.branch is not None:
@@ -141,17 +142,22 @@ def _write(batch: PairBatch, at: tuple[int, int, slice], run: Run, segment: int,
 class PairBatches(TrainingBatches[PairBatch]):
     """The training batches of a mixture of preference pairs: see `TrainingBatches`.
 
-    `batch_size` counts pairs in a step, `micro_batches` of equally many and about equally long. `share_prefix`: both
-    branches of a pair go on from one copy of their prompt, where it is the same. A slice of a batch has all of
-    `lengths` and `pairs`.
+    A slice of a batch has all of `lengths` and `pairs`.
 
-    `row_sizes`: the numbers of rows R, few and chosen from what the batches of an epoch or more need so that there is
-    little padding, each a multiple of `rows_multiple`; a later batch that needs more gets the next multiple.
-    `row_length`, L: the longest branch of the mixture (with `share_prefix` the longest unit), rounded up to a multiple
-    of 64, or `seq_len` where that is less.
+    Args:
+        batch_size: pairs in a step.
+        micro_batches: how many micro-batches a step has, each with as many pairs and about as many tokens.
+        rows_multiple: the number of rows is a multiple of this.
+        share_prefix: both branches of a pair share one copy of their prompt, if it is the same.
+
+    Attributes:
+        row_sizes: the numbers of rows R that batches may have: a few, chosen for little padding from the batches of at
+            least one epoch. A later batch that needs more gets the next multiple of `rows_multiple`.
+        row_length: L, the longest branch of the mixture (with `share_prefix`, the longest unit), rounded up to a
+            multiple of 64, but at most `seq_len` unless a unit is longer.
 
     Raises:
-        ConfigError: a mixture of documents or without training components, or whose stop strategy has no end.
+        ConfigError: a mixture of documents or without training components, or with a stop strategy that never ends.
     """
 
     _table: PairTable
@@ -172,12 +178,12 @@ class PairBatches(TrainingBatches[PairBatch]):
         self._layout, self.row_sizes, self.row_length = layout, layout.sizes, self._table.row_length
 
     def tokens(self, step: int) -> int:
-        """Of both completions of the whole batch number `step`, each with its prompt, also where rows share that."""
+        """Tokens of both completions in batch number `step`, each with its prompt, even if rows share it."""
         return int(self._table.tokens[self.lines(step)].sum())
 
     def _first_lines(self) -> np.ndarray:
-        """int64[steps, batch_size], of all steps of an epoch, and more when these are few; of the full batches alone,
-        if there are any: one that is not fits where they do."""
+        """int64[steps, batch_size] for all steps of an epoch, or of several if it is short. Only full batches, if there
+        are any: a smaller batch fits where they do."""
         steps = self.num_steps or -(-max(self.rows_per_epoch, _PAIRS_TO_LOOK_AT) // self.batch_size)
         at_once = max(_PLACES_AT_ONCE // self.batch_size, 1)
         some = [self.lines(first, min(at_once, steps - first)) for first in range(0, steps, at_once)]
@@ -187,12 +193,12 @@ class PairBatches(TrainingBatches[PairBatch]):
 
 
 class PairValidation(EachOnce[PairBatch]):
-    """All pairs of one component and split, for validation or for what is computed once for each pair.
+    """All pairs of one component and split, for validation or for values computed once per pair.
 
     An absent pair has -1 in `pairs`, 0 in `lengths`, and no tokens. Other arguments are as for `PairBatches`.
 
     Raises:
-        ConfigError: the component has no such split in the mixture, or it is a mixture of documents.
+        ConfigError: the component has no such split in the mixture, or the mixture is of documents.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The pairs of some components of a mixture, and what of them lies in one piece in a row."""
+"""The pairs of some components of a mixture, and the units of them that are contiguous in a row."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.packing.pairs import PairRows
 
 PREFIX, CHOSEN, REJECTED = 0, 1, 2
-"""Which branch a token is of, where both go on from a shared prefix. A branch by itself is all PREFIX."""
+"""The branch of a token, if both branches share a prefix. A branch by itself is all PREFIX."""
 
 _NO_TOKENS = TokenRow(np.zeros(0, np.int32), np.zeros(0, np.uint8))
 _TILE = 64  # rows of a multiple of this length suit accelerators
 
 
 class Run(NamedTuple):
-    """Tokens `start` to `end` of `tokens`. `side`: 0 chosen, 1 rejected, whose targets they hold."""
+    """Tokens `start` to `end` of `tokens`. `side`: whether its targets are of the chosen (0) or rejected (1) branch."""
 
     tokens: TokenRow
     start: int
@@ -31,11 +31,12 @@ class Run(NamedTuple):
 
 
 class PairTable(Table[PairRows]):
-    """Pairs, each of which makes one or two units that lie in one piece in a row: see `PairRows.units`.
+    """Pairs, each of one or two units that are contiguous in a row: see `PairRows.units`.
 
-    `row_length`: tokens of a row that every unit in the mixture fits into. `units` int64[pairs + 1, 2]: tokens of the
-    units, 0 for none. `tokens` int64[pairs + 1]: what both sides have together, each with its prompt, however much of
-    it they share.
+    Attributes:
+        row_length: tokens of a row that holds every unit of the mixture.
+        units: int64[pairs + 1, 2], tokens of the units, 0 for none.
+        tokens: int64[pairs + 1], tokens of both branches, each with its prompt, even if they share it.
     """
 
     def __init__(self, mixture: PackedMixture, names: Sequence[str], split: str, share_prefix: bool) -> None:
@@ -46,7 +47,7 @@ class PairTable(Table[PairRows]):
         self._prompts = self.column(lambda some: some.prompts)
 
     def runs(self, units: np.ndarray) -> list[list[Run]]:
-        """The tokens of units, int64[units, 2]: (pair, 0 or 1); only they are read."""
+        """The tokens of units, int64[units, 2]: (pair, 0 or 1). Reads only these."""
         lines, which = units[:, 0], units[:, 1]
         whole = self.units[lines, 1] == 0  # both sides in one unit
         sides = np.concatenate([np.stack([lines, which], 1), np.stack([lines[whole], which[whole] + 1], 1)])

@@ -1,4 +1,4 @@
-"""Work for the next steps done in a background thread while the caller is busy with this one."""
+"""Prepares the next steps in a background thread while the caller is busy with the current one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def prefetched(make: Callable[[int], T], steps: Iterable[int], ahead: int = 2) -> Iterator[T]:
-    """`make(step)` for each of `steps`, up to `ahead` of them beforehand, in one background thread.
+    """`make(step)` for each of `steps`, up to `ahead` of them in advance, in one background thread.
 
-    What `make` raises is raised here, in its place. Closing the iterator ends the thread.
+    An exception of `make` is raised here, at its step. Closing the iterator ends the thread.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     pending: deque[Future[T]] = deque()
@@ -29,9 +29,9 @@ def prefetched(make: Callable[[int], T], steps: Iterable[int], ahead: int = 2) -
 
 
 class Prefetched(Generic[T]):
-    """`make(step)` by call; as long as steps follow each other, up to `ahead` are made beforehand. Use in a `with`.
+    """`make(step)` on each call. As long as steps are consecutive, up to `ahead` are made in advance. Use in a `with`.
 
-    `stop`: the first step that will not be asked for.
+    `stop`: the first step that is never needed.
     """
 
     def __init__(self, make: Callable[[int], T], stop: int, ahead: int = 2) -> None:
@@ -47,7 +47,7 @@ class Prefetched(Generic[T]):
         return next(self._running)
 
     def close(self) -> None:
-        """End the thread. What it is at, it finishes."""
+        """End the thread, after its current step."""
         close = getattr(self._running, "close", None)
         if close is not None:
             close()

@@ -1,6 +1,6 @@
-"""How many rows batches of packed pieces need, and the few numbers of rows that they are given.
+"""How many rows batches of packed pieces need, and the few sizes that they get.
 
-A batch's number of rows is part of the shape that is compiled for: few different ones, with little padding.
+Each number of rows is another shape to compile, so there are few of them, chosen for little padding.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ MOST_SIZES = 4
 
 
 def rows_needed(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    """int64[batches]: the rows that `pack` makes of each line of `lengths`, int64[batches, pieces]; 0: no piece.
+    """int64[batches]: how many rows `pack` makes of each line of `lengths`, int64[batches, pieces]; 0: no piece.
 
-    The same best fit, longest piece first, without saying where each goes: for very many small batches.
+    The same best fit, longest piece first, but only counting: fast for very many small batches.
     """
     longest_first = -np.sort(-lengths, axis=1)
     return np.array([_best_fit(line, capacity) for line in longest_first.tolist()], np.int64)
@@ -41,14 +41,14 @@ def _best_fit(lengths: Sequence[int], capacity: int) -> int:
 def choose_sizes(needed: np.ndarray, multiple: int = 1, most: int = MOST_SIZES) -> tuple[int, ...]:
     """At most `most` numbers of rows, ascending, each a multiple of `multiple`, for batches that need `needed` rows.
 
-    When each batch gets the least of them that is enough, the sum over all batches is the least possible.
-    `needed`: int64[batches], at least one batch.
+    If each batch gets the smallest size that is enough, the sum over all batches is minimal. `needed`: int64[batches],
+    at least one batch.
     """
     steps, counts = np.unique(np.maximum(-(-needed // multiple), 1), return_counts=True)
     values = steps * multiple
     before = np.append(0, np.cumsum(counts))  # batches that need less than values[i]
-    # best[j]: the least sum for all batches up to those that need values[j], of which that is the largest size. With
-    # one more size, the batches from i on get values[j], and those before i what was best for them.
+    # best[j]: the minimal sum for all batches that need at most values[j], if that is the largest size. With one more
+    # size, batches from i on get values[j], and those before i what was best for them.
     best = values * before[1:]
     choices = []
     for _ in range(min(most, len(values)) - 1):
@@ -68,6 +68,6 @@ def choose_sizes(needed: np.ndarray, multiple: int = 1, most: int = MOST_SIZES) 
 
 
 def size_for(needed: int, sizes: Sequence[int], multiple: int = 1) -> int:
-    """The least of `sizes` that is enough; when none is, the next multiple."""
+    """The smallest of `sizes` that is enough. If none is, the next multiple."""
     at = bisect_left(sizes, needed)
     return sizes[at] if at < len(sizes) else -(-needed // multiple) * multiple

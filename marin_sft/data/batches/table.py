@@ -1,4 +1,4 @@
-"""The rows of some components of a mixture, numbered through."""
+"""The rows of some components of a mixture, numbered consecutively."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ T = TypeVar("T")
 
 
 class Table(Generic[R]):
-    """The rows of components `names` in `split`, a line each, those of a component after those before; -1 is no row.
+    """The rows of components `names` in `split`, one line each, component after component. Line -1 is no row.
 
-    `sizes`: how many rows each component has. `trained` int64[lines + 1, ...]: see `Rows.trained`.
+    Attributes:
+        sizes: the number of rows of each component.
+        trained: int64[lines + 1, ...], see `Rows.trained`.
 
     Raises:
-        ConfigError: a mixture of another kind than `rows`, a component without the split, or one `tokenized` lacks.
+        ConfigError: the mixture is not of kind `rows`, or a component lacks the split or is not in `tokenized`.
     """
 
     def __init__(self, mixture: PackedMixture, rows: type[R], names: Sequence[str], split: str) -> None:
@@ -34,28 +36,28 @@ class Table(Generic[R]):
         self.trained = self.column(lambda some: some.trained)
 
     def column(self, of: Callable[[R], np.ndarray]) -> np.ndarray:
-        """For each line what `of` says of its component's rows, and 0 for -1, which stands at the end."""
+        """The values of `of` for each line. The last one, for line -1, is 0."""
         values = [of(some) for some in self._rows]
         return np.concatenate([*values, np.zeros_like(values[0][:1])])
 
     @cached_property
     def numbers(self) -> np.ndarray:
-        """int64[lines + 1, 2]: (number of the component in the mixture's `components`, row of it), or -1 twice."""
+        """int64[lines + 1, 2]: (number of the component in the mixture's `components`, its row), or -1 twice."""
         components = self.mixture.components
         numbers = [np.full(size, components.index(name)) for name, size in self.sizes.items()]
         within = [np.arange(size) for size in self.sizes.values()]
         return np.stack([np.concatenate([*some, [-1]]) for some in (numbers, within)], axis=1)
 
     def lines(self, places: np.ndarray) -> np.ndarray:
-        """int64[n], of int64[n, 2]: (number of a component in `names`, row of it), or -1 twice."""
+        """int64[n] from int64[n, 2]: (number of a component in `names`, its row), or -1 twice."""
         return np.where(places[:, 0] < 0, -1, self._firsts[places[:, 0]] + places[:, 1])
 
     def read(
         self, lines: np.ndarray, read: Callable[[R, TokenCache, np.ndarray, np.ndarray], Sequence[T]], absent: T
     ) -> list[T]:
-        """What each of `lines` holds; `absent` for -1.
+        """What each of `lines` holds, `absent` for -1.
 
-        `read`: from a component's rows, its token cache, the numbers of some of its rows, and their places in `lines`.
+        `read` is given the rows of a component, its token cache, the numbers of some rows, and their places in `lines`.
         """
         found = [absent] * len(lines)
         owners = np.searchsorted(self._firsts, lines, side="right") - 1

@@ -1,7 +1,7 @@
-"""Texts -> token ids, and which tokens the trained characters of a text are.
+"""Texts -> token ids, and which of the tokens are trained.
 
-As in transformers, a trained range begins with the first token that holds its first character, and ends with the first
-token that holds its last one: a token that straddles an edge counts as trained.
+As in transformers, a trained range of characters begins with the first token that holds its first character and ends
+with the first token that holds its last one. A token that straddles an edge is trained.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True)
 class Noted:
-    """What people should know of a document that is trained nevertheless.
+    """What users should know about a document, although it is trained.
 
-    `counts`: how often, by what it is, see `NOTES` in notes.py. `unread_keys`: keys of its row that the template
-    does not look up, as "messages.KEY" where they are those of a message.
+    counts: how often each of the `NOTES` in notes.py applies.
+    unread_keys: keys of its row that the template does not use. Keys of messages are "messages.KEY".
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Noted:
         return bool(self.counts or self.unread_keys)
 
     def __or__(self, other: Noted) -> Noted:
-        """Of the two sides of a pair."""
+        """Combines the two sides of a pair."""
         counts = Counter(self.counts) + Counter(other.counts)
         return Noted(counts, self.unread_keys | other.unread_keys)
 
@@ -62,8 +62,11 @@ class TokenRow:
 
 
 class SpannedText(NamedTuple):
-    """`trained`: the ranges of characters that are trained; None: all of them. `escaped`: those of special tokens that
-    are tokenized as ordinary text."""
+    """A text and what to do with it.
+
+    trained: ranges of characters to train. None: all.
+    escaped: ranges of special tokens to tokenize as ordinary text.
+    """
 
     text: str
     trained: Sequence[Range] | None = None
@@ -73,21 +76,21 @@ class SpannedText(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Aligner:
-    """Tokenizes texts as they stand: no special tokens are added, no row is cut or padded."""
+    """Tokenizes texts as they are: adds no special tokens, cuts and pads nothing."""
 
     tokenizer: PreTrainedTokenizerFast
 
     def encode(self, texts: Sequence[SpannedText]) -> list[TokenRow]:
-        """One row per text; the texts have to be valid Unicode. The rows are views of two arrays for all of them."""
+        """One row per text. The texts must be valid Unicode. The rows are views of two shared arrays."""
         backend = self.tokenizer.backend_tokenizer
-        # What a tokenizer.json, or an earlier call of transformers, may have left behind.
+        # A tokenizer.json, or an earlier call of transformers, may have set these.
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = False
         encodings = backend.encode_batch_fast([spanned.text for spanned in texts], add_special_tokens=False)
         unsigned, bounds = array("I"), [0]  # of the rows, in tokens
         for encoding in encodings:
-            unsigned.fromlist(encoding.ids)  # a third of the time that NumPy takes
+            unsigned.fromlist(encoding.ids)  # three times as fast as with NumPy
             bounds.append(len(unsigned))
         ids = np.frombuffer(unsigned, np.int32)
         mask = _mask(len(ids), self._trained(texts, ids, bounds))
@@ -97,14 +100,14 @@ class Aligner:
         """`row`, made of `spanned`, with ordinary tokens for the special ones that somebody wrote.
 
         Raises:
-            BadRow: `special_tokens_in_text`, where the tokenizer's ordinary tokens do not give the same text.
+            BadRow: `special_tokens_in_text`, if ordinary tokens of the tokenizer do not give the same text.
         """
         backend = self.tokenizer.backend_tokenizer
         encoding = backend.encode(spanned.text, add_special_tokens=False)
         ids, mask, done = [], [], 0
         for start, _ in spanned.escaped:
             at = encoding.char_to_token(start)
-            first, last = encoding.offsets[at]  # with the spaces that the token swallows
+            first, last = encoding.offsets[at]  # with the spaces that the token absorbs
             ordinary = self._ordinary(spanned.text[first:last])
             ids += [row.input_ids[done:at], np.array(ordinary, np.int32)]
             mask += [row.mask[done:at], np.full(len(ordinary), row.mask[at])]
@@ -114,7 +117,7 @@ class Aligner:
 
     def _ordinary(self, text: str) -> list[int]:
         backend = self.tokenizer.backend_tokenizer
-        backend.encode_special_tokens = True  # to the library: encode them as if they were none
+        backend.encode_special_tokens = True  # to the library, this means: as ordinary text
         try:
             ids: list[int] = backend.encode(text, add_special_tokens=False).ids
         finally:
@@ -126,7 +129,7 @@ class Aligner:
     def _trained(self, texts: Sequence[SpannedText], ids: np.ndarray, starts: Sequence[int]) -> np.ndarray:
         """The trained ranges of tokens, int64[ranges, 2]. The tokens of text i are starts[i] to starts[i + 1]."""
         found: list[Range] = []  # ranges of tokens
-        places: list[int] = []  # of the first and the last character of ranges, in bytes
+        places: list[int] = []  # of the first and last characters of ranges, in bytes
         ends = _byte_ends(self._byte_lengths, ids)
         behind = [0] * len(starts) if ends is None else np.append(0, ends)[starts].tolist()  # bytes before each text
         for index, (text, trained, *_) in enumerate(texts):
@@ -163,9 +166,9 @@ def _mask(tokens: int, ranges: np.ndarray) -> np.ndarray:
 
 
 def _byte_ends(lengths: np.ndarray | None, ids: np.ndarray) -> np.ndarray | None:
-    """Where each token ends in the bytes of all texts, one after another, int64[tokens]; None where `lengths` is.
+    """Where each token ends in the concatenated bytes of all texts, int64[tokens]. None if `lengths` is.
 
-    Tokens of a byte-level tokenizer are their bytes, which costs less to look up than to have offsets computed.
+    The tokens of a byte-level tokenizer are bytes. To look up their lengths is cheaper than to compute offsets.
     """
     return None if lengths is None else lengths[ids].cumsum()
 
@@ -173,8 +176,8 @@ def _byte_ends(lengths: np.ndarray | None, ids: np.ndarray) -> np.ndarray | None
 def _accounts_for(size: int, text: str) -> bool:
     """Whether tokens of `size` bytes hold every byte of `text`.
 
-    What a tokenizer leaves out (spaces that a special token swallows) makes the bytes fewer, and nothing makes them
-    more, so that an equal number means that every byte is accounted for.
+    A tokenizer may leave out bytes (spaces that a special token absorbs) but never adds any, so an equal number means
+    that every byte is accounted for.
     """
     if text.isascii():
         return size == len(text)
@@ -183,7 +186,7 @@ def _accounts_for(size: int, text: str) -> bool:
 
 @functools.lru_cache(maxsize=4)
 def byte_lengths(tokenizer: PreTrainedTokenizerFast, size: int) -> np.ndarray | None:
-    """Bytes of each of the `size` tokens, int64[size]; None where the tokenizer is of another kind than byte-level."""
+    """Bytes of each of the `size` tokens, int64[size]; None unless the tokenizer is byte-level."""
     backend = tokenizer.backend_tokenizer
     model = json.loads(backend.to_str())
     level = [part for part in _parts(model["pre_tokenizer"], "pretokenizers") if part["type"] == "ByteLevel"]
@@ -192,7 +195,7 @@ def byte_lengths(tokenizer: PreTrainedTokenizerFast, size: int) -> np.ndarray | 
         return None
     lengths = np.zeros(max(size, *backend.get_vocab(with_added_tokens=True).values()) + 1, np.int64)
     for token, id in backend.get_vocab(with_added_tokens=False).items():
-        lengths[id] = len(token)  # each character of it stands for a byte
+        lengths[id] = len(token)  # each of its characters stands for a byte
     for token in model["added_tokens"]:
         lengths[token["id"]] = len(token["content"].encode())
     return lengths
@@ -205,7 +208,7 @@ def _parts(component: Json | None, key: str) -> list[Json]:
 
 
 def _byte_places(text: str, places: Sequence[int]) -> Sequence[int]:
-    """Where in the UTF-8 of `text` its characters at `places`, which rise, begin."""
+    """The byte offsets in the UTF-8 of `text` of the characters at `places`, which ascend."""
     if text.isascii():
         return places
     found, behind, done = [], 0, 0
@@ -219,8 +222,8 @@ def _byte_places(text: str, places: Sequence[int]) -> Sequence[int]:
 def _by_offsets(encoding: Encoding, start: int, end: int) -> Range:
     first, last = encoding.char_to_token(start), encoding.char_to_token(end - 1)
     if first is None or last is None:
-        # A character that is in no token, such as a space that the tokenizer drops: take those inside the range.
-        # (transformers gives up on the rest of the row, or trains all of it.)
+        # A character is in no token, such as a space that the tokenizer drops: take the tokens inside the range.
+        # (transformers skips the rest of the row, or trains all of it.)
         inside = [i for i, (a, b) in enumerate(encoding.offsets) if a < end and b > start]
         first, last = (inside[0], inside[-1]) if inside else (0, -1)
     return first, last

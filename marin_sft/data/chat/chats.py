@@ -1,4 +1,4 @@
-"""A dialogue as what looks for its turns sees it, and the marks that may be put into it."""
+"""A dialogue, as the search for its turns sees it, and the marks that may be put into it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import Message
 
 PLANE = 0xF0000
-"""Its characters are marks: no template and no row has them."""
+"""Characters of this Unicode plane are marks: no template and no row has them."""
 
 
 class Chat(Protocol):
-    """A dialogue with all that its rendering depends on."""
+    """A dialogue with everything that its rendering depends on."""
 
     @property
     def messages(self) -> list[Message]: ...
@@ -24,12 +24,12 @@ class Chat(Protocol):
 
     @property
     def read(self) -> frozenset[str]:
-        """What the template may look up in a message."""
+        """Keys of a message that the template may use."""
         ...
 
     @property
     def variables(self) -> frozenset[str]:
-        """What it looks up beside messages."""
+        """Variables that the template uses, apart from those in messages."""
         ...
 
     @property

@@ -1,11 +1,11 @@
 """An example -> rows of tokens with masks.
 
-Dialogue                    its text by the chat template, see chat.py
-Text                        prompt and text tokenized as one, with a BOS where the tokenizer itself puts one before
-                            texts, or as `TextLmDatasetFormat.add_special_tokens` says, and an EOS after it; neither
-                            is put to a text that has it there, blanks aside. Trained from the first token that holds
-                            a character of the text, a token that straddles prompt and text included, through the EOS
-Segments                    each piece by itself, nothing added
+Dialogue                    rendered by the chat template, see renderer.py
+Text                        prompt and text tokenized as one, between a BOS (if the tokenizer itself puts one before
+                            texts, or as `TextLmDatasetFormat.add_special_tokens` says) and an EOS, unless the text
+                            already has them, not counting whitespace. Trained from the first token that holds a
+                            character of the text, even if it straddles the prompt, to the EOS
+Segments                    each piece separately, nothing added
 Tokens                      as they are
 Preference, TextPreference  two rows that share a prompt; what follows it is trained
 Rated                       its dialogue, if it is good
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 EXAMPLES_AT_ONCE, CHARACTERS_AT_ONCE = 256, 2_000_000
-"""Tokenized at a time, whichever is reached first: enough to keep the tokenizer busy, little enough to hold."""
+"""Limits of one tokenizer call, whichever is reached first: enough to keep it busy, few enough to hold in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, example: Example, format: LmDatas
     """The tokens of one example.
 
     Raises:
-        ConfigError: a dialogue, and no chat template.
+        ConfigError: a dialogue without a chat template.
         BadRow: those of `encode_chat`, `empty_text`, `bad_tokens`, `no_trained_token`.
     """
     (encoded,) = Encoder(tokenizer, format).encode([example])
@@ -71,7 +71,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, example: Example, format: LmDatas
 
 
 class _Draft(NamedTuple):
-    """Texts to tokenize, and what is made of their rows; `finish` may raise BadRow."""
+    """Texts to tokenize, and `finish`, which makes the result from their rows. It may raise BadRow."""
 
     texts: Sequence[SpannedText]
     finish: Callable[[Sequence[TokenRow]], Encoded]
@@ -79,13 +79,13 @@ class _Draft(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Encodes many examples at a time: the tokenizer is asked once for some hundreds of them."""
+    """Encodes many examples at a time: one tokenizer call for hundreds of them."""
 
     tokenizer: PreTrainedTokenizerFast
     format: LmDatasetFormat
 
     def encode(self, examples: Iterable[Example | BadRow]) -> Iterator[Encoded | BadRow]:
-        """In the order of `examples`: what became of each, or why it cannot be used. Raises ConfigError.
+        """In the order of `examples`: each encoded, or why it cannot be used. Raises ConfigError.
 
         Reads ahead by EXAMPLES_AT_ONCE.
         """
@@ -135,10 +135,10 @@ class Encoder:
                 return self._dialogue(example)
             case Rated():
                 if not example.label:
-                    raise BadRow("rated_bad", "the row says that its answer is bad, and what is trained is to be good")
+                    raise BadRow("rated_bad", "the row says that its answer is bad; only good answers are trained")
                 return self._dialogue(example.dialogue)
             case Text():
-                return self._text(example)
+                return self._text(example, whole=self.format.as_chat().train_on == "everything")
             case Segments():
                 texts = [self._plain(text, None if trained else ()) for text, trained in example.pieces]
                 return _Draft(texts, _joined)
@@ -149,21 +149,22 @@ class Encoder:
             case TextPreference():
                 sides = [Text(example.prompt, side) for side in (example.chosen, example.rejected)]
                 return _pair([self._text(side) for side in sides])
-        raise AssertionError(f"no kind of example: {type(example).__name__}")
+        raise AssertionError(f"unknown kind of example: {type(example).__name__}")
 
     def _dialogue(self, dialogue: Dialogue, train_on: TrainOn | None = None) -> _Draft:
         spanned = self._renderer.render(dialogue, train_on)
         return _Draft((spanned,), lambda rows: self._renderer.checked(rows[0], spanned))
 
-    def _text(self, example: Text) -> _Draft:
-        text = example.prompt + example.text
-        spanned = self._plain(text, ((len(example.prompt), len(text)),) if example.prompt else None)
+    def _text(self, example: Text, whole: bool = False) -> _Draft:
+        """`whole`: the prompt is trained, too."""
+        text, whole = example.prompt + example.text, whole or not example.prompt
+        spanned = self._plain(text, None if whole else ((len(example.prompt), len(text)),))
         begun, ended = (False, False) if spanned.escaped else self._own_ends(text)
         bos = None if begun else self._bos
-        return _Draft((spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), bos, ended, not example.prompt))
+        return _Draft((spanned,), lambda rows: self._with_ends(_to_the_end(rows[0]), bos, ended, whole))
 
     def _plain(self, text: str, trained: Sequence[Range] | None) -> SpannedText:
-        """Text that no template is for. Special tokens in it are what their author wrote, as in a dialogue."""
+        """Text without a template. Special tokens in it are counted and escaped as in a dialogue."""
         written = self._renderer.notes.written([text])
         if not written:
             return SpannedText(text, trained)
@@ -171,8 +172,8 @@ class Encoder:
         return SpannedText(text, trained, Noted({"special_tokens_in_text": len(written)}), escaped)
 
     def _own_ends(self, text: str) -> tuple[bool, bool]:
-        """Whether a text begins with the token that begins texts, and ends with the one that ends them, blanks aside:
-        most chat templates write a line's end after it. A token that ends turns alone ends no text."""
+        """Whether a text begins with the BOS and ends with the EOS token, not counting whitespace: most chat templates
+        write a newline after it. A token that only ends turns does not end a text."""
         begin, end, text = self.tokenizer.bos_token, self.tokenizer.eos_token, text.strip()
         return bool(begin) and text.startswith(begin), bool(end) and text.endswith(end)
 
@@ -185,7 +186,7 @@ class Encoder:
         return _pair([self._dialogue(dialogue, train_on) for dialogue in dialogues])
 
     def _with_ends(self, row: TokenRow, bos: int | None, ended: bool, trained_bos: bool) -> TokenRow:
-        """With `bos` before it, and after it an EOS that is trained unless the text has `ended`."""
+        """Adds `bos` before the row and a trained EOS after it, unless the text has `ended`."""
         ids, mask = row.input_ids, row.mask
         if not len(ids):
             raise BadRow("empty_text", "the row's text is empty")
@@ -202,7 +203,10 @@ class Encoder:
         if wrong:
             raise BadRow("bad_tokens", f"token id {wrong[0]} is not in the tokenizer's vocabulary, 0 to {size - 1}")
         if len(example.mask) != len(example.input_ids):
-            raise BadRow("bad_tokens", f"{len(example.mask)} entries in the mask of {len(example.input_ids)} tokens")
+            raise BadRow(
+                "bad_tokens",
+                f"the mask has {len(example.mask)} entries, expected {len(example.input_ids)}, one per token",
+            )
         return TokenRow(np.array(example.input_ids, np.int32), np.array(example.mask, np.uint8))
 
     @functools.cached_property
@@ -215,8 +219,7 @@ class Encoder:
 
     @functools.cached_property
     def _bos(self) -> int | None:
-        """The token that goes before a text, where the format asks for it or, if it says nothing, the tokenizer itself
-        puts it there; None for no token."""
+        """The BOS token, if the format asks for it or, by default, if the tokenizer itself puts it before a text."""
         bos = self.tokenizer.bos_token_id
         wanted = self.format.add_special_tokens if isinstance(self.format, TextLmDatasetFormat) else None
         if wanted is None:
@@ -237,7 +240,7 @@ def _pair(drafts: Sequence[_Draft]) -> _Draft:
 
 
 def _to_the_end(row: TokenRow) -> TokenRow:
-    """Trained from its first trained token on: a last character in several tokens is trained whole."""
+    """Trained from its first trained token to the end: its last character may take several tokens."""
     return replace(row, mask=np.maximum.accumulate(row.mask))
 
 

@@ -18,11 +18,13 @@ _MARK = chr(PLANE)
 
 @dataclass(frozen=True)
 class Frame:
-    """`header`: the generation prompt up to the reasoning that it may open; empty where the template has none.
-    `lead`: what the model writes between the header and what it says, as gpt-oss names its channel.
-    `closing`: the special tokens that close every turn; empty where that is not known.
-    `ended_by_next`: nothing closes the last turn, as in GLM: the token of the next role is what ends a turn.
-    `special`: the tokens that may close a turn.
+    """The text around a turn.
+
+    header: the generation prompt, up to the reasoning that it may open. Empty if the template has none.
+    lead: what the model writes between the header and its answer, e.g. the channel in gpt-oss.
+    closing: the special tokens that close every turn. Empty if unknown.
+    ended_by_next: nothing closes the last turn, as in GLM, where the token of the next role ends a turn.
+    special: tokens that may close a turn.
     """
 
     header: str
@@ -33,17 +35,17 @@ class Frame:
 
     @functools.cached_property
     def closer(self) -> re.Pattern[str]:
-        """What closes a turn: the usual tokens, else any one. What opens a turn closes none."""
+        """What closes a turn: the usual tokens, else any special token. A token that opens a turn closes none."""
         single = pattern_of(frozenset(token for token in self.special if token not in self.header))
         return re.compile(f"{re.escape(self.closing)}|{single.pattern}") if self.closing else single
 
     @functools.cached_property
     def foreign(self) -> re.Pattern[str]:
-        """Special tokens that do not stand between the header and what a turn says."""
+        """Special tokens that never stand between the header and the answer."""
         return pattern_of(frozenset(token for token in self.special if token not in self.lead))
 
     def end_of_text(self, text: str, end: int) -> int:
-        """Where the last turn, closed at `end`, ends: after further closing tokens, if nothing else follows."""
+        """The end of the last turn, which is closed at `end`: after more closing tokens, if nothing else follows."""
         last, place = end, end
         while found := self._spaced_closer.match(text, place):
             last = place = found.end()
@@ -54,7 +56,7 @@ class Frame:
         return re.compile(rf"\s*(?:{self.closer.pattern})")
 
     def is_open(self, text: str, span: Range) -> bool:
-        """Whether the text has no token that ends the turn at `span`: it is the last one, and the next one's would."""
+        """Whether no token ends the turn at `span`: it is the last turn, and only the next one would end it."""
         return self.ended_by_next and not text[span[1] :].strip() and not self._closed.search(text, *span)
 
     @functools.cached_property
@@ -63,7 +65,7 @@ class Frame:
 
 
 def frame_of(chat: Chat, text: str) -> Frame:
-    """Found by rendering `chat`, whose text is `text`, and small dialogues of a question and an answer."""
+    """Found by rendering `chat`, whose text is `text`, and short dialogues of a question and an answer."""
     header = _header(chat, text)
     asked = {"role": "user", "content": "a"}
     answer = {"role": "assistant", "content": _MARK}
@@ -88,7 +90,7 @@ def _rendered(chat: Chat, messages: Sequence[Message]) -> str:
 
 
 def _common_tokens(special: frozenset[str], one: str, other: str) -> str:
-    """The special tokens, one right behind the other, with which both texts begin after their spaces."""
+    """The consecutive special tokens that both texts begin with, after spaces."""
     one, other = one.lstrip(), other.lstrip()
     pattern, end = pattern_of(special), 0
     while (found := pattern.match(one, end)) and other.startswith(found.group(), end):
@@ -97,10 +99,10 @@ def _common_tokens(special: frozenset[str], one: str, other: str) -> str:
 
 
 def _header(chat: Chat, text: str) -> str:
-    """The generation prompt. Reasoning that it opens is the model's own, wherever it is opened."""
+    """The generation prompt, without reasoning that it opens: that is the model's own."""
     header = _added(chat.special, text, chat.render(chat.messages, add_generation_prompt=True))
     if not header or header not in text:
-        # Some templates write it after a user's turn only.
+        # Some templates write it only after a user's turn.
         answer = next(i for i, message in enumerate(chat.messages) if message["role"] == "assistant")
         if answer:
             before = chat.messages[:answer]
@@ -109,15 +111,15 @@ def _header(chat: Chat, text: str) -> str:
 
 
 def _added(special: frozenset[str], without: str, prompted: str) -> str:
-    """What a generation prompt adds to a text; a token that else ends the text, as in Phi-3, may be missing then."""
+    """What a generation prompt adds to a text. It may also remove a token that ends the text, as in Phi-3."""
     if prompted.startswith(without):
         return prompted[len(without) :]
     pieces, others = (_pieces(special, text) for text in (prompted, without))
     same = next((i for i, (one, other) in enumerate(zip(pieces, others, strict=False)) if one != other), 0)
-    # All but the end is alike, or the prompt is no addition.
+    # They differ only at the end, or the prompt is not an addition.
     return "".join(pieces[same:]) if "".join(others[same:]).strip() in special else prompted
 
 
 def _pieces(special: frozenset[str], text: str) -> list[str]:
-    """Special tokens and what stands between them."""
+    """Special tokens and the text between them."""
     return re.split(f"({pattern_of(special).pattern})", text)

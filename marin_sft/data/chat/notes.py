@@ -1,6 +1,6 @@
-"""What people should know of a dialogue beside its tokens: what they wrote that becomes something else, or nothing.
+"""What users should know about a dialogue: parts of it that the tokens change or leave out.
 
-`NOTES` is counted of documents that are kept. What the format does not allow drops the row.
+`NOTES` are counted for documents that are kept. What the format does not allow drops the row.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NoteTaker:
     _looked_up: dict[tuple[frozenset[str], str], bool] = field(default_factory=dict, repr=False)
 
     def of_text(self, chat: Chat, text: str) -> dict[str, int]:
-        """Counts by the names of `NOTES`, of `chat`, whose rendering is `text`.
+        """Counts by the names of `NOTES` for `chat`, whose rendering is `text`.
 
         Raises:
             BadRow: `special_tokens_in_text`, `calls_not_rendered`, `reasoning_not_rendered`, `content_not_rendered`.
@@ -64,19 +64,19 @@ class NoteTaker:
         return counts
 
     def written(self, texts: Iterable[str]) -> list[Range]:
-        """Where special tokens stand in each of `texts`. Raises BadRow `special_tokens_in_text` if they may not."""
+        """The special tokens in each of `texts`. Raises BadRow `special_tokens_in_text` if they are not allowed."""
         pattern = pattern_of(self.special)
         found = [token for text in texts for token in pattern.finditer(text)]
         if found and self.format.special_tokens_in_text in ("drop", "raise"):
-            what = f"{len(found)} special tokens stand in its text, first {found[0].group()!r}"
+            what = f"its text has {len(found)} special tokens, the first is {found[0].group()!r}"
             raise BadRow("special_tokens_in_text", f"{what}; see special_tokens_in_text of the format")
         return [token.span() for token in found]
 
     def to_escape(self, chat: Chat, text: str) -> Sequence[Range]:
-        """Where in `text` the special tokens stand that people wrote, if they are to be escaped; else nothing.
+        """Where `text` has special tokens that somebody wrote, if they are to be escaped; else nothing.
 
         Raises:
-            BadRow: `special_tokens_in_text`, where the template changes what they wrote.
+            BadRow: `special_tokens_in_text`, if the template changes what they wrote.
         """
         if self.format.special_tokens_in_text != "escape":
             return ()
@@ -84,15 +84,15 @@ class NoteTaker:
         marked = chat.render(with_marks(chat.messages, pattern), tools=with_marks(chat.tools, pattern))
         places = places_of_marks(marked, text, pattern)
         if places is None:
-            what = "the template changes the text around special tokens that stand in messages"
-            raise BadRow("special_tokens_in_text", f"{what}, so that they cannot be escaped")
+            what = "the template changes the text around special tokens in messages"
+            raise BadRow("special_tokens_in_text", f"{what}, so they cannot be escaped")
         return places
 
     def unread_keys(self, chat: Chat, text: str, kwargs: Mapping[str, object]) -> frozenset[str]:
-        """Keys of a row that the template does not look up, and so nothing shows. `kwargs`: the row's own.
+        """Keys of a row that the template does not use, so that no token shows them. `kwargs`: the row's own.
 
         Raises:
-            BadRow: `calls_not_rendered`, for a turn that says something under such keys alone.
+            BadRow: `calls_not_rendered`, for a turn that says something only under such keys.
         """
         unread = {f"chat_template_kwargs.{key}" for key in kwargs if key not in chat.variables}
         if chat.tools and "tools" not in chat.variables:
@@ -104,11 +104,11 @@ class NoteTaker:
                 unread.update(f"messages.{key}" for key in keys)
                 calls = [key for key in keys if message[key] and _CALLS_BY_OTHER_NAMES.search(key)]
                 if calls and _says_nothing(message) and "calls" not in self.format.allow_not_rendered:
-                    raise _left_out(message, index, "calls", f", which stand under {calls},")
+                    raise _left_out(message, index, "calls", f", which are under {calls},")
         return frozenset(unread)
 
     def _looks_up(self, chat: Chat, text: str, index: int, key: str) -> bool:
-        """By its text; a template that writes whole messages is found out by leaving the key out."""
+        """By the text of the template. If it writes whole messages, the row is rendered without the key to find out."""
         if key in chat.read:
             return True
         if (chat.read, key) not in self._looked_up:
@@ -123,14 +123,14 @@ class NoteTaker:
 
 @dataclass
 class Tally:
-    """What was noted of many rows. `documents` and `counts` by the names of `NOTES`, `unread_keys` in rows."""
+    """What was noted about many rows: documents and occurrences by the names of `NOTES`, and rows by unread key."""
 
     documents: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     unread_keys: Counter[str] = field(default_factory=Counter)
 
     def add(self, noted: Noted, unused_keys: frozenset[str]) -> None:
-        """One row: what was `noted` of it, and the keys that its shape has no use for."""
+        """Add one row: what was `noted` about it, and the keys that its shape does not use."""
         if noted:
             self.documents.update(noted.counts.keys())
             self.counts.update(noted.counts)
@@ -148,7 +148,7 @@ class Tally:
         return whole
 
     def stats(self, format: ChatLmDatasetFormat) -> Json:
-        """For people, under `noted`, `unread_keys` and `template_date`; nothing where there is nothing to tell."""
+        """For stats.json, under `noted`, `unread_keys` and `template_date`. Empty ones are left out."""
         names = [name for name in NOTES if name != DATE and self.documents[name]]
         noted = {name: {"documents": self.documents[name], "count": self.counts[name]} for name in names}
         unread = dict(sorted(self.unread_keys.items()))
@@ -169,6 +169,6 @@ def _is_last_answer(messages: Sequence[Message], index: int) -> bool:
 def _left_out(message: Message, index: int, kind: NotRendered, where: str = "") -> BadRow:
     return BadRow(
         f"{kind}_not_rendered",
-        f"message {index} ({message['role']}): the chat template leaves out its {kind}{where} so that no token shows "
+        f"message {index} ({message['role']}): the chat template leaves out its {kind}{where} so no token shows "
         f"them. Use a template that writes them, or keep such rows with allow_not_rendered=({kind!r},)",
     )

@@ -1,4 +1,4 @@
-"""What becomes of the reasoning in earlier assistant turns, whatever the chat template does with it by itself."""
+"""Keeps or strips the reasoning in earlier assistant turns, independently of the chat template."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from marin_sft.data.messages.examples import Message
 
 OPEN, CLOSE = "<think>", "</think>"
 KEYS = ("reasoning_content", "reasoning", "thinking")
-# Of the same lengths, and not known to any template: reasoning in these passes through.
+# As long as the tags, and unknown to all templates: reasoning inside them passes through.
 _HIDDEN_OPEN, _HIDDEN_CLOSE = "\U0010fff0" * len(OPEN), "\U0010fff1" * len(CLOSE)
 
 
@@ -22,7 +22,7 @@ def split_reasoning(content: str) -> tuple[str, str] | None:
 
 
 def with_history_thinking(messages: Sequence[Message], policy: HistoryThinking | None) -> list[Message]:
-    """The messages that a template is given; what it makes of them goes through `reveal`."""
+    """The messages to render. The rendered text must go through `reveal`."""
     last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
     return [
         _changed(message, policy) if policy and message["role"] == "assistant" and index != last else message
@@ -31,19 +31,19 @@ def with_history_thinking(messages: Sequence[Message], policy: HistoryThinking |
 
 
 def reveal(text: str) -> str:
-    """The text with kept reasoning in its usual tags. No character changes its place."""
+    """The text with kept reasoning in its usual tags. All offsets stay the same."""
     return text if text.isascii() else text.replace(_HIDDEN_OPEN, OPEN).replace(_HIDDEN_CLOSE, CLOSE)
 
 
 def _changed(message: Message, policy: HistoryThinking) -> Message:
     changed = {key: value for key, value in message.items() if key not in KEYS}
     inside = split_reasoning(message["content"])
-    beside = next((message[key] for key in KEYS if message.get(key)), None)
+    separate = next((message[key] for key in KEYS if message.get(key)), None)
     if policy == "strip":
         return {**changed, "content": inside[1].lstrip() if inside else message["content"]}
     if inside:
         return {**changed, "content": f"{_HIDDEN_OPEN}{inside[0]}{_HIDDEN_CLOSE}{inside[1]}"}
-    if beside:
-        block = f"{_HIDDEN_OPEN}\n{beside.strip()}\n{_HIDDEN_CLOSE}\n\n"
+    if separate:
+        block = f"{_HIDDEN_OPEN}\n{separate.strip()}\n{_HIDDEN_CLOSE}\n\n"
         return {**changed, "content": block + message["content"].lstrip()}
     return changed

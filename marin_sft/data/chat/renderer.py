@@ -1,7 +1,7 @@
 """A dialogue -> its text, and which of its characters are trained.
 
-Ids are those of transformers' `apply_chat_template`; so is the mask where the template marks what is generated with
-`{% generation %}`. Where it does not, the assistant's turns are found by rendering the template, see turn_spans.py.
+Ids are those of transformers' `apply_chat_template`. So is the mask, if the template marks what is generated with
+`{% generation %}`. If it does not, the assistant's turns are found by rendering the template, see turn_spans.py.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def encode_chat(
 
 @dataclass(frozen=True, eq=False)
 class ChatRenderer:
-    """Renders dialogues with the template of a format, or else of a tokenizer."""
+    """Renders dialogues with the template of the format, else of the tokenizer."""
 
     tokenizer: PreTrainedTokenizerFast
     format: ChatLmDatasetFormat
@@ -61,10 +61,14 @@ class ChatRenderer:
     _usual_templates: dict[bool, ChatTemplate] = field(default_factory=dict, repr=False)
 
     def render(self, dialogue: Dialogue, train_on: TrainOn | None = None) -> SpannedText:
-        """The text of `dialogue` and what is trained of it; `train_on` overrides the format. Raises as encode_chat."""
+        """The text of `dialogue` and what is trained. `train_on` overrides the format. Raises as `encode_chat`."""
         chat = self._chat(dialogue)
         self._clock.asked = False
         chosen = train_on or ("all" if not self.format.mask_user_turns else self.format.train_on)
+        if chosen == "completion":
+            chosen = "assistant" if dialogue.completes else "all"
+        elif chosen == "everything":
+            chosen = "all"
         flags = {i: message["train"] for i, message in enumerate(dialogue.messages) if "train" in message}
         if chosen == "all" and all(flags.values()):
             spanned = SpannedText(_checked_text(chat.render(chat.messages)))
@@ -73,7 +77,7 @@ class ChatRenderer:
         return self._noted(chat, spanned, dialogue)
 
     def prompt(self, dialogue: Dialogue) -> str:
-        """What a model is given to go on from `dialogue`. Raises ConfigError and BadRow as encode_chat."""
+        """The prompt for a model to continue `dialogue`. Raises ConfigError and BadRow as `encode_chat`."""
         chat = self._chat(dialogue)
         return _checked_text(chat.render(chat.messages, add_generation_prompt=True))
 
@@ -90,7 +94,7 @@ class ChatRenderer:
         usual = set(answers[-1:] if chosen == "last" else answers)
         trained = [i for i in range(len(chat.messages)) if flags.get(i, i in usual)] if flags else sorted(usual)
         if not trained:
-            raise BadRow("no_trained_token", "no turn of the row is to be trained, by the turns' `train` flags")
+            raise BadRow("no_trained_token", "the `train` flags of the row leave no turn to train")
         if tagged is not None and trained == answers:
             return SpannedText(text, tagged)
         return SpannedText(text, self._spans(chat, text, tagged, trained))
@@ -101,7 +105,7 @@ class ChatRenderer:
         if self._bos is not None and len(ids) > 1 and ids[0] == ids[1] == self._bos:
             token = self.tokenizer.bos_token
             raise BadRow("doubled_bos", f"the template begins with {token!r} twice; expected one or none")
-        # A mask that trains nothing or everything hides a template error behind a healthy loss.
+        # A mask of nothing or everything is a template error that a healthy loss would hide.
         count = np.count_nonzero(mask)
         if spanned.trained is not None and count in (0, len(mask)):
             kind = "full" if count else "empty"
@@ -125,7 +129,7 @@ class ChatRenderer:
         return _Chat(self._template(dialogue.tools), messages, given, self.closers)
 
     def _template(self, tools: list[Json] | None) -> ChatTemplate:
-        # Where a tokenizer has several templates of its own, tools make the choice.
+        # If a tokenizer has several templates, tools make the choice.
         usual = self._usual_templates.get(tools is not None)
         if usual is not None:
             return usual
@@ -135,7 +139,7 @@ class ChatRenderer:
             why = "" if self.tokenizer.chat_template is None else f" ({error})"
             raise ConfigError(
                 f"no chat template in the tokenizer {self.tokenizer.name_or_path!r}{why}, and the rows hold dialogues. "
-                "Set format.chat_template, or take a tokenizer that has one, as those of instruct models do; rows of "
+                "Set format.chat_template, or use a tokenizer that has one, such as that of an instruct model. Rows of "
                 "plain text need none, see TextLmDatasetFormat"
             ) from error
         with _errors_of_templates():
@@ -153,7 +157,7 @@ class ChatRenderer:
 
     @functools.cached_property
     def _given(self) -> Json:
-        """What every template is given."""
+        """Variables for every template."""
         return {"documents": None, "strftime_now": self._clock, **self._names}
 
     @functools.cached_property
@@ -166,13 +170,13 @@ class ChatRenderer:
 
     @functools.cached_property
     def closers(self) -> frozenset[str]:
-        """Special tokens that may close a turn, also those that are not named bos, eos and so on."""
+        """Special tokens that may close a turn, including those without a name such as bos or eos."""
         special = special_tokens(self.tokenizer)
-        # What opens a text closes no turn, but some tokenizers end with the token that they begin with.
+        # A token that opens a text closes no turn, unless the tokenizer uses the same one for both.
         return frozenset(special - ({self.tokenizer.bos_token} - {self.tokenizer.eos_token}))
 
     def _spans(self, chat: _Chat, text: str, tagged: list[Range] | None, indices: Sequence[int]) -> list[Range]:
-        """Where the messages with these numbers stand in `text`: of an assistant what it says, else the whole turn."""
+        """Where the messages with these numbers are in `text`: an assistant's answer, or the whole turn of another."""
         answers = [i for i in indices if chat.messages[i]["role"] == "assistant"]
         found: dict[int, list[Range]] = {}
         if answers and tagged is not None:
@@ -183,9 +187,9 @@ class ChatRenderer:
         return sorted(spans)
 
     def _noted(self, chat: _Chat, spanned: SpannedText, dialogue: Dialogue) -> SpannedText:
-        """`spanned` with what `notes` finds. Raises BadRow for what the format does not allow."""
+        """`spanned` with what `notes` finds. Raises BadRow for anything that the format does not allow."""
         if spanned.trained is not None and not any(start < end for start, end in spanned.trained):
-            return spanned  # which `checked` refuses
+            return spanned  # `checked` refuses it
         text, counts = spanned.text, self.notes.of_text(chat, spanned.text)
         unread = self.notes.unread_keys(chat, text, dialogue.chat_template_kwargs)
         if self._clock.asked:
@@ -214,7 +218,7 @@ class ChatRenderer:
 
 
 class _Chat(NamedTuple):
-    """One dialogue with all that its rendering depends on. `special`: tokens that may close a turn."""
+    """One dialogue with everything that its rendering depends on. `special`: tokens that may close a turn."""
 
     template: ChatTemplate
     messages: list[Message]
@@ -239,7 +243,7 @@ class _Chat(NamedTuple):
             return reveal(self.template.render({**self._with(messages, add_generation_prompt), **changed}))
 
     def render_tagged(self) -> tuple[str, list[Range] | None]:
-        """The text and what its generation tags enclose; None without tags."""
+        """The text, and the ranges inside generation tags: None without tags."""
         if not self.template.is_tagged:
             return self.render(self.messages), None
         with _errors_of_templates():
@@ -251,14 +255,14 @@ class _Chat(NamedTuple):
 
 
 class _errors_of_templates:
-    """Makes BadRow of what is raised inside. A class, as it is entered for each row: made of a generator it is slow."""
+    """Turns what is raised inside into BadRow. A class, because it is entered for every row and a generator is slow."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        # A template is a program: it may raise anything on a row it does not expect.
+        # A template is a program, and may raise anything.
         if isinstance(error, TemplateLimit):
-            raise BadRow("template_limit", f"rendering it took {error}") from error
+            raise BadRow("template_limit", f"rendering took {error}") from error
         if isinstance(error, Exception):
             raise BadRow("template_error", f"{type(error).__name__}: {error}") from error
 
@@ -285,14 +289,16 @@ def _checked_text(text: str) -> str:
 
 
 def _owners(chat: _Chat, text: str, tagged: list[Range]) -> dict[int, list[Range]]:
-    """The tagged ranges by the number of the message that they hold something of."""
+    """The tagged ranges by the number of the message that they belong to."""
     turns = find_turns(chat, text)
     owned: dict[int, list[Range]] = {}
     for start, end in tagged:
-        # A range of its own for the end-of-turn token belongs to the turn before it.
+        # A separate range for the end-of-turn token belongs to the turn before it.
         begun = [turn.index for turn in turns if turn.first <= end]
         if not begun:
-            raise BadRow("unverified_mask", f"generation tags enclose {text[start:end][:40]!r}, which is of no turn")
+            raise BadRow(
+                "unverified_mask", f"generation tags enclose {text[start:end][:40]!r}, which belongs to no turn"
+            )
         owned.setdefault(begun[-1], []).append((start, end))
     return owned
 
@@ -301,7 +307,7 @@ def _whole_turn(chat: _Chat, text: str, index: int) -> Range:
     start = chat.render(chat.messages[:index]) if index else ""
     end = chat.render(chat.messages[: index + 1])
     if not end.startswith(start) or not text.startswith(end):
-        raise unverified(index, "its `train` flag needs a template that renders turn after turn")
+        raise unverified(index, "its `train` flag needs a template that renders turns one after another")
     return len(start), len(end)
 
 

@@ -1,9 +1,9 @@
 """The sandbox that chat templates run in: transformers', with limits of time and size.
 
-A template is a program that somebody published. What one rendering may do is counted in steps (rounds of loops, calls)
-and characters (of all that it makes), not in seconds: the same rows are dropped on a slow machine. What would be larger
-than the limit is refused before it is made. Nothing gives another text at another time: there is no clock but the one
-that is passed in, and no chance.
+A template is a program that somebody published. One rendering is limited in steps (iterations of loops, and calls) and
+in the characters of all values it makes, not in seconds, so a slow machine drops the same rows. A value above the limit
+is refused before it is made. Rendering is deterministic: the only clock is the one passed in, and there is no
+randomness.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 STEPS = 1_000_000
-"""Rounds of loops and calls that one rendering may take: about a second."""
+"""Iterations of loops and calls that one rendering may take: about a second."""
 CHARACTERS = 2**30
-"""Characters, and items of lists, that one rendering may make in all; one value may have a sixteenth of them."""
+"""Characters and list items that one rendering may make in all. One value may have a sixteenth of them."""
 
 T = TypeVar("T")
 _LONGEST = CHARACTERS // 16
@@ -34,7 +34,7 @@ _WIDE = re.compile(r"\d{6}|\*|:[^}]*\{")  # of a format: a large width, or one g
 
 
 class TemplateLimit(Exception):
-    """A template did more than it may."""
+    """A template exceeded a limit."""
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
@@ -70,7 +70,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             _check_operator(operator, left, right)
         return self._measured(self.binop_table[operator](left, right))
 
-    def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:  # noqa: N805, as Jinja has it
+    def call(__self, __context: Context, __obj: object, *args: object, **kwargs: object) -> object:  # noqa: N805, as in Jinja
         __self._step(1)
         method = getattr(__obj, "__wrapped__", __obj)  # Jinja wraps the `format` of a string
         if args or kwargs:
@@ -83,7 +83,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return "".join(blocks)
 
     def _limited(self, name: str, filter: Callable[..., object]) -> Callable[..., object]:
-        place = 1 if hasattr(filter, "jinja_pass_arg") else 0  # of the value; Jinja's own argument goes first
+        place = 1 if hasattr(filter, "jinja_pass_arg") else 0  # of the value, after Jinja's own argument
 
         @functools.wraps(filter)
         def limited(*args: object, **kwargs: object) -> object:
@@ -117,9 +117,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
 
 class _CountedLoops(NodeTransformer):
-    """Every loop goes over what `_rounds` gives for its items; `a ~ b` is measured as `a + b` is."""
+    """Passes the items of every loop through `_rounds`, and measures `a ~ b` like `a + b`."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802, as Jinja has it
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802, as in Jinja
         self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, _COUNTED, [], [], None, None, lineno=node.lineno)
         return node
@@ -159,7 +159,7 @@ def _check_operator(operator: str, left: object, right: object) -> None:
 
 
 def _check_growth(name: str, value: object, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
-    """Refuse a filter or a method of `value` whose result may be much larger than all that it is given."""
+    """Refuse a filter or a method of `value` whose result may be much larger than its arguments."""
     given = [*args, *kwargs.values()]
     if name in _BY_PRODUCT:
         factors = [abs(arg) if isinstance(arg, int) else _size(arg) for arg in given]

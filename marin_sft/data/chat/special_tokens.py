@@ -1,6 +1,6 @@
-"""Special tokens that people wrote into what is to be trained.
+"""Special tokens that somebody wrote in a text.
 
-A tokenizer makes a control token of "<|im_end|>" wherever it stands, also in what a user typed.
+A tokenizer turns "<|im_end|>" into a control token wherever it stands, even in what a user typed.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MARK = "\U0010fff2"
-"""Known to no template and no tokenizer."""
+"""Unknown to all templates and tokenizers."""
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerFast) -> frozenset[str]:
-    """All of them, also those that are not named bos, eos and so on."""
+    """All special tokens, including those without a name such as bos or eos."""
     added = tokenizer.added_tokens_decoder.values()
     return frozenset((*tokenizer.all_special_tokens, *(token.content for token in added if token.special)))
 
 
 @functools.lru_cache(maxsize=16)
 def pattern_of(tokens: frozenset[str]) -> re.Pattern[str]:
-    """Finds the longest of `tokens`. Common beginnings are looked at once: there may be a thousand tokens."""
+    """Finds the longest of `tokens`. Common prefixes are matched once, as there may be a thousand tokens."""
     return re.compile(_alternatives(sorted(token for token in tokens if token)) if tokens else "(?!)")
 
 
 def _alternatives(tokens: list[str]) -> str:
-    """An expression for `tokens`, which are sorted and not empty."""
+    """A regular expression for `tokens`, which are sorted and not empty."""
     by_first: dict[str, list[str]] = {}
     for token in tokens:
         by_first.setdefault(token[0], []).append(token[1:])
@@ -45,7 +45,7 @@ def _alternatives(tokens: list[str]) -> str:
 
 
 def texts_of(value: object) -> Iterator[str]:
-    """All strings in a JSON value but the names of its keys."""
+    """All strings in a JSON value, except keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -54,7 +54,7 @@ def texts_of(value: object) -> Iterator[str]:
 
 
 def texts_of_messages(messages: Iterable[Message], read: frozenset[str]) -> Iterator[str]:
-    """What stands in `messages`, of keys with a special meaning only in those that are `read`."""
+    """All texts in `messages`. Keys other than `content` count only if the template reads them."""
     for message in messages:
         yield message["content"]
         if len(message) > 2:
@@ -64,7 +64,7 @@ def texts_of_messages(messages: Iterable[Message], read: frozenset[str]) -> Iter
 
 
 def with_marks(value: object, pattern: re.Pattern[str]) -> Any:
-    """A JSON value in which each special token has MARK behind its first character, so that it is none any more."""
+    """A JSON value with MARK after the first character of each special token, which stops it from being one."""
     return _mapped(value, lambda text: pattern.sub(lambda found: found[0][0] + MARK + found[0][1:], text))
 
 
@@ -77,7 +77,7 @@ def _mapped(value: object, change: Callable[[str], str]) -> object:
 
 
 def places_of_marks(marked: str, text: str, pattern: re.Pattern[str]) -> list[tuple[int, int]] | None:
-    """The [start, end) in `text` of the special tokens that have marks in `marked`; None where that is another text."""
+    """The [start, end) in `text` of the special tokens marked in `marked`. None if that is a different text."""
     pieces = marked.split(MARK)
     if "".join(pieces) != text:
         return None

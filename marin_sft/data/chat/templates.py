@@ -1,7 +1,7 @@
 """A chat template, compiled once and rendered for many dialogues.
 
-The texts and ranges are those of transformers' `render_jinja_template`. What that does again for each dialogue takes
-longer than a template itself: searching it for generation tags, copying Jinja's chained globals.
+The texts and ranges are those of transformers' `render_jinja_template`. For each dialogue, that repeats what takes
+longer than the rendering: it searches the template for generation tags, and copies Jinja's chained globals.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def has_generation_tags(template: str) -> bool:
 
 
 class PinnedClock:
-    """What templates are given as `strftime_now`: it always is midnight of one day. `asked`: whether one has asked."""
+    """`strftime_now` for templates: always midnight of one day. `asked`: whether a template called it."""
 
     def __init__(self, day: str) -> None:
         """`day` as in 2024-07-26. Raises ValueError."""
@@ -41,7 +41,7 @@ class PinnedClock:
 
 
 class _GenerationTag(Extension):
-    """Compiles `{% generation %}` to a filter of what it encloses: a third of the time of transformers' call block."""
+    """Compiles `{% generation %}` to a filter: three times as fast as the call block in transformers."""
 
     tags = {"generation"}
 
@@ -52,7 +52,7 @@ class _GenerationTag(Extension):
 
 
 class ChatTemplate:
-    """A template to render with one dialogue after another, never two at a time: it tracks what its tags enclose."""
+    """A template for one rendering at a time, as it tracks what its tags enclose."""
 
     def __init__(self, text: str) -> None:
         """Raises jinja2.TemplateSyntaxError."""
@@ -66,39 +66,39 @@ class ChatTemplate:
             {node.attr for node in parsed.find_all(nodes.Getattr)}
             | {node.value for node in parsed.find_all(nodes.Const) if isinstance(node.value, str)}
         )
-        """What it may look up in a message: all attributes and texts that stand in it."""
+        """What it may use of a message: all attributes and string constants in it."""
         self.variables = frozenset(meta.find_undeclared_variables(parsed))
-        """The names that it looks up outside of messages."""
+        """The variables that it uses."""
         self._blocks: list[str] = []
         self._ranges: list[tuple[int, int]] = []
 
     @staticmethod
     @functools.lru_cache(maxsize=64)
     def of(text: str) -> ChatTemplate:
-        """The same object for the same text, as long as it is among the last 64."""
+        """The same object for the same text, while it is among the last 64."""
         return ChatTemplate(text)
 
     def render(self, variables: Mapping[str, object]) -> str:
-        """Raises TemplateLimit, and whatever the template does."""
+        """Raises TemplateLimit, and anything that the template raises."""
         self._sandbox.begin()
         text: str = self._template.render(variables)
         return text
 
     def render_tagged(self, variables: Mapping[str, object]) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and which [start, end) of its characters generation tags enclose. Raises as `render`."""
+        """The text, and the [start, end) ranges inside generation tags. Raises as `render`."""
         blocks: list[str] = []
         ranges: list[tuple[int, int]] = []
         self._sandbox.begin()
         self._blocks, self._ranges = blocks, ranges
         try:
             for block in self._template.generate(variables):
-                blocks.append(block)  # one by one: where a tag begins is told by the blocks so far
+                blocks.append(block)  # one by one: the blocks so far say where a tag begins
         finally:
             self._blocks, self._ranges = [], []
         return self._sandbox.concat(blocks), ranges
 
     def _generated(self, text: str) -> str:
-        """The filter. As in transformers, what is enclosed before anything is rendered does not count."""
+        """The filter. As in transformers, a tag before any other text does not count."""
         if self._blocks or self._ranges:
             start = sum(map(len, self._blocks))
             self._ranges.append((start, start + len(text)))

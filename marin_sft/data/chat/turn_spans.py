@@ -1,10 +1,9 @@
-"""Where in a rendered dialogue each assistant turn stands, found without the template's help.
+"""Finds each assistant turn in a rendered dialogue, without generation tags in the template.
 
-Mostly each generation prompt in the text is followed by what the next assistant turn says, and that by an end-of-turn
-token. Any other dialogue is rendered a second time with marks in the text of the assistant's turns: single characters
-of a private plane, one per turn. Where taking the marks out gives back the first rendering, they stand exactly where
-the turns do. From there a turn reaches back to the end of the generation prompt and forward to the end of its
-end-of-turn token.
+Usually, each generation prompt in the text is followed by the text of the next assistant turn and an end-of-turn token.
+Other dialogues are rendered again with marks in the text of the assistant's turns: single characters of a private
+plane, one per turn. If removing the marks gives the first rendering again, they show exactly where the turns are. From
+there, a turn extends back to the end of the generation prompt and forward to the end of its end-of-turn token.
 """
 
 from __future__ import annotations
@@ -28,8 +27,13 @@ _MARK = re.compile(f"([{chr(PLANE)}-{chr(PLANE + 0xFFFD)}])")
 
 @dataclass(frozen=True)
 class Turn:
-    """Message `index`, as it was marked, and the places in the text of all its marks. `wrapped`: something may stand
-    between what it says and the token that closes it, as there does around calls."""
+    """A turn that was found by its marks.
+
+    index: the number of its message.
+    marked: the message with marks.
+    places: where in the text its marks are.
+    wrapped: other text may stand between what it says and the token that closes it, as around calls.
+    """
 
     index: int
     marked: Message
@@ -46,24 +50,26 @@ class Turn:
 
 
 def find_turns(chat: Chat, text: str) -> list[Turn]:
-    """The assistant turns of `text`, which is the whole of `chat` rendered, in their order.
+    """The assistant turns of `text`, the rendering of all of `chat`, in order.
 
     Raises:
         BadRow: `unverified_mask`.
     """
     if _holds_marks(text):
-        raise BadRow("unverified_mask", "the dialogue has characters of the private plane U+F0000, used to find turns")
+        raise BadRow(
+            "unverified_mask", "the dialogue has characters of the private plane U+F0000, which are used to find turns"
+        )
     answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
     marked = [_marked(message, i, chat.read) for i, message in enumerate(chat.messages)]
     places = _mark_places(chat.render(marked), text)
     silent = [i for i in answers if i not in places]
     if silent:
-        # A template that leaves tool calls out has only their empty content to mark.
+        # If the template leaves out tool calls, only their empty content can be marked.
         marked = [{**m, "content": m["content"] + _mark(i)} if i in silent else m for i, m in enumerate(marked)]
         places = _mark_places(chat.render(marked), text)
     for index in silent:
         if index not in places:
-            raise unverified(index, "nothing that it says is rendered")
+            raise unverified(index, "none of it is rendered")
     turns = [
         Turn(i, marked[i], places[i], "tool_calls" in marked[i] or not other_keys(marked[i]).isdisjoint(chat.read))
         for i in answers
@@ -71,14 +77,14 @@ def find_turns(chat: Chat, text: str) -> list[Turn]:
     for turn in turns:
         says = chat.messages[turn.index]["content"].strip() and turn.index not in silent and not turn.wrapped
         if says and len(turn.places) % 2:  # it is marked at both ends
-            raise unverified(turn.index, "only a part of what it says is rendered")
+            raise unverified(turn.index, "only a part of its content is rendered")
     if turns != sorted(turns, key=lambda turn: turn.first):
-        raise BadRow("unverified_mask", "the template renders assistant turns in another order")
+        raise BadRow("unverified_mask", "the template changes the order of assistant turns")
     return turns
 
 
 def spans_of_turns(chat: Chat, text: str, frame: Frame) -> dict[int, Range]:
-    """What the model generates, by index of the message: through the content, to the end of what closes it."""
+    """What the model generates, by index of the message: the content and the tokens that close it."""
     spans = _spans_of_plain_turns(chat, text, frame)
     if spans is None:
         spans, behind = {}, 0
@@ -92,10 +98,10 @@ def spans_of_turns(chat: Chat, text: str, frame: Frame) -> dict[int, Range]:
 
 
 def _spans_of_plain_turns(chat: Chat, text: str, frame: Frame) -> dict[int, Range] | None:
-    """`spans_of_turns` of the usual dialogue, without a second rendering; None for any other.
+    """`spans_of_turns` for the usual dialogue, without a second rendering. None for any other.
 
-    No message holds the generation prompt, so that it stands in `text` only where the template put it: once for each
-    assistant turn, with what the turn says right behind it, and then a token that closes a turn.
+    Usual means that no message holds the generation prompt, so every one in `text` comes from the template: one per
+    assistant turn, directly followed by the text of the turn and a token that closes a turn.
     """
     header = frame.header
     answers = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
@@ -118,7 +124,7 @@ def _spans_of_plain_turns(chat: Chat, text: str, frame: Frame) -> dict[int, Rang
 
 
 def _is_plain(message: Message, read: frozenset[str]) -> bool:
-    """Whether the template looks up no more of a message than its role and its content."""
+    """Whether the template uses only the role and the content of a message."""
     return len(message) == 2 or all(key in ("role", "content") or key not in read for key in message)
 
 
@@ -130,7 +136,7 @@ def _start(chat: Chat, text: str, turn: Turn, frame: Frame, behind: int) -> int:
         if found < 0 or (not turn.wrapped and frame.foreign.search(text, start, turn.first)):
             raise unverified(turn.index, f"it does not follow the generation prompt {header!r}")
         return start
-    # Without a generation prompt a turn begins where what closes the message before ends: nothing may stand between.
+    # Without a generation prompt, a turn begins where the previous message is closed, with nothing in between.
     mark = _mark(turn.index)
     before = chat.messages[: turn.index]
     asked = [*before[:-1], {**before[-1], "content": mark}] if before else []
@@ -160,17 +166,17 @@ def _end(chat: Chat, text: str, turn: Turn, frame: Frame) -> int:
         if match is None:
             raise unverified(turn.index, f"no special token closes it: {text[turn.last : turn.last + 40]!r} follows")
         return match.end()
-    # After a tool call there may be more special tokens than the last. A turn without calls shows which one is that.
+    # Several special tokens may follow a tool call. A turn without calls shows which one closes the turn.
     before = chat.messages[: turn.index]
     *said, tail = _MARK.split(_part(chat, turn.index, [*before, turn.marked]))
-    last = turn.places[min(len(said) // 2, len(turn.places)) - 1]  # the answers of tools may repeat names of the call
+    last = turn.places[min(len(said) // 2, len(turn.places)) - 1]  # the results of tools may repeat names of the call
     bare = _part(chat, turn.index, [*before, _bare(turn.index)]).partition(_mark(turn.index))[2]
     usual = closer.match(bare.lstrip())
     if usual and usual.group() in tail:
         tail = tail[: tail.index(usual.group())]
     else:
         tail = tail[: max((match.start() for match in closer.finditer(tail)), default=0)]
-    # The last turn of a dialogue may have another closing token than the same turn within it.
+    # At the end of a dialogue, a turn may have another closing token than within it.
     closed = closer.match(text, last + len(tail)) if text.startswith(tail, last) else None
     if closed is None:
         raise unverified(turn.index, "no special token closes its tool calls")
@@ -181,11 +187,11 @@ def _part(chat: Chat, index: int, messages: Sequence[Message]) -> str:
     try:
         return chat.render(messages, add_generation_prompt=False)
     except BadRow as bad:
-        raise unverified(index, f"the template cannot render the dialogue up to it alone ({bad.message})") from bad
+        raise unverified(index, f"the template cannot render the dialogue up to it by itself ({bad.message})") from bad
 
 
 def _bare(index: int) -> Message:
-    """A turn that says nothing but its mark."""
+    """A turn with only its mark as content."""
     return {"role": "assistant", "content": _mark(index)}
 
 
@@ -194,7 +200,7 @@ def _mark(index: int) -> str:
 
 
 def _marked(message: Message, index: int, read: frozenset[str]) -> Message:
-    """The message with marks at both ends of what an assistant says, and nowhere that a template may look at."""
+    """The message with marks at both ends of what an assistant says, but nowhere that a template may test."""
     if message["role"] != "assistant":
         return message
     if index > 0xFFFD:
@@ -203,7 +209,7 @@ def _marked(message: Message, index: int, read: frozenset[str]) -> Message:
     texts = [key for key in (*KEYS, *(other_keys(message) & read)) if isinstance(message.get(key), str)]
     marked = {**message, **{key: around(message[key], mark) for key in texts}}
     content = message["content"]
-    if CLOSE in content:  # the template may take it to pieces there
+    if CLOSE in content:  # the template may split it there
         marked["content"] = "".join(
             piece if piece in (OPEN, CLOSE) else around(piece, mark) for piece in _TAGS.split(content)
         )
@@ -217,7 +223,7 @@ def _marked(message: Message, index: int, read: frozenset[str]) -> Message:
 
 
 def around(text: str, mark: str) -> str:
-    """Inside the spaces at its ends, which templates take away."""
+    """`text` with marks at both ends, inside outer spaces, which templates strip."""
     said = text.strip()
     if not said:
         return text
@@ -245,11 +251,11 @@ def marked_leaves(value: object, mark: str) -> object:
 
 
 def _mark_places(marked: str, text: str) -> dict[int, list[int]]:
-    """Where in `text` the marks of each message stand."""
+    """Where in `text` the marks of each message are."""
     split = _MARK.split(marked)  # a piece of text, a mark, a piece of text and so on
     pieces, marks = split[::2], split[1::2]
     if "".join(pieces) != text:
-        raise BadRow("unverified_mask", f"marks in the assistant's turns change what is rendered. {_ADVICE}")
+        raise BadRow("unverified_mask", f"marks in the assistant's turns change the rendering. {_ADVICE}")
     places: dict[int, list[int]] = {}
     done = 0
     for piece, mark in zip(pieces, marks, strict=False):

@@ -1,8 +1,7 @@
-"""What the messages of a dialogue hold and the chat template leaves out.
+"""Finds the parts of messages that the chat template leaves out.
 
-Each part of what is said gets a mark of its own, and the dialogue is rendered again: a part whose marks are not there
-was left out. Where marks change what is rendered, each part is changed alone; if the text stays the same, nothing of
-the part is in it.
+Each part gets its own mark, and the dialogue is rendered again: a part whose mark is missing was left out. If marks
+change the rest of the rendering, the parts are marked one at a time; if the text stays the same, the part is not in it.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from marin_sft.data.formats import NotRendered
 from marin_sft.data.messages.examples import BadRow, Message
 
 Place = tuple[str, bool, bool]
-"""Role, whether the message calls tools, and whether one that is neither the user's nor the assistant's is the first or
-the last: all that most templates go by when they leave the content of a message out."""
+"""Role, whether the message calls tools, and whether it is the first or last one and neither the user's nor the
+assistant's: most templates go by these when they leave out the content of a message."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class _Part:
 
 
 def find_unrendered(chat: Chat, text: str, rendered: set[Place]) -> list[tuple[int, NotRendered]]:
-    """What is not in `text`, which is `chat` rendered: the numbers of messages, and what of them.
+    """What is missing in `text`, the rendering of `chat`: numbers of messages, and the kind of part.
 
-    Contents at the places in `rendered` are known to be rendered and not looked at; new places are added.
+    Contents at the places in `rendered` are known to be rendered, and are skipped. New places are added.
     """
     edges = (0, len(chat.messages) - 1)
     places = [
@@ -51,7 +50,7 @@ def find_unrendered(chat: Chat, text: str, rendered: set[Place]) -> list[tuple[i
         return []
     seen = _seen(chat, text, parts)
     rendered.update(places[p.index] for p, there in zip(parts, seen, strict=True) if there and p.kind == "content")
-    # Some rows say their reasoning twice, under two keys; one of them is enough.
+    # Some rows have their reasoning under two keys; one of them is enough.
     thought = {part.index for part, there in zip(parts, seen, strict=True) if there and part.kind == "reasoning"}
     left_out = [
         (part.index, part.kind)
@@ -76,7 +75,7 @@ def _seen(chat: Chat, text: str, parts: list[_Part]) -> list[bool]:
 def _changes(chat: Chat, text: str, part: _Part) -> bool:
     messages = list(chat.messages)
     messages[part.index] = part.marked(messages[part.index], chr(PLANE))
-    return _rendered(chat, messages) != text  # a template that fails on it has looked at it
+    return _rendered(chat, messages) != text  # a template that fails on it has read it
 
 
 def _rendered(chat: Chat, messages: list[Message]) -> str | None:
@@ -108,7 +107,7 @@ def _parts(message: Message, index: int) -> Iterator[_Part]:
 
 
 def _split(content: str) -> tuple[str, str]:
-    """Reasoning in the content of an assistant's turn, and the rest after it."""
+    """The reasoning in the content of an assistant's turn, and the rest after it."""
     head, close, answer = content.rpartition(CLOSE)
     return (head.rpartition(OPEN)[2], answer) if close else ("", content)
 

@@ -7,6 +7,7 @@ does not wrap an instruction in "### Instruction", or ask for a summary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from marin_sft.data.files import Json
@@ -88,9 +89,10 @@ def read_completion(fields: Fields, format: MessageFormat) -> Dialogue | Text:
 
 
 def read_completion_as_chat(fields: Fields, format: MessageFormat) -> Dialogue:
-    prompt = untrained(turns_of(fields["prompt"], format, "prompt", "user"))
+    prompt = turns_of(fields["prompt"], format, "prompt", "user")
     completion = turns_of(fields["completion"], format, "completion", "assistant")
-    return dialogue_from([*prompt, *completion], fields, format)
+    turns = [*(prompt if format.train_on == "everything" else untrained(prompt)), *completion]
+    return replace(dialogue_from(turns, fields, format), completes=True)
 
 
 def rated(read: Callable[[Fields, MessageFormat], Dialogue]) -> Callable[[Fields, MessageFormat], Rated]:

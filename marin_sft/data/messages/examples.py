@@ -44,11 +44,13 @@ class Dialogue:
     """Roles are user, assistant, system, developer, tool, environment and what the format's `role_map` names.
 
     `chat_template_kwargs` are this row's own arguments for the template. `tools` are in OpenAI's form.
+    `completes`: the row said which turns are the prompt, and which complete it.
     """
 
     messages: list[Message]
     tools: list[Json] | None = None
     chat_template_kwargs: Json = field(default_factory=dict)
+    completes: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,9 @@ def _require_said_again(parts: Parts, fields: Fields, format: MessageFormat) -> 
     """Raise BadRow for a prompt, messages and so on that contradict two whole dialogues."""
     prompt, chosen, rejected = parts
     if fields.get("history"):
-        raise BadRow("ambiguous_format", "history, and chosen and rejected that are whole dialogues; expected one")
+        raise BadRow(
+            "ambiguous_format", "got history, and whole dialogues under chosen and rejected; expected one of them"
+        )
     if "messages" in fields:
         turns = turns_of(fields["messages"], format)
         if not any(_same_turns(turns, [*prompt, *side][: len(turns)]) for side in (chosen, rejected)):

@@ -27,7 +27,7 @@ def text_of(value: object, where: str, reason: str = "bad_messages") -> str:
         raise BadRow(reason, f"{where} is {kind_of(value)}, expected a string")
     if not can_be_encoded(value):
         at = next(i for i, character in enumerate(value) if not can_be_encoded(character))
-        raise BadRow("invalid_unicode", f"{where}: half of a surrogate pair at character {at}")
+        raise BadRow("invalid_unicode", f"{where}: a lone surrogate at character {at}")
     return value
 
 

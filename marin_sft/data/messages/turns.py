@@ -57,6 +57,9 @@ class MessageFormat(Protocol):
     @property
     def drop_system(self) -> bool: ...
 
+    @property
+    def train_on(self) -> str: ...
+
 
 def turns_of(
     value: object, format: MessageFormat, where: str = "messages", speaker: str | None = None

@@ -1,1 +1,1 @@
-"""Which documents and pairs are trained, what is kept of those too long, and which share a row."""
+"""Selects documents and pairs, cuts those that are too long, and packs them into rows."""

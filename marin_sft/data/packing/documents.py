@@ -1,4 +1,4 @@
-"""Rows that documents are packed into."""
+"""Rows of packed documents."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _READ_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class PackedRows(Rows):
-    """Row r holds the pieces `offsets[r]` to `offsets[r + 1]`.
+    """Row r holds the pieces `offsets[r]` to `offsets[r + 1]`. All arrays are int64.
 
-    Piece i begins at token `starts[i]` of document `docs[i]` in the component's token cache of split `source`, and goes
-    on to its end or for seq_len tokens. `trained`: trained tokens of each row. All int64.
+    Piece i begins at token `starts[i]` of document `docs[i]` in the component's token cache of split `source`. It
+    extends to the end of the document, but at most for seq_len tokens.
     """
 
     kind: ClassVar[str] = DOCUMENTS
@@ -41,7 +41,7 @@ class PackedRows(Rows):
 
     @classmethod
     def check(cls, config: MixtureConfig) -> None:
-        """Documents can have all that a mixture of them can ask for."""
+        """A mixture of documents has no limits of its own."""
 
     @classmethod
     def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[PackedRows, Json]:
@@ -81,7 +81,7 @@ class PackedRows(Rows):
 
 
 def _trained(selection: Selection, some: Pieces) -> np.ndarray:
-    """int64[pieces]: trained tokens of each piece. Only documents of which it is not all are read."""
+    """int64[pieces]: trained tokens of each piece. Reads only documents that are cut."""
     docs, cache = selection.chosen[some.docs], selection.cache
     trained: np.ndarray = cache.trained[docs].copy()
     cut = np.flatnonzero(some.lengths < cache.lengths[docs])

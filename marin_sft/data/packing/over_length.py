@@ -1,13 +1,12 @@
-"""What becomes of documents that are longer than a row of the mixture.
+"""What to do with documents longer than a row of the mixture.
 
 truncate    the first tokens that fit are kept
 drop        the document is left out
-split       it is cut into pieces that fit, one after another. A piece after the first begins in the middle of the
-            document: what it trains is trained without the prompt or the turns before it, and its first token not at
-            all. Right for plain text; for chats, only for those who ask for it
+split       the document is cut into consecutive pieces that fit. A later piece is trained without the prompt or turns
+            before it, and its first token is not trained. Right for plain text, rarely for chats
 raise       an error
 
-Whatever keeps no trained token is left out, and counted.
+Documents and pieces that keep no trained token are left out, and counted.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from marin_sft.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """What is kept of some documents, in their order, and of how many it is not all.
+    """What is kept of some documents, in order, and how many were truncated, split or dropped.
 
-    Piece i is the `lengths[i]` tokens from `starts[i]` on of document `docs[i]`; int64[pieces] each.
+    Piece i is `lengths[i]` tokens from `starts[i]` on of document `docs[i]`. The arrays are int64[pieces].
     """
 
     docs: np.ndarray
@@ -42,7 +41,7 @@ def pieces(lengths: np.ndarray, capacity: int, policy: OverLength) -> Pieces:
     """What `policy` keeps of documents with `lengths` tokens, int64[documents], in rows of `capacity` tokens.
 
     Raises:
-        DataError: a document is too long, under "raise".
+        DataError: a document is too long, with "raise".
     """
     lengths = np.asarray(lengths, np.int64)
     docs = np.arange(len(lengths), dtype=np.int64)
@@ -67,10 +66,10 @@ def pieces(lengths: np.ndarray, capacity: int, policy: OverLength) -> Pieces:
 
 
 def fit(row: TokenRow, capacity: int, policy: OverLength) -> list[TokenRow]:
-    """What a mixture with rows of `capacity` tokens trains of one document: none, or at least one row.
+    """The parts of a document that a mixture with rows of `capacity` tokens trains: at least one.
 
     Raises:
-        BadRow: `over_length`, under "drop" and "raise"; `no_trained_token`, when no piece keeps one.
+        BadRow: `over_length`, with "drop" and "raise"; `no_trained_token`, if no piece keeps one.
     """
     length = len(row.input_ids)
     if length > capacity and policy in ("drop", "raise"):

@@ -1,4 +1,4 @@
-"""The output of a mixture step: what is on disk, and how it is read. See `marin_sft.data.mixture`."""
+"""Reads the output of a mixture step, see `marin_sft.data.mixture`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ KINDS: dict[str, type[Rows]] = {rows.kind: rows for rows in (PackedRows, PairRow
 
 @dataclass(frozen=True, eq=False)
 class PackedMixture:
-    """A mixture. `path`: the output of the mixture step; `tokenized`: those of the tokenize steps, by component.
+    """A mixture on disk.
 
-    `about`: what mixture.json holds, which is read once, when the mixture is opened.
+    path: the output of the mixture step.
+    tokenized: the outputs of the tokenize steps, by component.
+    about: the content of mixture.json, read once.
     """
 
     path: str
@@ -31,7 +33,7 @@ class PackedMixture:
 
     @staticmethod
     def open(path: str, tokenized: Mapping[str, str]) -> PackedMixture:
-        """Raises DataError when there is no mixture."""
+        """Raises DataError if there is no mixture."""
         try:
             return PackedMixture(path, tokenized, read_json(f"{path}/mixture.json"))
         except FileNotFoundError as error:
@@ -47,12 +49,12 @@ class PackedMixture:
 
     @property
     def components(self) -> list[str]:
-        """All, sorted: their places here are their numbers in batches."""
+        """All components, sorted. Batches number them in this order."""
         return sorted(self.about["components"])
 
     @property
     def trained(self) -> list[str]:
-        """The components with a weight above 0, sorted. Raises ConfigError when there are none."""
+        """The components with a weight above 0, sorted. Raises ConfigError if there are none."""
         names = sorted(self.about["order"]["stages"][0]["share_of_rows"])
         if not names:
             raise ConfigError(f"{self.path}: no component has a weight above 0; this mixture is for evaluation only")
@@ -67,7 +69,7 @@ class PackedMixture:
         """The rows of one component and split.
 
         Raises:
-            ConfigError: a mixture of another kind, or without these rows.
+            ConfigError: the mixture is of another kind, or lacks these rows.
         """
         if self.kind is not rows:
             raise ConfigError(f"{self.path}: a mixture of {self.kind.called}; expected one of {rows.called}")
@@ -78,7 +80,7 @@ class PackedMixture:
         return rows.load(rows_path(self.path, component, split), splits[split]["source"])
 
     def cache(self, component: str, split: str) -> TokenCache:
-        """Raises ConfigError when `tokenized` lacks the component."""
+        """Raises ConfigError if `tokenized` lacks the component."""
         if component not in self.tokenized:
             raise ConfigError(
                 f"tokenized has no {component!r} (it has {sorted(self.tokenized)}); the mixture was made from it"

@@ -15,8 +15,8 @@ from marin_sft.errors import DataError
 class Packs:
     """Row r holds the documents `docs[offsets[r] : offsets[r + 1]]`.
 
-    `offsets` int64[rows + 1], `docs` int64[documents]. Documents ascend within a row, rows by their first document: the
-    order of the rows is about that of the documents.
+    `offsets` int64[rows + 1], `docs` int64[documents]. Documents ascend within a row, and rows by their first document,
+    so rows are roughly in the order of the documents.
     """
 
     offsets: np.ndarray
@@ -38,8 +38,8 @@ def pack(lengths: np.ndarray, capacity: int, most: int | None = None) -> Packs:
     """Best-fit decreasing: each document, longest first, goes into the fullest row that still has room for it.
 
     `lengths` int64[documents], 1 to `capacity` each. `most`: how many documents may share a row; None: any number.
-    Every document appears exactly once. Linear in the number of documents: those of one length are placed together,
-    into all rows that have the same room at once. Deterministic.
+    Every document appears exactly once. Deterministic. Linear in the number of documents: those of one length are
+    placed together, in all rows with the same room at once.
 
     Raises:
         DataError: a length below 1 or above `capacity`.
@@ -68,11 +68,10 @@ def _in_order(row_of: np.ndarray) -> Packs:
 def _best_fit(lengths: np.ndarray, capacity: int, most: float) -> np.ndarray:
     """int64[documents]: the row of each document; `lengths` decrease and fit.
 
-    Strict best fit, in bulk: among documents of one length n, a row with the least sufficient room takes documents
-    until its room is below n or it holds `most`, because after each of them it is the fullest row that has room. So
-    all rows with room r and place for k documents take min(r // n, k) of them each. A bulk step empties one class of
-    rows or uses up a length, and r mod n < r / 2, hence without `most` there are at most
-    (distinct lengths) x log2(capacity) steps.
+    Strict best fit, in bulk. For documents of one length n, a row with the least sufficient room takes documents until
+    its room is below n or it holds `most`: after each of them, it is still the fullest row with room. So all rows with
+    room r and place for k documents take min(r // n, k) each. A bulk step empties one class of rows or uses up a
+    length, and r mod n < r / 2. Hence, without `most`, there are at most (distinct lengths) x log2(capacity) steps.
     """
     row_of = np.empty(len(lengths), np.int64)
     with_room: dict[tuple[int, float], list[np.ndarray]] = {}  # (room left, documents it may still take) -> rows

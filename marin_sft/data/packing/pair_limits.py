@@ -1,14 +1,14 @@
 """What is kept of the prompt and the completions of a pair.
 
-The prompt of a branch is what stands before its first target, the completion the rest. In this order:
+The prompt of a branch is all before its first target, the completion is the rest. In this order:
 
-1. the prompt keeps its last `max_prompt_length` tokens,
-2. the completion keeps its first `max_completion_length`,
-3. of a branch that is still longer than `seq_len`, "truncate" cuts the completion's end; "drop" leaves the pair out;
-   "raise" is an error.
+1. The prompt keeps its last `max_prompt_length` tokens.
+2. The completion keeps its first `max_completion_length` tokens.
+3. If a branch is still longer than `seq_len`, "truncate" cuts the end of the completion, "drop" leaves out the pair,
+   and "raise" raises an error.
 
-The prompt is never cut for the completion's sake, so that both branches go on from the same one. A pair is left out
-when a branch keeps no target, or when what is kept of both is the same.
+The prompt is never cut to make room for the completion, so both branches continue the same prompt. A pair is left out
+if a branch keeps no target, or if the same tokens are kept of both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BRANCHES = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class Kept:
-    """Of one branch: the `length` tokens from `start` on, `prompt` of them the prompt's, `trained` of them targets."""
+    """What is kept of a branch: `length` tokens from `start` on, the first `prompt` its prompt, `trained` targets."""
 
     start: int
     prompt: int
@@ -44,7 +44,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class PairLimits:
-    """`seq_len`: tokens of a branch; the others, at least 1 each: of its prompt and of its completion.
+    """The most tokens of a branch (`seq_len`), of its prompt and of its completion.
 
     Raises:
         ConfigError: `over_length` is "split".
@@ -58,7 +58,7 @@ class PairLimits:
     def __post_init__(self) -> None:
         if self.over_length == "split":
             raise ConfigError(
-                "over_length='split', and preference data: a piece of an answer is no better or worse than another; "
+                "over_length='split' with preference data: a piece of an answer is neither better nor worse; "
                 "expected 'truncate', 'drop' or 'raise'"
             )
 
@@ -66,7 +66,7 @@ class PairLimits:
         """What is kept of both branches.
 
         Raises:
-            BadRow: `over_length`, under "drop" and "raise"; `no_trained_token`; `identical_pair`.
+            BadRow: `over_length`, with "drop" and "raise"; `no_trained_token`; `identical_pair`.
         """
         first, second = (self._keep(name, row) for name, row in zip(BRANCHES, (chosen, rejected), strict=True))
         if np.array_equal(first.of(chosen).input_ids, second.of(rejected).input_ids):
@@ -96,5 +96,5 @@ class PairLimits:
 
 
 def prompt_length(mask: np.ndarray) -> int:
-    """Tokens before the first target of `mask`, uint8[tokens], which has one."""
+    """Tokens before the first target of `mask`, uint8[tokens], which has at least one."""
     return int(mask.argmax())

@@ -1,6 +1,6 @@
 """Preference pairs as rows: which pairs are trained, and what is kept of each.
 
-Nothing is packed before it is known which pairs make a batch.
+They are packed later, when it is known which pairs make up a batch.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _REASONS = ("over_length", "no_trained_token", "identical_pair")
 
 @dataclass(frozen=True, eq=False)
 class PairRows(Rows):
-    """The pairs of one component and split that are used, in the order of the token cache.
+    """The pairs of one component and split that are used, in the order of the token cache. All arrays are int64.
 
-    Pair i is pair `pairs[i]` of the token cache of split `source`: its documents 2 * pairs[i], chosen, and
-    2 * pairs[i] + 1, rejected. Of branch b, `lengths[i, b]` tokens from `starts[i, b]` on are used, `trained[i, b]` of
-    them targets. `prompts[i]`: tokens of the prompt where it is the same in both, else 0. All int64.
+    Pair i is pair `pairs[i]` of the token cache of split `source`: documents 2 * pairs[i], chosen, and
+    2 * pairs[i] + 1, rejected. Its branch b uses `lengths[i, b]` tokens from `starts[i, b]` on, with `trained[i, b]`
+    targets. `prompts[i]`: tokens of the prompt if both branches have the same one, else 0.
     """
 
     kind: ClassVar[str] = PAIRS
@@ -56,13 +56,13 @@ class PairRows(Rows):
         alone = {name: pack for name, pack in config.data.pack.items() if pack is not True}
         if alone:
             raise ConfigError(
-                f"pack={alone}, and preference data, whose branches always share rows; expected pack=True"
+                f"pack={alone} with preference data, whose branches always share rows; expected pack=True"
             )
         _limits(config)
 
     @classmethod
     def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[PairRows, Json]:
-        """Of `truncated_...` the counts are pairs of which a branch is cut there."""
+        """The counts `truncated_...` are pairs with a branch that is cut there."""
         limits, counts = _limits(config), Counter[str]()
         rows = _rows(selection, limits, counts)
         where, of = f"{name}/{selection.source}", len(selection.chosen)
@@ -90,7 +90,7 @@ class PairRows(Rows):
         }
 
     def read(self, cache: TokenCache, pairs: np.ndarray, sides: np.ndarray) -> list[TokenRow]:
-        """What is used of one side of each pair, all in one round of reads."""
+        """What is used of one branch of each pair, in one round of reads."""
         starts, lengths = self.starts[pairs, sides], self.lengths[pairs, sides]
         documents = cache.read(2 * self.pairs[pairs] + sides)
         return [
@@ -99,10 +99,10 @@ class PairRows(Rows):
         ]
 
     def units(self, share_prefix: bool) -> np.ndarray:
-        """int64[pairs, 2]: tokens of what has to lie in one piece in a row; 0: nothing.
+        """int64[pairs, 2]: tokens of the units that must be contiguous in a row. 0: no unit.
 
-        That is each branch; with `share_prefix` both branches, after the prompt that they share but for its last token,
-        from which the first targets are predicted. Where nothing would be shared, each branch still.
+        Each branch is a unit. With `share_prefix`, both branches are one unit after a shared prefix: their prompt
+        without its last token, from which the first targets are predicted. Pairs with no such prefix keep two units.
         """
         units = self.lengths.copy()
         if share_prefix:
@@ -117,7 +117,7 @@ def _limits(config: MixtureConfig) -> PairLimits:
 
 
 def _rows(selection: Selection, limits: PairLimits, counts: Counter[str]) -> PairRows:
-    """What is used of the chosen pairs. Counts those dropped, by reason, and those of which a part is cut."""
+    """What is used of the selected pairs. Counts dropped pairs by reason, and pairs that are cut."""
     table = array("q")  # a line per pair; compact while it grows
     for pair, chosen, rejected in _read(selection.cache, selection.chosen):
         try:

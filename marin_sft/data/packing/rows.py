@@ -1,4 +1,4 @@
-"""What a mixture holds of one component and split, whatever kind of data was tokenized."""
+"""What a mixture holds of one component and split, for any kind of data."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from marin_sft.data.step_configs import MixtureConfig
 class Rows(ABC):
     """Int64 arrays that point into the token cache of split `source`. `trained` [rows, ...]: trained tokens of each.
 
-    A kind of data is a class of rows that `KINDS` lists. `kind`: its name in stats.json and mixture.json; `called` and
-    `rows_are`: what messages call the data and their rows. `documents_each`: how many documents after one another
-    belong together. `fields`: those of `MixtureConfig` that are for this kind alone. `card`: the sentence on a model
-    card, in which {seq_len} is filled in.
+    Each kind of data is a class of rows, listed in `KINDS`:
+
+    kind: its name in stats.json and mixture.json.
+    called, rows_are: what messages call the data and its rows.
+    card: the sentence for a model card, with {seq_len} to fill in.
+    documents_each: how many consecutive documents belong together.
+    fields: the fields of `MixtureConfig` that are only for this kind.
     """
 
     kind: ClassVar[str]
@@ -40,15 +43,15 @@ class Rows(ABC):
     @classmethod
     @abstractmethod
     def check(cls, config: MixtureConfig) -> None:
-        """Raises ConfigError when `config` asks for what rows of this kind cannot have."""
+        """Raises ConfigError if `config` has values that this kind of rows does not allow."""
 
     @classmethod
     @abstractmethod
     def pack(cls, config: MixtureConfig, name: str, selection: Selection) -> tuple[Self, Json]:
-        """What is trained of the selected documents of component `name`, and its counts.
+        """The rows to train on from the selected documents of component `name`, and their counts.
 
         Raises:
-            DataError: no row is left; something is too long, under over_length="raise".
+            DataError: no row is left, or something is too long with over_length="raise".
         """
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Which documents (or pairs, or what else documents belong together as) of a component are trained, which validated."""
+"""Which documents (or pairs, or other groups of documents) of a component are trained, and which are validated."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _READ_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Documents `chosen`, int64[chosen] and ascending, of the token cache of split `source`; `left_out` by reason.
+    """Documents `chosen`, int64[chosen] and ascending, of the token cache of split `source`. `left_out`: by reason.
 
-    Where several documents belong together, as in a pair, it is these that are numbered.
+    If several documents belong together, as in a pair, the numbers are those of pairs.
     """
 
     source: str
@@ -32,18 +32,18 @@ class Selection:
 def select(
     data: LmDataConfig, name: str, directory: str, there: Sequence[str], documents_each: int, kind: str
 ) -> dict[str, Selection]:
-    """By split, what is used of component `name`, whose tokenization in `directory` has the splits `there`.
+    """What is used of component `name`, by split. Its tokenization in `directory` has the splits `there`.
 
-    documents_each: how many documents after one another belong together, as `kind`, which is then what is counted.
+    documents_each: how many consecutive documents belong together. Then groups, called `kind`, are counted.
 
     Raises:
-        DataError: no train split to train on, or no documents to keep out for validation.
+        DataError: no train split to train on, or too few documents to hold some out for validation.
     """
     held_out = data.num_validation_sequences.get(name, 0)
     if held_out and VALIDATION in there:
         raise DataError(f"num_validation_sequences names {name!r}, which has a validation split; expected one without")
     if name not in data.training:
-        # Validated on its validation split, or else on all it has.
+        # Validated on its validation split, else on all of it.
         return {VALIDATION: _whole(directory, VALIDATION if VALIDATION in there else TRAIN, documents_each)}
     if TRAIN not in there:
         raise DataError(f"component {name!r} has a weight above 0 and no train split; expected weight 0")
@@ -72,15 +72,15 @@ def _whole(directory: str, split: str, documents_each: int) -> Selection:
 
 
 def _lowest_hashes(hashes: np.ndarray, held_out: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the `held_out` lowest of `hashes` are, and the next `most`."""
+    """Indices of the `held_out` lowest of `hashes`, and of the next `most`."""
     by_hash = np.argsort(hashes, kind="stable")
-    # Equal documents have equal hashes: a copy of a validated one is not trained.
+    # Equal documents have equal hashes: no copy of a validated document is trained.
     first = int(np.searchsorted(hashes[by_hash], hashes[by_hash[held_out - 1]], side="right")) if held_out else 0
     return np.sort(by_hash[:first]), np.sort(by_hash[first : first + most])
 
 
 def _hashes(cache: TokenCache, documents_each: int) -> np.ndarray:
-    """uint64: of the token ids of each document, or of those that belong together."""
+    """uint64: hashes of the token ids of each document, or of each group of documents."""
     hashes = np.empty(len(cache), np.uint64)
     for start in range(0, len(cache), _READ_AT_ONCE):
         rows = cache.read(range(start, min(start + _READ_AT_ONCE, len(cache))))

@@ -1,1 +1,1 @@
-"""Files from the Hub and from URLs: resumed when a transfer breaks off, checked when they are there."""
+"""Files from the Hub and from URLs. Broken transfers are resumed, finished ones are checked."""

@@ -1,6 +1,6 @@
-"""The Hugging Face Hub, read with its own client: which files a revision of a repository has, and their bytes.
+"""Reads the Hugging Face Hub with its own client: the files in a revision of a repository, and their bytes.
 
-Errors of the client become a `DataError` that says what to do, or `Transient` where trying again may help.
+Errors of the client become a `DataError` that says what to do, or `Transient` if another try may help.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from marin_sft.redaction import redacted
 TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
 CHUNK = 1 << 18
-"""Bytes read at once. Less than that is lost when a connection breaks."""
-# A content network may refuse to send more than some 50 GB in one answer.
+"""Bytes read at once. A broken connection loses less than this."""
+# A content delivery network may refuse to send more than about 50 GB in one response.
 _AT_ONCE = 8 << 30
 _WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
 _QUERY = re.compile(r"\?[^\s'\")]+")
@@ -51,13 +51,13 @@ class Repository:
 
     @property
     def page(self) -> str:
-        """What a person opens."""
+        """The web page of the repository."""
         return f"{self.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """The bytes of a file of a repository, whose revision is a commit sha. Picklable; holds no token."""
+    """A file of a repository at a commit sha. Picklable; holds no token."""
 
     repository: Repository
     name: str
@@ -73,16 +73,16 @@ class HubFile:
 
 
 def endpoint() -> str:
-    """Read now, and not when the client was imported."""
+    """The hub's URL. Read on each call, as the client reads it only when it is imported."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def commit_of(repository: Repository) -> str:
-    """The full sha of the commit that the revision stands for.
+    """The full commit sha of the revision.
 
     Raises:
-        DataError: what trying again does not help against.
-        Transient: the rest.
+        DataError: another try does not help.
+        Transient: another try may help.
     """
     with _explained(repository):
         info = HfApi(repository.endpoint).repo_info(
@@ -95,8 +95,8 @@ def list_files(repository: Repository, allow: Sequence[str], ignore: Sequence[st
     """The files whose path matches a pattern of `allow` (none: all) and none of `ignore`, by path.
 
     Raises:
-        DataError: no file is left, or what trying again does not help against.
-        Transient: the rest.
+        DataError: no file is left, or another try does not help.
+        Transient: another try may help.
     """
     with _explained(repository):
         tree = HfApi(repository.endpoint).list_repo_tree(
@@ -106,8 +106,8 @@ def list_files(repository: Repository, allow: Sequence[str], ignore: Sequence[st
     kept = sorted(filter_repo_objects(entries, allow_patterns=list(allow) or None, ignore_patterns=list(ignore)))
     if not kept:
         raise DataError(
-            f"{repository.page}: none of its {len(entries)} files is left by allow_patterns={list(allow)} and "
-            f"ignore_patterns={list(ignore)}; its files: {', '.join(sorted(entries)[:10])}"
+            f"{repository.page}: allow_patterns={list(allow)} and ignore_patterns={list(ignore)} leave none of its "
+            f"{len(entries)} files; the first are: {', '.join(sorted(entries)[:10])}"
         )
     return [_remote_file(repository, entries[path]) for path in kept]
 
@@ -118,15 +118,15 @@ def _remote_file(repository: Repository, entry: RepoFile) -> RemoteFile:
 
 
 def http_bytes(url: str, offset: int, size: int | None, headers: dict[str, str] | None = None) -> Iterator[bytes]:
-    """What `url` holds from byte `offset` on, or a first part of that. `size`: of the whole, if known."""
-    # Identity, or the length would be that of something compressed.
+    """The bytes of `url` from `offset` on, or the first part of them. `size`: that of the whole file, if known."""
+    # Without compression, so that lengths are those of the file.
     headers = {**(headers or {}), "Accept-Encoding": "identity"}
     end = "" if size is None else min(size, offset + _AT_ONCE) - 1
     if offset or end:
         headers["Range"] = f"bytes={offset}-{end}"
     with get_session().get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         hf_raise_for_status(answer)
-        # A server that knows no ranges sends the whole: what is there already is skipped.
+        # A server without range requests sends the whole file: skip what is there already.
         skip = offset if answer.status_code == 200 else 0
         for chunk in answer.iter_content(CHUNK):
             yield chunk[skip:]
@@ -165,9 +165,9 @@ def _explained(repository: Repository) -> Iterator[None]:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Errors of the client and of HTTP inside the block as ours.
+    """Converts errors of the client and of HTTP to ours.
 
-    They lose their cause on purpose: its text, and that of its own causes, has URLs whose queries are secrets.
+    They drop their cause on purpose: its text may hold URLs with secrets in their queries.
     """
     try:
         yield
@@ -176,7 +176,7 @@ def explained(what: str) -> Iterator[None]:
     except EntryNotFoundError:
         raise DataError(f"{what}: the file is not there (404); check its spelling") from None
     except requests.HTTPError as error:
-        answer: Any = error.response  # there always is one: raise_for_status put it there
+        answer: Any = error.response  # never None: raise_for_status sets it
         said = f"{what}: HTTP {answer.status_code}: {_without_secrets(error)}"
         if answer.status_code in _WORTH_ANOTHER_TRY:
             raise Transient(said, answer.headers.get("Retry-After")) from None

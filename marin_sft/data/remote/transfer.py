@@ -1,7 +1,7 @@
-"""Bringing one file from elsewhere to where it belongs: resumed when it breaks off, and checked when it is there.
+"""Transfers one file: resumes it after a break, and checks it at the end.
 
-A local file grows as `{name}.part` and gets its name when it is whole and right. In an object store a file is written
-in one go, and is there only when it was whole and right.
+A local file grows as `{name}.part`, and gets its name when it is complete and correct. In an object store, a file is
+written in one go, and appears only when it is complete and correct.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 MAX_TRIES = 8
 """In a row, without a byte of progress."""
 LONGEST_WAIT = 900.0
-"""Seconds. A server that asks for more patience is taken for one that refuses."""
+"""Seconds. A server that asks for a longer wait counts as refusing."""
 PART = ".part"
 R = TypeVar("R")
 _logger = logging.getLogger(__name__)
 
 
 class Transient(Exception):
-    """Something that may go better at another try. `retry_after`: the header of that name."""
+    """An error that another try may avoid. `retry_after`: the header of that name."""
 
     def __init__(self, message: str, retry_after: str | None = None) -> None:
         super().__init__(message)
@@ -41,18 +41,20 @@ class Transient(Exception):
 
 
 class Origin(Protocol):
-    """Where bytes come from. `str` of it names it for people, without secrets."""
+    """Where bytes come from. Its `str` names it in messages, without secrets."""
 
     def read_from(self, offset: int, size: int | None) -> Iterator[bytes]:
-        """Bytes from `offset` on, to the end or not; `size` is that of the whole, if known. Raises Transient."""
+        """Bytes from `offset` on, maybe not to the end. `size`: that of the whole file, if known. Raises Transient."""
         ...
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """`name`: its path below the output. `size`: bytes, if known.
+    """A file to fetch.
 
-    `digest`: "sha256:..." of the content, "git:..." as git names a blob, or None.
+    name: its path below the output.
+    size: in bytes, if known.
+    digest: "sha256:..." of the content, "git:..." for the id of a git blob, or None.
     """
 
     name: str
@@ -62,10 +64,10 @@ class RemoteFile:
 
 
 def patiently(call: Callable[[], R], sleep: Callable[[float], None] = time.sleep) -> R:
-    """`call()`, again after waits that grow while it raises Transient.
+    """`call()`, repeated with growing waits while it raises Transient.
 
     Raises:
-        DataError: it did so `MAX_TRIES` times.
+        DataError: it failed `MAX_TRIES` times.
     """
     for attempt in range(MAX_TRIES):
         try:
@@ -82,15 +84,15 @@ def fetch(
     sleep: Callable[[float], None] = time.sleep,
     moved: Callable[[int], None] = lambda size: None,
 ) -> int:
-    """Bring `file` into `directory`; its size in bytes.
+    """Fetch `file` into `directory`, and return its size in bytes.
 
     Args:
         directory: a local path or any fsspec URL.
-        earlier: directories of attempts at the same; their files are taken over.
-        moved: told how many bytes arrived, each time some do.
+        earlier: directories of earlier attempts, whose files are reused.
+        moved: called with the number of bytes, each time some arrive.
 
     Raises:
-        DataError: it does not arrive, or is not what it should be.
+        DataError: it does not arrive, or has the wrong size or digest.
     """
     if "://" in directory:
         return _fetch_to_store(file, directory, earlier, sleep, moved)
@@ -162,7 +164,7 @@ def _fetch_to_store(
 
 
 class _Arrived:
-    """What arrived so far of a file: how much, and its digest."""
+    """The size and the digest of what arrived so far of a file."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._file = file
@@ -180,7 +182,7 @@ class _Arrived:
                 self.add(chunk)
 
     def wrong(self) -> str | None:
-        """What is wrong with the whole, if anything is."""
+        """What is wrong with the complete file, if anything."""
         if self._file.size not in (None, self.size):
             return f"{self._file.origin}: got {self.size} bytes, expected {self._file.size}"
         if self._expected and self._hash.hexdigest() != self._expected:
@@ -191,7 +193,7 @@ class _Arrived:
 def _transfer(
     file: RemoteFile, arrived: _Arrived, sink: BinaryIO, sleep: Callable[[float], None], moved: Callable[[int], None]
 ) -> None:
-    """Write what is missing to `sink`, asking again for the rest whenever it breaks off."""
+    """Write the missing bytes to `sink`, and resume whenever the transfer breaks off."""
     attempt = 0
     while file.size is None or arrived.size < file.size:
         before = arrived.size
@@ -203,7 +205,7 @@ def _transfer(
             if file.size is None:
                 return
             if arrived.size == before:
-                raise Transient(f"{file.origin}: nothing came from byte {before} on, of {file.size}")
+                raise Transient(f"{file.origin}: got no bytes from {before} on, expected {file.size} in all")
         except Transient as error:
             attempt = 0 if arrived.size > before else attempt
             _wait(error, attempt, sleep)
@@ -211,7 +213,7 @@ def _transfer(
 
 
 def _copy_longest_part(file: RemoteFile, part: str, earlier: Sequence[str]) -> None:
-    """Begin with what an earlier attempt got, unless nothing could tell whether the rest fits to it."""
+    """Begin with what an earlier attempt got. Without a digest to check the result, begin from zero."""
     parts = [os.path.join(attempt, file.name) + PART for attempt in earlier] if file.digest else []
     parts = [there for there in parts if os.path.isfile(there)]
     if parts:
@@ -227,24 +229,26 @@ def _link_or_copy(there: str, path: str) -> None:
 
 
 def _discard(sink: AbstractBufferedFile) -> None:
-    """Let go of a file of an object store that is being written, so that nothing of it appears."""
+    """Abandon a file that is being written to an object store, so that nothing of it appears."""
     sink.discard()
-    sink.closed = True  # or it is written after all when it is collected
+    sink.closed = True  # or garbage collection would still write it
 
 
 def _start_over(wrong: str, last_go: bool) -> None:
     if last_go:
-        raise DataError(f"{wrong}, twice; the file there is not what the listing or the configuration says")
+        raise DataError(f"{wrong}, twice; the file does not match the listing or the configuration")
     _logger.warning("%s; fetching it again", wrong)
 
 
 def _wait(error: Transient, attempt: int, sleep: Callable[[float], None]) -> None:
-    """Sleep before the next try, as long as the server asks, else twice as long each time, to a minute."""
+    """Sleep before the next try, as long as the server asks, else twice as long each time, at most a minute."""
     asked = _seconds(error.retry_after)
     if attempt + 1 >= MAX_TRIES:
-        raise DataError(f"{error}; gave up after {MAX_TRIES} tries; run again to go on from here") from error
+        raise DataError(f"{error}; gave up after {MAX_TRIES} tries; run again to continue from here") from error
     if asked is not None and asked > LONGEST_WAIT:
-        raise DataError(f"{error}; it asks to wait {asked:.0f} s; run again then to go on from here") from error
+        raise DataError(
+            f"{error}; the server asks to wait {asked:.0f} s; run again after that to continue from here"
+        ) from error
     wait = min(60.0, 2.0**attempt) if asked is None else asked
     _logger.warning("%s; trying again in %.0f s", error, wait)
     sleep(wait)

@@ -1,4 +1,4 @@
-"""Files at plain URLs: https:// with the client of the hub, everything else with fsspec."""
+"""Files at plain URLs: https:// with the hub's HTTP client, everything else with fsspec."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HttpFile:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """In an object store, or whatever else fsspec reads."""
+    """In an object store, or anything else that fsspec reads."""
 
     url: str
 
@@ -53,11 +53,11 @@ class StoredFile:
 
 
 def remote_file(url: str, sha256: str | None) -> RemoteFile:
-    """The file at `url`, with its size where its server tells it.
+    """The file at `url`, with its size if the server reports it.
 
     Raises:
-        DataError: it is not there, or may not be read.
-        Transient: trying again may help.
+        DataError: it is missing, or may not be read.
+        Transient: another try may help.
     """
     name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
     if not name:
@@ -73,11 +73,11 @@ def remote_file(url: str, sha256: str | None) -> RemoteFile:
 
 
 def _http_size(file: HttpFile) -> int | None:
-    """By a HEAD request; None where the server does not answer that or does not know."""
+    """From a HEAD request. None if the server does not answer it or does not know."""
     with explained(str(file)):
         headers = {"Accept-Encoding": "identity"}
         answer = get_session().head(file.url, headers=headers, timeout=TIMEOUT, allow_redirects=True)
-        # A URL signed for GET answers HEAD with 403; what GET says then counts.
+        # A URL signed for GET answers HEAD with 403, which says nothing about GET.
         if answer.status_code in (403, 405, 501):
             return None
         answer.raise_for_status()

@@ -1,7 +1,6 @@
-"""Cutting the rows of many files into blocks of equal size, each the work of one task.
+"""Cuts the rows of many files into blocks of equal size, one per task.
 
-Blocks depend on the rows and their order only, not on how they are spread over files or workers: the same rows give the
-same shards.
+Blocks depend only on the rows and their order, not on files or workers: the same rows give the same shards.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ def plan_blocks(files: Sequence[SourceFile], counts: Sequence[int], rows_per_blo
 
 
 def cut(spans: Sequence[Span], rows_per_block: int) -> list[tuple[Span, ...]]:
-    """Cut the rows of all `spans`, in order, into blocks of `rows_per_block`; the last is smaller.
+    """Cut the rows of all `spans`, in order, into blocks of `rows_per_block`. The last may be smaller.
 
     Small spans share a block, large ones are cut.
     """

@@ -1,4 +1,4 @@
-"""The rows that a step drops: how many for which reason, a few of each to look at, and when they are too many."""
+"""The rows that a step drops: counts and samples by reason, and when they are too many."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SAMPLES_PER_REASON = 5
 SAMPLE_CHARACTERS = 2000
 DROPPED = "dropped.jsonl"
 ON_PURPOSE = frozenset({"identical_pair", "not_trained", "rated_bad"})
-"""Reasons for which good data has many rows dropped: they do not count against `max_dropped`."""
-MEND = "Then mend the rows, or say with shape=, columns= and role_map= of the format what they hold"
+"""Reasons that are normal in good data. They do not count against `max_dropped`."""
+MEND = "Then fix the rows, or describe them with shape=, columns= and role_map= of the format"
 _SHOWN, _SHOWN_CHARACTERS, _SHOWN_ROW = 3, 300, 200
 
 
 @dataclass
 class Dropped:
-    """`counts` by reason; `samples`: the first rows of each reason, in order; `paths` of their files, in the same."""
+    """Dropped rows: counts by reason, the first few of each reason as samples, and the paths of the samples' files."""
 
     counts: Counter[str] = field(default_factory=Counter)
     samples: list[Json] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Dropped:
 
     @staticmethod
     def together(parts: Iterable[Dropped]) -> Dropped:
-        """What `parts`, in order, dropped."""
+        """All that `parts` dropped, in order."""
         whole, shown = Dropped(), Counter[str]()
         for part in parts:
             whole.counts += part.counts
@@ -55,7 +55,7 @@ class Dropped:
 
 
 def write_dropped(directory: str, parts: Iterable[Dropped]) -> None:
-    """Write the samples of `parts` to `{directory}/dropped.jsonl`; nothing when no row was dropped."""
+    """Write the samples of `parts` to `{directory}/dropped.jsonl`, if there are any."""
     samples = [sample for part in parts for sample in part.samples]
     if samples:
         write_json_lines(f"{directory}/{DROPPED}", samples)
@@ -71,13 +71,15 @@ def check_dropped(
     tokenizer: str = "T",
     format: LmDatasetFormat | None = None,
 ) -> None:
-    """Raises DataError when no row is left, or when more than the share `max_dropped` was dropped by mistake.
+    """Raises DataError if no row is left, or if more than the share `max_dropped` was dropped by mistake.
 
     Args:
-        where: what the rows are of. directory: where `write_dropped` writes. mend: what the user can do about it.
-        tokenizer, format: to look at rows with.
+        where: what the rows belong to, for the message.
+        directory: where `write_dropped` writes.
+        mend: what the user can do about it.
+        tokenizer, format: for the command that shows rows.
 
-    Tells of dropped rows that are few enough.
+    Prints a line about dropped rows that are few enough.
     """
     lost = dropped.counts.total()
     if not rows:
@@ -88,8 +90,8 @@ def check_dropped(
         look = preview_command(dropped.paths[0], tokenizer, format)
         raise DataError(
             f"{where}: {lost} of {rows} rows dropped ({reasons}); expected at least one row kept and at most "
-            f"{max_dropped:.1%} dropped, as in{''.join(_telling(dropped))}\n"
-            f"{_first_row(dropped.samples[0])}More of them are in {directory}/{DROPPED}. See what becomes of rows with "
+            f"{max_dropped:.1%} dropped, for example{''.join(_telling(dropped))}\n"
+            f"{_first_row(dropped.samples[0])}More of them are in {directory}/{DROPPED}. To see how rows are read, run "
             f"`{look}`. {mend}, or raise max_dropped"
         )
     if lost:
@@ -97,7 +99,7 @@ def check_dropped(
 
 
 def _telling(dropped: Dropped) -> list[str]:
-    """A few lines that say different things: about the first row of each of the commonest reasons, then others."""
+    """A few different lines: first one for each of the most common reasons, then more."""
     lines: dict[str, list[str]] = {reason: [] for reason, _ in dropped.counts.most_common()}
     seen: set[str] = set()
     for sample, path in zip(dropped.samples, dropped.paths, strict=True):
@@ -120,7 +122,7 @@ def _short(text: str, most: int) -> str:
 
 
 def _sample(source: SourceRow, bad: BadRow) -> Json:
-    """What a person needs to find and judge a dropped row. No full path: the output must not depend on places."""
+    """What it takes to find and judge a dropped row. No full path: the output must not depend on locations."""
     try:
         text = "" if isinstance(source.row, BadRow) else json.dumps(source.row, ensure_ascii=False, default=str)
     except RecursionError:

@@ -2,11 +2,11 @@
 
     .jsonl .ndjson   a JSON value a line
     .json            one list of rows, or {"data": [...]}; or JSON lines; or JSON objects one after another
-    .csv .tsv        a header, then rows; every value is text, as it stands there
+    .csv .tsv        a header, then rows; every value is text, unchanged
     .parquet         .arrow (IPC streams and files, as `datasets` writes them)
 
-All but the last two also as .gz and .zst. However large a file is, reading it takes little memory: a row, a batch of a
-table, or a row group at a time.
+All but the last two may be compressed as .gz or .zst. Reading a file of any size takes little memory: a row, a batch of
+a table, or a row group at a time.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ _COMPRESSIONS = (".gz", ".zst")
 _OTHER_COMPRESSIONS = (".xz", ".bz2", ".zip", ".lz4", ".br")
 _EXPECTED = ", ".join([*_TEXTS, *_TABLES])
 _ABOUT_DATA = re.compile(r"readme|licen[cs]e|dataset_infos?\.json|.*\.md$", re.IGNORECASE)
-_SHOWN = 5  # of the files passed over
+_SHOWN = 5  # of the skipped files
 
 
 def is_readable(path: str) -> bool:
-    """Whether the name of a file says that its rows can be read."""
+    """Whether the rows of a file can be read, by its name."""
     return _kind(path) != ""
 
 
@@ -63,12 +63,12 @@ def find_files(patterns: Sequence[str]) -> list[SourceFile]:
     """The files that `patterns` (paths, directories or globs, see `paths.find`) name, each once, in order of pattern
     and then path.
 
-    Files and directories whose name starts with a dot are left out, and of a directory what `is_readable` denies. Of a
-    directory that `datasets` saved, its tables alone are rows.
+    Names that start with a dot are left out. So are unreadable kinds of files in a directory. In a directory that
+    `datasets` saved, only the tables count.
 
     Raises:
-        DataError: a pattern that matches no file, a file named by a path or glob whose kind cannot be read, a link that
-            leads nowhere, or a directory that cannot be read.
+        DataError: a pattern matches no file, a path or glob names an unreadable kind of file, a link is broken, or a
+            directory cannot be read.
     """
     found: dict[str, SourceFile] = {}
     for pattern in patterns:
@@ -77,46 +77,46 @@ def find_files(patterns: Sequence[str]) -> list[SourceFile]:
     unreadable = [file.path for file in found.values() if not is_readable(file.path)]
     if unreadable:
         raise DataError(
-            f"cannot read {unreadable[0]!r}; expected one of {_EXPECTED}, with .gz or .zst after those that are text; "
+            f"cannot read {unreadable[0]!r}; expected one of {_EXPECTED}, the text formats also with .gz or .zst; "
             "narrow the glob"
         )
     return list(found.values())
 
 
 def files_below(directory: str) -> list[SourceFile]:
-    """All files below `directory`, of whatever kind, by path; what starts with a dot is left out.
+    """All files below `directory`, of any kind, by path. Names that start with a dot are left out.
 
     Raises:
-        DataError: a link that leads nowhere, or a directory that cannot be read.
+        DataError: a broken link, or a directory that cannot be read.
     """
     return _named(directory, _found(directory))
 
 
 def _matches(pattern: str) -> list[SourceFile]:
     if pattern.startswith(("https://", "http://")):
-        # A web server has no directories, and a "?" there is no wildcard.
+        # A web server has no directories, and "?" in a URL is not a wildcard.
         return [SourceFile(pattern, _name(pattern).rsplit("/", 1)[-1])]
     found = _found(pattern)
     files = _named(pattern, found)
     if _is_directory(pattern, found):
         described = without_descriptions(files)
         files = [file for file in described if is_readable(file.path) or _is_packed(file.path)]
-        _tell_passed_over(pattern, [file.name for file in described if file not in files])
+        _warn_of_skipped(pattern, [file.name for file in described if file not in files])
     if not files:
         raise DataError(f"no file matches {pattern!r}; expected at least one of {_EXPECTED}{nearest_path(pattern)}")
     return files
 
 
-def _tell_passed_over(directory: str, names: Sequence[str]) -> None:
-    """Warn of files in a directory of rows that cannot be read; a README or a licence is none of its rows."""
+def _warn_of_skipped(directory: str, names: Sequence[str]) -> None:
+    """Warn of unreadable files in a directory of rows, except a README, a licence and the like."""
     names = [name for name in names if not _ABOUT_DATA.match(PurePosixPath(name).name)]
     if names:
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        print(f"warning: {directory}: passed over {shown}; expected {_EXPECTED}", file=sys.stderr)
+        print(f"warning: {directory}: skipped {shown}; expected {_EXPECTED}", file=sys.stderr)
 
 
 def _is_packed(path: str) -> bool:
-    """Whether rows are in a file of a directory that is compressed as cannot be read: it is not passed over."""
+    """Whether a file holds rows in an unsupported compression: it must not be skipped silently."""
     name = PurePosixPath(_name(path).lower())
     return name.suffix in (*_COMPRESSIONS, *_OTHER_COMPRESSIONS) and name.with_suffix("").suffix in (*_TEXTS, *_TABLES)
 
@@ -129,14 +129,14 @@ def _found(path: str) -> Found:
 
 
 def _is_directory(pattern: str, found: Found) -> bool:
-    """Whether `pattern` names the directory that all was found in."""
+    """Whether `pattern` is the directory itself, not a glob or a file."""
     return (local_path(pattern) or file_system(pattern)[1]).rstrip("/") == found.root.rstrip("/")
 
 
 def _named(path: str, found: Found) -> list[SourceFile]:
     broken = [name for name in found.broken if is_readable(name) and not _is_hidden(name)]
     if broken:
-        raise DataError(f"{found.root}/{broken[0]} is a link that leads nowhere; mend it, or remove it")
+        raise DataError(f"{found.root}/{broken[0]} is a broken link; fix it, or remove it")
     address = str if local_path(path) is not None else file_system(path)[0].unstrip_protocol
     root = found.root.rstrip("/")
     return [SourceFile(address(f"{root}/{name}"), name) for name in sorted(found.names) if not _is_hidden(name)]
@@ -147,7 +147,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def count_rows(file: SourceFile) -> int:
-    """How many rows `read_rows` gives. Of parquet, only the footer is read; JSON lines are not parsed.
+    """How many rows `read_rows` gives. Reads only the footer of parquet, and does not parse JSON lines.
 
     Raises:
         DataError: as `read_rows` does.
@@ -162,10 +162,10 @@ def count_rows(file: SourceFile) -> int:
 
 
 def read_rows(file: SourceFile, start: int = 0, stop: int | None = None) -> Iterator[SourceRow]:
-    """Rows `start` to `stop` (counted from 0) of `file`. Tables skip to `start`; other files are read up to there.
+    """Rows `start` to `stop` (counted from 0) of `file`. Tables skip to `start`; other files are read up to it.
 
     Raises:
-        DataError: a file that cannot be read to its end, or that is not what its name says.
+        DataError: a file cannot be read to its end, or is not what its name says.
     """
     if (kind := _kind(file.path)) in _TABLES:
         from marin_sft.data.rows import table_rows
@@ -184,7 +184,7 @@ def _raw_rows(file: SourceFile) -> Iterator[RawRow]:
 
 @contextlib.contextmanager
 def _reading(file: SourceFile) -> Iterator[BinaryIO]:
-    """The open file; what goes wrong inside is a DataError that names it."""
+    """The open file. Errors inside become a DataError that names it."""
     try:
         with _opened(file.path) as stream:
             yield stream
@@ -196,7 +196,7 @@ def _reading(file: SourceFile) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    """The text of a file as bytes, decompressed. A compressed file that ends early is an OSError or EOFError."""
+    """The decompressed bytes of a file. A compressed file that ends early raises OSError or EOFError."""
     with open_file(path, "rb") as raw:
         name = _name(path).lower()
         start = raw.read(2)
@@ -210,14 +210,14 @@ def _opened(path: str) -> Iterator[Any]:
         elif name.endswith(".zst"):
             import pyarrow as pa
 
-            # The zstandard package takes the end of a file that was cut for the end of its data; pyarrow does not.
+            # The zstandard package does not notice a truncated file; pyarrow does.
             yield io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd"), 1 << 20)
         else:
             yield raw
 
 
 def _kind(path: str) -> str:
-    """The suffix that says how rows lie in a file: `.json` of `x.json.gz`; empty for what cannot be read."""
+    """The suffix that names the format of the rows: `.json` for `x.json.gz`. Empty if it cannot be read."""
     name = _name(path).lower()
     suffix = PurePosixPath(name).suffix
     if suffix in _COMPRESSIONS:
@@ -227,7 +227,7 @@ def _kind(path: str) -> str:
 
 
 def _name(path: str) -> str:
-    """The path without what a web address may have behind it."""
+    """The path, without the query of a URL."""
     return urlsplit(path).path if path.startswith(("https://", "http://")) else path
 
 
@@ -243,7 +243,7 @@ def write_shard(directory: str, index: int, rows: Iterable[Json]) -> str:
 
 
 def write_rows(directory: str, rows: Iterable[Json], rows_per_shard: int = 5000) -> list[str]:
-    """Write all `rows` as `shard_00000.jsonl.gz` and so on below `directory`; their paths. No rows: one empty shard."""
+    """Write `rows` as `shard_00000.jsonl.gz` and so on in `directory`; their paths. No rows: one empty shard."""
     rows = iter(rows)
     paths = [write_shard(directory, 0, islice(rows, rows_per_shard))]
     while some := list(islice(rows, rows_per_shard)):

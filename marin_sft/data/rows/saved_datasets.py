@@ -1,7 +1,7 @@
-"""Directories that `datasets` saved with `save_to_disk`: which of their files hold rows.
+"""Directories written by `save_to_disk` of `datasets`: which of their files hold rows.
 
-dataset_dict.json    of several splits: their names, each a directory of what follows
-state.json           names the tables, in order; another .arrow is the cache of a later `map`
+dataset_dict.json    if there are several splits: their names, each a directory with the files below
+state.json           names the tables, in order; any other .arrow is the cache of a later `map`
 dataset_info.json    a description
 """
 
@@ -19,10 +19,10 @@ _SPLITS, _STATE, _ABOUT = "dataset_dict.json", "state.json", "dataset_info.json"
 
 
 def saved_splits(files: Mapping[str, SourceFile], folder: str = "") -> dict[str, list[SourceFile]]:
-    """The tables of each split that is saved in `folder` of `files` (by name); none where nothing is saved there.
+    """The tables of each split saved in `folder` of `files` (by name). Empty if nothing is saved there.
 
     Raises:
-        DataError: a table that is missing.
+        DataError: a table is missing.
     """
     if (names := _listed(files, folder, _SPLITS, "splits")) is not None:
         inside = {name: saved_splits(files, posixpath.join(folder, name)) for name in names}
@@ -33,15 +33,17 @@ def saved_splits(files: Mapping[str, SourceFile], folder: str = "") -> dict[str,
     paths = [posixpath.join(folder, table["filename"]) for table in tables]
     if missing := [path for path in paths if path not in files]:
         state = files[posixpath.join(folder, _STATE)].path
-        raise DataError(f"{state} names {posixpath.basename(missing[0])!r}, which is not there")
+        raise DataError(
+            f"{state} names {posixpath.basename(missing[0])!r}, which is missing; save or copy the dataset again"
+        )
     return {"train": [files[path] for path in paths]}
 
 
 def without_descriptions(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """`files` of a directory without those of saved data sets that hold no rows.
+    """`files` of a directory, without the files of saved datasets that hold no rows.
 
     Raises:
-        DataError: several splits of a data set, of which one has to be named; or a table that is missing.
+        DataError: a dataset has several splits, of which one must be named; or a table is missing.
     """
     by_name = {file.name: file for file in files}
     kept = dict(by_name)
@@ -51,7 +53,7 @@ def without_descriptions(files: Sequence[SourceFile]) -> list[SourceFile]:
             first = next(iter(splits))
             where = posixpath.dirname(by_name[posixpath.join(folder, _SPLITS)].path)
             raise DataError(
-                f"{where} is a data set with the splits {', '.join(splits)}; name one, as in {where}/{first}"
+                f"{where} is a dataset with the splits {', '.join(splits)}; name one, as in {where}/{first}"
             )
         if splits:
             rows = {file.name for tables in splits.values() for file in tables}
@@ -66,12 +68,12 @@ def _is_known(base: str) -> bool:
 
 
 def _listed(files: Mapping[str, SourceFile], folder: str, base: str, key: str) -> list[Any] | None:
-    """What the file `base` of `folder` lists under `key`; None where it is no such file."""
+    """What the file `base` of `folder` lists under `key`. None if there is no such file."""
     file = files.get(posixpath.join(folder, base))
     if file is None:
         return None
     try:
         listed = read_json(file.path)[key]
-    except (ValueError, KeyError, TypeError):  # of somebody else
+    except (ValueError, KeyError, TypeError):  # a file of another program
         return None
     return listed if isinstance(listed, list) else None

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True)
 class SourceFile:
-    """`path` opens the file; `name` is the part of it that does not depend on where the data lies."""
+    """A file of rows. `name` is the part of `path` that does not depend on where the data is."""
 
     path: str
     name: str
 
 
 class SourceRow(NamedTuple):
-    """Line numbers count from 1; in a JSON list and in tables, rows count. `row` is a BadRow where it is unreadable."""
+    """One row. `line` counts lines from 1; in JSON lists and tables, rows. `row` is a BadRow if it is unreadable."""
 
     file: SourceFile
     line: int

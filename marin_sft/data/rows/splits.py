@@ -3,8 +3,8 @@
     for span in split_spans(directory, "train[:10%]", subset="en"):
         for file, line, row in read_rows(span.file, span.start, span.stop): ...
 
-The `datasets` library decides, so its rules hold: `configs` in the README's YAML, or names of files and folders. It is
-shown the directory's names only, not the data, which may therefore lie in an object store.
+The `datasets` library decides, so its rules hold: `configs` in the README's YAML, or names of files and folders. It
+sees only file names, not the data, so the data may be in an object store.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from marin_sft.execution.shards import map_shards
 if TYPE_CHECKING:
     from datasets import BuilderConfig
 
-# Files whose text decides on subsets and splits.
+# Files whose content defines subsets and splits.
 _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
-# What a subset's entry in `configs` may say without changing how a file is read: features are types, which files of
-# ours carry themselves, and the rest are names.
+# Settings of a subset in `configs` that do not change how files are read. Features are types, which our files hold
+# themselves; the rest are names.
 _HARMLESS = {"name", "version", "data_dir", "data_files", "description", "features"}
 _PARQUET_REVISION = "refs/convert/parquet"
 
@@ -41,7 +41,7 @@ def split_files(directory: str, subset: str | None = None) -> dict[str, list[Sou
         directory: a downloaded dataset repository: a local path or any fsspec URL.
 
     Raises:
-        DataError: no such subset, no default among several, no data files, files of a kind that cannot be read, a
+        DataError: no such subset, several subsets without a default, no data files, unreadable kinds of files, a
             loading script, or parameters of the subset that would change how files are read.
     """
     import datasets
@@ -57,11 +57,11 @@ def split_files(directory: str, subset: str | None = None) -> dict[str, list[Sou
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_bytes_of(files[name]) if name in _CARDS else b"")
         try:
-            # Looks at names and cards; reads and downloads nothing.
+            # Looks at names and cards only; downloads nothing.
             builder = datasets.load_dataset_builder(str(root / "repository"), subset, cache_dir=str(root / "cache"))
         except (ValueError, FileNotFoundError, TypeError) as error:
             text = str(error).replace(str(root / "repository"), directory)
-            raise DataError(f"{directory}: subset {subset!r} cannot be made out: {text}") from error
+            raise DataError(f"{directory}: cannot resolve subset {subset!r}: {text}") from error
     _refuse_parameters(directory, builder.config)
     prefix = f"{root / 'repository'}/"
     splits = {
@@ -70,20 +70,18 @@ def split_files(directory: str, subset: str | None = None) -> dict[str, list[Sou
     }
     unreadable = [file.name for found in splits.values() for file in found if not is_readable(file.path)]
     if unreadable:
-        raise DataError(
-            f"{directory}: {unreadable[0]!r} is of a kind that cannot be read; expected tables or JSON rows"
-        )
+        raise DataError(f"{directory}: cannot read {unreadable[0]!r}; expected tables or JSON rows")
     return splits
 
 
 def split_spans(directory: str, split: str = "train", subset: str | None = None) -> list[Span]:
-    """The rows of a split or of slices of splits, in order: spans of files, none of them empty.
+    """The rows of a split or of slices of splits, in order, as spans of files. No span is empty.
 
     Args:
         split: as `datasets` spells it: `train`, `train[:10%]`, `train[100:200]`, `train+test`, `all`.
 
     Raises:
-        DataError: as `split_files` does; a split that is not there; a slice that `datasets` does not understand.
+        DataError: as `split_files`, a missing split, or a slice that `datasets` does not understand.
     """
     import datasets
 
@@ -102,7 +100,7 @@ def split_spans(directory: str, split: str = "train", subset: str | None = None)
 
 
 def _cut(files: Sequence[SourceFile], counts: Sequence[int], start: int, stop: int) -> list[Span]:
-    """Rows `start` to `stop` of all files' rows, one after another."""
+    """Rows `start` to `stop` of the concatenated files."""
     begins = [0, *accumulate(counts)]
     spans = [
         Span(file, max(start - begin, 0), min(stop - begin, count))
@@ -112,15 +110,15 @@ def _cut(files: Sequence[SourceFile], counts: Sequence[int], start: int, stop: i
 
 
 def _refuse_script(directory: str, files: dict[str, SourceFile]) -> None:
-    """A repository with a loading script named after it is a program, which `datasets` does not run any more."""
+    """Refuse a repository with a loading script named after it, which `datasets` no longer runs."""
     try:
         name = read_json(f"{directory.rstrip('/')}/.provenance.json")["id"].split("/")[-1]
     except FileNotFoundError:
         return
     if f"{name}.py" in files:
         raise DataError(
-            f"{directory}: its rows are made by the loading script {name}.py, and scripts of others are not run; "
-            f"download revision {_PARQUET_REVISION!r}, which has them as files, or make the rows in a step of your own"
+            f"{directory}: its rows are made by the loading script {name}.py, which is not run; download revision "
+            f"{_PARQUET_REVISION!r}, which has them as files, or make the rows in a step of your own"
         )
 
 
@@ -131,13 +129,13 @@ def _refuse_parameters(directory: str, config: BuilderConfig) -> None:
         for field in dataclasses.fields(config)
         if field.name not in _HARMLESS and getattr(config, field.name) != getattr(plain, field.name)
     ]
-    # A .tsv file says by its name what the library then sets as a parameter.
+    # For a .tsv file, the library sets this parameter itself.
     if changed == ["sep"] and config.sep == "\t" and all(_is_tsv(p) for ps in config.data_files.values() for p in ps):
         return
     if changed:
         given = ", ".join(f"{name}={getattr(config, name)!r}" for name in changed)
         raise DataError(
-            f"{directory}: subset {config.name!r} asks for {given}, which cannot be honoured; "
+            f"{directory}: subset {config.name!r} asks for {given}, which is not supported; "
             "make the rows from the files in a step of your own"
         )
 

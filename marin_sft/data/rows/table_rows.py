@@ -1,8 +1,8 @@
 """The rows of parquet and Arrow files, as values that JSON can hold.
 
-Structs are dicts, maps dicts with text for keys, missing values and numbers that are none null; times are ISO 8601,
-durations seconds, decimals text with all their digits. Bytes are text where they are UTF-8, since some writers do not
-mark text as such; other bytes are `{"base64": ...}`, which nothing takes for text.
+Structs become dicts, maps become dicts with strings as keys. Missing values, NaN and infinities become null. Times
+become ISO 8601, durations seconds, decimals text with all digits. Bytes become text if they are UTF-8, since some
+writers do not mark text as such; other bytes become `{"base64": ...}`, which nothing takes for text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from marin_sft.errors import DataError
 _ROWS_AT_ONCE = 64
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _DAMAGE = (UnicodeDecodeError, SystemError, OverflowError, MemoryError)
-"""What pyarrow raises besides its own errors where a file is not what it says: names and sizes of any kind."""
+"""What pyarrow raises for damaged files, besides its own errors."""
 Convert = Callable[[Any], Any] | None
 
 
@@ -37,10 +37,10 @@ def count_rows(path: str, kind: str) -> int:
 
 
 def read_rows(path: str, kind: str, start: int, stop: int | None) -> Iterator[tuple[int, object]]:
-    """(row number from 1, row) of rows `start` to `stop`, counted from 0. A row with text that is no UTF-8 is a BadRow.
+    """(row number from 1, row) of rows `start` to `stop`, counted from 0. A row whose text is not UTF-8 is a BadRow.
 
     Raises:
-        DataError: a file that cannot be read, or columns of one name.
+        DataError: a file cannot be read, or has two columns with the same name.
     """
     with _reading(path) as stream:
         batches = _parquet_batches(stream, start, stop) if kind == ".parquet" else _numbered(stream)
@@ -67,8 +67,8 @@ def _reading(path: str) -> Iterator[pa.NativeFile]:
 
 
 def _parquet_batches(stream: pa.NativeFile, start: int, stop: int | None) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """(number of its first row, batch) of the row groups that have rows from `start` to `stop`."""
-    # Buffered reads and no pre-buffering: a row group is never in memory as a whole.
+    """(number of the first row, batch) for the row groups with rows from `start` to `stop`."""
+    # Buffered reads without pre-buffering: a row group is never in memory as a whole.
     file = pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
     first = 0
     for group in range(file.metadata.num_row_groups):
@@ -90,10 +90,10 @@ def _numbered(stream: pa.NativeFile) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 
 def _arrow_batches(stream: pa.NativeFile) -> Iterator[pa.RecordBatch]:
-    """Of an IPC file, or of a stream.
+    """The batches of an IPC file or stream.
 
     Raises:
-        EOFError: a stream without the mark at its end, whose writer or copy may have been interrupted.
+        EOFError: a stream without its end mark: the writer or a copy may have been interrupted.
     """
     size = stream.size()
     magic = stream.read(6)
@@ -103,17 +103,17 @@ def _arrow_batches(stream: pa.NativeFile) -> Iterator[pa.RecordBatch]:
         return
     stream.seek(max(size - len(_END_OF_STREAM), 0))
     if stream.read() != _END_OF_STREAM:
-        raise EOFError("the mark at the end of the stream is missing")
+        raise EOFError("the end mark of the stream is missing")
     stream.seek(0)
     yield from _validated(pa.ipc.open_stream(stream))
 
 
 def _validated(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """`batches`, none of which leads outside of its buffers: pyarrow reads what offsets of a damaged file point at."""
+    """`batches`, checked for offsets outside of their buffers, which pyarrow would follow in a damaged file."""
     for number, batch in enumerate(batches, 1):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             try:
-                # Text as bytes: a row with text that is no UTF-8 is told by itself.
+                # Check text as bytes: rows that are not UTF-8 are reported one by one.
                 column.view(_as_bytes(column.type)).validate(full=True)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 raise pa.ArrowInvalid(f"batch {number}, column {name!r}: {error}") from error
@@ -121,7 +121,7 @@ def _validated(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _as_bytes(type: pa.DataType) -> pa.DataType:
-    """`type` with bytes where it has text, and otherwise laid out alike."""
+    """`type` with bytes instead of text, in the same layout."""
     for is_text, bytes in _TEXTS:
         if is_text(type):
             return bytes
@@ -139,7 +139,7 @@ def _as_bytes(type: pa.DataType) -> pa.DataType:
 def _rows(batch: pa.RecordBatch) -> Iterator[object]:
     names = batch.schema.names
     if len(set(names)) < len(names):
-        raise DataError(f"got columns {names}, expected a name only once")
+        raise DataError(f"got columns {names}, expected each name once")
     converters = {field.name: convert for field in batch.schema if (convert := _converter(field.type))}
     try:
         rows = batch.to_pylist()
@@ -157,7 +157,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[object]:
 
 
 def _converter(type: pa.DataType) -> Convert:
-    """What makes a value of this type one that JSON can hold; None where it is one as pyarrow gives it."""
+    """Converts values of this type for JSON. None if pyarrow's values need no conversion."""
     made = _converter_of_present(type)
     return made and (lambda value: None if value is None else made(value))
 

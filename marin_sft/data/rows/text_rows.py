@@ -1,7 +1,7 @@
-"""The rows of files that are text: JSON and comma-separated values. Given an open binary file, one row at a time.
+"""The rows of text files, JSON and comma-separated values, read one at a time from an open binary file.
 
-Each function yields (line, row), the row either parsed or, of JSON lines, as the bytes of its line: `parsed_row` makes
-the row of both. A row that is unreadable by itself is a `BadRow`; a ValueError, with the line, ends the file.
+Each function yields (line, row). The row is parsed, except for JSON lines, where it is the bytes of the line:
+`parsed_row` takes both. An unreadable row is a `BadRow`. A ValueError, with the line, ends the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LIST = re.compile(r"\s*\[")
 # NaN and infinities are null, as in tables: pandas writes NaN for what is missing.
 _DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 _SPACE = re.compile(r"\s*")
-# How far before the end of the text a JSON value that is merely cut there can be called wrong: `\u12`, `-Infini`.
+# The decoder may report an error this far before the end of a text that is merely cut: `\u12`, `-Infini`.
 _CUT = 16
 
 
@@ -38,14 +38,14 @@ def parsed_row(raw: object) -> object:
         try:
             return _checked(_value_of_line(raw), b"\\ud" in raw or b"\\uD" in raw)
         except ValueError:
-            # Other encodings, and halves of surrogate pairs that are written as bytes.
+            # Other encodings, and lone surrogates written as bytes.
             return _checked(_DECODER.decode(raw.decode(json.detect_encoding(raw), "surrogatepass")), True)
     except (ValueError, RecursionError) as error:
         return BadRow("invalid_json", str(error))
 
 
 def _value_of_line(raw: bytes) -> object:
-    """The value of a line as it should be: UTF-8 with nothing before the value. Raises ValueError for any other."""
+    """The value of a usual line: UTF-8, with nothing before the value. Raises ValueError for any other."""
     text = raw.decode()
     value, end = _DECODER.raw_decode(text)
     if end != len(text) and not text[end:].isspace():
@@ -54,7 +54,7 @@ def _value_of_line(raw: bytes) -> object:
 
 
 def _checked(row: object, escaped: bool) -> object:
-    """`row`, or a BadRow if it has half of a surrogate pair, which no file can hold. `escaped`: it may have."""
+    """`row`, or a BadRow if it has a lone surrogate, which no file can hold. `escaped`: whether it may have one."""
     try:
         if escaped:
             json.dumps(row, ensure_ascii=False).encode()
@@ -64,7 +64,7 @@ def _checked(row: object, escaped: bool) -> object:
 
 
 def json_line_rows(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank; a mark at the beginning that says UTF-8 is left out."""
+    """The lines that are not blank, without a UTF-8 byte order mark."""
     for number, line in enumerate(stream, 1):
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if line.strip():
@@ -72,24 +72,24 @@ def json_line_rows(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def count_json_lines(stream: Iterable[bytes]) -> int:
-    """How many rows `json_line_rows` gives, for a fraction of its time."""
+    """How many rows `json_line_rows` yields, in a fraction of the time."""
     lines = iter(stream)
     first = next(lines, b"").removeprefix(codecs.BOM_UTF8)
     return bool(first.strip()) + Counter(map(bytes.isspace, lines))[False]
 
 
 def json_rows(stream: BinaryIO) -> Iterator[RawRow]:
-    """One list of rows, `{"data": [...]}`, JSON lines, or JSON objects one after another, or one that is a row.
+    """A list of rows, `{"data": [...]}`, JSON lines, several JSON objects in sequence, or one object that is a row.
 
-    In a list, elements count as lines. If the first line is an object by itself, the file is JSON lines.
+    In a list, elements count as lines. If the first line is a whole object, the file is JSON lines.
 
     Raises:
-        ValueError: neither of them.
+        ValueError: none of them.
     """
     head = stream.read(_HEAD).removeprefix(codecs.BOM_UTF8)
     start = head.decode(errors="replace")
     if not _LIST.match(start) and not _DATA_LIST.match(start):
-        # To the end of a line: it may be a row, and a list may be one line that is too long for memory.
+        # Read to the end of the line, which may be a row. Lists are excluded: one may be a line too long for memory.
         head += stream.readline()
         lines = json_line_rows(chain(io.BytesIO(head), stream))
         number, first = next(lines, (1, b""))
@@ -125,11 +125,11 @@ def _elements(scanner: _Scanner) -> Iterator[RawRow]:
 
 def _objects(scanner: _Scanner) -> Iterator[RawRow]:
     number, first = scanner.line_here(), scanner.value()
-    # A file with one dialogue is one row; one with a list of rows under a name of its own is not.
+    # A single dialogue is a row; an object with a list of rows under an unknown key is not.
     if not scanner.peek() and not (isinstance(first, BadRow) or KEYS.intersection(first)):
         raise ValueError(
-            f"got one JSON object, expected a list of rows or several; if it is a row, put it on one line; its "
-            f"keys are {list(first)[:10]}"
+            f"got one JSON object, expected a list of rows or several objects; if it is a row, put it on one line; "
+            f"its keys are {list(first)[:10]}"
         )
     yield number, first
     while scanner.peek():
@@ -137,7 +137,7 @@ def _objects(scanner: _Scanner) -> Iterator[RawRow]:
 
 
 class _Scanner:
-    """JSON values one after another from a text of any length, of which little more than one value is in memory."""
+    """Reads JSON values from a text of any length, with little more than one value in memory."""
 
     def __init__(self, head: bytes, stream: BinaryIO) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
@@ -152,7 +152,7 @@ class _Scanner:
         return self._line + self.text.count("\n", 0, self.at)
 
     def peek(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """The next character that is not a space. Empty at the end."""
         while True:
             self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]  # matches anything
             if self.at < len(self.text) or self._ended:
@@ -168,13 +168,13 @@ class _Scanner:
         """The next value, or a BadRow if no file could hold it.
 
         Raises:
-            ValueError: no JSON.
+            ValueError: not JSON.
         """
         self.peek()
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
-                # A number may go on where the text so far ends.
+                # A number may continue after the end of the text so far.
                 if end < len(self.text) or self._ended:
                     source = self.text[self.at : end]
                     row = _checked(value, "\\u" in source or not can_be_encoded(source))
@@ -184,13 +184,13 @@ class _Scanner:
                 cut = error.pos >= len(self.text) - _CUT or error.msg.startswith("Unterminated string")
                 if self._ended or not cut:
                     line = self._line + self.text.count("\n", 0, error.pos)
-                    raise ValueError(f"line {line}: no JSON ({error.msg})") from error
+                    raise ValueError(f"line {line}: not JSON ({error.msg})") from error
             except RecursionError as error:
-                raise ValueError(f"line {self.line_here()}: no row of data is nested so deep") from error
+                raise ValueError(f"line {self.line_here()}: the value is nested too deep") from error
             self._more()
 
     def _more(self) -> None:
-        """Read on, as much again as there is: what is parsed again and again is then parsed a few times at most."""
+        """Read as much again as there is, so that a large value is parsed again only a few times."""
         chunk = self._stream.read(max(_CHUNK, len(self.text) - self.at))
         self._line = self.line_here()
         self.text = self.text[self.at :] + self._decoder.decode(chunk, final=not chunk)
@@ -207,12 +207,12 @@ def tsv_rows(stream: BinaryIO) -> Iterator[RawRow]:
 
 
 def _separated_rows(stream: BinaryIO, delimiter: str) -> Iterator[RawRow]:
-    """Rows under the header, by the line they begin on; values are strings, spaces and all.
+    """The rows below the header, by the line they begin on. Values are strings, with their spaces.
 
     Raises:
-        ValueError: two columns of one name, a header that is no UTF-8, or a quote that is never closed.
+        ValueError: two columns with the same name, a header that is not UTF-8, or a quote that is never closed.
     """
-    csv.field_size_limit(2**31 - 1)  # of the whole process; the default refuses a text of 128 KiB
+    csv.field_size_limit(2**31 - 1)  # for the whole process; the default refuses texts of 128 KiB
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     try:
@@ -222,9 +222,9 @@ def _separated_rows(stream: BinaryIO, delimiter: str) -> Iterator[RawRow]:
     try:
         "".join(header).encode()
     except UnicodeEncodeError as error:
-        raise ValueError("line 1: the header has bytes that are no UTF-8: save the file again in UTF-8") from error
+        raise ValueError("line 1: the header is not UTF-8; save the file in UTF-8") from error
     if len(set(header)) < len(header):
-        raise ValueError(f"line 1: got columns {header}, expected a name only once")
+        raise ValueError(f"line 1: got columns {header}, expected each name once")
     while True:
         line = reader.line_num + 1
         try:
@@ -246,5 +246,5 @@ def _row_of_fields(header: list[str], fields: list[str]) -> dict[str, str] | Bad
     try:
         "".join(fields).encode()
     except UnicodeEncodeError as error:
-        return BadRow("invalid_utf8", f"character {error.start}: a byte that is no UTF-8")
+        return BadRow("invalid_utf8", f"character {error.start}: a byte that is not UTF-8")
     return dict(zip(header, fields, strict=True))

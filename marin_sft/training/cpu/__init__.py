@@ -1,1 +1,1 @@
-"""What is computed in another way on one CPU, because it is faster there: see `one_cpu`."""
+"""Code for training on one CPU, where it is faster: see `one_cpu`."""

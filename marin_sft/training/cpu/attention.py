@@ -1,12 +1,12 @@
-"""A model whose attention leaves out what documents of packed rows cannot see, where it runs on CPUs.
+"""Attention for CPUs that skips what the documents of packed rows cannot see.
 
-Accelerators have kernels for that; on a CPU, Levanter computes the scores of all pairs of positions of a row.
+Accelerators have kernels for that. On a CPU, Levanter computes the scores of all pairs of positions in a row.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import haliax as hax
 import jax
@@ -17,6 +17,9 @@ from levanter.layers.attention import Attention, AttentionBackend, AttentionMask
 from marin_sft.training.axes import BATCH, POSITION
 from marin_sft.training.cpu.one_cpu import on_one_cpu
 from marin_sft.training.cpu.packed_attention import Rows, packed_attention
+
+if TYPE_CHECKING:
+    from levanter.models.lm_model import LmHeadModel
 
 _HEADS = ("kv_head", "q_heads_per_group", "head_size")
 
@@ -38,9 +41,16 @@ class PackedMask(AttentionMask):
 
 
 class PackedAttention(Attention):
-    """As Levanter's, for a `PackedMask`."""
+    """Levanter's attention for a `PackedMask`."""
 
-    def __call__(self, x: hax.NamedArray, mask: Any, *, key: Any = None, pos_ids: Any = None) -> hax.NamedArray:
+    def __call__(
+        self,
+        x: hax.NamedArray,
+        mask: AttentionMask,
+        *,
+        key: jax.Array | None = None,
+        pos_ids: hax.NamedArray | None = None,
+    ) -> hax.NamedArray:
         assert isinstance(mask, PackedMask)
         key_qkv, key_out = maybe_rng_split(key, 2)
         queries, keys, values = self._compute_qkv(x, key=key_qkv, pos_ids=pos_ids)
@@ -53,8 +63,8 @@ class PackedAttention(Attention):
         return cast(hax.NamedArray, self.o_proj(output.astype(x.dtype), key=key_out))
 
 
-def can_pack(model: Any) -> bool:
-    """Whether `with_packed_attention` computes what the model does: plain attention everywhere, on one CPU."""
+def can_pack(model: LmHeadModel) -> bool:
+    """Whether `with_packed_attention` computes the same: all attention is plain, and there is one CPU."""
     found = [layer for layer in _attention_layers(model) if isinstance(layer, Attention)]
     plain = all(
         type(layer) is Attention
@@ -66,18 +76,18 @@ def can_pack(model: Any) -> bool:
     return bool(found) and plain and on_one_cpu()
 
 
-def with_packed_attention(model: Any) -> Any:
-    """The same weights, for masks that are a `PackedMask`."""
+def with_packed_attention(model: LmHeadModel) -> LmHeadModel:
+    """The same weights in a model that takes a `PackedMask`."""
 
-    def packed(layer: Any) -> Any:
+    def packed(layer: object) -> object:
         return PackedAttention(**vars(layer)) if isinstance(layer, Attention) else layer
 
     return jax.tree_util.tree_map(packed, model, is_leaf=_is_attention)
 
 
-def _attention_layers(model: Any) -> list[Any]:
+def _attention_layers(model: LmHeadModel) -> list[object]:
     return jax.tree_util.tree_leaves(model, is_leaf=_is_attention)
 
 
-def _is_attention(layer: Any) -> bool:
+def _is_attention(layer: object) -> bool:
     return isinstance(layer, Attention)

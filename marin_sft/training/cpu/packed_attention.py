@@ -1,38 +1,43 @@
 """Causal attention within the documents of packed rows, for CPUs.
 
-Of a row's scores, those within documents are a small part where documents are many. Queries and keys are taken in
-blocks, and blocks of keys that no query of a block can see are left out: those after it, those before the document that
-its first query is of, those of other branches. Scores are computed again in the backward pass (FlashAttention-2,
-arXiv:2307.08691).
+If a row has many documents, few of its scores are within one document. Queries and keys are split into blocks. For each
+block of queries, the blocks of keys that none of them can see are skipped: later ones, those before the document of the
+first query, and those of other branches. The backward pass recomputes the scores (FlashAttention-2, arXiv:2307.08691).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 PADDING = -1  # the segment of positions without a token
 _BLOCK = 64
-_HIDDEN = -1e30  # a finite score of what cannot be seen: a query of padding sees nothing else in some blocks
+_HIDDEN = -1e30  # the score of hidden keys; finite, because a padding query sees nothing else in some blocks
 
 
 class Rows(NamedTuple):
-    """int32[rows, positions] each: documents are runs of equal `segments`, another one for each document of the row; a
-    query sees keys before it in its own segment, of branch 0 or of its own branch; one of PADDING, some of these."""
+    """int32[rows, positions] each. Each document of a row is a run of equal `segments`, different from the others.
+
+    A query sees the keys before it in its own segment that are of branch 0 or of its own branch. What queries of
+    PADDING see is not defined.
+    """
 
     segments: jax.Array
     branches: jax.Array
 
 
-def packed_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows) -> jax.Array:
-    """[rows, kv_heads, heads_per_kv, positions, size], as `queries`, which are scaled already.
+_Kept = tuple[jax.Array, jax.Array, jax.Array, Rows, jax.Array, jax.Array]
 
-    `keys`, `values` [rows, kv_heads, positions, size].
+
+def packed_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows) -> jax.Array:
+    """[rows, kv_heads, heads_per_kv, positions, size], like `queries`, which must be scaled.
+
+    `keys`, `values`: [rows, kv_heads, positions, size].
     """
     length = queries.shape[-2]
-    missing = -length % _BLOCK  # to whole blocks; what is appended is seen by no one
+    missing = -length % _BLOCK  # padding to whole blocks, which no query sees
 
     def whole(array: jax.Array, axis: int, value: int = 0) -> jax.Array:
         widths = [(0, missing if i == axis % array.ndim else 0) for i in range(array.ndim)]
@@ -47,7 +52,7 @@ def _attention(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Row
     return _forward(queries, keys, values, rows)[0]
 
 
-def _forward(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows) -> tuple[jax.Array, Any]:
+def _forward(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows) -> tuple[jax.Array, _Kept]:
     blocks = _Blocks(queries, rows)
 
     def of_queries(n: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -74,7 +79,7 @@ def _forward(queries: jax.Array, keys: jax.Array, values: jax.Array, rows: Rows)
     return outputs, (queries, keys, values, rows, outputs, logs)
 
 
-def _backward(kept: Any, gradient: jax.Array) -> tuple[Any, ...]:
+def _backward(kept: _Kept, gradient: jax.Array) -> tuple[jax.Array | None, ...]:
     queries, keys, values, rows, outputs, logs = kept
     blocks = _Blocks(queries, rows)
     inner = (gradient.astype(jnp.float32) * outputs).sum(axis=-1, keepdims=True)
@@ -106,25 +111,25 @@ _attention.defvjp(_forward, _backward)
 
 
 class _Blocks:
-    """`count` blocks of `_BLOCK` positions in each of `rows`; heads that share keys are one head of more queries.
+    """Each row as `count` blocks of `_BLOCK` positions. Heads that share keys are handled as one with more queries.
 
-    `seen` int[rows, count, count]: by block of queries, the blocks of keys that it may see, then the others;
-    `seen_count` int[rows, count]: how many it may see.
+    seen: int[rows, count, count], for each block of queries the blocks of keys that it may see, then the others.
+    seen_count: int[rows, count], how many it may see.
     """
 
     def __init__(self, queries: jax.Array, rows: Rows) -> None:
         self.rows, self.kv_heads, self.group, length, self.width = queries.shape
         self.size = _BLOCK
         self.count = length // _BLOCK
-        # In blocks: cut out of whole rows by place, they would be looked up anew for each score.
+        # Kept in blocks: slices of whole rows would be looked up again for each score.
         self._segments, self._branches = (array.reshape(self.rows, self.count, -1) for array in rows)
         seen = self._may_see()
         self.seen, self.seen_count = jnp.argsort(~seen, axis=-1, stable=True), seen.sum(axis=-1)
 
     def _may_see(self) -> jax.Array:
-        """bool[rows, count, count]: False where no query of the block sees any key of the other.
+        """bool[rows, count, count]: False if no query of the block sees any key of the other block.
 
-        A block of keys before that of the queries shares at most one document with it: that of its last key.
+        An earlier block of keys shares at most one document with the queries: the document of its last key.
         """
         segments, branches = self._segments, self._branches
         lowest, highest = branches.min(axis=-1), branches.max(axis=-1)
@@ -134,7 +139,7 @@ class _Blocks:
         return before | jnp.eye(self.count, dtype=bool)
 
     def of_queries(self, array: jax.Array, row: jax.Array, i: jax.Array) -> jax.Array:
-        """[kv_heads, heads_per_kv * size, ...] of [rows, kv_heads, heads_per_kv, positions, ...]."""
+        """[kv_heads, heads_per_kv * size, ...], a block of [rows, kv_heads, heads_per_kv, positions, ...]."""
         shape = (1, self.kv_heads, self.group, self.size, array.shape[-1])
         found = jax.lax.dynamic_slice(array, (row, 0, 0, i * self.size, 0), shape)
         return found.reshape(self.kv_heads, -1, array.shape[-1])
@@ -144,7 +149,7 @@ class _Blocks:
         return jax.lax.dynamic_update_slice(array, block, (row, 0, 0, i * self.size, 0))
 
     def of_keys(self, array: jax.Array, row: jax.Array, j: jax.Array) -> jax.Array:
-        """[kv_heads, size, width] of [rows, kv_heads, positions, width]."""
+        """[kv_heads, size, width], a block of [rows, kv_heads, positions, width]."""
         return jax.lax.dynamic_slice(array, (row, 0, j * self.size, 0), (1, self.kv_heads, self.size, self.width))[0]
 
     def add(self, array: jax.Array, block: jax.Array, row: jax.Array, j: jax.Array) -> jax.Array:
@@ -152,7 +157,8 @@ class _Blocks:
         return jax.lax.dynamic_update_slice(array, new, (row, 0, j * self.size, 0))
 
     def scores(self, q: jax.Array, k: jax.Array, row: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-        """float32[kv_heads, queries, size]; where a query does not see a key, so low that its weight is 0."""
+        """float32[kv_heads, queries, size]. Scores of keys that a query does not see are so low that their weight is
+        0."""
         scores = jnp.einsum("hqd,hkd->hqk", q, k, preferred_element_type=jnp.float32)
         visible = jnp.tile(self._visible(row, i, j), (self.group, 1))
         return jnp.where(visible, scores, _HIDDEN)

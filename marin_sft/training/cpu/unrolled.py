@@ -1,40 +1,44 @@
-"""A model whose layers stand one after another in the compiled program, in place of a loop over them.
+"""A model whose layers are unrolled in the compiled program instead of a loop over them.
 
-On CPUs a loop costs more than the layers' own work explains: what the backward pass needs is copied into and out of
-arrays of all layers. On accelerators the loop is as fast, and compiles once for all layers.
+On CPUs the loop is slow: what the backward pass needs is copied into and out of arrays over all layers. On accelerators
+the loop is as fast, and the layer is compiled only once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import equinox as eqx
 import haliax as hax
 import jax
 from haliax.nn.scan import Stacked
 
-MOST_LAYERS = 16  # of more, compiling takes longer than is gained
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+    from levanter.models.lm_model import LmHeadModel
+
+MOST_LAYERS = 16  # with more, compiling takes longer than it saves
 
 
-class Unrolled(Stacked[Any]):
-    """As Haliax's, but for how it is compiled."""
+class Unrolled(Stacked[eqx.Module]):
+    """Haliax's Stacked, compiled differently."""
 
-    def fold(self, init: Any, *args: Any, unroll: int | bool | None = None, **kwargs: Any) -> Any:
+    def fold(self, init: PyTree, *args: PyTree, unroll: int | bool | None = None, **kwargs: PyTree) -> PyTree:
         carry = init
         for block, (some, named) in zip(self._each(self.stacked), self._each((args, kwargs)), strict=True):
             carry = block(carry, *some, **named)
         return carry
 
-    def _each(self, tree: Any) -> list[Any]:
-        """What each block gets of it: its part of named arrays that have the axis and of plain arrays, else all.
+    def _each(self, tree: PyTree) -> list[PyTree]:
+        """The tree for each block: its part of plain arrays and of named arrays with the block axis, all of the rest.
 
-        Arrays are split, not indexed: the gradient of that is one array put together, no sum of mostly zeros.
+        Arrays are split, not indexed: the gradient of a split is a concatenation, not a sum of mostly zeros.
         """
         leaves, structure = jax.tree_util.tree_flatten(tree, is_leaf=_is_named)
         parts = [self._parts(leaf) for leaf in leaves]
         return [jax.tree_util.tree_unflatten(structure, [part[i] for part in parts]) for i in range(self.Block.size)]
 
-    def _parts(self, leaf: Any) -> list[Any]:
+    def _parts(self, leaf: PyTree) -> list[PyTree]:
         count = self.Block.size
         if _is_named(leaf):
             index = leaf.axis_indices(self.Block.name)
@@ -47,20 +51,20 @@ class Unrolled(Stacked[Any]):
         return [leaf] * count
 
 
-def unrolled(model: Any) -> Any:
-    """The same weights, their layers unrolled if they are few and nothing is recomputed."""
+def unrolled(model: LmHeadModel) -> LmHeadModel:
+    """The same weights, with the layers unrolled if they are few and nothing is recomputed."""
     return jax.tree_util.tree_map(_unrolled, model, is_leaf=_is_stacked)
 
 
-def _unrolled(layers: Any) -> Any:
+def _unrolled(layers: object) -> object:
     if _is_stacked(layers) and layers.gradient_checkpointing.disable and layers.Block.size <= MOST_LAYERS:
         return Unrolled(**vars(layers))
     return layers
 
 
-def _is_stacked(leaf: Any) -> bool:
+def _is_stacked(leaf: object) -> TypeGuard[Stacked]:
     return isinstance(leaf, Stacked)
 
 
-def _is_named(leaf: Any) -> bool:
+def _is_named(leaf: object) -> bool:
     return isinstance(leaf, hax.NamedArray)

@@ -1,1 +1,1 @@
-"""What is measured of a run, and where it goes: `metrics.jsonl`, trackers, the progress bar."""
+"""What is measured during a run, and where it goes: `metrics.jsonl`, trackers, the progress bar."""

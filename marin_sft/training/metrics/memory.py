@@ -10,14 +10,14 @@ GIB = 2**30
 
 
 class MemoryWatch:
-    """`seconds`: at least so many between two readings that are told. Peaks are kept by the system: none is missed."""
+    """`seconds`: the least time between two reports. The system keeps the peaks, so none is missed."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._told = seconds, -float("inf")
 
     def figures(self) -> dict[str, float]:
-        """In GiB, since the process began: memory/host_peak, memory/device_peak of the fullest device where devices
-        say it (a CPU does not). {}: it is not time yet."""
+        """Peaks in GiB since the process began: of the host and, unless it is a CPU, of the fullest device. {}: not due
+        yet."""
         now = time.monotonic()
         if now - self._told < self._seconds:
             return {}
@@ -26,7 +26,7 @@ class MemoryWatch:
 
 
 def _host_peak() -> int:
-    """Bytes. Linux counts in KiB, macOS in bytes."""
+    """In bytes. Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

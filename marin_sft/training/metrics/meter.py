@@ -1,8 +1,8 @@
 """How much was trained, and how fast.
 
-Speeds are of the time that training took: compilation is told apart, and evaluation, exports and checkpoints take no
-part of it. tokens_per_second is there for every objective, `{example_name}_per_second` for those that name their
-examples, as pairs_per_second for DPO.
+Speeds count training time only: not compilation, which is reported separately, nor evaluation, exports and checkpoints.
+Every objective has tokens_per_second. Those that name their examples also have `{example_name}_per_second`, e.g.
+pairs_per_second for DPO.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+
+from marin_sft.training.models.model_config import Fields
 
 PER_SECOND = "_per_second"
-TIMED = (PER_SECOND, "_seconds")  # end the names of figures that another run of the same does not repeat
+TIMED = (PER_SECOND, "_seconds")  # endings of figures that differ between identical runs
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
@@ -23,8 +24,9 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 class Amount:
     """What some steps trained, over all devices.
 
-    `tokens`: that their rows hold, padding not counted. `computed`: tokens that the devices were given, fewer where
-    rows share a prompt. `examples`: rows or pairs.
+    tokens: tokens in their rows, without padding.
+    computed: tokens that ran on the devices; fewer than `tokens` if rows share a prompt.
+    examples: rows or pairs.
     """
 
     tokens: int = 0
@@ -41,7 +43,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Speed:
-    """Of each amount a second."""
+    """Amounts per second."""
 
     amount: Amount
     seconds: float
@@ -50,14 +52,14 @@ class Speed:
         return float(getattr(self.amount, name) / max(self.seconds, 1e-9))
 
     def figures(self, example_name: str | None) -> dict[str, float]:
-        """To log."""
+        """Speeds to log, by name."""
         examples = {} if example_name is None else {f"{example_name}{PER_SECOND}": self.of("examples")}
         return {f"tokens{PER_SECOND}": self.of("tokens"), **examples}
 
 
 @dataclass
 class Meter:
-    """Amounts and seconds since step 0, those of the attempts before this one included."""
+    """Amounts and seconds since step 0, including those of earlier attempts."""
 
     total: Amount = Amount()
     training_seconds: float = 0.0
@@ -69,12 +71,12 @@ class Meter:
         self._read = self.overall()
 
     @staticmethod
-    def of(state: dict[str, Any]) -> Meter:
-        """What `state` was taken of."""
+    def of(state: Fields) -> Meter:
+        """The meter whose `state` this is."""
         return Meter(**{**state, "total": Amount(**state["total"])})
 
-    def state(self) -> dict[str, Any]:
-        """JSON values, for the checkpoint to go on from. To be taken while paused."""
+    def state(self) -> Fields:
+        """JSON values for a checkpoint. Call it while paused."""
         seconds = {name: getattr(self, name) for name in ("training_seconds", "compilation_seconds")}
         return {"total": dataclasses.asdict(self.total), **seconds}
 
@@ -86,7 +88,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done meanwhile is no training, and takes no time. To be entered when no step is under way."""
+        """Time in this block does not count. Enter it when no step is running."""
         self._advance()
         try:
             yield
@@ -95,12 +97,12 @@ class Meter:
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
-        """If JAX compiles meanwhile, the time is that of compilation."""
+        """If JAX compiles in this block, its time counts as compilation."""
         import jax.monitoring  # planning reads names of this module
 
         compiled: list[float] = []
 
-        def listen(event: str, seconds: float, **_: Any) -> None:
+        def listen(event: str, seconds: float, **_: object) -> None:
             if event == _COMPILED:
                 compiled.append(seconds)
 
@@ -115,7 +117,7 @@ class Meter:
                 self.compilation_seconds += self._now - before
 
     def summary(self, example_name: str | None) -> dict[str, float]:
-        """Of the whole run: its speed, and its seconds of training and of compilation."""
+        """For the whole run: its speed, and the seconds of training and of compilation."""
         speeds = self.overall().figures(example_name)
         return {
             **speeds,
@@ -124,14 +126,14 @@ class Meter:
         }
 
     def latest(self) -> Speed:
-        """Since the last call, or since the meter was made."""
+        """Speed since the last call, or since the meter was made."""
         overall = self.overall()
         speed = Speed(overall.amount - self._read.amount, overall.seconds - self._read.seconds)
         self._read = overall
         return speed
 
     def overall(self) -> Speed:
-        """Since step 0."""
+        """Speed since step 0."""
         self._advance()
         return Speed(self.total, self.training_seconds)
 

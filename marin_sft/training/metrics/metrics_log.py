@@ -1,4 +1,4 @@
-"""metrics.jsonl, one line per logged step, whole again after a resume; metrics.json, the figures of the whole run."""
+"""metrics.jsonl, one line per logged step, complete after a resume too; metrics.json, the figures of the whole run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from marin_sft.paths import file_system
 
 NAME, SUMMARY = "metrics.jsonl", "metrics.json"
 DIVERGED = 10
-"""A loss of more than so many times the first, and of a nat more, comes of training that went wrong."""
+"""Training has diverged if the loss is more than this many times the first loss, and more than a nat above it."""
 
 
 class MetricsLog:
-    """Lines appended to `{output_path}/metrics.jsonl`; without append (object stores), the file is rewritten by
-    `flush`, which the loop calls before each checkpoint and at the end."""
+    """Appends lines to `{output_path}/metrics.jsonl`. Object stores cannot append: there `flush` rewrites the file.
+    The loop calls it before each checkpoint and at the end."""
 
     def __init__(self, output_path: str, lines: list[str], *, writes: bool = True) -> None:
         self._output_path = output_path
         self._filesystem, self._directory = file_system(output_path)
         self._appends = disk.is_local(self._filesystem)
         self._lines = lines
-        self._writes = writes  # one process of a job does
+        self._writes = writes  # only one process of a job writes
         self.flush()
 
     def add(self, metrics: Mapping[str, float | None]) -> None:
@@ -32,7 +32,7 @@ class MetricsLog:
             self._append(line)
 
     def history(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of each line that has the figure, from the first step of the run on."""
+        """(step, value) of each line that has the figure, since the first step of the run."""
         logged = map(json.loads, self._lines)
         return [(line["step"], line[name]) for line in logged if line.get(name) is not None]
 
@@ -45,13 +45,13 @@ class MetricsLog:
             disk.write_whole(f"{directory}/{NAME}", "".join(line + "\n" for line in self._lines))
 
     def diverged(self, loss: float) -> float | None:
-        """The first loss of the run, where `loss` is far above it."""
+        """The first loss of the run if `loss` is far above it, else None."""
         first: float = json.loads(self._lines[0])["loss"] if self._lines else loss
         return first if first > 0 and loss > max(DIVERGED * first, first + 1) else None
 
     def close(self, figures: Mapping[str, float]) -> None:
-        """Flush, and keep the last step's figures and those of the whole run, `figures`, in `metrics.json` for whoever
-        wants the result only. The first loss stands there too, where the last is far above it."""
+        """Flush, and write the last step's figures and those of the whole run, `figures`, to `metrics.json`. The first
+        loss is written too if the last one is far above it."""
         self.flush()
         last = json.loads(self._lines[-1])
         first = self.diverged(last["loss"])
@@ -71,7 +71,7 @@ class MetricsLog:
 
 
 def read_lines(output_path: str, up_to_step: int) -> list[str]:
-    """The lines of an attempt's log whose step is at most `up_to_step`; a torn last line is left out."""
+    """The lines of an attempt's log up to step `up_to_step`, without a torn last line."""
     filesystem, plain = file_system(output_path)
     if not filesystem.exists(f"{plain}/{NAME}"):
         return []

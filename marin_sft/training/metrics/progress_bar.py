@@ -1,8 +1,9 @@
-"""How a training shows how far it is, in the style that its config names.
+"""How training shows its progress, in the style that the config names.
 
-rich: what all steps have: a bar on the terminal of the launch, lines in its log elsewhere.
-tqdm: a bar of tqdm's as well, in the attempt's log. json: a line of JSON for each logged step as well.
-none: nothing; metrics.jsonl and trackers get what they get.
+rich: as all steps: a bar on the launch's terminal, or lines in its log.
+tqdm: also a tqdm bar in the attempt's log.
+json: also a line of JSON for each logged step.
+none: nothing. metrics.jsonl and trackers are written all the same.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _WHOLE = ("lr", "learning_rate")  # too small for three decimals
 
 
 class ProgressBar:
-    """`shows`: one process of a job does."""
+    """`shows`: True in one process of a job."""
 
     def __init__(self, style: str, total: int, *, shows: bool = True) -> None:
         self._style, self._total, self._shows = style, total, shows
         self._bar: Any = None
 
     def update(self, metrics: Mapping[str, float | None]) -> None:
-        """`metrics` of a step, "step" among them."""
+        """`metrics` of a step, including "step"."""
         if self._style == "none":
             return
         known = {name: value for name, value in metrics.items() if value is not None}
@@ -52,7 +53,7 @@ class ProgressBar:
 
 
 def rounded(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Floats to three decimals, but for the learning rate."""
+    """Floats to three decimals, except the learning rate."""
     return {
         name: round(value, 3) if isinstance(value, float) and name not in _WHOLE else value
         for name, value in metrics.items()

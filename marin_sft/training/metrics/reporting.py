@@ -1,25 +1,28 @@
-"""Where the metrics of a run go: metrics.jsonl always, trackers, and whoever looks at the progress."""
+"""Where the metrics of a run go: metrics.jsonl, the trackers, and the progress bar."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.execution.step import execution_only
 from marin_sft.training.checkpoints import Checkpoint
 from marin_sft.training.checks import require, require_one_of, require_pattern
 from marin_sft.training.metrics.memory import MemoryWatch
-from marin_sft.training.metrics.metrics_log import MetricsLog, read_lines
+from marin_sft.training.metrics.metrics_log import NAME, SUMMARY, MetricsLog, read_lines
 from marin_sft.training.metrics.progress_bar import STYLES, ProgressBar
 from marin_sft.training.metrics.tracker import Histograms, TrackerConfig
 from marin_sft.training.metrics.trackers import Trackers, check_trackers
+from marin_sft.training.models.model_config import Fields
+
+LOG = (NAME, SUMMARY, f"*/{NAME}", "tensorboard/*", "wandb/*")
+"""Files of a training's output that hold speeds and times: no two runs write the same ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportingSettings:
-    """What a training reports, and where. None of it changes the result."""
+    """What training reports, and where. None of it changes the result."""
 
     steps_per_log: int = execution_only(default=10)
     """Steps between two lines of metrics.jsonl."""
@@ -28,20 +31,21 @@ class ReportingSettings:
     """Steps between two reports to the trackers. None: as `steps_per_log`."""
 
     trackers: tuple[TrackerConfig, ...] = execution_only(default=())
-    """Where metrics go besides metrics.jsonl, see `trackers`."""
+    """Where metrics go in addition to metrics.jsonl, see `trackers`."""
 
     progress_bar: str = execution_only(default="rich")
     """A style of `progress_bar`."""
 
     track_memory: bool | float = execution_only(default=False)
-    """Log the peak memory of host and devices: True with each logged step, a number at most every so many seconds."""
+    """Log the peak memory of host and devices. True: with each logged step. A number: at most once in so many
+    seconds."""
 
     weight_distribution_log_steps: int | None = execution_only(default=None)
-    """Steps between two reports to the trackers of each tensor's mean, standard deviation, largest absolute value and
-    histogram. None: never."""
+    """Report the mean, standard deviation, largest absolute value and histogram of each tensor to the trackers, every
+    this many steps. None: never."""
 
     weight_distribution_pattern: str = execution_only(default=".*")
-    """A regular expression for these tensors, see `tensor_names`."""
+    """A regular expression for the tensors to report, see `tensor_names`."""
 
     def check_reporting(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
@@ -53,7 +57,7 @@ class ReportingSettings:
         every = self.weight_distribution_log_steps
         require(self, "weight_distribution_log_steps", every is None or every >= 1, "at least 1, or None")
         heard = every is None or bool(self.trackers)
-        require(self, "weight_distribution_log_steps", heard, "None without trackers, to which distributions go")
+        require(self, "weight_distribution_log_steps", heard, "None without trackers, which receive the distributions")
         require_pattern(self, "weight_distribution_pattern", self.weight_distribution_pattern)
         check_trackers(self.trackers)
 
@@ -71,13 +75,13 @@ class ReportingSettings:
         num_steps: int,
         start: Checkpoint | None,
         *,
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
         first_process: bool,
     ) -> Report:
         """Start the report of an attempt.
 
-        `config`: settings of the run, for trackers. `start`: the checkpoint that the run resumes from. Its log up to
-        that step is taken over.
+        `config`: settings of the run, for trackers. `start`: the checkpoint that the run resumes from; the log up to
+        its step is kept.
         """
         lines = [] if start is None else read_lines(start.output_path, start.step)
         trackers = Trackers(
@@ -106,7 +110,7 @@ def run_name(output_path: str) -> str:
 
 
 class Report:
-    """Of one attempt."""
+    """The report of one attempt."""
 
     def __init__(
         self,
@@ -134,12 +138,12 @@ class Report:
             self._trackers.log(int(metrics["step"] or 0), metrics)
 
     def add_weights(self, step: int, figures: Mapping[str, float], histograms: Histograms) -> None:
-        """To the trackers alone: there are many of them."""
+        """Only to the trackers: there are too many figures for the log."""
         self._trackers.log(step, figures)
         self._trackers.log_histograms(step, histograms)
 
-    def state(self) -> dict[str, Any]:
-        """For the checkpoint of this step: what trackers need to go on in the same run. The log is whole after it."""
+    def state(self) -> Mapping[str, Fields]:
+        """For the checkpoint of this step: what trackers need to continue the run. It also flushes the log."""
         self.log.flush()
         return self._trackers.state()
 
@@ -159,7 +163,7 @@ class Report:
             print(text, file=sys.stderr, flush=True)
 
     def close(self, figures: Mapping[str, float] | None) -> None:
-        """`figures`: of the whole run, for `metrics.json`; None: it failed."""
+        """`figures`: those of the whole run, for `metrics.json`. None: it failed."""
         failed = figures is None
         self._progress_bar.close()
         if figures is None:

@@ -1,7 +1,7 @@
-"""Metrics as TensorBoard's event files: see `trackers.TensorboardConfig`.
+"""Metrics as TensorBoard event files: see `trackers.TensorboardConfig`.
 
-A file is a sequence of records (length, checksum, bytes, checksum), each record an `Event` message of
-tensorflow/core/util/event.proto, of which we write wall time, step, scalars, histograms and the start of a session.
+A file is a sequence of records (length, checksum, bytes, checksum). Each record is an `Event` message of
+tensorflow/core/util/event.proto. We write its wall time, step, scalars, histograms, and the start of a session.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import os
 import struct
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
 from marin_sft import disk
 from marin_sft.paths import file_system
 from marin_sft.training.metrics.tracker import Histograms
+from marin_sft.training.models.model_config import Fields
 
 DIRECTORY = "tensorboard"
-_CRC32C = 0x82F63B78  # Castagnoli's polynomial, bits reversed
+_CRC32C = 0x82F63B78  # the Castagnoli polynomial, bits reversed
 
 
 class TensorboardTracker:
-    """Appends to one file; without append (object stores), it is written with each checkpoint and at the end."""
+    """Appends to one file. Object stores cannot append: there it is written with each checkpoint and at the end."""
 
-    def __init__(self, output_path: str, resumed: Mapping[str, Any] | None = None) -> None:
-        """`resumed`: the `state` of the attempt that this one goes on from, whose files are copied."""
+    def __init__(self, output_path: str, resumed: Fields | None = None) -> None:
+        """`resumed`: the `state` of the attempt that this one resumes. Its files are copied."""
         self._filesystem, plain = file_system(output_path)
         self._directory, self._resumes = f"{plain}/{DIRECTORY}", bool(resumed)
         self._appends = disk.is_local(self._filesystem)
@@ -45,7 +45,7 @@ class TensorboardTracker:
     def log_histograms(self, step: int, histograms: Histograms) -> None:
         self._add(step, (_string(1, name) + _bytes(5, _histogram(*found)) for name, found in histograms.items()))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Fields:
         self._flush()
         return {"directory": self._directory}
 
@@ -59,7 +59,7 @@ class TensorboardTracker:
             self._filesystem.cp_file(path, f"{self._directory}/{path.rpartition('/')[2]}")
 
     def _add(self, step: int, values: Iterable[bytes]) -> None:
-        if self._resumes:  # what the earlier attempt logged from this step on is void
+        if self._resumes:  # discards what the earlier attempt logged from this step on
             self._write(_integer(2, step) + _bytes(7, _integer(1, 1)))
             self._resumes = False
         self._write(_integer(2, step) + _bytes(5, b"".join(_bytes(1, value) for value in values)))
@@ -80,7 +80,7 @@ class TensorboardTracker:
 
 
 def _histogram(counts: np.ndarray, edges: np.ndarray) -> bytes:
-    """Sums are of the bins' middles."""
+    """Sums use the middles of the bins."""
     middles = (edges[:-1] + edges[1:]) / 2
     figures = (edges[0], edges[-1], counts.sum(), (counts * middles).sum(), (counts * middles**2).sum())
     message = b"".join(_double(field, value) for field, value in enumerate(figures, start=1))
@@ -117,7 +117,7 @@ def _doubles(field: int, values: np.ndarray) -> bytes:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """As records have it: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/lib/hash/crc32c.h."""
+    """The checksum of records: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/lib/hash/crc32c.h."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _table()[(crc ^ byte) & 0xFF] ^ (crc >> 8)

@@ -1,14 +1,15 @@
-"""How much of what the devices could compute training makes use of."""
+"""How much of the devices' peak compute training uses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-# Dense bfloat16 FLOPs per second of one device, as JAX counts devices, by a part of `jax.Device.device_kind`; the
-# first that fits. From the makers' data sheets.
+from marin_sft.training.models.model_config import Fields
+
+# Dense bfloat16 FLOPs per second of one device, as JAX counts devices, from the makers' data sheets. The key is a part
+# of `jax.Device.device_kind`; the first match counts.
 PEAK_FLOPS = {
     "TPU v2": 22.5e12,
     "TPU v3": 61.5e12,
@@ -35,32 +36,33 @@ PEAK_FLOPS = {
 
 @dataclass(frozen=True)
 class Throughput:
-    """`model`: the fields of a `config.json`. `peak`: FLOPs per second of all devices; None: not known.
-    `frozen`, `added`: see `flops_per_token`."""
+    """model: the fields of a `config.json`.
+    peak: FLOPs per second of all devices. None: not known.
+    frozen, added: see `flops_per_token`."""
 
-    model: Mapping[str, Any]
+    model: Fields
     peak: float | None
     frozen: int = 0
     added: int = 0
 
     def utilisation(self, tokens_per_second: float, length: int) -> float | None:
-        """MFU: the share of the peak that the model's own FLOPs make up, where rows have `length` tokens."""
+        """MFU: the model's FLOPs as a share of the peak, for rows of `length` tokens."""
         if self.peak is None:
             return None
         flops = flops_per_token(self.model, length, frozen=self.frozen, added=self.added)
         return tokens_per_second * flops / self.peak
 
 
-def throughput(model: Mapping[str, Any], device_kind: str, devices: int, frozen: int = 0, added: int = 0) -> Throughput:
-    """On so many devices of one kind."""
+def throughput(model: Fields, device_kind: str, devices: int, frozen: int = 0, added: int = 0) -> Throughput:
+    """On `devices` devices of one kind."""
     peak = peak_flops(device_kind)
     return Throughput(model, None if peak is None else devices * peak, frozen, added)
 
 
-def multiplied_weights(shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any]) -> int:
-    """How many weights a token is multiplied with: those of matrices, but for embeddings that are not the head, too.
+def multiplied_weights(shapes: Mapping[str, tuple[int, ...]], model: Fields) -> int:
+    """How many weights a token is multiplied with: all matrices, except embeddings that are not tied to the head.
 
-    `shapes`: of tensors of `model` by Hugging Face name.
+    `shapes`: shapes of tensors of `model` by Hugging Face name.
     """
     tied = model.get("tie_word_embeddings", False)
     matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
@@ -68,19 +70,19 @@ def multiplied_weights(shapes: Mapping[str, tuple[int, ...]], model: Mapping[str
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Of one device, in bfloat16; None where we do not know it, as for CPUs."""
+    """Of one device, in bfloat16. None: not known, e.g. for CPUs."""
     return next((flops for part, flops in PEAK_FLOPS.items() if part.lower() in device_kind.lower()), None)
 
 
-def flops_per_token(config: Mapping[str, Any], length: int, *, frozen: int = 0, added: int = 0) -> float:
-    """What training a model needs for each token of rows of `length`, forward and backward, recomputation left out.
+def flops_per_token(config: Fields, length: int, *, frozen: int = 0, added: int = 0) -> float:
+    """FLOPs that training needs per token of rows of `length`, forward and backward, without recomputation.
 
-    6 N + 12 L H Q T of PaLM (arXiv 2204.02311, appendix B): N weights that are multiplied with, L layers of H heads of
-    size Q, T tokens that each token attends to, all those of the row. `config`: the fields of a `config.json` (see
-    `ModelDirectory.config`). A second model, as the reference of DPO, does not count.
+    6 N + 12 L H Q T of PaLM (arXiv 2204.02311, appendix B): N weights that a token is multiplied with, L layers of H
+    heads of size Q, T tokens that each token attends to: all those of the row. `config`: the fields of a `config.json`
+    (see `ModelDirectory.config`). A second model, e.g. the reference of DPO, does not count.
 
-    `frozen`: how many of the N have no gradient, and need 4 in place of the 6 (though layers before the first that is
-    trained are not gone back through). `added`: weights of an adapter, beside the N.
+    `frozen`: how many of the N have no gradient and need 4 instead of 6 (although the backward pass ends at the first
+    trained layer). `added`: the weights of an adapter, in addition to the N.
     """
     hidden, heads, layers = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
     head_size = config.get("head_dim") or hidden // heads

@@ -1,10 +1,12 @@
-"""What a tracker is, and what it is told."""
+"""What a tracker is, and what it receives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from marin_sft.training.models.model_config import Fields
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,24 +17,24 @@ Histograms = Mapping[str, "tuple[np.ndarray, np.ndarray]"]
 
 @dataclass(frozen=True)
 class Run:
-    """What a tracker is told of a run: its name, the plain fields of its config, where its attempt writes.
+    """What a tracker needs to know about a run: its name, the plain fields of its config, where its attempt writes.
 
-    resumed: the tracker's own `state`, as it was with the checkpoint that the run goes on from; {}: it starts.
+    resumed: the tracker's own `state` from the checkpoint that the run resumes. {}: the run is new.
     """
 
     name: str
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     output_path: str
-    resumed: Mapping[str, Any]
+    resumed: Fields
 
 
 class Tracker(Protocol):
-    """One that has started. Any method may raise: then it is closed and the others go on."""
+    """A tracker that has started. Any method may raise: then it is dropped, and the others go on."""
 
     def log(self, step: int, figures: Mapping[str, float]) -> None: ...
     def log_histograms(self, step: int, histograms: Histograms) -> None: ...
-    def state(self) -> dict[str, Any]:
-        """JSON values, for the `resumed` of the run that goes on from here."""
+    def state(self) -> Fields:
+        """JSON values, which become `resumed` in a run that resumes here."""
         ...
 
     def close(self, *, failed: bool) -> None: ...

@@ -1,8 +1,8 @@
-"""Where metrics go besides metrics.jsonl: Weights & Biases, TensorBoard. None of them can end a training.
+"""Where metrics go in addition to metrics.jsonl: Weights & Biases, TensorBoard. A failing tracker never ends training.
 
     sft("chat", ..., trackers=(WandbConfig(project="chat", mode="offline"), TensorboardConfig()))
 
-Keys are taken from the environment alone (`WANDB_API_KEY`), never from a config, which is written down in records.
+Keys come only from the environment (`WANDB_API_KEY`), never from a config: configs are written to records.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.training.checks import check_types, require
 from marin_sft.training.metrics.tracker import Histograms, Run, Tracker, TrackerConfig
+from marin_sft.training.models.model_config import Fields
 
 T = TypeVar("T")
 WANDB_MODES = ("online", "offline", "disabled")
@@ -24,13 +25,15 @@ WANDB_MODES = ("online", "offline", "disabled")
 
 @dataclass(frozen=True, kw_only=True)
 class WandbConfig(metaclass=NamedFields):
-    """A run on Weights & Biases. A resumed training goes on in the same run.
+    """A run on Weights & Biases. Resumed training continues the same run.
 
-    project, entity, group, name, tags: of the run; None: wandb's defaults, and for `name` that of the step.
-    mode: "online"; "offline", files in `wandb/` of the output, sent by `wandb sync`; "disabled"; None: `$WANDB_MODE`.
+    project, entity, group, tags: of the run. None: wandb's defaults.
+    name: of the run. None: the name of the step.
+    mode: "online"; "offline": files in `wandb/` of the output, to upload with `wandb sync`; "disabled". None:
+    `$WANDB_MODE`.
 
     Raises:
-        ConfigError: for another mode.
+        ConfigError: the mode is unknown.
     """
 
     project: str | None = None
@@ -65,7 +68,7 @@ class TensorboardConfig(metaclass=NamedFields):
 
 
 def with_tags(trackers: Sequence[TrackerConfig], tags: Sequence[str]) -> tuple[TrackerConfig, ...]:
-    """The same, with more tags for those that have tags."""
+    """The same trackers; those that have tags also get `tags`."""
     return tuple(
         replace(tracker, tags=(*tracker.tags, *tags)) if isinstance(tracker, WandbConfig) else tracker
         for tracker in trackers
@@ -73,7 +76,7 @@ def with_tags(trackers: Sequence[TrackerConfig], tags: Sequence[str]) -> tuple[T
 
 
 def check_trackers(trackers: Sequence[TrackerConfig]) -> None:
-    """Raise ConfigError for what is no tracker, or two of one kind."""
+    """Raise ConfigError if one is not a tracker, or two are of one kind."""
     for tracker in trackers:
         if not hasattr(tracker, "kind") or not callable(getattr(tracker, "start", None)):
             raise ConfigError(f"trackers: got {tracker!r}, expected WandbConfig(...) or TensorboardConfig()")
@@ -83,18 +86,18 @@ def check_trackers(trackers: Sequence[TrackerConfig]) -> None:
 
 
 class Trackers:
-    """Those that started. One that fails, then or later, is told of once and left out; training goes on."""
+    """The running trackers. One that fails, at the start or later, is dropped with a warning, and training goes on."""
 
     def __init__(
         self,
         configs: Sequence[TrackerConfig],
         *,
         name: str,
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
         output_path: str,
-        states: Mapping[str, Mapping[str, Any]],
+        states: Mapping[str, Fields],
     ) -> None:
-        """`states`: what `state` gave when the checkpoint was written that training goes on from; {}: it starts."""
+        """`states`: what `state` returned for the checkpoint that training resumes. {}: training is new."""
         self._running: dict[str, Tracker] = {}
         for each in configs:
             run = Run(name, config, output_path, states.get(each.kind, {}))
@@ -109,7 +112,7 @@ class Trackers:
     def log_histograms(self, step: int, histograms: Histograms) -> None:
         self._each(lambda tracker: tracker.log_histograms(step, histograms))
 
-    def state(self) -> dict[str, dict[str, Any]]:
+    def state(self) -> dict[str, Fields]:
         states = {kind: self._guarded(kind, tracker.state) for kind, tracker in list(self._running.items())}
         return {kind: state for kind, state in states.items() if state is not None}
 
@@ -122,10 +125,10 @@ class Trackers:
             self._guarded(kind, partial(call, tracker))
 
     def _guarded(self, kind: str, call: Callable[[], T]) -> T | None:
-        """What it gives; None: it failed, and the tracker is out."""
+        """The result of `call`. None: it failed, and the tracker is dropped."""
         try:
             return call()
-        except Exception as error:  # whatever is wrong with a network, a key or a library: the training is worth more
+        except Exception as error:  # training must not fail because of a network, a key or a library
             self._running.pop(kind, None)
             print(
                 f"warning: {kind} gets nothing from here on: {type(error).__name__}: {error}; training goes on, and "

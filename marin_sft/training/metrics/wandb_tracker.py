@@ -6,15 +6,16 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Literal
 
 from marin_sft import disk
 from marin_sft.paths import file_system
 from marin_sft.training.metrics.tracker import Histograms, Run
+from marin_sft.training.models.model_config import Fields
 
 
 class WandbTracker:
-    """One run of wandb's. Its files lie in `wandb/` of the output, from an object store's attempt once it is closed."""
+    """A wandb run. Its files are in `wandb/` of the output; in an object store, only after it is closed."""
 
     def __init__(
         self,
@@ -25,7 +26,7 @@ class WandbTracker:
         group: str | None,
         name: str | None,
         tags: tuple[str, ...],
-        mode: str | None,
+        mode: Literal["online", "offline", "disabled"] | None,
     ) -> None:
         """The options: see `WandbConfig`."""
         import wandb
@@ -44,13 +45,13 @@ class WandbTracker:
             group=group,
             name=name or run.name,
             tags=tags or None,
-            mode=cast(Any, mode),
+            mode=mode,
             config=dict(run.config),
             dir=directory,
             id=run.resumed.get("id"),
             resume="allow" if run.resumed else None,
             reinit="create_new",
-            # The attempt's log has what is printed; neither code nor environment leaves the machine.
+            # The attempt's log has the console output. Neither code nor environment may leave the machine.
             settings=wandb.Settings(console="off", silent=True, disable_code=True, disable_git=True),
         )
         if self._run.url:
@@ -63,7 +64,7 @@ class WandbTracker:
         found = {name: self._wandb.Histogram(np_histogram=histogram) for name, histogram in histograms.items()}
         self._run.log(found, step=step)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Fields:
         return {"id": self._run.id}
 
     def close(self, *, failed: bool) -> None:

@@ -1,9 +1,9 @@
-"""Figures of weights, tensor by tensor, to see how training changes them."""
+"""Statistics of the weights, tensor by tensor, to see how training changes them."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -11,12 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from haliax.state_dict import flatten_modules_for_export, to_state_dict
 
+if TYPE_CHECKING:
+    from levanter.models.lm_model import LmHeadModel
+
+    from marin_sft.training.metrics.tracker import Histograms
+
 BINS = 64
 
 
-def weight_distribution(model: Any, pattern: str) -> tuple[dict[str, float], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """For the tensors with the regular expression `pattern` in their Hugging Face names: figures
-    weights/{name}/{mean,std,max_abs}, and by weights/{name} the histogram, float counts of 64 bins and 65 edges."""
+def weight_distribution(model: LmHeadModel, pattern: str) -> tuple[dict[str, float], Histograms]:
+    """For the tensors whose Hugging Face names contain the regular expression `pattern`: figures
+    weights/{name}/{mean,std,max_abs}, and histograms weights/{name}: float counts of 64 bins, and 65 edges."""
     found = jax.device_get(_of_tensors(model, pattern))
     figures: dict[str, float] = {}
     histograms: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -28,7 +33,7 @@ def weight_distribution(model: Any, pattern: str) -> tuple[dict[str, float], dic
 
 
 @eqx.filter_jit
-def _of_tensors(model: Any, pattern: str) -> dict[str, tuple[jax.Array, ...]]:
+def _of_tensors(model: LmHeadModel, pattern: str) -> dict[str, tuple[jax.Array, ...]]:
     tensors = to_state_dict(flatten_modules_for_export(model))
     return {name: _figures(tensor) for name, tensor in tensors.items() if re.search(pattern, name)}
 

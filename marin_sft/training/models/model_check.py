@@ -134,7 +134,7 @@ def check_tokens(tokens: np.ndarray, length: int, limits: Limits) -> None:
     largest = int(tokens.max(initial=0))
     if largest >= limits.vocab_size:
         raise TrainingError(
-            f"got token id {largest}, expected ids below {limits.vocab_size}, the size of the model's vocabulary: "
+            f"got token id {largest}, expected ids below {limits.vocab_size}, the model's vocabulary size: "
             "the data were tokenized with another model's tokenizer, or tokens were added to the tokenizer later; "
             "in that case resize the model's embeddings with transformers, and train the result"
         )

@@ -1,8 +1,8 @@
 """Weights that are not trained, or not from the start.
 
-A Hugging Face tensor is trained from a certain number of updates on: 0, or what `unfreeze` says, or never. Arrays that
-are never trained get no gradient and no optimizer state. Of those that hold the tensors of all layers, of which some
-are trained, the gradient and the update of the others is 0: as if they had none.
+Each Hugging Face tensor is trained from the start, after as many updates as `unfreeze` says, or never. Arrays that are
+never trained get no gradient and no optimizer state. If an array holds the tensors of all layers and only some are
+trained, the gradients and updates of the others are set to 0.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import haliax as hax
 import jax.numpy as jnp
@@ -21,18 +21,22 @@ from marin_sft.training.models.reinit import MATRICES
 from marin_sft.training.models.tensor_names import Names, map_tensors, names_of, require_match
 from marin_sft.training.train_config import TrainConfig
 
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+    from levanter.models.lm_model import LmHeadModel
+
 NEVER = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Freezing:
-    """`trained_from(name)`: how many updates there are before the tensor is trained, or NEVER."""
+    """`trained_from(name)`: the number of updates after which the tensor is trained, or NEVER."""
 
     names: Names
     trained_from: Callable[[str], int]
 
-    def trainable(self, model: Any) -> Any:
-        """Whether each array of `model` is ever trained: a tree like it, for Levanter's trainer."""
+    def trainable(self, model: LmHeadModel) -> PyTree:
+        """A tree like `model`, for Levanter's trainer: whether each array is ever trained."""
         starts = lambda name: self.trained_from(name) < NEVER  # noqa: E731
         return map_tensors(lambda trained, _: _any(trained), self.names, starts, model)
 
@@ -41,18 +45,20 @@ class Freezing:
         return [name for some in self.names.values() for name in some if self.trained_from(name) == NEVER]
 
     def applied_to(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-        """`optimizer` on what is trained at the time. The first part of its state is `train_step.Recorded`."""
+        """`optimizer` for the tensors that are trained at the time. Its state must begin with `train_step.Recorded`."""
 
-        def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        def update(
+            grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None, **extra: object
+        ) -> tuple[optax.Updates, optax.OptState]:
             count = state[0].updates
 
-            def trained_now(starts: Any, array: hax.NamedArray) -> hax.NamedArray:
+            def trained_now(starts: int | hax.NamedArray, array: hax.NamedArray) -> hax.NamedArray:
                 now = starts <= count
-                if isinstance(now, hax.NamedArray):  # of each layer, which are the first axis
+                if isinstance(now, hax.NamedArray):  # one number per layer; layers are the first axis
                     now = now.array.reshape(-1, *[1] * (array.ndim - 1))
                 return hax.named(jnp.where(now, array.array, 0), array.axes)
 
-            def masked(tree: Any) -> Any:
+            def masked(tree: optax.Updates) -> optax.Updates:
                 return map_tensors(trained_now, self.names, self.trained_from, tree)
 
             updates, state = optimizer.update(masked(grads), state, params, **extra)
@@ -62,11 +68,11 @@ class Freezing:
 
 
 def freezing(config: TrainConfig, num_steps: int | None = None) -> Freezing | None:
-    """What `frozen_parameters` and `unfreeze` of the config say; None: everything is trained.
+    """What the config freezes with `frozen_parameters` and `unfreeze`. None: everything is trained.
 
     Raises:
-        TrainingError: when a pattern is found in no tensor's name, nothing is left to train at the start, or something
-            is thawed after the last of `num_steps`.
+        TrainingError: a pattern is found in no tensor's name, nothing is left to train at the start, or a tensor is
+            unfrozen only after the last of `num_steps`.
     """
     frozen, thaws = config.frozen_parameters, config.unfreeze
     if frozen is None and not thaws:
@@ -78,8 +84,8 @@ def freezing(config: TrainConfig, num_steps: int | None = None) -> Freezing | No
         require_match(names, pattern, "unfreeze")
         if num_steps is not None and thaws[pattern] >= num_steps:
             raise TrainingError(
-                f"unfreeze = {thaws!r}: training has {num_steps} steps, {pattern!r} would never be trained; expected "
-                "fewer updates, or frozen_parameters alone"
+                f"unfreeze = {thaws!r}: training has {num_steps} steps, so {pattern!r} would never be trained; "
+                "expected fewer updates, or frozen_parameters alone"
             )
 
     def trained_from(name: str) -> int:
@@ -90,7 +96,7 @@ def freezing(config: TrainConfig, num_steps: int | None = None) -> Freezing | No
     if not any(trained_from(name) == 0 for some in names.values() for name in some):
         raise TrainingError(
             f"frozen_parameters = {frozen!r}, unfreeze = {thaws!r}: no tensor is left to train at the start; expected "
-            "patterns that leave some"
+            "patterns that leave some tensors trained"
         )
     found = Freezing(names, trained_from)
     if config.reinit_tokens and set(found.frozen()) & set(MATRICES):
@@ -101,5 +107,5 @@ def freezing(config: TrainConfig, num_steps: int | None = None) -> Freezing | No
     return found
 
 
-def _any(trained: Any) -> bool:
+def _any(trained: bool | hax.NamedArray) -> bool:
     return bool(trained.array.any()) if isinstance(trained, hax.NamedArray) else bool(trained)

@@ -1,28 +1,35 @@
-"""Optimizers that look at a weight matrix as a whole, run on each matrix by itself."""
+"""Runs optimizers that need whole weight matrices on each matrix separately."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import haliax as hax
 import jax
 import optax
 from levanter.optim.util import flatten_linear_layers, unflatten_linear_layers
 
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+F = TypeVar("F", bound=Callable[..., object])
 LAYER_AXES = ("layer", "layers")  # Levanter's names of the axis along which it stacks the layers' weights
 
 
 def for_each_matrix(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner` on each tensor that a model's Hugging Face checkpoint has: for a linear layer [out, in].
+    """`inner` for each tensor of the model's Hugging Face checkpoint; a linear layer is [out, in].
 
-    Levanter stacks those of all layers, and gives queries, keys and values an axis for heads.
+    Levanter stacks the tensors of all layers, and gives queries, keys and values an axis for heads.
     """
 
-    def init(params: Any) -> tuple[Any, ...]:
+    def init(params: optax.Params) -> tuple[optax.OptState, ...]:
         arrays = _arrays(flatten_linear_layers(params))
         return tuple(_mapped(inner.init, array)(array.array) for array in arrays)
 
-    def update(updates: Any, state: tuple[Any, ...], params: Any = None) -> tuple[Any, tuple[Any, ...]]:
+    def update(
+        updates: optax.Updates, state: tuple[optax.OptState, ...], params: optax.Params | None = None
+    ) -> tuple[optax.Updates, tuple[optax.OptState, ...]]:
         flat = flatten_linear_layers(updates)
         leaves, structure = jax.tree_util.tree_flatten(flat, is_leaf=_is_named)
         weights = _arrays(flatten_linear_layers(params))
@@ -37,13 +44,13 @@ def for_each_matrix(inner: optax.GradientTransformation) -> optax.GradientTransf
     return optax.GradientTransformation(init, update)
 
 
-def _mapped(function: Any, leaf: hax.NamedArray) -> Any:
+def _mapped(function: F, leaf: hax.NamedArray) -> F:
     return jax.vmap(function) if leaf.axes and leaf.axes[0].name in LAYER_AXES else function
 
 
-def _arrays(tree: Any) -> list[hax.NamedArray]:
+def _arrays(tree: PyTree) -> list[hax.NamedArray]:
     return jax.tree_util.tree_leaves(tree, is_leaf=_is_named)
 
 
-def _is_named(node: Any) -> bool:
+def _is_named(node: object) -> bool:
     return isinstance(node, hax.NamedArray)

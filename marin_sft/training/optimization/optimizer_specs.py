@@ -1,10 +1,9 @@
-"""Which optimizers there are, what each can be told, and their settings, which `optimizers` builds. Light: no JAX."""
+"""The optimizers with their options, and the settings from which `optimizers` builds one. Light: no JAX."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import omitted_when
@@ -14,23 +13,24 @@ from marin_sft.training.checks import require, require_pattern
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """What an optimizer can be told.
+    """The options of an optimizer.
 
-    betas: which of beta1 and beta2 it has. epsilon: the value of `epsilon` where the config gives none; None: it has
-    no such setting. options: its `optimizer_options` with their defaults.
+    betas: which of beta1 and beta2 it has.
+    epsilon: the default of `epsilon`. None: it has no such setting.
+    options: its `optimizer_options` with their defaults.
     """
 
     betas: tuple[str, ...] = ("beta1", "beta2")
     epsilon: float | None = 1e-8
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
-# Betas are decay rates of the running means of gradients and of their squares, where nothing else is said.
+# Unless noted, betas are the decay rates of the running means of gradients and of their squares.
 OPTIMIZERS = {
     # arXiv 1711.05101. nesterov: as NAdam.
     "adamw": OptimizerSpec(options={"nesterov": False}),
-    # arXiv 1804.04235: second moments by row and column sums for matrices whose both sides are at least
-    # min_dim_size_to_factor; clipping_threshold of an update's root mean square, None: off.
+    # arXiv 1804.04235: second moments as row and column sums, for matrices with both sides at least
+    # min_dim_size_to_factor. clipping_threshold: for the root mean square of an update; None: off.
     "adafactor": OptimizerSpec(
         betas=(),
         epsilon=1e-30,
@@ -41,18 +41,18 @@ OPTIMIZERS = {
             "multiply_by_parameter_scale": False,
         },
     ),
-    # arXiv 2406.16793: one second moment for each head, row or matrix.
+    # arXiv 2406.16793: one second moment per head, row or matrix.
     "adam_mini": OptimizerSpec(),
     # arXiv 2411.02853. The first update is 0: it only fills the second moments.
     "adopt": OptimizerSpec(epsilon=1e-6),
     # arXiv 2411.16085: AdamW without the coordinates in which update and gradient disagree.
     "cautious": OptimizerSpec(),
-    # arXiv 2302.06675: the sign of a mean by beta1 of gradient and momentum; the momentum decays by beta2.
+    # arXiv 2302.06675: the sign of gradient and momentum averaged with beta1; the momentum decays with beta2.
     "lion": OptimizerSpec(epsilon=None),
-    # arXiv 2411.10438, with AdamW's direction; gamma: how much of the variance correction.
+    # arXiv 2411.10438, with AdamW's direction. gamma: strength of the variance correction.
     "mars": OptimizerSpec(options={"gamma": 0.025}),
-    # https://kellerjordan.github.io/posts/muon for the weights of linear layers, Adam for all others, at rate adam_lr
-    # where it is not None. use_kimi_scaling, arXiv 2502.16982: updates as large as Adam's, so one rate fits both.
+    # https://kellerjordan.github.io/posts/muon for the weights of linear layers, Adam for all others, with the rate
+    # adam_lr unless it is None. use_kimi_scaling, arXiv 2502.16982: updates as large as Adam's, so one rate fits both.
     "muon": OptimizerSpec(
         options={
             "momentum": 0.95,
@@ -64,9 +64,9 @@ OPTIMIZERS = {
             "adam_lr": None,
         }
     ),
-    # As torch.optim.RMSprop, whose alpha is beta2.
+    # As torch.optim.RMSprop; its alpha is beta2.
     "rmsprop": OptimizerSpec(betas=("beta2",), options={"momentum": 0.0}),
-    # arXiv 2502.07529 for the weights of linear layers; for others the sign of the momentum by beta1, at
+    # arXiv 2502.07529 for the weights of linear layers. For others: the sign of the momentum with beta1, at
     # scion_to_signum_lr times the rate.
     "scion": OptimizerSpec(
         betas=("beta1",),
@@ -80,54 +80,54 @@ OPTIMIZERS = {
         },
     ),
 }
-_HANGS = "Levanter's never comes back from its first step on CPU, so that nothing of it could be tested; take 'muon'"
+_HANGS = "Levanter's hangs in its first step on CPU, so it could not be tested; use 'muon'"
 REFUSED = {
     "kron": _HANGS,
     "soap": _HANGS,
-    "quad": "it is neither in Levanter nor in Optax; take 'muon'",
-    "skew": "it is neither in Levanter nor in Optax; take 'muon'",
+    "quad": "it is neither in Levanter nor in Optax; use 'muon'",
+    "skew": "it is neither in Levanter nor in Optax; use 'muon'",
 }
 DEFAULT_BETAS = {"beta1": 0.9, "beta2": 0.95}
 _COEFFICIENTS = ("simple", "quintic", "polar_express", "aol")  # of the Newton-Schulz iteration, in Levanter
-_CHOICES: dict[str, tuple[Any, ...]] = {"coefficient_type": _COEFFICIENTS}
+_CHOICES = {"coefficient_type": _COEFFICIENTS}
 _NUMBER_OR_NONE = ("clipping_threshold", "adam_lr")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """How gradients become updates. Their rate: see `ScheduleSettings`."""
+    """How gradients become updates. For the learning rate, see `ScheduleSettings`."""
 
     optimizer: str = omitted_when("adamw", default="adamw")
     """One of `OPTIMIZERS`."""
 
-    optimizer_options: dict[str, Any] = omitted_when({}, default_factory=dict)
-    """What only this optimizer has, by name: see `OPTIMIZERS`."""
+    optimizer_options: dict[str, object] = omitted_when({}, default_factory=dict)
+    """Options of this optimizer only, by name: see `OPTIMIZERS`."""
 
     beta1: float = DEFAULT_BETAS["beta1"]
     """Decay rate of the running mean of gradients."""
 
     beta2: float = DEFAULT_BETAS["beta2"]
-    """Decay rate of the running mean of their squares."""
+    """Decay rate of the running mean of squared gradients."""
 
     epsilon: float | None = omitted_when(None, default=None)
-    """Added to the denominator. None: the optimizer's own."""
+    """Added to the denominator. None: the optimizer's default."""
 
     weight_decay: float = 0.0
-    """Decoupled, times the rate."""
+    """Decoupled weight decay, multiplied by the learning rate."""
 
     weight_decay_parameters: str | None = omitted_when(None, default=None)
     """A regular expression for the tensors that decay, see `tensor_names`. None: all but norms, embeddings and
     biases."""
 
     max_grad_norm: float | None = 1.0
-    """Clips the norm of the gradient of all that is trained. None: off."""
+    """Clips the global norm of the gradient. None: off."""
 
     skip_bad_steps: int | None = omitted_when(None, default=None)
-    """Leave the weights as they are in a step whose loss or gradient norm is more than six standard deviations above
-    the mean of so many steps before; `skipped_steps` in the metrics counts them. None: never."""
+    """Skip the update of a step whose loss or gradient norm is more than six standard deviations above the mean of this
+    many steps before it. `skipped_steps` in the metrics counts them. None: never."""
 
     def check_optimizer(self) -> None:
-        """Raise ConfigError for a value that cannot be used, or that the optimizer does not have."""
+        """Raise ConfigError for a value that cannot be used, or an option that the optimizer does not have."""
         where, name = type(self).__name__, self.optimizer
         if name in REFUSED:
             raise ConfigError(f"{where}.optimizer = {name!r}: {REFUSED[name]}")
@@ -161,20 +161,20 @@ class OptimizerSettings:
                 raise ConfigError(f"{at}: expected {expected}")
 
 
-def _refusal(option: str, value: Any, default: Any) -> str | None:
-    """What was expected where `value` is not of the kind that the option has."""
+def _refusal(option: str, value: object, default: object) -> str | None:
+    """What was expected, if `value` does not suit the option. None: it does."""
     if option in _CHOICES:
         return None if value in _CHOICES[option] else f"one of {', '.join(map(repr, _CHOICES[option]))}"
     if option in _NUMBER_OR_NONE and value is None:
         return None
     if isinstance(default, bool) or isinstance(value, bool):
         return None if isinstance(value, bool) == isinstance(default, bool) else f"a value like {default!r}"
-    kinds: Any = int if isinstance(default, int) else int | float
-    kind = "whole number" if kinds is int else "number"
-    return None if isinstance(value, kinds) and value >= 0 else f"a {kind} of at least 0"
+    whole = isinstance(default, int)
+    kind = "whole number" if whole else "number"
+    return None if isinstance(value, int if whole else int | float) and value >= 0 else f"a {kind} of at least 0"
 
 
-def _expected(got: str, names: Mapping[str, Any]) -> str:
+def _expected(got: str, names: Collection[str]) -> str:
     near = nearest(got.lower(), names)
     suggestion = f"did you mean {near[0]!r}? " if near else ""
     return f"{suggestion}expected one of {', '.join(names) or 'none: it has no options'}"

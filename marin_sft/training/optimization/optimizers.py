@@ -1,15 +1,15 @@
-"""Optimizers by name. Each is a direction; all else is the same for all of them:
+"""Optimizers by name. Each only computes a direction; the update is the same for all:
 
     weights -= rate * (direction(clipped gradient) + weight_decay * weights)
 
-where weight decay is for the parameters that it is for, and the gradient's global norm is clipped to `max_grad_norm`.
+The gradient's global norm is clipped to `max_grad_norm`. Weight decay applies to the chosen parameters only.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import haliax as hax
 import jax
@@ -31,6 +31,9 @@ from marin_sft.training.optimization.optimizer_specs import OPTIMIZERS
 from marin_sft.training.optimization.schedules import schedule
 from marin_sft.training.train_config import TrainConfig
 
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
 
 def optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformation:
     """From gradients to updates of the weights."""
@@ -48,20 +51,22 @@ def optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformati
 
 
 class Skipping(NamedTuple):
-    """State of an optimizer that skips; `train_step` looks for the count by its name."""
+    """State of an optimizer that skips steps. `train_step` finds the count by its name."""
 
     skipped_steps: jax.Array
-    inner: Any
+    inner: optax.OptState
 
 
 def _skipping(direction: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
     skipping = SkipStepConfig(rolling_interval_length=steps).wrap(direction)
 
-    def init(params: Any) -> Skipping:
+    def init(params: optax.Params) -> Skipping:
         return Skipping(jnp.zeros((), jnp.int32), skipping.init(params))
 
-    def update(updates: Any, state: Skipping, params: Any = None, **extra: Any) -> tuple[Any, Skipping]:
-        with levanter.tracker.defer_tracker_for_jit() as logged:  # else by a call from the devices, which nobody reads
+    def update(
+        updates: optax.Updates, state: Skipping, params: optax.Params | None = None, **extra: object
+    ) -> tuple[optax.Updates, Skipping]:
+        with levanter.tracker.defer_tracker_for_jit() as logged:  # else it is logged by a callback, and lost
             updates, inner = skipping.update(updates, state.inner, params, **extra)
         skipped = logged["optim/skipped_step"].astype(jnp.int32)
         return updates, Skipping(state.skipped_steps + skipped, inner)
@@ -79,8 +84,8 @@ def _weight_decay(config: TrainConfig) -> optax.GradientTransformation:
     def rate(name: str) -> float:
         return config.weight_decay if re.search(pattern, name) else 0.0
 
-    def decay(updates: Any, params: Any) -> Any:
-        def decayed(rates: Any, update: hax.NamedArray, weight: hax.NamedArray) -> hax.NamedArray:
+    def decay(updates: optax.Updates, params: optax.Params) -> optax.Updates:
+        def decayed(rates: float | hax.NamedArray, update: hax.NamedArray, weight: hax.NamedArray) -> hax.NamedArray:
             return (update + rates * weight).rearrange(update.axes)
 
         return map_tensors(decayed, names, rate, updates, params)
@@ -121,13 +126,13 @@ def _adam_mini(config: TrainConfig, epsilon: float) -> optax.GradientTransformat
         beta1=config.beta1,
         beta2=config.beta2,
         epsilon=epsilon,
-        max_grad_norm=None,  # off, though its type does not say so
+        max_grad_norm=None,  # off, although its type does not allow it
     )
-    return optax.chain(mini.build(1), optax.scale(-1.0))  # it gives updates, which go down
+    return optax.chain(mini.build(1), optax.scale(-1.0))  # `mini` returns updates, i.e. minus the direction
 
 
 def _adopt(config: TrainConfig, epsilon: float) -> optax.GradientTransformation:
-    # Not Levanter's, which lacks the paper's clipping: a weight with no gradient in the first step jumps.
+    # Levanter's lacks the paper's clipping: a weight without gradient in the first step jumps.
     return optax.contrib.scale_by_adopt(config.beta1, config.beta2, epsilon)
 
 
@@ -151,7 +156,7 @@ def _muon(
     nesterov: bool,
     backend_steps: int,
     muon_epsilon: float,
-    coefficient_type: Any,
+    coefficient_type: str,
     use_kimi_scaling: bool,
     adam_lr: float | None,
 ) -> optax.GradientTransformation:
@@ -161,10 +166,10 @@ def _muon(
     return optax.multi_transform({"muon": muon, "adamw": adam}, _muon_labels)
 
 
-def _muon_labels(params: Any) -> Any:
-    """Weights of linear layers but the head are "muon", all else is "adamw"."""
-    # By Scion's mask, which has the same parts. Muon's reads the axes of each weight, and those that are not trained
-    # have none: without use_kimi_scaling it insists on Out before In, as all our architectures and adapters have them.
+def _muon_labels(params: optax.Params) -> PyTree:
+    """Weights of linear layers except the head are "muon", all others "adamw"."""
+    # Scion's mask has the same parts. Muon's own reads the axes of every weight, but weights that are not trained have
+    # none. Without use_kimi_scaling it also insists on Out before In, which holds for all our models and adapters.
     return jax.tree_util.tree_map({"scion": "muon", "signum": "adamw"}.get, ScionConfig().create_mask(params))
 
 
@@ -180,7 +185,7 @@ def _scion(
     momentum: float,
     backend_steps: int,
     scion_epsilon: float,
-    coefficient_type: Any,
+    coefficient_type: str,
     scion_to_signum_lr: float,
 ) -> optax.GradientTransformation:
     scion = scale_with_scion(momentum, backend_steps, scion_epsilon, coefficient_type)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 import optax
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.optimization.schedule_settings import ScheduleSettings, without_rounding
 
-WSD_DECAY = 0.1  # the part of the steps in which "wsd" decays where `decay` says nothing
-FEWEST_DECAYING = 2  # of a part of the steps: the first of them still has the peak
+WSD_DECAY = 0.1  # the fraction of the steps in which "wsd" decays, unless `decay` is given
+FEWEST_DECAYING = 2  # steps, if `decay` is a fraction: the first of them still has the peak rate
 INV_SQRT_TIMESCALE = 10_000  # of "inv_sqrt" without a warmup
 
 
@@ -19,7 +18,7 @@ def schedule(settings: ScheduleSettings, num_steps: int) -> optax.Schedule:
     """The learning rate of each update, counted from 0: see `ScheduleSettings`.
 
     Raises:
-        TrainingError: when warmup and decay do not fit into so many steps.
+        TrainingError: warmup and decay do not fit into `num_steps`.
     """
     warmup, decay = _steps(settings, num_steps)
     peak, stable = settings.learning_rate, num_steps - warmup - decay
@@ -34,14 +33,14 @@ def schedule(settings: ScheduleSettings, num_steps: int) -> optax.Schedule:
 
 
 def _steps(settings: ScheduleSettings, num_steps: int) -> tuple[int, int]:
-    """Of warmup and of decay."""
+    """The numbers of warmup steps and of decay steps."""
     warmup, wanted = _count(settings.warmup, num_steps), settings.decay
     if settings.lr_schedule == "wsd" and wanted is None:
         wanted = WSD_DECAY
     left = max(num_steps - warmup, 0)
     if wanted is None:
         decay = left
-    elif isinstance(wanted, float):  # at most what the warmup leaves; a number of steps is what was asked for
+    elif isinstance(wanted, float):  # a fraction is cut to what the warmup leaves, a number of steps is not
         decay = min(max(_count(wanted, num_steps), FEWEST_DECAYING), left)
     else:
         decay = _count(wanted, num_steps)
@@ -50,7 +49,7 @@ def _steps(settings: ScheduleSettings, num_steps: int) -> tuple[int, int]:
     if warmup + decay > num_steps:
         raise TrainingError(
             f"warmup = {settings.warmup!r} and decay = {settings.decay!r} take {warmup} + {decay} steps, but training "
-            f"has {num_steps}; expected at most that: give fewer, or fractions of the steps"
+            f"has {num_steps}; give fewer steps, or fractions"
         )
     return warmup, decay
 
@@ -60,7 +59,7 @@ def _count(part: int | float, num_steps: int) -> int:
 
 
 def _decaying(settings: ScheduleSettings, warmup: int, steps: int) -> optax.Schedule:
-    """From the peak to the floor; counted from its own start."""
+    """From the peak to the floor, counted from the start of the decay."""
     peak, floor = settings.learning_rate, _floor(settings)
     match settings.lr_schedule:
         case "cosine":
@@ -78,5 +77,5 @@ def _floor(settings: ScheduleSettings) -> float:
     return settings.learning_rate * (settings.min_lr_ratio or 0.0)
 
 
-def _float(count: Any) -> Any:
+def _float(count: jax.typing.ArrayLike) -> jax.Array:
     return jnp.asarray(count, jnp.float32)

@@ -1,4 +1,4 @@
-"""The settings that say what is trained: all weights, some of them, or an adapter. Light: no JAX."""
+"""The settings of what is trained: all weights, some of them, or an adapter. Light: no JAX."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from marin_sft.training.lora_config import LoraConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainableSettings:
-    """What is trained. Regular expressions are searched in the Hugging Face names of tensors, see `tensor_names`."""
+    """What is trained. Regular expressions are matched anywhere in Hugging Face tensor names, see `tensor_names`."""
 
     frozen_parameters: str | None = omitted_when(None, default=None)
     """A regular expression for tensors that are never trained."""
 
     unfreeze: dict[str, int] = omitted_when({}, default_factory=dict)
-    """By regular expression, the number of updates after which tensors are trained. It takes precedence over
+    """The number of updates after which tensors are trained, by regular expression. It overrides
     `frozen_parameters`."""
 
     reinit_tokens: tuple[str, ...] = omitted_when((), default=())
     """Tokens of the base model's tokenizer that get new embeddings before training, see `reinit`."""
 
     lora: LoraConfig | None = omitted_when(None, default=None)
-    """Train an adapter only. The weights stay as they are, held in the type that `precision` computes with. None: train
-    all weights."""
+    """Train only an adapter. The weights do not change, and are held in the compute type of `precision`. None: train
+    the weights."""
 
     def check_trainable(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
@@ -33,4 +33,4 @@ class TrainableSettings:
             require_pattern(self, "frozen_parameters", self.frozen_parameters)
         for pattern, step in self.unfreeze.items():
             require_pattern(self, "unfreeze", pattern)
-            require(self, "unfreeze", step >= 0, "numbers of updates from 0 by expression")
+            require(self, "unfreeze", step >= 0, "numbers of updates, at least 0, by regular expression")

@@ -93,7 +93,7 @@ def test_ends():
     last = order.all_exhausted()
     assert (np.bincount(places(order, last)[:, 0], minlength=3) >= rows).all()
     assert (np.bincount(places(order, last - 1)[:, 0], minlength=3) < rows).any()
-    with pytest.raises(ConfigError, match="leaves out component 1 with rows unseen"):
+    with pytest.raises(ConfigError, match="leaves out component 1 with unseen rows"):
         Order([5, 50], [(0, [1, 1]), (20, [1, 0])], 0).all_exhausted()
 
 

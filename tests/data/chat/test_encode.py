@@ -7,6 +7,7 @@ from marin_sft.data.chat.alignment import Aligner, SpannedText, TokenRow, byte_l
 from marin_sft.data.chat.encode import Encoder, PreferenceRow, encode
 from marin_sft.data.formats import ChatLmDatasetFormat, TextLmDatasetFormat
 from marin_sft.data.messages.examples import BadRow, Dialogue, Preference, Rated, Segments, Text, TextPreference, Tokens
+from marin_sft.data.messages.reading import example_of
 
 FORMAT = ChatLmDatasetFormat()
 USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "hi"), ("assistant", "ho"), ("assistant", "no")))
@@ -188,3 +189,32 @@ def test_a_saved_truncation_is_not_used(tokenizer):
     cut.backend_tokenizer.enable_padding()
     row = encode(cut, Dialogue([USER, GOOD]), FORMAT)
     assert row.input_ids.tolist() == encode(tokenizer, Dialogue([USER, GOOD]), FORMAT).input_ids.tolist()
+
+
+def test_the_completion_of_rows_that_have_one_and_all_of_others(tokenizer):
+    """Decided for each row, since nobody knows the rows of a dataset before it is read."""
+    turns = [USER, GOOD]
+    chat, plain = {"prompt": [*turns, USER], "completion": [BAD, USER, GOOD]}, {"prompt": "one ", "completion": "two"}
+
+    def told(row, train_on):
+        format = ChatLmDatasetFormat(train_on=train_on)
+        return trained(tokenizer, encode(tokenizer, example_of(row, format), format))
+
+    end = "<|im_end|>"
+    assert told(chat, "completion") == f"no{end}ho{end}" and told(plain, "completion") == f"two{tokenizer.eos_token}"
+    whole = tokenizer.apply_chat_template([*turns, USER, BAD, USER, GOOD], tokenize=False)
+    assert told(chat, "everything") == whole and told(plain, "everything") == f"one two{tokenizer.eos_token}"
+    assert told(chat, "all") == whole.replace(f"ho{end}", "", 1)
+    chat_alone = tokenizer.apply_chat_template(turns, tokenize=False)
+    for train_on in ("completion", "everything", "all"):
+        assert told({"messages": turns}, train_on) == chat_alone
+        assert told({"text": "one"}, train_on) == f"one{tokenizer.eos_token}"
+    flagged = {"prompt": [USER, GOOD | {"train": False}, USER], "completion": [GOOD]}
+    assert told(flagged, "everything") == tokenizer.apply_chat_template(
+        [USER, GOOD, USER, GOOD], tokenize=False
+    ).replace(f"ho{end}", "", 1)
+
+
+def test_a_pair_of_texts_has_an_untrained_prompt_whatever_is_trained_of_others(tokenizer):
+    pair = encode(tokenizer, TextPreference("one ", "two", "three"), ChatLmDatasetFormat(train_on="everything"))
+    assert isinstance(pair, PreferenceRow) and trained(tokenizer, pair.chosen) == f"two{tokenizer.eos_token}"

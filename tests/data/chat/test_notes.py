@@ -199,7 +199,7 @@ def test_rows_with_special_tokens_can_be_refused(tokenizer, policy):
         Text("", f"a{START}"),
         Preference(WRITTEN[:1], WRITTEN[1:], [turn("assistant", "x")]),
     ):
-        with pytest.raises(BadRow, match="special_tokens_in_text: . special tokens stand in its text, first '<.im_"):
+        with pytest.raises(BadRow, match="special_tokens_in_text: its text has . special tokens, the first is '<.im_"):
             encode(tokenizer, example, format)
     assert encode(tokenizer, Dialogue(messages_of(["hi", "ho"])), format).mask.any()
 

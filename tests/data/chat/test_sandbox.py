@@ -78,7 +78,7 @@ def test_a_row_that_takes_too_much_is_dropped(tokenizer):
         if reason is None:
             assert len(encode_chat(tokenizer, messages, format).input_ids)
             continue
-        with pytest.raises(BadRow, match=f"{reason}: rendering it took more than 1,000,000 rounds"):
+        with pytest.raises(BadRow, match=f"{reason}: rendering took more than 1,000,000 rounds"):
             encode_chat(tokenizer, messages, format)
 
 

@@ -53,7 +53,7 @@ def test_links_in_a_directory_of_rows(tmp_path, helpers):
     (tmp_path / "data/notes").symlink_to("nowhere")
     assert [f.name for f in find_files([f"{tmp_path}/data"])] == ["tulu/b.jsonl"]
     (tmp_path / "data/gone.jsonl").symlink_to("nowhere")
-    with pytest.raises(DataError, match="data/gone.jsonl is a link that leads nowhere"):
+    with pytest.raises(DataError, match="data/gone.jsonl is a broken link"):
         find_files([f"{tmp_path}/data"])
 
 
@@ -169,12 +169,12 @@ def reason_or_row(source):
     [
         ('{\n "i": 0\n}\n', "one JSON object, expected a list"),
         ('[{"i": 0}\n{"i": 1}]', "line 2: got '{', expected ']'"),
-        ('[{"i": 0},\n{"i": 1', "line 2: no JSON"),
-        ('[{"i": 0}, {"i": oops}]' + " " * 100, "line 1: no JSON"),
+        ('[{"i": 0},\n{"i": 1', "line 2: not JSON"),
+        ('[{"i": 0}, {"i": oops}]' + " " * 100, "line 1: not JSON"),
         ('[{"i": 0}]\n[{"i": 1}]', "line 2: got '\\[', expected 'the end'"),
         ('{"data": [{"i": 0}], "more": 1}', "got ',', expected '}'"),
         ("17", "expected a list of rows"),
-        ("[" * 100_000, "nested so deep"),
+        ("[" * 100_000, "nested too deep"),
         ('[{"i": "\udc80"}]', "can't decode byte 0x80"),
     ],
 )
@@ -250,7 +250,7 @@ def test_csv(tmp_path):
 
 @pytest.mark.parametrize(
     "text, message",
-    [('a,b\n1,"2\n3,4\n', "line 2.*never closed"), ("a,a\n1,2\n", "only once"), ('a,"b\n', "no header")],
+    [('a,b\n1,"2\n3,4\n', "line 2.*never closed"), ("a,a\n1,2\n", "each name once"), ('a,"b\n', "no header")],
 )
 def test_no_csv(tmp_path, text, message):
     (tmp_path / "x.csv").write_text(text)
@@ -331,7 +331,7 @@ def test_no_table(tmp_path):
         with pytest.raises(DataError, match=f"{name}: cannot be read"):
             count_rows(find_files([f"{tmp_path}/{name}"])[0])
     twice = pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])
-    with pytest.raises(DataError, match="only once"):
+    with pytest.raises(DataError, match="each name once"):
         list(read_rows(write_table(tmp_path / "y.arrow", twice, "stream")))
 
 
@@ -464,7 +464,7 @@ def test_files_of_a_directory_that_are_passed_over_are_named(tmp_path, capsys):
         (tmp_path / name).write_text('{"text": "x"}\n')
     (tmp_path / "dataset_infos.json").unlink()
     assert [file.name for file in find_files([str(tmp_path)])] == ["a.jsonl"]
-    assert f"warning: {tmp_path}: passed over b.jsonlines, c.txt; expected .jsonl, " in capsys.readouterr().err
+    assert f"warning: {tmp_path}: skipped b.jsonlines, c.txt; expected .jsonl, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name, text", [("x.jsonl", '{"text": "x"}\n'), ("x.csv", "text\nx\n"), ("x.json", "[]")])
@@ -476,5 +476,5 @@ def test_utf16_is_told_by_name(tmp_path, name, text):
 
 def test_a_header_that_is_no_utf8(tmp_path):
     (tmp_path / "x.csv").write_bytes("text,r\u00e9ponse\nx,y\n".encode("latin-1"))
-    with pytest.raises(DataError, match="x.csv: line 1: the header has bytes that are no UTF-8"):
+    with pytest.raises(DataError, match="x.csv: line 1: the header is not UTF-8"):
         list(read_rows(SourceFile(f"{tmp_path}/x.csv", "x.csv")))

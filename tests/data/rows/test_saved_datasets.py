@@ -37,7 +37,7 @@ def test_the_rows_of_a_data_set(saved):
 
 def test_a_table_that_is_missing(saved):
     (saved / "data-00001-of-00003.arrow").unlink()
-    with pytest.raises(DataError, match="state.json names 'data-00001-of-00003.arrow', which is not there"):
+    with pytest.raises(DataError, match="state.json names 'data-00001-of-00003.arrow', which is missing"):
         find_files([str(saved)])
 
 
@@ -45,7 +45,7 @@ def test_several_splits(tmp_path):
     path = tmp_path / "both"
     parts = {"train": ROWS[:5], "test": ROWS[5:]}
     datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}).save_to_disk(path)
-    with pytest.raises(DataError, match="both is a data set with the splits train, test; name one, as in .*both/train"):
+    with pytest.raises(DataError, match="both is a dataset with the splits train, test; name one, as in .*both/train"):
         find_files([str(path)])
     for name, rows in parts.items():
         assert texts(path / name) == [row["text"] for row in rows]

@@ -98,7 +98,7 @@ def test_what_is_not_there(tmp_path):
     no_default = CARD.replace("  default: true\n", "")
     with pytest.raises(DataError, match="(?s)en.*de"):
         split_files(repository(tmp_path / "2", CONFIGURED, no_default))
-    with pytest.raises(DataError, match="cannot be made out"):
+    with pytest.raises(DataError, match="cannot resolve subset"):
         split_files(repository(tmp_path / "3", {}))
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_honoured(tmp_path):
     Path(directory, "data.tsv").write_text("a\tb\n1\t2\n")
     assert rows_of(directory, "train") == [{"a": "1", "b": "2"}]
     directory = repository(tmp_path / "text", {"notes.txt": 1})
-    with pytest.raises(DataError, match=r"'notes.txt' is of a kind that cannot be read"):
+    with pytest.raises(DataError, match=r"cannot read 'notes.txt'"):
         split_files(directory)
     directory = repository(tmp_path / "script", {**FLAT, "chats.py": 0})
     with pytest.raises(DataError, match="loading script chats.py.*refs/convert/parquet"):

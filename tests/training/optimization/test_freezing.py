@@ -135,7 +135,7 @@ def test_patterns_that_are_wrong(base_model):
     with pytest.raises(ConfigError, match="unfreeze = .*expected fewer updates than num_train_steps = 4"):
         config_for(base_model, unfreeze={"layers": 4})
     by_epochs = config_for(base_model, unfreeze={"layers": 4}, num_train_steps=None, num_train_epochs=1)
-    with pytest.raises(TrainingError, match="training has 4 steps, 'layers' would never be trained"):
+    with pytest.raises(TrainingError, match="training has 4 steps, so 'layers' would never be trained"):
         freezing(by_epochs, 4)
     assert freezing(by_epochs, 5) is not None
     with pytest.raises(TrainingError, match="no tensor is left to train at the start"):

@@ -147,7 +147,7 @@ def test_some_have_no_decay(lr_schedule):
 def test_one_floor():
     with pytest.raises(ConfigError, match="min_lr_ratio = 0.5: expected no value, because learning_rate_end"):
         config(min_lr_ratio=0.5, learning_rate_end=1e-4)
-    with pytest.raises(ConfigError, match="min_lr_ratio = 0.5: expected nothing where lr_schedule is 'constant'"):
+    with pytest.raises(ConfigError, match="min_lr_ratio = 0.5: expected no value: lr_schedule = 'constant'"):
         config(min_lr_ratio=0.5, lr_schedule="constant")
     with pytest.raises(ConfigError, match="learning_rate_end = 0.01: expected from 0 to learning_rate"):
         config(learning_rate_end=1e-2)
