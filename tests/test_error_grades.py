@@ -222,7 +222,7 @@ MISTAKES = {
     "25": (lambda: LoraConfig(r=0, alpha=1), "LoraConfig.r = 0: expected above 0"),
     "29": (
         lambda: trained(without=["learning_rate"]),
-        "SFTConfig: the field 'learning_rate' is missing; give learning_rate=",
+        "SFTConfig: 'learning_rate' is missing; it has no default: learning_rate=",
     ),
     "31": (lambda: trained(learning_rate=float("nan")), "learning_rate = nan: expected a finite number"),
     "36": (lambda: export("mine", trained(), dtype="bf16"), "dtype = 'bf16': expected .*; bf16 is 'bfloat16'"),
