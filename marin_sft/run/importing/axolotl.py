@@ -280,6 +280,9 @@ def _set_data(draft: Draft) -> None:
     longest = config.count("max_prompt_len")
     if longest is not None and draft.kind == "dpo":
         draft.mixture["max_prompt_length"] = longest
+    for key in {"chat_template", "chat_template_jinja"}.difference(config.read):
+        if config.has(key):
+            draft.note(config, key, "not used: each dataset's type says how its rows are worded")
     if keep_out(draft, config, "val_set_size") or draft.held_out_rows:
         draft.training["do_eval"] = True
 
