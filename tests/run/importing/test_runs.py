@@ -114,7 +114,8 @@ def test_an_experiment_runs_to_the_end(yaml, steps, adapter, folder, monkeypatch
 def test_the_text_of_an_experiment_can_be_looked_at(folder, capsys):
     imported(AXOLOTL, folder)
     assert command.main(["preview", "mine.py", "--rows", "1"]) == 0
-    assert "### Instruction:" in capsys.readouterr().out
+    tokens = capsys.readouterr().out.replace("|", "")
+    assert "### Response:" in tokens and "+ The sum is 1." in tokens
 
 
 def texts(tokenizer, row):
