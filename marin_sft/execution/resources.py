@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.nearest import nearest
 from marin_sft.redaction import looks_secret
@@ -30,7 +31,7 @@ ACCELERATORS = frozenset(
 _GPU_FILES = ("/dev/nvidia[0-9]*",)
 _UNCOUNTED_GPU_FILES = ("/dev/kfd", "/dev/dxg")
 _TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
-# A generation and its cores; Ray knows v5e by another name than its users.
+# A generation and its cores. Ray has another name for v5e.
 _TPU_TYPE = re.compile(rf"({'|'.join(a.removeprefix('TPU-').lower() for a in ACCELERATORS if 'TPU-' in a)})-[1-9]\d*")
 _V5E, _V5E_OF_RAY = "v5e-", "v5litepod-"
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -38,7 +39,7 @@ _OWN_FIELDS = {"CPU": "cpus", "GPU": "GpuConfig", "memory": "memory"}
 
 
 @dataclass(frozen=True)
-class RuntimeEnv:
+class RuntimeEnv(metaclass=NamedFields):
     """The environment that Ray sets up for a step. The inline backend only applies `env_vars`.
 
     env_vars: environment variables, but no secrets.
@@ -52,7 +53,7 @@ class RuntimeEnv:
 
 
 @dataclass(frozen=True)
-class Resources:
+class Resources(metaclass=NamedFields):
     """Base of all resource requests. On a private Ray on this machine, requests are reduced to what exists.
 
     cpus: number of cores.
@@ -131,7 +132,7 @@ def _gpus() -> float:
 
 
 def gpus_here() -> int:
-    """How many GPUs a process started here would see; 0 where their number is not known."""
+    """How many GPUs a process on this machine would see; 0 if the number is unknown."""
     found = _gpus()
     return 0 if math.isinf(found) else int(found)
 
@@ -166,7 +167,7 @@ def check_resources(where: str, resources: Resources) -> None:
         _check_gpu(resources, refuse)
     if isinstance(resources, TpuPodConfig):
         if not isinstance(resources.tpu_type, str) or not _TPU_TYPE.fullmatch(resources.tpu_type):
-            refuse(".tpu_type", resources.tpu_type, 'a type and its cores, like "v4-8", "v5e-16" or "v6e-8"')
+            refuse(".tpu_type", resources.tpu_type, 'a type and its cores, such as "v4-8", "v5e-16" or "v6e-8"')
         if type(resources.slice_count) is not int or resources.slice_count < 1:
             refuse(".slice_count", resources.slice_count, "a whole number >= 1")
     if resources.runtime_env is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.execution.ray_environment import may_be_seen
 from marin_sft.execution.resources import (
@@ -17,7 +18,7 @@ from marin_sft.execution.resources import (
     check_resources,
 )
 from marin_sft.nearest import nearest_text
-from marin_sft.training.checks import check_fields, check_types
+from marin_sft.training.checks import check_types
 
 _RUNTIME_ENV = (  # Ray's own fields
     *("env_vars", "pip", "uv", "conda", "working_dir", "excludes", "py_modules", "py_executable"),
@@ -35,10 +36,10 @@ class Environment:
 
     visible: Mapping[str, str]
     private: Mapping[str, str]
-    runtime_env: Mapping[str, Any]
+    runtime_env: Mapping[str, object]
 
     @staticmethod
-    def of(execution_env: Mapping[str, Any], where: str) -> Environment:
+    def of(execution_env: Mapping[str, object], where: str) -> Environment:
         """Of eformer's dictionary, which is a runtime_env of Ray's. A variable with an empty value counts as not given.
 
         Raises:
@@ -69,15 +70,11 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class AcceleratorConfig:
+class AcceleratorConfig(metaclass=NamedFields):
     """Base of the three below. `resources`: what the trainings of a `main` are to run on."""
 
     without_effect: ClassVar[tuple[str, ...]]
     """Names of eformer that may be given and that change nothing here."""
-
-    def __new__(cls, *_: object, **given: object) -> Self:
-        check_fields(cls, given, {})
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -104,7 +101,7 @@ class CpuAcceleratorConfig(AcceleratorConfig):
 
     core_count: float = 1
     """Cores of a training."""
-    execution_env: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    execution_env: Mapping[str, object] = field(default_factory=dict, hash=False, repr=False)
     """What Ray sets up for `main` and its steps: `env_vars`, `pip`, and the other entries of its runtime_env."""
     resource_name: str | None = None
     """Without effect."""
@@ -126,7 +123,7 @@ class GpuAcceleratorConfig(AcceleratorConfig):
 
     device_count: int = 1
     """GPUs of a training."""
-    execution_env: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    execution_env: Mapping[str, object] = field(default_factory=dict, hash=False, repr=False)
     """What Ray sets up for `main` and its steps: `env_vars`, `pip`, and the other entries of its runtime_env."""
     gpu_model: str | None = None
     """Ray's name of the GPU, such as "H100"; None: any."""
@@ -161,7 +158,7 @@ class TpuAcceleratorConfig(AcceleratorConfig):
     """The type of a slice with its cores, such as "v4-64"."""
     pod_count: int = 1
     """Slices of a training."""
-    execution_env: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    execution_env: Mapping[str, object] = field(default_factory=dict, hash=False, repr=False)
     """What Ray sets up for `main` and its steps: `env_vars`, `pip`, and the other entries of its runtime_env."""
     cpu_count: float = 2
     """Cores of a training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import netrc
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ from marin_sft.trainers.models import ModelHandle, precision_of
 from marin_sft.trainers.peft import DEFAULT_TARGETS
 from marin_sft.trainers.recommended import longest_of, recommended
 from marin_sft.trainers.rows import completes, first_row, format_of
-from marin_sft.trainers.settings import Dialect
+from marin_sft.trainers.settings import SETTINGS, Dialect, Group
 from marin_sft.training.checkpoints import nothing_to_resume
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.lora_config import LoraConfig
@@ -40,6 +41,8 @@ from marin_sft.training.optimization.optimizer_specs import DEFAULT_BETAS
 from marin_sft.training.sft_config import SFTConfig as SFTStepConfig
 
 NEVER = -1
+_OF_LORA = frozenset(s.name for s in SETTINGS if s.group is Group.LORA and s.name != "use_lora")
+_IDLE_LORA = "without effect here: {} (use_lora=True trains adapters)"
 _FILE = re.compile(r"\.(jsonl?|parquet|arrow|csv|tsv|txt)(\.\w+)?$")
 _OPTIMIZERS = {
     **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
@@ -117,7 +120,7 @@ class PipelineBuilder:
 
     def __init__(self, config: SFTConfig, dialect: Dialect, given: Given, prefix: str) -> None:
         self._config, self._dialect, self._given, self._prefix = config, dialect, given, prefix
-        self._values = {**config.values(dialect), **dict(config.dataset_kwargs or {})}
+        self._values = config.values(dialect)
         self._pairs = config.pairs
         self._kept: list[Kept] = []
         self._notes: list[str] = []
@@ -308,7 +311,7 @@ class PipelineBuilder:
         warmup = (int(steps) if steps >= 1 else steps) if steps else values["warmup_ratio"] or 0
         if values["warmup_steps"] and "warmup_ratio" in given and values["warmup_ratio"]:
             raise ConfigError(
-                f"{type(self._config).__name__}: warmup_steps = {values['warmup_steps']} and warmup_ratio = "
+                f"{type(self._config).__name__}: warmup_steps = {warmup} and warmup_ratio = "
                 f"{values['warmup_ratio']} say the same thing; expected one of them"
             )
         if (
@@ -318,7 +321,7 @@ class PipelineBuilder:
             and values["lr_schedule"] is None
         ):
             raise ConfigError(
-                f"{type(self._config).__name__}: warmup_steps = {values['warmup_steps']} without a scheduler; expected "
+                f"{type(self._config).__name__}: warmup_steps = {warmup} without a scheduler; expected "
                 "scheduler=EasyDeLSchedulers.COSINE or LINEAR"
             )
         if self._dialect is Dialect.OURS:
@@ -332,17 +335,20 @@ class PipelineBuilder:
 
     def _size(self) -> dict[str, Any]:
         """Batches, and how many."""
-        values, devices = self._values, device_count(self._resources)
-        at_once = values["batch_size"]
-        if at_once is None:
-            at_once = values["per_device_batch_size"] * devices
+        values, devices, said = self._values, device_count(self._resources), self._config.given()
+        each, at_once = values["per_device_batch_size"], values["batch_size"]
+        if each is not None and ("per_device_batch_size" in said or at_once is None):
+            if "batch_size" in said and at_once is not None and at_once != each * devices:
+                raise ConfigError(
+                    f"total_batch_size = {at_once} and per_device_train_batch_size = {each} on {devices} devices "
+                    "disagree; expected one of them"
+                )
+            at_once, counted = each * devices, f"{each} x {devices} device{'s' if devices > 1 else ''}"
+        else:
+            counted = str(at_once)
         parts = values["gradient_accumulation_steps"] or 1
-        if parts > 1 or values["batch_size"] is None:
-            counted = f"{values['per_device_batch_size']} x {devices} device{'s' if devices > 1 else ''}"
-            self._notes.append(
-                f"an update takes {at_once * parts} examples: {at_once if values['batch_size'] else counted} x "
-                f"{parts} accumulated"
-            )
+        if parts > 1 or counted != str(at_once):
+            self._notes.append(f"an update takes {at_once * parts} examples: {counted} x {parts} accumulated")
         steps = values["max_steps"] if values["max_steps"] and values["max_steps"] > 0 else None
         # Steps replace the epochs in transformers; EasyDeL ends with whichever comes first.
         epochs = None if steps is not None and self._dialect is not Dialect.EASYDEL else values["num_train_epochs"]
@@ -361,12 +367,24 @@ class PipelineBuilder:
             known = ", ".join(ATTENTION)
             raise ConfigError(f"attn_mechanism = {attention!r} is not supported: expected one of {known}")
         remat: Any = values["gradient_checkpointing"]
-        if remat is None:
-            if model.gradient_checkpointing not in CHECKPOINTERS:
-                raise ConfigError(f"gradient_checkpointing = {model.gradient_checkpointing!r}: no such checkpointer")
-            remat = CHECKPOINTERS[model.gradient_checkpointing]
+        remat = model.gradient_checkpointing if remat is None else remat
+        if isinstance(remat, str):
+            if remat not in CHECKPOINTERS:
+                raise ConfigError(f"gradient_checkpointing = {remat!r}: expected one of {', '.join(CHECKPOINTERS)}")
+            remat = CHECKPOINTERS[remat]
+        precision = self._precision()
+        for name, asked in (
+            ("attn_dtype", values["attention_dtype"] or model.attention_dtype),
+            ("attn_softmax_dtype", values["softmax_dtype"] or model.softmax_dtype),
+        ):
+            computed = "float32" if precision in ("fp32", "p=bf16,c=f32") else "bfloat16"
+            if asked not in (None, computed):
+                raise ConfigError(
+                    f"{name} = {asked} is not supported: attention computes in {computed}, as all passes do; dtype "
+                    "chooses that"
+                )
         return {
-            "precision": self._precision(),
+            "precision": precision,
             "mesh": _mesh(values["mesh"] if values["mesh"] is not None else model.mesh),
             "attention_backend": ATTENTION[attention],
             "gradient_checkpointing": remat,
@@ -380,6 +398,11 @@ class PipelineBuilder:
             self._notes.append("fp16: trained in bfloat16, which needs as much memory and no loss scaling")
             return "bf16"
         if values["dtype"] is not None or values["param_dtype"] is not None:
+            if said.get("bf16", ("", None))[1] is not None and values["bf16"] != (values["dtype"] == "bfloat16"):
+                raise ConfigError(
+                    f"{type(self._config).__name__}: bf16 = {values['bf16']} and dtype = {values['dtype']} disagree; "
+                    "expected one of them"
+                )
             return precision_of(values["dtype"], values["param_dtype"])
         if values["bf16"] is None:
             return self._given.model.precision
@@ -388,7 +411,14 @@ class PipelineBuilder:
     def _evaluation(self, held_out: bool) -> dict[str, Any]:
         values = self._values
         asked = values["do_eval"]
+        if values["eval_strategy"] not in (None, "no", "steps"):
+            raise ConfigError(
+                f"eval_strategy = {values['eval_strategy']!r} is not supported: expected no, or steps with eval_steps; "
+                "the last step is always followed by an evaluation"
+            )
         if values["no_eval"] or values["eval_strategy"] == "no":
+            if asked:
+                raise ConfigError("do_eval = True, but no_eval or eval_strategy = 'no'; expected one of them")
             asked = False
         if held_out and asked is None:
             asked = True
@@ -440,6 +470,9 @@ class PipelineBuilder:
         if self._given.lora is not None:
             return self._given.lora
         if not values["use_lora"]:
+            idle = [spelling for name, (spelling, _) in self._config.given().items() if name in _OF_LORA]
+            if idle and _IDLE_LORA.format(", ".join(idle)) not in self._notes:
+                self._notes.append(_IDLE_LORA.format(", ".join(idle)))
             return None
         targets = values["lora_target_modules"]
         if targets is None and self._dialect is Dialect.TRL:
@@ -485,7 +518,14 @@ def _state_at(path: str) -> str:
 
 
 def _has_wandb_key() -> bool:
-    return bool(os.environ.get("WANDB_API_KEY"))
+    """In the environment, or saved by `wandb login`."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        saved = netrc.netrc(os.environ.get("NETRC"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return saved.authenticators("api.wandb.ai") is not None
 
 
 def _with_revision(source: str, revision: str | None) -> str:
