@@ -147,7 +147,7 @@ WITHOUT_EFFECT = """
 
 
 def read_axolotl(config: Section) -> Draft:
-    """Raises UserError: a training that cannot be had here, or a value that cannot be used."""
+    """Raises UserError: an unsupported training, or a value that cannot be used."""
     draft = Draft("axolotl", config, batch_keys=("micro_batch_size", "gradient_accumulation_steps"))
     refuse(config, REFUSED)
     _set_kind(draft)

@@ -113,7 +113,7 @@ WITHOUT_EFFECT = """
 
 
 def read_llama_factory(config: Section) -> Draft:
-    """Raises UserError: a training that cannot be had here, or a value that cannot be used."""
+    """Raises UserError: an unsupported training, or a value that cannot be used."""
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
     draft = Draft("LLaMA-Factory", config, batch_keys=keys)
     refuse(config, REFUSED)

@@ -1,4 +1,4 @@
-"""Texts that an experiment states itself: how another tool words prompts, and chat templates under its names.
+"""Prompts, chat templates and functions that an experiment file defines itself.
 
 A definition is Python source; its key is what it defines.
 """
