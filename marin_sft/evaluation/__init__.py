@@ -1,1 +1,1 @@
-"""Measuring an export. Importing this package imports no JAX."""
+"""Evaluation of exports. Importing this package imports no JAX."""

@@ -1,15 +1,15 @@
 """Decoding with Levanter's paged key/value cache.
 
 Each sequence owns a fixed run of pages, so no scheduler is needed: one call fills the cache with all prompts, then a
-loop inside the same compiled function adds one token per sequence and step until all have ended. On a CPU or GPU,
-Levanter's reference attention goes through prompt tokens one by one: fine for small models, slow for long prompts.
+loop in the same compiled function adds one token per sequence and step until all have ended. On a CPU or GPU,
+Levanter's reference attention processes prompt tokens one by one: fine for small models, slow for long prompts.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import haliax as hax
@@ -19,16 +19,20 @@ import numpy as np
 from jax.typing import ArrayLike
 from levanter.inference.page_table import PageBatchInfo, PageTableSpec
 from levanter.inference.utils import INVALID
+from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.evaluation.sampling import Sampling, Stop, next_tokens
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
 
 PAGE_SIZE = 32  # tokens
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How B sequences of at most `pages * PAGE_SIZE` tokens lie in the cache: sequence b owns `pages` pages in a row,
-    so that its token t is in slot `b * pages * PAGE_SIZE + t`."""
+    """The cache for B sequences of at most `pages * PAGE_SIZE` tokens. Sequence b owns `pages` pages in a row: its
+    token t is in slot `b * pages * PAGE_SIZE + t`."""
 
     sequences: int
     pages: int
@@ -41,8 +45,10 @@ class Layout:
         return PageTableSpec(num_pages=self.sequences * self.pages, page_size=PAGE_SIZE)
 
     def step(self, new: jax.Array, lengths: jax.Array, slots: jax.Array) -> PageBatchInfo:
-        """A call that adds `new[b]` tokens to each sequence, which then is `lengths[b]` long; int32[B] both.
-        `slots`, int32[tokens], says where each token goes; tokens beyond sum(new) are not written."""
+        """A call that adds `new[b]` tokens to sequence b, which is then `lengths[b]` long; both are int32[B].
+
+        `slots`: int32[tokens], where each token goes. Tokens beyond sum(new) are not written.
+        """
         table = jnp.arange(self.sequences * self.pages, dtype=jnp.int32).reshape(self.sequences, self.pages)
         offsets = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(new, dtype=jnp.int32)])
         return PageBatchInfo(
@@ -56,13 +62,13 @@ class Layout:
         )
 
 
-def has_cache(model: Any) -> bool:
-    """Whether Levanter decodes this model with a cache. It would leave out sliding windows."""
+def has_cache(model: LmHeadModel) -> bool:
+    """Whether to decode this model with Levanter's cache, which ignores sliding windows."""
     return hasattr(model, "decode") and getattr(model.config, "sliding_window", None) is None
 
 
 def with_cache(
-    model: Any,
+    model: LmHeadModel,
     prompts: list[list[int]],
     lengths: np.ndarray,
     pad_to: int,
@@ -77,7 +83,7 @@ def with_cache(
 
 
 def _flattened(prompts: list[list[int]], layout: Layout, pad_to: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All prompts one after the other, and padding up to a fixed length: tokens, positions, cache slots."""
+    """All prompts one after another, padded to a fixed length: tokens, positions, cache slots."""
     size = len(prompts) * pad_to
     tokens, positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
     slots = np.full(size, INVALID, np.int32)
@@ -92,7 +98,7 @@ def _flattened(prompts: list[list[int]], layout: Layout, pad_to: int) -> tuple[n
 
 @eqx.filter_jit
 def _decode(
-    model: Any,
+    model: LmHeadModel,
     layout: Layout,
     tokens: ArrayLike,
     positions: ArrayLike,
@@ -110,10 +116,10 @@ def _decode(
     first_slots = jnp.arange(layout.sequences, dtype=jnp.int32) * layout.capacity
     one_each = jnp.ones(layout.sequences, jnp.int32)
 
-    def step(carry: Any) -> Any:
+    def step(carry: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
         i, token, cache, out, done = carry
         out, done = stop.add(i, token, out, done)
-        # A sequence that has ended writes within its own pages and is not looked at again.
+        # A sequence that has ended writes within its own pages, and is not read again.
         position = jnp.minimum(lengths + i, layout.capacity - 1)
         info = layout.step(one_each, position + 1, first_slots + position)
         hidden, cache = _hidden(model, cache, token, position, info)
@@ -123,7 +129,9 @@ def _decode(
     return jax.lax.while_loop(lambda carry: stop.unfinished(carry[0], carry[4]), step, start)[3]
 
 
-def _hidden(model: Any, cache: Any, tokens: Any, positions: Any, info: PageBatchInfo) -> tuple[hax.NamedArray, Any]:
-    """Hidden states of `tokens`, and the cache with them added. The head is applied later, to the few rows needed."""
+def _hidden(
+    model: LmHeadModel, cache: PyTree, tokens: ArrayLike, positions: ArrayLike, info: PageBatchInfo
+) -> tuple[hax.NamedArray, PyTree]:
+    """Hidden states of `tokens`, and the cache with them added. The head is applied later, only to the rows needed."""
     embedded = model.embeddings.embed(hax.named(jnp.asarray(tokens), "position"))
     return model.transformer.decode(cache, embedded, info, hax.named(jnp.asarray(positions), "position"))

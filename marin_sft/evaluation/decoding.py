@@ -1,12 +1,10 @@
-"""Batched decoding: the next token of each sequence, until one that ends it.
+"""Batched decoding: adds a token to each sequence until one ends it.
 
-Models that Levanter can decode with a cache go that way (see `cached_decoding`); for all others, each new token costs a
-forward pass over the whole sequence: the same answers, slower.
+Models that Levanter can decode with a cache use it (see `cached_decoding`). For the others, each new token costs a
+forward pass over the whole sequence: the answers are the same, but slower.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import equinox as eqx
 import haliax as hax
@@ -14,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.evaluation.cached_decoding import has_cache, with_cache
 from marin_sft.evaluation.sampling import GREEDY, Sampling, Stop, next_tokens
 
 
 def decode(
-    model: Any,
+    model: LmHeadModel,
     prompts: list[list[int]],
     ends: list[int],
     max_new_tokens: int,
@@ -30,9 +29,10 @@ def decode(
 ) -> list[list[int]]:
     """A continuation of each prompt, up to and including the first id of `ends`.
 
-    pad_to: the longest prompt that any call will bring, in tokens; equal values share one compilation, as do equal
-    numbers of prompts. first: the number of the first prompt; what is drawn for a prompt depends on its number, not on
-    the prompts beside it. Sequences stop at the model's longest length.
+    pad_to: the longest prompt of all calls, in tokens. Calls with equal values and equal numbers of prompts share one
+    compilation.
+    first: the number of the first prompt. Sampling depends on a prompt's number, not on the other prompts.
+    Sequences stop at the model's maximum length.
     """
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     room = np.minimum(model.max_length - lengths, max_new_tokens).astype(np.int32)
@@ -51,7 +51,7 @@ def decode(
 
 @eqx.filter_jit
 def _by_recomputing(
-    model: Any, tokens: ArrayLike, lengths: ArrayLike, stop: Stop, sampling: Sampling, keys: jax.Array
+    model: LmHeadModel, tokens: ArrayLike, lengths: ArrayLike, stop: Stop, sampling: Sampling, keys: jax.Array
 ) -> jax.Array:
     """int32[B, max_new_tokens], -1 after the end of a sequence. `tokens`, int32[B, longest]: prompts, then padding,
     which causal attention never sees."""
@@ -60,7 +60,7 @@ def _by_recomputing(
     lengths = jnp.asarray(lengths)
     rows = jnp.arange(lengths.shape[0])
 
-    def step(carry: Any) -> Any:
+    def step(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         i, tokens, out, done = carry
         hidden = model.activations(hax.named(tokens, ("batch", "position")), attn_mask=AttentionMask.causal())
         at_end = hidden.rearrange(("batch", "position", "embed")).array[rows, lengths + i - 1]

@@ -2,7 +2,7 @@
 
 {output_path}/generations.jsonl   {"set", "prompt", "reference", "generation", "exact_match", "finish"} per prompt
 {output_path}/metrics.json        {"exact_match": fraction, "exact_match/SET": fraction of each set, "prompts": n,
-                                   "stopped": fraction that ended by itself}
+                                   "stopped": fraction that ended with an EOS token}
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
+from levanter.models.lm_model import LmHeadModel
 
 from marin_sft import progress
 from marin_sft.data.chat.renderer import ChatRenderer
@@ -27,12 +28,16 @@ from marin_sft.evaluation.sampling import Sampling
 from marin_sft.evaluation.step_configs import GenerateConfig
 from marin_sft.paths import file_system
 from marin_sft.training.models import levanter_model
+from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt, its ids, and what the assistant should answer; `set` is its name in the config."""
+    """A rendered prompt, its token ids, and the answer that the assistant should give. `set`: its set in the config."""
 
     set: str
     text: str
@@ -41,13 +46,13 @@ class Prompt:
 
 
 def generate(config: GenerateConfig) -> None:
-    """Answer each prompt until a token of generation_config.json's `eos_token_id` list.
+    """Answer each prompt, up to a token in the `eos_token_id` list of generation_config.json.
 
-    An answer also ends after `max_new_tokens`, or where the model's longest sequence ends ("finish": "length").
+    An answer also ends after `max_new_tokens`, or at the model's maximum length ("finish": "length").
 
     Raises:
-        DataError: no rows, a row without a reference answer, or a prompt that leaves no room for one token.
-        TrainingError: for a model that is no model directory, or whose generation_config.json ends no answer.
+        DataError: there are no rows, a row has no reference answer, or a prompt leaves no room for a token.
+        TrainingError: the model is not a model directory, or its generation_config.json has no `eos_token_id`.
     """
     directory = ModelDirectory(config.model)
     tokenizer = directory.tokenizer()
@@ -64,7 +69,7 @@ def generate(config: GenerateConfig) -> None:
         _write(config.output_path, results)
 
 
-def read_prompts(config: GenerateConfig, tokenizer: Any, max_length: int) -> list[Prompt]:
+def read_prompts(config: GenerateConfig, tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Prompt]:
     """The prompts of the config's files, in order."""
     prompts = []
     format = ChatLmDatasetFormat(
@@ -77,7 +82,7 @@ def read_prompts(config: GenerateConfig, tokenizer: Any, max_length: int) -> lis
         if len(prompt.tokens) >= max_length:
             raise DataError(
                 f"{source.file.path}:{source.line}: the prompt has {len(prompt.tokens)} tokens, expected fewer than "
-                f"the model's {max_length}: leave such rows out of the prompts"
+                f"the model's {max_length}: remove the row from the prompts"
             )
         prompts.append(prompt)
     if not prompts:
@@ -91,11 +96,11 @@ def _rows(pattern: str) -> Iterator[SourceRow]:
 
 
 def _prompt(renderer: ChatRenderer, name: str, source: SourceRow) -> Prompt:
-    """The row's prompt as training renders it: with its tools and its own arguments of the template."""
+    """The row's prompt, rendered as in training: with its tools and its own template arguments."""
     messages = source.row.get("messages") if isinstance(source.row, dict) else None
     if not messages or messages[-1].get("role") != "assistant" or len(messages) < 2:
         raise DataError(
-            f"{source.file.path}:{source.line}: expected a row with 'messages' that end with the assistant's reference "
+            f"{source.file.path}:{source.line}: expected a row whose 'messages' end with the assistant's reference "
             f"answer, got {str(source.row)[:200]}"
         )
     try:
@@ -113,23 +118,22 @@ def end_ids(model: ModelDirectory) -> list[int]:
     ends = (model.json("generation_config.json") or {}).get("eos_token_id")
     if ends is None:
         raise TrainingError(
-            f"{model.path}/generation_config.json: no eos_token_id, so that no answer would ever end; "
-            "export the model again"
+            f"{model.path}/generation_config.json: no eos_token_id, so no answer would ever end; export the model again"
         )
     return ends if isinstance(ends, list) else [ends]
 
 
 def _answers(
-    config: GenerateConfig, model: Any, batch: list[Prompt], ends: list[int], pad_to: int, first: int
+    config: GenerateConfig, model: LmHeadModel, batch: list[Prompt], ends: list[int], pad_to: int, first: int
 ) -> list[list[int]]:
     tokens = [prompt.tokens for prompt in batch]
-    # A short last batch is filled up: another batch size would compile again.
+    # A short last batch is padded: another batch size would be compiled again.
     filled = tokens + tokens[:1] * (config.batch_size - len(tokens))
     sampling = Sampling(config.temperature, config.top_p, config.seed)
     return decode(model, filled, ends, config.max_new_tokens, pad_to, sampling, first)[: len(tokens)]
 
 
-def _result(tokenizer: Any, prompt: Prompt, answer: list[int], ends: list[int]) -> dict[str, Any]:
+def _result(tokenizer: PreTrainedTokenizerFast, prompt: Prompt, answer: list[int], ends: list[int]) -> Fields:
     stopped = bool(answer) and answer[-1] in ends
     generation = tokenizer.decode(answer[:-1] if stopped else answer)
     return {
@@ -142,12 +146,12 @@ def _result(tokenizer: Any, prompt: Prompt, answer: list[int], ends: list[int]) 
     }
 
 
-def _write(output_path: str, results: list[dict[str, Any]]) -> None:
+def _write(output_path: str, results: list[Fields]) -> None:
     filesystem, plain = file_system(output_path)
     filesystem.makedirs(plain, exist_ok=True)
     with filesystem.open(f"{plain}/generations.jsonl", "w") as file:
         file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
-    by_set: dict[str, list[dict[str, Any]]] = {}
+    by_set: dict[str, list[Fields]] = {}
     for result in results:
         by_set.setdefault(result["set"], []).append(result)
     metrics = {
@@ -162,5 +166,5 @@ def _write(output_path: str, results: list[dict[str, Any]]) -> None:
         json.dump(metrics, file, indent=2)
 
 
-def _share_of_matches(results: list[dict[str, Any]]) -> float:
+def _share_of_matches(results: list[Fields]) -> float:
     return sum(result["exact_match"] for result in results) / len(results)

@@ -1,21 +1,22 @@
 """The LM Evaluation Harness on an export, with its transformers backend.
 
-{output_path}/results.json   what the harness found: results, groups, versions and settings of the tasks
+{output_path}/results.json   from the harness: results, groups, versions and settings of the tasks
 {output_path}/metrics.json   {"TASK/METRIC": value}; with a filter, "TASK/METRIC/FILTER"
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
 
 from marin_sft.data.chat.templates import PinnedClock
 from marin_sft.data.files import write_text
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.step_configs import LmEvalConfig
+from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory
 
-# The rest of what the harness returns tells of the machine and the hour.
+# The rest of what the harness returns depends on the machine and the time.
 KEPT = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
 
 
@@ -24,7 +25,7 @@ def lm_eval(config: LmEvalConfig) -> None:
 
     Raises:
         ConfigError: the harness is not installed, or does not know a task.
-        TrainingError: a model that is no model directory.
+        TrainingError: the model is not a model directory.
     """
     try:
         import torch
@@ -41,7 +42,7 @@ def lm_eval(config: LmEvalConfig) -> None:
     if unknown:
         raise ConfigError(f"tasks: the harness has no {unknown}; `lm_eval ls tasks` lists what it has")
     with ModelDirectory(config.model).whole() as local:
-        found: Any = simple_evaluate(
+        found = simple_evaluate(
             model="hf",
             model_args={
                 "pretrained": local,
@@ -68,13 +69,13 @@ def lm_eval(config: LmEvalConfig) -> None:
     write_text(f"{config.output_path}/metrics.json", json.dumps(metrics(found["results"]), indent=2) + "\n")
 
 
-def template_arguments(config: LmEvalConfig) -> dict[str, Any]:
-    """What the harness gives the chat template with each prompt: also the day, instead of the clock."""
+def template_arguments(config: LmEvalConfig) -> dict[str, object]:
+    """The arguments of the chat template, with a fixed date instead of the clock."""
     return {**config.chat_template_kwargs, "strftime_now": PinnedClock(config.template_date)}
 
 
-def metrics(results: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """{"TASK/METRIC": value} of the harness's {"TASK": {"METRIC,FILTER": value}}; FILTER "none" is left out."""
+def metrics(results: Mapping[str, Fields]) -> dict[str, float]:
+    """{"TASK/METRIC": value} from the harness's {"TASK": {"METRIC,FILTER": value}}, with "/FILTER" unless "none"."""
     figures: dict[str, float] = {}
     for task, values in sorted(results.items()):
         for key, value in values.items():

@@ -1,7 +1,7 @@
 """How well a model predicts the trained tokens of tokenized validation data.
 
-{output_path}/metrics.json   {"loss": nats per trained token, "perplexity": exp(loss), "trained_tokens": n}; the same
-                             for each component, as "loss/NAME" and so on, where there are several
+{output_path}/metrics.json   {"loss": nats per trained token, "perplexity": exp(loss), "trained_tokens": n}; with
+                             several components, also "loss/NAME" etc. for each
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,20 +45,20 @@ class Total:
 
 
 def perplexity(config: PerplexityConfig) -> None:
-    """Sum the NLL of all trained tokens and divide by their number: of all validation rows, and of each component.
+    """Mean NLL per trained token, over all validation rows and for each component.
 
     Raises:
-        DataError: no validation rows, or rows made by another tokenizer than the model's.
-        TrainingError: a model that is no model directory, rows longer than it takes, or an NLL that is not finite.
+        DataError: there are no validation rows, or they were not made with the model's tokenizer.
+        TrainingError: the model is not a model directory, rows are too long for it, or an NLL is not finite.
     """
     mixture = PackedMixture.open(config.mixture, config.tokenized)
     if not mixture.validated:
-        raise DataError(f"{config.mixture}: no validation rows; give a mixture whose components have some")
+        raise DataError(f"{config.mixture}: no validation rows; expected a mixture whose components have some")
     directory = ModelDirectory(config.model)
     if vocabulary_hash(directory.tokenizer()) != mixture.about["vocabulary"]:
         raise DataError(
-            f"{config.mixture} was made with another tokenizer than that of {config.model}; tokenize the validation "
-            "data with the model's own"
+            f"{config.mixture} was not made with the tokenizer of {config.model}; tokenize the validation data with "
+            "the model's own"
         )
     nll_of = _nll_of(config, directory, mixture.seq_len)
     totals = {name: _total(config, mixture, name, nll_of) for name in mixture.validated}
@@ -85,16 +84,16 @@ def _total(config: PerplexityConfig, mixture: PackedMixture, name: str, nll_of: 
 
 
 def _nll_of(config: PerplexityConfig, directory: ModelDirectory, length: int) -> Callable[[Batch], float]:
-    """The summed NLL of a batch of rows of `length` tokens under the config's model, spread over all devices."""
-    devices: Any = levanter_trainer.trainer_config(precision="fp32", seed=0)  # the model is loaded as it is asked for
+    """A function from a batch of rows of `length` tokens to its summed NLL under the config's model, on all devices."""
+    devices = levanter_trainer.trainer_config(precision="fp32", seed=0)  # the model is loaded with the precision
     with devices.use_device_mesh():
         model = levanter_model.load_model(
             directory, dtype=DTYPES[config.precision], axis_mapping=devices.parameter_axis_mapping
         )
     if length > model.max_length:
         raise TrainingError(
-            f"{config.mixture}: rows of {length} tokens, expected at most {model.max_length}, the model's longest "
-            "sequence; pack the validation data with a shorter seq_len"
+            f"{config.mixture}: rows of {length} tokens, expected at most {model.max_length}, the model's maximum "
+            "length; pack the validation data with a shorter seq_len"
         )
     nll = summed_nll(devices)
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.training.models.levanter_model import logit_soft_cap
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0: the most likely token. `top_p`: draw from the fewest most likely tokens that together have at
-    least this probability. `seed`: equal ones give equal answers."""
+    """How to choose tokens.
+
+    temperature: 0 takes the most likely token.
+    top_p: draw from the fewest most likely tokens that together have at least this probability.
+    seed: the same seed gives the same answers.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -28,19 +32,19 @@ GREEDY = Sampling()
 
 
 class Stop(eqx.Module):
-    """When a sequence ends: `room`, int32[B], is how many tokens it may get; `ends`, int32[n], end it."""
+    """When a sequence ends. `room`: int32[B], how many tokens it may get. `ends`: int32[n], the ids that end it."""
 
     room: ArrayLike
     ends: ArrayLike
     max_new_tokens: int = eqx.field(static=True)
 
     def begin(self) -> tuple[jax.Array, jax.Array]:
-        """No tokens yet, int32[B, max_new_tokens] of -1, and which sequences are done, bool[B]."""
+        """No tokens yet: int32[B, max_new_tokens] of -1; and which sequences are done: bool[B]."""
         room = jnp.asarray(self.room)
         return jnp.full((room.shape[0], self.max_new_tokens), -1, jnp.int32), room <= 0
 
     def add(self, i: jax.Array, token: jax.Array, out: jax.Array, done: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """`out` and `done` with token number i, int32[B], of each sequence that is not done."""
+        """`out` and `done` after adding token number i, int32[B], to each sequence that is not done."""
         out = out.at[:, i].set(jnp.where(done, -1, token))
         return out, done | jnp.isin(token, jnp.asarray(self.ends)) | (i + 1 >= jnp.asarray(self.room))
 
@@ -48,8 +52,10 @@ class Stop(eqx.Module):
         return (i < self.max_new_tokens) & ~done.all()
 
 
-def next_tokens(model: Any, hidden: hax.NamedArray, i: jax.Array, sampling: Sampling, keys: jax.Array) -> jax.Array:
-    """Token number i of each answer, int32[B], from the hidden states [B, embed] of the tokens before."""
+def next_tokens(
+    model: LmHeadModel, hidden: hax.NamedArray, i: jax.Array, sampling: Sampling, keys: jax.Array
+) -> jax.Array:
+    """Token number i of each answer, int32[B], from the hidden states [B, embed] of the tokens before it."""
     scores = hax.dot(hidden, model.get_lm_head(), axis=model.Embed).array.astype(jnp.float32)
     if (cap := logit_soft_cap(model)) is not None:
         scores = cap * jnp.tanh(scores / cap)
@@ -61,7 +67,7 @@ def next_tokens(model: Any, hidden: hax.NamedArray, i: jax.Array, sampling: Samp
 
 
 def _nucleus(scores: jax.Array, top_p: float) -> jax.Array:
-    """`scores` [B, vocab], -inf for all but the fewest tokens with a probability of at least `top_p` in sum."""
+    """`scores` [B, vocab], -inf except for the fewest tokens whose probabilities sum to at least `top_p`."""
     if top_p >= 1:
         return scores
     order = jnp.argsort(-scores, axis=-1)

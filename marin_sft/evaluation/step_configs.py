@@ -1,12 +1,12 @@
-"""The configs of the evaluation steps: light values, each of which names the function that does the work."""
+"""The configs of the evaluation steps: light values that name the functions that do the work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from marin_sft.data.formats import TEMPLATE_DATE, check_template_date, check_template_kwargs
 from marin_sft.execution.step import StepConfig, execution_only, omitted_when, this_output_path
+from marin_sft.inputs import Source
 from marin_sft.training.checks import require, unresolved
 
 PRECISIONS = ("fp32", "bf16")
@@ -16,16 +16,24 @@ PRECISIONS = ("fp32", "bf16")
 class PerplexityConfig(
     StepConfig, kind="perplexity", version=1, body="marin_sft.evaluation.perplexity:perplexity", fresh_process=True
 ):
-    """`model`: a Hugging Face directory. `mixture`: output of a mixture step, whose validation rows are measured.
-    `tokenized`: outputs of the tokenize steps by the mixture's component names. `precision`: of weights and matrix
-    products, "fp32" or "bf16"; NLLs are float32. `batch_size`: rows at a time over all devices."""
+    """How well a model predicts the validation rows of a mixture."""
 
     model: str
+    """A Hugging Face directory."""
+
     mixture: str
+    """Output of a mixture step with validation rows."""
+
     tokenized: dict[str, str]
+    """Outputs of tokenize steps, by the mixture's component names."""
+
     precision: str = "fp32"
+    """The type of weights and matrix products, "fp32" or "bf16". NLLs are float32."""
+
     output_path: str = this_output_path()
+
     batch_size: int = execution_only(default=8)
+    """Rows per batch, over all devices."""
 
     def __post_init__(self) -> None:
         if unresolved(self):
@@ -38,25 +46,40 @@ class PerplexityConfig(
 class GenerateConfig(
     StepConfig, kind="generate", version=3, body="marin_sft.evaluation.generate:generate", fresh_process=True
 ):
-    """`model`: an exported directory. `prompts`: by set name, a path or glob of .json/.jsonl(.gz) rows whose "messages"
-    end with the reference answer of the assistant. `max_prompts`: the first so many rows of each set; None: all.
-
-    chat_template_kwargs: arguments of the chat template, e.g. {"enable_thinking": False}; a row's own go before them.
-    template_date: the day that a template is told which asks for it; see `ChatLmDatasetFormat`.
-    temperature: 0 is greedy. top_p: draw from the fewest tokens that have this probability together. seed: of what is
-    drawn."""
+    """A model's answers to prompts, compared with reference answers."""
 
     model: str
+    """An exported directory."""
+
     prompts: dict[str, str]
+    """By set name, a path or glob of .json/.jsonl(.gz) rows whose "messages" end with the assistant's reference
+    answer."""
+
     max_new_tokens: int = 128
+    """The most tokens of an answer."""
+
     max_prompts: int | None = None
+    """Only the first rows of each set. None: all."""
+
     temperature: float = 0.0
+    """0 is greedy."""
+
     top_p: float = 1.0
+    """Draw from the fewest most likely tokens that together have at least this probability."""
+
     seed: int = 0
-    chat_template_kwargs: dict[str, Any] = omitted_when({}, default_factory=dict)
+    """Seed of sampling."""
+
+    chat_template_kwargs: dict[str, object] = omitted_when({}, default_factory=dict)
+    """Arguments of the chat template, e.g. {"enable_thinking": False}. A row's own take precedence."""
+
     template_date: str = omitted_when(TEMPLATE_DATE, default=TEMPLATE_DATE)
+    """The date for templates that ask for it, see `ChatLmDatasetFormat`."""
+
     output_path: str = this_output_path()
+
     batch_size: int = execution_only(default=16)
+    """Prompts per batch."""
 
     def __post_init__(self) -> None:
         if unresolved(self):
@@ -74,28 +97,45 @@ class GenerateConfig(
 class LmEvalConfig(
     StepConfig, kind="lm_eval", version=2, body="marin_sft.evaluation.lm_eval:lm_eval", fresh_process=True
 ):
-    """`model`: an exported directory. `tasks`: names of the harness's tasks or groups.
-
-    task_files: a directory of task files (.yaml) of your own. num_fewshot: examples in the prompt; None: as each task
-    says. limit: the first so many documents of each task; below 1, that fraction of them; None: all.
-    chat_template_kwargs: arguments of the chat template, e.g. {"enable_thinking": False}. template_date: the day that a
-    template is told which asks for it. dtype: "auto" is the export's. seed: of few-shot examples and of sampling.
-    device: "cuda", "cpu"; None: a GPU where there is one.
-    """
+    """Tasks of the LM Evaluation Harness on an export."""
 
     model: str
+    """An exported directory."""
+
     tasks: tuple[str, ...]
-    task_files: Any = None
+    """Names of the harness's tasks or groups."""
+
+    task_files: Source | None = None
+    """A directory with your own task files (.yaml)."""
+
     num_fewshot: int | None = None
+    """Examples in the prompt. None: the task's default."""
+
     limit: float | None = None
+    """Only the first documents of each task; below 1, a fraction of them. None: all."""
+
     apply_chat_template: bool = True
+    """Render prompts with the chat template."""
+
     dtype: str = "auto"
+    """The type of the weights. "auto": the export's."""
+
     seed: int = 0
-    chat_template_kwargs: dict[str, Any] = omitted_when({}, default_factory=dict)
+    """Seed of few-shot examples and of sampling."""
+
+    chat_template_kwargs: dict[str, object] = omitted_when({}, default_factory=dict)
+    """Arguments of the chat template, e.g. {"enable_thinking": False}."""
+
     template_date: str = omitted_when(TEMPLATE_DATE, default=TEMPLATE_DATE)
+    """The date for templates that ask for it."""
+
     output_path: str = this_output_path()
+
     batch_size: int = execution_only(default=8)
+    """Requests per batch."""
+
     device: str | None = execution_only(default=None)
+    """"cuda" or "cpu". None: a GPU if there is one."""
 
     def __post_init__(self) -> None:
         if unresolved(self):

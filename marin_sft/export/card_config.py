@@ -1,18 +1,25 @@
-"""What a model card says beside what the export itself knows."""
+"""The parts of a model card that the export itself does not know."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardConfig:
-    """title: of the card. method: how it was trained, "SFT". datasets: ids on the Hugging Face Hub.
-    mixture: output of the mixture step trained on. hyperparameters: by name, plain values."""
+    """A model card: what it says in addition to what the export knows."""
 
     title: str = "A fine-tuned model"
+    """The title."""
+
     method: str = "SFT"
+    """How the model was trained."""
+
     datasets: tuple[str, ...] = ()
+    """Ids on the Hugging Face Hub."""
+
     mixture: str | None = None
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    """Output of the mixture step that the model was trained on."""
+
+    hyperparameters: dict[str, object] = field(default_factory=dict)
+    """Plain values by name."""

@@ -1,12 +1,12 @@
-"""A model as a Hugging Face directory, written for transformers 4 and 5 alike, and read back before it counts.
+"""A model as a Hugging Face directory, for both transformers 4 and 5. It is read back before it counts.
 
-config.json               rope in both forms, one dtype, no fields of generation
-*.safetensors             in shards with an index above `max_shard_bytes`
+config.json               rope in both forms, one dtype, no generation fields
+*.safetensors             shards with an index if larger than `max_shard_bytes`
 generation_config.json    the base model's sampling, and every id that ends an answer
-tokenizer files           with the chat template trained with, as chat_template.jinja and in tokenizer_config.json
+tokenizer files           with the chat template of training, in chat_template.jinja and in tokenizer_config.json
 README.md                 the model card
 
-The same weights and config give the same bytes.
+The same weights and config always give the same bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,26 +29,29 @@ from marin_sft.export.hf_config import DTYPES, HfExport
 from marin_sft.export.model_card import model_card
 from marin_sft.export.verify import verify_files, verify_names, verify_upload, verify_weights
 from marin_sft.training.models.model_check import check_tokenizer
-from marin_sft.training.models.model_config import with_dtype
+from marin_sft.training.models.model_config import Fields, with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
 from marin_sft.training.models.stored_tensors import LazyTensors, LocalFile, StoredTensors, shapes_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 
 class Cast(LazyTensors):
-    """`tensors` as `dtype`, each when it is asked for, so that two copies of a model are never held.
+    """`tensors` as `dtype`. Each is converted when it is read, so two copies of a model are never in memory.
 
     Raises:
-        ExportError: on asking for a tensor with values that are not finite as `dtype`.
+        ExportError: when a tensor is read whose values are not finite as `dtype`.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], dtype: str) -> None:
         import ml_dtypes
 
         self._tensors = tensors
-        self._dtype: Any = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+        self._dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        with np.errstate(over="ignore"):  # said below
+        with np.errstate(over="ignore"):  # reported below
             tensor = self._tensors[name].astype(self._dtype)
         if not np.isfinite(tensor.astype(np.float32)).all():
             raise ExportError(
@@ -69,16 +72,20 @@ class Cast(LazyTensors):
 
 @dataclass(frozen=True)
 class _Files:
-    """What an export has beside its weights. `meant`: fields of a config.json that mean the model trained. `template`:
-    the chat template exported, which renders by itself as that of `tokenizer` does with `kwargs`."""
+    """The files of an export except its weights.
 
-    config: dict[str, Any]
-    meant: dict[str, Any]
-    generation: dict[str, Any]
-    tokenizer: Any
-    template: Any
-    kwargs: Mapping[str, Any]
-    origin: Mapping[str, Any] | None
+    meant: fields of a config.json that describe the trained model.
+    tokenizer: with the chat template of training, which was rendered with `kwargs`.
+    template: the exported chat template, which renders the same without them.
+    """
+
+    config: Fields
+    meant: Fields
+    generation: Fields
+    tokenizer: PreTrainedTokenizerFast
+    template: str | dict[str, str] | None
+    kwargs: Mapping[str, object]
+    origin: Fields | None
 
     @property
     def dtype(self) -> str:
@@ -95,12 +102,10 @@ class _Files:
         verify_files(local, self.meant, self.generation, self.tokenizer, self.kwargs)
 
 
-def _files(
-    export: HfExport, trained: Mapping[str, Any], base: ModelDirectory, tensors: Mapping[str, np.ndarray]
-) -> _Files:
-    """`trained`: the config.json of the model trained. Of `tensors`, names and the embedding's rows count.
+def _files(export: HfExport, trained: Fields, base: ModelDirectory, tensors: Mapping[str, np.ndarray]) -> _Files:
+    """`trained`: the config.json of the trained model. `tensors`: only their names and the rows of the embedding count.
 
-    Raises as `write_export`.
+    Raises as `write_export` does.
     """
     other = None if export.tokenizer == base.path else export.tokenizer
     template = export.chat_template
@@ -126,9 +131,9 @@ def _files(
     )
 
 
-def check_export(export: HfExport, trained_config: Mapping[str, Any], base: ModelDirectory) -> None:
-    """Raise, as `write_export` does, for whatever would keep a model of `trained_config` from being exported, but for
-    its weights: before they are trained."""
+def check_export(export: HfExport, trained_config: Fields, base: ModelDirectory) -> None:
+    """Raise what `write_export` would raise for a model of `trained_config`, before training: all but errors in the
+    weights."""
     embedding = np.broadcast_to(np.float32(0), (trained_config["vocab_size"], 1))
     files = _files(export, trained_config, base, {serving.EMBEDDING: embedding})
     with tempfile.TemporaryDirectory() as local:
@@ -139,21 +144,23 @@ def check_export(export: HfExport, trained_config: Mapping[str, Any], base: Mode
 def write_export(
     path: str,
     tensors: Mapping[str, np.ndarray],
-    trained_config: Mapping[str, Any],
+    trained_config: Fields,
     export: HfExport,
     base: ModelDirectory,
     metrics: Mapping[str, float],
 ) -> None:
     """Write the directory at `path` (local or remote), read it back and compare.
 
-    tensors: the trained weights by Hugging Face name, each of which is asked for once. trained_config: the config.json
-    of the model trained. base: the model at `export.base_model`. metrics: of training, for the card.
+    tensors: the trained weights by Hugging Face name; each is read once.
+    trained_config: the config.json of the trained model.
+    base: the model at `export.base_model`.
+    metrics: of training, for the card.
 
     Raises:
         ExportError: what was written is not what was trained, the tokenizer does not fit the model, or nothing would
             end an answer.
-        TrainingError: no base model directory.
-        ConfigError: no usable tokenizer.
+        TrainingError: there is no base model directory.
+        ConfigError: there is no usable tokenizer.
     """
     files = _files(export, trained_config, base, tensors)
     cast = Cast(tensors, files.dtype)
@@ -180,7 +187,7 @@ def _sizes(local: str) -> dict[str, int]:
     return {file.relative_to(local).as_posix(): file.stat().st_size for file in found}
 
 
-def _dtype_of(config: Mapping[str, Any]) -> str:
+def _dtype_of(config: Fields) -> str:
     dtype = config.get("torch_dtype") or config.get("dtype") or "float32"
     if dtype not in DTYPES:
         raise ExportError(f"the base model's config.json has dtype {dtype!r}, expected one of {DTYPES}; set dtype")

@@ -1,4 +1,4 @@
-"""What an export has to know of how its model was trained, read from the training step's config while planning."""
+"""What an export must know about its model's training, read from the training step's config while planning."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def export_fields(title: str, trained: str, config: TrainConfig) -> dict[str, An
     """The fields of an `HfExport` that follow from the config of the training step named `trained`.
 
     Raises:
-        ConfigError: components with different chat templates, of which an export could carry only one; or none made by
-            a tokenize step.
+        ConfigError: the components have different chat templates, but an export can carry only one; or no component was
+            made by a tokenize step.
     """
     tokens = _tokenization_of(trained, config)
     format = tokens.format.as_chat()
@@ -39,38 +39,38 @@ def export_fields(title: str, trained: str, config: TrainConfig) -> dict[str, An
 
 
 def _tokenization_of(trained: str, config: TrainConfig) -> TokenizeConfig:
-    """How the data of a training step was tokenized; the same for all its chat components."""
+    """How the data of a training step was tokenized. All its chat components must agree."""
     found = [_config_of(source) for source in _trained_on(config)]
     made = [tokens for tokens in found if isinstance(tokens, TokenizeConfig)]
     if not made:
         raise ConfigError(
             f"step '{trained}': no component was made by a tokenize step; expected one, for its tokenizer"
         )
-    # Plain texts use no template, whatever the others use.
+    # Plain texts use no template.
     chats = [t for t in made if isinstance(t.format, ChatLmDatasetFormat | PreferenceChatLmDatasetFormat)]
     rendered = {repr((f.chat_template, f.chat_template_kwargs)) for f in (t.format.as_chat() for t in chats)}
     if len(rendered) > 1:
         raise ConfigError(
             f"step '{trained}': its {len(chats)} components were tokenized with {len(rendered)} different chat "
-            "templates, and an export carries one; give all the same format.chat_template and chat_template_kwargs"
+            "templates, but an export carries one; give all the same format.chat_template and chat_template_kwargs"
         )
     return (chats or made)[0]
 
 
-def _trained_on(config: TrainConfig) -> list[Any]:
-    """The tokenize steps of the components trained on; others are there for validation."""
+def _trained_on(config: TrainConfig) -> list[object]:
+    """The tokenize steps of the training components, without those that are for validation only."""
     data = getattr(_config_of(config.mixture), "data", None)
     names = sorted(config.tokenized) if data is None else data.training
     return [config.tokenized[name] for name in names]
 
 
-def _config_of(source: Any) -> Any:
-    """The config of the step that makes `source`; None for a plain path."""
+def _config_of(source: object) -> object:
+    """The config of the step that makes `source`. None: it is a plain path."""
     return getattr(source.step if isinstance(source, InputName) else source, "config", None)
 
 
-def _datasets_of(value: Any) -> tuple[str, ...]:
-    """The ids of the datasets on the Hub that `value` (a step, a config, or what holds them) is made from, sorted."""
+def _datasets_of(value: object) -> tuple[str, ...]:
+    """The sorted ids of the Hub datasets that `value` (a step, a config, or a container of them) is made from."""
     if isinstance(value, InputName | ExecutorStep):
         return _datasets_of(_config_of(value))
     if isinstance(value, DownloadConfig):
@@ -81,8 +81,8 @@ def _datasets_of(value: Any) -> tuple[str, ...]:
     return tuple(sorted({id for part in parts for id in _datasets_of(part)}))
 
 
-def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
-    """The plain values of a training config that can change its result, but for those that are off."""
+def _hyperparameters(config: TrainConfig) -> dict[str, object]:
+    """The plain values of a training config that can change its result, without those that are None."""
     counted = [field for field in fields(config) if not field.metadata.get("execution_only")]
     values = {
         field.name: getattr(config, field.name) for field in counted if field.name not in ("base_model", "mixture")

@@ -9,12 +9,12 @@ from marin_sft.training.models.model_directory import ModelDirectory
 
 
 def export_hf(config: ExportConfig) -> None:
-    """Write the directory that `marin_sft.export.directory` describes, then read it back and compare.
+    """Write the directory described in `marin_sft.export.directory`, then read it back and compare.
 
     Raises:
-        ExportError: when what was written is not what was trained, the tokenizer does not fit the model, or nothing
-            would end an answer.
-        TrainingError: for a checkpoint or base model that is no model directory.
+        ExportError: what was written is not what was trained, the tokenizer does not fit the model, or nothing would
+            end an answer.
+        TrainingError: the checkpoint or the base model is not a model directory.
     """
     try:
         metrics = read_json(f"{config.checkpoint}/metrics.json")

@@ -1,9 +1,8 @@
-"""The configs of exports: what a directory needs beside the trained weights to serve them as they were trained."""
+"""The configs of exports: what is needed besides the trained weights to serve a model as it was trained."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from marin_sft.execution.step import StepConfig, execution_only, this_output_path
 from marin_sft.export.card_config import CardConfig
@@ -14,25 +13,32 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, kw_only=True)
 class HfExport:
-    """`base_model`: the directory that training started from.
-
-    tokenizer: directory of the tokenizer trained with; None: the base model's.
-    chat_template: the template trained with, where it is not the tokenizer's own. chat_template_kwargs: what it was
-    given beside the messages; these become its defaults.
-    dtype: of the weights written; None: the base model's. max_shard_bytes: the size of a file of weights.
-    generation_eos_token_ids: the ids that end an answer; None: those of the base model's generation_config.json, the
-    tokenizer's EOS and the token with which the chat template ends an assistant's turn.
-    card: what the model card says; no part of the identity, as the steps that it tells of count by themselves.
-    """
+    """A Hugging Face directory for trained weights."""
 
     base_model: str
+    """The directory that training started from."""
+
     tokenizer: str | None = None
+    """The directory of the tokenizer used in training. None: the base model's."""
+
     chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """The chat template used in training. None: the tokenizer's own."""
+
+    chat_template_kwargs: dict[str, object] = field(default_factory=dict)
+    """The template's arguments in training, in addition to the messages. They become its defaults."""
+
     dtype: str | None = None
+    """The type of the exported weights. None: the base model's."""
+
     max_shard_bytes: int = 5 * 10**9
+    """The largest size of a weight file."""
+
     generation_eos_token_ids: tuple[int, ...] | None = None
+    """The ids that end an answer. None: those in the base model's generation_config.json, the tokenizer's EOS, and the
+    token with which the chat template ends an assistant's turn."""
+
     card: CardConfig = execution_only(default=CardConfig())
+    """The model card. It is not part of the identity: the steps that it mentions are."""
 
     def __post_init__(self) -> None:
         if unresolved(self):
@@ -47,7 +53,9 @@ class HfExport:
 class ExportConfig(
     HfExport, StepConfig, kind="export_hf", version=4, body="marin_sft.export.hf:export_hf", fresh_process=True
 ):
-    """`checkpoint`: output of a training step."""
+    """An export as a step of its own."""
 
     checkpoint: str
+    """Output of a training step."""
+
     output_path: str = this_output_path()

@@ -1,25 +1,23 @@
-"""The model card of an export: README.md with a front matter that the Hugging Face Hub reads. No times, no paths of a
-machine: the same inputs give the same card."""
+"""The model card of an export: README.md with front matter for the Hugging Face Hub. It has no times and no local
+paths, so the same inputs always give the same card."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.export.card_config import CardConfig
 from marin_sft.export.hf_config import HfExport
 from marin_sft.training.metrics.meter import TIMED
+from marin_sft.training.models.model_config import Fields
 
 _STEP = re.compile(r"(?:^|/)([^/]+-[0-9a-f]{10})(?=/|$)")
 
 
-def model_card(
-    export: HfExport, origin: Mapping[str, Any] | None, dtype: str, metrics: Mapping[str, float], path: str
-) -> str:
-    """`origin`: .provenance.json of the base model, where it was downloaded. `path`: of the export."""
+def model_card(export: HfExport, origin: Fields | None, dtype: str, metrics: Mapping[str, float], path: str) -> str:
+    """`origin`: .provenance.json of the base model, if it was downloaded. `path`: where the export is written."""
     card = export.card
     sections = [
         _front_matter(card, origin),
@@ -34,13 +32,13 @@ def model_card(
 
 
 def step_of(path: str) -> str | None:
-    """`name-fingerprint` of the step in whose output `path` lies (the last part of its name); None elsewhere."""
+    """`name-fingerprint` of the step whose output contains `path` (the last part of its name). None: no step does."""
     found = _STEP.findall(path)
     return found[-1] if found else None
 
 
-def _front_matter(card: CardConfig, origin: Mapping[str, Any] | None) -> str:
-    fields: dict[str, Any] = {
+def _front_matter(card: CardConfig, origin: Fields | None) -> str:
+    fields: dict[str, object] = {
         **({"base_model": origin["id"]} if origin else {}),
         **({"datasets": list(card.datasets)} if card.datasets else {}),
         "library_name": "transformers",
@@ -51,7 +49,7 @@ def _front_matter(card: CardConfig, origin: Mapping[str, Any] | None) -> str:
     return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---"])
 
 
-def _base(base_model: str, origin: Mapping[str, Any] | None) -> str:
+def _base(base_model: str, origin: Fields | None) -> str:
     if origin:
         return f"[{origin['id']}](https://huggingface.co/{origin['id']}) at `{origin['commit']}`"
     step = step_of(base_model)
@@ -59,7 +57,7 @@ def _base(base_model: str, origin: Mapping[str, Any] | None) -> str:
 
 
 def _data(card: CardConfig) -> str:
-    """One line per component: its share of the rows trained on, its size, and how often an epoch sees it."""
+    """One line per component: its share of the training rows, its size, and how often it is seen per epoch."""
     if card.mixture is None:
         return ""
     mixture = PackedMixture.open(card.mixture, {})
@@ -80,8 +78,8 @@ def _data(card: CardConfig) -> str:
     return f"{_table('Data', headings, lines)}\n\n{mixture.kind.card.format(seq_len=mixture.seq_len)}"
 
 
-def _over_stages(stages: list[dict[str, Any]], key: str, name: str) -> str:
-    """The figure, or one for each stage of the weights' schedule."""
+def _over_stages(stages: list[Fields], key: str, name: str) -> str:
+    """The figure, or one for each stage of the weight schedule."""
     figures = [f"{stage[key][name]:.4g}" for stage in stages]
     if len(stages) == 1:
         return figures[0]
@@ -96,7 +94,7 @@ def _metrics(metrics: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def _table(title: str, headings: tuple[str, ...], lines: Any) -> str:
+def _table(title: str, headings: tuple[str, ...], lines: Iterable[Iterable[object]]) -> str:
     rows = [tuple(str(cell).replace("|", "\\|") for cell in line) for line in lines]
     if not rows:
         return ""

@@ -1,4 +1,4 @@
-"""Exports that training writes on its way."""
+"""Exports that training writes while it runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PeriodicExports(HfExport):
-    """An export every `steps` training steps and after the last, in the training step's own output."""
+    """An export every `steps` training steps and after the last one, in the output of the training step."""
 
     steps: int
+    """Training steps between two exports."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -26,7 +27,7 @@ class PeriodicExports(HfExport):
             require(self, "steps", self.steps >= 1, "at least 1")
 
     def check(self, base: ModelDirectory) -> None:
-        """Raise ExportError now for what would keep a model trained from `base` from being exported later."""
+        """Raise ExportError now if a model trained from `base` could not be exported later."""
         from marin_sft.export.directory import check_export
 
         check_export(self, base.config, self._directory(base))
@@ -44,5 +45,5 @@ class PeriodicExports(HfExport):
         write_export(path, tensors, base.config, self, self._directory(base), metrics)
 
     def _directory(self, base: ModelDirectory) -> ModelDirectory:
-        """The base model that is named here: `base`, unless the config was written by hand for another."""
+        """The base model of this config: `base`, unless the config was handwritten for another one."""
         return base if base.path == self.base_model else ModelDirectory(self.base_model)

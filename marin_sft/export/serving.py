@@ -1,38 +1,41 @@
-"""What config.json, generation_config.json and a chat template have to say for a model to be served as it was trained.
+"""The config.json, generation_config.json and chat template with which a model is served as it was trained.
 
-Both forms of the rope fields are written: transformers 5 and later read `rope_parameters` (or the older fields), and
-readers of `rope_theta` and `rope_scaling` alone would take their default theta, silently.
+Both forms of the rope fields are written. transformers 5 and later read `rope_parameters` (or the older fields).
+Without `rope_theta` and `rope_scaling`, readers of the older form would silently use their default theta.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from marin_sft.errors import ExportError
 from marin_sft.training.models.generation import generation_config as ends_of_answers
 from marin_sft.training.models.generation import is_id
-from marin_sft.training.models.model_config import with_dtype
+from marin_sft.training.models.model_config import Fields, with_dtype
 from marin_sft.training.models.stored_tensors import shapes_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-# Of GenerationConfig, but of the architecture too.
+# Fields of GenerationConfig that belong to the architecture too.
 _SHARED_FIELDS = {"bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "output_attentions"}
 _SHARED_FIELDS |= {"output_hidden_states", "transformers_version"}
-# Models with rope fields for each kind of layer in transformers 5, and the theta of sliding layers where config.json
-# has no `rope_local_base_freq`; None: that of the others. (Of the older fields transformers 5 takes another one.)
+# Models with rope fields per kind of layer in transformers 5, and their theta for sliding layers if config.json has no
+# `rope_local_base_freq`. None: that of the other layers. (transformers 5 derives another one from the older fields.)
 _LOCAL_THETAS = {"gemma3_text": 10_000.0, "olmo3": None}
 
 
 def model_config(
-    trained: Mapping[str, Any], tensors: Mapping[str, np.ndarray], dtype: str, eos_token_ids: Sequence[int]
-) -> dict[str, Any]:
-    """The config.json of an export, from that of the model trained and its `tensors`.
+    trained: Fields, tensors: Mapping[str, np.ndarray], dtype: str, eos_token_ids: Sequence[int]
+) -> Fields:
+    """The config.json of an export, from that of the trained model and its `tensors`.
 
     Raises:
-        ExportError: when the embedding has not `vocab_size` rows.
+        ExportError: the embedding does not have `vocab_size` rows.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -40,7 +43,7 @@ def model_config(
     if rows != trained.get("vocab_size"):
         raise ExportError(
             f"{EMBEDDING} has {rows} rows, expected vocab_size = {trained.get('vocab_size')} of config.json: the "
-            "weights do not belong to this config"
+            "weights do not fit this config"
         )
     config = {
         key: value
@@ -59,13 +62,13 @@ def model_config(
 
 
 def is_note(field: str) -> bool:
-    """Whether a field of config.json says nothing of the model: what a reader notes for itself, as where it found the
-    file, and where the code of a class of one's own lies, which is not exported."""
+    """Whether a field of config.json does not describe the model: a reader's notes, such as where it found the file, or
+    the place of custom code, which is not exported."""
     return field.startswith("_") or field == "auto_map"
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_theta`, `rope_scaling` and `rope_parameters`, all saying the same; see `ModelDirectory.config`."""
+def _rope(config: Fields) -> Fields:
+    """`rope_theta`, `rope_scaling` and `rope_parameters`, with the same meaning; see `ModelDirectory.config`."""
     theta = config.get("rope_theta")
     if theta is None:
         return {}
@@ -79,23 +82,23 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def generation_config(
-    tokenizer: Any,
-    trained: Mapping[str, Any],
-    stored: Mapping[str, Any] | None,
+    tokenizer: PreTrainedTokenizerFast,
+    trained: Fields,
+    stored: Fields | None,
     eos_token_ids: Sequence[int] | None,
-) -> dict[str, Any]:
-    """The generation_config.json of an export: `stored`, that of the base model, with the list of ids that end an
-    answer. Fields of generation that older models keep in config.json (`trained`) move here.
+) -> Fields:
+    """The generation_config.json of an export: that of the base model, `stored`, with the list of ids that end an
+    answer. Generation fields that older models keep in config.json (`trained`) move here.
 
-    `eos_token_ids` None: see `generation.generation_config`.
+    `eos_token_ids`: None: see `generation.generation_config`.
 
     Raises:
-        ExportError: when no id would end an answer, or one is not in the vocabulary.
+        ExportError: no id would end an answer, or one is not in the vocabulary.
     """
     defaults = generation_defaults()
     moved = {key: trained[key] for key in defaults if key in trained and trained[key] not in (None, defaults[key])}
     source = {"eos_token_id": trained.get("eos_token_id"), **moved, **(stored or {})}
-    # With it, transformers would make its own from config.json and forget the list.
+    # With this field, transformers would derive the file from config.json again, and lose the list.
     source.pop("_from_model_config", None)
     generation = dict(ends_of_answers(tokenizer, source))
     if eos_token_ids is not None:
@@ -103,8 +106,8 @@ def generation_config(
     ends = generation["eos_token_id"]
     if not ends:
         raise ExportError(
-            "no token would end an answer: the base model and the tokenizer name no EOS, and the chat template closes "
-            "an assistant's turn with no token of its own; give hf_generation_eos_token_ids"
+            "no token would end an answer: the base model and the tokenizer name no EOS, and the chat template has no "
+            "token that closes an assistant's turn; give hf_generation_eos_token_ids"
         )
     wrong = [i for i in ends if not 0 <= i < trained["vocab_size"]]
     if wrong:
@@ -112,22 +115,22 @@ def generation_config(
     return generation
 
 
-def generation_defaults() -> dict[str, Any]:
-    """The fields of generation that older models keep in config.json, and their defaults."""
+def generation_defaults() -> Fields:
+    """The generation fields that older models keep in config.json, and their defaults."""
     from transformers import GenerationConfig
 
     return {key: value for key, value in GenerationConfig().to_dict().items() if key not in _SHARED_FIELDS}
 
 
-def with_defaults(template: Any, kwargs: Mapping[str, Any]) -> Any:
-    """A chat template that renders without `kwargs` what `template` renders with them; those given later still win.
+def with_defaults(template: Any, kwargs: Mapping[str, object]) -> Any:
+    """A chat template that renders like `template` with `kwargs` as defaults. Arguments given later override them.
 
-    A dict of named templates comes back as one.
+    `template`: None, one template, or a dict of named templates; the result is of the same kind.
     """
     if isinstance(template, dict):
         return {name: with_defaults(text, kwargs) for name, text in template.items()}
     if template is None or not kwargs:
         return template
-    # transformers renders with trim_blocks: the line break belongs to the tag, and the template still begins a line.
+    # transformers renders with trim_blocks: the line break is part of the tag, so the template still begins a line.
     lines = (f"{{% set {name} = {name} if {name} is defined else {value!r} %}}\n" for name, value in kwargs.items())
     return "".join(lines) + template

@@ -1,21 +1,25 @@
-"""Reading an export back: each thing that a server would load has to be what was meant.
+"""Reads an export back, and checks everything that a server would load.
 
-What is compared is what a reader computes with. Both the fields that were meant and those written are read by the same
-reader, so that what it rewrites on its own (its version, where the file lies, the window of a model that uses none,
-defaults that it fills in) is the same on both sides, and a field that it does not take from the file is not.
+The values that a reader computes with are compared. The same reader reads the intended fields and the written ones. So
+what it changes itself (its version, the place of the file, the window of a model that uses none, default values) is the
+same on both sides, and a field that it does not take from the file differs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from marin_sft.errors import ExportError, TrainingError
 from marin_sft.export import serving
 from marin_sft.paths import file_system
+from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerFast
 
 DIALOGUE = [
     {"role": "user", "content": "2 + 2 = ?\n"},
@@ -27,18 +31,19 @@ DIALOGUE = [
 
 def verify_files(
     local: str,
-    config: Mapping[str, Any],
-    generation: Mapping[str, Any],
-    tokenizer: Any,
-    chat_template_kwargs: Mapping[str, Any],
+    config: Fields,
+    generation: Fields,
+    tokenizer: PreTrainedTokenizerFast,
+    chat_template_kwargs: Mapping[str, object],
 ) -> None:
-    """Compare what is beside the weights in the directory `local` with what was to be written.
+    """Compare all files in the directory `local` except the weights with what they should be.
 
-    config: fields of a config.json that mean the model trained. `tokenizer` has the template trained with, which was
-    given `chat_template_kwargs`; the one exported renders the same without them.
+    config: fields of a config.json that describe the trained model.
+    tokenizer: with the chat template of training, which was rendered with `chat_template_kwargs`; the exported one must
+    render the same without them.
 
     Raises:
-        ExportError: for the first difference.
+        ExportError: names the first difference.
     """
     from transformers import AutoConfig, GenerationConfig
 
@@ -57,7 +62,7 @@ def verify_files(
 
 
 def verify_upload(path: str, sizes: Mapping[str, int]) -> None:
-    """Raises ExportError unless `path` (local or remote) holds files of these sizes in bytes."""
+    """Raise ExportError unless the files at `path` (local or remote) have these sizes in bytes."""
     filesystem, plain = file_system(path)
     for name, size in sizes.items():
         got = filesystem.info(f"{plain}/{name}")["size"]
@@ -65,29 +70,29 @@ def verify_upload(path: str, sizes: Mapping[str, int]) -> None:
             raise ExportError(f"{path}/{name} has {got} bytes, expected {size}: the upload is incomplete; run it again")
 
 
-def _read(path: str, reader: Callable[[], Any]) -> dict[str, Any]:
+def _read(path: str, reader: Callable[[], PretrainedConfig | GenerationConfig]) -> Fields:
     try:
-        fields: dict[str, Any] = reader().to_dict()
+        fields: Fields = reader().to_dict()
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ExportError(
-            f"{path}: transformers cannot read it: {error}; correct the base model's file of that name"
+            f"{path}: transformers cannot read it: {error}; correct the base model's file with that name"
         ) from error
     return fields
 
 
-def _verify_fields(path: str, expected: Mapping[str, Any], got: Mapping[str, Any], without: Collection[str]) -> None:
-    """Compare what the reader made of both, but for the fields `without` and its own notes."""
+def _verify_fields(path: str, expected: Fields, got: Fields, without: Collection[str]) -> None:
+    """Compare both as read, except the fields `without` and the reader's own notes."""
     for name in sorted({*expected, *got}):
         if name not in without and not serving.is_note(name) and expected.get(name) != got.get(name):
             name, told = ("torch_dtype", name) if name == "dtype" else (name, name)
             raise ExportError(
-                f"{path}: transformers reads {name} = {got.get(told)!r}, expected {expected.get(told)!r}: the export "
-                "would be served otherwise than it was trained, and is not published"
+                f"{path}: transformers reads {name} = {got.get(told)!r}, expected {expected.get(told)!r}: the model "
+                "would not be served as it was trained, so the export is not published"
             )
 
 
 def _verify_both_ropes(local: str) -> None:
-    """The fields for transformers 4, which were compared, and that for transformers 5 have to say the same."""
+    """The fields for transformers 4, which were compared, must agree with the one for transformers 5."""
     try:
         _ = ModelDirectory(local).config
     except TrainingError as error:
@@ -95,7 +100,7 @@ def _verify_both_ropes(local: str) -> None:
 
 
 def verify_weights(local: str, got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
-    """Raise ExportError unless `got`, read back from `local`, are those `expected`, to the bit."""
+    """Raise ExportError unless `got`, read back from `local`, equals `expected` bit for bit."""
     verify_names(local, got, expected)
     for name in expected:
         wanted, found = expected[name], got[name]
@@ -109,10 +114,10 @@ def verify_names(local: str, got: Collection[str], expected: Collection[str]) ->
     """Raise ExportError unless the tensors in `local` have the names `expected`."""
     differ = sorted(set(expected) ^ set(got))
     if differ:
-        raise ExportError(f"{local}: tensors {differ[:3]} are not on both sides")
+        raise ExportError(f"{local}: tensors {differ[:3]} are missing, or should not be there")
 
 
-def _verify_tokenizer(local: str, tokenizer: Any, kwargs: Mapping[str, Any]) -> None:
+def _verify_tokenizer(local: str, tokenizer: PreTrainedTokenizerFast, kwargs: Mapping[str, object]) -> None:
     from transformers import AutoTokenizer
 
     reloaded = AutoTokenizer.from_pretrained(local, local_files_only=True, trust_remote_code=False)
@@ -135,12 +140,12 @@ def _verify_tokenizer(local: str, tokenizer: Any, kwargs: Mapping[str, Any]) -> 
         _same_ids(local, *pair)
 
 
-def _rendered(tokenizer: Any, dialogue: list[dict[str, str]], **options: Any) -> str:
+def _rendered(tokenizer: PreTrainedTokenizerFast, dialogue: list[dict[str, str]], **options: object) -> str:
     from jinja2 import TemplateError
 
     try:
         return tokenizer.apply_chat_template(dialogue, **options)
-    except TemplateError as refusal:  # a template may take other dialogues only; the two have to agree on that
+    except TemplateError as refusal:  # a template may refuse this dialogue; then both must refuse it
         return f"refused: {refusal}"
 
 

@@ -6,7 +6,6 @@ import datetime
 import gzip
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +34,8 @@ class Kept:
     """A step that keeps what is in memory, and how to write that where the step finds it."""
 
     step: ExecutorStep[KeptConfig]
-    directory: Path
-    """Where the files lie in this process, until `discard`."""
+    directory: tempfile.TemporaryDirectory[str]
+    """Where the files lie, as long as this object lives."""
 
     def write(self, prefix: str) -> ExecutorStep[KeptConfig]:
         """Copy the files below the prefix, for the step that is returned."""
@@ -44,7 +43,7 @@ class Kept:
         filesystem, plain = file_system(target)
         filesystem.makedirs(plain, exist_ok=True)
         for name in self.step.config.files:
-            filesystem.put_file(str(self.directory / name), f"{plain}/{name}")
+            filesystem.put_file(f"{self.directory.name}/{name}", f"{plain}/{name}")
         return self.step
 
     def remove(self, prefix: str) -> None:
@@ -52,9 +51,6 @@ class Kept:
         filesystem, plain = file_system(f"{prefix}/{_SPOOL}/{self._digest}")
         if filesystem.exists(plain):
             filesystem.rm(plain, recursive=True)
-
-    def discard(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
     def _digest(self) -> str:
@@ -109,16 +105,32 @@ def kept_tokenizer(name: str, tokenizer: Tokenizer, prefix: str) -> Kept:
 
 
 def _kept(step_name: str, prefix: str, write: Callable[[Path], None]) -> Kept:
-    directory = Path(tempfile.mkdtemp(prefix="marin_sft-"))
-    try:
-        write(directory)
-        found = sorted(path for path in directory.rglob("*") if path.is_file())
-        files = {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
+    directory = tempfile.TemporaryDirectory(prefix="marin_sft-")
+    here = Path(directory.name)
+    write(here)
+    files = {str(path.relative_to(here)): _sha256(path) for path in sorted(here.rglob("*")) if path.is_file()}
     config = KeptConfig(files, from_directory=f"{prefix}/{_SPOOL}/{_digest_of(files)}")
     return Kept(ExecutorStep(step_name, config=config, description="what the script had in memory"), directory)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_abandoned(prefix: str, hours: float) -> list[str]:
+    """Remove files that a killed script has left below the prefix, older than `hours`; their directories."""
+    filesystem, plain = file_system(f"{prefix}/{_SPOOL}")
+    if not filesystem.exists(plain):
+        return []
+    oldest = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours)
+    removed = []
+    for directory in filesystem.ls(plain, detail=False):
+        files = filesystem.find(directory)
+        if all(filesystem.modified(file).astimezone(datetime.UTC) < oldest for file in files):
+            filesystem.rm(directory, recursive=True)
+            removed.append(directory)
+    return removed
 
 
 def _json_lines(name: str, rows: Iterable[Row]) -> Iterator[bytes]:

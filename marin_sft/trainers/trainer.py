@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from marin_sft.errors import ConfigError, RunFailed
+from marin_sft.errors import ConfigError
 from marin_sft.execution.executor import Executor, ExecutorFlags, Run
 from marin_sft.execution.flags import absolute_prefix
 from marin_sft.execution.plan import Action
@@ -146,7 +146,7 @@ class SFTTrainer:
 
         Raises:
             ConfigError: for what cannot be trained.
-            RunFailed: a step failed. Models saved until then have been copied.
+            RunFailed: a step failed. The same call goes on from what it saved.
         """
         if isinstance(resume_from_checkpoint, str):
             self.config.resume_from_checkpoint = resume_from_checkpoint
@@ -211,15 +211,9 @@ class SFTTrainer:
             for kept in written:
                 kept.write(self._flags.prefix)
             return executor.run(steps, description)
-        except RunFailed:
-            self._copy_checkpoints(pipeline, executor)
-            raise
         finally:
             for kept in written:
                 kept.remove(self._flags.prefix)
-
-    def _copy_checkpoints(self, pipeline: Pipeline, executor: Executor) -> None:
-        """Models that a training saved before it failed."""
 
     def _result(self, pipeline: Pipeline, run: Run) -> TrainResult | None:
         output, exported = run.output_path(pipeline.trained), run.output_path(pipeline.exported)

@@ -198,7 +198,7 @@ def test_rows_that_are_no_prompts(model_path, tmp_path):
         prompts = write_rows(tmp_path / "prompts.jsonl", rows)
         generate(GenerateConfig(model=model_path, prompts={"questions": prompts}, output_path=str(tmp_path), **changes))
 
-    with pytest.raises(DataError, match=r"prompts.jsonl:1: expected a row with 'messages' that end"):
+    with pytest.raises(DataError, match=r"prompts.jsonl:1: expected a row whose 'messages' end"):
         ask([{"messages": [{"role": "user", "content": "w1"}]}])
     with pytest.raises(DataError, match="tokens, expected fewer than the model's 64"):
         ask([row("w1 " * 70, "w2")])

@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_refused(model_path, tokenized, tmp_path):
     word_tokenizer([f"v{i}" for i in range(40)]).save_pretrained(tokenizer)
     random_model(RandomModelConfig(model=LlamaConfig(**SHAPE), tokenizer=tokenizer, output_path=other))
     mixed = packed(tokenized, tmp_path / "mixture")
-    with pytest.raises(DataError, match="made with another tokenizer"):
+    with pytest.raises(DataError, match="was not made with the tokenizer of"):
         measure(other, tokenized, mixed, tmp_path / "out")
 
     tensors = dict(ModelDirectory(model_path).tensors())

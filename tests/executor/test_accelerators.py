@@ -51,7 +51,7 @@ def test_an_environment_is_told_apart_by_what_may_be_seen():
         (lambda: TpuAcceleratorConfig("v4-8", accelerator="v4-8"), "tpu_version='v4-8', accelerator='v4-8'"),
         (lambda: TpuAcceleratorConfig("v4-8", pod_count=0), "resources.slice_count: got 0"),
         (lambda: TpuAcceleratorConfig("v4-8", pod_cuont=1), "has no field 'pod_cuont': did you mean 'pod_count'"),
-        (lambda: GpuAcceleratorConfig(gpu_model="h100"), "like 'H100'"),
+        (lambda: GpuAcceleratorConfig(gpu_model="h100"), "such as 'H100'"),
         (lambda: CpuAcceleratorConfig("4"), "CpuAcceleratorConfig.core_count = '4': expected a finite number"),
         (
             lambda: CpuAcceleratorConfig(execution_env={"pips": []}),
