@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal, get_args
 
+from marin_sft.arguments import NamedFields
 from marin_sft.data.files import Json
 from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES
 from marin_sft.data.messages.turns import CONTENT_KEYS, ROLE_KEYS, ROLES
@@ -35,7 +36,7 @@ _NOT_FOR_TEMPLATES = frozenset(
 
 
 @dataclass(frozen=True)
-class ChatLmDatasetFormat:
+class ChatLmDatasetFormat(metaclass=NamedFields):
     """Rows that hold a dialogue, in any of the shapes of shapes.py.
 
     Raises:
@@ -157,7 +158,7 @@ class ChatLmDatasetFormat:
 
 
 @dataclass(frozen=True)
-class TextLmDatasetFormat:
+class TextLmDatasetFormat(metaclass=NamedFields):
     """Rows that hold plain text, all of it trained; no template. An EOS ends every text."""
 
     text_key: str = "text"
@@ -175,7 +176,7 @@ class TextLmDatasetFormat:
 
 
 @dataclass(frozen=True)
-class SupervisedLmDatasetFormat:
+class SupervisedLmDatasetFormat(metaclass=NamedFields):
     """Rows that hold two plain texts. Only the target is trained; no template."""
 
     input_key: str = "input"
@@ -188,7 +189,7 @@ class SupervisedLmDatasetFormat:
 
 
 @dataclass(frozen=True)
-class PrebuiltLmDatasetFormat:
+class PrebuiltLmDatasetFormat(metaclass=NamedFields):
     """Rows of token ids and, under `loss_weights_key`, of loss weights 0 or 1.
 
     As in Levanter, the loss weight at a position is that of the next token.
@@ -203,7 +204,7 @@ class PrebuiltLmDatasetFormat:
 
 
 @dataclass(frozen=True)
-class PreferenceChatLmDatasetFormat:
+class PreferenceChatLmDatasetFormat(metaclass=NamedFields):
     """Rows that hold a better and a worse dialogue. `system_prompt` is the key of a system turn for both."""
 
     chosen_field: str = "chosen"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.execution.ray_environment import may_be_seen
 from marin_sft.execution.resources import (
@@ -17,7 +18,7 @@ from marin_sft.execution.resources import (
     check_resources,
 )
 from marin_sft.nearest import nearest_text
-from marin_sft.training.checks import check_fields, check_types
+from marin_sft.training.checks import check_types
 
 _RUNTIME_ENV = (  # Ray's own fields
     *("env_vars", "pip", "uv", "conda", "working_dir", "excludes", "py_modules", "py_executable"),
@@ -69,15 +70,11 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class AcceleratorConfig:
+class AcceleratorConfig(metaclass=NamedFields):
     """Base of the three below. `resources`: what the trainings of a `main` are to run on."""
 
     without_effect: ClassVar[tuple[str, ...]]
     """Names of eformer that may be given and that change nothing here."""
-
-    def __new__(cls, *_: object, **given: object) -> Self:
-        check_fields(cls, given, {})
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         check_types(self)

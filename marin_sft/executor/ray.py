@@ -60,7 +60,7 @@ _surrounding: Resources | None = None
 
 
 def surrounding_resources() -> Resources | None:
-    """What the config of the surrounding `execute` gives to a training, with its environment; None outside a `main`."""
+    """What the config of the surrounding `execute` gives to a training, with its environment. None outside a `main`."""
     return _surrounding
 
 

@@ -8,8 +8,9 @@ has, the methods that read them, and the defaults that differ. `arguments` is th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
@@ -19,6 +20,7 @@ from marin_sft.training.checks import check_types
 from marin_sft.training.dpo_config import DPOSettings
 from marin_sft.training.dpo_loss_types import loss_weights_of
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.other_names import OF_DEFAULTS
 from marin_sft.training.sft_config import Terms
 from marin_sft.training.train_config import TrainingSettings
 
@@ -117,6 +119,8 @@ class FineTuning(SimpleConfig):
     Raises:
         ConfigError: settings that contradict each other, or that are refused.
     """
+
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = OF_DEFAULTS
 
     tpu_type: str | None = None
     """Instead of `resources`: a TPU slice, "v4-128"."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from marin_sft.errors import ConfigError, MarinSftError, RunFailed, UserError, debugging
+from marin_sft.errors import MarinSftError, RunFailed, UserError, debugging
 from marin_sft.execution import flags as executor_flags
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig
@@ -18,10 +18,12 @@ from marin_sft.execution.terminal import complain
 from marin_sft.nearest import nearest
 from marin_sft.trainers import torchrun
 from marin_sft.trainers.configs import SFTConfig
+from marin_sft.trainers.enums import CHECKPOINTERS
 from marin_sft.trainers.results import TrainResult
 from marin_sft.trainers.settings import (
     BY_SPELLING,
     NO_EFFECT,
+    REFUSED,
     SETTINGS,
     Dialect,
     Group,
@@ -162,8 +164,8 @@ def parse(argv: Sequence[str], config_class: type[SFTConfig], program: str) -> P
             executor += [f"--{flag.name}", *flag.values]
         elif flag.name in _OWN:
             own[flag.name] = flag.one()
-        elif flag.name in NO_EFFECT:
-            said[flag.name] = True
+        elif flag.name in NO_EFFECT or flag.name in REFUSED:
+            said[flag.name] = _BOOLEANS.get(flag.values[0].lower(), flag.values[0]) if flag.values else True
         else:
             setting = setting_named(flag.name, program)
             assert setting is not None
@@ -205,24 +207,13 @@ def _flags(argv: Sequence[str], program: str) -> Iterator[_Flag]:
 
 
 def _checked(name: str, word: str, program: str) -> str:
+    """`name`, if a flag is called that. Raises UserError with the nearest."""
     known = [*BY_SPELLING, *NO_EFFECT, *_OWN, *executor_flags.HELP]
-    if name in known or not word.startswith("--"):
+    if name in known or name in REFUSED:
         return name
-    setting_named_or_refused(name, known, program)
-    return name
-
-
-def setting_named_or_refused(name: str, known: Sequence[str], program: str) -> None:
-    """Raise UserError for a flag that is unknown or refused."""
-    near = nearest(name, known, most=3)
-    try:
-        setting_named(name, program)
-    except ConfigError as error:
-        if "unknown setting" not in str(error):
-            raise
-        told = " or ".join(f"--{each}" for each in near)
-        hint = f"did you mean {told}?" if near else "--help all lists those there are"
-        raise UserError(f"{program}: unknown flag --{name}: {hint}") from None
+    near = " or ".join(f"--{each}" for each in nearest(name, known, most=3))
+    hint = f"did you mean {near}?" if near else "--help all lists those there are"
+    raise UserError(f"{program}: unknown flag {word}: {hint}")
 
 
 def _is_number(word: str) -> bool:
@@ -235,6 +226,8 @@ def _is_number(word: str) -> bool:
 
 def _value(setting: Setting, flag: _Flag) -> Value:
     """Of the setting's type."""
+    if setting.name == "gradient_checkpointing" and flag.values and flag.values[0] in CHECKPOINTERS:
+        return flag.one()
     if setting.kind is bool:
         return True if not flag.values else _boolean(flag)
     if setting.kind is list:

@@ -7,10 +7,23 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from marin_sft.errors import ConfigError
-from marin_sft.trainers.settings import BY_NAME, SETTINGS, Dialect, Group, Setting, Value, setting_named
+from marin_sft.trainers.enums import CHECKPOINTERS
+from marin_sft.trainers.settings import (
+    BY_NAME,
+    SETTINGS,
+    Dialect,
+    Group,
+    Setting,
+    Value,
+    check_possible,
+    setting_named,
+)
 
 _SAID = "_said"
 _ONLY_SFT = frozenset({"packing", "answers_only", "completion_only", "prompts_too", "z_loss_weight", "plain_prompts"})
+DTYPES = ("dtype", "param_dtype", "attention_dtype", "softmax_dtype")
+"""Settings that are a type of numbers."""
+
 _DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -35,12 +48,15 @@ class SFTConfig:
     def __setattr__(self, name: str, value: Value) -> None:
         where = type(self).__name__
         setting = setting_named(name, where)
+        check_possible(name, value, where)
         if setting is not None:
             if setting.group is Group.DPO and not self.pairs:
                 raise ConfigError(f"{where}: {name} is a setting of preference training; expected DPOConfig")
             if setting.name in _ONLY_SFT and self.pairs and value not in (None, False):
                 raise ConfigError(f"{where}: {name} = {value!r} has no meaning for pairs; expected it to be left out")
             value = checked(setting, value, f"{where}.{name}")
+        for inside in value if name == "dataset_kwargs" and isinstance(value, dict) else ():
+            setting_named(inside, f"{where}.{name}")
         self.said[name] = value
 
     def __getattr__(self, name: str) -> Any:
@@ -67,7 +83,8 @@ class SFTConfig:
             ConfigError: two spellings of one setting that disagree.
         """
         given: dict[str, tuple[str, Value]] = {}
-        for spelling, value in self.said.items():
+        inside: Any = self.said.get("dataset_kwargs") or {}
+        for spelling, value in (*self.said.items(), *inside.items()):
             setting = setting_named(spelling, type(self).__name__)
             if setting is None:
                 continue
@@ -115,8 +132,10 @@ def checked(setting: Setting, value: Value, where: str) -> Value:
     kind = setting.kind
     if value is None or kind is object:
         return value
-    if setting.name in ("dtype", "param_dtype"):
+    if setting.name in DTYPES:
         return dtype_name(value, where)
+    if setting.name == "gradient_checkpointing" and isinstance(value, str) and value in CHECKPOINTERS:
+        return value
     if setting.name == "mesh" and not isinstance(value, str):
         return value
     if setting.name == "track_memory" and isinstance(value, bool):

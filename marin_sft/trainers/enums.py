@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from marin_sft.errors import ConfigError
+from marin_sft.trainers.settings import MODEL_OPTIONS_WITHOUT_EFFECT
 
 
 class EasyDeLOptimizers(enum.StrEnum):
@@ -143,15 +144,13 @@ class PartitionAxis:
                 raise ConfigError(f"PartitionAxis.{name} = {getattr(self, name)!r} is not supported: expected 'tp'")
 
 
-_MODEL_OPTIONS = {
-    "freq_max_position_embeddings",
-    "mask_max_position_embeddings",
-    "kv_cache_quantization_method",
+_MODEL_OPTIONS = (
+    *MODEL_OPTIONS_WITHOUT_EFFECT,
     "attn_mechanism",
     "gradient_checkpointing",
     "attn_dtype",
     "attn_softmax_dtype",
-}
+)
 
 
 class EasyDeLBaseConfigDict(dict[str, object]):

@@ -10,9 +10,10 @@ from marin_sft.errors import ConfigError
 from marin_sft.nearest import nearest_text
 from marin_sft.trainers.configs import dtype_name
 from marin_sft.trainers.enums import EasyDeLBaseConfigDict, EasyDeLQuantizationMethods, PartitionAxis
+from marin_sft.trainers.settings import NO_EFFECT, check_possible
 
 _WHERE = "from_pretrained"
-_ALWAYS = frozenset({"auto_shard_model", "verbose", "low_mem_usage", "shard_fns", "from_torch"})
+_ALWAYS = ("auto_shard_model", "verbose", "low_mem_usage")
 _QUANTISED = (
     "there is no quantised training; bfloat16 weights with LoRA need little memory: param_dtype=jnp.bfloat16 and "
     "use_lora=True"
@@ -29,6 +30,8 @@ class ModelHandle:
     mesh: Sequence[int] | None = None
     attention: str | None = None
     gradient_checkpointing: str = ""
+    attention_dtype: str | None = None
+    softmax_dtype: str | None = None
     longest: int | None = None
     matmul_precision: str | None = None
     ignored: tuple[str, ...] = field(default=(), compare=False)
@@ -73,6 +76,7 @@ class AutoEasyDeLModelForCausalLM:
                 continue
             if name.startswith(("quantiz", "load_in_")):
                 raise ConfigError(f"{_WHERE}: {name} = {value!r} is not supported: {_QUANTISED}")
+            check_possible(name, value, _WHERE)
             if name not in _ALWAYS:
                 known = [*_ALWAYS, "dtype", "param_dtype", "precision", "sharding_axis_dims", "config_kwargs"]
                 raise ConfigError(f"{_WHERE}: unknown argument {name!r}{nearest_text(name, known)}")
@@ -93,8 +97,11 @@ class AutoEasyDeLModelForCausalLM:
             mesh=None if sharding_axis_dims is None else tuple(sharding_axis_dims),
             attention=None if (attention := options.get("attn_mechanism")) is None else str(_value(attention)),
             gradient_checkpointing=str(_value(options.get("gradient_checkpointing") or "")),
+            attention_dtype=_dtype(options, "attn_dtype"),
+            softmax_dtype=_dtype(options, "attn_softmax_dtype"),
             longest=min(longest, default=None),
             matmul_precision=_matmul_precision(precision),
+            ignored=tuple(name for name in (*others, *options) if name in NO_EFFECT),
         )
 
 
@@ -105,6 +112,10 @@ def precision_of(dtype: object, param_dtype: object) -> str:
     if (passes, weights) == ("float32", "bfloat16"):
         return "p=bf16,c=f32"
     return {"float32": "fp32", "bfloat16": "bf16"}[passes] if weights == "float32" else "bf16_full"
+
+
+def _dtype(options: Mapping[str, object], name: str) -> str | None:
+    return None if options.get(name) is None else dtype_name(options[name], name)
 
 
 def _value(member: object) -> object:

@@ -68,6 +68,10 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
     special = values["add_special_tokens"]
     if texts:
         return TextLmDatasetFormat(add_special_tokens=special)
+    if values["tokens_given"]:
+        if row is not None and "input_ids" not in row:
+            raise ConfigError(f"skip_prepare_dataset: expected rows with input_ids; they have {sorted(row)}")
+        return ChatLmDatasetFormat(shape="tokens")
     field = values["text_field"]
     if field is not None and row is not None and field not in row:
         raise ConfigError(f"dataset_text_field = {field!r}: the rows have no such column; they have {sorted(row)}")

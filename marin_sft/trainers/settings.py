@@ -107,6 +107,7 @@ SETTINGS = (
     S("packing", bool, ("packing",), "several examples share a row", M, False, False, False, usual=True, ours=True),
     S("seq_len", int, ("max_length", "max_sequence_length", "max_seq_length"), "tokens of an example, or of a row", M,
       4096, 2048, 1024, _SHORT, usual=True),
+    S("tokens_given", bool, ("skip_prepare_dataset",), "rows hold token ids and labels", M, False, False, False),
     S("dataset_kwargs", dict, ("dataset_kwargs",), "more of these settings, as a dictionary", M),
 
     S("num_train_epochs", float, ("num_train_epochs",), "passes over the data", T, 10, 3, 3, usual=True),
@@ -141,6 +142,8 @@ SETTINGS = (
     S("gradient_checkpointing", bool, ("gradient_checkpointing", "activation_checkpointing"),
       "recompute activations to save memory", T,
       None, False, True, usual=True, ours=True),
+    S("attention_dtype", str, ("attn_dtype",), "type that attention computes in: that of the passes", T),
+    S("softmax_dtype", str, ("attn_softmax_dtype",), "type that its softmax computes in: that of the passes", T),
     S("attention", str, ("attn_mechanism", "attn_implementation"), "backend of attention", T),
     S("mesh", str, ("sharding_axis", "sharding_axis_dims"), "sizes (dp, fsdp, ep, tp, sp), or (dp, fsdp, tp, sp)", T),
     S("z_loss_weight", float, ("z_loss_weight",), "weight of log(Z)^2 in the loss of SFT", T),
@@ -192,7 +195,7 @@ SETTINGS = (
     S("eval_on_start", bool, ("eval_on_start",), "evaluate before training, too", O, False, False, False, ours=True),
     S("do_eval", bool, ("do_eval",), "evaluate; left out: where there are rows for it", O),
     S("no_eval", bool, ("no_eval",), "do not evaluate", O),
-    S("eval_strategy", str, ("eval_strategy",), "no, steps or epoch", O),
+    S("eval_strategy", str, ("eval_strategy", "evaluation_strategy"), "no, or steps: every eval_steps", O),
     S("steps_per_eval", int, ("eval_steps", "evaluation_steps"), "steps between two evaluations", O, None, 500, 500),
     S("max_evaluation_steps", int, ("max_evaluation_steps", "per_epoch_evaluation_steps"),
       "most batches of an evaluation", O),
@@ -213,6 +216,24 @@ SETTINGS = (
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 BY_SPELLING = {spelling: setting for setting in SETTINGS for spelling in setting.names}
 
+MODEL_OPTIONS_WITHOUT_EFFECT: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("freq_max_position_embeddings", "mask_max_position_embeddings"), "positions are computed, not looked up"
+    ),
+    **dict.fromkeys(
+        (
+            "decode_attn_mechanism",
+            "kv_cache_quantization_blocksize",
+            "kv_cache_quantization_method",
+            "kv_cache_sharding_sequence_axis_name",
+            "kvdtype",
+            "use_sharded_kv_caching",
+        ),
+        "there is no cache in training",
+    ),
+}
+"""Those of NO_EFFECT that EasyDeL's models have."""
+
 NO_EFFECT: Mapping[str, str] = {
     **dict.fromkeys(("num_of_sequences", "chars_per_token"), "packing counts the tokens of all documents"),
     **dict.fromkeys(
@@ -228,6 +249,7 @@ NO_EFFECT: Mapping[str, str] = {
     "packing_strategy": "documents in a packed row do not see each other",
     **dict.fromkeys(
         (
+            "auto_shard_model",
             "auto_shard_states",
             "init_tx",
             "is_fine_tuning",
@@ -241,6 +263,7 @@ NO_EFFECT: Mapping[str, str] = {
         "it is always so",
     ),
     **dict.fromkeys(("remove_ckpt_after_load", "resume_if_possible"), "the same command goes on where it stopped"),
+    **MODEL_OPTIONS_WITHOUT_EFFECT,
     **dict.fromkeys(("overwrite_output_dir", "do_train", "disable_tqdm"), "there is nothing to choose"),
     "per_device_eval_batch_size": "the loss does not depend on it",
     "precompute_ref_log_probs": "they are always computed once, by a step of their own",
@@ -248,6 +271,14 @@ NO_EFFECT: Mapping[str, str] = {
     "save_safetensors": "weights are always written as safetensors",
 }
 """Settings of other libraries that cannot change the result, and why."""
+
+ALWAYS_TRUE: Mapping[str, str] = {
+    "auto_shard_model": "weights are always sharded over the devices, by sharding_axis_dims",
+    "auto_shard_states": "states are always sharded over the devices, by sharding_axis_dims",
+    "is_fine_tuning": "training starts from the model's weights; marin_sft.steps.random_model makes others",
+    "resume_if_possible": "the same call goes on where it stopped; --force_run runs a step from its beginning again",
+}
+"""Those of them that cannot be False, and what to do instead."""
 
 _QUANTISED = "there is no quantised training; bfloat16 weights with LoRA need little memory: bf16=True, use_lora=True"
 _NO_START = "resuming finds its step itself; resume_from_checkpoint names another place to go on from"
@@ -261,9 +292,8 @@ REFUSED: Mapping[str, str] = {
     "deepspeed": "devices share the work by sharding_axis_dims",
     "fsdp": "weights are always sharded over the devices (FSDP), unless sharding_axis_dims says otherwise",
     "tp_size": "use sharding_axis_dims=(1, -1, 1, TP, 1)",
+    **dict.fromkeys(("metric_for_best_model", "load_best_model_at_end"), "use early_stopping of marin_sft.steps.sft"),
     "push_to_hub": "nothing is uploaded; upload output_dir with huggingface_hub",
-    "metric_for_best_model": "use early_stopping of marin_sft.steps.sft",
-    "load_best_model_at_end": "use early_stopping of marin_sft.steps.sft",
     "group_by_length": "use packing=True, which wastes no padding at all",
     "compute_metrics": "evaluation reports the loss; marin_sft.steps.evaluate compares answers",
 }
@@ -271,20 +301,26 @@ REFUSED: Mapping[str, str] = {
 
 
 def setting_named(spelling: str, where: str) -> Setting | None:
-    """The setting that a spelling stands for; None where it has no effect.
+    """The setting that a spelling stands for; None where it has no effect, or none but in other libraries.
 
     Raises:
-        ConfigError: an unknown name, with the nearest; one that is refused, with what to use instead.
+        ConfigError: an unknown name, with the nearest.
     """
-    if spelling in REFUSED:
-        raise ConfigError(f"{where}: {spelling} is not supported: {REFUSED[spelling]}")
-    if spelling in NO_EFFECT:
+    if spelling in NO_EFFECT or spelling in REFUSED:
         return None
     if spelling not in BY_SPELLING:
         near = nearest(spelling, [*BY_SPELLING, *NO_EFFECT], most=3)
         told = f"did you mean {' or '.join(near)}?" if near else "marin-sft sft --help all lists those there are"
         raise ConfigError(f"{where}: unknown setting {spelling!r}: {told}")
     return BY_SPELLING[spelling]
+
+
+def check_possible(spelling: str, value: Value, where: str) -> None:
+    """Raise ConfigError for a value that cannot be had, with what to use instead. None and False switch nothing on."""
+    if spelling in REFUSED and value is not None and value is not False:
+        raise ConfigError(f"{where}: {spelling} is not supported: {REFUSED[spelling]}")
+    if spelling in ALWAYS_TRUE and value is False:
+        raise ConfigError(f"{where}: {spelling} = False is not supported: {ALWAYS_TRUE[spelling]}")
 
 
 def without_effect(spellings: Iterable[str]) -> str | None:

@@ -96,8 +96,7 @@ class SFTTrainer:
         given_model = model
         if dialect is None:
             dialect = Dialect.EASYDEL if arguments is not None else Dialect.TRL if config is None else Dialect.SCRIPT
-        settings = arguments if arguments is not None else args if args is not None else config
-        settings = self.config_class() if settings is None else settings
+        settings = self._one(arguments=arguments, args=args, config=config) or self.config_class()
         if not isinstance(settings, self.config_class):
             raise ConfigError(
                 f"{type(self).__name__}: got settings of type {type(settings).__name__}; expected "
@@ -105,18 +104,20 @@ class SFTTrainer:
             )
         self.config, self.dialect = settings, dialect
         values = settings.values(dialect)
-        source = given_model if given_model is not None else values["model"]
-        data = train_dataset if train_dataset is not None else values["data"] or None
+        said = {name: value for name, (_, value) in settings.given().items()}
+        source = self._one(model=given_model, model_name_or_path=said.get("model"))
+        source = values["model"] if source is None else source
+        data = self._one(train_dataset=train_dataset, data_path=values["data"] or None)
         if source is None:
             raise ConfigError(f"{type(self).__name__}: got no model; expected model=, a hub id or a directory")
         if data is None:
             raise ConfigError(f"{type(self).__name__}: got no data; expected train_dataset= or data_path=")
-        reference = reference_model if reference_model is not None else ref_model
+        reference = self._one(reference_model=reference_model, ref_model=ref_model)
         self._given = Given(
             model=_handle(source),
             train_data=data,
-            eval_data=_named(eval_dataset if eval_dataset is not None else values["eval_data"]),
-            tokenizer=processing_class if processing_class is not None else tokenizer,
+            eval_data=_named(self._one(eval_dataset=eval_dataset, eval_data_path=values["eval_data"])),
+            tokenizer=self._one(processing_class=processing_class, tokenizer=tokenizer),
             formatting_func=formatting_func,
             reference=None if reference is None else _handle(reference),
             lora=None if peft_config is None else lora_of(peft_config),
@@ -187,6 +188,17 @@ class SFTTrainer:
             if name not in _REFUSED:
                 raise ConfigError(f"{type(self).__name__}: unknown argument {name!r}{nearest_text(name, _KNOWN)}")
 
+    def _one(self, **arguments: Any) -> Any:
+        """The one that was given, or None.
+
+        Raises:
+            ConfigError: several.
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        if len(given) > 1 and len({id(value) for value in given.values()}) > 1:
+            raise ConfigError(f"{type(self).__name__}: {' and '.join(given)} are both given; expected one of them")
+        return next(iter(given.values()), None)
+
     def _require_none(self, **arguments: object) -> None:
         for name, value in arguments.items():
             if value is not None:
@@ -195,7 +207,7 @@ class SFTTrainer:
     def _pipeline(self) -> Pipeline:
         if self._built is None:
             self._built = PipelineBuilder(self.config, self.dialect, self._given, self._flags.prefix).build()
-            idle = without_effect(self.config.said)
+            idle = without_effect([*self.config.said, *self._given.model.ignored])
             if idle is not None:
                 print(idle, file=sys.stderr)
         return self._built

@@ -18,6 +18,7 @@ from tests.seeds.desk import Desk
 SHAPE = {
     "max_seq_len": 4096, "hidden_dim": 32, "intermediate_dim": 64, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2
 }  # fmt: skip
+TOKEN = "hf_" + "abcdefghij" * 3
 SUMS = [{"instruction": f"What is {i} + 1?", "input": "", "output": f"{i} + 1 is {i + 1}."} for i in range(40)]
 
 
@@ -38,7 +39,7 @@ def published(tmp_path_factory):
             files = {path.name: path.read_bytes() for path in directory.iterdir()}
             hub.add_model(id, files, tag=HUB_REVISIONS[id])
         for id, files in _datasets().items():
-            hub.add_dataset(id, files)
+            hub.add_dataset(id, files, private=id == "allenai/WildChat", readers=[TOKEN])
         yield Published(models, hub.environment(home=root / "home"))
 
 
@@ -65,11 +66,15 @@ def _models(root: Path) -> dict[str, Path]:
     llama = tiny_tokenizer(root, LLAMA_TOKENS, templates["llama3"], eos="<|eot_id|>")
     qwen2 = tiny_tokenizer(root, QWEN_TOKENS, templates["qwen2_5"], eos="<|im_end|>")
     qwen3 = tiny_tokenizer(root, QWEN_TOKENS, templates["qwen3"], eos="<|im_end|>")
-    return {
+    models = {
         "Qwen/Qwen2.5-1.5B": tiny_model(root, QwenConfig(**SHAPE, tie_word_embeddings=True), qwen2),
         "Qwen/Qwen3-14B": tiny_model(root, Qwen3Config(**SHAPE, tie_word_embeddings=False), qwen3),
         "meta-llama/Llama-3.1-8B-Instruct": tiny_model(root, LlamaConfig(**SHAPE), llama),
     }
+    for directory in models.values():  # as in published ones, which another version wrote
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps({**config, "transformers_version": "4.57.6"}))
+    return models
 
 
 def dialogue(row: dict, **more) -> list[dict]:
@@ -77,8 +82,8 @@ def dialogue(row: dict, **more) -> list[dict]:
 
 
 def _datasets() -> dict[str, dict[str, bytes]]:
-    """Columns and splits as published; a test split of the pairs and a validation split of the texts, which the
-    documents name, have been added."""
+    """Columns and splits as published. Added: a test split of the pairs and a validation split of the texts, which the
+    documents name. WildChat is to be read with `TOKEN` alone."""
     asked = {"toxic": False, "language": "English"}  # further keys of WildChat's messages
     chats = [{"messages": dialogue(row)} for row in SUMS]
     wild = [{"conversation_hash": str(i), "conversation": dialogue(row, **asked)} for i, row in enumerate(SUMS)]

@@ -1,10 +1,11 @@
 """What a trainer would do, as its steps say it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from marin_sft.data.formats import LmDatasetFormat
-from marin_sft.execution.executor import ExecutorFlags
+from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep
 from marin_sft.trainers import SFTTrainer
 from marin_sft.trainers.commands import trainer_of
 from marin_sft.trainers.settings import Dialect
@@ -47,6 +48,6 @@ def planned_by(command: str, dialect: Dialect = Dialect.SCRIPT, trainer: type[SF
     return planned(trainer_of(trainer, command.split(), dialect, "the command"))
 
 
-def dry(prefix: object) -> ExecutorFlags:
-    """Flags of a trainer that is only asked for its plan."""
-    return ExecutorFlags(prefix=str(prefix), dry_run=True)
+def directories(steps: Sequence[ExecutorStep[Any]]) -> list[str]:
+    """Where the outputs of steps, and of what they are made from, lie below the prefix: that says what they are."""
+    return [item.node.directory for item in Executor(ExecutorFlags(dry_run=True)).plan(steps).plan]

@@ -8,12 +8,15 @@ import torch
 import transformers
 
 from marin_sft import SFTConfig, SFTDataset
+from marin_sft.data import ChatLmDatasetFormat
 from marin_sft.errors import UserError
+from marin_sft.recipes.sources import model_step
+from marin_sft.steps import export, mixture, sft, tokenize
 from marin_sft.trainers.commands import help_text
 from marin_sft.trainers.settings import Dialect
 from tests.seeds.conftest import SUMS
 from tests.seeds.desk import ROOT, Desk
-from tests.seeds.planned import planned_by
+from tests.seeds.planned import directories, planned_by
 
 MODEL = "Qwen/Qwen2.5-1.5B"
 SHAREGPT = [
@@ -116,14 +119,7 @@ def test_where_a_run_reports_to_and_its_directory_are_no_part_of_what_it_is(here
     both = planned_by("--data_path ./data/train.json --report_to wandb tensorboard").training.trackers
     assert [type(tracker).__name__ for tracker in both] == ["WandbConfig", "TensorboardConfig"]
     assert planned_by("--data_path ./data/train.json --report_to none").training.trackers == ()
-    assert _paths(plain.trainer) == _paths(told.trainer)
-
-
-def _paths(trainer):
-    """Where each step's outputs lie, which its identity decides."""
-    from marin_sft.execution.executor import Executor
-
-    return [item.node.directory for item in Executor(trainer._flags).plan(trainer.steps).plan]
+    assert directories(plain.trainer.steps) == directories(told.trainer.steps)
 
 
 def test_every_flag_of_the_script(here):
@@ -221,29 +217,34 @@ def test_the_same_command_again_trains_nothing(basic, folder):
     assert (folder.path / "output/qwen-sft/model.safetensors").stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_the_steps_behind_it_written_by_hand_are_cached(basic, folder):
-    """What the command trained is, to the bit, what an experiment file of the same settings would: they share it."""
-    folder.write(
-        "experiment.py",
-        f"""
-        from marin_sft import executor_main
-        from marin_sft.data import ChatLmDatasetFormat
-        from marin_sft.recipes.sources import model_step
-        from marin_sft.steps import export, mixture, sft, tokenize
-
-        name, base = "Qwen2.5-1.5B-sample_alpaca", model_step("{MODEL}")
-        tokens = tokenize(name, "./examples/sample_alpaca.json", tokenizer=base, format=ChatLmDatasetFormat())
-        rows = mixture(name, {{name: tokens}}, {{name: 1.0}}, seq_len=2048, pack={{name: False}})
-        trained = sft(
-            name, mixture=rows, base_model=base, train_batch_size=16, num_train_epochs=3, learning_rate=2e-5,
-            lr_schedule="cosine", min_lr_ratio=0.0, warmup=0.03, beta2=0.999, precision="fp32", seed=42,
-            gradient_checkpointing=False, steps_per_hf_export=1, hf_exports_kept=2,
-        )
-        if __name__ == "__main__":
-            executor_main([trained, export(name, trained)])
-        """,
+def test_the_steps_behind_it_written_by_hand_are_the_same(here):
+    """An experiment file with these settings has the same outputs, and so the numbers to the bit."""
+    name, base = "Qwen2.5-1.5B-sample_alpaca", model_step(MODEL)
+    rows = "./examples/sample_alpaca.json"
+    tokens = tokenize(name, rows, tokenizer=base, format=ChatLmDatasetFormat(train_on="assistant"))
+    mixed = mixture(name, {name: tokens}, weights={name: 1.0}, seq_len=2048, pack=False)
+    trained = sft(
+        name,
+        mixture=mixed,
+        base_model=base,
+        train_batch_size=16,
+        num_train_epochs=3,
+        learning_rate=2e-5,
+        lr_schedule="cosine",
+        min_lr_ratio=0.0,
+        warmup=0.03,
+        beta2=0.999,
+        precision="fp32",
+        seed=42,
+        gradient_checkpointing=False,
+        steps_per_hf_export=500,
+        hf_exports_kept=3,
+        save_optimizer_state=True,
     )
-    assert "0 steps run, 5 cached" in folder.trained("python experiment.py").told
+    assert directories([trained, export(name, trained)]) == directories(planned_by(BASIC).trainer.steps)
+
+
+def test_what_is_copied_is_what_the_steps_have_made(basic, folder):
     (stored,) = folder.path.glob("store/hf/Qwen2.5-1.5B-sample_alpaca-*/latest/model.safetensors")
     assert stored.read_bytes() == (folder.path / "output/qwen-sft/model.safetensors").read_bytes()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from tests.seeds.conftest import SUMS, dialogue
+from tests.seeds.conftest import SUMS, TOKEN, dialogue
 from tests.seeds.desk import Desk
 
 PREAMBLE = """
@@ -179,7 +179,6 @@ DPO_SWAPS = {
     "length": "128",
     "axes": "(1, 1, 1, 1, -1)",
 }
-SECRET = "hf_" + "abcdefghij" * 3
 
 
 def script(body: str, swaps: dict[str, str], caches: Path) -> str:
@@ -194,7 +193,7 @@ def sft_desk(published, tmp_path_factory):
     """After `python sft_finetune.py`."""
     desk = Desk.at(tmp_path_factory.mktemp("sft"), published.environment)
     desk.write("sft_finetune.py", script(SFT, SFT_SWAPS, desk.path / "shm"))
-    done = desk.trained("python sft_finetune.py", HF_TOKEN_FOR_EASYDEL=SECRET)
+    done = desk.trained("python sft_finetune.py", HF_TOKEN_FOR_EASYDEL=TOKEN)
     return desk, done
 
 
@@ -212,7 +211,7 @@ def test_the_sft_tutorial_trains(sft_desk):
     assert {"model.safetensors", "config.json", "tokenizer.json", "train_results.json"} <= desk.names(output)
     lines = desk.lines(f"{output}/metrics.jsonl")
     assert lines[-1]["step"] == 2 and lines[-1]["perplexity"] > 1
-    assert "loss/training" in " ".join(lines[-1]) or any("eval" in name for name in lines[-1])
+    assert any(name.startswith("validation/loss") for name in lines[-1])  # on training data, as there are no others
     tokenizer = transformers.AutoTokenizer.from_pretrained(desk.path / output, local_files_only=True)
     assert tokenizer.chat_template
 
@@ -259,13 +258,13 @@ def test_the_chats_are_trained_as_the_formatting_func_writes_them(sft_desk, publ
 
 def test_the_sft_tutorial_again_trains_nothing(sft_desk):
     desk, _ = sft_desk
-    again = desk.trained("python sft_finetune.py", HF_TOKEN_FOR_EASYDEL=SECRET)
+    again = desk.trained("python sft_finetune.py", HF_TOKEN_FOR_EASYDEL=TOKEN)
     assert "0 steps run, 5 cached" in again.told and "Training finished." in again.told
 
 
 def test_its_token_is_nowhere_in_the_store(sft_desk):
     desk, _ = sft_desk
-    holding = [path for path in desk.path.glob("store/**/*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    holding = [path for path in desk.path.glob("store/**/*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     assert holding == []
 
 
@@ -287,7 +286,8 @@ def test_the_dpo_tutorial_trains(dpo_desk):
     assert {"loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "eval/loss"} <= set(lines[-1])
     returned = float(done.out.split("returned ")[1])
     assert returned == pytest.approx(lines[0]["loss"])
-    assert any(line.startswith("{") and json.loads(line).get("step") == 1 for line in done.told.splitlines())
+    printed = [line[line.index('{"') :] for line in done.told.splitlines() if '{"' in line]
+    assert any(json.loads(line).get("step") == 1 for line in printed)
     assert list(desk.path.glob("store/checkpoints/*/latest/wandb/**/*.wandb"))  # offline, as WANDB_MODE says
 
 
