@@ -15,7 +15,7 @@ _NOTHING = "there is nothing to set; leave it out"
 
 _ANSWERS = (
     ("epochs num_epochs", "use num_train_epochs"),
-    ("max_steps max_training_steps num_steps", "use num_train_steps, the steps of the whole training"),
+    ("max_steps max_training_steps", "use num_train_steps, the steps of the whole training"),
     ("per_epoch_evaluation_steps", "max_evaluation_steps says how many batches an evaluation takes"),
     (
         "per_device_train_batch_size micro_batch_size",
