@@ -2,9 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV ?= $(shell command -v uv || echo .venv/bin/uv)
 BIN := .venv/bin
-# uv looks for wheels where pip is told to.
+# uv uses the same wheel directories as pip.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
-# A first import of jax and levanter without bytecode costs half a minute; compile once instead.
+# Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
 .PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture check format docs lock bench clean
@@ -26,7 +26,7 @@ $(BIN)/python:
 	$(INSTALL) --no-deps torch==2.13.0
 	@touch $@
 
-# What the benchmarks compare with. An environment of its own, so that neither's pins bend the other's.
+# What the benchmarks compare with, in a separate environment because of conflicting pins.
 peers: .peers/.done
 
 .peers/.done: requirements-peers.lock | $(BIN)/python
@@ -34,16 +34,16 @@ peers: .peers/.done
 	$(UV) pip install --quiet --compile-bytecode --python .peers/bin/python --require-hashes -r $<
 	@touch $@
 
-# What exports are loaded in beside our own transformers: `.venv/bin/python benchmarks/serve_export.py EXPORT`.
+# Another version of transformers to load exports with: `.venv/bin/python benchmarks/serve_export.py EXPORT`.
 peers-transformers5: .peers-transformers5/.done
-# TRL's trainers, beside ours in benchmarks/sft.py, dpo.py, trl_parity.py and trl_dpo_parity.py.
+# TRL's trainers, compared with ours in benchmarks/sft.py, dpo.py, trl_parity.py and trl_dpo_parity.py.
 peers-trl: .peers-trl/.done
-# What our adapters are loaded in by `.venv/bin/python benchmarks/peft_parity.py`.
+# PEFT, to load our adapters with: `.venv/bin/python benchmarks/peft_parity.py`.
 peers-peft: .peers-peft/.done
-# EasyDeL's DPOTrainer, beside ours in benchmarks/dpo.py.
+# EasyDeL's DPOTrainer, compared with ours in benchmarks/dpo.py.
 peers-easydel: .peers-easydel/.done
 
-# Without what packages ask for: the locks hold all of it but torch.
+# --no-deps: the lock files hold all dependencies except torch.
 .peers-%/.done: requirements-%.lock | $(BIN)/python
 	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
 	$(UV) pip install --quiet --compile-bytecode --python $(@D)/bin/python --no-deps --require-hashes -r $<
@@ -56,17 +56,17 @@ quickstart: env
 test: env-dev check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# As `make test`, with the lines that no test runs; in coverage/ as pages. It takes longer, so `make test` does without.
+# All tests with coverage, as HTML in coverage/. Slower than `make test`.
 coverage: env-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html
 
-# The fast part of the suite with each newer Python that is found; with the newest of them, training also on the newest JAX
-# and transformers. There is no torch for these: what is compared with it is tested with 3.11 alone.
+# The fast part of the suite with each newer Python found; with the newest, training also on the newest JAX and transformers.
+# These environments have no torch, so comparisons with torch run only on 3.11.
 FAST := tests/data tests/execution tests/training/cpu tests/training/test_sft.py tests/training/test_checkpoints.py \
 	tests/run/test_preview.py tests/test_identity.py tests/test_public_api.py tests/test_paths.py tests/test_progress.py
 SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_object_stores.py \
 	tests/execution/test_claims.py tests/data/batches/test_pair_batches.py tests/data/batches/test_packed_nll.py
-# On the path, or one of pyenv's, whose stand-ins on the path may not run.
+# On the path, or from pyenv, whose shims on the path may not run.
 find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executable)' 2>/dev/null) \
 	$(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python))
 test-pythons: $(foreach version,3.12 3.13,$(if $(call find_python,$(version)),test-python-$(version))) \
@@ -101,11 +101,11 @@ format: env-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The site of docs/, in site/. A warning is an error: a link, a name or a page that is not there.
+# Builds docs/ into site/. Warnings, e.g. for broken links, are errors.
 docs: .docs/.done
 	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --strict --quiet
 
-# Without jax, ray and all else that the package needs: the reference is read from the sources, nothing is imported.
+# Without the dependencies of the package: the reference is read from the sources without importing them.
 .docs/.done: requirements-docs.lock | $(BIN)/python
 	$(UV) venv --quiet --clear --python $(PYTHON) .docs
 	$(UV) pip install --quiet --python .docs/bin/python --require-hashes -r $<
@@ -121,7 +121,7 @@ COMPILE := $(UV) pip compile --quiet --no-header --python-version 3.11 --univers
 	--no-emit-find-links --generate-hashes --prerelease=if-necessary-or-explicit
 LOCK := $(COMPILE) pyproject.toml
 
-# The locks name no index: they hold versions and hashes only.
+# The lock files hold versions and hashes, and name no index.
 lock: | $(BIN)/python
 	printf 'hatchling\neditables\n' | $(LOCK) - -o requirements.lock
 	$(LOCK) --extra dev -c requirements.lock -o requirements-dev.lock
@@ -134,7 +134,7 @@ lock: | $(BIN)/python
 	$(COMPILE) --no-deps --python-version 3.12 --group pyproject.toml:card -o requirements-card.lock
 	$(COMPILE) --python-version 3.13 --group pyproject.toml:newest -o requirements-newest.lock
 
-# What benchmarks/card.sh needs where there is no registry, below 60 MiB: wheels for Python 3.12 on Linux x86-64, and data.
+# What benchmarks/card.sh needs on a machine without a registry, under 60 MiB: wheels for Python 3.12 on Linux x86-64, data.
 card-wheels: requirements-card.lock env
 	rm -rf wheels
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --require-hashes --dest wheels -r $< \

@@ -15,9 +15,9 @@
     |- OutOfMemory                a step was killed for its memory use; not retried
     `- InfrastructureLoss         a worker or a node was lost; retried on its own budget
 
-A message says what was got, what was expected, where, and what to do next. So a `UserError` that a script does not
-catch, say because it makes a step of a wrong value, ends it with the message and the script's own line;
-`--debug` in the command line shows the traceback as well.
+A message says what was got, what was expected, where, and what to do next. So an uncaught `UserError`, e.g. from a step
+with a wrong value, ends the script with only the message and the line of the script. `--debug` in the command line also
+shows the traceback.
 """
 
 import os
@@ -93,35 +93,35 @@ class InfrastructureLoss(MarinSftError):
 
 
 def exit_code(error: BaseException) -> int | None:
-    """Of a script that ends with the error; None where the error is not one that its message explains."""
+    """The exit code of a script that ends with this error; None if its message does not explain it."""
     return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), None)
 
 
 def debugging() -> bool:
-    """Whether tracebacks are wanted of what messages explain, too."""
+    """Whether to show tracebacks even of errors that explain themselves."""
     return "--debug" in sys.argv
 
 
 def place_in_script(trace: TracebackType | None) -> str:
-    """The user's own line among the frames, "  at file:line: code"; empty where there is none."""
+    """The last frame in the user's code, "  at file:line: code"; empty if there is none."""
     not_theirs = (os.path.dirname(__file__) + os.sep, *(sysconfig.get_path(n) for n in ("stdlib", "purelib")), "<")
     frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith(not_theirs)]
     return f"  at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 
 def _install_hook() -> None:
-    """Instead of Python's own or Ray's, which goes on to Python's; not instead of somebody else's."""
+    """Replace the exception hook of Python, or that of Ray, which calls Python's. Leave any other hook."""
     previous = sys.excepthook
     if previous is not sys.__excepthook__ and not getattr(previous, "__module__", "").startswith("ray."):
         return
 
     def explain_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """What Python does with an exception that nobody caught; one of ours needs no traceback through our code."""
+        """The hook for uncaught exceptions. Errors that explain themselves need no traceback through our code."""
         code = exit_code(error)
         if code is None or hasattr(sys, "ps1") or debugging():
             previous(kind, error, trace)
         else:
-            places = getattr(error, "__notes__", [place_in_script(trace)])  # of an error from elsewhere: where it was
+            places = getattr(error, "__notes__", [place_in_script(trace)])  # the place of an error from another process
             print("\n".join(filter(None, [f"error: {error}", *places])), file=sys.stderr)
         if code is not None and not hasattr(sys, "ps1"):
             sys.exit(code)

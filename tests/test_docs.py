@@ -20,6 +20,8 @@ from marin_sft.execution import resources
 from marin_sft.execution.flags import parse_flags
 from marin_sft.run import command as marin_sft_command
 from marin_sft.run import ray_run
+from marin_sft.trainers import DPOConfig, SFTConfig
+from marin_sft.trainers.commands import parse as parse_settings
 from marin_sft.training.metrics import trackers
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +95,8 @@ def check(words: list[str]) -> None:
     if first == "make":
         makefile = (ROOT / "Makefile").read_text()
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in rest if "=" not in target), words
+    elif first == "marin-sft" and rest[0] in marin_sft_command.TRAINERS:
+        parse_settings(rest[1:], {"sft": SFTConfig, "dpo": DPOConfig}[rest[0]], "marin-sft")
     elif first == "marin-sft":
         marin_sft_command._parse(rest)
     elif Path(first).name == "python":

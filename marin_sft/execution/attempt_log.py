@@ -20,8 +20,8 @@ _UPLOAD_RATE = 100_000  # bytes/s: an upload is the whole log, so a long one goe
 class AttemptLog:
     """`{output}/.log`. Object stores cannot append, so there the log is a local file that is uploaded now and then.
 
-    `own_process`: nothing else writes to this process's stdout and stderr meanwhile. Only then `echo` may be off, which
-    keeps what is written off them.
+    own_process: nothing else writes to this process's stdout and stderr.
+    echo: also write to them. May be off only if `own_process`.
     """
 
     def __init__(self, store: Store, output: str, own_process: bool, echo: bool = True) -> None:
@@ -70,8 +70,10 @@ class AttemptLog:
 
 @contextlib.contextmanager
 def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
-    """Copy all that this process and its children write to stdout and stderr into `path`, also from C++ code. Without
-    `echo` it goes there alone.
+    """Copy what this process and its children write to stdout and stderr into `path`, output of C++ code included.
+
+    echo: also write it to stdout and stderr.
+
 
     It redirects file descriptors 1 and 2, so it is for worker processes that run one step at a time.
     """

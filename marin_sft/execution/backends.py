@@ -24,7 +24,7 @@ class Backend(Protocol):
     def submit(self, task: Task) -> Future[Outcome]: ...
 
     def wait(self, running: Collection[Future[Outcome]], timeout: float | None) -> set[Future[Outcome]]:
-        """Those that have ended, once the first has or the seconds are over."""
+        """Wait until a future has ended or `timeout` seconds have passed. Returns those that have ended."""
         ...
 
     def close(self) -> None:

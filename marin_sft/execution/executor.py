@@ -219,9 +219,9 @@ class Executor:
 
 
 def executor_main(steps: Sequence[AnyStep], description: str | None = None, argv: Sequence[str] | None = None) -> Run:
-    """Run `steps` as the command line says (`argv`, by default the process's own). Exits the process on failure.
+    """Run `steps` as the command line says (`argv`, by default `sys.argv`). Exits the process on failure.
 
-    In a Ray task or actor the process is Ray's: there it raises what is wrong, and takes the flags of `argv` alone.
+    In a Ray task or actor it does not exit but raises, and `argv` has to be given to set flags.
     """
     act_as_script()
     if in_worker():

@@ -61,18 +61,18 @@ class ExecutorFlags:
 BOOLEANS = ("dry_run", "json", "cascade", "force_run_failed", "fail_fast")
 LISTS = ("force_run", "run_only")
 HELP = {
-    "prefix": "where outputs lie: a path or a gs:// or s3:// URL (default: $MARIN_SFT_PREFIX, else ./store)",
+    "prefix": "where outputs are stored: a path or a gs:// or s3:// URL (default: $MARIN_SFT_PREFIX, else ./store)",
     "dry_run": "print the plan; write nothing, start nothing",
     "json": "print the plan as JSON and nothing else; implies --dry_run",
-    "force_run": "run these steps again: exact names or globs, plain or as a list: ['a', 'b']",
-    "cascade": "with --force_run: run everything made from those steps again, too",
-    "force_run_failed": "run steps again that failed in an earlier launch (default: true)",
-    "run_only": "run only the steps whose names match one of these regular expressions, and what they need",
-    "max_concurrent": "the most steps to run at once (default: as many as the backend has room for)",
-    "fail_fast": "stop at the first failure instead of finishing what does not depend on it",
-    "beat_timeout": "seconds without a sign of life after which another launch's step is taken over (default: 90)",
+    "force_run": "rerun these steps: exact names or globs, plain or as a list: ['a', 'b']",
+    "cascade": "with --force_run: also rerun everything that depends on those steps",
+    "force_run_failed": "rerun steps that failed in an earlier launch (default: true)",
+    "run_only": "run only steps whose names match one of these regular expressions, and their inputs",
+    "max_concurrent": "how many steps may run at once (default: as many as the backend can hold)",
+    "fail_fast": "stop at the first failure instead of finishing steps that do not depend on it",
+    "beat_timeout": "seconds without a heartbeat after which another launch's step is taken over (default: 90)",
     "backend": "where steps run: ray (default) or inline, in this process, for debugging",
-    "debug": "show the traceback of an error, too",
+    "debug": "also show the traceback of an error",
 }
 
 
@@ -136,7 +136,7 @@ def _seconds(text: str) -> float:
 def _list(text: str, name: str) -> list[str]:
     """Of one word of the command line: a list as YAML writes it, which JSON is, too; or a plain name."""
     plain = not text.lstrip().startswith("[") if name == "force_run" else not _QUOTED_LIST.match(text)
-    if plain:  # a regular expression may start with "[", too
+    if plain:  # a regular expression may also start with "["
         return [text]
     import yaml
 

@@ -16,9 +16,9 @@ from marin_sft.errors import StoreError
 from marin_sft.execution.patience import patient, was_sent
 from marin_sft.execution.store import FileInfo
 
-_SIGNATURE = "writer"  # the metadata field by which a writer knows its own object again
+_SIGNATURE = "writer"  # the metadata field by which a writer recognizes its own object
 _GS, _S3 = ("gs", "gcs"), ("s3", "s3a")
-CONNECTIONS = 32  # calls that may be under way at once
+CONNECTIONS = 32  # concurrent calls
 
 
 def endpoint_of(protocol: str) -> str | None:
@@ -39,7 +39,7 @@ def _filesystem(protocol: str) -> Any:
     import fsspec
 
     options = {"config_kwargs": {"max_pool_connections": CONNECTIONS}} if protocol in _S3 else {}
-    # It logs with a traceback what it raises.
+    # It logs a traceback for every error that it raises.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     # Listings must be fresh: another launch may have committed a moment ago.
     return fsspec.filesystem(protocol, use_listings_cache=False, **options)

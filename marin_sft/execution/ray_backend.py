@@ -1,9 +1,8 @@
 """Attempts as Ray tasks, each under its step's name. Which Ray: `ray_connection`; by which rules: `ray_environment`.
 
-A Ray that this process is connected to already is used. Otherwise, with RAY_ADDRESS set, tasks go to that cluster, in
-the same environment there, or with the working directory named by MARIN_SFT_WORKING_DIR shipped along. Without it a Ray
-of this process's own starts on loopback, and only when something has to run; it never attaches to another Ray that it
-finds on the machine.
+A Ray that this process is already connected to is used. Otherwise, if RAY_ADDRESS is set, tasks go to that cluster. It
+must have the same environment; MARIN_SFT_WORKING_DIR names a directory to ship. Otherwise a private Ray starts on
+loopback as soon as something has to run. It never attaches to another Ray on the machine.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
 from marin_sft.execution import out_of_memory, ray_environment
@@ -20,11 +20,18 @@ from marin_sft.execution.ray_connection import Connection, connect, in_worker
 from marin_sft.execution.resources import RuntimeEnv, demand
 from marin_sft.execution.worker import Outcome, Task, run_attempt
 
-_PATIENCE = 10.0  # seconds for tasks that are stopped to end
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.remote_function import RemoteFunction
+
+_PATIENCE = 10.0  # seconds for stopped tasks to end
 
 
 class RayBackend:
-    """Connects to Ray on the first `submit`, or at `start`. `notify` is told in words what a user should know."""
+    """Connects to Ray at `start` or the first `submit`.
+
+    notify: receives messages for the user.
+    """
 
     capacity: int | None = None
 
@@ -33,9 +40,9 @@ class RayBackend:
         self._lacking: set[str] = set()
         self._feasible: set[str] = set()
         self._connection: Connection | None = None
-        self._pending: dict[Future[Outcome], Any] = {}  # with Ray's reference to each result
-        self._broken = False  # a Ray of our own that cannot run tasks any more
-        self._remote: dict[bool, Any] = {}
+        self._pending: dict[Future[Outcome], ObjectRef] = {}  # with Ray's reference to each result
+        self._broken = False  # our own Ray can no longer run tasks
+        self._remote: dict[bool, RemoteFunction] = {}
         self.dashboard_url: str | None = None
 
     def start(self) -> None:
@@ -46,7 +53,7 @@ class RayBackend:
             self._connection = connect()
             self.dashboard_url = self._connection.dashboard_url
             remote = self._connection.ray.remote
-            # Retries are ours, so that each one is an attempt with a record.
+            # We retry ourselves, so that each retry is an attempt with a record.
             self._remote = {
                 False: remote(max_retries=0)(_attempt),
                 True: remote(max_retries=0, max_calls=1)(_attempt),
@@ -66,7 +73,7 @@ class RayBackend:
         inherited = connection.ray.get_runtime_context().runtime_env if connection.found else {}
         options = _ray_options(asked, task.resources.runtime_env, task.fresh_process, inherited)
         remote = self._remote[task.fresh_process].options(name=task.name, **options)
-        # A Ray of the user's may print what its workers print, and the launch shows the logs of attempts already.
+        # The user's Ray may print its workers' output, and the launch already shows the logs of attempts.
         reference = remote.remote(task, ray_environment.secrets_of_this_process(), not connection.found)
         done: Future[Outcome] = Future()
         self._pending[done] = reference
@@ -76,7 +83,7 @@ class RayBackend:
         return done
 
     def wait(self, running: Collection[Future[Outcome]], timeout: float | None) -> set[Future[Outcome]]:
-        """In a Ray task the wait is Ray's own: then it lends the task's CPUs to what is waited for."""
+        """In a Ray task, wait through Ray, which then lends the task's CPUs to the awaited tasks."""
         connection, pending = self._connected(), dict(self._pending)
         if in_worker() and pending.keys() >= set(running):
             ended, _ = connection.ray.wait([pending[done] for done in running], timeout=timeout, fetch_local=False)
@@ -85,10 +92,10 @@ class RayBackend:
         return concurrent.futures.wait(running, timeout=timeout, return_when=first).done
 
     def _cut_down(self, connection: Connection, step: str, asked: dict[str, float]) -> dict[str, float]:
-        """A laptop has what it has: there, a request is cut down to what exists.
+        """On this machine, reduce a request to what exists.
 
         Raises:
-            UserError: the Ray task that waits for the step holds what the step needs.
+            UserError: the Ray task that waits for the step holds the resources that the step needs.
         """
         have, held = connection.ray.cluster_resources(), connection.held()
         lacking = asked.keys() - have.keys() - self._lacking
@@ -102,14 +109,14 @@ class RayBackend:
                 cut[name] = min(cut[name], free)
             elif cut[name] > free:
                 raise UserError(
-                    f"step '{step}' asks for {name} {cut[name]:g}, but the Ray task or actor that waits for it holds "
-                    f"{held[name]:g} of the {have[name]:g} there are; only the step needs them: leave them out of the "
+                    f"step '{step}' requests {name} {cut[name]:g}, but the Ray task or actor that waits for it holds "
+                    f"{held[name]:g} of the {have[name]:g} that exist. Only the step needs them: remove them from the "
                     "@ray.remote around it"
                 )
         return {"CPU": 0, **cut}
 
     def _tell_if_infeasible(self, connection: Connection, step: str, asked: dict[str, float]) -> None:
-        """Ray queues a request that no node can serve without a word: a node may join. So say it here."""
+        """Ray silently queues a request that no node can serve, since a node may join. So tell the user."""
         key = _amounts(asked)
         if key in self._feasible:
             return
@@ -172,8 +179,8 @@ class RayBackend:
         for done in list(self._pending):
             done.set_exception(InfrastructureLoss("the Ray it ran on was stopped"))
 
-    def _stop_tasks(self, ray: Any) -> None:
-        """Of a Ray that goes on. When this returns their processes have ended, so that nobody need wait for them."""
+    def _stop_tasks(self, ray: ModuleType) -> None:
+        """Stop the tasks on a Ray that stays up, and wait until their processes have ended."""
         pending = dict(self._pending)
         for reference in pending.values():
             ray.cancel(reference, force=True)
@@ -207,8 +214,8 @@ def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
 
 def _ray_options(
     asked: dict[str, float], env: RuntimeEnv | None, fresh_process: bool, inherited: Mapping[str, Any]
-) -> dict[str, Any]:
-    """`inherited`: the runtime_env that the task gets besides; Ray merges the variables of both."""
+) -> dict[str, object]:
+    """inherited: the runtime_env that the task also gets; Ray merges the variables of both."""
     rest = dict(asked)
     options: dict[str, object] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
     options["memory"] = rest.pop("memory", None)
@@ -224,8 +231,8 @@ def _ray_options(
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _packages(added: Collection[str], inherited: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a runtime_env and `added`, installed by what installs the former."""
+def _packages(added: Collection[str], inherited: Mapping[str, Any]) -> dict[str, object]:
+    """The packages of a runtime_env and `added`, with the installer of the former."""
     installer = "uv" if "uv" in inherited else "pip"
     there = inherited.get(installer) or []
     options = dict(there) if isinstance(there, Mapping) else {"packages": there}

@@ -1,6 +1,6 @@
-"""Which Ray steps run on: the one that this process has already, the cluster at RAY_ADDRESS, or one of its own.
+"""The Ray that steps run on: the one this process is connected to, the cluster at RAY_ADDRESS, or a private one.
 
-A Ray that is already there is the user's: after `ray.init()`, or in a task or actor. It is used and left as it is.
+An existing connection, after `ray.init()` or in a task or actor, belongs to the user. It is used and left as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 from marin_sft.errors import UserError
 from marin_sft.execution import ray_environment, ray_start
@@ -20,15 +21,22 @@ from marin_sft.execution.signals import handler_of_sigterm_kept
 _WORKER = "default_worker.py"  # the script of Ray's worker processes
 
 
+class RayContext(Protocol):
+    """What `ray.init` returns."""
+
+    dashboard_url: str | None
+
+
 @dataclass(frozen=True)
 class Connection:
     """A Ray to run tasks on.
 
-    found: it was there before and stays up. ends_with_driver: no other machine joins it, so a request for more
-    than there is would never be served. dashboard_url: where to watch it, if known.
+    found: it existed before, and stays up.
+    ends_with_driver: no other machine joins it, so a request for more than it has would never be served.
+    dashboard_url: the URL of its dashboard, if known.
     """
 
-    ray: Any
+    ray: ModuleType
     found: bool
     ends_with_driver: bool
     dashboard_url: str | None = None
@@ -38,8 +46,8 @@ class Connection:
             self.ray.shutdown()
 
     def held(self) -> Mapping[str, float]:
-        """What the Ray task or actor that this is goes on holding while it waits for others: Ray lends out the CPUs of
-        a task that waits, and nothing else."""
+        """The resources that the current Ray task or actor keeps while it waits for other tasks. Ray only lends out the
+        CPUs of a waiting task."""
         if not in_worker():
             return {}
         context = self.ray.get_runtime_context()
@@ -52,7 +60,7 @@ class Connection:
 def connect() -> Connection:
     """Raises:
     UserError: no Ray answers at RAY_ADDRESS.
-    InfrastructureLoss: none could be started.
+    InfrastructureLoss: a private Ray did not start.
     """
     if found := _found():
         return Connection(found, True, _ends_with_driver(found), _dashboard_url(found))
@@ -60,20 +68,20 @@ def connect() -> Connection:
     ray_environment.prepare(address)
     import ray
 
-    with handler_of_sigterm_kept():  # Ray sets one that exits without a word
+    with handler_of_sigterm_kept():  # Ray installs one that exits silently
         context = _join(ray, address) if address else ray_start.start_local(ray)
     return Connection(ray, False, address is None, context.dashboard_url and f"http://{context.dashboard_url}")
 
 
 def in_worker() -> bool:
-    """Whether this process is one of Ray's workers: it runs a task or an actor."""
+    """Whether this process is a Ray worker, which runs a task or an actor."""
     ray = _found()
     return ray is not None and getattr(ray.get_runtime_context().worker, "mode", None) == ray.WORKER_MODE
 
 
 def act_as_script() -> None:
-    """In a worker of Ray's, let `__main__` and the command line be those of the script that its task comes from,
-    without the script's flags: names, sources and records of steps go by them. Elsewhere nothing happens."""
+    """In a Ray worker, set `__main__` and the command line to the script that its task comes from, without the
+    script's flags: names, sources and records of steps depend on them. Elsewhere, do nothing."""
     if os.path.basename(sys.argv[0]) != _WORKER:
         return
     own = sys.argv[0]
@@ -84,32 +92,32 @@ def act_as_script() -> None:
         sys.modules["__main__"].__file__ = script
 
 
-def _found() -> Any:
+def _found() -> ModuleType | None:
     ray = sys.modules.get("ray")
     return ray if ray is not None and ray.is_initialized() else None
 
 
-def _join(ray: Any, address: str) -> Any:
+def _join(ray: ModuleType, address: str) -> RayContext:
     try:
         return ray.init(**ray_environment.cluster_options(address))
     except ConnectionError as error:
         raise UserError(f"{error}; start that cluster, or unset RAY_ADDRESS to run on this machine") from error
 
 
-def _ends_with_driver(ray: Any) -> bool:
-    """Whether the driver of this job started the Ray: then its processes are the driver's, where that can be seen."""
+def _ends_with_driver(ray: ModuleType) -> bool:
+    """Whether the driver of this job started Ray, so that Ray's processes are children of the driver."""
     try:
         from ray._private.state import state
 
         job = ray.get_runtime_context().get_job_id()
         driver = next(found["DriverPid"] for found in state.job_table() if found["JobID"] == job)
-    except Exception:  # a client of a Ray elsewhere, or a version with other private parts
+    except Exception:  # a Ray client, or a version with other internals
         return False
     return len(ray.nodes()) == 1 and "gcs_server" in descendants(driver).values()
 
 
-def _dashboard_url(ray: Any) -> str | None:
-    """A worker only guesses it; its driver has said it."""
+def _dashboard_url(ray: ModuleType) -> str | None:
+    """None in a worker, which can only guess it; its driver has printed it."""
     if in_worker():
         return None
     url = getattr(getattr(ray.get_runtime_context().worker, "node", None), "webui_url", None)

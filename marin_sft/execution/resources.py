@@ -30,7 +30,7 @@ ACCELERATORS = frozenset(
 _GPU_FILES = ("/dev/nvidia[0-9]*",)
 _UNCOUNTED_GPU_FILES = ("/dev/kfd", "/dev/dxg")
 _TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
-# A generation and its cores; Ray knows v5e by another name than its users.
+# A generation and its cores. Ray has another name for v5e.
 _TPU_TYPE = re.compile(rf"({'|'.join(a.removeprefix('TPU-').lower() for a in ACCELERATORS if 'TPU-' in a)})-[1-9]\d*")
 _V5E, _V5E_OF_RAY = "v5e-", "v5litepod-"
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -131,7 +131,7 @@ def _gpus() -> float:
 
 
 def gpus_here() -> int:
-    """How many GPUs a process started here would see; 0 where their number is not known."""
+    """How many GPUs a process on this machine would see; 0 if the number is unknown."""
     found = _gpus()
     return 0 if math.isinf(found) else int(found)
 
@@ -166,7 +166,7 @@ def check_resources(where: str, resources: Resources) -> None:
         _check_gpu(resources, refuse)
     if isinstance(resources, TpuPodConfig):
         if not isinstance(resources.tpu_type, str) or not _TPU_TYPE.fullmatch(resources.tpu_type):
-            refuse(".tpu_type", resources.tpu_type, 'a type and its cores, like "v4-8", "v5e-16" or "v6e-8"')
+            refuse(".tpu_type", resources.tpu_type, 'a type and its cores, such as "v4-8", "v5e-16" or "v6e-8"')
         if type(resources.slice_count) is not int or resources.slice_count < 1:
             refuse(".slice_count", resources.slice_count, "a whole number >= 1")
     if resources.runtime_env is not None:

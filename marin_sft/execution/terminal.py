@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from marin_sft.errors import debugging
 
-# Those of C0 and C1 but for newline and tab, those that turn the direction of text, and halves of characters.
+# C0 and C1 except newline and tab, characters that change text direction, and surrogates.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # In logs, colours may stay, and so may the carriage returns of progress bars.
 _CONTROL_OF_LOG = re.compile(
@@ -31,7 +31,7 @@ def visible(text: str) -> str:
 
 
 def complain(problem: object, code: int) -> int:
-    """Tell of an error; returns the exit code."""
+    """Print an error; returns `code`."""
     if debugging() and isinstance(problem, BaseException):
         traceback.print_exception(problem)
         return code
@@ -56,7 +56,7 @@ def print_no_more() -> None:
 def write_log(chunks: Iterable[bytes]) -> None:
     """Write a log to stdout. On a terminal, without control sequences other than colours."""
     sys.stdout.flush()
-    if not hasattr(sys.stdout, "buffer"):  # a notebook's
+    if not hasattr(sys.stdout, "buffer"):  # in a notebook
         for text in codecs.iterdecode(chunks, "utf-8", errors="replace"):
             sys.stdout.write(text)
         return

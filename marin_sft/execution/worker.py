@@ -80,10 +80,10 @@ class Outcome:
 
 
 def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
-    """Run one attempt of a step to its end. The body's exceptions become a failed `Outcome`; none is raised for them.
+    """Run one attempt of a step. Exceptions of the body are not raised; they give a failed `Outcome`.
 
-    `own_process`: nothing else writes to this process's stdout and stderr while the body runs. `echo`: what it writes
-    goes there, and not only into the attempt's log.
+    own_process: nothing else writes to this process's stdout and stderr while the body runs.
+    echo: the body's output also goes there, not only to the attempt's log.
     """
     store = open_store(task.prefix)
     claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)

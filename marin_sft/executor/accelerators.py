@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.ray_environment import may_be_seen
@@ -35,10 +35,10 @@ class Environment:
 
     visible: Mapping[str, str]
     private: Mapping[str, str]
-    runtime_env: Mapping[str, Any]
+    runtime_env: Mapping[str, object]
 
     @staticmethod
-    def of(execution_env: Mapping[str, Any], where: str) -> Environment:
+    def of(execution_env: Mapping[str, object], where: str) -> Environment:
         """Of eformer's dictionary, which is a runtime_env of Ray's. A variable with an empty value counts as not given.
 
         Raises:
@@ -100,7 +100,7 @@ class CpuAcceleratorConfig(AcceleratorConfig):
 
     core_count: float = 1
     """Cores of a training."""
-    execution_env: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    execution_env: Mapping[str, object] = field(default_factory=dict, hash=False, repr=False)
     """What Ray sets up for `main` and its steps: `env_vars`, `pip`, and the other entries of its runtime_env."""
     resource_name: str | None = None
     """Without effect."""
@@ -122,7 +122,7 @@ class GpuAcceleratorConfig(AcceleratorConfig):
 
     device_count: int = 1
     """GPUs of a training."""
-    execution_env: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    execution_env: Mapping[str, object] = field(default_factory=dict, hash=False, repr=False)
     """What Ray sets up for `main` and its steps: `env_vars`, `pip`, and the other entries of its runtime_env."""
     gpu_model: str | None = None
     """Ray's name of the GPU, such as "H100"; None: any."""
@@ -157,7 +157,7 @@ class TpuAcceleratorConfig(AcceleratorConfig):
     """The type of a slice with its cores, such as "v4-64"."""
     pod_count: int = 1
     """Slices of a training."""
-    execution_env: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    execution_env: Mapping[str, object] = field(default_factory=dict, hash=False, repr=False)
     """What Ray sets up for `main` and its steps: `env_vars`, `pip`, and the other entries of its runtime_env."""
     cpu_count: float = 2
     """Cores of a training."""

@@ -25,14 +25,15 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
 
 from marin_sft.errors import ConfigError, exit_code, place_in_script
 from marin_sft.execution.attempt_log import process_output_copied_to
 from marin_sft.execution.ray_connection import Connection, connect
 from marin_sft.execution.ray_environment import LAUNCH_DIR, SECRETS, secrets_of_this_process
 from marin_sft.execution.resources import Resources
-from marin_sft.execution.terminal import write_log
+from marin_sft.execution.terminal import early_end_allowed, write_log
 from marin_sft.executor.accelerators import (
     AcceleratorConfig,
     CpuAcceleratorConfig,
@@ -48,6 +49,10 @@ __all__ = [
     "surrounding_resources",
 ]
 
+Options = Mapping[str, Any]  # of a task, or of Ray's runtime_env
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _PATIENCE = 20.0  # seconds for an interrupted main to stop its steps
 _LOOK = 0.1  # seconds between two looks at what it prints
 _MAIN = "MARIN_SFT_MAIN"  # of main's runtime environment alone, so that its process has run nothing before
@@ -55,11 +60,11 @@ _surrounding: Resources | None = None
 
 
 def surrounding_resources() -> Resources | None:
-    """What the config of the `execute` around this `main` gives to a training, with its environment; None outside."""
+    """What the config of the surrounding `execute` gives to a training, with its environment. None outside a `main`."""
     return _surrounding
 
 
-def execute(accelerator_config: AcceleratorConfig) -> Callable[[Any], Callable[..., Any]]:
+def execute(accelerator_config: AcceleratorConfig) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator for a function, with or without `@ray.remote`. Calling it runs it as a Ray task and returns what it
     returns.
 
@@ -77,14 +82,14 @@ def execute(accelerator_config: AcceleratorConfig) -> Callable[[Any], Callable[.
             f'@execute(TpuAcceleratorConfig("v4-64")); got {type(accelerator_config).__name__}'
         )
 
-    def decorator(function: Any) -> Callable[..., Any]:
+    def decorator(function: Callable[P, R]) -> Callable[P, R]:
         options = getattr(function, "_default_options", {})  # of Ray's RemoteFunction
         plain = getattr(function, "_function", function)
         if not callable(plain) or isinstance(plain, type):
             raise ConfigError(f"execute: expected a function, got {function!r}")
 
         @functools.wraps(plain)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
             connection = connect()
             try:
                 return _run(connection, accelerator_config, plain, options, args, kwargs)
@@ -109,7 +114,7 @@ class _Script:
     def current(output: str) -> _Script:
         return _Script(sys.argv, getattr(sys.modules["__main__"], "__file__", None), os.getcwd(), output)
 
-    def enter(self, runtime_env: Mapping[str, Any]) -> None:
+    def enter(self, runtime_env: Options) -> None:
         """A directory that Ray has shipped stays the current one; relative prefixes start from the script's own."""
         sys.argv = self.argv
         sys.modules["__main__"].__file__ = self.file
@@ -125,11 +130,11 @@ class _Exit(Exception):
 def _run(
     connection: Connection,
     config: AcceleratorConfig,
-    function: Callable[..., Any],
-    options: Mapping[str, Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
+    function: Callable[..., R],
+    options: Options,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> R:
     from ray import cloudpickle
     from ray.exceptions import RayTaskError
 
@@ -159,7 +164,7 @@ def _run(
         raise (cause if isinstance(cause, Exception) else error) from None
 
 
-def _result(ray: Any, reference: Any) -> Any:
+def _result(ray: ModuleType, reference: object) -> Any:
     try:
         return ray.get(reference)
     except KeyboardInterrupt:  # main stops its steps, then
@@ -171,8 +176,8 @@ def _result(ray: Any, reference: Any) -> Any:
 
 @contextlib.contextmanager
 def _shown() -> Iterator[str]:
-    """The path of a file, what is written to which is printed. Ray's own stream of what its workers print adds process
-    numbers, and loses the end of what they print when the script ends."""
+    """The path of a file whose contents are printed as they come. Ray's own stream of what workers print adds process
+    numbers, and loses its end when the script ends."""
     ended = threading.Event()
     with tempfile.NamedTemporaryFile(prefix="marin_sft_main_", suffix=".log") as file:
 
@@ -184,7 +189,11 @@ def _shown() -> Iterator[str]:
                     return
                 ended.wait(_LOOK)
 
-        thread = threading.Thread(target=write_log, args=(chunks(),), daemon=True)
+        def show() -> None:
+            with early_end_allowed():
+                write_log(chunks())
+
+        thread = threading.Thread(target=show, daemon=True)
         thread.start()
         try:
             yield file.name
@@ -193,27 +202,27 @@ def _shown() -> Iterator[str]:
             thread.join()
 
 
-def _joined(of_remote: Mapping[str, Any], of_config: Mapping[str, Any], visible: Mapping[str, str]) -> dict[str, Any]:
+def _joined(of_remote: Options, of_config: Options, visible: Mapping[str, str]) -> Options:
     variables = {**(of_remote.get("env_vars") or {}), **visible, _MAIN: uuid.uuid4().hex}
     return {**of_remote, **of_config, "env_vars": variables}
 
 
-def _here(ray: Any) -> Any:
+def _here(ray: ModuleType) -> object:
     """The node of the script, where its files are, if it is one of the cluster's."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
-def _tell(name: str, config: AcceleratorConfig, options: Mapping[str, Any]) -> None:
-    """Once per call, of all that was given and changes nothing."""
+def _tell(name: str, config: AcceleratorConfig, options: Options) -> None:
+    """Name what was given and has no effect, once per call."""
     of_config = [f"{type(config).__name__}({unused})" for unused in config.unused()]
     of_remote = [f"@ray.remote({option})" for option in options if option not in ("runtime_env", "max_calls")]
     if of_config or of_remote:
         print(f"{name} runs once, without accelerator; without effect: {', '.join([*of_config, *of_remote])}")
 
 
-def _main(work: bytes, resources: Resources, private: Mapping[str, str], script: _Script) -> Any:
+def _main(work: bytes, resources: Resources, private: Mapping[str, str], script: _Script) -> object:
     """In a process of its own on Ray."""
     global _surrounding
     import ray

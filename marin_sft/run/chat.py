@@ -14,7 +14,7 @@ NEW = "/new"
 
 
 def talk(path: str, *, system: str | None, max_new_tokens: int, temperature: float) -> None:
-    """Answer each line of stdin, until its end. `NEW` starts a new dialogue."""
+    """Answer each line of stdin until it ends. `NEW` starts a new dialogue."""
     chat = Chat(path, system, max_new_tokens, Sampling(temperature, 1.0, 0))
     shown = sys.stdin.isatty()
     if shown:
@@ -25,7 +25,7 @@ def talk(path: str, *, system: str | None, max_new_tokens: int, temperature: flo
             continue
         try:
             print(visible(chat.answer(line)), flush=True)
-        except MarinSftError as error:  # too long: a new dialogue can still be had
+        except MarinSftError as error:  # e.g. too long; the user can start a new dialogue
             print(f"{error} ({NEW})", file=sys.stderr)
 
 

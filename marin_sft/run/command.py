@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(method: str, flags: Sequence[str]) -> int:
-    from marin_sft.trainers import commands  # every setting of training, of which other commands need none
+    from marin_sft.trainers import commands  # slow to import, and other commands do not need it
 
     run = {"sft": commands.sft_command, "dpo": commands.dpo_command}[method]
     return run(flags, commands.dialect_of(flags), f"marin-sft {method}", _write_experiment)
@@ -239,8 +239,8 @@ def verify(context: _Context) -> int:
 
 
 def preview_rows(context: _Context) -> None:
-    """what tokenizing makes of a few rows: the tokens, and which are trained"""
-    from marin_sft.run import preview, preview_request  # loads numpy
+    """show the tokens of a few rows, and which are trained"""
+    from marin_sft.run import preview, preview_request  # imports numpy
 
     previews = preview_request.read_previews(context.arguments)
     if context.json:
@@ -261,7 +261,7 @@ def import_config(context: _Context) -> None:
 
 
 def chat(context: _Context) -> None:
-    """talk to a model: a directory, or a step that exported one"""
+    """talk to a model: a directory, or a step that exported it"""
     arguments = context.arguments
     model = os.path.expanduser(arguments.model)
     if not os.path.isdir(model) and "://" not in model:
@@ -269,7 +269,7 @@ def chat(context: _Context) -> None:
         if found.state.commit is None:
             raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
         model = attempt_path(context.store, found.directory, found.state.commit.attempt)
-    from marin_sft.run.chat import talk  # loads JAX
+    from marin_sft.run.chat import talk  # imports JAX
 
     limits = {"max_new_tokens": arguments.max_new_tokens, "temperature": arguments.temperature}
     talk(model, system=arguments.system, **limits)
@@ -334,13 +334,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
-    parsers["runs"].add_argument("--limit", type=int, default=30, help="so many launches (default: 30)")
-    parsers["pin"].add_argument("--note", default="", help="why it is kept")
-    parsers["chat"].add_argument("model", metavar="MODEL", help="a directory, or a step")
+    parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
+    parsers["pin"].add_argument("--note", default="", help="why you keep it")
+    parsers["chat"].add_argument("model", metavar="MODEL", help="a directory or a step")
     parsers["chat"].add_argument("--system", metavar="TEXT", help="a system message")
     parsers["chat"].add_argument("--max_new_tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
     parsers["chat"].add_argument(
-        "--temperature", type=_amount, default=0.0, metavar="T", help="0, the likeliest answer (default), or above"
+        "--temperature", type=_amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
     )
     _add_gc_flags(parsers["gc"])
     _add_preview_flags(parsers["preview"])
@@ -395,7 +395,7 @@ def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("step", nargs="?", metavar="STEP", help="its tokenize step, if it has several")
     parser.add_argument("--tokenizer", metavar="T", help="without an experiment: a directory, or a hub id")
     parser.add_argument("--data", metavar="FILE", help="without an experiment: a file, a directory or a glob")
-    parser.add_argument("--format", metavar="F", help="how rows are read: a name, or auto (default)")
+    parser.add_argument("--format", metavar="F", help="the row format, or auto (default)")
     parser.add_argument(
         "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"
     )

@@ -1,4 +1,4 @@
-"""The tokenizations of an experiment's file, looked at without running a step."""
+"""The tokenize steps of an experiment file, read without running a step."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
 
 from marin_sft.data.step_configs import TokenizeConfig
 from marin_sft.errors import UserError
 from marin_sft.execution.configs import references, resolve
 from marin_sft.execution.executor import Executor, ExecutorFlags, Run
-from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName
+from marin_sft.execution.step import AnyStep, EarlierAttempts, ExecutorStep, InputName, OutputName
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import nearest_path
 
 
 def tokenization(script: str, name: str | None, prefix: str) -> TokenizeConfig:
-    """The config of the tokenize step `name` of an experiment, its inputs as they lie under `prefix`. None: of the
-    only one.
+    """The config of an experiment's tokenize step, with its inputs as paths under `prefix`.
+
+    name: the step; None if there is only one.
 
     Raises:
-        UserError: no such file or step, or an input that no step has made yet.
+        UserError: there is no such file or step, or an input has no output yet.
     """
     steps = {step.name: step for step in _steps_of(script) if isinstance(step.config, TokenizeConfig)}
     if not steps:
         raise UserError(
-            f"{script}: no tokenize step; expected one in a variable of the file itself, or below a step that is in one"
+            f"{script}: no tokenize step; expected one in a variable of the file, or among the inputs of such a step"
         )
     if name is None and len(steps) > 1:
         raise UserError(f"{script}: {len(steps)} tokenize steps; name one of them: {', '.join(sorted(steps))}")
@@ -42,8 +42,8 @@ def tokenization(script: str, name: str | None, prefix: str) -> TokenizeConfig:
     return config
 
 
-def _steps_of(script: str) -> Iterator[ExecutorStep[Any]]:
-    """All steps that the top level of the file names, and all that these are made from."""
+def _steps_of(script: str) -> Iterator[AnyStep]:
+    """All steps in variables of the file, and all their inputs."""
     if not os.path.isfile(script):
         raise UserError(f"{script!r}: no such file; expected the file of an experiment{nearest_path(script)}")
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as `python SCRIPT` does
@@ -58,7 +58,7 @@ def _steps_of(script: str) -> Iterator[ExecutorStep[Any]]:
             open_steps += [used.step for _, used in references(step.config) if used.step is not None]
 
 
-def _steps_in(value: Any) -> Iterator[ExecutorStep[Any]]:
+def _steps_in(value: object) -> Iterator[AnyStep]:
     if isinstance(value, ExecutorStep):
         yield value
     elif isinstance(value, InputName) and value.step is not None:
@@ -68,8 +68,8 @@ def _steps_in(value: Any) -> Iterator[ExecutorStep[Any]]:
             yield from _steps_in(child)
 
 
-def _path(leaf: Any, run: Run, script: str) -> Any:
-    """What stands in the step's config when it runs."""
+def _path(leaf: object, run: Run, script: str) -> object:
+    """The value in the step's config when it runs."""
     if isinstance(leaf, OutputName | EarlierAttempts):
         return ""
     if isinstance(leaf, PurePath):
@@ -83,5 +83,5 @@ def _path(leaf: Any, run: Run, script: str) -> Any:
     output = run.output_path(leaf.step, leaf.name)
     if output is None:
         command = shlex.join(["python", script, "--run_only", f"^{leaf.step.name}$"])
-        raise UserError(f"{leaf.step.name} has no output yet, and its rows or tokenizer are needed; run it: {command}")
+        raise UserError(f"{leaf.step.name} has no output yet, but its rows or tokenizer are needed; run it: {command}")
     return output

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,9 @@ from marin_sft.data.step_configs import DownloadConfig, KeptConfig, TokenizeConf
 from marin_sft.errors import UserError
 from marin_sft.execution.resources import CpuConfig
 from marin_sft.execution.step import ExecutorStep, InputName
-from marin_sft.run.python_source import Call, Name, assignment, names_in
+from marin_sft.run.python_source import Call, Name, assignment, free_name, imports, names_in
 from marin_sft.trainers.trainer import SFTTrainer
 
-_MODULES = {
-    **dict.fromkeys(("CpuConfig", "GpuConfig", "TpuPodConfig", "executor_main"), "marin_sft"),
-    **dict.fromkeys(("dpo", "export", "mixture", "sft", "tokenize"), "marin_sft.steps"),
-    **dict.fromkeys(("default_download",), "marin_sft.recipes.defaults"),
-    "rows_of": "marin_sft.recipes.sources",
-    "HfDataset": "marin_sft.data",
-    **dict.fromkeys(
-        (
-            "ChatLmDatasetFormat",
-            "PreferenceChatLmDatasetFormat",
-            "TextLmDatasetFormat",
-            "lm_mixture_data_config",
-        ),
-        "marin_sft.data",
-    ),
-    "LoraConfig": "marin_sft.training.lora_config",
-    **dict.fromkeys(("TensorboardConfig", "WandbConfig"), "marin_sft.training.metrics.trackers"),
-}
 # Made of other arguments, or by the step functions themselves.
 _NOT_SAID = {
     "mixture",
@@ -91,7 +72,7 @@ def experiment_source(trainer: SFTTrainer, command: str) -> str:
     name = exported.name.partition("/")[2]
     parts = [
         f'"""{kind.upper()}, written by `{command}`.\n\nIt makes the same steps: what that command ran is cached.\n"""',
-        _imports(used),
+        imports(used),
         assignment("NAME", name),
         "\n".join(assignment(variable, value) for variable, value in lines),
         '\nif __name__ == "__main__":\n    executor_main(steps=[exported])',
@@ -127,7 +108,7 @@ def _place(source: object, variable: str, lines: list[tuple[str, object]]) -> ob
     made = _made(source, lines)
     known = next((name for name, value in lines if value == made), None)
     if known is None:
-        known = _free(variable, [name for name, _ in lines])
+        known = free_name(variable, [name for name, _ in lines])
         lines.append((known, made))
     return Name(known)
 
@@ -199,19 +180,6 @@ def _value(value: object) -> object:
         if here != default:
             keywords[field.name] = _value(here)
     return Call(type(value).__name__, (), keywords)
-
-
-def _imports(used: set[str]) -> str:
-    by_module: Mapping[str, list[str]] = {}
-    found: dict[str, list[str]] = dict(by_module)
-    for name in sorted(used, key=lambda name: (name[0].islower(), name)):
-        if name in _MODULES:
-            found.setdefault(_MODULES[name], []).append(name)
-    return "\n".join(f"from {module} import {', '.join(names)}" for module, names in sorted(found.items()))
-
-
-def _free(name: str, taken: list[str]) -> str:
-    return next(free for free in (name, *(f"{name}_{i}" for i in range(2, 100))) if free not in taken)
 
 
 def _step(source: object) -> ExecutorStep[Any]:

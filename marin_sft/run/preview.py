@@ -26,7 +26,7 @@ _GAP = "|"  # between two tokens
 
 
 def preview_json(row: RowPreview) -> list[dict[str, Any]]:
-    """One object, or, for a row that is split, one for each piece."""
+    """One object; if the row is split, one for each piece."""
     dropped = str(row.dropped) if row.dropped else None
     where = {"file": row.source.file.name, "line": row.source.line, "format": row.shape}
     if row.unused_keys:
@@ -49,10 +49,10 @@ def _document_json(document: Document, dropped: str | None) -> list[dict[str, ob
 
 
 def print_previews(console: Console, previews: Previews) -> None:
-    """Special tokens that somebody wrote into a message stand in red, and are told below it."""
+    """Special tokens in the text of a message are shown in red, with a note below it."""
     for index, row in enumerate(previews.shown):
-        if index == 0:  # not above an error
-            console.print(Text(f"Lines with + are trained. Tokens are set apart by {_GAP}"))
+        if index == 0:  # not before an error
+            console.print(Text(f"Lines with + are trained. Tokens are separated by {_GAP}"))
         _print_preview(console, previews.tokenizer, row)
     console.print()
     for line in previews.counts():

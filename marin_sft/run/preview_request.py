@@ -1,14 +1,15 @@
-"""What the flags of `marin-sft preview` ask for: rows to show, and more of them to count those that are dropped."""
+"""What the flags of `marin-sft preview` request: rows to show, and more rows to count the dropped ones."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat, shape_names
 from marin_sft.data.preview import RowPreview, preview
@@ -21,9 +22,12 @@ from marin_sft.nearest import nearest_text
 from marin_sft.paths import find, local_path, nearest_path
 from marin_sft.run.experiment import tokenization
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 AUTO = "auto"
 _LOOKED_AT, _LOOKED_AT_TOKENS = 1000, 1_000_000
-"""Rows, and tokens of them, after which no more are looked at."""
+"""The most rows, and tokens in them, to look at."""
 _NOT_BAD = ON_PURPOSE | {"over_length"}
 _OF_FORMAT = ("columns", "role_map", "train_on")
 _SHOWN_CHARACTERS = 300
@@ -31,11 +35,16 @@ _SHOWN_CHARACTERS = 300
 
 @dataclass
 class Previews:
-    """`shown`: the rows to show. Once they are read, more rows have been looked at: `rows` in all, of which `dropped`
-    were by reason; `first`: the first of each reason, in words; `all_rows`: there are no more.
+    """The rows to show, and counts of more rows, which are complete once `shown` is exhausted.
+
+    shown: the rows to show.
+    rows: how many rows were looked at.
+    all_rows: whether these are all rows.
+    dropped: how many of them are dropped, by reason.
+    first: the first dropped row of each reason, in words.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerFast
     data: str
     shown: Iterator[RowPreview] = dataclasses.field(default_factory=lambda: iter(()))
     rows: int = 0
@@ -44,10 +53,10 @@ class Previews:
     first: dict[str, str] = field(default_factory=dict)
 
     def counted(self, previews: Iterable[RowPreview], shown: int) -> Iterator[RowPreview]:
-        """The first `shown` of `previews`; the others are counted.
+        """Yields the first `shown` of `previews` and counts the others.
 
         Raises:
-            DataError: at the end, where there were none, or none can be used.
+            DataError: at the end, if there were no rows or none can be used.
         """
         tokens = 0
         for row in previews:
@@ -63,12 +72,10 @@ class Previews:
             raise DataError(f"{self.data}: no rows; expected at least one")
         if self.rows == sum(count for reason, count in self.dropped.items() if reason not in _NOT_BAD):
             reasons = ", ".join(f"{reason}: {count}" for reason, count in self.dropped.most_common())
-            raise DataError(
-                f"{self.data}: none of the {self.rows:,} rows looked at can be used ({reasons}); each says why. {MEND}"
-            )
+            raise DataError(f"{self.data}: none of the first {self.rows:,} rows can be used ({reasons}). {MEND}")
 
     def counts(self) -> list[str]:
-        """How many of the rows are dropped, and the first of each reason."""
+        """Lines with the number of dropped rows, and the first of each reason."""
         which = f"all {self.rows:,}" if self.all_rows else f"the first {self.rows:,}"
         if not self.dropped:
             return [f"Of {which} rows, none is dropped."]
@@ -87,8 +94,8 @@ class Previews:
             self.first.setdefault(row.dropped.reason, short)
 
 
-def read_previews(arguments: Any) -> Previews:
-    """The previews that the flags ask for.
+def read_previews(arguments: argparse.Namespace) -> Previews:
+    """The previews that the flags request.
 
     Raises:
         UserError: no such data, format, tokenizer or step.
@@ -110,17 +117,17 @@ def read_previews(arguments: Any) -> Previews:
     return found
 
 
-def _of_experiment(arguments: Any) -> tuple[list[str], str, LmDatasetFormat]:
+def _of_experiment(arguments: argparse.Namespace) -> tuple[list[str], str, LmDatasetFormat]:
     """The rows, the tokenizer and the format of a step."""
     said = ("data", "tokenizer", "format", "format_options", *_OF_FORMAT)
     given = [f"--{flag}" for flag in said if getattr(arguments, flag) is not None]
     if given:
-        raise UserError(f"preview {arguments.experiment}: got {', '.join(given)}, which the step says itself")
+        raise UserError(f"preview {arguments.experiment}: got {', '.join(given)}, which the step already sets")
     config = tokenization(arguments.experiment, arguments.step, arguments.prefix or default_prefix())
     return [*(config.train_paths or config.validation_paths)], config.tokenizer, config.format
 
 
-def _of_data(arguments: Any) -> tuple[list[str], str, LmDatasetFormat]:
+def _of_data(arguments: argparse.Namespace) -> tuple[list[str], str, LmDatasetFormat]:
     missing = [f"--{flag}" for flag in ("data", "tokenizer") if getattr(arguments, flag) is None]
     if missing:
         raise UserError(
@@ -134,16 +141,16 @@ def _of_data(arguments: Any) -> tuple[list[str], str, LmDatasetFormat]:
     return [os.path.expanduser(arguments.data)], arguments.tokenizer, format
 
 
-def _format(shape: str | None, arguments: Any) -> ChatLmDatasetFormat:
+def _format(shape: str | None, arguments: argparse.Namespace) -> ChatLmDatasetFormat:
     options = _json_object("format_options", arguments.format_options or "{}")
-    # A function cannot be written as JSON, and --format gives the shape.
+    # JSON cannot express a function, and --format sets the shape.
     known = {field.name for field in dataclasses.fields(ChatLmDatasetFormat)} - {"formatting_func", "shape"}
     for name in options.keys() - known:
         raise UserError(f"--format_options: no option {name!r}{nearest_text(name, sorted(known))}")
     flags = {name: getattr(arguments, name) for name in _OF_FORMAT if getattr(arguments, name) is not None}
     for name, text in flags.items():
         if name in options:
-            raise UserError(f"--{name} and --format_options both say {name!r}; expected one of them")
+            raise UserError(f"--{name} and --format_options both set {name!r}; expected only one of them")
         options[name] = text if name == "train_on" else _pairs(name, text)
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
@@ -155,7 +162,7 @@ def _format(shape: str | None, arguments: Any) -> ChatLmDatasetFormat:
         raise ConfigError(f"--{named}: {error}") from error
 
 
-def _pairs(flag: str, text: str) -> dict[str, Any]:
+def _pairs(flag: str, text: str) -> dict[str, object]:
     """`a=b,c=d`, or JSON."""
     if text.lstrip().startswith(("{", "[", '"')):
         return _json_object(flag, text)
@@ -165,7 +172,7 @@ def _pairs(flag: str, text: str) -> dict[str, Any]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _json_object(flag: str, text: str) -> dict[str, Any]:
+def _json_object(flag: str, text: str) -> dict[str, object]:
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 WIDTH = 88
+MODULES = {
+    **dict.fromkeys(("CpuConfig", "GpuConfig", "TpuPodConfig", "executor_main"), "marin_sft"),
+    **dict.fromkeys(
+        (
+            "ChatLmDatasetFormat",
+            "HfDataset",
+            "PreferenceChatLmDatasetFormat",
+            "TextLmDatasetFormat",
+            "lm_mixture_data_config",
+        ),
+        "marin_sft.data",
+    ),
+    **dict.fromkeys(
+        ("default_download", "default_tokenize", "model_step", "tokenizer_step"), "marin_sft.recipes.defaults"
+    ),
+    "rows_of": "marin_sft.recipes.sources",
+    **dict.fromkeys(("download", "dpo", "export", "mixture", "sft", "tokenize"), "marin_sft.steps"),
+    "LoraConfig": "marin_sft.training.lora_config",
+    **dict.fromkeys(("TensorboardConfig", "WandbConfig"), "marin_sft.training.metrics.trackers"),
+}
+"""Where experiments import names of ours from."""
 
 
 @dataclass(frozen=True)
@@ -120,3 +142,23 @@ def names_in(value: object) -> set[str]:
     if isinstance(value, dict):
         return set().union(*map(names_in, value.values()))
     return set().union(*map(names_in, value)) if isinstance(value, list | tuple) else set()
+
+
+def imports(used: Iterable[str]) -> str:
+    """The import statements for those of `used` that are ours."""
+    by_module: dict[str, list[str]] = {}
+    for name in sorted(used, key=lambda name: (name[0].islower(), name)):
+        if name in MODULES:
+            by_module.setdefault(MODULES[name], []).append(name)
+    lines = []
+    for module, names in sorted(by_module.items()):
+        line = f"from {module} import {', '.join(names)}"
+        listed = "".join(f"    {name},\n" for name in names)
+        lines.append(line if len(line) <= WIDTH else f"from {module} import (\n{listed})")
+    return "\n".join(lines)
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name`, or one with a number that is not taken."""
+    others = (f"{name}_{i}" for i in itertools.count(2))
+    return next(free for free in itertools.chain([name], others) if free not in taken)

@@ -77,8 +77,8 @@ def _parser() -> _Parser:
     add("--working_dir", default=".", help="the directory to ship, without what .gitignore excludes (default: .)")
     add("--submission_id", help="the job's name (default: script-user-time-hex)")
     add("--debug", action="store_true", help="show the traceback of an error here, too")
-    add("--no_wait", action="store_true", help="submit, print the job's name, and end")
-    add("--stop_on_interrupt", action="store_true", help="Ctrl-C here stops the job, too")
+    add("--no_wait", action="store_true", help="submit, print the job's name, and exit")
+    add("--stop_on_interrupt", action="store_true", help="Ctrl-C here also stops the job")
     add(
         "--visible_env",
         nargs="+",

@@ -16,6 +16,7 @@ from typing import Any
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
 
+_OURS = f"{__name__.partition('.')[0]}."
 _BECOMES_TEXT = str | Path | ExecutorStep | InputName | OutputName  # before a config is resolved
 _WORDS: dict[object, str] = {
     int: "a whole number",
@@ -43,7 +44,7 @@ def check_types(config: object) -> None:
     for field, annotation in _annotations(of).items():
         value = getattr(config, field)
         if not _fits(value, annotation):
-            require(config, field, False, _expected(annotation) + _advice(value))
+            require(config, field, False, _expected(annotation) + _advice(value) + _imports(annotation))
 
 
 @functools.cache
@@ -95,6 +96,15 @@ def _advice(value: object) -> str:
     except ValueError:
         return ""
     return ", got a string: remove the quotes; in YAML write 2.0e-5"
+
+
+def _imports(annotation: object) -> str:
+    """Where to import the classes of ours that a field takes."""
+    parts = typing.get_args(annotation)
+    if parts:
+        return "".join(dict.fromkeys(map(_imports, parts)))
+    module, name = getattr(annotation, "__module__", ""), getattr(annotation, "__name__", "")
+    return f"; from {module} import {name}" if module.startswith(_OURS) and dataclasses.is_dataclass(annotation) else ""
 
 
 def is_number(value: Any, kind: Any = Real) -> bool:

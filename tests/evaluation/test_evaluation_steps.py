@@ -83,7 +83,7 @@ def test_what_perplexity_is_made_of(model, tokens):
 
     assert made() == made(batch_size=3)
     assert len({made(), made(seq_len=48), made(precision="bf16")}) == 3
-    with pytest.raises(ConfigError, match="perplexity 'tiny': seq_len=None; expected the length of a row"):
+    with pytest.raises(ConfigError, match="perplexity 'tiny': got seq_len=None; expected the length of rows"):
         made(seq_len=None)
     with pytest.raises(ConfigError, match="and None with a mixture step"):
         perplexity("tiny", model, mixture("blend", tokens, weights={"one": 1}, seq_len=32), seq_len=32)

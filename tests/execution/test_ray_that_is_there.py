@@ -108,7 +108,7 @@ def test_who_waits_holds_no_cpu_that_its_steps_need(ways):
 
 
 def test_what_the_waiting_task_keeps_is_refused_to_its_steps(ways):
-    assert "step 'held' asks for magic 1, but the Ray task or actor that waits for it holds 1 of the 1" in ways[1]
+    assert "step 'held' requests magic 1, but the Ray task or actor that waits for it holds 1 of the 1" in ways[1]
     assert not list(ways[0].glob("store/held-*/commits"))
 
 

@@ -77,7 +77,10 @@ def test_tpu_types_of_ray_and_of_their_users(name):
             "resources.accelerator_type: got 'h100', expected one of Ray's names, such as 'H100'",
         ),
         (TpuPodConfig(tpu_type="v4"), "resources.tpu_type: got 'v4'"),
-        (TpuPodConfig(tpu_type="v9-8"), "resources.tpu_type: got 'v9-8', expected a type and its cores, like \"v4-8\""),
+        (
+            TpuPodConfig(tpu_type="v9-8"),
+            "resources.tpu_type: got 'v9-8', expected a type and its cores, such as \"v4-8\"",
+        ),
         (TpuPodConfig(tpu_type="v4-8", slice_count=0), "resources.slice_count: got 0"),
         (CpuConfig(runtime_env={"pip": []}), "resources.runtime_env: got {'pip': []}, expected a RuntimeEnv"),
         (

@@ -394,9 +394,9 @@ def test_plan(world, tmp_path, monkeypatch):
 def test_mistakes(capsys):
     assert command.main(["statu"]) == 2
     assert capsys.readouterr().err == "error: no command 'statu'; did you mean 'status'?\n"
-    for word in ("chat", "train"):
+    for word in ("serve", "train"):
         assert command.main([word]) == 2
-        assert f"error: no command {word!r}; there are: plan, status" in capsys.readouterr().err
+        assert f"error: no command {word!r}; there are: sft, dpo, plan, status" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         command.main(["--version"])
     assert re.fullmatch(r"marin-sft \d+\.\S+\n", capsys.readouterr().out)

@@ -267,7 +267,7 @@ def test_flags_of_the_format(preview, tmp_path):
         ),
         (["--role_map", "[1]"], "--role_map: expected a JSON object"),
         (["--train_on", "lsat"], "--train_on: train_on='lsat'; expected one of"),
-        (["--train_on", "last", "--format_options", '{"train_on": "all"}'], "both say 'train_on'"),
+        (["--train_on", "last", "--format_options", '{"train_on": "all"}'], "both set 'train_on'"),
     ):
         assert said in preview(*flags, data=data, code=2)
 
@@ -286,7 +286,7 @@ def test_rows_beyond_those_shown_are_looked_at(preview, tmp_path, capsys, tokeni
     data.write_text(bad * 50)
     assert command.main(["preview", "--tokenizer", tokenizer, "--data", str(data), "--json"]) == 1
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 3 and "none of the 50 rows looked at can be used (unknown_format: 50)" in err
+    assert len(out.splitlines()) == 3 and "none of the first 50 rows can be used (unknown_format: 50)" in err
 
 
 EXPERIMENT = """
@@ -327,7 +327,7 @@ def test_a_step_of_an_experiment(tmp_path, capsys, tokenizer, monkeypatch):
     assert "3 tokenize steps; name one of them: tokenized/loud, tokenized/own, tokenized/texts" in run(code=2)
     error = run("tokenized/own", code=2)
     assert "tokenizers/t has no output yet" in error and "python mine.py --run_only '^tokenizers/t$'" in error
-    assert "got --train_on, which the step says itself" in run("tokenized/loud", "--train_on", "all", code=2)
+    assert "got --train_on, which the step already sets" in run("tokenized/loud", "--train_on", "all", code=2)
     assert "'minne.py': no such file" in _error(["preview", "minne.py"], capsys)
     assert "--data and --tokenizer not given" in _error(["preview"], capsys)
     assert not (tmp_path / "store").exists()

@@ -228,7 +228,7 @@ def test_a_step_that_no_node_can_serve_says_so(head, work):
         told = next(line for line in driver.stdout if "waits" in line)
         driver.send_signal(signal.SIGINT)
         driver.communicate(timeout=60)
-    assert "big waits: it asks for CPU 1, magic 2 on one node" in told and "CPU 2, magic 0" in told
+    assert "big waits: it requests CPU 1, magic 2 on one node" in told and "CPU 2, magic 0" in told
     assert driver.returncode == 130
 
 
@@ -346,7 +346,7 @@ def test_flags_for_what_may_be_seen(capsys):
     flags, _ = ray_run.parse("-e A 1 -e B 2 --allow_visible_secrets -- true".split())
     assert set(ray_run._visible(flags, {"A": "1", "B": "2"})) == {"A", "B"}
     assert ray_run.main("-e A 1 --visible_env B -- true".split()) == 2
-    assert "--visible_env B: expected a variable that --env_vars names" in capsys.readouterr().err
+    assert "--visible_env B: expected a variable named in --env_vars" in capsys.readouterr().err
 
 
 def test_the_file_with_secrets_is_not_in_what_is_shipped(tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 """`marin-sft import`: an experiment file from another trainer's YAML.
 
-config_file     the YAML, with the line of each key and which keys were read
-keys            how a table of keys is read; what is left out and what is refused
-draft           what an experiment needs to know, whatever the tool
-rows            where rows lie and what they hold, as code
-texts           prompts and chat templates that the file states itself
-experiment_file the file, written
+command          writes the file and prints what differs
+tools            which tool a file is for, and the experiment that comes of it
+config_file      a YAML with the line of each key, and which keys were read
+keys             tables of keys: read, ignored, left out, refused
+axolotl, torchtune, llama_factory            a tool's tables, and its defaults
+axolotl_rows, torchtune_rows, llama_factory_rows  a tool's datasets
 transformers_keys  what axolotl and LLaMA-Factory take from the Trainer of transformers
-axolotl, torchtune, llama_factory  one tool each: its table, its defaults, its datasets
-tools           which tool a file is for
+rows             where rows lie and what they hold
+draft            what is known of the experiment, whatever the tool
+texts            prompts, chat templates and functions that the file defines
+experiment_file  the file's text, from a draft
 """

@@ -47,6 +47,8 @@ WANDB = {"wandb_project": "project", "wandb_entity": "entity", "wandb_name": "na
 LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "simpo": "simpo"}
 # The weight of the chosen answers' NLL in the loss, and TRL's default; SimPO is its CPOTrainer, which adds it.
 TERM_OF_ANSWERS = {"dpo": ("rpo_alpha", 0.0), "ipo": ("rpo_alpha", 0.0), "simpo": ("cpo_alpha", 1.0)}
+FASTER = ("CutCrossEntropyPlugin", "LigerPlugin")
+"""Plugins that compute the same with less memory or time."""
 SEQ_LEN, WARMUP = 512, 0.03
 # What becomes of rows that are too long; `completion` rows are cut in pieces before that.
 OVER_LENGTH = {"drop": "drop", "truncate": "truncate", "raise": "raise"}
@@ -108,7 +110,6 @@ LEFT_OUT = {
     "use_mlflow": "trackers are WandbConfig and TensorboardConfig",
     "mlflow_experiment_name": "trackers are WandbConfig and TensorboardConfig",
     "use_comet": "trackers are WandbConfig and TensorboardConfig",
-    "plugins": "plugins are not loaded",
     "wandb_log_model": "models stay in the store",
     "do_bench_eval": "use evaluate or lm_eval of marin_sft.steps",
     "do_causal_lm_eval": "use evaluate of marin_sft.steps",
@@ -176,6 +177,7 @@ def read_axolotl(config: Section) -> Draft:
     set_save_points(draft, config)
     _set_trackers(draft)
     _note_tokens(draft)
+    _note_plugins(draft)
     leave_out(draft, config, LEFT_OUT)
     ignore(draft, config, WITHOUT_EFFECT)
     note_unknown(draft, config)
@@ -209,15 +211,18 @@ def _set_lora(draft: Draft) -> None:
     if adapter != "lora":
         raise UserError(f"{config.where('adapter')}: {adapter}: expected lora; {_QUANTIZED}")
     lora = read_settings(config, LORA)
-    if "adapter_path" not in lora:
-        for key in ("lora_r", "lora_alpha"):
-            required(config, key, "axolotl")
+    if "adapter_path" in lora:  # which says the others itself
+        config.read |= {"lora_target_modules", "lora_target_linear"}
+        draft.lora = {"adapter_path": lora["adapter_path"]}
+        return
+    for key in ("lora_r", "lora_alpha"):
+        required(config, key, "axolotl")
     lora = {name: value for name, value in lora.items() if value is not False}
     targets = config.value("lora_target_modules")
     every = config.flag("lora_target_linear")
     if targets and not every:
         lora["target_modules"] = targets if isinstance(targets, str) else config.texts("lora_target_modules")
-    elif not every and "adapter_path" not in lora:
+    elif not every:
         lora["target_modules"] = ["q_proj", "v_proj"]
         draft.note_default("lora_target_modules", "q_proj and v_proj, as PEFT has it for Llama and Qwen")
     draft.lora = lora
@@ -294,6 +299,18 @@ def _note_tokens(draft: Draft) -> None:
     for key in tokens or ():
         assert tokens is not None
         if tokens.has(key) and key != "pad_token":
-            draft.note(tokens, key, "left out; the tokenizer's own is used")
+            draft.note(
+                tokens,
+                key,
+                "left out; a token that the tokenizer lacks is cut in pieces: add it to the model's files first",
+            )
     if tokens is not None and tokens.has("pad_token"):
         draft.without_effect.append("special_tokens.pad_token")
+
+
+def _note_plugins(draft: Draft) -> None:
+    plugins = draft.config.texts("plugins")
+    others = [name for name in plugins if name.rpartition(".")[2] not in FASTER]
+    if others:
+        draft.note(draft.config, "plugins", f"left out: {', '.join(others)}")
+    draft.without_effect += ["plugins"] if len(others) < len(plugins) else []

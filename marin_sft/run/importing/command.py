@@ -60,4 +60,7 @@ def print_imported(console: Console, written: Written) -> None:
         console.print(Text(visible(f"- {where}{note}")))
     if draft.without_effect:
         console.print(Text(visible(f"Without effect here: {', '.join(draft.without_effect)}")))
-    console.print(Text(visible(f"Next: python {written.output} --dry_run")))
+    console.print(
+        Text(visible(f"Next: marin-sft preview {written.output}    # the text of a few rows, and what is trained"))
+    )
+    console.print(Text(visible(f"      python {written.output} --dry_run")))

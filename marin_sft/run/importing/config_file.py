@@ -19,7 +19,7 @@ class Section(dict[str, Any]):
     """A mapping of the file. A key without a value counts as absent.
 
     file: as the user named it. name: the keys that lead here, with a dot after each. lines: of each key.
-    read: the keys that were asked for.
+    read: the keys that were asked for. origins: where a setting of ours was given, by its name.
     """
 
     def __init__(self, file: str, name: str = "") -> None:
@@ -27,6 +27,7 @@ class Section(dict[str, Any]):
         self.file, self.name = file, name
         self.lines: dict[str, int] = {}
         self.read: set[str] = set()
+        self.origins: dict[str, str] = {}
 
     def has(self, key: str) -> bool:
         self.read.add(key)

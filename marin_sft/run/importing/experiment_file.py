@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import textwrap
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.rows import Rows, is_on_hub, step_name
 from marin_sft.run.importing.texts import DEFINITIONS, needed
-from marin_sft.run.python_source import WIDTH, Call, Name, assignment, names_in
+from marin_sft.run.python_source import WIDTH, Call, Name, assignment, free_name, imports, names_in
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.sft_config import SFTConfig
 
-MODULES = {
-    "GpuConfig": "marin_sft",
-    "executor_main": "marin_sft",
-    **dict.fromkeys(("ChatLmDatasetFormat", "HfDataset", "TextLmDatasetFormat"), "marin_sft.data"),
-    **dict.fromkeys(("default_tokenize", "model_step", "tokenizer_step"), "marin_sft.recipes.defaults"),
-    "rows_of": "marin_sft.recipes.sources",
-    **dict.fromkeys(("download", "dpo", "export", "mixture", "sft", "tokenize"), "marin_sft.steps"),
-    "LoraConfig": "marin_sft.training.lora_config",
-    **dict.fromkeys(("TensorboardConfig", "WandbConfig"), "marin_sft.training.metrics.trackers"),
-    "EarlyStopping": "marin_sft.training.stops",
-}
 _STEP_CLASS = {"sft": SFTConfig, "dpo": DPOConfig}
 _SHOWN_ALWAYS = ("num_train_epochs", "num_train_steps", "learning_rate", "lr_schedule", "warmup", "loss_type", "beta")
 
@@ -51,7 +39,7 @@ def experiment_source(draft: Draft, path: str) -> str:
     parts = [
         _head(draft, path),
         _comments(draft),
-        _imports(used),
+        imports(used),
         "\n".join(_constants(draft)),
         "\n\n".join(constants),
         *(f"\n{function}\n" for function in functions),
@@ -85,20 +73,6 @@ def _comments(draft: Draft) -> str:
     return "\n".join(lines)
 
 
-def _imports(used: Iterable[str]) -> str:
-    by_module: dict[str, list[str]] = {}
-    for name in used:
-        if name in MODULES:
-            by_module.setdefault(MODULES[name], []).append(name)
-    lines = []
-    for module, names in sorted(by_module.items()):
-        names.sort(key=lambda name: (name[0].islower(), name))
-        line = f"from {module} import {', '.join(names)}"
-        listed = "".join(f"    {name},\n" for name in names)
-        lines.append(line if len(line) <= WIDTH else f"from {module} import (\n{listed})")
-    return "\n".join(lines)
-
-
 def _constants(draft: Draft) -> list[str]:
     lines = [assignment("NAME", _experiment_name(draft)), assignment("MODEL", draft.model)]
     if draft.tokenizer is not None:
@@ -128,7 +102,7 @@ def _steps(draft: Draft) -> list[tuple[str, object]]:
     groups = _groups(draft.training_rows)
     held_out: dict[str, list[Rows]] = {}
     for rows in draft.held_out_rows:
-        held_out[_free("held_out", {**groups, **held_out})] = [rows]
+        held_out[free_name("held_out", {**groups, **held_out})] = [rows]
     tokens = {
         **{name: _tokenized(name, rows, tokenizer or model) for name, rows in groups.items()},
         **{name: _tokenized(name, rows, tokenizer or model, is_validation=True) for name, rows in held_out.items()},
@@ -167,14 +141,8 @@ def _groups(datasets: list[Rows]) -> dict[str, list[Rows]]:
         return {"_".join(names) if len(names) < 3 else f"{names[0]}_and_{len(names) - 1}_more": datasets}
     groups: dict[str, list[Rows]] = {}
     for rows in datasets:
-        groups[_free(rows.name, groups)] = [rows]
+        groups[free_name(rows.name, groups)] = [rows]
     return groups
-
-
-def _free(name: str, taken: Container[str]) -> str:
-    """`name`, or one with a number that is not taken."""
-    others = (f"{name}_{i}" for i in itertools.count(2))
-    return next(free for free in itertools.chain([name], others) if free not in taken)
 
 
 def _tokenized(name: str, rows: list[Rows], tokenizer: object, is_validation: bool = False) -> Call:

@@ -29,6 +29,8 @@ def read_settings(section: Section, table: Mapping[str, Key]) -> Settings:
     found: Settings = {}
     for key, entry in table.items():
         value = getattr(section, entry.kind)(key, None)
+        if value is not None:
+            section.origins[entry.ours] = section.where(key)
         if value is not None or entry.ours not in found:
             found[entry.ours] = entry.default if value is None else value
     return {ours: value for ours, value in found.items() if value is not None}

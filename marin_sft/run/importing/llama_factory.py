@@ -184,6 +184,10 @@ def _set_lora(draft: Draft) -> None:
             "keeps some weights as they are"
         )
     lora = {name: value for name, value in read_settings(config, LORA).items() if value is not False}
+    if "adapter_path" in lora:  # which says the others itself
+        config.read.add("lora_target")
+        draft.lora = {"adapter_path": lora["adapter_path"]}
+        return
     lora = {"r": lora["r"], "alpha": lora.get("alpha", 2 * lora["r"]), **lora}
     targets = config.texts("lora_target")
     if targets not in ([], ["all"]):

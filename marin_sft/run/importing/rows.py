@@ -13,8 +13,7 @@ from marin_sft.recipes.sources import refuse_held_out
 from marin_sft.run.python_source import Call, Name
 
 OWN_TEMPLATE = (
-    "how it words a chat is not known here: the tokenizer's own chat template is used; compare the text with "
-    "`marin-sft preview`"
+    "its text is not known here; the tokenizer's own chat template is used, which may differ: see `marin-sft preview`"
 )
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,8 @@ def read_draft(config: Section) -> Draft:
             f"(torchtune), or model_name_or_path with {' or '.join(_LLAMA_FACTORY)} (LLaMA-Factory); its keys are "
             f"{', '.join(list(config)[:12]) or 'none'}"
         )
+    if "steps_per_eval" in draft.training:
+        draft.training.pop("do_eval", None)
     _drop_settings(draft)
     _note_devices(draft)
     _note_weights(draft)
@@ -115,4 +118,11 @@ def _check(draft: Draft) -> None:
             compared = "" if needs_reference(settings["loss_type"], False) else None
             DPOConfig(**common, reference_logprobs=compared)
     except ConfigError as error:
-        raise UserError(f"{draft.file}: {error}") from error
+        raise UserError(f"{_origin(draft, str(error))}: {error}") from error
+
+
+def _origin(draft: Draft, message: str) -> str:
+    """Where the file gives the setting that a message is about, or the file."""
+    setting = re.search(r"\.(\w+) = ", message)
+    origins = {ours: where for section in _sections(draft.config) for ours, where in section.origins.items()}
+    return origins.get(setting[1], draft.file) if setting else draft.file

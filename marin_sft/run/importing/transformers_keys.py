@@ -112,6 +112,8 @@ def set_save_points(draft: Draft, config: Section, kept: str = "save_total_limit
     limit = config.count(kept)
     if limit and "steps_per_hf_export" in draft.training:
         draft.training["hf_exports_kept"] = limit
+    elif limit:
+        draft.without_effect.append(kept)
 
 
 def set_trackers(draft: Draft, config: Section, names: list[str], run_name: str | None) -> None:

@@ -217,7 +217,7 @@ def test_what_has_no_counterpart_is_said_on_the_terminal_and_in_the_file(folder,
         found = next(n for n, row in enumerate(Path("axolotl_lora.yml").read_text().splitlines(), 1) if row == key)
         assert found == line and f"axolotl_lora.yml:{line}: {key}:" in said and f"# - {line}: {key}:" in text
     assert "Without effect here:" in said and "flash_attention" in said and "dataset_prepared_path" in said
-    assert "Next: python mine.py --dry_run" in said
+    assert "Next: marin-sft preview mine.py" in said and "python mine.py --dry_run" in said
     assert command.main(["import", "axolotl_lora.yml", "-o", "mine.py", "--force", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["tool"] == "axolotl" and {"line": 36, "key": "optimizer"}.items() <= facts["differences"][1].items()

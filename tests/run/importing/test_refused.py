@@ -70,7 +70,9 @@ def notes(text):
         ("sequence_len: long", "config.yaml:7: sequence_len: got long; expected a number"),
         ("sample_packing: 3", "config.yaml:7: sample_packing: got 3; expected true or false"),
         ("excess_length_strategy: cut", "expected one of drop, truncate, raise"),
-        ("warmup_steps: -3", "warmup"),
+        ("warmup_steps: -3", "config.yaml: SFTConfig.warmup = -3: expected"),
+        ("weight_decay: -1", "config.yaml:7: weight_decay: SFTConfig.weight_decay = -1: expected at least 0"),
+        ("adapter: lora\nlora_r: 0\nlora_alpha: 8", "config.yaml:8: lora_r: LoraConfig.r = 0: expected above 0"),
         ("adapter: lora", "no lora_r; expected one, as axolotl does"),
         ("adapter: lora\nlora_r: 8\nlora_alpha: 8\nlora_target_modules: [lm_head]", "lm_head"),
         ("micro_batch_size: 2", "config.yaml:7: micro_batch_size is there twice, first in line 6"),
@@ -194,6 +196,21 @@ def test_what_the_file_does_not_say_is_said():
     assert any("DEVICES = 1" in note for note in found) and any("3% of the steps" in note for note in found)
     assert any("seed (not given): 0; torchtune takes another" in note for note in notes(TORCHTUNE))
     assert any("torchtune has no limit" in note for note in notes(TORCHTUNE))
+
+
+def test_an_adapter_to_go_on_from_says_its_own_rank():
+    lora = "adapter: lora\nlora_r: 8\nlora_alpha: 16\nlora_target_linear: true\nlora_model_dir: out\n"
+    assert imported(AXOLOTL + lora).draft.lora == {"adapter_path": "out"}
+    text = LLAMA_FACTORY.replace("full", "lora") + "adapter_name_or_path: out\n"
+    assert imported(text).draft.lora == {"adapter_path": "out"}
+
+
+def test_plugins_that_only_save_memory_have_no_effect():
+    names = ["axolotl.integrations.liger.LigerPlugin", "mine.Plugin"]
+    draft = imported(AXOLOTL + f"plugins: {json.dumps(names)}\n").draft
+    assert "plugins: left out: mine.Plugin" in map(str, draft.notes)
+    draft = imported(AXOLOTL + f"plugins: {json.dumps(names[:1])}\n").draft
+    assert draft.without_effect == ["plugins"] and not any("plugin" in str(note) for note in draft.notes)
 
 
 def test_half_precision_is_bfloat16():

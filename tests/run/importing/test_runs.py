@@ -111,6 +111,12 @@ def test_an_experiment_runs_to_the_end(yaml, steps, adapter, folder, monkeypatch
     assert (exported / "model.safetensors").exists() and (exported / "tokenizer.json").exists()
 
 
+def test_the_text_of_an_experiment_can_be_looked_at(folder, capsys):
+    imported(AXOLOTL, folder)
+    assert command.main(["preview", "mine.py", "--rows", "1"]) == 0
+    assert "### Instruction:" in capsys.readouterr().out
+
+
 def texts(tokenizer, row):
     """The text that the experiment makes of a row, and what of it is trained."""
     (tokens,) = runpy.run_path("mine.py")["tokenized"].values()
