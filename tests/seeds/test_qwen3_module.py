@@ -250,7 +250,7 @@ def test_what_is_copied_is_what_the_steps_have_made(basic, folder):
 
 
 def test_a_checkpoint_is_gone_on_from_to_the_same_bits(basic, folder):
-    """In a store of its own, which knows nothing of the first."""
+    """In a store of its own, which knows nothing of the first; and what a training saves before it is cut short."""
     resumed = (
         "python train_sft.py --data_path ./examples/sample_alpaca.json --output_dir ./resumed --num_train_epochs 3 "
         "--save_steps 1 --save_total_limit 2 --backend inline --resume_from_checkpoint ./output/qwen-sft/checkpoint-2 "
@@ -259,6 +259,9 @@ def test_a_checkpoint_is_gone_on_from_to_the_same_bits(basic, folder):
     refused = folder.run(resumed + "--learning_rate 3e-5", **elsewhere)
     assert refused.code == 1 and "learning_rate was 2e-05 and is 3e-05" in refused.told
     assert "again python train_sft.py --data_path ./examples/sample_alpaca.json" in refused.told
+    short = folder.run(resumed.partition("--resume")[0] + "--seed 7 --training_time_limit 1s", **elsewhere)
+    assert short.code == 1 and "checkpoint-1" in folder.names("resumed"), short.told
+    assert "checkpoint.json" in folder.names("resumed/checkpoint-1/checkpoints/step-1")
     folder.trained(resumed, **elsewhere)
     weights = [(folder.path / name / "model.safetensors").read_bytes() for name in ("output/qwen-sft", "resumed")]
     assert weights[0] == weights[1]
