@@ -10,10 +10,13 @@ This is the only module that imports both the engine and the packages that do th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
+from marin_sft.arguments import named_arguments
 from marin_sft.data.adapters import Adapter, FormatAdapter
 from marin_sft.data.data_configs import LmDataConfig, lm_mixture_data_config, mixture_for_evaluation
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
@@ -26,6 +29,7 @@ from marin_sft.data.step_configs import (
     TrainTokenizerConfig,
     TransformConfig,
 )
+from marin_sft.data.tokenizer import check_directory
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig
 from marin_sft.execution.resources import CpuConfig, Resources
@@ -34,18 +38,28 @@ from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig
 from marin_sft.export.periodic import PeriodicExports
 from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
-from marin_sft.nearest import check_fields
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig, needs_reference
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.sft_config import SFTConfig
-from marin_sft.training.step_inputs import adapter_found, check_length, check_model
-from marin_sft.training.train_config import INSTEAD, TrainConfig
+from marin_sft.training.step_inputs import (
+    adapter_found,
+    check_batch,
+    check_length,
+    check_model,
+    check_tokenizer,
+)
+from marin_sft.training.train_config import TrainConfig
 
 Trained = TypeVar("Trained", bound=TrainConfig)
+_OF_MIXTURES = dict.fromkeys(
+    ("max_seq_length", "max_sequence_length", "max_length", "sequence_len", "max_seq_len", "cutoff_len"),
+    "seq_len is the number of tokens in a row",
+) | dict.fromkeys(("packing", "sample_packing"), "pack=False gives each document a row of its own")
 
 
+@named_arguments()
 def download(
     name: str,
     *,
@@ -81,6 +95,7 @@ def download(
     return ExecutorStep(f"{folder}/{name}", config=config, description=f"{id} at {revision}")
 
 
+@named_arguments()
 def download_urls(
     name: str, urls: Sequence[str], *, sha256: Mapping[str, str] | None = None
 ) -> ExecutorStep[DownloadUrlsConfig]:
@@ -93,6 +108,7 @@ def download_urls(
     return ExecutorStep(f"raw/{name}", config=DownloadUrlsConfig(tuple(urls), dict(sha256 or {})))
 
 
+@named_arguments()
 def transform(
     name: str,
     dataset: Source,
@@ -120,6 +136,7 @@ def transform(
     return ExecutorStep(f"documents/{name}", config=config)
 
 
+@named_arguments()
 def train_tokenizer(
     name: str,
     documents: Sequence[Source],
@@ -136,12 +153,14 @@ def train_tokenizer(
     return ExecutorStep(f"tokenizers/{name}", config=config)
 
 
+@named_arguments()
 def random_model(name: str, model: LlamaConfig, *, tokenizer: Source, seed: int = 0) -> ExecutorStep[RandomModelConfig]:
     """`models/{name}`: randomly initialised weights as a Hugging Face directory."""
     config = RandomModelConfig(model=model, tokenizer=path_of(tokenizer), seed=seed)
     return ExecutorStep(f"models/{name}", config=config)
 
 
+@named_arguments()
 def tokenize(
     name: str,
     documents: Source | Sequence[Source],
@@ -153,6 +172,8 @@ def tokenize(
     resources: Resources | None = None,
 ) -> ExecutorStep[TokenizeConfig]:
     """`tokenized/{name}`: a token cache with masks from rows of chat messages. max_dropped: see `TokenizeConfig`."""
+    if isinstance(tokenizer, str | Path) and os.path.isdir(tokenizer):
+        check_directory(str(tokenizer))
     config = TokenizeConfig(
         train_paths=paths_of(documents),
         tokenizer=path_of(tokenizer),
@@ -163,6 +184,7 @@ def tokenize(
     return ExecutorStep(f"tokenized/{name}", config=config, resources=resources or CpuConfig())
 
 
+@named_arguments(options=lm_mixture_data_config, other_names=_OF_MIXTURES)
 def mixture(
     name: str,
     data: LmDataConfig | Mapping[str, ExecutorStep[TokenizeConfig]],
@@ -184,7 +206,7 @@ def mixture(
         got = f"the step '{data.name}'" if isinstance(data, ExecutorStep) else repr(data)
         raise ConfigError(f"mixture '{name}': expected tokenization steps by name, like {{'chat': tokens}}; got {got}")
     if not isinstance(data, LmDataConfig):
-        data = lm_mixture_data_config(data, weights or {}, **options)
+        data = lm_mixture_data_config(data, _weights(name, data) if weights is None else weights, **options)
     elif weights is not None or options:
         given = sorted([*options, *(["weights"] if weights is not None else [])])
         raise ConfigError(
@@ -196,6 +218,18 @@ def mixture(
     return ExecutorStep(f"mixtures/{name}", config=config)
 
 
+def _weights(name: str, components: Mapping[str, object]) -> Mapping[str, float]:
+    """Of a mixture for which none are given: one component needs none."""
+    if len(components) == 1:
+        return dict.fromkeys(components, 1.0)
+    example = ", ".join(f"{component!r}: 1" for component in components)
+    raise ConfigError(
+        f"mixture {name!r}: {len(components)} components and no weights; expected weights={{{example}}} in the "
+        "proportion you want; to evaluate only, use mixture_for_evaluation"
+    )
+
+
+@named_arguments()
 def sft(
     name: str,
     *,
@@ -217,6 +251,8 @@ def sft(
     check_step(f"sft '{name}': mixture", mixture, MixtureConfig, "mixture()")
     check_length(mixture, training)
     check_model(base_model, mixture.config.seq_len)
+    check_tokenizer(mixture, base_model)
+    check_batch(f"sft {name!r}", resources, training)
     exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
     config = _config(
         SFTConfig,
@@ -231,6 +267,7 @@ def sft(
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", config=config, resources=resources or CpuConfig())
 
 
+@named_arguments()
 def reference_logprobs(
     mixture: ExecutorStep[MixtureConfig], model: Source, *, resources: Resources | None = None, **options: Any
 ) -> ExecutorStep[ReferenceConfig]:
@@ -248,6 +285,7 @@ def reference_logprobs(
     return ExecutorStep(name, config=config, resources=resources or CpuConfig())
 
 
+@named_arguments()
 def dpo(
     name: str,
     *,
@@ -271,6 +309,8 @@ def dpo(
     check_step(f"dpo '{name}': mixture", mixture, MixtureConfig, "mixture()")
     check_length(mixture, training)
     check_model(base_model)
+    check_tokenizer(mixture, base_model)
+    check_batch(f"dpo {name!r}", resources, training)
     check_model(reference)
     training = adapter_found(training)
     adapter = training["lora"].adapter_path if isinstance(training.get("lora"), LoraConfig) else None
@@ -311,7 +351,6 @@ def _config(
     of: type[Trained], name: str, exports: tuple[int, str | None, tuple[int, ...] | None], /, **fields: Any
 ) -> Trained:
     """exports: the steps between two exports or -1, their dtype, and the ids that end an answer."""
-    check_fields(of, fields, INSTEAD)
     steps, dtype, ends = exports
     if steps == -1:
         return of(**fields)
@@ -324,6 +363,7 @@ def _config(
     )
 
 
+@named_arguments()
 def export(
     name: str,
     trained: ExecutorStep[SFTConfig] | ExecutorStep[DPOConfig],
@@ -344,6 +384,7 @@ def export(
     return ExecutorStep(f"hf/{name}", config=config)
 
 
+@named_arguments()
 def evaluate(
     name: str,
     model: Source,
@@ -366,6 +407,7 @@ def evaluate(
     return ExecutorStep(f"evaluation/{name}", config=config, resources=resources or CpuConfig())
 
 
+@named_arguments()
 def perplexity(
     name: str,
     model: Source,
@@ -396,6 +438,7 @@ def perplexity(
     return ExecutorStep(f"perplexity/{name}", config=config, resources=resources or CpuConfig())
 
 
+@named_arguments()
 def lm_eval(
     name: str, model: Source, tasks: Sequence[str], *, resources: Resources | None = None, **options: Any
 ) -> ExecutorStep[LmEvalConfig]:

@@ -17,9 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName, UnversionedValue, omitted_when
 from marin_sft.inputs import Source
+from marin_sft.nearest import did_you_mean
 
 Weights = Mapping[str, float]
 Schedule = Sequence[tuple[int, Weights]]
@@ -33,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.+@-]*(/[A-Za-z0-9][\w.+@-]*)*", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LmDataConfig:
+class LmDataConfig(metaclass=NamedFields):
     """Make one with `lm_data_config`, `lm_mixture_data_config` or another function of this module.
 
     A hash of their tokens decides which documents are held out or kept. It does not depend on their order, and equal
@@ -264,9 +266,13 @@ def _check_stages(stages: Sequence[tuple[int, Weights]], components: set[str]) -
     _require(starts[:1] == [0] and ascending, f"stages of weights from steps {starts}", "ascending steps, the first 0")
     for start, weights in stages:
         if set(weights) != components:
+            stage = f" from step {start} on" if len(stages) > 1 else ""
+            unknown = sorted(set(weights) - components)
             raise ConfigError(
-                f"weights from step {start} and components differ in {sorted(set(weights) ^ components)}; expected the "
-                "same names (with missing_weights_are_validation=True, one without a weight is for validation only)"
+                f"weights{stage} and components differ in {sorted(set(weights) ^ components)}: there are weights of "
+                f"{sorted(set(weights))}, and the components {sorted(components)}; expected the same names (with "
+                "missing_weights_are_validation=True, one without a weight is for validation only)"
+                f"{did_you_mean(unknown[0], components) if unknown else ''}"
             )
         for name, weight in weights.items():
             _require(

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal, get_args
 
+from marin_sft.arguments import NamedFields
 from marin_sft.data.files import Json
 from marin_sft.data.messages.shapes import KEYS, SHAPE_BY_NAME, SHAPES
 from marin_sft.data.messages.turns import CONTENT_KEYS, ROLE_KEYS, ROLES
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import omitted_when
-from marin_sft.nearest import NamedFields, did_you_mean
+from marin_sft.nearest import did_you_mean
 
 _INSIDE_MESSAGES = ("role", "content")
 HistoryThinking = Literal["keep", "strip"]
@@ -35,7 +36,7 @@ _NOT_FOR_TEMPLATES = frozenset(
 
 
 @dataclass(frozen=True)
-class ChatLmDatasetFormat(NamedFields):
+class ChatLmDatasetFormat(metaclass=NamedFields):
     """Rows that hold a dialogue, in any of the shapes of shapes.py.
 
     Raises:
@@ -157,7 +158,7 @@ class ChatLmDatasetFormat(NamedFields):
 
 
 @dataclass(frozen=True)
-class TextLmDatasetFormat(NamedFields):
+class TextLmDatasetFormat(metaclass=NamedFields):
     """Rows that hold plain text, all of it trained; no template. An EOS ends every text."""
 
     text_key: str = "text"
@@ -175,7 +176,7 @@ class TextLmDatasetFormat(NamedFields):
 
 
 @dataclass(frozen=True)
-class SupervisedLmDatasetFormat(NamedFields):
+class SupervisedLmDatasetFormat(metaclass=NamedFields):
     """Rows that hold two plain texts. Only the target is trained; no template."""
 
     input_key: str = "input"
@@ -188,7 +189,7 @@ class SupervisedLmDatasetFormat(NamedFields):
 
 
 @dataclass(frozen=True)
-class PrebuiltLmDatasetFormat(NamedFields):
+class PrebuiltLmDatasetFormat(metaclass=NamedFields):
     """Rows of token ids and, under `loss_weights_key`, of loss weights 0 or 1.
 
     As in Levanter, the loss weight at a position is that of the next token.
@@ -203,7 +204,7 @@ class PrebuiltLmDatasetFormat(NamedFields):
 
 
 @dataclass(frozen=True)
-class PreferenceChatLmDatasetFormat(NamedFields):
+class PreferenceChatLmDatasetFormat(metaclass=NamedFields):
     """Rows that hold a better and a worse dialogue. `system_prompt` is the key of a system turn for both."""
 
     chosen_field: str = "chosen"

@@ -64,7 +64,7 @@ def preview(
     over_length: OverLength = "truncate",
     more: int = 0,
 ) -> Iterator[RowPreview]:
-    """The first `rows` rows of `paths`: files, directories or globs. Then `more` rows, which are not split.
+    """The first `rows` rows (None: all) of `paths`: files, directories or globs. Then `more` rows, which are not split.
 
     Raises:
         ConfigError: dialogues without a chat template, or preferences with over_length="split".

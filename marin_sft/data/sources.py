@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from marin_sft.arguments import NamedFields
+
 
 @dataclass(frozen=True)
-class HfDataset:
+class HfDataset(metaclass=NamedFields):
     """Rows of a dataset on the Hugging Face Hub."""
 
     id: str

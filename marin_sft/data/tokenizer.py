@@ -36,12 +36,8 @@ def load_tokenizer(path: str, chat_template: str | None = None) -> PreTrainedTok
     """
     path = os.fspath(path)  # in a config, a Path is a directory that counts by its content
     fs, root = file_system(path)
-    names = {posixpath.basename(p) for p in fs.ls(root, detail=False)} if fs.isdir(root) else set()
-    if not names & {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"}:
-        raise ConfigError(
-            f"no tokenizer in {path!r} (found {sorted(names)[:8] or 'no directory'}); expected a directory with "
-            "tokenizer.json. To use a hub id, add a download step"
-        )
+    names = {posixpath.basename(p) for p in fs.ls(root, detail=False)} if fs.isdir(root) else None
+    names = _checked(path, names)
     if "://" in path and not path.startswith("file://"):
         with tempfile.TemporaryDirectory() as local:
             for name in sorted(n for n in names if n.startswith(_TOKENIZER_FILES)):
@@ -55,6 +51,22 @@ def load_tokenizer(path: str, chat_template: str | None = None) -> PreTrainedTok
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     return tokenizer
+
+
+def check_directory(path: str) -> None:
+    """Raise ConfigError for a local directory that holds no tokenizer. Loads nothing."""
+    _checked(path, set(os.listdir(path)))
+
+
+def _checked(path: str, names: set[str] | None) -> set[str]:
+    """`names` of the files in a directory; None: there is none."""
+    if names is None or not names & {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"}:
+        found = "no directory" if names is None else sorted(names)[:8] or "nothing"
+        raise ConfigError(
+            f"no tokenizer in {path!r} (found {found}); expected a directory with tokenizer.json. A hub id becomes a "
+            "directory through a download step"
+        )
+    return names
 
 
 def load_tokenizer_by_name(name: str) -> PreTrainedTokenizerFast:

@@ -18,6 +18,8 @@ from marin_sft.errors import ConfigError
 from marin_sft.paths import find_local, nearest_path
 
 _HUB_NAME = re.compile(r"\w[\w.-]*")
+_OF_MODELS = ("hf_model_id", "default_sft")
+_OF_FIELD = {"tokenizer": ("hf_tokenizer_id", "default_tokenize"), "_paths": ("hf_dataset_id", "default_tokenize")}
 _LITTER = ("desktop.ini", "Thumbs.db")
 _COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
 _SETTLING = 2_000_000_000  # ns: every file system in use gives different times to writes further apart than this
@@ -60,19 +62,23 @@ def read_content(location: str, field: str) -> LocalContent:
     if files is None:
         raise ConfigError(
             f"{field}: expected an existing file or directory, or a glob that matches some, got {location!r}"
-            f"{nearest_path(location)}{_hub_id_text(location)}"
+            f"{nearest_path(location)}{_hub_id_text(location, field)}"
         )
     stamp, newest = _stamp(files)  # before the files are read, so that a write in between changes the stamp
     settled = newest < time.time_ns() - _SETTLING
     return LocalContent(field, location, _digest(files), stamp, settled)
 
 
-def _hub_id_text(location: str) -> str:
+def _hub_id_text(location: str, field: str) -> str:
     """Advice for a missing path that may be a Hugging Face Hub id: two words, the first of which is not a folder."""
     owner, _, name = os.path.relpath(location).partition("/")
     if not _HUB_NAME.fullmatch(name) or not _HUB_NAME.fullmatch(owner) or os.path.exists(owner):
         return ""
-    return f"; if it is an id on the Hugging Face Hub, fetch it in a step: download(name, hf_model_id='{owner}/{name}')"
+    kind, taken_by = next((of for word, of in _OF_FIELD.items() if word in field), _OF_MODELS)
+    return (
+        f"; if it is an id on the Hugging Face Hub, fetch it in a step: download(name, {kind}='{owner}/{name}'), or "
+        f"give it to {taken_by}, which takes ids"
+    )
 
 
 class Look(NamedTuple):

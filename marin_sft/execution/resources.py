@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.nearest import nearest
 from marin_sft.redaction import looks_secret
@@ -38,7 +39,7 @@ _OWN_FIELDS = {"CPU": "cpus", "GPU": "GpuConfig", "memory": "memory"}
 
 
 @dataclass(frozen=True)
-class RuntimeEnv:
+class RuntimeEnv(metaclass=NamedFields):
     """The environment that Ray sets up for a step. The inline backend only applies `env_vars`.
 
     env_vars: environment variables, but no secrets.
@@ -52,7 +53,7 @@ class RuntimeEnv:
 
 
 @dataclass(frozen=True)
-class Resources:
+class Resources(metaclass=NamedFields):
     """Base of all resource requests. On a private Ray on this machine, requests are reduced to what exists.
 
     cpus: number of cores.

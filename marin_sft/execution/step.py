@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError, GraphError
 from marin_sft.execution.resources import CpuConfig, Resources
 
@@ -41,7 +42,7 @@ _NO_CONFIG: Any = object()
 
 
 @dataclass(frozen=True, eq=False)
-class ExecutorStep(Generic[ConfigT]):
+class ExecutorStep(Generic[ConfigT], metaclass=NamedFields):
     """One node of the DAG: `fn(config)` runs once, and its output is kept at `{prefix}/{name}-{fingerprint[:10]}`.
 
     fn: the function; omit it if the config names its body, see `StepConfig`.
@@ -241,7 +242,7 @@ class Body:
         return self.path
 
 
-class StepConfig:
+class StepConfig(metaclass=NamedFields):
     """Base of configs that name the function that does the work, so that their steps need no `fn`.
 
     @dataclass(frozen=True)

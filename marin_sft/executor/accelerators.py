@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.execution.ray_environment import may_be_seen
 from marin_sft.execution.resources import (
@@ -16,7 +17,7 @@ from marin_sft.execution.resources import (
     TpuPodConfig,
     check_resources,
 )
-from marin_sft.nearest import NamedFields, nearest_text
+from marin_sft.nearest import nearest_text
 from marin_sft.training.checks import check_types
 
 _RUNTIME_ENV = (  # Ray's own fields
@@ -69,7 +70,7 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class AcceleratorConfig(NamedFields):
+class AcceleratorConfig(metaclass=NamedFields):
     """Base of the three below. `resources`: what the trainings of a `main` are to run on."""
 
     without_effect: ClassVar[tuple[str, ...]]

@@ -9,6 +9,7 @@ from marin_sft.export.card_config import CardConfig
 from marin_sft.training.checks import check_types, require, unresolved
 
 DTYPES = ("float32", "bfloat16", "float16")
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as `precision` of training has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class HfExport:
         if unresolved(self):
             return
         check_types(self)
-        require(self, "dtype", self.dtype in (None, *DTYPES), f"one of {', '.join(DTYPES)}, or None")
+        meant = f"; {self.dtype} is {_SHORT[self.dtype]!r}" if self.dtype in _SHORT else ""
+        require(self, "dtype", self.dtype in (None, *DTYPES), f"one of {', '.join(DTYPES)}, or None{meant}")
         require(self, "max_shard_bytes", self.max_shard_bytes >= 1, "at least 1")
         require(self, "generation_eos_token_ids", self.generation_eos_token_ids != (), "at least one id, or None")
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar, get_type_hints
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 
 Method = TypeVar("Method", bound=Callable[..., object])
@@ -23,7 +24,7 @@ def reads(*fields: str) -> Callable[[Method], Method]:
     return mark
 
 
-class Converted:
+class Converted(metaclass=NamedFields):
     """Base of configs that are converted. Their fields are those of the target, inherited from bases that are not
     `Converted`, and those that a method marked with `reads` converts. A subclass may change the default of a field
     without repeating its type: `warmup = 0.1`.

@@ -8,18 +8,19 @@ has, the methods that read them, and the defaults that differ. `arguments` is th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
 from marin_sft.inputs import Source
-from marin_sft.nearest import NamedFields
 from marin_sft.recipes.conversion import Arguments, Converted, reads
 from marin_sft.training.checks import check_types
 from marin_sft.training.dpo_config import DPOSettings
 from marin_sft.training.dpo_loss_types import loss_weights_of
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.other_names import OF_DEFAULTS
 from marin_sft.training.sft_config import Terms
 from marin_sft.training.train_config import TrainingSettings
 
@@ -30,7 +31,7 @@ _STOP_STRATEGIES = {"exit": "first_exhausted"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimpleConfig(NamedFields, Converted, TrainingSettings):
+class SimpleConfig(Converted, TrainingSettings):
     """What `SimpleTrainConfig`, `SimpleSFTConfig` and `SimpleDPOConfig` share. Types are checked here, and
     contradictions between Marin's names; values are checked by the step's config. To subclass it, see `Converted`.
 
@@ -118,6 +119,8 @@ class FineTuning(SimpleConfig):
     Raises:
         ConfigError: settings that contradict each other, or that are refused.
     """
+
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = OF_DEFAULTS
 
     tpu_type: str | None = None
     """Instead of `resources`: a TPU slice, "v4-128"."""

@@ -15,6 +15,7 @@ from marin_sft.data.step_configs import TOKENIZER_FILES, DownloadConfig, Transfo
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.inputs import Source
+from marin_sft.paths import nearest_path
 from marin_sft.recipes.hub_revisions import id_and_revision
 from marin_sft.steps import transform
 from marin_sft.training.train_config import TrainConfig
@@ -86,6 +87,7 @@ def model_of(model: Source, where: str) -> Source:
     if isinstance(model, str) and "://" not in model and not Path(model).expanduser().is_dir():
         raise ConfigError(
             f"{where}: base model {model!r}; expected a step, an existing directory, or a hub id 'org/name'"
+            f"{nearest_path(model)}"
         )
     return model
 
@@ -99,6 +101,7 @@ def tokenizer_of(tokenizer: Source, where: str) -> Source:
         return tokenizer_step(tokenizer)
     raise ConfigError(
         f"{where}: tokenizer={tokenizer!r}; expected a step, an existing directory, or a hub id 'org/name'"
+        f"{nearest_path(tokenizer)}"
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import EarlierAttempts, ExecutorStep, InputName, OutputName, UnversionedValue
+from marin_sft.nearest import did_you_mean
 
 _OURS = f"{__name__.partition('.')[0]}."
 _BECOMES_TEXT = str | Path | ExecutorStep | InputName | OutputName  # before a config is resolved
@@ -27,6 +28,14 @@ _WORDS: dict[object, str] = {
     Any: "anything",
     object: "anything",
 }
+
+
+_EXAMPLES = {
+    "TrackerConfig": "(WandbConfig(project='mine'),), from marin_sft.training.metrics.trackers",
+    "LoraConfig": "LoraConfig(r=16, alpha=32), from marin_sft.training.lora_config",
+    "EarlyStopping": "EarlyStopping(metric='eval/loss', steps=100, patience=3), from marin_sft.training.stops",
+}
+"""Values of our own classes, by the name of the class."""
 
 
 def unresolved(config: object) -> bool:
@@ -44,7 +53,7 @@ def check_types(config: object) -> None:
     for field, annotation in _annotations(of).items():
         value = getattr(config, field)
         if not _fits(value, annotation):
-            require(config, field, False, _expected(annotation) + _advice(value) + _imports(annotation))
+            require(config, field, False, _expected(annotation) + _advice(value, annotation))
 
 
 @functools.cache
@@ -89,22 +98,21 @@ def _expected(annotation: object) -> str:
     return str(getattr(kind, "__name__", kind))
 
 
-def _advice(value: object) -> str:
-    """Advice if a number was read as text."""
+def _advice(value: object, annotation: object) -> str:
+    """Advice for numbers that were read as text, and an example of a value of our own classes."""
+    for name, example in _EXAMPLES.items():
+        if name in str(annotation):
+            return f", as in {example}"
+    if not isinstance(value, str):
+        return ""
     try:
-        float(value if isinstance(value, str) else "")
+        number = float(value.removesuffix("%"))
     except ValueError:
         return ""
-    return ", got a string: remove the quotes; in YAML write 2.0e-5"
-
-
-def _imports(annotation: object) -> str:
-    """Where to import the classes of ours that a field takes."""
-    parts = typing.get_args(annotation)
-    if parts:
-        return "".join(dict.fromkeys(map(_imports, parts)))
-    module, name = getattr(annotation, "__module__", ""), getattr(annotation, "__name__", "")
-    return f"; from {module} import {name}" if module.startswith(_OURS) and dataclasses.is_dataclass(annotation) else ""
+    if value.endswith("%"):
+        return f"; {value} is {number / 100:g}"
+    yaml = "; in YAML write 2.0e-5" if "e" in value.lower() and "." not in value else ""
+    return f", got a string: remove the quotes{yaml}"
 
 
 def is_number(value: Any, kind: Any = Real) -> bool:
@@ -116,6 +124,14 @@ def require(config: object, field: str, holds: bool, expected: str) -> None:
     """Raise ConfigError with the field, its value and what was expected, unless `holds`."""
     if not holds:
         raise ConfigError(f"{type(config).__name__}.{field} = {getattr(config, field)!r}: expected {expected}")
+
+
+def require_one_of(config: object, field: str, choices: Collection[str], or_none: bool = False) -> None:
+    """Raise ConfigError, naming the field and what it may be, unless its value is one of `choices`, or None."""
+    value = getattr(config, field)
+    near = did_you_mean(value, choices) if isinstance(value, str) else ""
+    expected = f"{'None, or ' if or_none else ''}one of {', '.join(choices)}{near}"
+    require(config, field, value in choices or (or_none and value is None), expected)
 
 
 def require_pattern(config: object, field: str, pattern: str) -> None:

@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
+from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources
 from marin_sft.execution.step import execution_only
-from marin_sft.training.checks import require
+from marin_sft.training.checks import require, require_one_of
 from marin_sft.training.mesh import mesh_config
 from marin_sft.training.precision import PrecisionSettings
 
 # Levanter's and Haliax's names.
 ATTENTION_BACKENDS = ("default", "nvte", "splash", "jax_flash", "vanilla")
+_SAY_HOW_MANY = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "CUDA_VISIBLE_DEVICES")  # devices there are
 CHECKPOINTING = ("offload", "recompute", "full", "save_all", "nested")
+
+
+def micro_batches_of(
+    batch_size: int, devices: int, per_device_parallelism: int, gradient_accumulation_steps: int | None
+) -> int | str:
+    """The micro-batches of a batch on so many data-parallel devices; or, in words, why there are none."""
+    if gradient_accumulation_steps is not None:
+        if batch_size % (devices * gradient_accumulation_steps):
+            return (
+                f"train_batch_size = {batch_size}: expected a multiple of {devices} data-parallel devices x "
+                f"gradient_accumulation_steps = {gradient_accumulation_steps}; change one of the two"
+            )
+        return gradient_accumulation_steps
+    micro_batch = batch_size if per_device_parallelism < 0 else min(per_device_parallelism * devices, batch_size)
+    if batch_size % devices or batch_size % micro_batch or micro_batch % devices:
+        return (
+            f"train_batch_size = {batch_size}: expected a multiple of the {devices} data-parallel devices and of "
+            f"per_device_parallelism x devices = {per_device_parallelism} x {devices}; change one of the two"
+        )
+    return batch_size // micro_batch
+
+
+def devices_of(resources: Resources) -> int | None:
+    """The devices of a step that runs on these; None where planning cannot know."""
+    if not isinstance(resources, Resources):  # refused by the plan
+        return None
+    environment = {**os.environ, **(resources.runtime_env.env_vars if resources.runtime_env else {})}
+    if any(name in environment for name in _SAY_HOW_MANY):
+        return None
+    if isinstance(resources, GpuConfig):
+        return int(resources.gpu_count) if resources.gpu_count >= 1 else None
+    return 1 if isinstance(resources, CpuConfig) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +80,7 @@ class DeviceSettings(PrecisionSettings):
             require(self, "attention_backend", vanilla, f"None or 'vanilla' where mesh has sequence = {sequence}")
         remat = isinstance(self.gradient_checkpointing, bool) or self.gradient_checkpointing in CHECKPOINTING
         require(self, "gradient_checkpointing", remat, f"True, False, or one of {', '.join(CHECKPOINTING)}")
-        known = self.attention_backend in (None, *ATTENTION_BACKENDS)
-        require(self, "attention_backend", known, f"None, or one of {', '.join(ATTENTION_BACKENDS)}")
+        require_one_of(self, "attention_backend", ATTENTION_BACKENDS, or_none=True)
         micro = self.per_device_parallelism
         require(self, "per_device_parallelism", micro >= 1 or micro == -1, "at least 1, or -1")
         parts = self.gradient_accumulation_steps

@@ -26,6 +26,7 @@ from marin_sft.errors import TrainingError
 from marin_sft.paths import unchained
 from marin_sft.training.axes import BATCH, MICRO, POSITION
 from marin_sft.training.compilation_cache import use_compilation_cache
+from marin_sft.training.devices import micro_batches_of
 from marin_sft.training.mesh import levanter_mesh
 from marin_sft.training.objective import Layout
 from marin_sft.training.precision import policy
@@ -72,20 +73,10 @@ def layout(
         TrainingError: the batch does not divide over the devices, or not into micro-batches.
     """
     devices = config.data_axis_size
-    if gradient_accumulation_steps is not None:
-        if batch_size % (devices * gradient_accumulation_steps):
-            raise TrainingError(
-                f"train_batch_size = {batch_size}: expected a multiple of {devices} data-parallel devices x "
-                f"gradient_accumulation_steps = {gradient_accumulation_steps}; change one of the two"
-            )
-        return Layout(devices, gradient_accumulation_steps)
-    micro_batch = batch_size if per_device_parallelism < 0 else min(per_device_parallelism * devices, batch_size)
-    if batch_size % devices or batch_size % micro_batch or micro_batch % devices:
-        raise TrainingError(
-            f"train_batch_size = {batch_size}: expected a multiple of the {devices} data-parallel devices and of "
-            f"per_device_parallelism x devices = {per_device_parallelism} x {devices}; change one of the two"
-        )
-    return Layout(devices, batch_size // micro_batch)
+    micro_batches = micro_batches_of(batch_size, devices, per_device_parallelism, gradient_accumulation_steps)
+    if isinstance(micro_batches, str):
+        raise TrainingError(micro_batches)
+    return Layout(devices, micro_batches)
 
 
 def initial_state(

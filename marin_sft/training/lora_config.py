@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.training.checks import check_types, require, unresolved
 
@@ -23,7 +24,7 @@ _MOST_LAYERS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class LoraConfig(metaclass=NamedFields):
     """A linear layer computes W x + scale * B A dropout(x). Only A [r, in] and B [out, r] are trained.
 
     Raises:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.nearest import did_you_mean
 from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.models.model_config import Fields
 
@@ -20,7 +22,7 @@ _NAMES |= {"dp": "data", "replica": "data", "tp": "tensor", "model": "tensor", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeshConfig:
+class MeshConfig(metaclass=NamedFields):
     """Sizes whose product is the number of devices. One may be -1: as many as are left. With several slices, it is the
     number of devices of a slice, and each slice has different rows.
 
@@ -71,9 +73,10 @@ def mesh_config(given: object) -> MeshConfig:
         if ep != 1:
             raise ConfigError(f"mesh = {given!r}: {ep} devices for experts (ep); expected 1: no model here has experts")
         return MeshConfig(data=dp, fsdp=fsdp, tensor=tp, sequence=sp)
+    unknown = next((str(name) for name in given if name not in _NAMES), "") if isinstance(given, Mapping) else ""
     raise ConfigError(
         f"mesh = {given!r}: expected a MeshConfig, sizes by name ({', '.join(_NAMES)}), or five sizes "
-        f"({', '.join(EASYDEL_AXES)})"
+        f"({', '.join(EASYDEL_AXES)}){did_you_mean(unknown, _NAMES)}"
     )
 
 

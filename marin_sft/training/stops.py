@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.training.checks import check_types, require, unresolved
 
@@ -16,7 +17,7 @@ _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarlyStopping:
+class EarlyStopping(metaclass=NamedFields):
     """Training ends when `metric` has not improved by more than `min_delta` in `patience` evaluations in a row.
 
     The model is that of the last step, not of the best one.

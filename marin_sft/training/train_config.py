@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from marin_sft.execution.step import earlier_attempts, execution_only, omitted_when, this_output_path
 from marin_sft.training.checkpoints import CheckpointSettings
@@ -18,11 +20,7 @@ from marin_sft.training.models import LlamaConfig
 from marin_sft.training.optimization.optimizer_specs import OptimizerSettings
 from marin_sft.training.optimization.schedule_settings import ScheduleSettings
 from marin_sft.training.optimization.trainable import TrainableSettings
-
-# Settings of other trainers that we do not have, and what to use instead.
-INSTEAD = {
-    "per_epoch_evaluation_steps": "max_evaluation_steps says how many batches an evaluation takes",
-}
+from marin_sft.training.other_names import INSTEAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +35,8 @@ class TrainingSettings(
     LengthSettings,
 ):
     """The settings of all parts of training. Each part declares, documents and checks its own."""
+
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = INSTEAD
 
     seed: int = 0
     """Seed of the data order and of everything random in training."""

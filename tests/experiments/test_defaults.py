@@ -57,6 +57,7 @@ def test_tokenizer_from_elsewhere(tmp_path):
     step = get_instruction_dataset(TULU)
     assert default_tokenize("x", "x.jsonl", step).config.tokenizer is step
     assert default_tokenize("x", "x.jsonl", "gs://bucket/tokenizer").config.tokenizer == "gs://bucket/tokenizer"
+    (tmp_path / "tokenizer.json").touch()
     assert default_tokenize("x", "x.jsonl", str(tmp_path)).config.tokenizer == tmp_path
     with pytest.raises(ConfigError, match="tokenizer='no/such/directory'; expected a step"):
         default_tokenize("x", "x.jsonl", "no/such/directory")

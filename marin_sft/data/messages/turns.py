@@ -178,12 +178,9 @@ def _role(raw: Message, format: MessageFormat, where: str) -> str:
         raise BadRow("bad_messages", f"{where} has {kind_of(name)} as its role, expected a string under {keys}")
     if name not in format.roles:
         near = nearest(name.lower(), format.roles)
-        meant = f"; if it means {near[0]!r}, say" if near else "; say what it means, as in"
-        example = {name[:80]: format.roles[near[0]] if near else "user"}
-        raise BadRow(
-            "unknown_role",
-            f"{where} has the role {name[:80]!r}, expected one of {list(format.roles)}{meant} role_map={example}",
-        )
+        meant = f"; if it means {near[0]!r}, say role_map={ {name[:80]: format.roles[near[0]]} }" if near else ""
+        known = f"{meant}, expected one of {list(format.roles)}; see role_map"
+        raise BadRow("unknown_role", f"{where} has the role {name[:80]!r}{known}")
     return format.roles[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -77,13 +78,15 @@ def check_dropped(
         directory: where `write_dropped` writes.
         mend: what the user can do about it.
         tokenizer, format: for the command that shows rows.
+
+    Prints a line about dropped rows that are few enough.
     """
     lost = dropped.counts.total()
     if not rows:
         raise DataError(f"{where}: 0 of 0 rows dropped (there were no rows); expected at least one")
     by_mistake = sum(count for reason, count in dropped.counts.items() if reason not in ON_PURPOSE)
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.counts.most_common())
     if rows == lost or by_mistake > max_dropped * rows:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.counts.most_common())
         look = preview_command(dropped.paths[0], tokenizer, format)
         raise DataError(
             f"{where}: {lost} of {rows} rows dropped ({reasons}); expected at least one row kept and at most "
@@ -91,6 +94,8 @@ def check_dropped(
             f"{_first_row(dropped.samples[0])}More of them are in {directory}/{DROPPED}. To see how rows are read, run "
             f"`{look}`. {mend}, or raise max_dropped"
         )
+    if lost:
+        print(f"{where}: {lost} of {rows} rows dropped ({reasons}); see {directory}/{DROPPED}", file=sys.stderr)
 
 
 def _telling(dropped: Dropped) -> list[str]:

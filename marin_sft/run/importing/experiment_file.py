@@ -14,7 +14,7 @@ from marin_sft.run.python_source import WIDTH, Call, Name, assignment, free_name
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.sft_config import SFTConfig
 
-_STEP_CLASS = {"sft": SFTConfig, "dpo": DPOConfig}
+_STEP_CLASS: dict[str, type[SFTConfig] | type[DPOConfig]] = {"sft": SFTConfig, "dpo": DPOConfig}
 _SHOWN_ALWAYS = ("num_train_epochs", "num_train_steps", "learning_rate", "lr_schedule", "warmup", "loss_type", "beta")
 
 

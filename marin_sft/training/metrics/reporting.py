@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from marin_sft.execution.step import execution_only
 from marin_sft.training.checkpoints import Checkpoint
-from marin_sft.training.checks import require, require_pattern
+from marin_sft.training.checks import require, require_one_of, require_pattern
 from marin_sft.training.metrics.memory import MemoryWatch
 from marin_sft.training.metrics.metrics_log import NAME, SUMMARY, MetricsLog, read_lines
 from marin_sft.training.metrics.progress_bar import STYLES, ProgressBar
@@ -52,7 +52,7 @@ class ReportingSettings:
         require(self, "steps_per_log", self.steps_per_log >= 1, "at least 1")
         reports = self.steps_per_report
         require(self, "steps_per_report", reports is None or reports >= 1, "at least 1, or None")
-        require(self, "progress_bar", self.progress_bar in STYLES, f"one of {', '.join(STYLES)}")
+        require_one_of(self, "progress_bar", STYLES)
         require(self, "track_memory", self.track_memory >= 0, "True, False, or seconds")
         every = self.weight_distribution_log_steps
         require(self, "weight_distribution_log_steps", every is None or every >= 1, "at least 1, or None")

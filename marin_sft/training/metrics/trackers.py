@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.training.checks import check_types, require
 from marin_sft.training.metrics.tracker import Histograms, Run, Tracker, TrackerConfig
@@ -23,7 +24,7 @@ WANDB_MODES = ("online", "offline", "disabled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WandbConfig:
+class WandbConfig(metaclass=NamedFields):
     """A run on Weights & Biases. Resumed training continues the same run.
 
     project, entity, group, tags: of the run. None: wandb's defaults.
@@ -55,7 +56,7 @@ class WandbConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorboardConfig:
+class TensorboardConfig(metaclass=NamedFields):
     """Event files in `tensorboard/` of the output, for `tensorboard --logdir`. Nothing needs to be installed."""
 
     kind = "tensorboard"

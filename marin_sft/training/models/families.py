@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.models.stored_tensors import check_whole
 
 # model_type of config.json -> class of the Levanter config
 FAMILIES = {
@@ -63,7 +66,8 @@ def check_directory(path: str, seq_len: int | None = None) -> None:
         model = ModelDirectory(path)
         config = model.config
         check_family(config)
-        model.weight_files()
+        for name in model.weight_files():
+            check_whole(os.path.join(path, name))
     except TrainingError as error:
         raise ConfigError(f"model {path}: {error}") from error
     longest = config.get("max_position_embeddings")

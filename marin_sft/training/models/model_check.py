@@ -11,13 +11,13 @@ from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.levanter_bridge import with_defaults
 from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory, opened
+from marin_sft.training.models.vocabulary import other_ids, too_many_tokens
 
 if TYPE_CHECKING:
     import numpy as np
     from levanter.models.lm_model import LmConfig
     from transformers import PreTrainedTokenizerFast
 
-_RENAMED = 0.02  # the share of tokens that may be called differently in the model's own tokenizer
 # From our names to those of config.json.
 NAMES = {
     "hidden_dim": "hidden_size",
@@ -117,26 +117,11 @@ def check_tokenizer(
         tokenizer = None
     if tokenizer is not None and vocabulary == vocabulary_hash(tokenizer):
         return
-    if tokens > vocab_size:
-        raise TrainingError(
-            f"the tokenizer has {tokens} tokens, expected at most vocab_size = {vocab_size} of the model "
-            f"({base.path}/config.json): use the model's own tokenizer; or, if tokens were added to it, resize the "
-            "model's embeddings with transformers, and train the result"
-        )
-    if tokenizer is not None:
-        _check_ids(sample, tokenizer.get_vocab(), base.path)
-
-
-def _check_ids(sample: Mapping[str, int], own: Mapping[str, int], base_model: str) -> None:
-    wrong = [token for token, id in sample.items() if own.get(token) != id]
-    if len(wrong) <= _RENAMED * len(sample):
-        return
-    first = wrong[0]
-    raise TrainingError(
-        f"the data were not tokenized with the base model's tokenizer ({base_model}): of {len(sample)} tokens "
-        f"compared, {len(wrong)} have other ids there, e.g. {first!r} {own.get(first, 'none')} and not "
-        f"{sample[first]}. Tokenize with the base model's tokenizer, or with one made from it by adding tokens"
-    )
+    wrong = too_many_tokens(tokens, vocab_size, base.path)
+    if wrong is None and tokenizer is not None:
+        wrong = other_ids(sample, tokenizer.get_vocab(), base.path)
+    if wrong is not None:
+        raise TrainingError(wrong)
 
 
 def check_tokens(tokens: np.ndarray, length: int, limits: Limits) -> None:

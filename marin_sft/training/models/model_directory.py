@@ -63,7 +63,10 @@ class ModelDirectory:
         """The fields of config.json: see `with_older_fields`. Raises TrainingError if there is none, or as there."""
         stored = self.json("config.json")
         if stored is None:
-            raise TrainingError(f"no config.json in {self.path!r}: expected a Hugging Face model directory")
+            there = ", ".join(self._names[:8]) or "nothing"
+            raise TrainingError(
+                f"no config.json in {self.path!r} (it has {there}): expected a Hugging Face model directory"
+            )
         return with_older_fields(stored, f"{self.path}/config.json")
 
     def json(self, name: str) -> Fields | None:

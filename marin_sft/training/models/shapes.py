@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from marin_sft.arguments import NamedFields
 from marin_sft.training.checks import require, unresolved
 from marin_sft.training.models.model_config import Fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaConfig:
+class LlamaConfig(metaclass=NamedFields):
     """A Llama: RMS norm, rotary positions, grouped-query attention, gated SiLU MLP.
 
     max_seq_len: the longest sequence, in tokens.

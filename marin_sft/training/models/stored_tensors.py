@@ -236,5 +236,21 @@ def _entries(header: bytes | bytearray, size: int) -> dict[str, _Entry]:
     return entries
 
 
+def check_whole(path: str) -> None:
+    """Raise TrainingError for a local file that does not hold what its header tells of. Reads the header alone."""
+    size = os.path.getsize(path)
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > min(_LONGEST_HEADER, size - 8):
+                raise ValueError(f"its header would have {length:,} bytes")
+            fields = json.loads(file.read(length))
+        end = max((field["data_offsets"][1] for name, field in fields.items() if name != "__metadata__"), default=0)
+        if end != size - 8 - length:
+            raise ValueError(f"its header tells of {end:,} bytes of tensors, there are {size - 8 - length:,}")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(path, size, error) from error
+
+
 def _damaged(path: str, size: int, why: object) -> TrainingError:
     return TrainingError(f"{path} ({size:,} bytes): expected safetensors: {why}; {AGAIN}")

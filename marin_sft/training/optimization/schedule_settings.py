@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from marin_sft.execution.step import omitted_when
-from marin_sft.training.checks import require
+from marin_sft.training.checks import require, require_one_of
 
 LR_SCHEDULES = ("constant", "linear", "cosine", "inv_sqrt", "wsd")
 NEVER_DECAY = ("constant", "inv_sqrt")  # schedules that do not use `decay`
@@ -40,7 +40,7 @@ class ScheduleSettings:
     def check_schedule(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
         require(self, "learning_rate", self.learning_rate > 0, "a number above 0")
-        require(self, "lr_schedule", self.lr_schedule in LR_SCHEDULES, f"one of {', '.join(LR_SCHEDULES)}")
+        require_one_of(self, "lr_schedule", LR_SCHEDULES)
         steps = "a whole number of steps, or a fraction of them below 1"
         require(self, "warmup", _is_part(self.warmup) and self.warmup >= 0, steps)
         if self.decay is not None:
