@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import netrc
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from marin_sft.execution.step import ExecutorStep
 from marin_sft.inputs import Source
 from marin_sft.paths import find, local_path, names_in, nearest_path
 from marin_sft.recipes.hub_revisions import id_and_revision
-from marin_sft.recipes.sources import is_hub_id, model_of, rows_of, tokenizer_of
+from marin_sft.recipes.sources import model_of, rows_of, tokenizer_of
 from marin_sft.steps import dpo, export, mixture, sft, tokenize
 from marin_sft.trainers.configs import SFTConfig
 from marin_sft.trainers.enums import ATTENTION, CHECKPOINTERS, LossConfig
@@ -30,7 +29,7 @@ from marin_sft.trainers.memory import Kept, Tokenizer, kept_rows, kept_tokenizer
 from marin_sft.trainers.models import ModelHandle, precision_of
 from marin_sft.trainers.peft import DEFAULT_TARGETS
 from marin_sft.trainers.recommended import longest_of, recommended
-from marin_sft.trainers.rows import completes, first_row, format_of
+from marin_sft.trainers.rows import completes, first_row, format_of, is_on_hub
 from marin_sft.trainers.settings import SETTINGS, Dialect, Group
 from marin_sft.training.checkpoints import nothing_to_resume
 from marin_sft.training.dpo_config import DPOConfig
@@ -43,7 +42,6 @@ from marin_sft.training.sft_config import SFTConfig as SFTStepConfig
 NEVER = -1
 _OF_LORA = frozenset(s.name for s in SETTINGS if s.group is Group.LORA and s.name != "use_lora")
 _IDLE_LORA = "without effect here: {} (use_lora=True trains adapters)"
-_FILE = re.compile(r"\.(jsonl?|parquet|arrow|csv|tsv|txt)(\.\w+)?$")
 _OPTIMIZERS = {
     **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
     "lion_32bit": "lion",
@@ -228,7 +226,7 @@ class PipelineBuilder:
             if self._given.formatting_func is not None:
                 raise ConfigError("formatting_func: expected rows in memory to call it with; got a path or hub id")
             text = str(data)
-            if is_hub_id(text) and not _FILE.search(text):
+            if is_on_hub(text):
                 return rows_of(HfDataset(*id_and_revision(text), subset=self._values["subset"], split=split), split)
             if local_path(text) is not None and not find(os.path.expanduser(text)).names:
                 raise ConfigError(

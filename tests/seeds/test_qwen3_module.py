@@ -381,6 +381,26 @@ def test_the_formats_of_the_document(rows, format_type, texts, published, here):
     assert [turn.split("<|im_end|>")[0] for turn in turns][-len(texts) :] == texts
 
 
+def test_the_loader_reads_datasets_of_the_hub(folder):
+    """In a process of its own: Hugging Face's libraries look at the environment once."""
+    folder.write(
+        "load.py",
+        f"""
+        from marin_sft import SFTDataset
+
+        for split in (None, "train[:10%]"):
+            dataset = SFTDataset("yahma/alpaca-cleaned", "{MODEL}", max_length=12, split=split)
+            print(len(dataset), max(len(example["input_ids"]) for example in dataset))
+        """,
+    )
+    assert folder.trained("python load.py").out.split("\n")[-3:-1] == ["40 12", "4 12"]
+
+
+def test_the_requirements_of_the_document_are_there():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ["-e ."]
+
+
 def test_rows_of_another_shape_than_the_default_are_read_as_what_they_are(folder, here):
     folder.write("data/chats.json", SHAREGPT)
     assert planned_by("--data_path ./data/chats.json").format.shape is None
