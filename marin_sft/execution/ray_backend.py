@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.remote_function import RemoteFunction
 
+_SHARED = ("CPU", "memory")  # of these, less does
 _PATIENCE = 10.0  # seconds for stopped tasks to end
 
 
@@ -105,7 +106,12 @@ class RayBackend:
         cut = {name: min(amount, have[name]) for name, amount in asked.items() if name in have}
         for name in cut:
             free = max(0.0, have[name] - held.get(name, 0))
-            if name in ("CPU", "memory"):
+            if name not in _SHARED and cut[name] < asked[name] and name not in self._lacking:
+                self._lacking.add(name)
+                self._notify(
+                    f"{step}: requests {name} {asked[name]:g}, but this machine has {have[name]:g} and gives that"
+                )
+            if name in _SHARED:
                 cut[name] = min(cut[name], free)
             elif cut[name] > free:
                 raise UserError(

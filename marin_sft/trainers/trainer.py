@@ -6,13 +6,14 @@ it. It holds no weights. The same call again trains nothing and gives the same r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from marin_sft.errors import ConfigError
+from marin_sft.errors import ConfigError, StoreError
 from marin_sft.execution.executor import Executor, ExecutorFlags, Run
 from marin_sft.execution.flags import absolute_prefix
 from marin_sft.execution.plan import Action
@@ -225,7 +226,8 @@ class SFTTrainer:
                 kept.write(self._flags.prefix)
             return executor.run(steps, description)
         except BaseException:
-            self._copy_saved(planned)
+            with contextlib.suppress(OSError, StoreError):  # what went wrong first is what counts
+                self._copy_saved(planned)
             raise
         finally:
             for kept in written:

@@ -48,6 +48,7 @@ WAYS = """
     if __name__ == "__main__":
         init(1)
         run("in_driver")
+        run("greedy", noted, custom={"magic": 3})
 
         @ray.remote(num_cpus=1)
         def main(*arguments, **resources):
@@ -110,6 +111,11 @@ def test_who_waits_holds_no_cpu_that_its_steps_need(ways):
 def test_what_the_waiting_task_keeps_is_refused_to_its_steps(ways):
     assert "step 'held' requests magic 1, but the Ray task or actor that waits for it holds 1 of the 1" in ways[1]
     assert not list(ways[0].glob("store/held-*/commits"))
+
+
+def test_a_request_for_more_than_there_is_is_cut_down_and_said(ways):
+    assert "greedy: requests magic 3, but this machine has 1 and gives that\n" in ways[1]
+    assert note(ways[0], "greedy")[0] == "greedy"
 
 
 def test_a_task_raises_instead_of_taking_its_worker_down(ways):

@@ -59,6 +59,10 @@ SCRIPT = """
     def leaves():
         sys.exit(3)
 
+    @execute(CpuAcceleratorConfig())
+    def mistaken():
+        CpuAcceleratorConfig("four")  # what nobody catches ends the script with this line
+
     if __name__ == "__main__":
         told = main("ha", times=ray.put(2))
         try:
@@ -69,6 +73,10 @@ SCRIPT = """
             leaves()
         except SystemExit as end:
             told["code"] = end.code
+        try:
+            mistaken()
+        except ValueError as error:
+            told["mistake"] = [type(error).__name__, *error.__notes__]
         told["up"], told["session"] = ray.get(ray.remote(lambda: True).remote()), session
         (HERE / "told.json").write_text(json.dumps(told))
 """
@@ -125,6 +133,12 @@ def test_a_failing_main_raises_in_the_script_and_says_where(told):
     assert message == "'on purpose'" and note.startswith("On Ray:\n")
     assert f'File "{script}", line 44, in fails\n    helper()' in note and "marin_sft" not in note
     assert told["code"] == 3
+
+
+def test_a_mistake_in_main_is_told_with_main_s_own_line(told):
+    """Which is what the script prints, instead of a traceback, when nobody catches it: see `tests/test_errors.py`."""
+    line = 'CpuAcceleratorConfig("four")  # what nobody catches ends the script with this line'
+    assert told["mistake"] == ["ConfigError", f"  at {told['root']}/script.py:52: {line}"]
 
 
 def test_without_a_ray_one_starts_and_ends_and_a_failure_exits_with_1(tmp_path):
