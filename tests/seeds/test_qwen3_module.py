@@ -389,11 +389,11 @@ def test_the_loader_reads_datasets_of_the_hub(folder):
         from marin_sft import SFTDataset
 
         for split in (None, "train[:10%]"):
-            dataset = SFTDataset("yahma/alpaca-cleaned", "{MODEL}", max_length=140, split=split)
+            dataset = SFTDataset("yahma/alpaca-cleaned", "{MODEL}", max_length=68, split=split)
             print(len(dataset), max(len(example["input_ids"]) for example in dataset))
         """,
     )
-    assert folder.trained("python load.py").out.split("\n")[-3:-1] == ["40 140", "4 140"]
+    assert folder.trained("python load.py").out.split("\n")[-3:-1] == ["40 68", "4 68"]
 
 
 def test_the_requirements_of_the_document_are_there():
