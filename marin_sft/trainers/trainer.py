@@ -113,12 +113,16 @@ class SFTTrainer:
             raise ConfigError(f"{type(self).__name__}: got no model; expected model=, a hub id or a directory")
         if data is None:
             raise ConfigError(f"{type(self).__name__}: got no data; expected train_dataset= or data_path=")
-        reference = self._one(reference_model=reference_model, ref_model=ref_model)
+        reference = self._one(
+            reference_model=reference_model, ref_model=ref_model, reference_model_repo_id=said.get("reference")
+        )
         self._given = Given(
             model=_handle(source),
             train_data=data,
             eval_data=_named(self._one(eval_dataset=eval_dataset, eval_data_path=values["eval_data"])),
-            tokenizer=self._one(processing_class=processing_class, tokenizer=tokenizer),
+            tokenizer=self._one(
+                processing_class=processing_class, tokenizer=tokenizer, processor_repo_id=said.get("tokenizer")
+            ),
             formatting_func=formatting_func,
             reference=None if reference is None else _handle(reference),
             lora=None if peft_config is None else lora_of(peft_config),
