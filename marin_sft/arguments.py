@@ -1,10 +1,10 @@
-"""Calls by name: a name that there is not is answered with those that it is like, and one that is left out is named."""
+"""Calls with a wrong name: an unknown argument is answered with the nearest ones, and a missing one is named."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from marin_sft.errors import ConfigError
@@ -18,39 +18,43 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_
 
 
 class NamedFields(type):
-    """Of configs: a call with a field that there is not, or without one that is needed, raises ConfigError.
+    """The metaclass of configs. A call with an unknown field, or without a field that has no default, is a ConfigError.
 
-    `OTHER_NAMES` of such a class: for names that others use, what there is here.
+    `OTHER_NAMES` of a config: what to use here for the names of other libraries.
     """
 
     OTHER_NAMES: Mapping[str, str] = {}
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        _check(cls.__name__, "field", _signature(cls).parameters, args, kwargs, cls.OTHER_NAMES)
+        parameters = _signature(cls).parameters
+        _check(cls.__name__, f"{cls.__name__} has no field", parameters, args, kwargs, cls.OTHER_NAMES)
         return super().__call__(*args, **kwargs)
 
     @property
     def __signature__(cls) -> inspect.Signature:
-        """What `help` and `inspect.signature` show, instead of that of `__call__`."""
+        """The signature that `help` shows: of `__init__`, not of `__call__`."""
         return _signature(cls)
 
 
 def named_arguments(
     options: Callable[..., Any] | None = None, other_names: Mapping[str, str] | None = None
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Decorates a function whose calls answer in the same way. `options`: the function that gets its `**options`; None:
-    what these are called is checked elsewhere."""
+    """A decorator that checks the calls of a function in the same way.
+
+    options: the function that `**options` are passed to. None: they are checked elsewhere.
+    """
 
     def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         parameters = dict(inspect.signature(function).parameters)
         if options is not None:
-            own = {name: p for name, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
+            own = {name: p for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
             more = {name: p for name, p in inspect.signature(options).parameters.items() if p.default is not p.empty}
             parameters = own | {name: p for name, p in more.items() if name not in own}
 
         @functools.wraps(function)
         def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            _check(f"{function.__name__}()", "argument", parameters, args, kwargs, other_names or {})
+            what = f"{function.__name__}()"
+            _check(what, f"{what} has no argument", parameters, args, kwargs, other_names or {})
             return function(*args, **kwargs)
 
         return call
@@ -58,33 +62,27 @@ def named_arguments(
     return decorate
 
 
-def unknown_name(what: str, noun: str, name: str, known: Iterable[str], other_names: Mapping[str, str]) -> str:
-    """What is said of a name that `what` does not have."""
-    near = " or ".join(map(repr, nearest(name, known, most=3)))
-    meant = f"did you mean {near}?" if near else "see its docstring for those there are"
-    return f"{what} has no {noun} {name!r}: {other_names.get(name) or meant}"
-
-
 def _check(
     what: str,
-    noun: str,
+    has_no: str,
     parameters: Mapping[str, inspect.Parameter],
     args: Sequence[Any],
     given: Collection[str],
     other_names: Mapping[str, str],
 ) -> None:
     known = [name for name, parameter in parameters.items() if parameter.kind in _NAMED]
-    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [name for name in given if name not in known]
     if unknown and not open_ended:
-        raise ConfigError(unknown_name(what, noun, unknown[0], known, other_names))
+        near = " or ".join(map(repr, nearest(unknown[0], known, most=3)))
+        meant = f"did you mean {near}?" if near else "see its docstring for those there are"
+        raise ConfigError(f"{has_no} {unknown[0]!r}: {other_names.get(unknown[0]) or meant}")
     by_position = [name for name, parameter in parameters.items() if parameter.kind in _BY_POSITION][: len(args)]
     for name in known:
-        needed = parameters[name].default is inspect.Parameter.empty
-        if needed and name not in given and name not in by_position:
-            near = nearest(name, unknown)
-            meant = f"is it {near[0]!r}?" if near else f"give {name}=..., which has no default"
-            raise ConfigError(f"{what}: the {noun} {name!r} is missing; {meant}")
+        if parameters[name].default is inspect.Parameter.empty and name not in given and name not in by_position:
+            likely = nearest(name, unknown)
+            advice = f"is it {likely[0]!r}?" if likely else f"it has no default: {name}=..."
+            raise ConfigError(f"{what}: {name!r} is missing; {advice}")
 
 
 @functools.cache

@@ -45,12 +45,12 @@ def make(name, /, size, *, width=1, **given):
         (lambda: Settings(widht=1), "Settings has no field 'widht': did you mean 'width'?"),
         (lambda: Settings(1, colour="x"), "Settings has no field 'colour': use paint"),
         (lambda: More(1, dept=1), "More has no field 'dept': did you mean 'depth'?"),
-        (lambda: Settings(), "Settings: the field 'width' is missing; give width=..., which has no default"),
-        (lambda: More(depth=1), "More: the field 'width' is missing"),
+        (lambda: Settings(), "Settings: 'width' is missing; it has no default: width=..."),
+        (lambda: More(depth=1), "More: 'width' is missing"),
         (lambda: replace(Settings(1), pain="x"), "did you mean 'paint'?"),
         (lambda: make("a", 2, widht=3), "make() has no argument 'widht': did you mean 'width'?"),
         (lambda: make("a", 2, over_lenght=3), "make() has no argument 'over_lenght': did you mean 'over_length'?"),
-        (lambda: make("a"), "make(): the argument 'size' is missing; give size=..., which has no default"),
+        (lambda: make("a"), "make(): 'size' is missing; it has no default: size=..."),
     ],
 )
 def test_a_call_that_cannot_be_made(call, said):

@@ -114,7 +114,7 @@ def by_default(config):
     return default_sft("mine", tokens(), None, config)
 
 
-ASKED = "expected an existing file or directory, or a glob of some, got"
+ASKED = "expected an existing file or directory, or a glob.*, got"
 MISTAKES = {
     # Paths and ids.
     "01": (
@@ -195,8 +195,8 @@ MISTAKES = {
     "27": (lambda: ChatLmDatasetFormat(shape="alpacca"), "shape='alpacca'; .*did you mean 'alpaca'"),
     "28": (lambda: ChatLmDatasetFormat(train_on="assistants"), "train_on='assistants'; .*did you mean 'assistant'"),
     "32": (lambda: blend(seq_len="512"), "seq_len='512'; expected a whole number"),
-    "34": (lambda: trained("mixtures/mine"), r"sft 'mine': mixture='mixtures/mine'; expected the step that mixture\("),
-    "34, export": (lambda: export("x", "sft/mine"), r"trained='sft/mine'; expected the step that sft\(...\) or dpo\("),
+    "34": (lambda: trained("mixtures/mine"), r"sft 'mine': mixture.*expected .* step that mixture\("),
+    "34, export": (lambda: export("x", "sft/mine"), r"export 'x': trained.*expected .* step that sft\(.*\) or dpo\("),
     "40": (
         lambda: mixture("mine", {"mine": tokens()}, max_seq_length=64),
         r"mixture\(\) has no argument 'max_seq_length': seq_len is",
@@ -209,11 +209,11 @@ MISTAKES = {
     "07": (lambda: trained(learning_rte=1), "no field 'learning_rte': did you mean 'learning_rate'"),
     "08": (lambda: trained(train_batch_size="8"), "train_batch_size = '8': .*: remove the quotes$"),
     "10": (lambda: trained(without=["num_train_epochs"]), "neither num_train_epochs nor num_train_steps; expected"),
-    "12": (lambda: blend(seq_len=0), "seq_len=0; expected a whole number from 2"),
+    "12": (lambda: blend(seq_len=0), "seq_len=0; expected a whole number, at least 2"),
     "13": (lambda: trained(train_batch_size=0), "train_batch_size = 0: expected at least 1"),
     "14": (lambda: trained(lr_schedule="cosin"), "one of constant, linear, cosine.*; did you mean 'cosine'"),
     "15": (lambda: trained(optimizer="adam"), "did you mean 'adamw'"),
-    "16": (lambda: trained(precision="fp16"), "expected bf16: float16 needs its loss scaled"),
+    "16": (lambda: trained(precision="fp16"), "precision = 'fp16': expected bf16: float16 needs"),
     "18": (
         lambda: trained(per_device_train_batch_size=4),
         "use train_batch_size, which counts the examples of a whole step: .*per_device_parallelism is how many",
@@ -222,7 +222,7 @@ MISTAKES = {
     "25": (lambda: LoraConfig(r=0, alpha=1), "LoraConfig.r = 0: expected above 0"),
     "29": (
         lambda: trained(without=["learning_rate"]),
-        "SFTConfig: the field 'learning_rate' is missing; give learning_rate=",
+        "SFTConfig: 'learning_rate' is missing; it has no default: learning_rate=",
     ),
     "31": (lambda: trained(learning_rate=float("nan")), "learning_rate = nan: expected a finite number"),
     "36": (lambda: export("mine", trained(), dtype="bf16"), "dtype = 'bf16': expected .*; bf16 is 'bfloat16'"),
@@ -248,7 +248,10 @@ MISTAKES = {
         }.items()
     },
     # Calls of steps, and Marin's config.
-    "22": (lambda: executor_main(steps=tokens()), r"expected a list of steps, got the step 'tokenized/mine' itself"),
+    "22": (
+        lambda: executor_main(steps=tokens()),
+        r"expected a list of steps, got the step 'tokenized/mine'.*write steps=\[...\]",
+    ),
     "33": (lambda: trained(resources={"gpu": 1}), "expected CpuConfig, GpuConfig or TpuPodConfig"),
     "35": (lambda: "hf/mine", r"steps\[0\]: expected an ExecutorStep, got str"),
     "tokenise": (
@@ -279,7 +282,7 @@ MISTAKES = {
     "56": (lambda: simple(int8=True), "int8=True; expected False: there is no int8 training"),
     "57": (
         lambda: by_default(simple(resources=None, tpu_type="v4-7x", max_seq_len=64)),
-        "tpu_type: got 'v4-7x', expected .*like \"v4-8\"",
+        "tpu_type: got 'v4-7x', expected .*\"v4-8\"",
     ),
 }
 
@@ -403,4 +406,4 @@ def test_previews_that_cannot_be_made(project, capsys):
     assert "did you mean 'tok'?" in capsys.readouterr().err
     data = write(project / "c5.jsonl", renamed("mesages"))
     assert command.main(["preview", "--data", data, "--tokenizer", "tok"]) == 1
-    assert "none of the 60 rows looked at can be used (unknown_format: 60)" in capsys.readouterr().err
+    assert "rows can be used (unknown_format: 60)" in capsys.readouterr().err

@@ -164,7 +164,7 @@ class TextLmDatasetFormat(metaclass=NamedFields):
     text_key: str = "text"
     """The key of the text in a row."""
 
-    add_special_tokens: bool | None = omitted_when(None, default=None)
+    add_special_tokens: bool | None = omitted_when(None, default=None, kw_only=True)
     """Whether to put the tokenizer's BOS before each text that has none. None: as the tokenizer itself does."""
 
     def __post_init__(self) -> None:

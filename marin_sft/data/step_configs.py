@@ -225,7 +225,7 @@ class MixtureConfig(StepConfig, kind="mixture", version=2, body="marin_sft.data.
 
     def __post_init__(self) -> None:
         if not isinstance(self.seq_len, UnversionedValue) and not (is_count(self.seq_len) and self.seq_len >= 2):
-            raise ConfigError(f"seq_len={self.seq_len!r}; expected a whole number from 2: a token and the next")
+            raise ConfigError(f"seq_len={self.seq_len!r}; expected a whole number, at least 2: a token and the next")
         for name in PAIR_FIELDS:
             value = getattr(self, name)
             # Without a token of the prompt the first of the completion could not be predicted.

@@ -68,8 +68,10 @@ def test_the_older_chat_format():
 
 
 def test_our_light_formats_have_levanters_names_and_fields(levanter):
+    """Fields that Levanter does not have are given by name alone."""
     for name in ("TextLmDatasetFormat", "SupervisedLmDatasetFormat", "PrebuiltLmDatasetFormat"):
         mine, theirs = (inspect.signature(getattr(module, name)).parameters for module in (ours, levanter))
+        mine = {name: field for name, field in mine.items() if field.kind is not field.KEYWORD_ONLY}
         assert [(p.name, p.default) for p in mine.values()] == [(p.name, p.default) for p in theirs.values()][
             : len(mine)
         ]

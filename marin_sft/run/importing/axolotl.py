@@ -147,7 +147,7 @@ WITHOUT_EFFECT = """
 
 
 def read_axolotl(config: Section) -> Draft:
-    """Raises UserError: a training that cannot be had here, or a value that cannot be used."""
+    """Raises UserError: an unsupported training, or a value that cannot be used."""
     draft = Draft("axolotl", config, batch_keys=("micro_batch_size", "gradient_accumulation_steps"))
     refuse(config, REFUSED)
     _set_kind(draft)
@@ -280,6 +280,9 @@ def _set_data(draft: Draft) -> None:
     longest = config.count("max_prompt_len")
     if longest is not None and draft.kind == "dpo":
         draft.mixture["max_prompt_length"] = longest
+    for key in {"chat_template", "chat_template_jinja"}.difference(config.read):
+        if config.has(key):
+            draft.note(config, key, "not used: each dataset's type says how its rows are worded")
     if keep_out(draft, config, "val_set_size") or draft.held_out_rows:
         draft.training["do_eval"] = True
 

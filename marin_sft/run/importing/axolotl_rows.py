@@ -88,7 +88,7 @@ def _format(draft: Draft, dataset: Section) -> Call:
         return chat_format(**row_function(name), chat_template=Name("PLAIN"), **on_inputs)
     match str(kind):
         case "alpaca":
-            return chat_format(**row_function("alpaca"), chat_template=Name("PLAIN"), **on_inputs)
+            return chat_format(**row_function("instruction"), chat_template=Name("ALPACA"), **on_inputs)
         case "completion":
             return text_format(dataset.text("field", "text"))
         case "input_output":

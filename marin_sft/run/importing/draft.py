@@ -1,4 +1,4 @@
-"""What the importer of a tool finds out, and the experiment file is written from."""
+"""What an importer reads from a YAML, and what the experiment file is written from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True, order=True)
 class Note:
-    """What the experiment does otherwise than the tool. line: of the key; 0: of something that the file leaves out."""
+    """A difference between the experiment and the tool's training. line: of the key; 0: the file says nothing."""
 
     line: int
     key: str
@@ -29,14 +29,15 @@ class Note:
 
 @dataclass
 class Draft:
-    """tool: as people write it. kind: "sft" or "dpo".
+    """tool: its name. kind: "sft" or "dpo".
 
-    model, tokenizer, reference: a hub id or a directory; None: the model's own, and the model.
-    micro_batch, accumulate: examples on a device at once, and how often before an update. devices: None: not said.
+    model, tokenizer, reference: a hub id or a directory. None: the model's own tokenizer, the model as the reference.
+    micro_batch, accumulate: the tool's examples per device and its accumulation steps; batch_keys: their keys.
+    devices: None: the file does not say.
     mixture, training: arguments of `steps.mixture`, and of `steps.sft` or `steps.dpo`.
-    lora: arguments of `LoraConfig`; None: all weights are trained.
-    definitions: source of functions and constants of this experiment alone, by name.
-    without_effect: keys on which the result does not depend.
+    lora: arguments of `LoraConfig`. None: train all weights.
+    definitions: source of functions and constants that only this experiment has, by name.
+    without_effect: keys that do not change the result.
     """
 
     tool: str
@@ -61,17 +62,17 @@ class Draft:
     without_effect: list[str] = field(default_factory=list)
 
     def note(self, section: Section, key: str, text: str) -> None:
-        """A key of the file that has no counterpart, or another meaning."""
+        """Note a difference about a key of the file."""
         value = section.value(key)
         known = "" if isinstance(value, Section | list) else shown(value)
         self.notes.append(Note(section.lines[key], f"{section.name}{key}", known, text))
 
     def note_default(self, key: str, text: str) -> None:
-        """A key that the file leaves out, and what becomes of that."""
+        """Note a difference about a key that the file leaves out."""
         self.notes.append(Note(0, f"{key} (not given)", "", text))
 
     def define(self, name: str, source: Callable[[str], str]) -> str:
-        """The name under which the file defines `source(name)`: `name`, or one with a number. Equal ones are one."""
+        """Add the definition `source(name)`. Returns its name: `name`, with a number if that is taken by another."""
         names = [name, *(f"{name}_{i}" for i in range(2, len(self.definitions) + 2))]
         for free in names:
             if self.definitions.setdefault(free, source(free)) == source(free):

@@ -13,10 +13,10 @@ from marin_sft.run.importing.draft import Draft, Settings
 
 @dataclass(frozen=True)
 class Key:
-    """A key whose value is that of a setting of ours, under another name.
+    """A key that has the same meaning as a setting of ours.
 
-    ours: the argument of `steps.sft` or `steps.dpo`. default: what the tool takes where the key is absent; None: what
-    we take. kind: "number", "count", "flag" or "text".
+    ours: the argument of `steps.sft` or `steps.dpo`. default: the tool's; None: as ours.
+    kind: "number", "count", "flag", "text" or "value".
     """
 
     ours: str
@@ -25,7 +25,7 @@ class Key:
 
 
 def read_settings(section: Section, table: Mapping[str, Key]) -> Settings:
-    """The values of a table's keys, and the tool's defaults, by our names. None: neither says anything."""
+    """The values of a table's keys, or the tool's defaults, by our names. Left out where there is neither."""
     found: Settings = {}
     for key, entry in table.items():
         value = getattr(section, entry.kind)(key, None)
@@ -43,7 +43,7 @@ def required(section: Section, key: str, tool: str) -> None:
 
 
 def refuse(section: Section, reasons: Mapping[str, str]) -> None:
-    """Raise UserError for keys of a training that cannot be had here, unless they say no."""
+    """Raise UserError for keys of unsupported trainings, unless their value is false or empty."""
     for key, reason in reasons.items():
         value = section.value(key)
         if value not in (None, False, "", [], {}) and value != Section(section.file):
@@ -51,14 +51,14 @@ def refuse(section: Section, reasons: Mapping[str, str]) -> None:
 
 
 def leave_out(draft: Draft, section: Section, reasons: Mapping[str, str]) -> None:
-    """Note keys that have no counterpart, unless they say no. "steps" asks for what `eval_steps` and its like say."""
+    """Note keys without a counterpart, unless their value is false or empty. "steps" only refers to `eval_steps`."""
     for key, reason in reasons.items():
         if section.value(key) not in (None, False, "", 0, [], {}, "no", "steps"):
             draft.note(section, key, f"left out; {reason}")
 
 
 def ignore(draft: Draft, section: Section, keys: Iterable[str]) -> None:
-    """Keys on which the result does not depend."""
+    """Record keys that do not change the result."""
     draft.without_effect += [f"{section.name}{key}" for key in sorted(keys) if section.has(key)]
 
 

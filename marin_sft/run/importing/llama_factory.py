@@ -83,7 +83,6 @@ LEFT_OUT = {
     "predict_with_generate": "use evaluate of marin_sft.steps",
     "do_predict": "use evaluate of marin_sft.steps",
     "tool_format": "the chat template formats tools",
-    "enable_thinking": 'use chat_template_kwargs={"enable_thinking": ...} of ChatLmDatasetFormat',
     "default_system": "use default_system of ChatLmDatasetFormat",
     "group_by_length": "batches are drawn at random",
     "push_to_hub": "upload the directory that `marin-sft path hf/NAME` prints",
@@ -114,7 +113,7 @@ WITHOUT_EFFECT = """
 
 
 def read_llama_factory(config: Section) -> Draft:
-    """Raises UserError: a training that cannot be had here, or a value that cannot be used."""
+    """Raises UserError: an unsupported training, or a value that cannot be used."""
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps")
     draft = Draft("LLaMA-Factory", config, batch_keys=keys)
     refuse(config, REFUSED)

@@ -172,4 +172,6 @@ def _template(draft: Draft, key: str) -> Settings:
         return {"chat_template": Name(NAMED_TEMPLATES[name])}
     if name is not None:
         draft.note(config, "template", OWN_TEMPLATE)
+    if config.has("enable_thinking"):
+        return {"chat_template_kwargs": {"enable_thinking": config.flag("enable_thinking")}}
     return {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from marin_sft.data.sources import HfDataset
 from marin_sft.errors import DataError, UserError
-from marin_sft.recipes.hub_revisions import LATEST, id_and_revision
+from marin_sft.recipes.hub_revisions import LATEST
 from marin_sft.recipes.sources import refuse_held_out
 from marin_sft.run.python_source import Call, Name
 
@@ -22,9 +22,8 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 class Rows:
     """source: a hub id, or a file, a directory or a glob. split, subset, revision: of a hub id.
 
-    files: those of a repository that are taken; (): those that its card says. most: no more than so many rows, the
-    first ones. format: what a row holds; None: pairs or dialogues in one of the usual shapes.
-    share: of a mixture, where the tool says one.
+    files: patterns of the repository's files to take; (): those of the split. most: take only so many rows.
+    format: a call that makes the format. share: the weight in a mixture, where the tool says one.
     """
 
     source: str
@@ -58,13 +57,9 @@ class Rows:
         return False
 
     @property
-    def pinned(self) -> bool:
-        return not self.on_hub or bool(self.revision) or id_and_revision(self.source)[1] != LATEST
-
-    @property
     def taken(self) -> str:
-        """The split, or its first rows."""
-        return self.split if self.most is None else f"{self.split}[:{self.most}]"
+        """The split, or its first rows; of a slice, all."""
+        return self.split if self.most is None or "[" in self.split else f"{self.split}[:{self.most}]"
 
     def dataset(self) -> object:
         """The argument of `default_tokenize`."""
@@ -106,7 +101,7 @@ def step_name(text: str) -> str:
 
 
 def is_on_hub(path: str) -> bool:
-    """Whether a path that may be both is an id: a directory or a file of that name goes before it, as in the tools."""
+    """Whether `path` is a hub id. A file or directory of that name takes precedence, as in the tools."""
     return _HUB_ID.fullmatch(path) is not None and not os.path.exists(os.path.expanduser(path))
 
 

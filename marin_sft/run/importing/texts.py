@@ -1,16 +1,16 @@
-"""Texts that an experiment states itself: how another tool words prompts, and chat templates under its names.
+"""Prompts, chat templates and functions that an experiment file defines itself.
 
 A definition is Python source; its key is what it defines.
 """
 
 from __future__ import annotations
 
-import re
+import ast
 from collections.abc import Iterable, Mapping
 
 from marin_sft.run.python_source import text
 
-# The prompts of Stanford's Alpaca, which axolotl and torchtune put around the rows.
+# The prompts of Stanford's Alpaca: torchtune makes a turn of a chat of them, axolotl the whole text.
 _WITH_INPUT = '''WITH_INPUT = """\\
 Below is an instruction that describes a task, paired with an input that provides \\
 further context. Write a response that appropriately completes the request.
@@ -41,6 +41,34 @@ _ALPACA = '''def alpaca(row: dict) -> list[dict]:
         {"role": "user", "content": prompt.format(**row)},
         {"role": "assistant", "content": row["output"]},
     ]'''
+
+_ALPACA_TEMPLATE = '''# The prompt of Stanford's Alpaca as a chat template, so that a server says it too.
+ALPACA = """\\
+{{ bos_token }}{% for message in messages %}{% if message.role == "assistant" %}\\
+{{ message.content }}{{ eos_token }}{% elif message.input %}\\
+Below is an instruction that describes a task, paired with an input that provides \\
+further context. Write a response that appropriately completes the request.
+
+### Instruction:
+{{ message.content }}
+
+### Input:
+{{ message.input }}
+
+### Response:
+{% else %}\\
+Below is an instruction that describes a task. Write a response that appropriately \\
+completes the request.
+
+### Instruction:
+{{ message.content }}
+
+### Response:
+{% endif %}{% endfor %}"""'''
+
+_INSTRUCTION = """def instruction(row: dict) -> list[dict]:
+    asked = {"role": "user", "content": row["instruction"], "input": row.get("input")}
+    return [asked, {"role": "assistant", "content": row["output"]}]"""
 
 _PLAIN = '''# Without a chat template: the prompt, the answer, and the token that ends a text.
 PLAIN = """\\
@@ -80,7 +108,9 @@ DEFINITIONS = {
     "CHATML": _CHATML,
     "LLAMA3": _LLAMA3,
     "LLAMA3_ENDED": _LLAMA3_ENDED,
+    "ALPACA": _ALPACA_TEMPLATE,
     "alpaca": _ALPACA,
+    "instruction": _INSTRUCTION,
 }
 NAMED_TEMPLATES = {"chatml": "CHATML", "llama3": "LLAMA3"}
 """Chat templates that have this name in the tools."""
@@ -91,8 +121,9 @@ def needed(names: Iterable[str], definitions: Mapping[str, str]) -> list[str]:
     found, open_names = set[str](), set(names) & definitions.keys()
     while open_names:
         found |= open_names
-        words = {word for name in open_names for word in re.findall(r"\w+", definitions[name])}
-        open_names = (words & definitions.keys()) - found
+        nodes = (node for name in open_names for node in ast.walk(ast.parse(definitions[name])))
+        named = {node.id for node in nodes if isinstance(node, ast.Name)}
+        open_names = (named & definitions.keys()) - found
     return [name for name in definitions if name in found]
 
 

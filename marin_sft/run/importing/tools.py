@@ -1,4 +1,4 @@
-"""Which tool a YAML file is for, and the experiment that comes of it."""
+"""Which tool a YAML file is for, and the experiment for it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Imported:
 
 
 def import_config(path: str, output: str) -> Imported:
-    """The experiment for the YAML at `path`, as it is going to lie at `output`.
+    """The experiment for the YAML at `path`; `output` is where the file will be.
 
     Raises:
-        UserError: a file of no known tool, a training that cannot be had, or a value that cannot be used.
+        UserError: a file of no known tool, an unsupported training, or a value that cannot be used.
     """
     draft = read_draft(read_config(path))
     return Imported(draft, experiment_source(draft, output))
@@ -51,7 +51,7 @@ def read_draft(config: Section) -> Draft:
         draft = read_torchtune(config)
     else:
         raise UserError(
-            f"{config.file}: of none of the tools that are known: expected base_model (axolotl), {COMPONENT} "
+            f"{config.file}: not a config of a known tool: expected base_model (axolotl), {COMPONENT} "
             f"(torchtune), or model_name_or_path with {' or '.join(_LLAMA_FACTORY)} (LLaMA-Factory); its keys are "
             f"{', '.join(list(config)[:12]) or 'none'}"
         )
@@ -73,7 +73,7 @@ def _sections(value: object) -> Iterator[Section]:
 
 
 def _drop_settings(draft: Draft) -> None:
-    """Settings of one kind of training that the other does not have."""
+    """Drop and note settings that the kind of training does not have."""
     for name in sorted(draft.training.keys() - training_defaults(draft.kind).keys()):
         del draft.training[name]
         draft.notes.append(Note(0, name, "", f"left out; {draft.kind.upper()} has no such setting"))

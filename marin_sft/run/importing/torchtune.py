@@ -90,7 +90,7 @@ _DOWNLOADED = re.compile(r"tune download (\S+) --output-dir (\S+)")
 
 
 def read_torchtune(config: Section) -> Draft:
-    """Raises UserError: a training that cannot be had here, or a value that cannot be used."""
+    """Raises UserError: an unsupported training, or a value that cannot be used."""
     _resolve(config, config)
     draft = Draft("torchtune", config, batch_keys=("batch_size", "gradient_accumulation_steps"))
     refuse(config, REFUSED)

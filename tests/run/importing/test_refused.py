@@ -205,6 +205,14 @@ def test_an_adapter_to_go_on_from_says_its_own_rank():
     assert imported(text).draft.lora == {"adapter_path": "out"}
 
 
+def test_a_chat_template_that_no_dataset_uses():
+    assert any(
+        note.startswith("chat_template: chatml: not used") for note in notes(AXOLOTL + "chat_template: chatml\n")
+    )
+    chats = AXOLOTL.replace("alpaca", "chat_template") + "chat_template: chatml\n"
+    assert not any("chat_template" in note for note in notes(chats))
+
+
 def test_plugins_that_only_save_memory_have_no_effect():
     names = ["axolotl.integrations.liger.LigerPlugin", "mine.Plugin"]
     draft = imported(AXOLOTL + f"plugins: {json.dumps(names)}\n").draft

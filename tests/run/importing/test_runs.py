@@ -114,7 +114,8 @@ def test_an_experiment_runs_to_the_end(yaml, steps, adapter, folder, monkeypatch
 def test_the_text_of_an_experiment_can_be_looked_at(folder, capsys):
     imported(AXOLOTL, folder)
     assert command.main(["preview", "mine.py", "--rows", "1"]) == 0
-    assert "### Instruction:" in capsys.readouterr().out
+    tokens = capsys.readouterr().out.replace("|", "")
+    assert "### Response:" in tokens and "+ The sum is 1." in tokens
 
 
 def texts(tokenizer, row):
@@ -183,3 +184,14 @@ def test_prompts_of_a_config_s_own(folder):
         f"2{tokenizer.eos_token}",
     )
     assert texts(tokenizer, {"q": "1+1?", "a": "2"})[0] == f"[S] Be brief.\n[Q] 1+1?\n[A]\n2{tokenizer.eos_token}"
+
+
+def test_a_server_words_a_question_as_alpaca_does(folder):
+    """The template goes with the export: a plain question of a user gets the prompt that was trained."""
+    imported(AXOLOTL, folder)
+    tokenizer = load_tokenizer(str(folder))
+    template = runpy.run_path("mine.py")["ALPACA"]
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Add."}], chat_template=template, tokenize=False, add_generation_prompt=True
+    )
+    assert asked == f"{INTRO_ALONE}### Instruction:\nAdd.\n\n### Response:\n"
