@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from marin_sft.data.messages.detection import by_our_names, find_shapes
 from marin_sft.data.messages.shapes import SHAPE_BY_NAME
 from marin_sft.errors import ConfigError
 from marin_sft.paths import find, local_path
+from marin_sft.recipes.sources import is_hub_id
 
 Values = Mapping[str, Any]
 _MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
 _PAIRS = {"preference", "ranked"}  # shapes of rows that hold a better and a worse answer
+_FILE = re.compile(r"\.(jsonl?|parquet|arrow|csv|tsv|txt)(\.\w+)?$")
 _SHAPES = {"alpaca": "alpaca", "sharegpt": "sharegpt", "custom": None}
 
 PLAIN_PROMPTS = (
@@ -32,6 +35,11 @@ PLAIN_PROMPTS = (
     "{% if add_generation_prompt %}### Response:\n{% endif %}"
 )
 """A chat template for models without one, as instruction-following models were trained before chat."""
+
+
+def is_on_hub(data: str) -> bool:
+    """Whether rows are named by a hub id: "data/train.json" is a file, if one that is missing."""
+    return is_hub_id(data) and not _FILE.search(data)
 
 
 def first_row(data: object) -> Mapping[str, Any] | None:
