@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,21 +18,19 @@ from marin_sft.execution.step import ExecutorStep
 from marin_sft.inputs import Source
 from marin_sft.paths import find, local_path, nearest_path
 from marin_sft.recipes.hub_revisions import id_and_revision
-from marin_sft.recipes.sources import is_hub_id, model_of, rows_of, tokenizer_of
+from marin_sft.recipes.sources import model_of, rows_of, tokenizer_of
 from marin_sft.steps import dpo, export, mixture, sft, tokenize
 from marin_sft.trainers.configs import SFTConfig
 from marin_sft.trainers.hardware import default_resources, device_count
 from marin_sft.trainers.memory import Kept, Tokenizer, kept_rows, kept_tokenizer
 from marin_sft.trainers.models import ModelHandle
 from marin_sft.trainers.recommended import longest_of, recommended
-from marin_sft.trainers.rows import completes, first_row, format_of
+from marin_sft.trainers.rows import completes, first_row, format_of, is_on_hub
 from marin_sft.trainers.settings import Dialect
 from marin_sft.trainers.training_arguments import TrainingArguments
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.sft_config import SFTConfig as SFTStepConfig
-
-_FILE = re.compile(r"\.(jsonl?|parquet|arrow|csv|tsv|txt)(\.\w+)?$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +177,7 @@ class PipelineBuilder:
             if self._given.formatting_func is not None:
                 raise ConfigError("formatting_func: expected rows in memory to call it with; got a path or hub id")
             text = str(data)
-            if is_hub_id(text) and not _FILE.search(text):
+            if is_on_hub(text):
                 return rows_of(HfDataset(*id_and_revision(text), subset=self._values["subset"], split=split), split)
             if local_path(text) is not None and not find(os.path.expanduser(text)).names:
                 raise ConfigError(

@@ -218,6 +218,7 @@ def test_two_spellings_that_agree_are_one():
         (lambda: SFTTrainer(args=SFTConfig(), train_dataset=TEXTS), "got no model"),
         (lambda: SFTTrainer(MODEL, args=DPOConfig, train_dataset=TEXTS), "got settings of type type"),
         (lambda: easydel(rows=[]), "got no rows"),
+        (lambda: easydel(rows={"train": TEXTS, "test": TEXTS}), "expected the rows of one of them: data['train']"),
         (lambda: easydel(rows=["one"]), "row 0 is a str; expected a dictionary"),
         (lambda: easydel(rows=[{"text": object()}]), "row 0 cannot be kept as JSON"),
     ],
