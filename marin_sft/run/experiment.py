@@ -47,7 +47,7 @@ def _steps_of(script: str) -> Iterator[AnyStep]:
     if not os.path.isfile(script):
         raise UserError(f"{script!r}: no such file; expected the file of an experiment{nearest_path(script)}")
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as `python SCRIPT` does
-    sys.argv = [script]
+    sys.argv = [script, "--dry_run"]  # for a file that runs its steps without asking for its own name
     open_steps = list(_steps_in(runpy.run_path(script, run_name="experiment")))
     seen: set[int] = set()
     while open_steps:

@@ -16,6 +16,7 @@ from marin_sft.data.formats import (
     TextLmDatasetFormat,
     TrainOn,
 )
+from marin_sft.data.messages.detection import by_our_names, find_shapes
 from marin_sft.data.messages.shapes import SHAPE_BY_NAME
 from marin_sft.errors import ConfigError
 from marin_sft.paths import find, local_path
@@ -23,6 +24,7 @@ from marin_sft.recipes.sources import is_hub_id
 
 Values = Mapping[str, Any]
 _MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
+_PAIRS = {"preference", "ranked"}  # shapes of rows that hold a better and a worse answer
 _FILE = re.compile(r"\.(jsonl?|parquet|arrow|csv|tsv|txt)(\.\w+)?$")
 _SHAPES = {"alpaca": "alpaca", "sharegpt": "sharegpt", "custom": None}
 
@@ -72,7 +74,7 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
     """
     template = _template(values)
     if pairs:
-        return PreferenceChatLmDatasetFormat(chat_template=template)
+        return _format_of_pairs(template, row)
     special = values["add_special_tokens"]
     if texts:
         return TextLmDatasetFormat(add_special_tokens=special)
@@ -96,6 +98,18 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
         shape=None if shape is None else _SHAPES[shape],
         train_on=_train_on(values),
     )
+
+
+def _format_of_pairs(template: str | None, row: Mapping[str, Any] | None) -> LmDatasetFormat:
+    """Raises ConfigError if the first row is known and holds no preference."""
+    if row is None or {"chosen", "rejected"} <= row.keys():
+        return PreferenceChatLmDatasetFormat(chat_template=template)
+    format = ChatLmDatasetFormat(chat_template=template)
+    if not _PAIRS & {shape.name for shape in find_shapes(by_our_names(dict(row), format), format)}:
+        raise ConfigError(
+            f"preference training: expected rows with chosen and rejected answers; the first row has {sorted(row)}"
+        )
+    return format
 
 
 def _check_fits(shape: str, row: Mapping[str, Any]) -> None:

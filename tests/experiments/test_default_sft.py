@@ -59,7 +59,7 @@ def test_the_base_model_is_downloaded_without_what_is_not_read():
 
 def test_a_model_that_is_there_already(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     directory = dataclasses.replace(SETTINGS, model_name_or_path=str(tmp_path))
     assert sft(CHAT, directory).config.base_model == tmp_path
     remote = dataclasses.replace(SETTINGS, model_name_or_path="gs://bucket/model")

@@ -330,6 +330,8 @@ def test_a_step_of_an_experiment(tmp_path, capsys, tokenizer, monkeypatch):
     assert "got --train_on, which the step already sets" in run("tokenized/loud", "--train_on", "all", code=2)
     assert "'minne.py': no such file" in _error(["preview", "minne.py"], capsys)
     assert "--data and --tokenizer not given" in _error(["preview"], capsys)
+    Path("bare.py").write_text(f"{EXPERIMENT}\nfrom marin_sft import executor_main\nexecutor_main(steps=[blend])\n")
+    assert command.main(["preview", "bare.py", "tokenized/loud"]) == 0
     assert not (tmp_path / "store").exists()
 
 
