@@ -308,12 +308,16 @@ def test_the_classes_on_two_devices_under_torchrun(folder):
 def test_the_classes_train_adapters(folder):
     folder.write("api.py", API)
     done = folder.trained("python api.py")
-    assert done.out.splitlines()[-1].startswith(f"3 {folder.path}/output [")
+    told = done.out.splitlines()[-1]
+    assert told.startswith(f"3 {folder.path}/output [")
+    for name in ("step", "epoch", "loss", "learning_rate", "grad_norm"):
+        assert repr(name) in told
     assert {"model.safetensors", "adapter"} <= folder.names("output")
     adapter = folder.json("output/adapter/adapter_config.json")
     assert adapter["r"] == 8 and adapter["lora_alpha"] == 16 and adapter["lora_dropout"] == 0.05
     assert len(adapter["target_modules"]) == 7
-    assert "0 steps run" in folder.trained("python api.py").told
+    again = folder.trained("python api.py")
+    assert "0 steps run" in again.told and again.out.splitlines()[-1] == told
 
 
 def test_the_config_has_the_defaults_of_the_document():

@@ -253,6 +253,14 @@ def test_mistakes_are_told_with_what_was_expected(make, message):
         make()
 
 
+def test_a_mistake_in_a_script_is_one_paragraph(desk):
+    desk.write("mine.py", "from marin_sft import SFTConfig\n\nSFTConfig(learning_rat=1)\n")
+    done = desk.run("python mine.py")
+    assert done.code == 2 and done.told.startswith("error: SFTConfig: unknown setting 'learning_rat'")
+    assert "mine.py:3" in done.told and "Traceback" not in done.told
+    assert "Traceback" in desk.run("python mine.py --debug").told
+
+
 def test_adapters_that_nobody_switched_on_are_said():
     plan = planned_by("--data_path x/y --lora_r 8")
     assert "without effect here: lora_r (use_lora=True trains adapters)" in plan.notes
