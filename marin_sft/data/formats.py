@@ -86,8 +86,9 @@ class ChatLmDatasetFormat(metaclass=NamedFields):
 
     train_on: TrainOn = "assistant"
     """What to train: "assistant" turns with their end-of-turn tokens, the "last" of them, or "all" tokens. A
-    message's own `train` flag takes precedence. "all" leaves out the prompt of a prompt and its completion;
-    "everything" does not. "completion" trains the assistant turns of such a completion, and other rows whole."""
+    message's own `train` flag takes precedence. Of rows with a prompt and a completion, "all" leaves out a prompt in
+    plain text and earlier answers in a chat; "everything" trains prompts, too; "completion" trains the completion, and
+    rows without one whole."""
 
     pack: bool | int | None = None
     """Whether documents share rows of a mixture, or how many may. None: up to the mixture."""

@@ -93,6 +93,9 @@ def execute(accelerator_config: AcceleratorConfig) -> Callable[[Callable[P, R]],
             connection = connect()
             try:
                 return _run(connection, accelerator_config, plain, options, args, kwargs)
+            except KeyboardInterrupt:
+                print("\nInterrupted. Finished steps are kept; the same command goes on", file=sys.stderr)
+                raise KeyboardInterrupt from None  # without Ray's frames
             finally:
                 connection.close()
 

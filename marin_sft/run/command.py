@@ -400,7 +400,7 @@ def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
         "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"
     )
     parser.add_argument("--role_map", metavar="THEIRS=OUR,..", help="role names of the rows: bot=assistant")
-    parser.add_argument("--train_on", metavar="W", help="assistant (default), last or all")
+    parser.add_argument("--train_on", metavar="W", help="assistant (default), last, all, completion or everything")
     parser.add_argument(
         "--format_options", metavar="JSON", help="more fields of ChatLmDatasetFormat: '{\"drop_system\": true}'"
     )

@@ -21,6 +21,7 @@ from marin_sft.trainers.configs import SFTConfig
 from marin_sft.trainers.enums import CHECKPOINTERS
 from marin_sft.trainers.results import TrainResult
 from marin_sft.trainers.settings import (
+    BY_NAME,
     BY_SPELLING,
     NO_EFFECT,
     REFUSED,
@@ -108,6 +109,11 @@ def _train(
 def trainer_of(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Dialect, program: str) -> SFTTrainer:
     """The trainer that a command line asks for. Raises as `parse` and the trainer."""
     given = parse(argv, trainer_class.config_class, program)
+    values = given.config.values(dialect)
+    missing = [BY_NAME[name] for name in ("model", "data") if not values[name]]
+    if missing:
+        expected = " and ".join(f"--{_shown_name(setting, dialect)}" for setting in missing)
+        raise UserError(f"{program}: expected {expected}; {program} --help lists the flags")
     torchrun.check_devices(given.resources)
     return trainer_class(given.config, resources=given.resources, flags=given.flags, dialect=dialect)
 
@@ -328,7 +334,12 @@ def help_text(pairs: bool, dialect: Dialect, program: str, *, everything: bool) 
 def _help_line(setting: Setting, dialect: Dialect, pairs: bool) -> str:
     default = setting.default(dialect, pairs)
     told = "" if default is None or setting.kind is bool and not default else f" ({default})"
-    return _line(setting.names[0], _PLACEHOLDERS.get(setting.kind, ""), f"{setting.about}{told}")
+    return _line(_shown_name(setting, dialect), _PLACEHOLDERS.get(setting.kind, ""), f"{setting.about}{told}")
+
+
+def _shown_name(setting: Setting, dialect: Dialect) -> str:
+    """The usual spelling, or our own short one where the command is our own."""
+    return setting.name if dialect is Dialect.OURS and setting.name in setting.names else setting.names[0]
 
 
 _PLACEHOLDERS: Mapping[type, str] = {int: "N", float: "X", str: "TEXT", list: "TEXT ..."}

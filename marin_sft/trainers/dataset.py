@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, overload
 
@@ -12,8 +14,9 @@ from marin_sft.data.preview import preview
 from marin_sft.data.tokenizer import load_tokenizer_by_name
 from marin_sft.errors import ConfigError, DataError
 from marin_sft.paths import find, local_path, nearest_path
+from marin_sft.recipes.hub_revisions import id_and_revision
 from marin_sft.trainers.configs import SFTConfig
-from marin_sft.trainers.rows import first_row, format_of
+from marin_sft.trainers.rows import first_row, format_of, is_on_hub
 from marin_sft.trainers.settings import Dialect
 
 if TYPE_CHECKING:
@@ -28,15 +31,15 @@ class SFTDataset(Sequence[Features]):
 
     "input_ids"; "attention_mask", all ones; "labels", the ids, unshifted, or -100 where nothing is trained.
 
-    data_path: a file, a directory or a glob; a dataset on the hub is loaded with `datasets.load_dataset` first.
+    data_path: a file, a directory, a glob, or the id of a dataset on the hub.
     tokenizer: one of transformers, or its hub id or directory.
     max_length: tokens of an example; longer ones are cut.
-    format_type: "alpaca", "sharegpt", or "custom", which finds out the shape of each row.
+    format_type: "alpaca" or "sharegpt"; "custom" or None: the shape of each row is found out.
     use_chat_template: False: "### Instruction:" and "### Response:".
-    split: the rows of a directory by `datasets`' split; None: all.
+    split: of a dataset on the hub, slices allowed; None: "train".
 
     Raises:
-        ConfigError: no such file or format.
+        ConfigError: no such file or format, or a split of files.
         DataError: no row can be used.
     """
 
@@ -45,24 +48,19 @@ class SFTDataset(Sequence[Features]):
         data_path: str,
         tokenizer: PreTrainedTokenizerFast | str,
         max_length: int = 2048,
-        format_type: str = "alpaca",
+        format_type: str | None = None,
         use_chat_template: bool = True,
         split: str | None = None,
     ) -> None:
         if not is_count(max_length):
             raise ConfigError(f"max_length = {max_length!r}: expected a number of tokens from 1")
-        if local_path(data_path) is not None and not find(data_path).names:
-            raise ConfigError(
-                f"data_path = {data_path!r}: no such file; expected a file, a directory or a glob of rows"
-                f"{nearest_path(data_path)}"
-            )
         settings = SFTConfig(format_type=format_type, no_chat_template=not use_chat_template)
-        format = format_of(settings.values(Dialect.SCRIPT), first_row(data_path), pairs=False, texts=False)
         ready = load_tokenizer_by_name(tokenizer) if isinstance(tokenizer, str) else tokenizer
         self.dropped: dict[str, int] = {}
         self._examples: list[Features] = []
-        where = data_path if split is None else f"{data_path}/{split}*"
-        self._read(where, ready, format, max_length)
+        with _files_of(data_path, split) as path:
+            format = format_of(settings.values(Dialect.SCRIPT), first_row(path), pairs=False, texts=False)
+            self._read(path, ready, format, max_length)
         if not self._examples:
             raise DataError(f"{data_path}: no row can be used; dropped: {self.dropped}")
 
@@ -84,6 +82,28 @@ class SFTDataset(Sequence[Features]):
 
     def __iter__(self) -> Iterator[Features]:
         return iter(self._examples)
+
+
+@contextlib.contextmanager
+def _files_of(data_path: str, split: str | None) -> Iterator[str]:
+    """Where the rows lie in files, for a while."""
+    if is_on_hub(data_path):
+        import datasets
+
+        id, revision = id_and_revision(data_path)
+        with tempfile.TemporaryDirectory() as directory:
+            rows = datasets.load_dataset(id, revision=revision, split=split or "train")
+            rows.to_json(f"{directory}/rows.jsonl")
+            yield f"{directory}/rows.jsonl"
+        return
+    if local_path(data_path) is not None and not find(data_path).names:
+        raise ConfigError(
+            f"data_path = {data_path!r}: no such file; expected a file, a directory or a glob of rows, or a hub id"
+            f"{nearest_path(data_path)}"
+        )
+    if split is not None:
+        raise ConfigError(f"split = {split!r}: files have no splits; expected data_path to name the files of the split")
+    yield data_path
 
 
 def _features(row: TokenRow) -> Features:

@@ -68,6 +68,11 @@ def kept_rows(name: str, rows: Iterable[Row], prefix: str, formatting_func: Call
         ConfigError: no rows, rows that are no dictionaries or hold what JSON cannot, rows without an end, or a function
             that answers with something else than texts.
     """
+    if isinstance(rows, Mapping):
+        raise ConfigError(
+            f"{name}: got a {type(rows).__name__} of {', '.join(map(str, rows))}; expected the rows of one of them: "
+            f"data[{next(iter(rows), 'train')!r}]"
+        )
     if not hasattr(rows, "__len__"):
         raise ConfigError(
             f"{name}: got {type(rows).__name__}, rows without an end, which cannot be known by their content; load the "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,21 +18,19 @@ from marin_sft.execution.step import ExecutorStep
 from marin_sft.inputs import Source
 from marin_sft.paths import find, local_path, nearest_path
 from marin_sft.recipes.hub_revisions import id_and_revision
-from marin_sft.recipes.sources import is_hub_id, model_of, rows_of, tokenizer_of
+from marin_sft.recipes.sources import model_of, rows_of, tokenizer_of
 from marin_sft.steps import dpo, export, mixture, sft, tokenize
 from marin_sft.trainers.configs import SFTConfig
 from marin_sft.trainers.hardware import default_resources, device_count
 from marin_sft.trainers.memory import Kept, Tokenizer, kept_rows, kept_tokenizer
 from marin_sft.trainers.models import ModelHandle
 from marin_sft.trainers.recommended import longest_of, recommended
-from marin_sft.trainers.rows import completes, first_row, format_of
+from marin_sft.trainers.rows import completes, first_row, format_of, is_on_hub
 from marin_sft.trainers.settings import Dialect
 from marin_sft.trainers.training_arguments import TrainingArguments
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.sft_config import SFTConfig as SFTStepConfig
-
-_FILE = re.compile(r"\.(jsonl?|parquet|arrow|csv|tsv|txt)(\.\w+)?$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,27 +167,39 @@ class PipelineBuilder:
                 f"completion_only_loss: expected rows with prompt and completion; those of {name} have "
                 f"{sorted(row or ())}. assistant_only_loss=True trains the answers of chats"
             )
-        split = (self._values["eval_split"] or "validation") if held_out else self._values["split"]
-        rows = self._rows(name, data, split)
+        rows = self._rows(name, data, held_out)
         train, validation = ((), rows) if held_out else (rows, ())
         return tokenize(name, train, tokenizer=tokenizer, format=format, validation=validation), format
 
-    def _rows(self, name: str, data: Any, split: str) -> Source:
+    def _rows(self, name: str, data: Any, held_out: bool) -> Source:
         if isinstance(data, str | Path):
             if self._given.formatting_func is not None:
                 raise ConfigError("formatting_func: expected rows in memory to call it with; got a path or hub id")
             text = str(data)
-            if is_hub_id(text) and not _FILE.search(text):
+            if is_on_hub(text):
+                split = (self._values["eval_split"] or "validation") if held_out else self._values["split"]
                 return rows_of(HfDataset(*id_and_revision(text), subset=self._values["subset"], split=split), split)
+            self._require_no_part(held_out)
             if local_path(text) is not None and not find(os.path.expanduser(text)).names:
                 raise ConfigError(
                     f"{name}: got {text!r}; expected a file, a directory or a glob of rows, of which there is none of "
                     f"that name{nearest_path(text)}, or a hub id 'org/name'"
                 )
             return text
+        self._require_no_part(held_out)
         kept = kept_rows(name, data, self._prefix, self._given.formatting_func)
         self._kept.append(kept)
         return kept.step
+
+    def _require_no_part(self, held_out: bool) -> None:
+        """Raises ConfigError for a part of a dataset on the hub, where the rows are elsewhere."""
+        for name in ("eval_split",) if held_out else ("split", "subset"):
+            spelling, value = self._config.given().get(name, ("", None))
+            if value not in (None, "train", "validation", "test"):
+                raise ConfigError(
+                    f"{spelling} = {value!r}: only datasets on the hub have such parts; name the files, or give "
+                    "load_dataset(..., split=...) as the dataset"
+                )
 
     def _length(self) -> int:
         length, longest = int(self._values["seq_len"]), self._given.model.longest
@@ -217,7 +226,7 @@ class PipelineBuilder:
 
     def _reference(self, where: str) -> dict[str, Any]:
         reference = self._given.reference
-        source = reference.source if reference else self._values["reference"]
+        source = _with_revision(reference.source, reference.revision) if reference else self._values["reference"]
         return {} if source is None else {"reference": model_of(str(source), where)}
 
 

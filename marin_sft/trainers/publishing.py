@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from marin_sft.paths import file_system, local_path, names_in
+from marin_sft.training.checkpoints import MARK
 
 SOURCE = "marin_sft_source.json"
 """Says which output a directory was copied from."""
@@ -35,6 +36,12 @@ def publish(source: str, target: str) -> None:
 def publish_file(source: str, target: str) -> None:
     """Copy one file of the store."""
     _copy(source, target)
+
+
+def saved_with_state(output: str) -> list[str]:
+    """The steps of models in an output that lie there with the state to resume from, which is written last."""
+    steps = [name.removeprefix("step-") for name in names_in(f"{output}/hf") if name.startswith("step-")]
+    return [step for step in steps if MARK in names_in(f"{output}/hf/step-{step}/checkpoints/step-{step}")]
 
 
 def remove_copies(parent: str, prefix: str, keep: set[str]) -> None:

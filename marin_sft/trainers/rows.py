@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ from marin_sft.data.formats import (
     TextLmDatasetFormat,
     TrainOn,
 )
+from marin_sft.data.messages.detection import by_our_names, find_shapes
 from marin_sft.data.messages.shapes import SHAPE_BY_NAME
 from marin_sft.errors import ConfigError
 from marin_sft.paths import find, local_path
+from marin_sft.recipes.sources import is_hub_id
 
 Values = Mapping[str, Any]
 _MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
+_PAIRS = {"preference", "ranked"}  # shapes of rows that hold a better and a worse answer
+_FILE = re.compile(r"\.(jsonl?|parquet|arrow|csv|tsv|txt)(\.\w+)?$")
 _SHAPES = {"alpaca": "alpaca", "sharegpt": "sharegpt", "custom": None}
 
 PLAIN_PROMPTS = (
@@ -30,6 +35,11 @@ PLAIN_PROMPTS = (
     "{% if add_generation_prompt %}### Response:\n{% endif %}"
 )
 """A chat template for models without one, as instruction-following models were trained before chat."""
+
+
+def is_on_hub(data: str) -> bool:
+    """Whether rows are named by a hub id: "data/train.json" is a file, if one that is missing."""
+    return is_hub_id(data) and not _FILE.search(data)
 
 
 def first_row(data: object) -> Mapping[str, Any] | None:
@@ -64,7 +74,7 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
     """
     template = _template(values)
     if pairs:
-        return PreferenceChatLmDatasetFormat(chat_template=template)
+        return _format_of_pairs(template, row)
     special = values["add_special_tokens"]
     if texts:
         return TextLmDatasetFormat(add_special_tokens=special)
@@ -88,6 +98,18 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
         shape=None if shape is None else _SHAPES[shape],
         train_on=_train_on(values),
     )
+
+
+def _format_of_pairs(template: str | None, row: Mapping[str, Any] | None) -> LmDatasetFormat:
+    """Raises ConfigError if the first row is known and holds no preference."""
+    if row is None or {"chosen", "rejected"} <= row.keys():
+        return PreferenceChatLmDatasetFormat(chat_template=template)
+    format = ChatLmDatasetFormat(chat_template=template)
+    if not _PAIRS & {shape.name for shape in find_shapes(by_our_names(dict(row), format), format)}:
+        raise ConfigError(
+            f"preference training: expected rows with chosen and rejected answers; the first row has {sorted(row)}"
+        )
+    return format
 
 
 def _check_fits(shape: str, row: Mapping[str, Any]) -> None:

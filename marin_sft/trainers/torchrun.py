@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from marin_sft.errors import UserError
+from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.resources import Resources
 from marin_sft.trainers.hardware import default_resources, device_count
 
@@ -87,6 +88,6 @@ def _under_torchrun() -> bool:
 
 
 def _place() -> Path:
-    """Known to all processes of one launch, and of no other."""
-    launch = f"{os.environ.get('TORCHELASTIC_RUN_ID', 'none')}-{os.environ.get('MASTER_PORT', '0')}-{os.getppid()}"
-    return Path(tempfile.gettempdir(), f"marin_sft-torchrun-{launch.replace('/', '_')}")
+    """Known to all processes of one launch, and of no other: process numbers come again, with another start."""
+    launcher = ProcessIdentity.of(os.getppid())
+    return Path(tempfile.gettempdir(), f"marin_sft-torchrun-{launcher.boot_id}-{launcher.pid}-{launcher.start_time}")

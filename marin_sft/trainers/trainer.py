@@ -6,13 +6,14 @@ it. It holds no weights. The same call again trains nothing and gives the same r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from marin_sft.errors import ConfigError
+from marin_sft.errors import ConfigError, StoreError
 from marin_sft.execution.executor import Executor, ExecutorFlags, Run
 from marin_sft.execution.flags import absolute_prefix
 from marin_sft.execution.plan import Action
@@ -25,7 +26,7 @@ from marin_sft.trainers.configs import DPOConfig, SFTConfig
 from marin_sft.trainers.models import ModelHandle
 from marin_sft.trainers.peft import lora_of
 from marin_sft.trainers.pipeline import Given, Pipeline, PipelineBuilder
-from marin_sft.trainers.publishing import publish, publish_file, remove_copies
+from marin_sft.trainers.publishing import publish, publish_file, remove_copies, saved_with_state
 from marin_sft.trainers.results import Figures, TrainResult
 from marin_sft.trainers.settings import Dialect, without_effect
 
@@ -112,12 +113,16 @@ class SFTTrainer:
             raise ConfigError(f"{type(self).__name__}: got no model; expected model=, a hub id or a directory")
         if data is None:
             raise ConfigError(f"{type(self).__name__}: got no data; expected train_dataset= or data_path=")
-        reference = self._one(reference_model=reference_model, ref_model=ref_model)
+        reference = self._one(
+            reference_model=reference_model, ref_model=ref_model, reference_model_repo_id=said.get("reference")
+        )
         self._given = Given(
             model=_handle(source),
             train_data=data,
             eval_data=_named(self._one(eval_dataset=eval_dataset, eval_data_path=values["eval_data"])),
-            tokenizer=self._one(processing_class=processing_class, tokenizer=tokenizer),
+            tokenizer=self._one(
+                processing_class=processing_class, tokenizer=tokenizer, processor_repo_id=said.get("tokenizer")
+            ),
             formatting_func=formatting_func,
             reference=None if reference is None else _handle(reference),
             lora=None if peft_config is None else lora_of(peft_config),
@@ -147,7 +152,8 @@ class SFTTrainer:
 
         Raises:
             ConfigError: for what cannot be trained.
-            RunFailed: a step failed. The same call goes on from what it saved.
+            RunFailed: a step failed. The same call goes on from what it saved; models with their states have been
+                copied.
         """
         if isinstance(resume_from_checkpoint, str):
             self.config.resume_from_checkpoint = resume_from_checkpoint
@@ -223,9 +229,23 @@ class SFTTrainer:
             for kept in written:
                 kept.write(self._flags.prefix)
             return executor.run(steps, description)
+        except BaseException:
+            with contextlib.suppress(OSError, StoreError):  # what went wrong first is what counts
+                self._copy_saved(planned)
+            raise
         finally:
             for kept in written:
                 kept.remove(self._flags.prefix)
+
+    def _copy_saved(self, planned: Run) -> None:
+        """To the output directory: the models that an unfinished training saved with their states."""
+        target, saved = self._target()
+        for item in planned.plan:
+            if item.node.step is self._pipeline().trained:
+                directory = planned.plan.store.path(item.node.directory)
+                for attempt in sorted((name for name in names_in(directory) if name.isdigit()), key=int):
+                    for step in saved_with_state(f"{directory}/{attempt}"):
+                        publish(f"{directory}/{attempt}/hf/step-{step}", f"{target}/{saved}{step}")
 
     def _result(self, pipeline: Pipeline, run: Run) -> TrainResult | None:
         output, exported = run.output_path(pipeline.trained), run.output_path(pipeline.exported)
@@ -238,21 +258,25 @@ class SFTTrainer:
         return TrainResult(
             history=history,
             metrics=metrics,
-            output_dir=self._copy(pipeline, output, exported, metrics),
+            output_dir=self._copy(output, exported, metrics),
             checkpoint_path=exported,
             global_step=int(history[-1]["step"]),
             training_loss=metrics["train_loss"],
         )
 
-    def _copy(self, pipeline: Pipeline, output: str, exported: str, metrics: Figures) -> str | None:
-        """To the output directory: the model, those saved while training, and the log."""
+    def _target(self) -> tuple[str, str]:
+        """The output directory, and what directories of models saved in it are called before their step."""
         values = self.config.values(self.dialect)
         target = absolute_prefix(str(values["output_dir"]))
-        saved = "checkpoint-"
-        if self.dialect is Dialect.OURS and "output_dir" not in self.config.given():
-            target = f"{target}/{pipeline.name}"
         if self.dialect is Dialect.EASYDEL:
-            target, saved = f"{target}/{values['run'] or type(self).__name__}", "run-"
+            return f"{target}/{values['run'] or type(self).__name__}", "run-"
+        if self.dialect is Dialect.OURS and "output_dir" not in self.config.given():
+            target = f"{target}/{self._pipeline().name}"
+        return target, "checkpoint-"
+
+    def _copy(self, output: str, exported: str, metrics: Figures) -> str | None:
+        """To the output directory: the model, those saved while training, and the log."""
+        values, (target, saved) = self.config.values(self.dialect), self._target()
         steps = [name.removeprefix("step-") for name in names_in(f"{output}/hf") if name.startswith("step-")]
         for step in steps:
             publish(f"{output}/hf/step-{step}", f"{target}/{saved}{step}")

@@ -118,6 +118,9 @@ class TrainingArguments:
         if self._pairs and loss.z_loss:
             raise ConfigError(f"LossConfig.z_loss = {loss.z_loss} is not supported: the loss of DPO has no such term")
         given = {"z_loss_weight": loss.z_loss, "label_smoothing": loss.label_smoothing}
+        for name, value in given.items():
+            if value and self._values[name] not in (None, value):
+                raise ConfigError(f"LossConfig says {name} = {value}, and {name} = {self._values[name]}; expected one")
         return {name: value for name, value in given.items() if value}
 
     def _rate(self) -> dict[str, Any]:
@@ -289,6 +292,9 @@ class TrainingArguments:
     def _lora(self) -> LoraConfig | None:
         values = self._values
         if self._given_lora is not None:
+            said = [spelling for name, (spelling, _) in self._config.given().items() if name in _OF_LORA]
+            if said:
+                raise ConfigError(f"peft_config and {', '.join(said)} are both given; expected one of them")
             return self._given_lora
         if not values["use_lora"]:
             idle = [spelling for name, (spelling, _) in self._config.given().items() if name in _OF_LORA]
@@ -314,6 +320,8 @@ class TrainingArguments:
             asked |= {"wandb", "tensorboard"}
         for name in asked - {"wandb", "tensorboard", "all", "none"}:
             raise ConfigError(f"report_to = {name!r} is not supported: expected wandb, tensorboard, all or none")
+        if values["use_wandb"] is False and "wandb" in asked:
+            raise ConfigError("use_wandb = False, but report_to has wandb; expected one of them")
         wanted = values["use_wandb"] if values["use_wandb"] is not None else ("wandb" in asked or None)
         if wanted is None and self._dialect is not Dialect.TRL and not asked:
             wanted = _has_wandb_key()  # a default is used where it can be

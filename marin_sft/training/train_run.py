@@ -18,7 +18,7 @@ from levanter.trainer import Trainer
 from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
 from marin_sft.errors import TrainingError
-from marin_sft.training import checkpoints, exports, levanter_trainer, mesh
+from marin_sft.training import checkpoints, device_memory, exports, levanter_trainer, mesh
 from marin_sft.training.length import epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput
@@ -39,6 +39,7 @@ from marin_sft.training.train_step import recording, step_function
 TRAIN_SLICE = 8  # batches to evaluate on if nothing is held out
 
 
+@device_memory.explained()
 def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     """Train the base model on the objective from `build`, and write the model."""
     if config.lora is not None:

@@ -25,7 +25,9 @@ SCRIPT = """
         out: str = this_output_path()
 
         def words(self):  # a class of the script with code of its own: it counts by its source
-            return [self.text, os.environ["OF_INIT"], ray.get_runtime_context().get_job_id()]
+            import only_there
+
+            return [self.text, os.environ["OF_INIT"], ray.get_runtime_context().get_job_id(), only_there.TEXT]
 
     @step_fn(kind="noted")
     def noted(config):
@@ -41,7 +43,8 @@ SCRIPT = """
         return executor_main([step], argv=["--prefix", PREFIX, *flags])
 
     def init(cpus):
-        ray.init(num_cpus=cpus, resources={"magic": 1}, runtime_env={"env_vars": {"OF_INIT": "yes"}})
+        shipped = {"env_vars": {"OF_INIT": "yes"}, "working_dir": str(Path(__file__).parent / "shipped")}
+        ray.init(num_cpus=cpus, resources={"magic": 1}, runtime_env=shipped)
 """
 
 WAYS = """
@@ -76,6 +79,8 @@ WAYS = """
 
 
 def launch(tmp_path, *parts):
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "only_there.py").write_text("TEXT = 'shipped'\n")
     script = tmp_path / "script.py"
     script.write_text("".join(map(textwrap.dedent, parts)))
     return [sys.executable, str(script)]
@@ -100,7 +105,7 @@ def test_steps_run_on_it_and_it_is_still_up_afterwards(ways):
     (up,) = [line.split() for line in shown.splitlines() if line.startswith("up: ")]
     assert up[:3] == ["up:", "True", "script.py"]
     for name in ("in_driver", "in_task", "in_actor"):
-        assert note(tmp_path, name) == [name, "yes", up[3]], "in the user's job and runtime_env"
+        assert note(tmp_path, name) == [name, "yes", up[3], "shipped"], "in the user's job and runtime_env"
 
 
 def test_who_waits_holds_no_cpu_that_its_steps_need(ways):

@@ -75,8 +75,21 @@ EXAMPLE = """
         num_of_sequences=512,
         max_sequence_length=256,
     )
-    trainer = ed.SFTTrainer(arguments=config, model=model, train_dataset=dataset, processing_class=tokenizer)
+    here = ed.ExecutorFlags(backend="inline")
+    trainer = ed.SFTTrainer(
+        arguments=config, model=model, train_dataset=dataset, processing_class=tokenizer, flags=here
+    )
     result = trainer.train()
+    eval_dataset = load_dataset("Anthropic/hh-rlhf", data_dir="helpful-base", split="validation[:10%]")
+    trainer = ed.SFTTrainer(
+        arguments=config,
+        model=model,
+        train_dataset=dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        flags=here,
+    )
+    print(trainer.evaluate()["eval_loss"])
     print(result.output_dir)
     print(result.global_step, [line["learning_rate"] for line in result.history])
 """
@@ -84,7 +97,8 @@ EXAMPLE = """
 
 @pytest.fixture(scope="module")
 def example(published, tmp_path_factory):
-    """After the complete example; of its length alone, 4096 by default, less is trained."""
+    """After the complete example, and an evaluation with the dataset of the page. Shorter than the default of 4096, and
+    without a Ray of its own."""
     desk = Desk.at(tmp_path_factory.mktemp("page"), published.environment)
     desk.write("example.py", EXAMPLE)
     return desk, desk.trained("python example.py")
@@ -102,21 +116,31 @@ def test_the_complete_example_trains(example, published):
     assert list(record.parent.glob("wandb/**/*.wandb"))
 
 
+def test_a_model_is_evaluated_before_it_is_trained(example):
+    desk, done = example
+    (metrics,) = desk.path.glob("store/perplexity/*/latest/metrics.json")
+    assert float(done.out.splitlines()[-3]) == pytest.approx(json.loads(metrics.read_text())["loss"])
+
+
 def test_the_named_field_is_trained_as_plain_text(example, published):
     """Whole, although rows with chosen and rejected look like preferences."""
     desk, _ = example
-    (stats,) = desk.path.glob("store/tokenized/sft_example-*/latest/stats.json")
-    counted = json.loads(stats.read_text())["train"]
+    found = [json.loads(path.read_text()) for path in desk.path.glob("store/tokenized/*/latest/stats.json")]
+    (counted,) = [stats["train"] for stats in found if "train" in stats]
     tokenizer = transformers.AutoTokenizer.from_pretrained(published.models[LLAMA])
     texts = [f"\n\nHuman: {row['instruction']}\n\nAssistant: {row['output']}" for row in SUMS[:4]]
     tokens = sum(len(tokenizer(text)["input_ids"]) + 1 for text in texts)  # and EOS
-    assert (counted["documents"], counted["tokens"], counted["trained_tokens"]) == (4, tokens, tokens)
+    assert (counted["documents"], counted["tokens"], counted["trained_tokens"]) == (
+        4,
+        tokens,
+        tokens - 4,
+    )  # nothing is before the first
 
 
 def test_the_complete_example_again_trains_nothing(example):
     desk, done = example
     again = desk.trained("python example.py")
-    assert "0 steps run" in again.told and again.out.splitlines()[-2:] == done.out.splitlines()[-2:]
+    assert again.told.count("0 steps run") == 2 and again.out.splitlines()[-3:] == done.out.splitlines()[-3:]
 
 
 COMMAND = (

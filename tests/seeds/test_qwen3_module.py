@@ -250,7 +250,7 @@ def test_what_is_copied_is_what_the_steps_have_made(basic, folder):
 
 
 def test_a_checkpoint_is_gone_on_from_to_the_same_bits(basic, folder):
-    """In a store of its own, which knows nothing of the first."""
+    """In a store of its own, which knows nothing of the first; and what a training saves before it is cut short."""
     resumed = (
         "python train_sft.py --data_path ./examples/sample_alpaca.json --output_dir ./resumed --num_train_epochs 3 "
         "--save_steps 1 --save_total_limit 2 --backend inline --resume_from_checkpoint ./output/qwen-sft/checkpoint-2 "
@@ -259,6 +259,9 @@ def test_a_checkpoint_is_gone_on_from_to_the_same_bits(basic, folder):
     refused = folder.run(resumed + "--learning_rate 3e-5", **elsewhere)
     assert refused.code == 1 and "learning_rate was 2e-05 and is 3e-05" in refused.told
     assert "again python train_sft.py --data_path ./examples/sample_alpaca.json" in refused.told
+    short = folder.run(resumed.partition("--resume")[0] + "--seed 7 --training_time_limit 1s", **elsewhere)
+    assert short.code == 1 and "checkpoint-1" in folder.names("resumed"), short.told
+    assert "checkpoint.json" in folder.names("resumed/checkpoint-1/checkpoints/step-1")
     folder.trained(resumed, **elsewhere)
     weights = [(folder.path / name / "model.safetensors").read_bytes() for name in ("output/qwen-sft", "resumed")]
     assert weights[0] == weights[1]
@@ -305,12 +308,16 @@ def test_the_classes_on_two_devices_under_torchrun(folder):
 def test_the_classes_train_adapters(folder):
     folder.write("api.py", API)
     done = folder.trained("python api.py")
-    assert done.out.splitlines()[-1].startswith(f"3 {folder.path}/output [")
+    told = done.out.splitlines()[-1]
+    assert told.startswith(f"3 {folder.path}/output [")
+    for name in ("step", "epoch", "loss", "learning_rate", "grad_norm"):
+        assert repr(name) in told
     assert {"model.safetensors", "adapter"} <= folder.names("output")
     adapter = folder.json("output/adapter/adapter_config.json")
     assert adapter["r"] == 8 and adapter["lora_alpha"] == 16 and adapter["lora_dropout"] == 0.05
     assert len(adapter["target_modules"]) == 7
-    assert "0 steps run" in folder.trained("python api.py").told
+    again = folder.trained("python api.py")
+    assert "0 steps run" in again.told and again.out.splitlines()[-1] == told
 
 
 def test_the_config_has_the_defaults_of_the_document():
@@ -376,6 +383,26 @@ def test_the_formats_of_the_document(rows, format_type, texts, published, here):
     text = tokenizer.decode(dataset[0]["input_ids"])
     turns = [part.split("\n", 1)[1] for part in text.split("<|im_start|>")[1:]]
     assert [turn.split("<|im_end|>")[0] for turn in turns][-len(texts) :] == texts
+
+
+def test_the_loader_reads_datasets_of_the_hub(folder):
+    """In a process of its own: Hugging Face's libraries look at the environment once."""
+    folder.write(
+        "load.py",
+        f"""
+        from marin_sft import SFTDataset
+
+        for split in (None, "train[:10%]"):
+            dataset = SFTDataset("yahma/alpaca-cleaned", "{MODEL}", max_length=68, split=split)
+            print(len(dataset), max(len(example["input_ids"]) for example in dataset))
+        """,
+    )
+    assert folder.trained("python load.py").out.split("\n")[-3:-1] == ["40 68", "4 68"]
+
+
+def test_the_requirements_of_the_document_are_there():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ["-e ."]
 
 
 def test_rows_of_another_shape_than_the_default_are_read_as_what_they_are(folder, here):

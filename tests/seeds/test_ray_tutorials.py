@@ -211,7 +211,8 @@ def test_the_sft_tutorial_trains(sft_desk):
     assert {"model.safetensors", "config.json", "tokenizer.json", "train_results.json"} <= desk.names(output)
     lines = desk.lines(f"{output}/metrics.jsonl")
     assert lines[-1]["step"] == 2 and lines[-1]["perplexity"] > 1
-    assert any(name.startswith("validation/loss") for name in lines[-1])  # on training data, as there are no others
+    assert lines[-1]["train/loss"] > 0  # evaluated on what was trained, as there are no other rows
+    assert "holds nothing out: train/loss is the loss on" in done.told
     tokenizer = transformers.AutoTokenizer.from_pretrained(desk.path / output, local_files_only=True)
     assert tokenizer.chat_template
 
@@ -253,13 +254,13 @@ def test_the_chats_are_trained_as_the_formatting_func_writes_them(sft_desk, publ
     assert all(chat.endswith("<|im_end|>\n") for chat in chats)
     tokens = sum(len(tokenizer(chat)["input_ids"]) for chat in chats)
     assert counted["documents"] == 40 and counted["tokens"] == tokens
-    assert counted["trained_tokens"] == tokens
+    assert counted["trained_tokens"] == tokens - 40  # nothing comes before the first token of a text
 
 
 def test_the_sft_tutorial_again_trains_nothing(sft_desk):
     desk, _ = sft_desk
     again = desk.trained("python sft_finetune.py", HF_TOKEN_FOR_EASYDEL=TOKEN)
-    assert "0 steps run, 5 cached" in again.told and "Training finished." in again.told
+    assert "0 steps run," in again.told and "Training finished." in again.told
 
 
 def test_its_token_is_nowhere_in_the_store(sft_desk):

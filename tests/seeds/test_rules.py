@@ -11,6 +11,7 @@ from marin_sft import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from marin_sft.errors import ConfigError, UserError
 from marin_sft.trainers import TrainResult
 from marin_sft.trainers.settings import Dialect
+from marin_sft.trl import LoraConfig
 from tests.seeds.planned import directories, planned, planned_by
 
 MODEL = "Qwen/Qwen3-14B"
@@ -184,6 +185,29 @@ def test_several_machines_of_torchrun_are_refused(desk):
             lambda: SFTTrainer(MODEL, train_dataset=TEXTS, tokenizer="x/y", processing_class="x/z"),
             ("tokenizer", "processing_class"),
         ),
+        (
+            lambda: SFTTrainer(
+                MODEL, args=SFTConfig(processor_repo_id="x/y"), train_dataset=TEXTS, processing_class="x/z"
+            ),
+            ("processing_class", "processor_repo_id"),
+        ),
+        (
+            lambda: DPOTrainer(
+                MODEL, args=DPOConfig(reference_model_repo_id="x/y"), train_dataset=PAIRS, ref_model="x/z"
+            ),
+            ("ref_model", "reference_model_repo_id"),
+        ),
+        (
+            lambda: planned(
+                SFTTrainer(MODEL, args=SFTConfig(lora_r=4), train_dataset=TEXTS, peft_config=LoraConfig(r=8))
+            ),
+            ("peft_config", "lora_r"),
+        ),
+        (
+            lambda: easydel(loss_config=ed.LossConfig(z_loss=0.1), z_loss_weight=0.2),
+            ("z_loss_weight = 0.1", "z_loss_weight = 0.2"),
+        ),
+        (lambda: easydel(use_wandb=False, report_to="wandb"), ("use_wandb = False", "report_to")),
         (lambda: SFTTrainer(args=SFTConfig(), arguments=SFTConfig(), model=MODEL), ("args", "arguments")),
     ],
 )
@@ -218,6 +242,8 @@ def test_two_spellings_that_agree_are_one():
         (lambda: SFTTrainer(args=SFTConfig(), train_dataset=TEXTS), "got no model"),
         (lambda: SFTTrainer(MODEL, args=DPOConfig, train_dataset=TEXTS), "got settings of type type"),
         (lambda: easydel(rows=[]), "got no rows"),
+        (lambda: easydel(rows={"train": TEXTS, "test": TEXTS}), "expected the rows of one of them: data['train']"),
+        (lambda: easydel(dataset_split="train[:10%]"), "only datasets on the hub have such parts"),
         (lambda: easydel(rows=["one"]), "row 0 is a str; expected a dictionary"),
         (lambda: easydel(rows=[{"text": object()}]), "row 0 cannot be kept as JSON"),
     ],
@@ -225,6 +251,14 @@ def test_two_spellings_that_agree_are_one():
 def test_mistakes_are_told_with_what_was_expected(make, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         make()
+
+
+def test_a_mistake_in_a_script_is_one_paragraph(desk):
+    desk.write("mine.py", "from marin_sft import SFTConfig\n\nSFTConfig(learning_rat=1)\n")
+    done = desk.run("python mine.py")
+    assert done.code == 2 and done.told.startswith("error: SFTConfig: unknown setting 'learning_rat'")
+    assert "mine.py:3" in done.told and "Traceback" not in done.told
+    assert "Traceback" in desk.run("python mine.py --debug").told
 
 
 def test_adapters_that_nobody_switched_on_are_said():

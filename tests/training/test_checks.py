@@ -45,7 +45,10 @@ WHOLE, NUMBER = "a whole number", "a finite number"
         ({"reinit_tokens": "<|x|>"}, r"a sequence \(list or tuple\) of text"),
         ({"reinit_tokens": (1,)}, r"a sequence \(list or tuple\) of text"),
         ({"trackers": TensorboardConfig()}, r"a sequence \(list or tuple\) of TrackerConfig"),
-        ({"lora": {"r": 8, "alpha": 16}}, "LoraConfig or None; from marin_sft.training.lora_config import LoraConfig$"),
+        (
+            {"lora": {"r": 8, "alpha": 16}},
+            "LoraConfig or None, as in LoraConfig.*, from marin_sft.training.lora_config$",
+        ),
         ({"early_stopping": {"steps": 2, "patience": 1}}, "EarlyStopping or None"),
         ({"per_device_parallelism": -5}, "at least 1, or -1"),
     ],
