@@ -277,7 +277,7 @@ MISTAKES = {
         lambda: simple(train_batchsize=4),
         "SimpleSFTConfig has no field 'train_batchsize': did you mean 'train_batch",
     ),
-    "52, steps": (lambda: simple(num_steps=4), "SimpleSFTConfig has no field 'num_steps': did you mean 'num_train_steps'"),
+    "52, steps": (lambda: simple(num_steps=4), "no field 'num_steps': did you mean 'num_train_steps'"),
     "53": (lambda: simple(learning_rate="1e-3"), "learning_rate = '1e-3': .*remove the quotes"),
     "56": (lambda: simple(int8=True), "int8=True; expected False: there is no int8 training"),
     "57": (
