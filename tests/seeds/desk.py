@@ -48,7 +48,6 @@ class Desk:
         programs = {
             "python": [sys.executable],
             "torchrun": [sys.executable, "-m", "torch.distributed.run"],
-            "marin-sft": [sys.executable, "-m", "marin_sft.run.command"],
         }
         done = subprocess.run(
             [*programs[words[0]], *words[1:]],

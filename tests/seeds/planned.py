@@ -19,7 +19,6 @@ class Planned:
     training: Any
     mixture: Any
     formats: dict[str, LmDatasetFormat]
-    rows: dict[str, Any]
 
     @property
     def format(self) -> LmDatasetFormat:
@@ -39,7 +38,6 @@ def planned(trainer: SFTTrainer) -> Planned:
         training,
         mixture,
         {name: config.format for name, config in tokenized.items()},
-        {name: [*config.train_paths, *config.validation_paths] for name, config in tokenized.items()},
     )
 
 
