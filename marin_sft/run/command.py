@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
-from marin_sft.data.data_configs import POLICIES
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
@@ -38,6 +37,7 @@ from marin_sft.execution.terminal import complain, early_end_allowed, visible, w
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import local_path, nearest_path
 from marin_sft.run import explanation, garbage, launches, logs, status, verification
+from marin_sft.run.command_flags import add_gc_flags, add_preview_flags, amount, positive
 
 if TYPE_CHECKING:
     from marin_sft.trainers.trainer import SFTTrainer
@@ -338,12 +338,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["pin"].add_argument("--note", default="", help="why you keep it")
     parsers["chat"].add_argument("model", metavar="MODEL", help="a directory or a step")
     parsers["chat"].add_argument("--system", metavar="TEXT", help="a system message")
-    parsers["chat"].add_argument("--max_new_tokens", type=_positive, default=512, metavar="N", help="(default: 512)")
+    parsers["chat"].add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="(default: 512)")
     parsers["chat"].add_argument(
-        "--temperature", type=_amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
+        "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
     )
-    _add_gc_flags(parsers["gc"])
-    _add_preview_flags(parsers["preview"])
+    add_gc_flags(parsers["gc"])
+    add_preview_flags(parsers["preview"])
     parsers["import"].add_argument("config", metavar="YAML")
     parsers["import"].add_argument("-o", "--output", required=True, metavar="FILE", help="the experiment file to write")
     parsers["import"].add_argument("--force", action="store_true", help="write over a file that is there")
@@ -361,80 +361,6 @@ def _add_command(
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--debug", action="store_true", help=HELP["debug"])
     return parser
-
-
-def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
-    policy = GcPolicy()
-    parser.add_argument("--delete", action="store_true", help="remove it; without this flag gc only lists it")
-    parser.add_argument("--why", metavar="STEP", help="show what keeps this step")
-    parser.add_argument(
-        "--keep_runs",
-        type=_count,
-        default=policy.keep_runs,
-        metavar="N",
-        help="keep what the newest N launches use (default: 20)",
-    )
-    parser.add_argument(
-        "--keep_days",
-        type=_amount,
-        default=policy.keep_days,
-        metavar="D",
-        help="keep what launches of the last D days use (default: 14)",
-    )
-    parser.add_argument(
-        "--grace_hours",
-        type=_amount,
-        default=policy.grace_hours,
-        metavar="H",
-        help="keep everything younger than H hours (default: 24)",
-    )
-
-
-def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="the file of an experiment")
-    parser.add_argument("step", nargs="?", metavar="STEP", help="its tokenize step, if it has several")
-    parser.add_argument("--tokenizer", metavar="T", help="without an experiment: a directory, or a hub id")
-    parser.add_argument("--data", metavar="FILE", help="without an experiment: a file, a directory or a glob")
-    parser.add_argument("--format", metavar="F", help="the row format, or auto (default)")
-    parser.add_argument(
-        "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"
-    )
-    parser.add_argument("--role_map", metavar="THEIRS=OUR,..", help="role names of the rows: bot=assistant")
-    parser.add_argument("--train_on", metavar="W", help="assistant (default), last, all, completion or everything")
-    parser.add_argument(
-        "--format_options", metavar="JSON", help="more fields of ChatLmDatasetFormat: '{\"drop_system\": true}'"
-    )
-    parser.add_argument("--max_length", type=_positive, metavar="N", help="maximal number of tokens in a row")
-    parser.add_argument("--over_length", default="truncate", choices=POLICIES, metavar="P", help=", ".join(POLICIES))
-    parser.add_argument(
-        "--rows",
-        type=_positive,
-        default=3,
-        metavar="N",
-        help="show so many rows (default: 3); up to 1,000 are looked at",
-    )
-
-
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
-    return int(text)
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number >= 0, got {text!r}")
-    return value
 
 
 if __name__ == "__main__":
