@@ -97,7 +97,7 @@ def test_forcing_takes_either_quotes(plan, list):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (("num_train_steps=", "num_steps="), "use num_train_steps"),
+        (("num_train_steps=", "num_steps="), "num_train_steps"),
         (("train_batch_size=128", 'train_batch_size="128"'), "train_batch_size"),
         (("tulu-v2-sft-mixture", "tulu-v9"), "revision="),
         (("Llama-3.1-8B-Instruct", "Llama-3.1-8B"), "tokenizer"),
