@@ -108,8 +108,9 @@ class Run:
 class Executor:
     """Plans and runs steps under one prefix. `executor_main` adds the command line."""
 
-    def __init__(self, flags: ExecutorFlags | None = None) -> None:
-        self.flags = flags or ExecutorFlags()
+    def __init__(self, flags: ExecutorFlags | None = None, *, takes_flags: bool = True) -> None:
+        """takes_flags: whether the script hands its command line to the executor, so that failures can advise flags."""
+        self.flags, self._takes_flags = flags or ExecutorFlags(), takes_flags
 
     def plan(self, steps: Sequence[AnyStep]) -> Run:
         """Decide what would run. Reads the store and writes nothing.
@@ -188,7 +189,7 @@ class Executor:
         print_results(console, store, results, time.monotonic() - begun)
         run = Run(planned.graph, planned.plan, tuple(results))
         if run.failed:
-            print_failures(console, store, results, _this_command())
+            print_failures(console, store, results, _this_command(), self._takes_flags)
         return run
 
     def _schedule(self, run: Run, console: Console, results: list[StepResult], provenance: dict[str, object]) -> None:

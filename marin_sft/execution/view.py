@@ -96,8 +96,13 @@ def _result_row(store: Store, result: StepResult) -> tuple[Cell, ...]:
     return result.item.node.name, _coloured(result.status), took, figures, _relative(store, output)
 
 
-def print_failures(console: Console, store: Store, results: list[StepResult], command: str) -> None:
-    """For each failure: the error, the last frame in the user's code, the log, and the command to rerun the step."""
+def print_failures(
+    console: Console, store: Store, results: list[StepResult], command: str, takes_flags: bool = True
+) -> None:
+    """For each failure: the error, the last frame in the user's code, the log, and the command to rerun the step.
+
+    takes_flags: whether the command takes `--run_only`.
+    """
     for result in results:
         if result.failure is None:
             continue
@@ -107,7 +112,7 @@ def print_failures(console: Console, store: Store, results: list[StepResult], co
             console.print(Text(f"  at    {result.failure.location}"))
         if result.attempt:
             console.print(Text(f"  log   {attempt_path(store, result.item.node.directory, result.attempt)}/.log"))
-        console.print(Text(f"  again {command} --run_only '^{name}$'"))
+        console.print(Text(f"  again {command} --run_only '^{name}$'" if takes_flags else f"  again {command}"))
 
 
 def result_output(store: Store, result: StepResult) -> str | None:

@@ -14,7 +14,7 @@ from marin_sft.errors import MarinSftError, RunFailed, UserError, debugging
 from marin_sft.execution import flags as executor_flags
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig
-from marin_sft.execution.terminal import complain
+from marin_sft.execution.terminal import complain, early_end_allowed
 from marin_sft.nearest import nearest
 from marin_sft.trainers import torchrun
 from marin_sft.trainers.configs import SFTConfig
@@ -71,7 +71,8 @@ def _command(
     write: WriteExperiment | None,
 ) -> int:
     if {"-h", "--help"} & set(argv):
-        print(help_text(trainer_class.config_class.pairs, dialect, program, everything="all" in argv))
+        with early_end_allowed():
+            print(help_text(trainer_class.config_class.pairs, dialect, program, everything="all" in argv))
         return 0
     try:
         if torchrun.waits():
@@ -139,7 +140,7 @@ def _without_experiment_out(
 def summary(result: TrainResult) -> str:
     """How it went, where the model is, and how to use it."""
     where = result.output_dir or result.checkpoint_path
-    figures, lines = result.metrics, [f"{result.global_step} steps, loss {result.training_loss:.4g}"]
+    figures, lines = result.metrics, [f"{result.global_step} steps, loss {result.history[-1]['loss']:.4g}"]
     before, after = figures.get("before/validation/loss"), figures.get("validation/loss")
     if after is not None:
         lines.append(f"loss on held-out rows: {'' if before is None else f'{before:.4g} before, '}{after:.4g} after")
@@ -337,9 +338,27 @@ def _help_line(setting: Setting, dialect: Dialect, pairs: bool) -> str:
     return _line(_shown_name(setting, dialect), _PLACEHOLDERS.get(setting.kind, ""), f"{setting.about}{told}")
 
 
+_EASYDEL_NAMES = {
+    "model": "repo_id",
+    "data": "dataset_name",
+    "seq_len": "max_sequence_length",
+    "max_steps": "max_training_steps",
+    "output_dir": "save_directory",
+    "lr_schedule": "scheduler",
+    "max_grad_norm": "clip_grad",
+    "optimizer": "optimizer",
+    "steps_per_log": "log_steps",
+    "steps_per_eval": "evaluation_steps",
+}
+
+
 def _shown_name(setting: Setting, dialect: Dialect) -> str:
-    """The usual spelling, or our own short one where the command is our own."""
-    return setting.name if dialect is Dialect.OURS and setting.name in setting.names else setting.names[0]
+    """The spelling that users of the dialect know."""
+    if dialect is Dialect.OURS and setting.name in setting.names:
+        return setting.name
+    if dialect is Dialect.EASYDEL:
+        return _EASYDEL_NAMES.get(setting.name, setting.names[0])
+    return "dataset_name" if dialect is Dialect.TRL and setting.name == "data" else setting.names[0]
 
 
 _PLACEHOLDERS: Mapping[type, str] = {int: "N", float: "X", str: "TEXT", list: "TEXT ..."}

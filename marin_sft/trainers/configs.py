@@ -10,6 +10,7 @@ from marin_sft.errors import ConfigError
 from marin_sft.trainers.enums import CHECKPOINTERS
 from marin_sft.trainers.settings import (
     BY_NAME,
+    REFUSED,
     SETTINGS,
     Dialect,
     Group,
@@ -47,6 +48,10 @@ class SFTConfig:
 
     def __setattr__(self, name: str, value: Value) -> None:
         where = type(self).__name__
+        if name in REFUSED and not value:
+            return  # it is off, as here
+        if name == "loss_type" and not self.pairs and value == "nll":
+            return  # TRL's name for the loss of SFT
         setting = setting_named(name, where)
         check_possible(name, value, where)
         if setting is not None:

@@ -172,8 +172,13 @@ def texts_of(rows: Iterable[Row], formatting_func: Callable[..., Any]) -> Iterat
                 raise ConfigError(f"formatting_func made {len(texts)} texts of {len(batch)} rows; expected one of each")
             yield from ({"text": _text(text)} for text in texts)
         return
-    for row in rows:
-        text = formatting_func(dict(row))
+    for number, row in enumerate(rows):
+        try:
+            text = formatting_func(dict(row))
+        except Exception as error:
+            raise ConfigError(
+                f"formatting_func failed on row {number}, which has {sorted(row)}: {type(error).__name__}: {error}"
+            ) from error
         yield {"text": _text(text[0] if isinstance(text, list) and len(text) == 1 else text)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.training import lora_config
 
@@ -25,7 +26,7 @@ _FIXED: Mapping[str, tuple[object, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeftLoraConfig:
+class PeftLoraConfig(metaclass=NamedFields):
     """PEFT's `LoraConfig`, of which these fields are known here. See `marin_sft.training.lora_config.LoraConfig`."""
 
     r: int = 8

@@ -68,6 +68,8 @@ class PipelineBuilder:
     def __init__(self, config: SFTConfig, dialect: Dialect, given: Given, prefix: str) -> None:
         self._config, self._dialect, self._given, self._prefix = config, dialect, given, prefix
         self._values = config.values(dialect)
+        # A default may train answers only where rows have answers; what was asked for must hold.
+        self._values["answers_said"] = bool(config.given().get("answers_only", ("", None))[1])
         self._pairs = config.pairs
         self._kept: list[Kept] = []
         self._notes: list[str] = []
@@ -82,7 +84,18 @@ class PipelineBuilder:
             devices = device_count(self._resources)
             fitting = recommended(self._given.train_data, source, pairs=self._pairs, lora=lora, devices=devices)
             values.update({name: value for name, value in fitting.items() if values[name] is None})
+            self._notes.append(
+                f"rows of {values['seq_len']} tokens, {values['batch_size']} in an update, "
+                f"{values['num_train_epochs']:g} epochs, learning rate {values['learning_rate']:g}"
+            )
         longest = longest_of(source)
+        if "seq_len" in self._config.given() and self._config.given()["seq_len"][1] is None:
+            if longest is None:
+                raise ConfigError(
+                    f"{self._config.spelling('seq_len')} = None: how long rows may be is not known before the model is "
+                    "there; expected a number of tokens"
+                )
+            values["seq_len"] = longest
         if longest is not None and "seq_len" not in self._config.given():
             values["seq_len"] = min(values["seq_len"], longest)
 
@@ -137,7 +150,11 @@ class PipelineBuilder:
         """Of the training: as it was given, or of model and data; never of the output directory."""
         if self._values["run"]:
             return str(self._values["run"])
-        return f"{_plain_name(self._given.model.source)}-{self._data_name(self._given.train_data)}"
+        name = f"{_plain_name(self._given.model.source)}-{self._data_name(self._given.train_data)}"
+        if self._dialect is not Dialect.OURS:
+            return name
+        # Each has an output directory of its own.
+        return name + ("-lora" if self._values["use_lora"] else "") + ("-dpo" if self._pairs else "")
 
     def _data_name(self, data: Any) -> str:
         if isinstance(data, str | Path):
@@ -215,6 +232,11 @@ class PipelineBuilder:
         if not self._pairs:
             return {}
         prompt, completion = self._values["max_prompt_length"], self._values["max_completion_length"]
+        if prompt is not None and prompt >= self._seq_len and "max_prompt_length" in self._config.given():
+            raise ConfigError(
+                f"max_prompt_length = {prompt}, but max_length = {self._seq_len} is for a prompt and its completion "
+                "together; expected less"
+            )
         if prompt is not None and completion is None and prompt < self._seq_len:
             completion = self._seq_len - prompt
         if prompt is not None and completion is not None and prompt + completion != self._seq_len:

@@ -33,6 +33,15 @@ def publish(source: str, target: str) -> None:
     _write(f"{target}/{SOURCE}", json.dumps({"source": source, "files": files}, indent=1))
 
 
+def published_before(target: str, source: str) -> str | None:
+    """The step whose output lies in `target`, if `source` is the output of another."""
+    old = _about(target).get("source")
+    if not isinstance(old, str):
+        return None
+    before, now = (path.rstrip("/").rpartition("/")[0] for path in (old, source))
+    return None if before == now else "/".join(before.rsplit("/", 2)[-2:])
+
+
 def publish_file(source: str, target: str) -> None:
     """Copy one file of the store."""
     _copy(source, target)

@@ -76,7 +76,10 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
     if pairs:
         return _format_of_pairs(template, row)
     special = values["add_special_tokens"]
+    if texts and values["text_field"] is not None:
+        raise ConfigError("formatting_func makes the texts, and dataset_text_field names a column; expected one")
     if texts:
+        _check_no_mask(values, "formatting_func")
         return TextLmDatasetFormat(add_special_tokens=special)
     if values["tokens_given"]:
         if row is not None and "input_ids" not in row:
@@ -86,7 +89,13 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
     if field is not None and row is not None and field not in row:
         raise ConfigError(f"dataset_text_field = {field!r}: the rows have no such column; they have {sorted(row)}")
     if field is not None and not _holds_messages(field, row):
+        _check_no_mask(values, f"dataset_text_field = {field!r}")
         return TextLmDatasetFormat(field, add_special_tokens=special)
+    if row is not None and field is None and row.keys() >= {"chosen", "rejected"} and "messages" not in row:
+        raise ConfigError(
+            "supervised training: the first row has chosen and rejected answers; DPOTrainer or marin-sft dpo trains on "
+            "preferences, and dataset_text_field='chosen' on one of the columns"
+        )
     shape = values["shape"]
     if shape is not None and shape not in _SHAPES:
         raise ConfigError(f"format_type = {shape!r}: expected one of {', '.join(_SHAPES)}")
@@ -98,6 +107,19 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
         shape=None if shape is None else _SHAPES[shape],
         train_on=_train_on(values),
     )
+
+
+def _check_no_mask(values: Values, texts: str) -> None:
+    """Texts are trained whole. Raises ConfigError where only a part of them was asked for."""
+    asked = {
+        "assistant_only_loss = True": values.get("answers_said", False),
+        "completion_only_loss = True": values["completion_only"],
+        "train_on_inputs = False": values["prompts_too"] is False,
+    }
+    for setting in (name for name, holds in asked.items() if holds):
+        raise ConfigError(
+            f"{setting} cannot hold for the texts of {texts}: they are trained whole; leave out one of them"
+        )
 
 
 def _format_of_pairs(template: str | None, row: Mapping[str, Any] | None) -> LmDatasetFormat:

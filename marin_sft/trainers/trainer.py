@@ -26,7 +26,7 @@ from marin_sft.trainers.configs import DPOConfig, SFTConfig
 from marin_sft.trainers.models import ModelHandle
 from marin_sft.trainers.peft import lora_of
 from marin_sft.trainers.pipeline import Given, Pipeline, PipelineBuilder
-from marin_sft.trainers.publishing import publish, publish_file, remove_copies, saved_with_state
+from marin_sft.trainers.publishing import publish, publish_file, published_before, remove_copies, saved_with_state
 from marin_sft.trainers.results import Figures, TrainResult
 from marin_sft.trainers.settings import Dialect, without_effect
 
@@ -98,7 +98,7 @@ class SFTTrainer:
         if dialect is None:
             dialect = Dialect.EASYDEL if arguments is not None else Dialect.TRL if config is None else Dialect.SCRIPT
         settings = self._one(arguments=arguments, args=args, config=config) or self.config_class()
-        if not isinstance(settings, self.config_class):
+        if not isinstance(settings, self.config_class) or settings.pairs != self.config_class.pairs:
             raise ConfigError(
                 f"{type(self).__name__}: got settings of type {type(settings).__name__}; expected "
                 f"marin_sft.{self.config_class.__name__}"
@@ -128,7 +128,7 @@ class SFTTrainer:
             lora=None if peft_config is None else lora_of(peft_config),
             resources=resources,
         )
-        self._flags = flags or ExecutorFlags()
+        self._flags, self._takes_flags = flags or ExecutorFlags(), flags is not None
         self._trained: TrainResult | None = None
         self._built: Pipeline | None = None
 
@@ -137,6 +137,21 @@ class SFTTrainer:
         """The steps that `train` runs."""
         pipeline = self._pipeline()
         return [pipeline.trained, pipeline.exported]
+
+    def save_model(self, output_dir: str | None = None) -> None:
+        """Copy the trained model to `output_dir`, too.
+
+        Raises:
+            ConfigError: `train` has not been called.
+        """
+        if self._trained is None:
+            raise ConfigError("save_model: there is no model before train(), which also copies it to output_dir")
+        if output_dir is not None:
+            publish(self._trained.checkpoint_path, absolute_prefix(output_dir))
+
+    @property
+    def state(self) -> None:
+        raise AttributeError(f"{type(self).__name__}.state: train() returns history, global_step and metrics")
 
     @property
     def model(self) -> None:
@@ -219,7 +234,7 @@ class SFTTrainer:
         return self._built
 
     def _run(self, steps: list[ExecutorStep[Any]], description: str) -> Run:
-        executor, pipeline = Executor(self._flags), self._pipeline()
+        executor, pipeline = Executor(self._flags, takes_flags=self._takes_flags), self._pipeline()
         if self._flags.dry_run or self._flags.json:
             return executor.run(steps, description)
         planned = executor.plan(steps)
@@ -284,6 +299,9 @@ class SFTTrainer:
         adapted = "adapter" in names_in(output)
         remove_copies(target, "adapter", keep={"adapter"} if adapted else set())
         if values["last_save"]:
+            replaced = published_before(target, exported)
+            if replaced is not None:
+                print(f"{target}: replaces the model of {replaced}, which stays in the store", file=sys.stderr)
             publish(exported, target)
             if adapted:
                 publish(f"{output}/adapter", f"{target}/adapter")

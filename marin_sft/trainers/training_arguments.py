@@ -132,6 +132,15 @@ class TrainingArguments:
         if schedule is None:
             schedule = "constant" if values["learning_rate_end"] is None else "linear"
         steps = values["warmup_steps"]
+        of_transformers = self._dialect in (Dialect.TRL, Dialect.SCRIPT)
+        if of_transformers and values["lr_schedule"] == "constant" and (steps or values["warmup_ratio"]):
+            if {"warmup_steps", "warmup_ratio"} & given.keys():
+                self._notes.append(
+                    "without effect here: warmup with lr_scheduler_type = 'constant', as in transformers; "
+                    "'constant_with_warmup' has one"
+                )
+            values = {**values, "warmup_steps": None, "warmup_ratio": None}
+            steps = None
         warmup = (int(steps) if steps >= 1 else steps) if steps else values["warmup_ratio"] or 0
         if values["warmup_steps"] and "warmup_ratio" in given and values["warmup_ratio"]:
             raise ConfigError(
@@ -170,7 +179,11 @@ class TrainingArguments:
             at_once, counted = each * devices, f"{each} x {devices} device{'s' if devices > 1 else ''}"
         else:
             counted = str(at_once)
-        parts = values["gradient_accumulation_steps"] or 1
+        parts = values["gradient_accumulation_steps"]
+        parts = 1 if parts is None else parts
+        for name, count in (("gradient_accumulation_steps", parts), ("batch_size", at_once)):
+            if count < 1:
+                raise ConfigError(f"{self._config.spelling(name)} = {count}: expected at least 1")
         if parts > 1 or counted != str(at_once):
             self._notes.append(f"an update takes {at_once * parts} examples: {counted} x {parts} accumulated")
         steps = values["max_steps"] if values["max_steps"] and values["max_steps"] > 0 else None
@@ -248,7 +261,11 @@ class TrainingArguments:
             asked = True
             if self._dialect is Dialect.EASYDEL:
                 self._notes.append("do_eval: on, because there is an eval_dataset")
+        if values["eval_strategy"] == "steps" and not held_out:
+            raise ConfigError("eval_strategy = 'steps': there is no evaluation data; expected eval_dataset or its path")
         every = values["steps_per_eval"] if asked and held_out else None
+        if every and values["eval_strategy"] == "steps" and "steps_per_eval" not in self._config.given():
+            every = values["steps_per_log"]  # as in transformers
         return {"do_eval": asked, "steps_per_eval": every, "eval_on_start": bool(asked and values["eval_on_start"])}
 
     def _saving(self) -> dict[str, Any]:
@@ -265,15 +282,22 @@ class TrainingArguments:
             "steps_per_hf_export": every,
             "hf_exports_kept": values["save_total_limit"] or None,
             "save_optimizer_state": bool(states),
+            **({"steps_per_checkpoint": every} if states else {}),  # what is killed goes on from there
         }
 
     def _pair_loss(self) -> dict[str, Any]:
         values = self._values
         losses = values["loss_type"] if isinstance(values["loss_type"], tuple) else (values["loss_type"],)
         loss: Any = losses[0] if len(losses) == 1 else list(losses)
+        if values["loss_weights"] is not None and len(values["loss_weights"]) != len(losses):
+            raise ConfigError(
+                f"loss_weights = {list(values['loss_weights'])}: expected one for each of loss_type = {list(losses)}"
+            )
         if values["loss_weights"] is not None:
             loss = dict(zip(losses, map(float, values["loss_weights"]), strict=True))
         found: dict[str, Any] = {"loss_type": loss}
+        if values["sync_ref_model"] and self._config.said.get("precompute_ref_log_probs"):
+            raise ConfigError("sync_ref_model and precompute_ref_log_probs contradict each other; expected one of them")
         if values["sync_ref_model"]:
             found |= {name: values[name] for name in ("ref_model_sync_steps", "ref_model_mixup_alpha")}
         return found

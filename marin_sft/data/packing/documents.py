@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,6 +57,13 @@ class PackedRows(Rows):
             raise DataError(
                 f"{name}/{selection.source}: none of {len(chosen)} documents has a trained token within "
                 f"seq_len={seq_len} (over_length={over_length!r}); raise seq_len"
+            )
+        if some.truncated:
+            whole, left = int(selection.cache.lengths[chosen].sum()), int(some.lengths.sum())
+            print(
+                f"{name}/{selection.source}: {some.truncated:,} of {len(chosen):,} documents are longer than seq_len = "
+                f"{seq_len} and are cut: {1 - left / whole:.1%} of the tokens are left out",
+                file=sys.stderr,
             )
         docs, starts, lengths = chosen[some.docs[kept]], some.starts[kept], some.lengths[kept]
         policy = config.data.pack.get(name, True)
