@@ -164,7 +164,7 @@ def test_help_has_groups_and_defaults():
         ("--data_path data/missing.json", "got 'data/missing.json'; expected a file"),
         ("--data_path missing", "or a hub id 'org/name'"),
         ("--data_path ./data/trian.json", "did you mean '"),
-        ("--output_dir ./output", "got no data; expected"),
+        ("--output_dir ./output", "expected --data_path"),
         ("--data_path ./data/train.json --num_epochs 3", "unknown flag --num_epochs: did you mean --num_train_epochs"),
         ("--data_path ./data/train.json --lora_r eight", "--lora_r: expected a whole number, got 'eight'"),
         ("--data_path ./data/train.json --format_type chatml", "expected one of alpaca, sharegpt, custom"),
