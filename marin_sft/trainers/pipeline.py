@@ -32,6 +32,8 @@ from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.sft_config import SFTConfig as SFTStepConfig
 
+_MASKS = {"answers_only": True, "completion_only": True, "prompts_too": False}  # what trains a part of a row
+
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
@@ -68,8 +70,11 @@ class PipelineBuilder:
     def __init__(self, config: SFTConfig, dialect: Dialect, given: Given, prefix: str) -> None:
         self._config, self._dialect, self._given, self._prefix = config, dialect, given, prefix
         self._values = config.values(dialect)
-        # A default may train answers only where rows have answers; what was asked for must hold.
-        self._values["answers_said"] = bool(config.given().get("answers_only", ("", None))[1])
+        # A default of a mask holds where rows have answers; one that was asked for must hold.
+        given = config.given().items()
+        masks = [said for name, said in given if name in _MASKS and said[1] is _MASKS[name]]
+        self._values["masks"] = [f"{spelling} = {value}" for spelling, value in masks]
+        ]
         self._pairs = config.pairs
         self._kept: list[Kept] = []
         self._notes: list[str] = []

@@ -91,7 +91,7 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
     if field is not None and not _holds_messages(field, row):
         _check_no_mask(values, f"dataset_text_field = {field!r}")
         return TextLmDatasetFormat(field, add_special_tokens=special)
-    if row is not None and field is None and row.keys() >= {"chosen", "rejected"} and "messages" not in row:
+    if isinstance(row, Mapping) and field is None and row.keys() >= {"chosen", "rejected"} and "messages" not in row:
         raise ConfigError(
             "supervised training: the first row has chosen and rejected answers; DPOTrainer or marin-sft dpo trains on "
             "preferences, and dataset_text_field='chosen' on one of the columns"
@@ -111,12 +111,7 @@ def format_of(values: Values, row: Mapping[str, Any] | None, *, pairs: bool, tex
 
 def _check_no_mask(values: Values, texts: str) -> None:
     """Texts are trained whole. Raises ConfigError where only a part of them was asked for."""
-    asked = {
-        "assistant_only_loss = True": values.get("answers_said", False),
-        "completion_only_loss = True": values["completion_only"],
-        "train_on_inputs = False": values["prompts_too"] is False,
-    }
-    for setting in (name for name, holds in asked.items() if holds):
+    for setting in values.get("masks", ()):
         raise ConfigError(
             f"{setting} cannot hold for the texts of {texts}: they are trained whole; leave out one of them"
         )
