@@ -74,7 +74,6 @@ class PipelineBuilder:
         given = config.given().items()
         masks = [said for name, said in given if name in _MASKS and said[1] is _MASKS[name]]
         self._values["masks"] = [f"{spelling} = {value}" for spelling, value in masks]
-        ]
         self._pairs = config.pairs
         self._kept: list[Kept] = []
         self._notes: list[str] = []
