@@ -71,8 +71,8 @@ class PipelineBuilder:
         self._config, self._dialect, self._given, self._prefix = config, dialect, given, prefix
         self._values = config.values(dialect)
         # A default of a mask holds where rows have answers; one that was asked for must hold.
-        given = config.given().items()
-        masks = [said for name, said in given if name in _MASKS and said[1] is _MASKS[name]]
+        said = config.given().items()
+        masks = [pair for name, pair in said if name in _MASKS and pair[1] is _MASKS[name]]
         self._values["masks"] = [f"{spelling} = {value}" for spelling, value in masks]
         self._pairs = config.pairs
         self._kept: list[Kept] = []
