@@ -69,7 +69,8 @@ class PipelineBuilder:
         self._config, self._dialect, self._given, self._prefix = config, dialect, given, prefix
         self._values = config.values(dialect)
         # A default may train answers only where rows have answers; what was asked for must hold.
-        self._values["answers_said"] = bool(config.given().get("answers_only", ("", None))[1])
+        for name in ("answers", "completion"):
+            self._values[f"{name}_said"] = bool(config.given().get(f"{name}_only", ("", None))[1])
         self._pairs = config.pairs
         self._kept: list[Kept] = []
         self._notes: list[str] = []

@@ -47,7 +47,8 @@ def first_row(data: object) -> Mapping[str, Any] | None:
     if isinstance(data, str | Path):
         return _first_of_files(os.path.expanduser(str(data)))
     if isinstance(data, Iterable):
-        return next(itertools.islice(iter(data), 1), None)
+        row = next(itertools.islice(iter(data), 1), None)
+        return row if isinstance(row, Mapping) else None  # what is no row is told where rows are kept
     return None
 
 
@@ -113,7 +114,7 @@ def _check_no_mask(values: Values, texts: str) -> None:
     """Texts are trained whole. Raises ConfigError where only a part of them was asked for."""
     asked = {
         "assistant_only_loss = True": values.get("answers_said", False),
-        "completion_only_loss = True": values["completion_only"],
+        "completion_only_loss = True": values.get("completion_said", False),
         "train_on_inputs = False": values["prompts_too"] is False,
     }
     for setting in (name for name, holds in asked.items() if holds):
