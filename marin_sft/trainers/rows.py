@@ -47,7 +47,8 @@ def first_row(data: object) -> Mapping[str, Any] | None:
     if isinstance(data, str | Path):
         return _first_of_files(os.path.expanduser(str(data)))
     if isinstance(data, Iterable):
-        return next(itertools.islice(iter(data), 1), None)
+        row = next(itertools.islice(iter(data), 1), None)
+        return row if isinstance(row, Mapping) else None  # what is no row is told where rows are kept
     return None
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from marin_sft import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from marin_sft.data import TextLmDatasetFormat
 from marin_sft.training.metrics.trackers import TensorboardConfig, WandbConfig
 from marin_sft.trl import LoraConfig
 from tests.seeds.planned import planned
@@ -172,5 +173,7 @@ def test_prompts_are_trained_where_it_is_said():
     assert train_on() == train_on(completion_only_loss=True) == "completion"
     assert train_on(completion_only_loss=False) == train_on(train_on_inputs=True) == "everything"
     assert train_on(assistant_only_loss=True) == train_on(train_on_inputs=False) == "assistant"
+    texts = SFTTrainer(MODEL, args=SFTConfig(), train_dataset=rows, formatting_func=lambda row: row["prompt"])
+    assert planned(texts).format == TextLmDatasetFormat()  # whole, and no mistake where nobody asked for a part
     hub = SFTTrainer(MODEL, args=SFTConfig(), train_dataset="trl-lib/Capybara")
     assert planned(hub).format.train_on == "completion"  # decided for each row when they are read
