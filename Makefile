@@ -64,7 +64,7 @@ coverage: env-dev
 # These environments have no torch, so comparisons with torch run only on 3.11.
 FAST := tests/data tests/execution tests/training/cpu tests/training/test_sft.py tests/training/test_checkpoints.py \
 	tests/run/test_preview.py tests/test_identity.py tests/test_public_api.py tests/test_paths.py tests/test_progress.py
-SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_object_stores.py \
+SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_ray_that_is_there.py tests/execution/test_object_stores.py \
 	tests/execution/test_claims.py tests/data/batches/test_pair_batches.py tests/data/batches/test_packed_nll.py
 # On the path, or from pyenv, whose shims on the path may not run.
 find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executable)' 2>/dev/null) \
