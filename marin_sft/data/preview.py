@@ -57,7 +57,7 @@ class RowPreview:
 
 def preview(
     tokenizer: PreTrainedTokenizerFast,
-    paths: Sequence[str],
+    paths: str | Sequence[str],
     format: LmDatasetFormat,
     rows: int | None,
     max_length: int | None = None,
@@ -71,7 +71,7 @@ def preview(
         DataError: no file, or an unreadable one.
     """
     encoder = Encoder(tokenizer, format)
-    sources = (row for file in find_files(paths) for row in read_rows(file))
+    sources = (row for file in find_files([paths] if isinstance(paths, str) else paths) for row in read_rows(file))
     for source in islice(sources, rows):
         yield _preview(encoder, format, source, max_length, over_length)
     for source in islice(sources, more):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import fsspec
 import pytest
 
 from marin_sft.errors import StoreUnavailable, UserError
@@ -224,6 +225,7 @@ def test_patience_that_is_no_number_of_seconds(monkeypatch, text):
 @pytest.mark.parametrize("prefix", ["gs://bucket", "s3://bucket"])
 def test_without_network_a_launch_says_so_in_seconds(monkeypatch, prefix):
     """The clients alone ask for most of a minute, for credentials and for the store."""
+    fsspec.get_filesystem_class(prefix[:2]).clear_instance_cache()  # clients of other tests know other servers
     host = "nowhere.invalid"
     for proxy in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
