@@ -6,8 +6,9 @@ Flags are the spellings of `settings`, and those of the executor. `--config FILE
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from marin_sft.errors import MarinSftError, RunFailed, UserError, debugging
@@ -41,6 +42,7 @@ _OWN = {
     "gpu_count": "train on so many GPUs of one machine of a Ray cluster",
 }
 _WIDTH = 30
+_SMALL = 32 * 2**20  # bytes
 WriteExperiment = Callable[[SFTTrainer, str], None]
 
 
@@ -116,7 +118,17 @@ def trainer_of(trainer_class: type[SFTTrainer], argv: Sequence[str], dialect: Di
         expected = " and ".join(f"--{_shown_name(setting, dialect)}" for setting in missing)
         raise UserError(f"{program}: expected {expected}; {program} --help lists the flags")
     torchrun.check_devices(given.resources)
-    return trainer_class(given.config, resources=given.resources, flags=given.flags, dialect=dialect)
+    flags = given.flags
+    chosen = any(word.partition("=")[0] == "--backend" for word in argv) or given.resources is not None
+    if dialect is Dialect.OURS and not chosen and "RAY_ADDRESS" not in os.environ and _is_small(str(values["data"])):
+        flags = replace(flags, backend="inline")
+    return trainer_class(given.config, resources=given.resources, flags=flags, dialect=dialect)
+
+
+def _is_small(data: str) -> bool:
+    """Whether starting Ray and a process for each step would take longer than tokenizing a file in one process."""
+    path = os.path.expanduser(data)
+    return os.path.isfile(path) and os.path.getsize(path) < _SMALL
 
 
 def _without_experiment_out(

@@ -1,10 +1,14 @@
 """What a call of a trainer asks for reaches the training step, or is refused or named."""
 
+import json
+
 import pytest
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.executor import ExecutorFlags
+from marin_sft.trainers.commands import trainer_of
 from marin_sft.trainers.publishing import publish, published_before
+from marin_sft.trainers.settings import Dialect
 from marin_sft.trl import DPOConfig, DPOTrainer, LoraConfig, SFTConfig, SFTTrainer
 
 CHATS = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}] * 4
@@ -76,6 +80,21 @@ def test_what_cannot_hold_is_refused(mistake):
     make, message = REFUSED[mistake]
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_small_file_is_trained_on_in_one_process_unless_a_backend_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    rows = tmp_path / "chats.jsonl"
+    rows.write_text(json.dumps(CHATS[0]) + "\n")
+    command = ["--data", str(rows), "--model", "org/model"]
+
+    def backend(*more: str, dialect: Dialect = Dialect.OURS) -> str:
+        return trainer_of(SFTTrainer, [*command, *more], dialect, "marin-sft sft")._flags.backend
+
+    assert backend() == "inline"
+    assert backend("--backend", "ray") == backend("--gpu_count", "2") == backend(dialect=Dialect.TRL) == "ray"
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert backend() == "ray"
 
 
 def test_names_that_mean_nothing_here_when_they_are_off():
