@@ -132,7 +132,7 @@ def find_local(path: str) -> Found:
 
 
 def nearest_path(path: str) -> str:
-    """`; did you mean 'x'?` for a local path of which a part does not exist, or an empty string."""
+    """`; did you mean 'x'?` for a local path that does not exist, or an empty string."""
     there = Path(path)
     missing = next((part for part in (*reversed(there.parents), there) if not os.path.lexists(part)), None)
     if missing is None or not missing.parent.is_dir() or any(c in missing.name for c in "*?"):

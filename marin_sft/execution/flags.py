@@ -91,7 +91,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=argparse.SUPPRESS, help=HELP[name])
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=HELP["debug"])
     parser.add_argument("--prefix", default=argparse.SUPPRESS, help=HELP["prefix"])
-    parser.add_argument("--max_concurrent", type=_positive, default=argparse.SUPPRESS, help=HELP["max_concurrent"])
+    parser.add_argument("--max_concurrent", type=positive, default=argparse.SUPPRESS, help=HELP["max_concurrent"])
     parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=HELP["beat_timeout"])
     parser.add_argument("--backend", choices=get_args(BackendName), default=argparse.SUPPRESS, help=HELP["backend"])
     found, unknown = parser.parse_known_args(argv)
@@ -110,17 +110,25 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     return ExecutorFlags(**values)
 
 
+BOOLEAN_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
 def _boolean(text: str) -> bool:
-    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if text.lower() not in values:
+    if text.lower() not in BOOLEAN_WORDS:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return values[text.lower()]
+    return BOOLEAN_WORDS[text.lower()]
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+def whole_number(text: str, least: int = 0) -> int:
+    """The type of a flag. Raises ArgumentTypeError for less than `least`."""
+    if not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= {least}, got {text!r}")
     return int(text)
+
+
+def positive(text: str) -> int:
+    """The type of a flag that counts from 1."""
+    return whole_number(text, 1)
 
 
 def _seconds(text: str) -> float:

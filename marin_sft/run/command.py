@@ -27,7 +27,7 @@ from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console, narrow
-from marin_sft.execution.flags import HELP, absolute_prefix, default_prefix
+from marin_sft.execution.flags import HELP, absolute_prefix, default_prefix, positive
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
@@ -37,7 +37,7 @@ from marin_sft.execution.terminal import complain, early_end_allowed, visible, w
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import local_path, nearest_path
 from marin_sft.run import explanation, garbage, launches, logs, status, verification
-from marin_sft.run.command_flags import add_gc_flags, add_preview_flags, amount, positive
+from marin_sft.run.command_flags import add_gc_flags, add_preview_flags, amount
 
 if TYPE_CHECKING:
     from marin_sft.trainers.trainer import SFTTrainer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from marin_sft.data.data_configs import POLICIES
+from marin_sft.execution.flags import positive, whole_number
 from marin_sft.execution.reachability import GcPolicy
 
 
@@ -14,7 +15,7 @@ def add_gc_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--why", metavar="STEP", help="show what keeps this step")
     parser.add_argument(
         "--keep_runs",
-        type=count,
+        type=whole_number,
         default=policy.keep_runs,
         metavar="N",
         help="keep what the newest N launches use (default: 20)",
@@ -58,18 +59,6 @@ def add_preview_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="show so many rows (default: 3); up to 1,000 are looked at",
     )
-
-
-def count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, got {text!r}")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
-    return int(text)
 
 
 def amount(text: str) -> float:

@@ -15,7 +15,7 @@ from marin_sft.data.step_configs import DownloadConfig, KeptConfig, TokenizeConf
 from marin_sft.errors import UserError
 from marin_sft.execution.resources import CpuConfig
 from marin_sft.execution.step import ExecutorStep, InputName
-from marin_sft.run.python_source import Call, Name, assignment, free_name, imports, names_in
+from marin_sft.run.python_source import Call, Name, assignment, default_of, free_name, imports, names_in
 from marin_sft.trainers.trainer import SFTTrainer
 
 # Made of other arguments, or by the step functions themselves.
@@ -156,9 +156,7 @@ def _training(trained: ExecutorStep[object]) -> dict[str, object]:
     found: dict[str, object] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
-        made = field.default_factory
-        default = made() if callable(made) else field.default
-        if field.name not in _NOT_SAID and value != default:
+        if field.name not in _NOT_SAID and value != default_of(field):
             found[field.name] = _value(value)
     exports = getattr(config, "hf_exports", None)
     if exports is not None:
@@ -175,9 +173,7 @@ def _value(value: object) -> object:
     keywords: dict[str, object] = {}
     for field in dataclasses.fields(value):
         here = getattr(value, field.name)
-        made = field.default_factory
-        default = made() if callable(made) else field.default
-        if here != default:
+        if here != default_of(field):
             keywords[field.name] = _value(here)
     return Call(type(value).__name__, (), keywords)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from decimal import Decimal
+from typing import Any
 
 WIDTH = 88
 MODULES = {
@@ -50,6 +51,11 @@ class Call:
 
     def with_comment(self, keyword: str, *lines: str) -> Call:
         return Call(self.function, self.arguments, self.keywords, {**self.comments, keyword: lines})
+
+
+def default_of(field: Field[Any]) -> object:
+    """The value of a dataclass's field where none is given."""
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 def assignment(name: str, value: object) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from marin_sft.errors import MarinSftError, RunFailed, UserError, debugging
 from marin_sft.execution import flags as executor_flags
-from marin_sft.execution.flags import ExecutorFlags, parse_flags
+from marin_sft.execution.flags import BOOLEAN_WORDS, ExecutorFlags, parse_flags
 from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig
 from marin_sft.execution.terminal import complain, early_end_allowed
 from marin_sft.nearest import nearest
@@ -35,7 +35,6 @@ from marin_sft.trainers.settings import (
 )
 from marin_sft.trainers.trainer import DPOTrainer, SFTTrainer
 
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _OWN = {
     "config": "a YAML file with more of these settings; flags win",
     "tpu_type": "train on a TPU slice of a Ray cluster: v4-64",
@@ -184,7 +183,7 @@ def parse(argv: Sequence[str], config_class: type[SFTConfig], program: str) -> P
         elif flag.name in _OWN:
             own[flag.name] = flag.one()
         elif flag.name in NO_EFFECT or flag.name in REFUSED:
-            said[flag.name] = _BOOLEANS.get(flag.values[0].lower(), flag.values[0]) if flag.values else True
+            said[flag.name] = BOOLEAN_WORDS.get(flag.values[0].lower(), flag.values[0]) if flag.values else True
         else:
             setting = setting_named(flag.name, program)
             assert setting is not None
@@ -262,7 +261,7 @@ def _value(setting: Setting, flag: _Flag) -> Value:
 
 
 def _boolean(flag: _Flag) -> bool:
-    value = _BOOLEANS.get(flag.one().lower())
+    value = BOOLEAN_WORDS.get(flag.one().lower())
     if value is None:
         raise UserError(f"--{flag.name}: expected true or false, or no value, got {flag.one()!r}")
     return value
@@ -270,8 +269,8 @@ def _boolean(flag: _Flag) -> bool:
 
 def _number(flag: _Flag, setting: Setting) -> int | float:
     text = flag.one()
-    if setting.name == "track_memory" and text.lower() in _BOOLEANS:
-        return _BOOLEANS[text.lower()]
+    if setting.name == "track_memory" and text.lower() in BOOLEAN_WORDS:
+        return BOOLEAN_WORDS[text.lower()]
     try:
         number = float(text)
     except ValueError:

@@ -37,14 +37,13 @@ class Kept:
     directory: tempfile.TemporaryDirectory[str]
     """Where the files lie, as long as this object lives."""
 
-    def write(self, prefix: str) -> ExecutorStep[KeptConfig]:
-        """Copy the files below the prefix, for the step that is returned."""
+    def write(self, prefix: str) -> None:
+        """Copy the files below the prefix, where the step reads them."""
         target = f"{prefix}/{_SPOOL}/{self._digest}"
         filesystem, plain = file_system(target)
         filesystem.makedirs(plain, exist_ok=True)
         for name in self.step.config.files:
             filesystem.put_file(f"{self.directory.name}/{name}", f"{plain}/{name}")
-        return self.step
 
     def remove(self, prefix: str) -> None:
         """Remove what `write` wrote."""

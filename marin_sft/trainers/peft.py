@@ -27,7 +27,7 @@ _FIXED: Mapping[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PeftLoraConfig(metaclass=NamedFields):
-    """PEFT's `LoraConfig`, of which these fields are known here. See `marin_sft.training.lora_config.LoraConfig`."""
+    """The fields of PEFT's `LoraConfig` that are supported. See `marin_sft.training.lora_config.LoraConfig`."""
 
     r: int = 8
     lora_alpha: float = 8

@@ -54,7 +54,7 @@ def saved_with_state(output: str) -> list[str]:
 
 
 def remove_copies(parent: str, prefix: str, keep: set[str]) -> None:
-    """Remove directories of `parent` called `{prefix}N` that were copied from a store, but for those to `keep`."""
+    """Remove directories of `parent` called `{prefix}N` that were copied from a store, except those to `keep`."""
     for name in names_in(parent):
         if name.startswith(prefix) and name not in keep and _copied_from(f"{parent}/{name}") is not None:
             filesystem, plain = file_system(f"{parent}/{name}")
@@ -62,7 +62,7 @@ def remove_copies(parent: str, prefix: str, keep: set[str]) -> None:
 
 
 def _files(directory: str) -> Iterator[str]:
-    """Names below it, but for hidden ones."""
+    """The names of the files below it, without hidden ones."""
     filesystem, plain = file_system(directory)
     for path in sorted(filesystem.find(plain)):
         name = path.removeprefix(plain).lstrip("/")

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from marin_sft.errors import ConfigError, StoreError
+from marin_sft.data.files import read_json
+from marin_sft.errors import ConfigError, UserError
 from marin_sft.execution.executor import Executor, ExecutorFlags, Run
 from marin_sft.execution.flags import absolute_prefix
 from marin_sft.execution.plan import Action
@@ -23,6 +24,7 @@ from marin_sft.nearest import nearest_text
 from marin_sft.paths import file_system, names_in
 from marin_sft.steps import perplexity
 from marin_sft.trainers.configs import DPOConfig, SFTConfig
+from marin_sft.trainers.memory import Kept
 from marin_sft.trainers.models import ModelHandle
 from marin_sft.trainers.peft import lora_of
 from marin_sft.trainers.pipeline import Given, Pipeline, PipelineBuilder
@@ -199,7 +201,7 @@ class SFTTrainer:
             name, model, pipeline.held_out, seq_len=pipeline.seq_len, resources=pipeline.trained.resources
         )
         run = self._run([step], f"evaluation of {name}")
-        figures = _read_json(f"{run.output_path(step)}/metrics.json")
+        figures = read_json(f"{run.output_path(step)}/metrics.json")
         return {f"eval_{key.replace('/', '_')}": value for key, value in figures.items()}
 
     def _refuse(self, others: Mapping[str, object]) -> None:
@@ -237,20 +239,24 @@ class SFTTrainer:
         executor, pipeline = Executor(self._flags, takes_flags=self._takes_flags), self._pipeline()
         if self._flags.dry_run or self._flags.json:
             return executor.run(steps, description)
-        planned = executor.plan(steps)
-        runs = {item.node.step.name for item in planned.plan if item.action in (Action.RUN, Action.IF_CHANGED)}
-        written = [kept for kept in pipeline.in_memory if kept.step.name in runs]
+        written = self._needed(executor, steps) if pipeline.in_memory else []
         try:
             for kept in written:
                 kept.write(self._flags.prefix)
             return executor.run(steps, description)
         except BaseException:
-            with contextlib.suppress(OSError, StoreError):  # what went wrong first is what counts
-                self._copy_saved(planned)
+            with contextlib.suppress(OSError, UserError):  # what went wrong first is what counts
+                self._copy_saved(executor.plan(steps))
             raise
         finally:
             for kept in written:
                 kept.remove(self._flags.prefix)
+
+    def _needed(self, executor: Executor, steps: list[ExecutorStep[Any]]) -> list[Kept]:
+        """What of the rows and tokenizers in memory a step is going to read."""
+        planned = executor.plan(steps).plan
+        runs = {item.node.step.name for item in planned if item.action in (Action.RUN, Action.IF_CHANGED)}
+        return [kept for kept in self._pipeline().in_memory if kept.step.name in runs]
 
     def _copy_saved(self, planned: Run) -> None:
         """To the output directory: the models that an unfinished training saved with their states."""
@@ -267,7 +273,7 @@ class SFTTrainer:
         if output is None or exported is None:  # other steps were chosen by flags
             return None
         history = [_renamed(json.loads(line)) for line in _read(f"{output}/metrics.jsonl").splitlines()]
-        summary = _read_json(f"{output}/metrics.json")
+        summary = read_json(f"{output}/metrics.json")
         losses = [line["loss"] for line in history]
         metrics = {**history[-1], **summary, "train_loss": sum(losses) / len(losses)}
         return TrainResult(
@@ -350,8 +356,3 @@ def _read(path: str) -> str:
     filesystem, plain = file_system(path)
     text: str = filesystem.cat_file(plain).decode()
     return text
-
-
-def _read_json(path: str) -> Figures:
-    found: Figures = json.loads(_read(path))
-    return found

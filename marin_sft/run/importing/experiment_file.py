@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.rows import Rows, is_on_hub, step_name
 from marin_sft.run.importing.texts import DEFINITIONS, needed
-from marin_sft.run.python_source import WIDTH, Call, Name, assignment, free_name, imports, names_in
+from marin_sft.run.python_source import WIDTH, Call, Name, assignment, default_of, free_name, imports, names_in
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.sft_config import SFTConfig
 
@@ -22,8 +22,7 @@ def training_defaults(kind: str) -> dict[str, object]:
     """What `steps.sft` or `steps.dpo` takes where nothing is said."""
     found: dict[str, object] = {}
     for field in dataclasses.fields(_STEP_CLASS[kind]):
-        made = field.default_factory
-        found[field.name] = made() if callable(made) else field.default
+        found[field.name] = default_of(field)
         found |= {"steps_per_hf_export": -1} if field.name == "steps_per_checkpoint" else {}
     return found
 
