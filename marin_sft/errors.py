@@ -14,6 +14,7 @@
     |- RunFailed                  at least one step of this launch failed (exit code 1)
     |- OutOfMemory                a step was killed for its memory use; not retried
     `- InfrastructureLoss         a worker or a node was lost; retried on its own budget
+       `- Preempted               the machine is taken away; what was done is kept
 
 A message says what was got, what was expected, where, and what to do next. So an uncaught `UserError`, e.g. from a step
 with a wrong value, ends the script with only the message and the line of the script. `--debug` in the command line also
@@ -90,6 +91,10 @@ class OutOfMemory(MarinSftError):
 
 class InfrastructureLoss(MarinSftError):
     """A worker or a node was lost. The step's code is not the cause."""
+
+
+class Preempted(InfrastructureLoss):
+    """The machine is taken away. What was done is kept, and the next attempt continues from it."""
 
 
 def exit_code(error: BaseException) -> int | None:

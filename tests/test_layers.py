@@ -13,7 +13,7 @@ PACKAGE = ROOT / "marin_sft"
 
 # Top to bottom: a package may import from itself and from what stands above it.
 LAYERS = [
-    "errors", "progress", "redaction", "nearest", "arguments", "paths", "disk", "execution", "inputs",
+    "errors", "progress", "preemption", "machines", "redaction", "nearest", "arguments", "paths", "disk", "execution", "inputs",
     "data", "processing", "training", "export", "evaluation", "steps", "recipes", "executor", "trainers", "trl",
     "scripts", "run",
 ]  # fmt: skip
