@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
@@ -49,7 +50,7 @@ class InlineBackend:
         future: Future[Outcome] = Future()
         try:
             with _variables(task.resources.runtime_env):
-                future.set_result(run_attempt(task, own_process=False))
+                future.set_result(run_attempt(dataclasses.replace(task, hosts=1), own_process=False))
         except Exception as error:  # from the store; errors of the body are in the outcome
             future.set_exception(error)
         return future

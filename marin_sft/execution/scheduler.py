@@ -22,6 +22,7 @@ from marin_sft.execution.configs import resolve, settings_of
 from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.patience import no_patience, seconds_of_patience
 from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs, consumed
+from marin_sft.execution.resources import hosts_of
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
 from marin_sft.execution.step_state import Failure, StepState, read_state, write_failure
@@ -192,6 +193,7 @@ class Scheduler:
             settings=settings_of(step.config),
             contents=node.contents,
             provenance=self._provenance,
+            hosts=hosts_of(step.resources),
         )
 
     def _current(self, item: PlanItem) -> dict[str, Consumed]:
