@@ -28,6 +28,10 @@ class Backend(Protocol):
         """Wait until a future has ended or `timeout` seconds have passed. Returns those that have ended."""
         ...
 
+    def let_keep(self) -> None:
+        """Ask what runs to keep what it has done and end, and wait for it. What cannot do so ends at once."""
+        ...
+
     def close(self) -> None:
         """Stop everything that still runs and release all processes."""
         ...
@@ -70,6 +74,9 @@ class InlineBackend:
             if text not in self._told:
                 self._told.add(text)
                 self._notify(f"{task.name}: {text}")
+
+    def let_keep(self) -> None:
+        """Nothing to do: SIGTERM went to this process, which runs the body."""
 
     def close(self) -> None:
         """Nothing to do: a task has ended by the time `submit` returns."""

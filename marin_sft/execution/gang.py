@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _LOOK = 1.0  # seconds between two looks at ranks and nodes
 SETTLE = 5.0  # seconds for the others to say why they failed, once one did
 START = 600.0  # seconds for Ray to start all ranks, environments included
-SILENCE = 60.0  # seconds without an answer after which a rank is lost; without progress, stacks are logged
+SILENCE = 45.0  # seconds without an answer after which a rank is lost; without progress, stacks are logged
 
 
 def group_name(directory: str, claim: int) -> str:
@@ -161,7 +161,7 @@ class _Watch:
         except Exception as error:  # of Ray, or of the store
             self.ended[number] = end = error
         if isinstance(end, Exception):
-            print(f"{self._who(number)}: {_line(end)}", flush=True)
+            print(f"{self._who(number)} was lost: {_line(end)}", flush=True)
         elif end.failure is not None:
             print(f"{self._who(number)} failed: {end.failure.error.splitlines()[0]}", flush=True)
 
@@ -252,7 +252,7 @@ class _Watch:
                 cause = getattr(end, "cause", None)  # of a RayTaskError: e.g. the store's own error
                 raise cause if isinstance(cause, Exception) else end
             if isinstance(end, Exception):
-                raise InfrastructureLoss(f"{self._who(number)}: {_line(end)}") from end
+                raise InfrastructureLoss(f"the process of {self._who(number)} died") from end
             if end.lost is not None:
                 raise InfrastructureLoss(f"{self._who(number)}: {end.lost}")
             if end.failure is not None and not end.about_others:

@@ -28,14 +28,15 @@ from marin_sft.execution.step_state import Failure
 from marin_sft.execution.stores import open_store
 from marin_sft.progress import Progress
 
-HEARTBEAT = 30  # seconds until jax.distributed gives up a process that Ray still believes in
+HEARTBEAT = 100  # seconds until jax.distributed aborts all processes; by then, the coordinator has judged
 START = 300  # seconds for all processes to join
 SHUTDOWN = 24 * 3600  # seconds that the others wait at the end: process 0 may have a large model to write
 
-# What JAX's errors contain in a process whose collective, or whose jax.distributed, lost another process.
+# What errors contain in a process whose collective, or whose jax.distributed, lost another process.
+_COLLECTIVES = ("gloo", "nccl")
 _JAX_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
 _ABOUT_OTHERS = (
-    *("gloo", "nccl", "connection reset", "connection closed", "connection refused", "broken pipe", "socket closed"),
+    *("connection reset", "connection closed", "connection refused", "broken pipe", "socket closed"),
     *("coordination service", "coordinationservice", "heartbeat", "barrier", "deadline_exceeded", "unavailable"),
 )
 
@@ -236,7 +237,8 @@ def _uploaded(log: AttemptLog) -> Iterator[None]:
 
 def _about_others(failure: Failure) -> bool:
     text = failure.error.lower()
-    return failure.error.startswith(_JAX_ERRORS) and any(mark in text for mark in _ABOUT_OTHERS)
+    marks = (*_COLLECTIVES, *(_ABOUT_OTHERS if failure.error.startswith(_JAX_ERRORS) else ()))
+    return any(mark in text for mark in marks)
 
 
 def _line(error: BaseException) -> str:

@@ -11,10 +11,11 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
+import signal
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
@@ -200,6 +201,12 @@ class RayBackend:
     def _on_this_machine(self) -> bool:
         return self._connection is not None and self._connection.ends_with_driver
 
+    def let_keep(self) -> None:
+        pending = dict(self._pending)
+        for reference in pending.values():
+            self._connected().ray.cancel(reference, force=False)
+        concurrent.futures.wait(pending)
+
     def close(self) -> None:
         if self._connection is not None:
             if self._connection.found:
@@ -226,9 +233,15 @@ def _near_the_driver(ray: ModuleType) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
 
 
+def _as_sigterm(signum: int, frame: FrameType | None) -> None:
+    """Ray interrupts a task that it cancels, as Ctrl-C does; to a body it is a request to end soon."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _attempt(task: Task, secrets: dict[str, str], echo: bool, alone: bool) -> Outcome:
     """alone: no other machine belongs to this Ray, so none is drained."""
     os.environ.update(secrets)
+    signal.signal(signal.SIGINT, _as_sigterm)
     with contextlib.nullcontext() if alone else drains.heeded():
         return run_attempt(task, own_process=True, echo=echo)
 

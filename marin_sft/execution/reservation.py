@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import random
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 SLICE, WORKER, POD = "ray.io/tpu-slice-name", "ray.io/tpu-worker-id", "ray.io/tpu-pod-type"
 
 SLICE_SECONDS = 120.0  # for all hosts of a slice to join after its first; then another slice is tried
+HOLD_SECONDS = 300.0  # to hold some slices while waiting for the others; about, so that two steps differ
 FREE_SECONDS = 300.0  # for the hosts of a reserved slice to be free
 _LOOK = 1.0  # seconds between two looks at the nodes
 
@@ -39,7 +43,7 @@ class Host:
 def reserved(resources: Resources, name: str, tell: Tell) -> Iterator[list[Host]]:
     """Wait for all hosts of a request and hold them inside the block; one `Host` per rank, in order.
 
-    name: of the placement groups, see `release`.
+    name: of the reservation, see `release`. No two may exist with the same name.
 
     Raises:
         InfrastructureLoss: hosts of a TPU slice were lost, or not free in time.
@@ -59,8 +63,13 @@ def release(name: str) -> None:
     if not ray.is_initialized():
         return
     for key, about in placement_group_table().items():
-        if about["name"] == name and about["state"] != "REMOVED":
+        if about["name"].startswith(f"{name}/") and about["state"] != "REMOVED":
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
+
+
+def _member(reservation: str) -> str:
+    """A name for a placement group of a reservation; Ray wants each to be unique."""
+    return f"{reservation}/{uuid.uuid4().hex}"
 
 
 def _any(resources: Resources, name: str, tell: Tell) -> list[Host]:
@@ -68,7 +77,7 @@ def _any(resources: Resources, name: str, tell: Tell) -> list[Host]:
     from ray.util.placement_group import placement_group
 
     asked, count = demand(resources), hosts_of(resources)
-    group = placement_group([asked] * count, strategy="STRICT_SPREAD", name=name)
+    group = placement_group([asked] * count, strategy="STRICT_SPREAD", name=_member(name))
     while not group.wait(_LOOK):
         tell(f"waits for {count} hosts, each with {_amounts(asked)}; {_able(asked)} of this size are in the cluster")
     return [Host(group, rank, {}) for rank in range(count)]
@@ -97,10 +106,15 @@ def _slices(resources: TpuPodConfig, name: str, tell: Tell) -> list[Host]:
     per_slice = tpu_slice(resources).hosts
     names: list[str] = []
     while len(names) < resources.slice_count:
-        names.append(_whole_slice(resources.tpu_type, per_slice, name, tell))
+        patience = HOLD_SECONDS * random.uniform(0.5, 1.5) if names else None
+        if found := _whole_slice(resources.tpu_type, per_slice, name, tell, patience):
+            names.append(found)
+        else:  # another step may hold the rest, and wait for ours
+            release(name)
+            names.clear()
     selectors = [{SLICE: slice_name, WORKER: str(i)} for slice_name in names for i in range(per_slice)]
     bundles = [demand_of_worker(resources)] * len(selectors)
-    group = placement_group(bundles, strategy="STRICT_SPREAD", bundle_label_selector=selectors, name=name)
+    group = placement_group(bundles, strategy="STRICT_SPREAD", bundle_label_selector=selectors, name=_member(name))
     deadline = time.monotonic() + FREE_SECONDS
     while not group.wait(_LOOK):
         tell(f"waits until all hosts of {', '.join(names)} are free")
@@ -123,15 +137,17 @@ def _megascale(slices: int, index: int) -> dict[str, str]:
     return {"MEGASCALE_NUM_SLICES": str(slices), "MEGASCALE_SLICE_ID": str(index), "MEGASCALE_PORT": "8081"}
 
 
-def _whole_slice(tpu_type: str, hosts: int, group_name: str, tell: Tell) -> str:
-    """Reserve the head of a slice whose hosts are all there. Returns the slice's name."""
+def _whole_slice(tpu_type: str, hosts: int, reservation: str, tell: Tell, patience: float | None) -> str | None:
+    """Reserve the head of a slice whose hosts are all there. Returns the slice's name; None after `patience` seconds
+    without a free one."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
     incomplete: set[str] = set()  # these are tried again when there is no other
-    while True:
+    deadline = math.inf if patience is None else time.monotonic() + patience
+    while time.monotonic() < deadline:
         labels = {WORKER: "0", POD: tpu_type} | ({SLICE: f"!in({','.join(sorted(incomplete))})"} if incomplete else {})
-        head = placement_group([{tpu_head(tpu_type): 1}], bundle_label_selector=[labels], name=group_name)
+        head = placement_group([{tpu_head(tpu_type): 1}], bundle_label_selector=[labels], name=_member(reservation))
         waited = 0.0
         while not (there := head.wait(_LOOK)):
             waited += _LOOK
@@ -139,12 +155,15 @@ def _whole_slice(tpu_type: str, hosts: int, group_name: str, tell: Tell) -> str:
             if incomplete and waited >= SLICE_SECONDS:
                 incomplete.clear()
                 break
+            if time.monotonic() > deadline:
+                break
         if there:
             name = _slice_of(ray, head)
             if _is_whole(ray, name, hosts, tell):
                 return name
             incomplete.add(name)
         remove_placement_group(head)
+    return None
 
 
 def _but(incomplete: set[str], hosts: int) -> str:
