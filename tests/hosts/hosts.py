@@ -1,6 +1,6 @@
 """Several hosts on one machine: network namespaces on a bridge, each with processes, mounts and a name of its own.
 
-No namespace, link or mount has a name that other processes see. The kernel removes each with its last process, and every
+Other processes see no name of a namespace, a link or a mount. The kernel removes each with its last process, and every
 process ends with the one that made it, even by kill -9. So runs cannot collide, and nothing is left behind.
 """
 

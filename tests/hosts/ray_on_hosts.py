@@ -56,7 +56,7 @@ class RayOnHosts:
             "OMP_NUM_THREADS": "1",
         }
         shown = f"--include-dashboard={str(dashboard).lower()}"
-        head = ["--head", f"--port={PORT}", shown, f"--dashboard-host={self.head.address}", "--num-cpus=1"]
+        head = ["--head", f"--port={PORT}", shown, f"--dashboard-host={self.head.address}", "--num-cpus=0"]
         self._start(self.head, *head)
         self._await_start(self.head)
         workers_now = [hosts[i + 1] for i in range(workers)]

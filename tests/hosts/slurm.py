@@ -1,6 +1,5 @@
 """A real Slurm on hosts of `tests.hosts.hosts`, from Debian's packages, which `make slurm` unpacks into .slurm/."""
 
-import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ _UNPACKED = ROOT / ".slurm" / "usr"
 # Programs that Debian names by a link. Slurm also looks for its own parts at the paths that it was built for.
 _NAMES = ("slurmctld", "slurmd", "slurmstepd")
 _LAID_OVER = ("bin", "sbin", "lib/x86_64-linux-gnu")
-_OVER = {"RUNNING", "PENDING", "COMPLETING", "CONFIGURING"}
+_NOT_OVER = {"RUNNING", "PENDING", "COMPLETING", "CONFIGURING"}
 
 
 def impossible() -> str | None:
@@ -61,9 +60,12 @@ class Slurm:
 
     def end_of(self, number: str, seconds: float = 300) -> dict[str, str]:
         """Wait until a job has ended, and return what `job` says."""
-        return wait_for(
-            lambda: None if (job := self.job(number))["JobState"] in _OVER else job, seconds, f"job {number}"
-        )
+
+        def ended() -> dict[str, str] | None:
+            job = self.job(number)
+            return None if job["JobState"] in _NOT_OVER else job
+
+        return wait_for(ended, seconds, f"the end of job {number}")
 
 
 def _config(controller: Host, workers: list[Host], scratch: Path) -> str:

@@ -22,9 +22,8 @@ SCRIPT = """
         while Path(f"hold.{config['number']}").exists():
             time.sleep(0.1)
 
-    first = ExecutorStep("first", link, {"before": None, "number": 1, "out": this_output_path()}, resources=CpuConfig(2))
-    second = {"before": first, "number": 2, "out": this_output_path()}
-    executor_main(steps=[ExecutorStep("second", link, second, resources=CpuConfig(2))])
+    first = ExecutorStep("first", link, {"before": None, "number": 1, "out": this_output_path()})
+    executor_main(steps=[ExecutorStep("second", link, {"before": first, "number": 2, "out": this_output_path()})])
 """
 
 
