@@ -15,9 +15,10 @@ tokenizer = train_tokenizer("tiny", [rows], vocab_size=320)
 shape = Qwen3Config(
     max_seq_len=64, hidden_dim=32, intermediate_dim=64, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=16
 )
+tokens = {"opposites": tokenize("opposites", rows, tokenizer=tokenizer)}
 trained = sft(
     "tiny",
-    mixture=mixture("tiny", {"opposites": tokenize("opposites", rows, tokenizer=tokenizer)}, seq_len=64),
+    mixture=mixture("tiny", tokens, weights={"opposites": 1}, seq_len=64),
     base_model=random_model("tiny", shape, tokenizer=tokenizer),
     train_batch_size=8,
     num_train_steps=int(os.environ.get("STEPS", "100")),

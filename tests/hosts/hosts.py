@@ -50,6 +50,11 @@ def wait_for(look: Callable[[], _T], seconds: float = 120, what: str = "it") -> 
     return found
 
 
+def pid_inside(process: subprocess.Popen) -> int:
+    """The process, by its number on this machine, of a command that `Host.start` started."""
+    return next(iter(descendants(process.pid)))
+
+
 class _Namespaces:
     """Namespaces that last until `end`, or until this process ends."""
 

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from marin_sft.execution.process import descendants
-from tests.hosts.hosts import ROOT, Host, Hosts, wait_for
+from tests.hosts.hosts import ROOT, Host, Hosts, pid_inside, wait_for
 
 PORT, DASHBOARD = 6379, 8265
 # How soon Ray notices that a host is lost, in ms. By default it takes up to 13 s if its processes were killed, and
@@ -85,17 +84,15 @@ class RayOnHosts:
     def log(self, host: Host) -> Path:
         return self.scratch / f"ray-{host.name}.log"
 
-    def join(self, host: Host) -> Host:
+    def join(self, host: Host) -> None:
         """Start a worker on another host. Returns when it has joined."""
         self._start_worker(host)
         self._await_start(host)
-        return host
 
     def terminate(self, host: Host) -> subprocess.Popen:
         """SIGTERM to the host's `ray start --block`, as when it is about to be taken away. Its process, which ends."""
         start = self._starts[host]
-        (command,) = (pid for pid, name in descendants(start.pid).items() if name == "ray")
-        os.kill(command, signal.SIGTERM)
+        os.kill(pid_inside(start), signal.SIGTERM)
         return start
 
     def launch(self, *command: str, **options: Any) -> subprocess.Popen:
