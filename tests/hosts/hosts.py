@@ -70,9 +70,13 @@ class _Namespaces:
         """The words to put before a command to run it inside."""
         return ["nsenter", "--target", str(self.pid), *kinds]
 
+    @property
+    def are_there(self) -> bool:
+        return self._outer.poll() is None
+
     def end(self) -> None:
         """Kill everything inside. Returns when all of it has ended."""
-        if self._outer.poll() is None:
+        if self.are_there:
             os.kill(self.pid, signal.SIGKILL)
             self._outer.communicate()
 
@@ -90,10 +94,10 @@ class Host:
         self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
         self.run("ip", "link", "set", "eth0", "up")
         self.run("hostname", self.name)
-        self.run("mount", "--bind", str(hosts_file), "/etc/hosts")
+        self.mount("--bind", str(hosts_file), "/etc/hosts")
         self.run("mkdir", "-p", "/tmp/ray")
         for directory in ("/tmp/ray", "/dev/shm"):
-            self.run("mount", "-t", "tmpfs", "-o", "size=2g,mode=1777", "tmpfs", directory)
+            self.mount("-t", "tmpfs", "-o", "size=2g,mode=1777", "tmpfs", directory)
 
     def _set_port(self, action: str, *words: str) -> None:
         enter = self._switch.entered("--net")
@@ -116,9 +120,16 @@ class Host:
         assert done.returncode == 0, f"{self.name}: {' '.join(command)}: {done.returncode}\n{done.stdout}"
         return done.stdout
 
+    @property
+    def is_up(self) -> bool:
+        return self._inside.are_there
+
     def kill(self) -> None:
         """kill -9 of every process. The host does not come back; `Hosts.add` makes another."""
         self._inside.end()
+
+    def mount(self, *words: str) -> None:
+        self.run("mount", *words)
 
     def cut(self) -> None:
         """From now on the network loses all that the host sends and is sent, without a word to anyone."""

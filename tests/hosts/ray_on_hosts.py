@@ -11,6 +11,7 @@ from typing import Any
 from tests.hosts.hosts import ROOT, Host, Hosts, pid_inside, wait_for
 
 PORT, DASHBOARD = 6379, 8265
+_MEMORY = 4 * 2**30
 # How soon Ray notices that a host is lost, in ms. By default it takes up to 13 s if its processes were killed, and
 # seven minutes if the network lost it.
 _NOTICED = {
@@ -71,6 +72,8 @@ class RayOnHosts:
         self._starts[host] = start
 
     def _start_worker(self, host: Host) -> None:
+        self.use_memory(host, 0.1)
+        host.mount("--bind", str(self._memory(host)), "/sys/fs/cgroup")
         self._start(host, f"--address={self.env['RAY_ADDRESS']}", "--num-cpus=2", *self._options)
 
     def _await_start(self, host: Host) -> None:
@@ -80,6 +83,15 @@ class RayOnHosts:
             return "Ray runtime started" in text
 
         wait_for(started, what=f"Ray on {host.name}")
+
+    @property
+    def workers(self) -> list[Host]:
+        return [host for host in self._starts if host is not self.head and host.is_up]
+
+    def replace(self, host: Host) -> None:
+        """Kill a host, if it is still there, and let another join."""
+        host.kill()
+        self.join(self.hosts.add())
 
     def log(self, host: Host) -> Path:
         return self.scratch / f"ray-{host.name}.log"
@@ -94,6 +106,17 @@ class RayOnHosts:
         start = self._starts[host]
         os.kill(pid_inside(start), signal.SIGTERM)
         return start
+
+    def _memory(self, host: Host) -> Path:
+        return self.scratch / f"memory-{host.name}"
+
+    def use_memory(self, host: Host, share: float) -> None:
+        """Let Ray find that so much of the memory of a worker's host is used. It kills what runs there at 0.95."""
+        used, directory = int(share * _MEMORY), self._memory(host)
+        directory.mkdir(exist_ok=True)
+        (directory / "memory.max").write_text(f"{_MEMORY}\n")
+        (directory / "memory.current").write_text(f"{used}\n")
+        (directory / "memory.stat").write_text(f"anon {used}\nshmem 0\nactive_file 0\ninactive_file 0\nswapcached 0\n")
 
     def launch(self, *command: str, **options: Any) -> subprocess.Popen:
         """A command of Python on the head, as a user would type it there."""

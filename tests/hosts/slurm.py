@@ -105,4 +105,4 @@ def _unpack_into(host: Host) -> None:
             link.symlink_to(f"{name}-wlm")
     for part in _LAID_OVER:
         lower = f"lowerdir={_UNPACKED / part}:/usr/{part}"
-        host.run("mount", "-t", "overlay", "overlay", "-o", lower, f"/usr/{part}")
+        host.mount("-t", "overlay", "overlay", "-o", lower, f"/usr/{part}")

@@ -10,29 +10,13 @@ import time
 
 import pytest
 
-from tests.hosts.hosts import Hosts, impossible, pid_inside
-from tests.hosts.ray_on_hosts import RayOnHosts
-from tests.hosts.training import Training, prepare
+from tests.hosts.hosts import impossible, pid_inside
+from tests.hosts.training import Training
 
 pytestmark = [pytest.mark.torture, pytest.mark.skipif(bool(reason := impossible()), reason=str(reason))]
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
 SEED = os.environ.get("SEED", "0")
 STEPS = 100
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory):
-    """Three workers: two for a training, and one in reserve."""
-    scratch = tmp_path_factory.mktemp("hosts")
-    with Hosts(4, scratch) as hosts:
-        yield RayOnHosts(hosts, workers=3, scratch=scratch)
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    store = tmp_path_factory.mktemp("prepared") / "store"
-    prepare(store)
-    return store
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +62,7 @@ def test_a_host_is_killed(ray, prepared, undisturbed, times, tmp_path, number):
     assert training.finish() == undisturbed
     assert training.steps(2) == [*range(1, STEPS + 1)]
     assert ray.placement_groups() == []
-    ray.join(ray.hosts.add())
+    ray.replace(victim)
 
 
 def test_a_host_is_cut_off_in_silence(ray, prepared, undisturbed, times, tmp_path):
@@ -90,8 +74,7 @@ def test_a_host_is_cut_off_in_silence(ray, prepared, undisturbed, times, tmp_pat
     goes_on(training, 1, cut, times.setdefault("a host is cut off", []))
     assert training.finish() == undisturbed
     assert ray.placement_groups() == []
-    victim.kill()
-    ray.join(ray.hosts.add())
+    ray.replace(victim)
 
 
 def test_the_process_that_holds_the_claim_is_killed(ray, prepared, undisturbed, times, tmp_path):
