@@ -1,7 +1,7 @@
 """How a running step learns that its machine will soon be taken away. It does not know who says so.
 
-    if preemption.expected():
-        save everything, then raise errors.Preempted
+if preemption.expected():
+    save everything, then raise errors.Preempted
 """
 
 import threading
