@@ -77,7 +77,8 @@ class Gang:
                     rank.run.remote(work, _coordinated(host, places[0]))
                     for rank, host in zip(ranks, hosts, strict=True)
                 ]
-                return _Watch(ranks, places, runs, hear).result()
+                with preemption.told_by_sigterm():
+                    return _Watch(ranks, places, runs, hear).result()
             finally:
                 for rank in ranks:
                     ray.kill(rank)
