@@ -2,7 +2,7 @@
 
     progress.report(done=120, total=400, unit="steps", loss=1.32, tokens_per_second=5100.0)
 
-The runner of an attempt installs a listener. Without one, e.g. in a notebook, reports are discarded.
+The runner of an attempt installs listeners. Without any, e.g. in a notebook, reports are discarded.
 """
 
 import re
@@ -56,21 +56,22 @@ _LONGEST_NUMBER = 1e15
 _TEXT = re.compile(r"\d[\d.e+]*(/\d[\d.e+]*)?( \S+)?(  \S+ -?\d[\d,.e+-]*)*")
 
 Listener = Callable[[Progress], None]
-_listener: ContextVar[Listener | None] = ContextVar("marin_sft_progress_listener", default=None)
+_listeners: ContextVar[tuple[Listener, ...]] = ContextVar("marin_sft_progress_listeners", default=())
 
 
 def report(done: float, total: float | None = None, unit: str = "", **metrics: float) -> None:
     """Report the progress of this step. It is cheap, so call it as often as you like."""
-    listener = _listener.get()
-    if listener is not None:
-        listener(Progress(done, total, unit, metrics))
+    if listeners := _listeners.get():
+        news = Progress(done, total, unit, metrics)
+        for listener in listeners:
+            listener(news)
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Inside the block, send reports to `listener`."""
-    token = _listener.set(listener)
+def listening(*listeners: Listener) -> Iterator[None]:
+    """Inside the block, send reports to `listeners`, and to no others."""
+    token = _listeners.set(listeners)
     try:
         yield
     finally:
-        _listener.reset(token)
+        _listeners.reset(token)

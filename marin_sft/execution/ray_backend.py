@@ -14,9 +14,10 @@ from concurrent.futures import Future
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
+from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory, UserError
 from marin_sft.execution import out_of_memory, ray_environment
 from marin_sft.execution.ray_connection import Connection, connect, in_worker
+from marin_sft.execution.ray_metrics import AttemptGauges
 from marin_sft.execution.resources import RuntimeEnv, demand
 from marin_sft.execution.worker import Outcome, Task, run_attempt
 
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
 
 _SHARED = ("CPU", "memory")  # of these, less does
 _PATIENCE = 10.0  # seconds for stopped tasks to end
+
+
+class StepFailed(MarinSftError):
+    """Raised by the task of a failed attempt, so that Ray shows it as failed. The launch only sees its `outcome`."""
+
+    def __init__(self, step: str, outcome: Outcome) -> None:
+        super().__init__(step, outcome)
+        self.step, self.outcome = step, outcome
+
+    def __str__(self) -> str:
+        failure = self.outcome.failure
+        return f"{self.step}: {failure.error}\n{failure.traceback}" if failure else self.step
 
 
 class RayBackend:
@@ -170,7 +183,10 @@ class RayBackend:
             done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
         else:
             cause = getattr(error, "cause", None)  # of a RayTaskError; its own text is a traceback
-            done.set_exception(cause if isinstance(cause, Exception) else error)
+            if isinstance(cause, StepFailed):
+                done.set_result(cause.outcome)
+            else:
+                done.set_exception(cause if isinstance(cause, Exception) else error)
 
     @property
     def _on_this_machine(self) -> bool:
@@ -197,7 +213,11 @@ class RayBackend:
 
 def _attempt(task: Task, secrets: dict[str, str], echo: bool) -> Outcome:
     os.environ.update(secrets)
-    return run_attempt(task, own_process=True, echo=echo)
+    with AttemptGauges(task.name, task.claim) as gauges:
+        outcome = run_attempt(task, own_process=True, echo=echo, listeners=[gauges.hear])
+    if outcome.failure is not None:
+        raise StepFailed(task.name, outcome)
+    return outcome
 
 
 def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:

@@ -21,7 +21,8 @@ def map_shards(fn: Callable[[T], R], items: Sequence[T]) -> list[R]:
     ray = sys.modules.get("ray")
     if len(items) < 2 or ray is None or not ray.is_initialized():
         return [fn(item) for item in items]
-    task = ray.remote(_shard).options(name=f"map_shards {fn.__qualname__}", max_retries=3)
+    step = ray.get_runtime_context().get_task_name() or "map_shards"
+    task = ray.remote(_shard).options(name=f"{step} {fn.__qualname__}", max_retries=3)
     secrets = secrets_of_this_process()
     try:
         return ray.get([task.remote(fn, item, secrets) for item in items])

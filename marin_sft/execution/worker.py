@@ -10,7 +10,7 @@ import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, NoReturn
@@ -79,11 +79,14 @@ class Outcome:
     failure: Failure | None = None
 
 
-def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
+def run_attempt(
+    task: Task, own_process: bool, echo: bool = True, listeners: Sequence[progress.Listener] = ()
+) -> Outcome:
     """Run one attempt of a step. Exceptions of the body are not raised; they give a failed `Outcome`.
 
     own_process: nothing else writes to this process's stdout and stderr while the body runs.
     echo: the body's output also goes there, not only to the attempt's log.
+    listeners: hear the body's progress, too.
     """
     store = open_store(task.prefix)
     claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)
@@ -103,7 +106,7 @@ def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
     ):
         looks = list(map(look_at, task.contents))
         changed = _changed_inputs(looks, "began") or (own_process and _changed_code(task, config)) or None
-        failure = changed or _run_body(task.fn, config, beat)
+        failure = changed or _run_body(task.fn, config, beat.hear, *listeners)
         seconds = time.monotonic() - clock
         failure = _with_changed_inputs(task, failure, looks)
         files = None if failure else _files(store, output)  # while the owner still beats: a large output takes time
@@ -167,9 +170,9 @@ def _with_changed_inputs(task: Task, failure: Failure | None, looks: list[Look])
     return replace(failure, error=f"{failure.error}; also, {changed.error}", resumable=False)
 
 
-def _run_body(fn: Callable[[Any], object], config: object, beat: Beat) -> Failure | None:
+def _run_body(fn: Callable[[Any], object], config: object, *listeners: progress.Listener) -> Failure | None:
     try:
-        with progress.listening(beat.hear):
+        with progress.listening(*listeners):
             fn(config)
     except KeyboardInterrupt:
         raise
