@@ -18,6 +18,8 @@ from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
 from marin_sft.execution import out_of_memory, ray_environment
 from marin_sft.execution.ray_connection import Connection, connect, in_worker
 from marin_sft.execution.resources import RuntimeEnv, demand
+from marin_sft.execution.shared_prefix import check_shared
+from marin_sft.execution.store import Store
 from marin_sft.execution.worker import Outcome, Task, run_attempt
 
 if TYPE_CHECKING:
@@ -46,8 +48,15 @@ class RayBackend:
         self._remote: dict[bool, RemoteFunction] = {}
         self.dashboard_url: str | None = None
 
-    def start(self) -> None:
-        self._connected()
+    def start(self, store: Store | None = None) -> None:
+        """Raises StoreError if a node does not share the prefix of the store."""
+        try:
+            ray = self._connected().ray
+            for host in check_shared(ray, store) if store else ():
+                self._notify(f"{host} gave no answer, so whether it shares the prefix is not known")
+        except BaseException:
+            self.close()
+            raise
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -71,7 +80,7 @@ class RayBackend:
             asked = self._cut_down(connection, task.name, asked)
         else:
             self._tell_if_infeasible(connection, task.name, asked)
-        inherited = connection.ray.get_runtime_context().runtime_env if connection.found else {}
+        inherited = connection.ray.get_runtime_context().runtime_env  # of the job, too
         options = _ray_options(asked, task.resources.runtime_env, task.fresh_process, inherited)
         remote = self._remote[task.fresh_process].options(name=task.name, **options)
         # The user's Ray may print its workers' output, and the launch already shows the logs of attempts.
