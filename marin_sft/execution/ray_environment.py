@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import urllib.parse
+from collections.abc import Collection
 
 from marin_sft.errors import UserError
 from marin_sft.redaction import looks_secret, shown_value
@@ -55,6 +56,24 @@ def secrets_of_this_process() -> dict[str, str]:
     """
     names = [name for name in os.environ.get(SECRETS, "").split(",") if name]
     return {name: os.environ[name] for name in (*names, SECRETS) if name in os.environ}
+
+
+def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
+    """The environment of workers for `fresh_process` steps with these Ray resources.
+
+    On some CPUs a training step takes a fifth to a quarter less time with huge pages, if the system grants them. It is
+    faster still if freed memory is kept, since each step would otherwise get it back zeroed. Only the main arena keeps
+    large blocks. glibc reads these variables when a process starts, so they cannot be set later.
+    """
+    malloc = {"hugetlb": 1}
+    if {*asked} <= {"CPU", "memory"}:
+        malloc |= {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
+    tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())
+    return {
+        # Workers of one runtime environment serve any task. This variable reserves these workers for such steps.
+        "MARIN_SFT_FRESH_PROCESS": "1",
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
+    }
 
 
 def is_loopback(address: str) -> bool:
