@@ -26,6 +26,8 @@ from marin_sft.execution.ray_connection import Connection, connect, in_worker
 from marin_sft.execution.ray_metrics import AttemptGauges
 from marin_sft.execution.reservation import release
 from marin_sft.execution.resources import RuntimeEnv, demand, one_host_of
+from marin_sft.execution.shared_prefix import check_shared
+from marin_sft.execution.store import Store
 from marin_sft.execution.stores import open_store
 from marin_sft.execution.worker import Outcome, Task, run_attempt
 
@@ -69,8 +71,15 @@ class RayBackend:
         self._remote: dict[bool, RemoteFunction] = {}
         self.dashboard_url: str | None = None
 
-    def start(self) -> None:
-        self._connected()
+    def start(self, store: Store | None = None) -> None:
+        """Raises StoreError if a node does not share the prefix of the store."""
+        try:
+            ray = self._connected().ray
+            for host in check_shared(ray, store) if store else ():
+                self._notify(f"{host} gave no answer, so whether it shares the prefix is not known")
+        except BaseException:
+            self.close()
+            raise
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -97,7 +106,7 @@ class RayBackend:
             asked = {"CPU": 0}  # the ranks hold what the step requests, and say what they wait for
         else:
             self._tell_if_infeasible(connection, task.name, asked)
-        inherited = connection.ray.get_runtime_context().runtime_env if connection.found else {}
+        inherited = connection.ray.get_runtime_context().runtime_env  # of the job, too
         options = _ray_options(asked, task.resources.runtime_env, task.fresh_process, inherited)
         if task.hosts > 1:
             # On the driver's host, if it takes tasks: if that is lost, so is the launch.
