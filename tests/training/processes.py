@@ -8,6 +8,7 @@ import them.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import socket
@@ -28,17 +29,15 @@ class Ended:
     results: list[Any] | None
 
 
-def together(
-    *calls: tuple[Any, ...], processes: int = 2, devices: int = 1, shutdown_seconds: int = 60, allowed: int = 300
-) -> list[Ended]:
-    """What became of each process. allowed: seconds after which those that still run are killed."""
+def together(*calls: tuple[Any, ...], processes: int = 2, devices: int = 1, shutdown_seconds: int = 60) -> list[Ended]:
+    """What became of each process. One that takes more than ten minutes prints its stacks, and ends."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "calls").write_bytes(pickle.dumps(calls))
         address, paths = free_address(), [Path(folder, str(i)) for i in range(processes)]
         arguments = [address, str(processes), str(shutdown_seconds), f"{folder}/calls"]
         started = [started_child(devices, [*arguments, str(path)], path.with_suffix(".log")) for path in paths]
         try:
-            statuses = [child.wait(allowed) for child in started]
+            statuses = [child.wait() for child in started]
         finally:
             for child in started:
                 child.kill()
@@ -75,6 +74,7 @@ def started_child(devices: int, arguments: list[str], log: Path) -> subprocess.P
 
 
 def main(address: str, processes: str, shutdown_seconds: str, calls: str, result: str) -> None:
+    faulthandler.dump_traceback_later(600, exit=True)
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -91,8 +91,9 @@ def bytes_read(base_model: str, fsdp: int) -> tuple[int, int]:
         return sum(files.read[name] for name in weights), sum(files.sizes("/model")[name] for name in weights)
 
 
-def memory_while_read(base_model: str) -> tuple[int, int]:
-    """Bytes by which this process grows while process 0 reads the weights from the devices, and bytes of all."""
+def memory_while_read(base_model: str) -> tuple[int, int, str | None]:
+    """Bytes by which this process grows while process 0 reads the weights from the devices, and bytes of all; and what
+    is told here if process 0 fails while it reads them."""
     settings = levanter_trainer.trainer_config(precision="fp32", seed=0)
     directory = ModelDirectory(base_model)
     with settings.use_device_mesh():
@@ -106,7 +107,13 @@ def memory_while_read(base_model: str) -> tuple[int, int]:
 
     read_by_first(tensors, use)
     assert len(tensors.seen) == len(tensors)
-    return max(tensors.seen) - before, sum(tensor.nbytes for _, tensor in directory.tensors().read())
+    grown = max(tensors.seen) - before
+
+    def fail(weights: Mapping[str, np.ndarray]) -> None:
+        _ = weights["model.norm.weight"]
+        raise OSError("No space left on device")
+
+    return grown, sum(tensor.nbytes for _, tensor in directory.tensors().read()), told(read_by_first, tensors, fail)
 
 
 class Watched(DeviceTensors):

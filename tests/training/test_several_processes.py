@@ -284,8 +284,15 @@ def test_a_checkpoint_that_one_process_cannot_write_fails_all_and_is_not_finishe
 
 def test_only_the_first_process_holds_weights_while_they_are_written_and_one_at_a_time(ended):
     _, told = ended
-    for grown, size in told["memory"]:
+    for grown, size, _ in told["memory"]:
         assert size > 100e6 and grown < size / 4
+
+
+def test_what_fails_in_the_first_process_while_the_others_wait_for_it_fails_in_them(ended):
+    _, told = ended
+    (*_, first), (*_, second) = told["memory"]
+    assert first == "OSError: No space left on device"
+    assert second == f"TrainingError: process 0 failed: {first}"
 
 
 def test_writing_the_model_may_take_longer_than_leaving(ended):
