@@ -127,7 +127,7 @@ def check_python(words: list[str]) -> None:
         _, job = ray_run.parse(words[2:] if words[0] == "-m" else words[1:])
         check(job)
     elif words[0] == "infra/make.py":
-        make._parser().parse_args(words[1:])
+        make.parser().parse_args(words[1:])
     elif words[0] == "-m":
         assert words[1] in ("pip", "pytest", "tests.test_identity"), words
     elif words[0].startswith("experiments/"):
