@@ -35,6 +35,7 @@ SECRETS = "MARIN_SFT_SECRETS"  # comma-separated names of variables that steps g
 LAUNCHER = "MARIN_SFT_LAUNCHER"  # set by ray_run in a job: the words to put before its command to submit it again
 LAUNCH_DIR = "MARIN_SFT_LAUNCH_DIR"  # set by ray_run in a job: the directory that relative prefixes start from
 
+_OF_A_LAUNCH = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_", "MARIN_SFT_")
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job
 
 
@@ -100,17 +101,23 @@ def _variables(address: str | None) -> dict[str, str]:
     return variables
 
 
+def environment_of_head() -> dict[str, str]:
+    """For a head on loopback that is to outlive this process. It has no part of this process's Ray or launch."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OF_A_LAUNCH)}
+    return {**inherited, **_variables(None), "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
+
+
 def has_token() -> bool:
-    return "RAY_AUTH_TOKEN" in os.environ or os.path.exists(_token_path())
+    return "RAY_AUTH_TOKEN" in os.environ or os.path.exists(token_path())
 
 
-def _token_path() -> str:
+def token_path() -> str:
     return os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
 
 
 def keep_token_private() -> None:
     """Called before a Ray starts, since Ray would write its token readable for everyone on the machine."""
-    path = _token_path()
+    path = token_path()
     if "RAY_AUTH_TOKEN" in os.environ or os.environ.get("RAY_AUTH_MODE") == "disabled":
         return
     with contextlib.suppress(OSError):  # another user's, or read-only: not ours to change

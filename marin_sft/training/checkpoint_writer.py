@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from types import TracebackType
 
 from levanter.trainer_state import TrainerState
 
+from marin_sft import progress
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, levanter_trainer, processes
 from marin_sft.training.models.model_config import Fields
@@ -39,7 +41,8 @@ class CheckpointWriter:
         copied = levanter_trainer.copied(saved)
         work = (directory, saved if copied is None else copied, step, about, keep)
         self._step = step
-        self._thread = threading.Thread(target=self._write, args=work, name="checkpoint", daemon=True)
+        run = contextvars.copy_context().run  # so that it can report progress
+        self._thread = threading.Thread(target=run, args=(self._write, *work), name="checkpoint", daemon=True)
         self._thread.start()
         if copied is None:  # no room for a copy: the state must not change until it is written
             self._thread.join()
@@ -68,6 +71,7 @@ class CheckpointWriter:
             written = processes.of_all(self._failure is None, f"written/{path}")
             if all(written) and processes.is_first():
                 checkpoints.finish(directory, step, about)
+                progress.kept(step)
                 if keep is not None:
                     checkpoints.remove(directory, keep=keep)
         except Exception as error:
