@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import logging
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -20,6 +21,7 @@ from ray.autoscaler._private.gcp.node_provider import GCPNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from marin_sft.machines import slice_of
+from marin_sft.run import preemption_poller
 from tests.infra.launcher_files import CPU_DEMANDS, faults, fits_a_cpu_host, launched, lint, make, with_key
 
 EXAMPLES = {name: yaml.safe_load(text) for name, text in make.examples().items() if name.startswith("gcp/")}
@@ -182,10 +184,15 @@ def test_google_refuses_a_wrong_key_that_ray_takes(key):
         ("gcp/v4-spot.yaml", "tpu-v4-8", {"spot": True}),
         ("gcp/v4-reserved.yaml", "tpu-v4-8", {"reserved": True}),
         ("gcp/v4-reserved.yaml", "cpu", {"provisioningModel": "SPOT", "instanceTerminationAction": "DELETE"}),
+        ("on-demand", "tpu-v4-8", None),
+        ("on-demand", "cpu", None),
+        ("on-demand", "head", None),
+        ("gcp/v4-spot.yaml", "head", None),
     ],
 )
 def test_how_hosts_are_paid_for(name, key, scheduling):
-    node_config = EXAMPLES[name]["available_node_types"][key]["node_config"]
+    on_demand = make.GcpCluster("x", "p", "z", "b", "i", ("v4-8",), capacity="on-demand").file()
+    node_config = {**EXAMPLES, "on-demand": on_demand}[name]["available_node_types"][key]["node_config"]
     assert node_config.get("schedulingConfig", node_config.get("scheduling")) == scheduling
 
 
@@ -198,6 +205,10 @@ def test_every_node_has_the_same_settings_and_workers_watch_for_preemption():
     head, worker = content["head_start_ray_commands"][-1], content["worker_start_ray_commands"][-1]
     assert "--dashboard-host=127.0.0.1" in head and "RAY_enable_autoscaler_v2=0 ray start" in head
     assert "preemption_poller" in worker and "preemption_poller" not in head
+    (command,) = re.findall(r"python -m marin_sft\.run\.preemption_poller (.*?) >", worker)
+    with pytest.raises(SystemExit) as ended:  # its flags are known
+        preemption_poller.main([*command.split(), "--help"])
+    assert ended.value.code == 0
 
 
 def test_secrets_come_from_a_file_and_are_not_in_the_yaml():
