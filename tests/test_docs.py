@@ -27,7 +27,7 @@ from marin_sft.training.metrics import trackers
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-OUTSIDE = {"cd", "cp", "git", "llama-server", "ls", "pip", "source", "vllm"}
+OUTSIDE = {"cd", "cp", "git", "llama-server", "ls", "pip", "prometheus", "source", "vllm"}
 """Commands that are not ours."""
 
 # The files that the pages call yours.
