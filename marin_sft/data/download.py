@@ -79,7 +79,8 @@ def _fetch_all(files: Sequence[RemoteFile], directory: str, earlier: Sequence[st
     _logger.info("%d files, %.1f MB, to %s", len(files), total / 1e6, directory)
     progress.report(0, total, "bytes")
     batches = [_Batch(directory, same, tuple(some), total) for some in _batched(files)]
-    sizes = [size for batch in map_shards(_fetch_batch, batches) for size in batch]
+    batch_sizes = [sum(file.size or 0 for file in batch.files) for batch in batches]
+    sizes = [size for batch in map_shards(_fetch_batch, batches, "bytes", batch_sizes) for size in batch]
     listed = [{**entry, "size": size} for entry, size in zip(listed, sizes, strict=True)]
     write_json(f"{directory}/{PROVENANCE}", {**said, "files": listed})
     progress.report(sum(sizes), sum(sizes), "bytes")

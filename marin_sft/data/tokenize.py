@@ -32,15 +32,16 @@ from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.messages.detection import unused_keys
 from marin_sft.data.messages.examples import BadRow, Example
 from marin_sft.data.messages.reading import examples_of
-from marin_sft.data.rows.blocks import plan_blocks, rows_of
+from marin_sft.data.rows.blocks import COPIES, count_files, count_of, cut, rows_of
 from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, write_dropped
-from marin_sft.data.rows.row_files import count_rows, find_files
+from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.rows.source_rows import SourceRow, Span
 from marin_sft.data.step_configs import TokenizeConfig
 from marin_sft.data.token_cache import ROWS_PER_SHARD, Shard, finish_cache, write_shard
 from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
 from marin_sft.errors import DataError
 from marin_sft.execution.shards import map_shards
+from marin_sft.paths import remove_all
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -98,6 +99,7 @@ def tokenize(config: TokenizeConfig) -> None:
                 stats[split] = _tokenize_split(config, contents, split, paths, dropped)
     finally:
         write_dropped(config.output_path, dropped)  # also when they are too many
+        remove_all(f"{config.output_path}/{COPIES}")
     _check_one_kind({split: stats[split] for split in (TRAIN, VALIDATION) if split in stats})
     write_json(f"{config.output_path}/stats.json", stats)
     write_json(f"{config.output_path}/metrics.json", _totals([stats[s] for s in (TRAIN, VALIDATION) if s in stats]))
@@ -125,13 +127,14 @@ def _tokenize_split(
 ) -> Json:
     """Write one split and return its stats. Its dropped rows are appended to `dropped_of_splits`."""
     files = find_files(paths)
-    counts = map_shards(count_rows, files)
-    rows = sum(counts)
+    whole = count_files(files, f"{config.output_path}/{COPIES}/{split}")
+    rows = count_of(whole)
     progress.report(0, rows, f"{split} rows")
     directory = f"{config.output_path}/{split}"
-    plan = enumerate(plan_blocks(files, counts, ROWS_PER_SHARD))
+    plan = enumerate(cut(whole, ROWS_PER_SHARD))
     blocks = [_Block(config, contents, directory, i, spans, i * ROWS_PER_SHARD, rows) for i, spans in plan]
-    results = map_shards(_tokenize_block, blocks)
+    sizes = [count_of(block.spans) for block in blocks]
+    results = map_shards(_tokenize_block, blocks, f"{split} rows", sizes)
     dropped = Dropped.together(result.dropped for result in results)
     for sample in dropped.samples:
         sample["split"] = split

@@ -21,17 +21,17 @@ from itertools import islice
 from marin_sft import progress
 from marin_sft.data.files import Json, write_json
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.data.rows.blocks import count_of, cut, rows_of
+from marin_sft.data.rows.blocks import COPIES, count_of, cut, rows_of
 from marin_sft.data.rows.dropped import Dropped, check_dropped, write_dropped
 from marin_sft.data.rows.row_files import write_shard
 from marin_sft.data.rows.source_rows import SourceRow, Span
 from marin_sft.data.rows.splits import split_files, split_spans
 from marin_sft.data.step_configs import TransformConfig
 from marin_sft.execution.shards import map_shards
+from marin_sft.paths import remove_all
 
 ROWS_PER_SHARD = 5000
 SHARDS_PER_TASK = 10
-"""To read from the middle of a compressed file means to read all before it, so a task makes several shards."""
 
 DEFAULT_SUBSET = "default"
 _IN_FOLDERS = str.maketrans({"[": "_", ":": "to", "%": "pct", "+": "_and_", "]": None, "(": "_", ")": None})
@@ -72,10 +72,12 @@ def transform(config: TransformConfig) -> None:
         for subset in config.subsets or (None,):
             for split in config.splits or split_files(config.input_path, subset):
                 folder = _folder(subset, split)
-                spans = split_spans(config.input_path, split, subset)
+                copies = f"{config.output_path}/{COPIES}/{folder}"
+                spans = split_spans(config.input_path, split, subset, copies)
                 stats[folder] = _transform_split(config, folder, spans, dropped)
     finally:
         write_dropped(config.output_path, dropped)  # also when they are too many
+        remove_all(f"{config.output_path}/{COPIES}")
     write_json(f"{config.output_path}/stats.json", stats)
     totals = {name: sum(split[name] for split in stats.values()) for name in ("rows", "written")}
     write_json(f"{config.output_path}/metrics.json", {**totals, "dropped": sum(d.counts.total() for d in dropped)})
@@ -96,7 +98,8 @@ def _transform_split(config: TransformConfig, folder: str, spans: list[Span], dr
         _Block(config, f"{config.output_path}/{folder}", i * SHARDS_PER_TASK, some, i * per_task, total)
         for i, some in enumerate(cut(spans, per_task))
     ]
-    results = map_shards(_transform_block, blocks)
+    sizes = [count_of(block.spans) for block in blocks]
+    results = map_shards(_transform_block, blocks, f"{folder} rows", sizes)
     dropped = Dropped.together(result.dropped for result in results)
     dropped_of_splits.append(dropped)
     mend = "Then fix the rows, or describe them with the adapter"

@@ -14,7 +14,7 @@ from marin_sft.data.formats import (
     SupervisedLmDatasetFormat,
     TextLmDatasetFormat,
 )
-from marin_sft.data.rows.blocks import plan_blocks
+from marin_sft.data.rows.blocks import cut
 from marin_sft.data.rows.source_rows import SourceFile, Span
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
@@ -350,15 +350,15 @@ def test_another_template_in_the_same_place_is_used(tmp_path, tokenizer, tokeniz
     assert found == ["!", "?"]
 
 
-def test_plan_blocks():
+def test_rows_of_files_in_blocks():
     a, b, c, d = (SourceFile(name, name) for name in "abcd")
-    assert plan_blocks([a, b, c, d], [3, 0, 9, 1], 5) == [
+    assert cut([Span(a, 0, 3), Span(b, 0, 0), Span(c, 0, 9), Span(d, 0, 1)], 5) == [
         (Span(a, 0, 3), Span(c, 0, 2)),
         (Span(c, 2, 7),),
         (Span(c, 7, 9), Span(d, 0, 1)),
     ]
-    assert plan_blocks([a], [5], 5) == [(Span(a, 0, 5),)]
-    assert plan_blocks([b], [0], 5) == []
+    assert cut([Span(a, 0, 5)], 5) == [(Span(a, 0, 5),)]
+    assert cut([Span(b, 0, 0)], 5) == []
 
 
 def test_config_errors():

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from marin_sft.data.rows.row_files import read_rows
+from marin_sft.data.rows.row_files import read_span, whole_span
 from marin_sft.data.rows.source_rows import SourceFile, SourceRow, Span
+from marin_sft.execution.shards import map_shards
+
+COPIES = ".rows"
+"""The directory of a step's output for copies of rows, which are removed when the step ends."""
 
 
-def plan_blocks(files: Sequence[SourceFile], counts: Sequence[int], rows_per_block: int) -> list[tuple[Span, ...]]:
-    """`cut` for all rows of `files`, `counts` rows each."""
-    return cut([Span(file, 0, count) for file, count in zip(files, counts, strict=True)], rows_per_block)
+def count_files(files: Sequence[SourceFile], copies: str | None = None) -> list[Span]:
+    """All rows of each file. `copies`: a directory for the copies of `whole_span`; None: none are made."""
+    to = (copies and f"{copies}/{number:05d}" for number in range(len(files)))
+    return map_shards(_count_file, list(zip(files, to, strict=True)), "files counted")
+
+
+def _count_file(file_and_copy: tuple[SourceFile, str | None]) -> Span:
+    return whole_span(*file_and_copy)
 
 
 def cut(spans: Sequence[Span], rows_per_block: int) -> list[tuple[Span, ...]]:
@@ -30,7 +39,7 @@ def cut(spans: Sequence[Span], rows_per_block: int) -> list[tuple[Span, ...]]:
                 blocks.append([])
                 room = rows_per_block
             stop = min(span.stop, start + room)
-            blocks[-1].append(Span(span.file, start, stop))
+            blocks[-1].append(span.part(start, stop))
             room -= stop - start
             start = stop
     return [tuple(block) for block in blocks if block]
@@ -44,4 +53,4 @@ def count_of(spans: Sequence[Span]) -> int:
 def rows_of(spans: Sequence[Span]) -> Iterator[SourceRow]:
     """All rows of `spans`, in order. Raises DataError for a file that cannot be read to its end."""
     for span in spans:
-        yield from read_rows(span.file, span.start, span.stop)
+        yield from read_span(span)

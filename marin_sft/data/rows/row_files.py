@@ -25,12 +25,13 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from marin_sft.data.files import Json, errors_of_reading, open_file
+from marin_sft.data.rows.row_copies import BYTES_APART, ROWS_APART, copied, copied_rows
 from marin_sft.data.rows.saved_datasets import without_descriptions
-from marin_sft.data.rows.source_rows import SourceFile, SourceRow
+from marin_sft.data.rows.source_rows import Place, RawRow, SourceFile, SourceRow, Span
 from marin_sft.data.rows.text_rows import (
-    RawRow,
     count_json_lines,
     csv_rows,
+    json_line_places,
     json_line_rows,
     json_rows,
     parsed_row,
@@ -52,6 +53,8 @@ _OTHER_COMPRESSIONS = (".xz", ".bz2", ".zip", ".lz4", ".br")
 _EXPECTED = ", ".join([*_TEXTS, *_TABLES])
 _ABOUT_DATA = re.compile(r"readme|licen[cs]e|dataset_infos?\.json|.*\.md$", re.IGNORECASE)
 _SHOWN = 5  # of the skipped files
+_ROWS_WITHOUT_COPY = 8192  # of a file that can only be read from its start: it is read again at most once or twice
+_BYTES_WITHOUT_COPY = 1 << 26
 
 
 def is_readable(path: str) -> bool:
@@ -161,25 +164,82 @@ def count_rows(file: SourceFile) -> int:
         return count_json_lines(stream) if rows_of is json_line_rows else sum(1 for _ in rows_of(stream))
 
 
+def whole_span(file: SourceFile, copy: str | None = None) -> Span:
+    """All rows of a file, counted, with places from which parts of them can be read.
+
+    Lines of JSON and tables are read where they are. Compressed files, lists of JSON and separated values can only be
+    read from their start, as can a large row group of parquet, so each part would cost all rows before it. If there
+    are many rows, they are copied to `copy` as they are counted. None: no copy.
+
+    Raises:
+        DataError: as `read_rows` does.
+    """
+    kind = _kind(file.path)
+    if kind in _TABLES:
+        from marin_sft.data.rows import table_rows
+
+        if found := table_rows.count_and_places(file.path, kind, _ROWS_WITHOUT_COPY):
+            return Span(file, 0, found[0], tuple(found[1]))
+    elif _TEXTS[kind] is json_line_rows and _can_seek(file.path):
+        with _reading(file) as stream:
+            rows, places = json_line_places(stream, ROWS_APART, BYTES_APART)
+            return Span(file, 0, rows, tuple(places))
+    if copy is None:
+        return Span(file, 0, count_rows(file))
+    return Span(file, 0, *copied(_raw_rows(file), copy, _ROWS_WITHOUT_COPY, _BYTES_WITHOUT_COPY))
+
+
+def read_span(span: Span) -> Iterator[SourceRow]:
+    """The rows of `span`, from the last place before them on.
+
+    Raises:
+        DataError: as `read_rows` does, or there are fewer rows.
+    """
+    place = next(iter(span.part(span.start, span.stop).places), None)
+    number = span.start
+    for row in _rows(span.file, span.start, span.stop, place):
+        number += 1
+        yield row
+    if number < span.stop:
+        raise DataError(f"{span.file.path}: it ends after {number} rows, but had {span.stop}; did it change meanwhile?")
+
+
 def read_rows(file: SourceFile, start: int = 0, stop: int | None = None) -> Iterator[SourceRow]:
-    """Rows `start` to `stop` (counted from 0) of `file`. Tables skip to `start`; other files are read up to it.
+    """Rows `start` to `stop` (counted from 0) of `file`. Parquet skips to `start`; other files are read up to it.
 
     Raises:
         DataError: a file cannot be read to its end, or is not what its name says.
     """
+    yield from _rows(file, start, stop, None)
+
+
+def _rows(file: SourceFile, start: int, stop: int | None, place: Place | None) -> Iterator[SourceRow]:
+    raw = _raw_rows(file, start, stop, place)
+    if place and place.copy:
+        raw = islice(copied_rows(place), start - place.row, stop and stop - place.row)
+    for line, row in raw:
+        yield SourceRow(file, line, parsed_row(row))
+
+
+def _raw_rows(
+    file: SourceFile, start: int = 0, stop: int | None = None, place: Place | None = None
+) -> Iterator[RawRow]:
     if (kind := _kind(file.path)) in _TABLES:
         from marin_sft.data.rows import table_rows
 
-        rows = table_rows.read_rows(file.path, kind, start, stop)
-    else:
-        rows = ((line, parsed_row(raw)) for line, raw in islice(_raw_rows(file), start, stop))
-    for line, row in rows:
-        yield SourceRow(file, line, row)
-
-
-def _raw_rows(file: SourceFile) -> Iterator[RawRow]:
+        yield from table_rows.read_rows(file.path, kind, start, stop, place)
+        return
     with _reading(file) as stream:
-        yield from _TEXTS[_kind(file.path)](stream)
+        if place:  # in lines of JSON
+            stream.seek(place.offset)
+            yield from islice(json_line_rows(stream, place.lines), start - place.row, stop and stop - place.row)
+        else:
+            yield from islice(_TEXTS[kind](stream), start, stop)
+
+
+def _can_seek(path: str) -> bool:
+    """Whether a part of a file can be read alone: it is not compressed, and not from a web server."""
+    return not _name(path).lower().endswith(_COMPRESSIONS) and not path.startswith(("https://", "http://"))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Which rows of a dataset repository, downloaded to a directory, make up a subset and a split.
 
     for span in split_spans(directory, "train[:10%]", subset="en"):
-        for file, line, row in read_rows(span.file, span.start, span.stop): ...
+        for file, line, row in read_span(span): ...
 
 The `datasets` library decides, so its rules hold: `configs` in the README's YAML, or names of files and folders. It
 sees only file names, not the data, so the data may be in an object store.
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marin_sft.data.files import open_file, read_json
-from marin_sft.data.rows.row_files import count_rows, files_below, is_readable
+from marin_sft.data.rows.blocks import count_files, count_of
+from marin_sft.data.rows.row_files import files_below, is_readable
 from marin_sft.data.rows.saved_datasets import saved_splits
 from marin_sft.data.rows.source_rows import SourceFile, Span
 from marin_sft.errors import DataError
-from marin_sft.execution.shards import map_shards
 
 if TYPE_CHECKING:
     from datasets import BuilderConfig
@@ -74,11 +74,14 @@ def split_files(directory: str, subset: str | None = None) -> dict[str, list[Sou
     return splits
 
 
-def split_spans(directory: str, split: str = "train", subset: str | None = None) -> list[Span]:
+def split_spans(
+    directory: str, split: str = "train", subset: str | None = None, copies: str | None = None
+) -> list[Span]:
     """The rows of a split or of slices of splits, in order, as spans of files. No span is empty.
 
     Args:
         split: as `datasets` spells it: `train`, `train[:10%]`, `train[100:200]`, `train+test`, `all`.
+        copies: as for `count_files`.
 
     Raises:
         DataError: as `split_files`, a missing split, or a slice that `datasets` does not understand.
@@ -92,19 +95,19 @@ def split_spans(directory: str, split: str = "train", subset: str | None = None)
         named = {part.splitname for part in wanted._relative_instructions}
         if unknown := named - files.keys():
             raise ValueError(f"no split {sorted(unknown)[0]!r}; there are {', '.join(files)}")
-        counts = {name: map_shards(count_rows, files[name]) for name in files if name in named}
-        slices = wanted.to_absolute({name: sum(rows) for name, rows in counts.items()})
+        whole = {name: count_files(files[name], copies and f"{copies}/{name}") for name in files if name in named}
+        slices = wanted.to_absolute({name: count_of(spans) for name, spans in whole.items()})
     except (ValueError, AssertionError) as error:
         raise DataError(f"{directory}: split {split!r}, subset {subset!r}: {error}") from error
-    return [span for s in slices for span in _cut(files[s.splitname], counts[s.splitname], s.from_, s.to)]
+    return [span for s in slices for span in _cut(whole[s.splitname], s.from_, s.to)]
 
 
-def _cut(files: Sequence[SourceFile], counts: Sequence[int], start: int, stop: int) -> list[Span]:
+def _cut(whole: Sequence[Span], start: int, stop: int) -> list[Span]:
     """Rows `start` to `stop` of the concatenated files."""
-    begins = [0, *accumulate(counts)]
+    begins = accumulate((span.stop for span in whole), initial=0)
     spans = [
-        Span(file, max(start - begin, 0), min(stop - begin, count))
-        for file, begin, count in zip(files, begins, counts, strict=False)
+        dataclasses.replace(span, start=max(start - begin, 0), stop=min(stop - begin, span.stop))
+        for span, begin in zip(whole, begins, strict=False)
     ]
     return [span for span in spans if span.start < span.stop]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from marin_sft.data.files import errors_of_reading, open_file
 from marin_sft.data.messages.examples import BadRow
+from marin_sft.data.rows.source_rows import Place
 from marin_sft.errors import DataError
 
 _ROWS_AT_ONCE = 64
@@ -33,17 +34,43 @@ def count_rows(path: str, kind: str) -> int:
     with _reading(path) as stream:
         if kind == ".parquet":
             return pq.ParquetFile(stream).metadata.num_rows
-        return sum(batch.num_rows for batch in _arrow_batches(stream))
+        return sum(batch.num_rows for batch, _ in _arrow_batches(stream))
 
 
-def read_rows(path: str, kind: str, start: int, stop: int | None) -> Iterator[tuple[int, object]]:
+def count_and_places(path: str, kind: str, apart: int) -> tuple[int, list[Place]] | None:
+    """The number of rows, and where reading can begin. None: rows in the middle cannot be read without those before.
+
+    apart: the most rows that a row group of parquet may have. It skips to row groups, so it has no places.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    with _reading(path) as stream:
+        if kind == ".parquet":
+            about = pq.ParquetFile(stream).metadata
+            small = all(about.row_group(group).num_rows <= apart for group in range(about.num_row_groups))
+            return (about.num_rows, []) if small else None
+        rows, places = 0, []
+        for batch, offset in _arrow_batches(stream):
+            if offset is None:
+                return None
+            places.append(Place(rows, rows, offset))
+            rows += batch.num_rows
+        return rows, places
+
+
+def read_rows(
+    path: str, kind: str, start: int, stop: int | None, place: Place | None = None
+) -> Iterator[tuple[int, object]]:
     """(row number from 1, row) of rows `start` to `stop`, counted from 0. A row whose text is not UTF-8 is a BadRow.
+
+    place: where reading can begin. None: at the start.
 
     Raises:
         DataError: a file cannot be read, or has two columns with the same name.
     """
     with _reading(path) as stream:
-        batches = _parquet_batches(stream, start, stop) if kind == ".parquet" else _numbered(stream)
+        batches = _parquet_batches(stream, start, stop) if kind == ".parquet" else _numbered(stream, place)
         for first, batch in batches:
             begin = max(start - first, 0)
             end = batch.num_rows if stop is None else min(stop - first, batch.num_rows)
@@ -81,16 +108,18 @@ def _parquet_batches(stream: pa.NativeFile, start: int, stop: int | None) -> Ite
         first += rows
 
 
-def _numbered(stream: pa.NativeFile) -> Iterator[tuple[int, pa.RecordBatch]]:
-    first = 0
-    for batch in _arrow_batches(stream):
+def _numbered(stream: pa.NativeFile, place: Place | None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    first = place.row if place else 0
+    for batch, _ in _arrow_batches(stream, place and place.offset):
         for at in range(0, batch.num_rows, _ROWS_AT_ONCE):
             yield first + at, batch.slice(at, _ROWS_AT_ONCE)
         first += batch.num_rows
 
 
-def _arrow_batches(stream: pa.NativeFile) -> Iterator[pa.RecordBatch]:
-    """The batches of an IPC file or stream.
+def _arrow_batches(stream: pa.NativeFile, start: int | None = None) -> Iterator[tuple[pa.RecordBatch, int | None]]:
+    """The batches of an IPC file or stream, each with its offset, which is None if it needs those before.
+
+    Offsets are numbers of batches in a file, and bytes in a stream. `start`: that of the first batch to read.
 
     Raises:
         EOFError: a stream without its end mark: the writer or a copy may have been interrupted.
@@ -99,25 +128,43 @@ def _arrow_batches(stream: pa.NativeFile) -> Iterator[pa.RecordBatch]:
     magic = stream.read(6)
     if magic == b"ARROW1":
         file = pa.ipc.open_file(stream)
-        yield from _validated(file.get_batch(i) for i in range(file.num_record_batches))
+        for number in range(start or 0, file.num_record_batches):
+            yield _validated(file.get_batch(number), f"batch {number + 1}"), number
         return
     stream.seek(max(size - len(_END_OF_STREAM), 0))
     if stream.read() != _END_OF_STREAM:
         raise EOFError("the end mark of the stream is missing")
     stream.seek(0)
-    yield from _validated(pa.ipc.open_stream(stream))
+    reader = pa.ipc.open_stream(stream)
+    alone = not any(map(_has_dictionary, reader.schema.types))  # dictionaries come with earlier batches
+    if start is not None:
+        stream.seek(start)
+    number = 0
+    while True:
+        offset = stream.tell()
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        number += 1
+        where = f"batch {number}" if start is None else f"batch at byte {offset}"
+        yield _validated(batch, where), offset if alone else None
 
 
-def _validated(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """`batches`, checked for offsets outside of their buffers, which pyarrow would follow in a damaged file."""
-    for number, batch in enumerate(batches, 1):
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            try:
-                # Check text as bytes: rows that are not UTF-8 are reported one by one.
-                column.view(_as_bytes(column.type)).validate(full=True)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise pa.ArrowInvalid(f"batch {number}, column {name!r}: {error}") from error
-        yield batch
+def _has_dictionary(type: pa.DataType) -> bool:
+    inner = [type.field(i).type for i in range(type.num_fields)]
+    return pa.types.is_dictionary(type) or any(map(_has_dictionary, inner))
+
+
+def _validated(batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
+    """`batch`, checked for offsets outside of its buffers, which pyarrow would follow in a damaged file."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            # Check text as bytes: rows that are not UTF-8 are reported one by one.
+            column.view(_as_bytes(column.type)).validate(full=True)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise pa.ArrowInvalid(f"{where}, column {name!r}: {error}") from error
+    return batch
 
 
 def _as_bytes(type: pa.DataType) -> pa.DataType:

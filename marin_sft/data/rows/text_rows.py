@@ -13,15 +13,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain, count
+from itertools import chain, count, islice
 from typing import Any, BinaryIO
 
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.messages.shapes import KEYS
 from marin_sft.data.messages.tool_calls import can_be_encoded
+from marin_sft.data.rows.source_rows import Place, RawRow
 
-RawRow = tuple[int, object]
 _HEAD, _CHUNK = 1000, 1 << 20
+_LINES_AT_ONCE = 32
 _DATA_LIST = re.compile(r'\s*\{\s*"data"\s*:\s*\[')
 _LIST = re.compile(r"\s*\[")
 # NaN and infinities are null, as in tables: pandas writes NaN for what is missing.
@@ -63,9 +64,9 @@ def _checked(row: object, escaped: bool) -> object:
     return row
 
 
-def json_line_rows(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, without a UTF-8 byte order mark."""
-    for number, line in enumerate(stream, 1):
+def json_line_rows(stream: Iterable[bytes], lines: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, without a UTF-8 byte order mark. `lines`: how many there are before."""
+    for number, line in enumerate(stream, lines + 1):
         line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if line.strip():
             yield number, line
@@ -76,6 +77,23 @@ def count_json_lines(stream: Iterable[bytes]) -> int:
     lines = iter(stream)
     first = next(lines, b"").removeprefix(codecs.BOM_UTF8)
     return bool(first.strip()) + Counter(map(bytes.isspace, lines))[False]
+
+
+def json_line_places(stream: Iterable[bytes], lines_apart: int, bytes_apart: int) -> tuple[int, list[Place]]:
+    """How many rows `json_line_rows` yields, in a fraction of the time; and places so many lines or bytes apart."""
+    rest = iter(stream)
+    places: list[Place] = []
+    place = Place(0, 0, 0)
+    while some := list(islice(rest, _LINES_AT_ONCE)):
+        if (
+            not places
+            or place.lines - places[-1].lines >= lines_apart
+            or place.offset - places[-1].offset >= bytes_apart
+        ):
+            places.append(place)
+        rows = len(some) - sum(map(bytes.isspace, some)) if place.lines else count_json_lines(some)
+        place = Place(place.row + rows, place.lines + len(some), place.offset + sum(map(len, some)))
+    return place.row, places
 
 
 def json_rows(stream: BinaryIO) -> Iterator[RawRow]:
