@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import marin_sft
-from marin_sft.execution.ray_connection import Connection
 from marin_sft.run import doctor, node_probe
 from marin_sft.run.bucket import bucket_region, same_region
+from tests.execution.conftest import gcs  # noqa: F401
 
 # Every node sees its own directory as /proc/self/cwd.
 NODES = """
@@ -120,10 +120,11 @@ def test_a_clock_that_is_wrong_is_named(cluster):
 
 
 def test_regions():
-    assert same_region("us-central2", "us-central2") and same_region("us", "us-central2") and same_region("eu", "europe-west4")
+    for bucket, node in (("us-central2", "us-central2"), ("us", "us-central2"), ("eu", "europe-west4")):
+        assert same_region(bucket, node)
     assert not same_region("us-central1", "us-central2") and not same_region("us", "europe-west4")
     assert bucket_region("/a/path") is None
 
 
-def test_the_region_of_a_bucket(gcs):
+def test_the_region_of_a_bucket(gcs):  # noqa: F811
     assert bucket_region("gs://bucket/x") == "us"
