@@ -14,9 +14,6 @@ LAUNCHER = """
     cluster_name: {name}
     provider: {{type: local, head_ip: 10.0.0.9, worker_ips: []}}
     auth: {{ssh_user: me}}
-    max_workers: 0
-    head_node_type: ray.head.default
-    available_node_types: {{ray.head.default: {{resources: {{}}, node_config: {{}}}}}}
 """
 # Forwards what comes to the port after -L to PORT, as a server there would do, and runs no command.
 SSH = """
@@ -69,7 +66,7 @@ def test_a_cluster_is_found_by_file_or_name(infra):
 def test_a_cluster_that_is_not_up_is_said(infra, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(infra))
     with (
-        pytest.raises(UserError, match="has not reached the head: .*Is it up"),
+        pytest.raises(UserError, match="has not reached the head: .*is it up"),
         tunnel_to_dashboard("infra/gcp/small.yaml"),
     ):
         pass
@@ -81,7 +78,8 @@ def test_a_job_goes_through_a_tunnel(infra, head):
     port = head.url.rpartition(":")[2]
     ssh.write_text(textwrap.dedent(SSH.format(python=sys.executable, port=port)).lstrip())
     ssh.chmod(0o755)
-    state = {"10.0.0.9": {"tags": {"ray-node-type": "head"}, "state": "running"}}  # what `ray up` leaves
+    tags = {"ray-node-type": "head", "ray-node-status": "up-to-date"}
+    state = {"10.0.0.9": {"tags": tags, "state": "running"}}  # what `ray up` leaves
     (infra / "ray").mkdir()
     (infra / "ray/cluster-mine.state").write_text(json.dumps(state))
     env = {**head.env, "PATH": f"{ssh.parent}:{head.env['PATH']}", "RAY_TMPDIR": str(infra)}
