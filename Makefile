@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture hosts slurm check format docs lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture hosts slurm check format docs infra lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -126,6 +126,10 @@ docs: .docs/.done
 	$(UV) venv --quiet --clear --python $(PYTHON) .docs
 	$(UV) pip install --quiet --python .docs/bin/python --require-hashes -r $<
 	@touch $@
+
+# The examples of infra/. For a cluster of your own: `python infra/make.py --help`.
+infra: env
+	$(BIN)/python infra/make.py examples
 
 bench: env-dev
 	$(BIN)/python benchmarks/engine.py

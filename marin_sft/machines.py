@@ -32,7 +32,8 @@ class Host:
 
 @dataclass(frozen=True)
 class TpuGeneration:
-    """cores: per chip; a type such as "v4-8" counts cores. largest_host: the most chips of a slice with one host.
+    """cores: per chip; a type such as "v4-8" counts cores. devices: per chip, as JAX counts them. largest_host: the
+    most chips of a slice with one host.
 
     topologies: how the chips of a slice are connected, by their number. Where several are possible, the most compact.
     runtime: the image of a TPU VM. gke: the accelerator's name in GKE. hosts: by their number of chips. These three are
@@ -42,6 +43,7 @@ class TpuGeneration:
     cores: int
     topologies: Mapping[int, str]
     largest_host: int = CHIPS_PER_HOST
+    devices: int = 1
     runtime: str | None = None
     gke: str | None = None
     hosts: Mapping[int, Host] = field(default_factory=dict)
@@ -70,8 +72,10 @@ _PARTS_OF_A_CUBE = _grids("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _FLAT = _grids("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 
 TPUS = {
-    "v2": TpuGeneration(cores=2, topologies=_grids("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")),
-    "v3": TpuGeneration(cores=2, topologies=_grids("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32")),
+    "v2": TpuGeneration(cores=2, devices=2, topologies=_grids("2x2", "4x4", "4x8", "8x8", "8x16", "16x16")),
+    "v3": TpuGeneration(
+        cores=2, devices=2, topologies=_grids("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32")
+    ),
     "v4": TpuGeneration(
         cores=2,
         topologies={**_PARTS_OF_A_CUBE, **_cubes(12, 12, 16)},
@@ -112,6 +116,7 @@ TPUS = {
     ),
     "v7x": TpuGeneration(
         cores=2,
+        devices=2,
         topologies={**_PARTS_OF_A_CUBE, **_grids("4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")},
     ),
 }

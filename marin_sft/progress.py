@@ -3,7 +3,7 @@
     progress.report(done=120, total=400, unit="steps", loss=1.32, tokens_per_second=5100.0)
     progress.kept(100)
 
-The runner of an attempt installs a listener. Without one, e.g. in a notebook, reports are discarded.
+The runner of an attempt installs listeners. Without any, e.g. in a notebook, reports are discarded.
 """
 
 import re
@@ -61,15 +61,16 @@ Listener = Callable[[Progress], None]
 
 
 class _Hearing:
-    """A listener, and what it has heard."""
+    """Some listeners, and what they have heard."""
 
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
         self.newest = Progress(0, None, "")
 
     def hear(self, news: Progress) -> None:
         self.newest = news
-        self.listener(news)
+        for listener in self.listeners:
+            listener(news)
 
 
 _hearing: ContextVar[_Hearing | None] = ContextVar("marin_sft_progress_hearing", default=None)
@@ -93,9 +94,9 @@ def kept(done: float) -> None:
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Inside the block, send reports to `listener`."""
-    token = _hearing.set(_Hearing(listener))
+def listening(*listeners: Listener) -> Iterator[None]:
+    """Inside the block, send reports to `listeners`, and to no others."""
+    token = _hearing.set(_Hearing(*listeners))
     try:
         yield
     finally:

@@ -22,15 +22,15 @@ from marin_sft.execution.terminal import visible
 from marin_sft.redaction import redacted
 
 
-def run_body(fn: Callable[[Any], object], config: object, hear: progress.Listener) -> Failure | None:
-    """Run `fn(config)`. Returns its exception as a failure; `hear` gets its progress reports.
+def run_body(fn: Callable[[Any], object], config: object, *listeners: progress.Listener) -> Failure | None:
+    """Run `fn(config)`. Returns its exception as a failure. listeners: get its progress reports.
 
     Raises:
         InfrastructureLoss: raised by the body, which was not the cause.
         KeyboardInterrupt: the process was interrupted.
     """
     try:
-        with progress.listening(hear):
+        with progress.listening(*listeners):
             fn(config)
     except (KeyboardInterrupt, InfrastructureLoss):
         raise

@@ -46,10 +46,10 @@ class Gang:
     resources: Resources
     variables: Mapping[str, str]
 
-    def run(self, hear: progress.Listener) -> Failure | None:
+    def run(self, *listeners: progress.Listener) -> Failure | None:
         """Run the step's body on all hosts. Returns the first failure of the user's code.
 
-        hear: gets the progress of rank 0.
+        listeners: get the progress of rank 0.
 
         Raises:
             InfrastructureLoss: a host, or a process, was lost.
@@ -59,6 +59,10 @@ class Gang:
         import ray
 
         told: set[str] = set()
+
+        def hear(news: progress.Progress) -> None:
+            for listener in listeners:
+                listener(news)
 
         def tell(waits: str) -> None:
             if waits not in told:

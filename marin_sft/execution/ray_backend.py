@@ -18,11 +18,12 @@ from concurrent.futures import Future
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
+from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory, UserError
 from marin_sft.execution import drains, out_of_memory, ray_environment
 from marin_sft.execution.claims import read_claim
 from marin_sft.execution.gang import group_name
 from marin_sft.execution.ray_connection import Connection, connect, in_worker
+from marin_sft.execution.ray_metrics import AttemptGauges
 from marin_sft.execution.reservation import release
 from marin_sft.execution.resources import RuntimeEnv, demand, one_host_of
 from marin_sft.execution.shared_prefix import check_shared
@@ -37,6 +38,18 @@ if TYPE_CHECKING:
 
 _SHARED = ("CPU", "memory")  # of these, less does
 _PATIENCE = 10.0  # seconds for stopped tasks to end
+
+
+class StepFailed(MarinSftError):
+    """Raised by the task of a failed attempt, so that Ray shows it as failed. The launch only sees its `outcome`."""
+
+    def __init__(self, step: str, outcome: Outcome) -> None:
+        super().__init__(step, outcome)
+        self.step, self.outcome = step, outcome
+
+    def __str__(self) -> str:
+        failure = self.outcome.failure
+        return f"{self.step}: {failure.error}\n{failure.traceback}" if failure else self.step
 
 
 class RayBackend:
@@ -211,7 +224,10 @@ class RayBackend:
             done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
         else:
             cause = getattr(error, "cause", None)  # of a RayTaskError; its own text is a traceback
-            done.set_exception(cause if isinstance(cause, Exception) else error)
+            if isinstance(cause, StepFailed):
+                done.set_result(cause.outcome)
+            else:
+                done.set_exception(cause if isinstance(cause, Exception) else error)
 
     @property
     def _on_this_machine(self) -> bool:
@@ -266,8 +282,11 @@ def _terminate(pid: int) -> None:
 def _attempt(task: Task, secrets: dict[str, str], echo: bool, alone: bool) -> Outcome:
     """alone: no other machine belongs to this Ray, so none is drained."""
     os.environ.update(secrets)
-    with contextlib.nullcontext() if alone else drains.heeded():
-        return run_attempt(task, own_process=True, echo=echo)
+    with contextlib.nullcontext() if alone else drains.heeded(), AttemptGauges(task.name, task.claim) as gauges:
+        outcome = run_attempt(task, own_process=True, echo=echo, listeners=[gauges.hear])
+    if outcome.failure is not None:
+        raise StepFailed(task.name, outcome)
+    return outcome
 
 
 def _ray_options(

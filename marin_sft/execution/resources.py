@@ -105,6 +105,15 @@ def hosts_of(resources: Resources) -> int:
     return resources.hosts if isinstance(resources, CpuConfig | GpuConfig) else 1
 
 
+def device_count(resources: Resources) -> int:
+    """The number of devices that JAX sees on all hosts of a request."""
+    if isinstance(resources, TpuPodConfig):
+        one = tpu_slice(resources)
+        return hosts_of(resources) * one.chips * TPUS[resources.tpu_type.partition("-")[0]].devices
+    per_host = max(1, int(resources.gpu_count)) if isinstance(resources, GpuConfig) else 1
+    return hosts_of(resources) * per_host
+
+
 def tpu_slice(resources: TpuPodConfig) -> Slice:
     """The machines of one slice."""
     found = slice_of(resources.tpu_type)

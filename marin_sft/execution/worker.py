@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from marin_sft import progress
 from marin_sft.errors import StoreError, StoreUnavailable
 from marin_sft.execution.attempt_log import AttemptLog
 from marin_sft.execution.beat import Beat
@@ -75,11 +76,14 @@ class Outcome:
     failure: Failure | None = None
 
 
-def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
+def run_attempt(
+    task: Task, own_process: bool, echo: bool = True, listeners: Sequence[progress.Listener] = ()
+) -> Outcome:
     """Run one attempt of a step. Exceptions of the body are not raised; they give a failed `Outcome`.
 
     own_process: nothing else writes to this process's stdout and stderr while the body runs.
     echo: the body's output also goes there, not only to the attempt's log.
+    listeners: hear the body's progress, too.
     """
     store = open_store(task.prefix)
     claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)
@@ -99,7 +103,7 @@ def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
     ):
         looks = list(map(look_at, task.contents))
         changed = _changed_inputs(looks, "began") or (own_process and changed_source(config, task.payload)) or None
-        failure = changed or _run(task, config, output, beat)
+        failure = changed or _run(task, config, output, (beat.hear, *listeners))
         seconds = time.monotonic() - clock
         failure = _with_changed_inputs(task, failure, looks)
         files = None if failure else _files(store, output)  # while the owner still beats: a large output takes time
@@ -118,10 +122,10 @@ def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
     return Outcome("committed" if commit else "elsewhere", claim.number, seconds, commit=commit)
 
 
-def _run(task: Task, config: object, output: str, beat: Beat) -> Failure | None:
+def _run(task: Task, config: object, output: str, listeners: Sequence[progress.Listener]) -> Failure | None:
     """Run the body here, or on the hosts that the step requests."""
     if task.hosts == 1:
-        return run_body(task.fn, config, beat.hear)
+        return run_body(task.fn, config, *listeners)
     work = Work(
         fn=task.fn,
         config=config,
@@ -133,7 +137,7 @@ def _run(task: Task, config: object, output: str, beat: Beat) -> Failure | None:
         secrets=secrets_of_this_process(),
     )
     variables = fresh_process_variables(demand(task.resources)) if task.fresh_process else {}
-    return Gang(work, task.name, task.resources, variables).run(beat.hear)
+    return Gang(work, task.name, task.resources, variables).run(*listeners)
 
 
 def _fill(leaf: object, output: str, earlier: tuple[str, ...]) -> object:

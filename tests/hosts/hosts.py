@@ -82,9 +82,9 @@ class _Namespaces:
 
 
 class Host:
-    """It shares all files with this machine, except for /tmp/ray, /dev/shm and /etc/hosts."""
+    """It shares all files with this machine, except for /tmp, /dev/shm and /etc/hosts."""
 
-    def __init__(self, number: int, switch: _Namespaces, hosts_file: Path) -> None:
+    def __init__(self, number: int, switch: _Namespaces, shared: Path) -> None:
         self.name, self.address = _name(number), _address(number)
         self._inside = _Namespaces("--net", "--mount", "--uts", "--ipc", "--mount-proc")
         self._port, self._switch = f"port{number}", switch
@@ -94,10 +94,19 @@ class Host:
         self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
         self.run("ip", "link", "set", "eth0", "up")
         self.run("hostname", self.name)
-        self.mount("--bind", str(hosts_file), "/etc/hosts")
-        self.run("mkdir", "-p", "/tmp/ray")
-        for directory in ("/tmp/ray", "/dev/shm"):
-            self.mount("-t", "tmpfs", "-o", "size=2g,mode=1777", "tmpfs", directory)
+        self.mount("--bind", str(shared / "hosts"), "/etc/hosts")
+        self.mount("-t", "tmpfs", "-o", "size=2g,mode=1777", "tmpfs", "/dev/shm")
+        self._mount_tmp(shared, ROOT, Path(sys.prefix))
+
+    def _mount_tmp(self, *shared: Path) -> None:
+        """A /tmp of its own, in which these directories still are if they lie there."""
+        self.mount("-t", "tmpfs", "-o", "size=2g,mode=1777", "tmpfs", "/mnt")
+        for path in shared:
+            if path.is_relative_to("/tmp"):
+                place = f"/mnt/{path.relative_to('/tmp')}"
+                self.run("mkdir", "-p", place)
+                self.mount("--rbind", str(path), place)
+        self.mount("--rbind", "/mnt", "/tmp")
 
     def _set_port(self, action: str, *words: str) -> None:
         enter = self._switch.entered("--net")
@@ -137,15 +146,15 @@ class Host:
 
 
 class Hosts:
-    """`with Hosts(3) as hosts:`; `hosts[0]` is the first."""
+    """`with Hosts(3, directory) as hosts:`; `hosts[0]` is the first. All see the directory under the same path."""
 
-    def __init__(self, count: int, scratch: Path) -> None:
-        self._count, self._numbers = count, itertools.count()
-        self._file = scratch / "hosts"
+    def __init__(self, count: int, shared: Path) -> None:
+        self._count, self._shared, self._numbers = count, shared, itertools.count()
         self._all: list[Host] = []
 
     def __enter__(self) -> "Hosts":
-        self._file.write_text("127.0.0.1 localhost\n" + "".join(f"{_address(n)} {_name(n)}\n" for n in range(240)))
+        names = "".join(f"{_address(number)} {_name(number)}\n" for number in range(240))
+        (self._shared / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
         self._switch = _Namespaces("--net")
         add = [*self._switch.entered("--net"), "ip", "link", "add", "switch", "up", "type", "bridge"]
         subprocess.run(add, check=True)
@@ -163,7 +172,7 @@ class Hosts:
 
     def add(self) -> Host:
         """A host with an address that none had before."""
-        self._all.append(Host(next(self._numbers), self._switch, self._file))
+        self._all.append(Host(next(self._numbers), self._switch, self._shared))
         return self._all[-1]
 
 

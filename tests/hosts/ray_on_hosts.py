@@ -8,20 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from marin_sft.execution.failure_detection import FAILURE_DETECTION
 from tests.hosts.hosts import ROOT, Host, Hosts, pid_inside, wait_for
 
 PORT, DASHBOARD = 6379, 8265
 _MEMORY = 4 * 2**30
-# How soon Ray notices that a host is lost, in ms. By default it takes up to 13 s if its processes were killed, and
-# seven minutes if the network lost it.
-_NOTICED = {
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-    "RAY_grpc_client_keepalive_time_ms": "5000",
-    "RAY_grpc_client_keepalive_timeout_ms": "5000",
-}
 _LEFT = """
 import ray
 from ray.util.placement_group import placement_group_table
@@ -45,7 +36,7 @@ class RayOnHosts:
         token.touch(0o600)
         token.write_text(secrets.token_hex(16))
         self.env = {
-            **_NOTICED,
+            **FAILURE_DETECTION,
             "RAY_ADDRESS": f"{self.head.address}:{PORT}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),

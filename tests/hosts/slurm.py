@@ -1,6 +1,7 @@
 """A real Slurm on hosts of `tests.hosts.hosts`, from Debian's packages, which `make slurm` unpacks into .slurm/."""
 
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,10 +49,14 @@ class Slurm:
         """A command of Slurm, on the controller."""
         return self._controller.run(*command, env={**self._env, **(env or {})})
 
-    def submit(self, script: Path, *options: str, env: Mapping[str, str] | None = None) -> str:
-        """Submit a job and return its id. Its output is in job.out beside the script."""
-        words = ["--parsable", f"--chdir={script.parent}", f"--output={script.parent}/job.out", *options, str(script)]
-        return self.run("sbatch", *words, env=env).strip()
+    def submit(self, output: Path, *command: str, env: Mapping[str, str] | None = None) -> str:
+        """Submit a script, with its options before it and its arguments after it. Returns the number of the job."""
+        return self.run("sbatch", "--parsable", f"--output={output}", *command, env=env).strip()
+
+    def processes(self) -> list[str]:
+        """What runs on the nodes, besides Slurm itself."""
+        lines = [line for host in self._workers for line in host.run("ps", "-eo", "args", "--no-headers").splitlines()]
+        return [line for line in lines if not line.startswith(("slurmd", "ps ", f"{sys.executable} -IS -c"))]
 
     def job(self, number: str) -> dict[str, str]:
         """What `scontrol show job` says: JobState, ExitCode, StartTime and more."""

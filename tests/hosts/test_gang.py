@@ -20,15 +20,6 @@ STEPS = 100
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray, prepared, tmp_path_factory) -> str:
-    """The digest of the model of a training that nothing happens to."""
-    training = Training(ray, prepared, tmp_path_factory.mktemp("undisturbed") / "store")
-    digest = training.finish()
-    assert training.steps(1) == [*range(1, STEPS + 1)]
-    return digest
-
-
-@pytest.fixture(scope="module")
 def times():
     """Seconds from a loss to the next claim, and to the next step of training, by what was lost."""
     times: dict[str, list[tuple[float, float]]] = {}

@@ -26,10 +26,10 @@ SCRIPT = """
 """
 
 
-def launch(ray, tmp_path):
+def launch(ray, tmp_path, prefix=None):
     script = SCRIPT.replace('f"hold', f'f"{tmp_path}/hold')
     (tmp_path / "script.py").write_text(textwrap.dedent(script))
-    return ray.launch(str(tmp_path / "script.py"), "--prefix", str(tmp_path / "store"))
+    return ray.launch(str(tmp_path / "script.py"), "--prefix", str(prefix or tmp_path / "store"))
 
 
 def test_steps_of_several_hosts_share_a_prefix(ray, tmp_path):
@@ -57,3 +57,11 @@ def test_a_step_whose_host_is_killed_runs_again_on_another(ray, tmp_path):
     (claim,) = tmp_path.glob("store/second-*/claims/000002.json")
     assert json.loads(claim.read_text())["owner"]["host"] != lost
     ray.replace(host)
+
+
+def test_a_prefix_that_hosts_do_not_share_is_refused_before_anything_runs(ray, tmp_path):
+    running = launch(ray, tmp_path, prefix="/tmp/own/store")
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 2, output
+    assert any(f"host {host.name} ({host.address}) sees another directory" in output for host in ray.workers), output
+    assert ray.head.run("find", "/tmp/own", "-name", "*.json") == ""

@@ -17,7 +17,7 @@ SEED = os.environ.get("SEED", "0")
 STEPS = 100
 
 
-def test_each_preemption_is_a_checkpoint_and_no_step_is_lost(ray, prepared, tmp_path):
+def test_each_preemption_is_a_checkpoint_and_no_step_is_lost(ray, prepared, undisturbed, tmp_path):
     """It checkpoints within three steps of the notice, the next attempt goes on from there, and it ends."""
     dice = random.Random(f"preempt {SEED}")
     training = Training(ray, prepared, tmp_path / "store", CHECKPOINT="1000")
@@ -31,9 +31,10 @@ def test_each_preemption_is_a_checkpoint_and_no_step_is_lost(ray, prepared, tmp_
         kept.append(training.checkpoint(attempt))
         assert at <= kept[-1] <= at + 3
         assert training.steps(attempt) == [*range(1, kept[-1] + 1)]
+        assert training.metrics(attempt)[: kept[-2]] == training.metrics(attempt - 1), "no step is taken twice"
         told.wait(timeout=60)
         ray.replace(victim)
-    training.finish()
+    assert training.finish() == undisturbed
     assert training.steps(PREEMPTIONS + 1) == [*range(1, STEPS + 1)]
     assert ray.placement_groups() == []
     print(f"\n{PREEMPTIONS} preemptions, after which there were checkpoints of steps {kept[1:]}")
