@@ -70,6 +70,12 @@ class TrainingFiles:
         self._await(lambda: max(self.steps(attempt), default=0) >= step, f"step {step} of attempt {attempt}", seconds)
         return self.steps(attempt)[-1]
 
+    def await_log(self, attempt: int, text: str, seconds: float = 60) -> int:
+        """Wait until a rank of an attempt prints a text. Returns the last step that was taken by then."""
+        logs = self.directory / str(attempt)
+        self._await(lambda: any(text in log.read_text() for log in logs.glob(".log*")), repr(text), seconds)
+        return self.steps(attempt)[-1]
+
     def checkpoint(self, attempt: int) -> int:
         """The step of the newest checkpoint of an attempt; 0 if there is none."""
         names = [path.name for path in (self.directory / str(attempt)).glob("checkpoints/step-*")]
