@@ -41,6 +41,4 @@ def test_each_preemption_is_a_checkpoint_and_no_step_is_lost(ray, prepared, undi
     assert training.finish() == undisturbed
     assert training.steps(PREEMPTIONS + 1) == [*range(1, STEPS + 1)]
     assert ray.placement_groups() == []
-    print(
-        f"\n{PREEMPTIONS} preemptions: checkpoints of steps {kept[1:]}, the next claim after {statistics.median(seconds):.1f} s"
-    )
+    print(f"\n{PREEMPTIONS} preemptions: kept steps {kept[1:]}; next claim after {statistics.median(seconds):.0f} s")
