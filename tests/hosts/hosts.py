@@ -4,6 +4,7 @@ Other processes see no name of a namespace, a link or a mount. The kernel remove
 process ends with the one that made it, even by kill -9. So runs cannot collide, and nothing is left behind.
 """
 
+import functools
 import itertools
 import os
 import shutil
@@ -31,6 +32,7 @@ _NETWORK = "10.99.0."
 _T = TypeVar("_T")
 
 
+@functools.cache
 def impossible() -> str | None:
     """Why hosts cannot be made here; None when they can."""
     if os.geteuid() != 0:
