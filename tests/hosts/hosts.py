@@ -156,7 +156,8 @@ class Hosts:
 
     def __enter__(self) -> "Hosts":
         names = "".join(f"{_address(number)} {_name(number)}\n" for number in range(240))
-        (self._shared / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+        if not (file := self._shared / "hosts").exists():  # always the same; other hosts may have mounted it
+            file.write_text(f"127.0.0.1 localhost\n{names}")
         self._switch = _Namespaces("--net")
         add = [*self._switch.entered("--net"), "ip", "link", "add", "switch", "up", "type", "bridge"]
         subprocess.run(add, check=True)
