@@ -45,7 +45,7 @@ def goes_on(training, lost: int, since: float, times: list) -> None:
 def test_a_host_is_killed(ray, prepared, undisturbed, times, tmp_path, number):
     dice = random.Random(f"kill {SEED} {number}")
     training = Training(ray, prepared, tmp_path / "store")
-    training.await_step(1, dice.randrange(STEPS - 20))
+    training.await_step(1, dice.randint(1, STEPS - 20))
     victim = dice.choice(training.hosts(1))
     killed = time.monotonic()
     victim.kill()
