@@ -110,7 +110,7 @@ def test_losses_on_two_hosts_are_those_on_one(stores, name):
 
 @pytest.mark.torture
 def test_log_probabilities_of_the_reference(stores):
-    one, two = (np.load(next(s.glob("reference_logprobs/*/1/*.npy"))) for s in stores)
+    one, two = (np.load(next(s.glob("reference_logprobs/*/1/**/*.npy"))) for s in stores)
     np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
 
 
