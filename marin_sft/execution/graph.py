@@ -25,7 +25,7 @@ class Node:
 
     directory: relative to the prefix, unless the step overrides it with an absolute path or a URL.
     inputs: the steps it waits for, without duplicates, in config order.
-    nonblocking: the steps it uses without waiting, likewise.
+    nonblocking: the steps it uses without waiting, also once each.
     contents: the local files in its config.
     reads_logs_of: the directories of inputs whose log it uses by a file's name.
     """
