@@ -28,22 +28,9 @@ from tests.infra.launcher_files import make
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-OUTSIDE = {
-    "cd",
-    "chmod",
-    "cp",
-    "docker",
-    "export",
-    "gcloud",
-    "git",
-    "kubectl",
-    "llama-server",
-    "ls",
-    "pip",
-    "ray",
-    "sbatch",
-}
-OUTSIDE |= {"sky", "source", "vllm"}
+OUTSIDE = set(
+    "cd chmod cp docker export gcloud git kubectl llama-server ls pip prometheus ray sbatch sky source vllm".split()
+)
 """Commands that are not ours."""
 
 # The files that the pages call yours.
