@@ -141,6 +141,7 @@ class TransformConfig(StepConfig, kind="transform", version=4, body="marin_sft.d
     """The share of a split's rows that may be unusable, 0 to 1. At least one row must be left."""
 
     output_path: str = this_output_path()
+    earlier_attempts: tuple[str, ...] = earlier_attempts()
 
     def __post_init__(self) -> None:
         _refuse_strings(self, "names", "subsets", "splits", "metadata_columns")
@@ -195,6 +196,7 @@ class TokenizeConfig(StepConfig, kind="tokenize", version=6, body="marin_sft.dat
     """The share of a split's rows that may be unusable, 0 to 1. At least one row must be left."""
 
     output_path: str = this_output_path()
+    earlier_attempts: tuple[str, ...] = earlier_attempts()
 
     def __post_init__(self) -> None:
         _refuse_strings(self, "paths", "train_paths", "validation_paths")

@@ -89,17 +89,13 @@ class Work:
 
 
 class Rank:
-    """The actor. `name`: what Ray's dashboard shows, "checkpoints/chat_seed0[3]"."""
+    """The actor."""
 
-    def __init__(self, number: int, name: str) -> None:
+    def __init__(self, number: int) -> None:
         self._number = number
-        self._name = name
         self._news: Progress | None = None
         self._log: AttemptLog | None = None
         self._told = 0  # bytes of the log that the coordinator has
-
-    def __repr__(self) -> str:
-        return f"{self._name}[{self._number}]"
 
     def place(self) -> Place:
         import ray

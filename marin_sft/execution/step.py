@@ -23,7 +23,7 @@ import dataclasses
 import fnmatch
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -138,7 +138,13 @@ class OutputName:
 
 @dataclass(frozen=True)
 class EarlierAttempts:
-    """The directories of earlier attempts to resume from, newest first. Not part of the identity."""
+    """The directories of earlier attempts to resume from, newest first. Not part of the identity.
+
+    Until an attempt fills them in, there are none.
+    """
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
 
 
 @dataclass(frozen=True, eq=False)
