@@ -84,7 +84,7 @@ def examples() -> dict[str, str]:
     for kind in KINDS:
         short = {ray: name for name, ray in _V5E.items()}.get(kind, kind)
         for capacity in ("spot", "reserved"):
-            cluster = GcpCluster(f"marin-sft-{short}", tpu_types=sizes_of(kind), capacity=capacity, **place)
+            cluster = GcpCluster(f"marin-sft-{short}-{capacity}", tpu_types=sizes_of(kind), capacity=capacity, **place)
             made[f"gcp/{short}-{capacity}.yaml"] = to_yaml(cluster.file(), "gcp")
     job: dict[str, Any] = {"image": "<IMAGE>", "prefix": "gs://<BUCKET>/marin_sft", "command": EXAMPLE}
     made["kuberay/tpu.yaml"] = to_yaml(RayJob(**job, tpu_types=("v4-128",), spot=True).file(), "kuberay")
