@@ -22,6 +22,7 @@ from marin_sft.run import command as marin_sft_command
 from marin_sft.run import ray_run
 from marin_sft.trainers import DPOConfig, SFTConfig
 from marin_sft.trainers.commands import parse as parse_settings
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics import trackers
 from tests.infra.launcher_files import make
 
