@@ -19,7 +19,7 @@ from marin_sft.errors import InfrastructureLoss, OutOfMemory, Preempted
 from marin_sft.execution import out_of_memory
 from marin_sft.execution.rank import Ended, Place, Rank, Work, stacks_of
 from marin_sft.execution.reservation import Host, demand_of_worker, reserved
-from marin_sft.execution.resources import Resources, TpuPodConfig, demand
+from marin_sft.execution.resources import Resources, TpuPodConfig, demand, hosts_of
 from marin_sft.execution.step_state import Failure
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Gang:
             if waits not in told:
                 told.add(waits)
                 print(waits, flush=True)
-            hear(progress.Progress(0, None, waits))
+            hear(progress.Progress(0, hosts_of(self.resources), "hosts"))
 
         with reserved(self.resources, group_name(self.work.directory, self.work.claim), tell) as hosts:
             ranks = [self._start(number, host) for number, host in enumerate(hosts)]
@@ -98,14 +98,16 @@ class Gang:
             "memory": asked.pop("memory", None),
             "resources": asked or None,
         }
-        actor = ray.remote(concurrency_groups={"control": 2})(Rank)
+        # Ray names the actor, its tasks and its process after the class.
+        named = type(f"{self.name}[{number}]", (Rank,), {})
+        actor = ray.remote(concurrency_groups={"control": 2})(named)
         return actor.options(
             **{name: value for name, value in options.items() if value is not None},
             scheduling_strategy=PlacementGroupSchedulingStrategy(host.group, host.bundle),
             runtime_env={"env_vars": dict(self.variables)},  # Ray adds the environment of this process's task
             max_restarts=0,
             max_task_retries=0,
-        ).remote(number, self.name)
+        ).remote(number)
 
     def _places(self, ranks: list[ActorHandle[Rank]]) -> list[Place]:
         import ray

@@ -54,6 +54,7 @@ def hosts_without(ray: ModuleType, store: Store, nodes: Sequence[Mapping[str, An
         written = store.names(folder)
     finally:
         store.remove(folder)
+        store.prune(store.path("_probe"))
     for index, node in enumerate(nodes):
         if found[index] == "" and node["NodeID"] not in written:
             found[index] = "writes to another directory: what it writes is not seen here"

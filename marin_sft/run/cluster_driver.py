@@ -52,9 +52,9 @@ def connected(address: str) -> Iterator[Connection]:
         connection.close()
 
 
-def live_nodes(connection: Connection) -> list[dict[str, Any]]:
+def live_nodes(ray: Any) -> list[dict[str, Any]]:
     """The head first."""
-    nodes = [node for node in connection.ray.nodes() if node["Alive"]]
+    nodes = [node for node in ray.nodes() if node["Alive"]]
     return sorted(nodes, key=lambda node: (not is_head(node), node["NodeManagerAddress"], node["NodeID"]))
 
 

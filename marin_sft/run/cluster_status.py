@@ -35,7 +35,7 @@ def read_nodes(connection: Connection) -> list[NodeStatus]:
 
     free, draining = state.available_resources_per_node(), state.get_draining_nodes()
     found = []
-    for node in live_nodes(connection):
+    for node in live_nodes(connection.ray):
         left = free.get(node["NodeID"], {})
         shown = {name: amount for name, amount in node["Resources"].items() if not name.startswith(_HIDDEN)}
         ends = draining.get(node["NodeID"])

@@ -51,19 +51,26 @@ class Cluster:
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     probes: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
 
     def ask(self, method: str, *arguments: object) -> dict[str, Any]:
-        """The answer of each node that gives one."""
+        """The answer of each node that gives one. `silent` says why another does not."""
         asked = {name: getattr(probe, method).remote(*arguments) for name, probe in self.probes.items()}
-        self.ray.wait(list(asked.values()), num_returns=len(asked), timeout=_ANSWER)
-        return {name: answer for name, reference in asked.items() if (answer := _got(self.ray, reference)) is not None}
+        ended, _ = self.ray.wait(list(asked.values()), num_returns=len(asked), timeout=_ANSWER)
+        answers = {}
+        for name, reference in asked.items():
+            try:
+                answers[name] = self.ray.get(reference, timeout=0 if reference in ended else 0.001)
+            except self.ray.exceptions.RayError as error:
+                self.silent[name] = _reason(error)
+        return answers
 
 
 def examine(connection: Connection, prefix: str | None) -> Iterator[Finding]:
     """The findings of all checks, as they come."""
     cluster = Cluster(connection.ray, prefix)
     yield from _nodes(cluster)
-    for check in CHECKS:
+    for check in CHECKS if cluster.facts else ():
         yield from check(cluster)
 
 
@@ -74,22 +81,22 @@ def _nodes(cluster: Cluster) -> Iterator[Finding]:
 
     cloudpickle.register_pickle_by_value(node_probe)  # nodes may lack marin_sft, or have another one
     actor = cluster.ray.remote(num_cpus=0, max_restarts=0)(node_probe.NodeProbe)
-    nodes = live_nodes(Connection(cluster.ray, True, False))
-    names = _distinct([name_of(node) for node in nodes])
-    cluster.nodes = dict(zip(names, nodes, strict=True))
+    nodes = live_nodes(cluster.ray)
+    names = dict(zip(_distinct([name_of(node) for node in nodes]), nodes, strict=True))
+    ends = state.get_draining_nodes()
+    leaving = [name for name, node in names.items() if node["NodeID"] in ends]  # they take no tasks any more
+    cluster.nodes = {name: node for name, node in names.items() if name not in leaving}
     cluster.probes = {
         name: actor.options(scheduling_strategy=Pinned(node["NodeID"], soft=False)).remote()
         for name, node in cluster.nodes.items()
     }
     cluster.facts = cluster.ask("facts")
-    for name in names:
-        if name not in cluster.facts:
-            del cluster.nodes[name], cluster.probes[name]
-            yield Finding("ray", f"{name} has not answered", f"see Ray's logs on it, in {_logs(cluster.ray)}")
-    draining = [name for name in names if cluster.nodes.get(name, {}).get("NodeID") in state.get_draining_nodes()]
-    leaving = f", of which {', '.join(draining)} will be taken away" if draining else ""
+    for name, reason in cluster.silent.items():
+        del cluster.nodes[name], cluster.probes[name]
+        yield Finding("ray", f"{name} has not answered ({reason})", f"see Ray's logs there, in {_logs(cluster.ray)}")
     if cluster.facts:
-        yield Finding("ray", f"Ray {cluster.ray.__version__}, {counted(len(cluster.facts), 'node')} answering{leaving}")
+        rest = f"; {', '.join(leaving)} will be taken away and is not asked" if leaving else ""
+        yield Finding("ray", f"Ray {cluster.ray.__version__}, {counted(len(cluster.facts), 'node')} answering{rest}")
 
 
 def _versions(cluster: Cluster) -> Iterator[Finding]:
@@ -272,6 +279,12 @@ def _got(ray: Any, reference: object, timeout: float = 0) -> Any:
         return ray.get(reference, timeout=timeout)
     except ray.exceptions.RayError:
         return None
+
+
+def _reason(error: Exception) -> str:
+    """The last line of a RayTaskError's traceback is the error itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _distinct(names: list[str]) -> list[str]:

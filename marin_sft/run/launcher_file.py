@@ -26,10 +26,10 @@ _PATIENCE = 120.0  # seconds for the provider to name the head's address, and fo
 
 
 def find_launcher_file(name: str) -> str:
-    """The file NAME, or the one in infra/ whose `cluster_name` is NAME.
+    """The file `name`, or the launcher file in infra/ of this name or with this `cluster_name`.
 
     Raises:
-        UserError: there is none, or `ray up` does not take it.
+        UserError: there is none or more than one, or `ray up` does not take it.
     """
     if os.path.isfile(name):
         if _cluster_name(name) is None:
@@ -38,11 +38,19 @@ def find_launcher_file(name: str) -> str:
                 "dashboard yourself (kubectl port-forward, ssh -L), and use --address"
             )
         return name
-    named = {found: path for path in sorted(glob.glob(_PLACES, recursive=True)) if (found := _cluster_name(path))}
-    if name in named:
-        return named[name]
-    known = nearest_text(name, named) if named else ""
-    raise UserError(f"--cluster {name}: no such file, and no file in infra/ with this cluster_name{known}")
+    known = [(path, _cluster_name(path)) for path in sorted(glob.glob(_PLACES, recursive=True))]
+    files = [path for path, cluster in known if cluster and name in (cluster, _stem(path))]
+    if len(files) > 1:
+        raise UserError(f"--cluster {name}: the cluster_name of {', '.join(files)}; expected one of these files")
+    if not files:
+        names = [other for path, cluster in known if cluster for other in (_stem(path), cluster)]
+        text = nearest_text(name, names) if names else ""
+        raise UserError(f"--cluster {name}: no such file, and no launcher file in infra/ with this name{text}")
+    return files[0]
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _cluster_name(path: str) -> str | None:

@@ -75,7 +75,7 @@ def _parser() -> _Parser:
         help="KEY VALUE or KEY=VALUE for the job; a lone KEY copies its value here. Repeatable",
     )
     add("--address", help=f"the cluster's dashboard or head (default: $RAY_ADDRESS, `cluster up`'s, {DASHBOARD})")
-    add("--cluster", metavar="NAME", help="instead: a file for `ray up`, or the cluster_name of one in infra/")
+    add("--cluster", metavar="NAME", help="instead: a file for `ray up`, or the name of one in infra/")
     add("--working_dir", default=".", help="the directory to ship, without what .gitignore excludes (default: .)")
     add("--submission_id", help="the job's name (default: script-user-time-hex)")
     add("--debug", action="store_true", help="show the traceback of an error here, too")
