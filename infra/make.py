@@ -135,7 +135,7 @@ def parser() -> argparse.ArgumentParser:
     flag("--bucket", required=True, type=_checked(r"[a-z0-9][a-z0-9_.\-]{1,61}[a-z0-9]", "a bucket, without gs://"))
     flag("--tpu", required=True, nargs="+", type=_tpu, help="types, such as v4-128, or generations, such as v4")
     flag("--capacity", choices=gcp.CAPACITIES, default="spot", help="how TPUs are paid for (default: %(default)s)")
-    flag("--max-slices", type=_count, default=4, help="of each type (default: %(default)s)")
+    flag("--max-slices", type=_count, default=1, help="of each type (default: %(default)s)")
     flag("--max-hosts", type=_count, default=64, help="CPU hosts and slices together (default: %(default)s)")
     flag("--service-account", help="of the hosts (default: marin-sft@PROJECT.iam.gserviceaccount.com)")
     flag("--secrets", help="a file here with lines NAME=VALUE, for the environment of Ray on all hosts")

@@ -82,8 +82,18 @@ def test_the_heads_request_starts_exactly_that_type(name, key):
     for cpus in (0, 1, 16):
         demand = {f"TPU-{tpu_type}-head": 1.0, **({"CPU": cpus} if cpus else {})}
         assert launched(config, [demand]) == {key: 1}
-        assert launched(config, [demand] * 2) == {key: 2}
-    assert config["available_node_types"][key]["resources"]["TPU"] == slice_of(tpu_type).chips
+        assert launched(config, [demand] * 2) == {key: 1}, "no more than --max-slices"
+
+
+def test_requests_for_hosts_of_slices_start_no_slice():
+    """A gang makes them when it has a slice. If a host is lost or busy, they wait, which Ray's autoscaler sees."""
+    config = prepared(EXAMPLES["gcp/v4-spot.yaml"])
+    assert launched(config, [{"TPU": 4.0, "CPU": 1.0}] * 16) == {"tpu-v4-8": 1}, "which is one host"
+    single = {"CPU": 1.0, "TPU": 4.0, "TPU-v4-8-head": 1.0}  # what a step on one host requests
+    assert launched(config, [single]) == {"tpu-v4-8": 1}
+    for key, node_type in config["available_node_types"].items():
+        chips = slice_of(key.removeprefix("tpu-")).chips if key == "tpu-v4-8" else None
+        assert node_type["resources"].get("TPU") == chips
 
 
 @pytest.mark.parametrize("name", SPOT)
