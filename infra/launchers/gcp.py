@@ -140,8 +140,8 @@ class GcpCluster:
         return {
             "min_workers": 0,
             "max_workers": self.max_slices,
-            # Of each host. Ray adds the head's resource to the first, and finds the chips by itself. Those of slices with
-            # several hosts are left out here, so that a request for one host, as after a loss, does not start a slice.
+            # Of each host. Ray adds the head's resource to the first, and finds the chips by itself. Those of slices
+            # with several hosts are left out here, so that a request for one host, as after a loss, starts no slice.
             "resources": {**_OFFERED, **({"TPU": machines.chips} if machines.hosts == 1 else {})},
             "node_config": {
                 "acceleratorType": tpu_type,
