@@ -41,7 +41,7 @@ class GcpCluster:
     image: str
     tpu_types: tuple[str, ...]
     capacity: str = "spot"
-    max_slices: int = 4
+    max_slices: int = 1
     max_hosts: int = 64
     service_account: str | None = None
     secrets: str | None = None
@@ -140,8 +140,9 @@ class GcpCluster:
         return {
             "min_workers": 0,
             "max_workers": self.max_slices,
-            # Of each host. Ray adds the slice's head resource to the first one.
-            "resources": {**_OFFERED, "TPU": machines.chips},
+            # Of each host. Ray adds the head's resource to the first, and finds the chips by itself. Those of slices
+            # with several hosts are left out here, so that a request for one host, as after a loss, starts no slice.
+            "resources": {**_OFFERED, **({"TPU": machines.chips} if machines.hosts == 1 else {})},
             "node_config": {
                 "acceleratorType": tpu_type,
                 "runtimeVersion": generation.runtime,

@@ -22,6 +22,7 @@ fi
 : "${SLURM_JOB_ID:?this is a batch script: sbatch [options] $0 COMMAND}"
 : "${MARIN_SFT_PREFIX:?set it to a path that all nodes see, and export it}"
 
+# Settings of Ray, which `make infra` writes.
 export RAY_health_check_initial_delay_ms=1000
 export RAY_health_check_period_ms=1000
 export RAY_health_check_timeout_ms=3000

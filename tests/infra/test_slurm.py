@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from marin_sft.run import draining
-from tests.infra.launcher_files import INFRA, lint
+from tests.infra.launcher_files import INFRA, lint, unknown_to_ray_start
 
 PATH = INFRA / "slurm" / "job.sh"
 SCRIPT = PATH.read_text()
@@ -50,6 +50,15 @@ def test_its_ports_are_its_own():
         )
 
     assert port(1) == 20010 and port(2) == 20020 and port(999_999) == 29990
+
+
+def test_ray_start_has_its_options():
+    text = SCRIPT.replace("\\\n", "")
+    parts = re.findall(r"^ports=\((.*?)^\)", text, re.DOTALL | re.MULTILINE)
+    parts += re.findall(r"ray start (.*) &$", text, re.MULTILINE)
+    parts += re.findall(r"^ *start \"--\w+=\$first\" (.*)$", text, re.MULTILINE)
+    assert len(parts) == 4 and not unknown_to_ray_start(" ".join(parts))
+    assert unknown_to_ray_start(" ".join(parts).replace("--head", "--heads")) == {"--heads"}
 
 
 def test_the_flags_of_the_warning_are_known():
