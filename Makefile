@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture hosts slurm check format docs infra lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture hosts slurm prometheus check format docs infra lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -108,6 +108,16 @@ slurm: $(if $(shell command -v apt-get),.slurm/.done)
 	for package in .slurm/packages/*.deb; do dpkg --extract $$package .slurm; done
 	@touch $@
 
+# A real Prometheus looks at a Ray on which steps run: the one on the path, or Debian's package, unpacked into .prometheus.
+prometheus: env-dev $(if $(shell command -v prometheus),,$(if $(shell command -v apt-get),.prometheus/.done))
+	PATH="$(CURDIR)/.prometheus/usr/bin:$$PATH" $(BIN)/python -m pytest -m torture -s -x tests/execution/test_prometheus.py
+
+.prometheus/.done:
+	rm -rf .prometheus
+	mkdir .prometheus
+	cd .prometheus && apt-get --quiet=2 download prometheus && dpkg --extract prometheus_*.deb .
+	@touch $@
+
 check: env-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -164,4 +174,4 @@ card-wheels: requirements-card.lock env
 	du -sm wheels
 
 clean:
-	rm -rf .venv .docs .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .python-3.12 .python-3.13 wheels site coverage
+	rm -rf .venv .docs .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .python-3.12 .python-3.13 wheels site coverage

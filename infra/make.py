@@ -84,7 +84,7 @@ def examples() -> dict[str, str]:
     for kind in KINDS:
         short = {ray: name for name, ray in _V5E.items()}.get(kind, kind)
         for capacity in ("spot", "reserved"):
-            cluster = GcpCluster(f"marin-sft-{short}", tpu_types=sizes_of(kind), capacity=capacity, **place)
+            cluster = GcpCluster(f"marin-sft-{short}-{capacity}", tpu_types=sizes_of(kind), capacity=capacity, **place)
             made[f"gcp/{short}-{capacity}.yaml"] = to_yaml(cluster.file(), "gcp")
     job: dict[str, Any] = {"image": "<IMAGE>", "prefix": "gs://<BUCKET>/marin_sft", "command": EXAMPLE}
     made["kuberay/tpu.yaml"] = to_yaml(RayJob(**job, tpu_types=("v4-128",), spot=True).file(), "kuberay")
@@ -118,11 +118,11 @@ _prefix = _checked(r"(gs|s3)://[\w.\-/]+|/[\w.\-/]+", "a path that all nodes see
 _name = _checked(r"[a-z]([a-z0-9\-]{0,30}[a-z0-9])?", "lower-case letters, digits and dashes, at most 32")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
         prog="python infra/make.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = parser.add_subparsers(dest="kind", required=True)
+    kinds = top.add_subparsers(dest="kind", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         found = kinds.add_parser(name, help=text, description=text)
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         flags.add_argument("command", nargs="+", help="after --: what to run")
     command("slurm", "a Slurm batch script")
     kinds.add_parser("examples", help="write the files of this folder")
-    return parser
+    return top
 
 
 def _content(asked: argparse.Namespace) -> str:
@@ -197,7 +197,7 @@ def _content(asked: argparse.Namespace) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    asked = _parser().parse_args(arguments)
+    asked = parser().parse_args(arguments)
     if asked.kind == "examples":
         for name, content in examples().items():
             (HERE / name).parent.mkdir(exist_ok=True)

@@ -23,11 +23,14 @@ from marin_sft.run import ray_run
 from marin_sft.trainers import DPOConfig, SFTConfig
 from marin_sft.trainers.commands import parse as parse_settings
 from marin_sft.training.metrics import trackers
+from tests.infra.launcher_files import make
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-OUTSIDE = {"cd", "cp", "git", "llama-server", "ls", "pip", "source", "vllm"}
+OUTSIDE = set(
+    "cd chmod cp docker export gcloud git kubectl llama-server ls pip prometheus ray sbatch sky source vllm".split()
+)
 """Commands that are not ours."""
 
 # The files that the pages call yours.
@@ -110,6 +113,8 @@ def check_python(words: list[str]) -> None:
     if words[:2] == ["-m", "marin_sft.run.ray_run"] or words[0] == "marin_sft/run/ray_run.py":
         _, job = ray_run.parse(words[2:] if words[0] == "-m" else words[1:])
         check(job)
+    elif words[0] == "infra/make.py":
+        make.parser().parse_args(words[1:])
     elif words[0] == "-m":
         assert words[1] in ("pip", "pytest", "tests.test_identity"), words
     elif words[0].startswith("experiments/"):

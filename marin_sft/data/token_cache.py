@@ -49,11 +49,15 @@ def trained_tokens(mask: np.ndarray) -> int:
     return int(np.count_nonzero(mask[1:]))
 
 
+def shard_name(index: int) -> str:
+    return f"shard_{index:05d}"
+
+
 def write_shard(directory: str, index: int, rows: Sequence[TokenRow]) -> Shard:
     """Write `rows` as shard `index` of the cache in `directory`. Shards may be written at the same time."""
     from levanter.store.cache import SerialCacheWriter
 
-    name = f"shard_{index:05d}"
+    name = shard_name(index)
     if not rows:
         return Shard(name, np.zeros(0, np.int64), np.zeros(0, np.int64))
     with SerialCacheWriter(unchained(f"{directory}/{name}"), _EXEMPLAR) as writer:

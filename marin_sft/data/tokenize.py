@@ -19,15 +19,20 @@ import gc
 import itertools
 import json
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from marin_sft import progress
 from marin_sft.data.chat.alignment import TokenRow
 from marin_sft.data.chat.encode import EXAMPLES_AT_ONCE, Encoder, PreferenceRow
 from marin_sft.data.chat.notes import Tally
 from marin_sft.data.files import Json, write_json
+from marin_sft.data.finished import FINISHED, taken_over, versions_of, write_finished
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.messages.detection import unused_keys
 from marin_sft.data.messages.examples import BadRow, Example
@@ -37,11 +42,11 @@ from marin_sft.data.rows.dropped import MEND, Dropped, check_dropped, write_drop
 from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.rows.source_rows import SourceRow, Span
 from marin_sft.data.step_configs import TokenizeConfig
-from marin_sft.data.token_cache import ROWS_PER_SHARD, Shard, finish_cache, write_shard
+from marin_sft.data.token_cache import ROWS_PER_SHARD, Shard, finish_cache, shard_name, write_shard
 from marin_sft.data.tokenizer import load_tokenizer, vocabulary_hash, vocabulary_sample, vocabulary_size
 from marin_sft.errors import DataError
 from marin_sft.execution.shards import map_shards
-from marin_sft.paths import remove_all
+from marin_sft.paths import find, remove_all
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -56,12 +61,13 @@ class _Block:
     """Work for one task: the rows of one shard of the cache.
 
     contents: tells tokenizers apart. A process loads a tokenizer once.
+    split: the directory of its shard in the output.
     first: the number of its first row among the `total` rows of the split.
     """
 
     config: TokenizeConfig
     contents: str
-    directory: str
+    split: str
     index: int
     spans: tuple[Span, ...]
     first: int
@@ -70,10 +76,23 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Result:
+    """taken_over: it is from an earlier attempt."""
+
     shard: Shard
     pairs: int
     dropped: Dropped
     tally: Tally
+    taken_over: bool = False
+
+    def to_json(self) -> Json:
+        shard = {"lengths": self.shard.lengths.tolist(), "trained": self.shard.trained.tolist()}
+        return {**shard, "pairs": self.pairs, "dropped": self.dropped.to_json(), "tally": vars(self.tally)}
+
+    @staticmethod
+    def from_json(name: str, value: Json) -> _Result:
+        shard = Shard(name, *(np.array(value[key], np.int64) for key in ("lengths", "trained")))
+        tally = Tally(**{name: Counter(counts) for name, counts in value["tally"].items()})
+        return _Result(shard, value["pairs"], Dropped.from_json(value["dropped"]), tally, taken_over=True)
 
 
 def tokenize(config: TokenizeConfig) -> None:
@@ -103,6 +122,7 @@ def tokenize(config: TokenizeConfig) -> None:
     _check_one_kind({split: stats[split] for split in (TRAIN, VALIDATION) if split in stats})
     write_json(f"{config.output_path}/stats.json", stats)
     write_json(f"{config.output_path}/metrics.json", _totals([stats[s] for s in (TRAIN, VALIDATION) if s in stats]))
+    remove_all(f"{config.output_path}/{FINISHED}")
 
 
 def _totals(splits: list[Json]) -> dict[str, int]:
@@ -130,18 +150,19 @@ def _tokenize_split(
     whole = count_files(files, f"{config.output_path}/{COPIES}/{split}")
     rows = count_of(whole)
     progress.report(0, rows, f"{split} rows")
-    directory = f"{config.output_path}/{split}"
     plan = enumerate(cut(whole, ROWS_PER_SHARD))
-    blocks = [_Block(config, contents, directory, i, spans, i * ROWS_PER_SHARD, rows) for i, spans in plan]
+    blocks = [_Block(config, contents, split, i, spans, i * ROWS_PER_SHARD, rows) for i, spans in plan]
     sizes = [count_of(block.spans) for block in blocks]
-    results = map_shards(_tokenize_block, blocks, f"{split} rows", sizes)
+    results = map_shards(_shard_of, blocks, f"{split} rows", sizes)
+    if earlier := sum(result.taken_over for result in results):
+        print(f"{split}: {earlier} of {len(results)} shards are from an earlier attempt", file=sys.stderr)
     dropped = Dropped.together(result.dropped for result in results)
     for sample in dropped.samples:
         sample["split"] = split
     dropped_of_splits.append(dropped)
     where = f"{split}_paths" if rows else f"{split}_paths, {', '.join(file.path for file in files[:5])}"
     check_dropped(rows, dropped, config.max_dropped, where, config.output_path, MEND, config.tokenizer, config.format)
-    cache = finish_cache(directory, [result.shard for result in results])
+    cache = finish_cache(f"{config.output_path}/{split}", [result.shard for result in results])
     stats: Json = {
         "rows": rows,
         "documents": len(cache),
@@ -164,6 +185,19 @@ def _nothing_old_collected() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def _shard_of(block: _Block) -> _Result:
+    """The shard of `block`: that of an earlier attempt, or else a new one."""
+    output, name = block.config.output_path, shard_name(block.index)
+    task, given = f"{block.split}/{name}", {"tokenizer": block.contents, "rows": versions_of(block.spans)}
+    found = taken_over(output, tuple(block.config.earlier_attempts), task, given)
+    if found is not None:
+        return _Result.from_json(name, found)
+    result = _tokenize_block(block)
+    files = find(f"{output}/{task}").names if len(result.shard.lengths) else ()
+    write_finished(output, task, given, [f"{task}/{file}" for file in files], result.to_json())
+    return result
 
 
 @_nothing_old_collected()
@@ -195,7 +229,8 @@ def _tokenize_block(block: _Block) -> _Result:
         if number % EXAMPLES_AT_ONCE == 0:
             # Shown only if the blocks run in the step's own process.
             progress.report(block.first + number, block.total, "rows")
-    return _Result(write_shard(block.directory, block.index, kept), pairs, dropped, tally)
+    shard = write_shard(f"{block.config.output_path}/{block.split}", block.index, kept)
+    return _Result(shard, pairs, dropped, tally)
 
 
 def _check_raised(source: SourceRow, bad: BadRow, format: ChatLmDatasetFormat) -> None:

@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
 from marin_sft import progress
 from marin_sft.data.files import Json, write_json
+from marin_sft.data.finished import FINISHED, taken_over, versions_of, write_finished
 from marin_sft.data.messages.examples import BadRow
 from marin_sft.data.rows.blocks import COPIES, count_of, cut, rows_of
 from marin_sft.data.rows.dropped import Dropped, check_dropped, write_dropped
@@ -41,12 +43,13 @@ _IN_FOLDERS = str.maketrans({"[": "_", ":": "to", "%": "pct", "+": "_and_", "]":
 class _Block:
     """Work for one task: the rows of several shards.
 
+    folder: of the shards, in the output.
     shard: the number of the first shard.
     first: the number of the first row among the `total` rows of the split.
     """
 
     config: TransformConfig
-    directory: str
+    folder: str
     shard: int
     spans: tuple[Span, ...]
     first: int
@@ -55,8 +58,11 @@ class _Block:
 
 @dataclass
 class _Result:
+    """taken_over: it is from an earlier attempt."""
+
     written: int = 0
     dropped: Dropped = field(default_factory=Dropped)
+    taken_over: bool = False
 
 
 def transform(config: TransformConfig) -> None:
@@ -81,6 +87,7 @@ def transform(config: TransformConfig) -> None:
     write_json(f"{config.output_path}/stats.json", stats)
     totals = {name: sum(split[name] for split in stats.values()) for name in ("rows", "written")}
     write_json(f"{config.output_path}/metrics.json", {**totals, "dropped": sum(d.counts.total() for d in dropped)})
+    remove_all(f"{config.output_path}/{FINISHED}")
 
 
 def _folder(subset: str | None, split: str) -> str:
@@ -95,11 +102,13 @@ def _transform_split(config: TransformConfig, folder: str, spans: list[Span], dr
     progress.report(0, total, f"{folder} rows")
     per_task = ROWS_PER_SHARD * SHARDS_PER_TASK
     blocks = [
-        _Block(config, f"{config.output_path}/{folder}", i * SHARDS_PER_TASK, some, i * per_task, total)
+        _Block(config, folder, i * SHARDS_PER_TASK, some, i * per_task, total)
         for i, some in enumerate(cut(spans, per_task))
     ]
     sizes = [count_of(block.spans) for block in blocks]
-    results = map_shards(_transform_block, blocks, f"{folder} rows", sizes)
+    results = map_shards(_shards_of, blocks, f"{folder} rows", sizes)
+    if earlier := sum(result.taken_over for result in results):
+        print(f"{folder}: {earlier} of {len(results)} parts are from an earlier attempt", file=sys.stderr)
     dropped = Dropped.together(result.dropped for result in results)
     dropped_of_splits.append(dropped)
     mend = "Then fix the rows, or describe them with the adapter"
@@ -109,17 +118,31 @@ def _transform_split(config: TransformConfig, folder: str, spans: list[Span], dr
     return {"rows": total, "written": written, "dropped": dict(dropped.counts)}
 
 
-def _transform_block(block: _Block) -> _Result:
-    """Write the shards of `block`, a row at a time."""
+def _shards_of(block: _Block) -> _Result:
+    """The shards of `block`: those of an earlier attempt, or else new ones."""
+    output, task = block.config.output_path, f"{block.folder}/{block.shard:05d}"
+    given = versions_of(block.spans)
+    if (found := taken_over(output, tuple(block.config.earlier_attempts), task, given)) is not None:
+        return _Result(found["written"], Dropped.from_json(found["dropped"]), taken_over=True)
     result = _Result()
+    files = _transform_block(block, result)
+    names = [file.removeprefix(f"{output}/") for file in files]
+    write_finished(output, task, given, names, {"written": result.written, "dropped": result.dropped.to_json()})
+    return result
+
+
+def _transform_block(block: _Block, result: _Result) -> list[str]:
+    """Write the shards of `block`, a row at a time, and return their paths."""
+    files = []
     sources = rows_of(block.spans)
     for index in range(math.ceil(count_of(block.spans) / ROWS_PER_SHARD)):
         some = islice(sources, ROWS_PER_SHARD)
         done = block.first + index * ROWS_PER_SHARD
-        write_shard(block.directory, block.shard + index, _kept_rows(some, block.config, result))
+        directory = f"{block.config.output_path}/{block.folder}"
+        files.append(write_shard(directory, block.shard + index, _kept_rows(some, block.config, result)))
         # Shown only if the blocks run in the step's own process.
         progress.report(min(done + ROWS_PER_SHARD, block.total), block.total, "rows")
-    return result
+    return files
 
 
 def _kept_rows(sources: Iterator[SourceRow], config: TransformConfig, result: _Result) -> Iterator[Json]:

@@ -98,14 +98,16 @@ class Gang:
             "memory": asked.pop("memory", None),
             "resources": asked or None,
         }
-        actor = ray.remote(concurrency_groups={"control": 2})(Rank)
+        # Ray names the actor, its tasks and its process after the class.
+        named = type(f"{self.name}[{number}]", (Rank,), {})
+        actor = ray.remote(concurrency_groups={"control": 2})(named)
         return actor.options(
             **{name: value for name, value in options.items() if value is not None},
             scheduling_strategy=PlacementGroupSchedulingStrategy(host.group, host.bundle),
             runtime_env={"env_vars": dict(self.variables)},  # Ray adds the environment of this process's task
             max_restarts=0,
             max_task_retries=0,
-        ).remote(number, self.name)
+        ).remote(number)
 
     def _places(self, ranks: list[ActorHandle[Rank]]) -> list[Place]:
         import ray

@@ -34,6 +34,7 @@ SHUTDOWN = 24 * 3600  # seconds that the others wait at the end: process 0 may h
 
 # What errors contain in a process whose collective, or whose jax.distributed, lost another process.
 _COLLECTIVES = ("gloo", "nccl")
+_TOLD = "TrainingError: process "  # what training says when another process has failed; that one has the traceback
 _JAX_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
 _ABOUT_OTHERS = (
     *("connection reset", "connection closed", "connection refused", "broken pipe", "socket closed"),
@@ -89,17 +90,13 @@ class Work:
 
 
 class Rank:
-    """The actor. `name`: what Ray's dashboard shows, "checkpoints/chat_seed0[3]"."""
+    """The actor."""
 
-    def __init__(self, number: int, name: str) -> None:
+    def __init__(self, number: int) -> None:
         self._number = number
-        self._name = name
         self._news: Progress | None = None
         self._log: AttemptLog | None = None
         self._told = 0  # bytes of the log that the coordinator has
-
-    def __repr__(self) -> str:
-        return f"{self._name}[{self._number}]"
 
     def place(self) -> Place:
         import ray
@@ -236,6 +233,8 @@ def _uploaded(log: AttemptLog) -> Iterator[None]:
 
 
 def _about_others(failure: Failure) -> bool:
+    if failure.error.startswith(_TOLD):
+        return True
     text = failure.error.lower()
     marks = (*_COLLECTIVES, *(_ABOUT_OTHERS if failure.error.startswith(_JAX_ERRORS) else ()))
     return any(mark in text for mark in marks)

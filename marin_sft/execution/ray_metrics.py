@@ -61,7 +61,7 @@ class AttemptGauges:
 
 def gauge_values(news: Progress, labels: Labels) -> dict[tuple[str, Labels], float]:
     """The value of each gauge, by its name and labels. What is not a number is left out."""
-    of_unit = (*labels, ("unit", news.unit))
+    of_unit = (*labels, ("unit", str(news.unit)))
     figures = {(_name(figure), labels): value for figure, value in news.metrics.items()}
     known = {**figures, (_name("step"), of_unit): news.done, (_name("steps"), of_unit): news.total}
     return {key: number for key, value in known.items() if (number := _number(value)) is not None}

@@ -144,12 +144,12 @@ def log(context: Context) -> int | None:
             return log_of_job(context, arguments.step)
         raise error
     store = context.store
-    attempt, _ = logs.log_path(store, directory, arguments.attempt)
+    attempt, path = logs.log_path(store, directory, arguments.attempt, arguments.rank)
     if context.json:
-        sys.stdout.writelines(logs.log_json(store, directory, attempt))
+        sys.stdout.writelines(logs.log_json(store, attempt, path))
     else:
-        read = logs.follow_log if arguments.follow else logs.read_log
-        write_log(read(store, directory, attempt))
+        follow = arguments.follow
+        write_log(logs.follow_log(store, directory, attempt, path) if follow else logs.read_log(store, path))
     return None
 
 
@@ -320,6 +320,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["logs"].add_argument("step", metavar="STEP|JOB")
     parsers["logs"].add_argument("-f", "--follow", action="store_true", help="print on until it ends")
     parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="its number (default: the newest)")
+    parsers["logs"].add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")

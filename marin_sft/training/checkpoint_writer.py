@@ -39,7 +39,7 @@ class CheckpointWriter:
         self.finish()
         saved = state.saveable_state
         copied = levanter_trainer.copied(saved)
-        work = (directory, saved if copied is None else copied, step, about, keep)
+        work = (directory, saved if copied is None else copied, step, about, keep, processes.new_topic())
         self._step = step
         run = contextvars.copy_context().run  # so that it can report progress
         self._thread = threading.Thread(target=run, args=(self._write, *work), name="checkpoint", daemon=True)
@@ -61,14 +61,16 @@ class CheckpointWriter:
             if wrong is not None:
                 raise TrainingError(f"process {process} could not write the checkpoint of step {self._step}: {wrong}")
 
-    def _write(self, directory: str, saved: TrainerState, step: int, about: Fields, keep: int | None) -> None:
+    def _write(
+        self, directory: str, saved: TrainerState, step: int, about: Fields, keep: int | None, topic: str
+    ) -> None:
         path = checkpoints.checkpoint_path(directory, step)
         try:
             levanter_trainer.save_state(path, saved, step)
         except Exception as error:
             self._failure = error
         try:
-            written = processes.of_all(self._failure is None, f"written/{path}")
+            written = processes.of_all(self._failure is None, topic)
             if all(written) and processes.is_first():
                 checkpoints.finish(directory, step, about)
                 progress.kept(step)

@@ -154,29 +154,30 @@ def _sharding(trainer: Trainer, axes: tuple[hax.Axis, ...]) -> jax.sharding.Name
 
 
 def copied(saved: TrainerState) -> TrainerState | None:
-    """A copy in the memory of the hosts, since the next step overwrites the arrays of a state. None: there is not enough
-    memory for it."""
+    """A copy in the memory of the hosts, since the next step overwrites the arrays of a state. None: it does not fit
+    there."""
     arrays, rest = eqx.partition(saved, eqx.is_array)
-    shardings, on_cpu = jax.tree_util.tree_map(lambda array: array.sharding, arrays), jax.default_backend() == "cpu"
-    if on_cpu and not host_memory.has_room(_bytes_here(arrays)):
+    leaves = jax.tree_util.tree_leaves(arrays)
+    if not host_memory.has_room(sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards)):
         return None
     try:
-        if on_cpu:
-            found = jax.jit(lambda tree: jax.tree_util.tree_map(jnp.copy, tree), out_shardings=shardings)(arrays)
-        else:
-            on_host = jax.tree_util.tree_map(lambda sharding: sharding.with_memory_kind("pinned_host"), shardings)
-            found = jax.device_put(arrays, on_host)
-        return eqx.combine(jax.block_until_ready(found), rest)
+        found = jax.block_until_ready(jax.tree_util.tree_map(_copied, arrays))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None
+    return eqx.combine(found, rest)
 
 
-def _bytes_here(tree: PyTree) -> int:
-    """In the devices of this process."""
-    shards = [shard for array in jax.tree_util.tree_leaves(tree) for shard in array.addressable_shards]
-    return sum(shard.data.nbytes for shard in shards)
+def _copied(array: jax.Array) -> jax.Array:
+    kind = (
+        "pinned_host"  # from where TensorStore writes without another copy; on CPUs, too, not the device's own memory
+    )
+    shards = [
+        jax.device_put(shard.data, jax.sharding.SingleDeviceSharding(shard.device, memory_kind=kind))
+        for shard in array.addressable_shards
+    ]
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding.with_memory_kind(kind), shards)
 
 
 class _Writes:
@@ -190,8 +191,8 @@ class _Writes:
 
 
 def save_state(path: str, saved: TrainerState, step: int) -> None:
-    """Write this process's part of `saved`, the `saveable_state` of a train state, to the directory `path`. Returns when
-    it is on disk."""
+    """Write this process's part of `saved`, the `saveable_state` of a train state, to the directory `path`. Returns
+    when it is on disk."""
     levanter.checkpoint.save_checkpoint(saved, step, unchained(path), manager=_Writes())
     if processes.are_several():
         disk.sync(path)

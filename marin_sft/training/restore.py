@@ -62,7 +62,7 @@ def _newest(output_paths: Sequence[str], lost: dict[str, str]) -> Checkpoint | N
     blind = [i for i, sees in enumerate(processes.of_all(start is not None)) if not sees]
     if blind:
         raise TrainingError(
-            f"{checkpoints.checkpoint_path(*chosen)}: process 0 resumes from it, but process {blind[0]} does not see it: "
-            "is the prefix shared?"
+            f"{checkpoints.checkpoint_path(*chosen)}: process 0 resumes from it, but process {blind[0]} does not see "
+            "it: is the prefix shared?"
         )
     return start

@@ -65,3 +65,23 @@ def tokenizer_path(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_path):
     return load_tokenizer(tokenizer_path)
+
+
+@pytest.fixture
+def gcs(monkeypatch):
+    """A server with an empty bucket, which fsspec uses."""
+    import gcsfs
+
+    from tests.gcs_server import GcsServer
+
+    with GcsServer() as server:
+        server.create_bucket("bucket")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        yield server
+        gcsfs.GCSFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def gcs_bucket(gcs):
+    return "gs://bucket"

@@ -302,20 +302,6 @@ def remote_file_like(hub: HubServer) -> RemoteFile:
     return RemoteFile("x.bin", HttpFile(f"{hub.url}/lfs/{digest}"), len(FILES[LARGE]), f"sha256:{digest}")
 
 
-@pytest.fixture
-def gcs_bucket(monkeypatch):
-    import gcsfs
-
-    from tests.gcs_server import GcsServer
-
-    with GcsServer() as server:
-        server.create_bucket("bucket")
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-        gcsfs.GCSFileSystem.clear_instance_cache()
-        yield "gs://bucket"
-        gcsfs.GCSFileSystem.clear_instance_cache()
-
-
 def test_a_signature_reaches_the_server_and_nobody_else(hub, tmp_path):
     """Not the store; and the files are the same under another signature."""
     hub.add_dataset("org/chats", FILES)

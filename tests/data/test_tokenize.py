@@ -1,5 +1,7 @@
 import copy
+import dataclasses
 import json
+import os
 import random
 import subprocess
 import sys
@@ -368,3 +370,44 @@ def test_config_errors():
         TokenizeConfig((), "tokenizer")
     with pytest.raises(ConfigError, match="0 to 1"):
         TokenizeConfig(("x",), "tokenizer", max_dropped=5)
+
+
+def test_goes_on_from_the_shards_of_an_earlier_attempt(tmp_path, tokenizer_path, helpers, monkeypatch, capsys):
+    """Of three shards, the second lacks its record, and the third a byte of its file. The same bytes come out."""
+    monkeypatch.setattr("marin_sft.data.tokenize.ROWS_PER_SHARD", 16)
+    rows = [*helpers.chat_rows(40), "{oops", {"nothing": "x"}]
+    path = helpers.write_jsonl(tmp_path / "x.jsonl.gz", rows)
+
+    def run(attempt, *earlier, max_dropped=0.1):
+        earlier = tuple(f"{tmp_path}/{one}" for one in earlier)
+        config = {"max_dropped": max_dropped, "earlier_attempts": earlier, "output_path": f"{tmp_path}/{attempt}"}
+        tokenize(TokenizeConfig((path,), tokenizer_path, **config))
+        return helpers.tree_hash(tmp_path / attempt), capsys.readouterr().err
+
+    whole, err = run("undisturbed")
+    assert "earlier attempt" not in err and (tmp_path / "undisturbed/dropped.jsonl").exists()
+    with pytest.raises(DataError, match="2 of 42 rows dropped"):
+        run("1", max_dropped=0)
+    found, err = run("2", "1")
+    assert found == whole and "train: 3 of 3 shards are from an earlier attempt" in err
+    (tmp_path / "1/.finished/train/shard_00001.json").unlink()
+    (data,) = (tmp_path / "1/train/shard_00002/input_ids").glob("data/c/*")
+    data.write_bytes(data.read_bytes()[:-1])
+    found, err = run("3", "2", "1")
+    assert found == whole and "train: 1 of 3 shards are from an earlier attempt" in err
+    helpers.write_jsonl(tmp_path / "x.jsonl.gz", [*rows[:41], {"nothing": "y"}])
+    _, err = run("4", "1")
+    assert "earlier attempt" not in err, "the file changed"
+
+
+def test_only_the_output_stays(tmp_path, tokenizer_path, helpers, monkeypatch):
+    monkeypatch.setattr("marin_sft.data.rows.row_files._ROWS_WITHOUT_COPY", 10)
+    path = helpers.write_jsonl(tmp_path / "x.jsonl.gz", helpers.chat_rows(50))
+    config = TokenizeConfig((path,), tokenizer_path, output_path=f"{tmp_path}/with")
+    with monkeypatch.context() as patch:
+        patch.setattr("marin_sft.data.tokenize.remove_all", lambda path: None)
+        tokenize(config)
+    assert {".rows", ".finished"} <= set(os.listdir(tmp_path / "with")), "a copy of the rows was read"
+    tokenize(dataclasses.replace(config, output_path=f"{tmp_path}/without"))
+    assert sorted(os.listdir(tmp_path / "without")) == ["metrics.json", "stats.json", "train"]
+    assert helpers.tree_hash(f"{tmp_path}/without/train") == helpers.tree_hash(f"{tmp_path}/with/train")

@@ -182,3 +182,16 @@ def test_config_errors():
         TransformConfig("x", "org/name", splits="train")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="max_dropped=5"):
         TransformConfig("x", "org/name", max_dropped=5)
+
+
+def test_goes_on_from_the_parts_of_an_earlier_attempt(tmp_path, helpers, small_shards, capsys):
+    rows = [*numbered(45), {"messages": []}]
+    helpers.write_jsonl(tmp_path / "raw/train.jsonl.gz", rows)
+    whole = helpers.tree_hash(run(tmp_path, out="undisturbed"))
+    with pytest.raises(DataError, match="1 of 46 rows dropped"):
+        run(tmp_path, out="1", max_dropped=0)
+    (tmp_path / "1/train/shard_00002.jsonl.gz").unlink()
+    capsys.readouterr()
+    out = run(tmp_path, out="2", earlier_attempts=(f"{tmp_path}/1",))
+    assert helpers.tree_hash(out) == whole
+    assert "train: 2 of 3 parts are from an earlier attempt" in capsys.readouterr().err

@@ -46,7 +46,8 @@ GANGS = (
     def joined(config):
         import jax
         rank = jax.process_index()
-        print(f"rank {rank} of {jax.process_count()} speaks")
+        title = Path("/proc/self/cmdline").read_text().strip("\\0")
+        print(f"rank {rank} of {jax.process_count()} speaks as {title}")
         found = {"ranks": everywhere(rank), "variable": os.environ.get("FOR_RANKS"), "earlier": len(config["earlier"])}
         progress.report(1, 1, "steps", loss=2.5)
         if rank == 0:
@@ -221,7 +222,7 @@ def test_all_ranks_or_none(tmp_path):
     output = script(tmp_path, GANGS + FAILURES)
     assert found_in(tmp_path, "joined", 1) == {"ranks": [0, 1], "variable": None, "earlier": 0}
     assert "rank 0 of 2 speaks" in log_of(tmp_path, "joined", 1)  # what rank 0 prints is the step's output
-    assert "rank 1 of 2 speaks" in log_of(tmp_path, "joined", 1, "-1")
+    assert "rank 1 of 2 speaks as ray::gangs/joined[1]\n" in log_of(tmp_path, "joined", 1, "-1")
 
     assert found_in(tmp_path, "dies_once", 2)["earlier"] == 1
     assert "gangs/dies_once: the process of rank 1 on" in output

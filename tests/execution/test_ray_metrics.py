@@ -23,7 +23,7 @@ WAYS = ("returns", "fails", "killed", "interrupted")
 
 # Each step reports, waits until the test has looked, and ends in its own way. If it was lost, its next attempt returns.
 SCRIPT = """
-    import json, os, signal, sys
+    import json, os, signal, sys, time
     from pathlib import Path
     from marin_sft.execution import ray_environment
     ray_environment.prepare(None)  # before ray is imported
@@ -41,7 +41,8 @@ SCRIPT = """
         how, out = config["how"], Path(config["out"])
         if config["earlier"]:
             return
-        (out / "titles.json").write_text(json.dumps([shard(0), *map_shards(shard, range(2))]))
+        if how == "returns":
+            (out / "titles.json").write_text(json.dumps([shard(0), *map_shards(shard, range(2))]))
         progress.report(2, 10, "rows", tokens=5)
         progress.report(3, 10, "steps", loss=1.5, tokens_per_second=5000, mfu=0.5, **{"eval/loss": 2.5, "odd": "word"})
         open(HERE / how).close()  # a named pipe
@@ -70,7 +71,11 @@ SCRIPT = """
         executor_main([step(how) for how in json.loads(sys.argv[1])], argv=["--prefix", str(HERE / "store")])
     except SystemExit:
         pass
-    tasks = list_tasks(f"http://{dashboard}", detail=True)
+    for _ in range(300):  # Ray hears of the end of a task within a second or so
+        tasks = list_tasks(f"http://{dashboard}", detail=True)
+        if all(task.state in ("FINISHED", "FAILED") for task in tasks if task.name in ("ways/returns", "ways/fails")):
+            break
+        time.sleep(0.1)
     print(json.dumps([[task.name, task.state, task.attempt_number, task.error_message] for task in tasks]), flush=True)
     sys.stdin.read()
 """

@@ -1,5 +1,6 @@
 """What fails in one process of a step on several hosts, and is not the fault of the hosts: said once, not retried."""
 
+import json
 import textwrap
 import time
 
@@ -10,7 +11,7 @@ from tests.hosts.hosts import impossible, wait_for
 pytestmark = [pytest.mark.torture, pytest.mark.skipif(bool(reason := impossible()), reason=str(reason))]
 
 SCRIPT = """
-    import socket, sys
+    import socket, sys, threading
     from pathlib import Path
     from marin_sft import CpuConfig, ExecutorStep, executor_main, step_fn, this_output_path
 
@@ -22,8 +23,10 @@ SCRIPT = """
         multihost_utils.sync_global_devices("begun")
         rank = jax.process_index()
         Path(config["out"], f"host.{rank}").write_text(socket.gethostname())
-        if rank == 1 and config["wrong"]:
-            raise ValueError("only here")
+        if rank == 1:
+            if config["wrong"]:
+                raise ValueError("only here")
+            threading.Event().wait()
         multihost_utils.sync_global_devices("never")
 
     config = {"out": this_output_path(), "wrong": sys.argv.pop() == "wrong"}
@@ -54,8 +57,9 @@ def test_an_error_in_one_rank_alone(ray, tmp_path):
     output, _ = running.communicate(timeout=120)
     assert time.monotonic() - since < 15
     assert running.returncode == 1 and "ValueError: only here" in output, output
-    (failure,) = tmp_path.glob("store/together-*/1/.failure.json")
-    assert "rank 1" in failure.read_text() and 'raise ValueError("only here")' in failure.read_text()
+    (path,) = tmp_path.glob("store/together-*/1/.failure.json")
+    failure = json.loads(path.read_text())
+    assert "rank 1" in failure["error"] and 'raise ValueError("only here")' in failure["traceback"]
     check_not_retried(ray, tmp_path)
 
 

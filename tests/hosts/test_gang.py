@@ -50,22 +50,58 @@ def test_a_host_is_killed(ray, prepared, undisturbed, times, tmp_path, number):
     killed = time.monotonic()
     victim.kill()
     goes_on(training, 1, killed, times.setdefault("a host is killed", []))
+    ray.replace(victim)
     assert training.finish() == undisturbed
     assert training.steps(2) == [*range(1, STEPS + 1)]
     assert ray.placement_groups() == []
+
+
+def test_a_host_is_killed_before_the_first_step(ray, prepared, undisturbed, times, tmp_path):
+    training = Training(ray, prepared, tmp_path / "store")
+    victim = training.await_hosts(1)[1]
+    killed = time.monotonic()
+    victim.kill()
+    goes_on(training, 1, killed, times.setdefault("a host is killed before the first step", []))
     ray.replace(victim)
+    assert training.finish() == undisturbed
+    assert ray.placement_groups() == []
+
+
+def test_the_first_rank_s_host_is_killed_after_the_last_step(ray, prepared, undisturbed, tmp_path):
+    """While it writes the model, or when it has."""
+    training = Training(ray, prepared, tmp_path / "store")
+    training.await_step(1, STEPS)
+    victim = training.hosts(1)[0]
+    victim.kill()
+    ray.replace(victim)
+    assert training.finish() == undisturbed
+    assert ray.placement_groups() == []
+
+
+def test_more_hosts_are_killed_than_there_are_in_reserve(ray, prepared, undisturbed, tmp_path):
+    """The training waits, says for what, and goes on when a host joins."""
+    training = Training(ray, prepared, tmp_path / "store")
+    training.await_step(1, 30)
+    victims = training.hosts(1)
+    for victim in victims:
+        victim.kill()
+    training.await_log(2, "waits for 2 hosts, each with CPU 1; 1 of this size are in the cluster")
+    for victim in victims:
+        ray.replace(victim)
+    assert training.finish() == undisturbed
+    assert ray.placement_groups() == []
 
 
 def test_a_host_is_cut_off_in_silence(ray, prepared, undisturbed, times, tmp_path):
     training = Training(ray, prepared, tmp_path / "store")
     training.await_step(1, 30)
-    victim = training.hosts(1)[1]
+    victim = random.choice(training.hosts(1))
     cut = time.monotonic()
     victim.cut()
     goes_on(training, 1, cut, times.setdefault("a host is cut off", []))
+    ray.replace(victim)
     assert training.finish() == undisturbed
     assert ray.placement_groups() == []
-    ray.replace(victim)
 
 
 def test_the_process_that_holds_the_claim_is_killed(ray, prepared, undisturbed, times, tmp_path):

@@ -70,6 +70,12 @@ class TrainingFiles:
         self._await(lambda: max(self.steps(attempt), default=0) >= step, f"step {step} of attempt {attempt}", seconds)
         return self.steps(attempt)[-1]
 
+    def await_log(self, attempt: int, text: str, seconds: float = 60) -> int:
+        """Wait until a rank of an attempt prints a text. Returns the last step that was taken by then."""
+        logs = f"checkpoints/tiny_seed0-*/{attempt}/.log*"
+        self._await(lambda: any(text in log.read_text() for log in self.store.glob(logs)), repr(text), seconds)
+        return max(self.steps(attempt), default=0)
+
     def checkpoint(self, attempt: int) -> int:
         """The step of the newest checkpoint of an attempt; 0 if there is none."""
         names = [path.name for path in (self.directory / str(attempt)).glob("checkpoints/step-*")]
@@ -98,6 +104,10 @@ class Training(TrainingFiles):
 
     def check(self) -> None:
         assert self.launch.poll() is None, self._log.read_text()
+
+    def await_hosts(self, attempt: int) -> list[Host]:
+        self.await_log(attempt, "ranks on", seconds=180)
+        return self.hosts(attempt)
 
     def hosts(self, attempt: int) -> list[Host]:
         """The hosts that an attempt runs on, by rank."""

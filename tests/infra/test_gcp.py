@@ -4,8 +4,13 @@ import contextlib
 import copy
 import json
 import logging
+import os
+import re
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import google_auth_httplib2
 import googleapiclient.discovery
@@ -20,7 +25,9 @@ from ray.autoscaler._private.gcp.node_provider import GCPNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from marin_sft.machines import slice_of
-from tests.infra.launcher_files import CPU_DEMANDS, faults, fits_a_cpu_host, launched, lint, make, with_key
+from marin_sft.run import preemption_poller
+from tests.hosts.hosts import Hosts, impossible, wait_for
+from tests.infra.launcher_files import CPU_DEMANDS, ROOT, faults, fits_a_cpu_host, launched, lint, make, with_key
 
 EXAMPLES = {name: yaml.safe_load(text) for name, text in make.examples().items() if name.startswith("gcp/")}
 SPOT = {name: content for name, content in EXAMPLES.items() if "spot" in name}
@@ -182,10 +189,15 @@ def test_google_refuses_a_wrong_key_that_ray_takes(key):
         ("gcp/v4-spot.yaml", "tpu-v4-8", {"spot": True}),
         ("gcp/v4-reserved.yaml", "tpu-v4-8", {"reserved": True}),
         ("gcp/v4-reserved.yaml", "cpu", {"provisioningModel": "SPOT", "instanceTerminationAction": "DELETE"}),
+        ("on-demand", "tpu-v4-8", None),
+        ("on-demand", "cpu", None),
+        ("on-demand", "head", None),
+        ("gcp/v4-spot.yaml", "head", None),
     ],
 )
 def test_how_hosts_are_paid_for(name, key, scheduling):
-    node_config = EXAMPLES[name]["available_node_types"][key]["node_config"]
+    on_demand = make.GcpCluster("x", "p", "z", "b", "i", ("v4-8",), capacity="on-demand").file()
+    node_config = {**EXAMPLES, "on-demand": on_demand}[name]["available_node_types"][key]["node_config"]
     assert node_config.get("schedulingConfig", node_config.get("scheduling")) == scheduling
 
 
@@ -198,6 +210,10 @@ def test_every_node_has_the_same_settings_and_workers_watch_for_preemption():
     head, worker = content["head_start_ray_commands"][-1], content["worker_start_ray_commands"][-1]
     assert "--dashboard-host=127.0.0.1" in head and "RAY_enable_autoscaler_v2=0 ray start" in head
     assert "preemption_poller" in worker and "preemption_poller" not in head
+    (command,) = re.findall(r"python -m marin_sft\.run\.preemption_poller (.*?) >", worker)
+    with pytest.raises(SystemExit) as ended:  # its flags are known
+        preemption_poller.main([*command.split(), "--help"])
+    assert ended.value.code == 0
 
 
 def test_secrets_come_from_a_file_and_are_not_in_the_yaml():
@@ -223,3 +239,60 @@ def test_googles_registry_needs_a_login():
     commands = make.GcpCluster("x", "p", "z", "b", image, ("v4-8",)).file()["initialization_commands"]
     assert commands[-1] == "gcloud auth configure-docker us-docker.pkg.dev --quiet"
     assert "gcloud" not in " ".join(EXAMPLES["gcp/v4-spot.yaml"]["initialization_commands"])
+
+
+# On the head: says which node the worker is once something runs on it, and then when it is drained.
+DRIVER = """
+import json, time, ray
+from ray._private.state import state
+
+ray.init(address="auto", logging_level="ERROR")
+
+@ray.remote(num_cpus=1)
+class Busy:
+    def where(self):
+        return ray.get_runtime_context().get_node_id()
+
+busy = Busy.remote()
+print("busy", worker := ray.get(busy.where.remote()), flush=True)
+while worker not in state.get_draining_nodes():
+    time.sleep(0.2)
+print("draining", worker, flush=True)
+"""
+reason = impossible()
+
+
+@pytest.mark.torture
+@pytest.mark.skipif(bool(reason), reason=str(reason))
+def test_the_commands_start_a_cluster_whose_workers_hear_of_their_preemption(tmp_path):
+    """As Ray's launcher does it, on two hosts, of which one answers as Google's metadata server."""
+    content = EXAMPLES["gcp/v4-spot.yaml"]
+    options = (
+        option.removeprefix("--env ").split("=", 1) for option in content["docker"]["run_options"] if "--env" in option
+    )
+    env = {
+        **dict(options),
+        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    with Hosts(2, tmp_path) as hosts:
+        head, worker = hosts[0], hosts[1]
+        with (tmp_path / "hosts").open("a") as names:
+            names.write(f"{head.address} metadata.google.internal\n")
+        server = ["python", "-m", "tests.run.metadata_server", head.address, "80"]
+        metadata = head.start(*server, env=env, stdin=subprocess.PIPE)
+        start = content["head_start_ray_commands"][-1].replace("--autoscaling-config=~/ray_bootstrap_config.yaml", "")
+        head.run("bash", "-c", start, env=env | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 0}'})
+        own = {"RAY_HEAD_IP": head.address, "RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
+        worker.run("bash", "-c", content["worker_start_ray_commands"][-1], env=env | own)
+
+        driver = head.start("python", "-c", DRIVER, env=env, stdout=subprocess.PIPE)
+        busy = driver.stdout.readline().split()
+        metadata.stdin.write("preempted TRUE\n")
+        metadata.stdin.flush()
+        assert driver.stdout.readline().split() == ["draining", busy[1]]
+        wait_for(lambda: "preempted=TRUE: draining" in worker.run("cat", "/tmp/preemption_poller.log"))
+        assert driver.wait(timeout=60) == 0
+        driver.stdout.close()
+        metadata.stdin.close()

@@ -1,8 +1,14 @@
-"""The file for SkyPilot, judged by its schema."""
+"""The file for SkyPilot, judged by its schema and, where hosts can be made, by running it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.hosts.hosts import Hosts, impossible, wait_for
 from tests.infra.launcher_files import faults, lint, make, schema, with_key
 
 TASK = yaml.safe_load(make.examples()["skypilot/gpu.yaml"])
@@ -29,3 +35,40 @@ def test_its_script_is_sound_and_ends_only_what_it_started():
     done = lint("shellcheck", text=before + TASK["run"])
     assert done.returncode == 0, done.stdout
     assert "ray stop" not in TASK["run"].replace("`ray stop`", "") and "--dashboard-host=127.0.0.1" in TASK["run"]
+
+
+COMMAND = """python -c '
+import sys, time, ray
+ray.init(logging_level="ERROR")
+while len(ray.nodes()) < 2:
+    time.sleep(0.2)
+sys.exit(3)
+'"""
+reason = impossible()
+
+
+@pytest.mark.torture
+@pytest.mark.skipif(bool(reason), reason=str(reason))
+def test_it_runs_on_two_hosts_and_ends_on_both(tmp_path):
+    """As SkyPilot does it: the same script on each host, which is told its number and the addresses of all."""
+    task = make.SkyTask("i", str(tmp_path / "store"), COMMAND).file()
+    (tmp_path / "run.sh").write_text(task["run"])
+    with Hosts(2, tmp_path) as hosts:
+        both = [hosts[0], hosts[1]]
+        env = {
+            **task["envs"],
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+            "SKYPILOT_NODE_IPS": "\n".join(host.address for host in both),
+        }
+        logs = [tmp_path / "rank0.log", tmp_path / "rank1.log"]
+        ranks = []
+        for rank, host in enumerate(both):
+            with logs[rank].open("w") as log:
+                own = {**env, "SKYPILOT_NODE_RANK": str(rank)}
+                options = {"stdout": log, "stderr": subprocess.STDOUT}
+                ranks.append(host.start("bash", str(tmp_path / "run.sh"), env=own, **options))
+        wait_for(lambda: all(rank.poll() is not None for rank in ranks), 240, f"the end of {logs}")
+        assert [rank.returncode for rank in ranks] == [3, 0], "\n".join(log.read_text() for log in logs)
+        for host in both:
+            assert "raylet" not in host.run("ps", "-eo", "args")

@@ -40,6 +40,13 @@ class Dropped:
             self.samples.append({**where, **_sample(source, bad)})
             self.paths.append(source.file.path)
 
+    def to_json(self) -> Json:
+        return {"counts": list(self.counts.items()), "samples": self.samples, "paths": self.paths}
+
+    @staticmethod
+    def from_json(value: Json) -> Dropped:
+        return Dropped(Counter(dict(value["counts"])), value["samples"], value["paths"])
+
     @staticmethod
     def together(parts: Iterable[Dropped]) -> Dropped:
         """All that `parts` dropped, in order."""
