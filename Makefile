@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture check format docs lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture hosts slurm prometheus check format docs infra lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -92,6 +92,32 @@ test-newest: test-python-3.13 requirements-newest.lock
 torture: env-dev
 	$(BIN)/python -m pytest -m torture -s -x tests/execution/test_torture.py
 
+# Several hosts on this machine, in network namespaces: killed, cut off, preempted; and under Slurm. Needs root.
+# ROUNDS=20 for more of each.
+hosts: env-dev slurm
+	$(BIN)/python -m pytest -m torture -s -x tests/hosts
+
+# Slurm for these tests: Debian's packages, unpacked and not installed. Without them its tests are skipped.
+slurm: $(if $(shell command -v apt-get),.slurm/.done)
+
+.slurm/.done:
+	rm -rf .slurm
+	mkdir -p .slurm/packages
+	cd .slurm/packages && apt-get --quiet=2 download $$(apt-get install --simulate --no-install-recommends \
+		slurmctld slurmd slurm-client | awk '/^Inst/ {print $$2}')
+	for package in .slurm/packages/*.deb; do dpkg --extract $$package .slurm; done
+	@touch $@
+
+# A real Prometheus looks at a Ray on which steps run: the one on the path, or Debian's package, unpacked into .prometheus.
+prometheus: env-dev $(if $(shell command -v prometheus),,$(if $(shell command -v apt-get),.prometheus/.done))
+	PATH="$(CURDIR)/.prometheus/usr/bin:$$PATH" $(BIN)/python -m pytest -m torture -s -x tests/execution/test_prometheus.py
+
+.prometheus/.done:
+	rm -rf .prometheus
+	mkdir .prometheus
+	cd .prometheus && apt-get --quiet=2 download prometheus && dpkg --extract prometheus_*.deb .
+	@touch $@
+
 check: env-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -110,6 +136,10 @@ docs: .docs/.done
 	$(UV) venv --quiet --clear --python $(PYTHON) .docs
 	$(UV) pip install --quiet --python .docs/bin/python --require-hashes -r $<
 	@touch $@
+
+# The examples of infra/. For a cluster of your own: `python infra/make.py --help`.
+infra: env
+	$(BIN)/python infra/make.py examples
 
 bench: env-dev
 	$(BIN)/python benchmarks/engine.py
@@ -144,4 +174,4 @@ card-wheels: requirements-card.lock env
 	du -sm wheels
 
 clean:
-	rm -rf .venv .docs .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .python-3.12 .python-3.13 wheels site coverage
+	rm -rf .venv .docs .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .python-3.12 .python-3.13 wheels site coverage

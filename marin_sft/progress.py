@@ -1,25 +1,27 @@
 """Progress reports of a running step.
 
     progress.report(done=120, total=400, unit="steps", loss=1.32, tokens_per_second=5100.0)
+    progress.kept(100)
 
-The runner of an attempt installs a listener. Without one, e.g. in a notebook, reports are discarded.
+The runner of an attempt installs listeners. Without any, e.g. in a notebook, reports are discarded.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units (None if unknown), and metrics to show, e.g. the loss."""
+    """`done` of `total` units (None if unknown), and metrics to show, e.g. the loss. kept: see the function."""
 
     done: float
     total: float | None
     unit: str
     metrics: dict[str, float] = field(default_factory=dict)
+    kept: float = 0
 
     def text(self) -> str:
         """`120/400 steps  loss 1.32  tokens/s 5,100`."""
@@ -56,21 +58,46 @@ _LONGEST_NUMBER = 1e15
 _TEXT = re.compile(r"\d[\d.e+]*(/\d[\d.e+]*)?( \S+)?(  \S+ -?\d[\d,.e+-]*)*")
 
 Listener = Callable[[Progress], None]
-_listener: ContextVar[Listener | None] = ContextVar("marin_sft_progress_listener", default=None)
+
+
+class _Hearing:
+    """Some listeners, and what they have heard."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
+        self.newest = Progress(0, None, "")
+
+    def hear(self, news: Progress) -> None:
+        self.newest = news
+        for listener in self.listeners:
+            listener(news)
+
+
+_hearing: ContextVar[_Hearing | None] = ContextVar("marin_sft_progress_hearing", default=None)
 
 
 def report(done: float, total: float | None = None, unit: str = "", **metrics: float) -> None:
     """Report the progress of this step. It is cheap, so call it as often as you like."""
-    listener = _listener.get()
-    if listener is not None:
-        listener(Progress(done, total, unit, metrics))
+    hearing = _hearing.get()
+    if hearing is not None:
+        hearing.hear(Progress(done, total, unit, metrics, hearing.newest.kept))
+
+
+def kept(done: float) -> None:
+    """Report that a later attempt of this step can continue after the first `done` units.
+
+    An attempt that is lost after that does not count against the retries of the step.
+    """
+    hearing = _hearing.get()
+    if hearing is not None:
+        hearing.hear(replace(hearing.newest, kept=done))
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Inside the block, send reports to `listener`."""
-    token = _listener.set(listener)
+def listening(*listeners: Listener) -> Iterator[None]:
+    """Inside the block, send reports to `listeners`, and to no others."""
+    token = _hearing.set(_Hearing(*listeners))
     try:
         yield
     finally:
-        _listener.reset(token)
+        _hearing.reset(token)

@@ -12,13 +12,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from marin_sft.arguments import named_arguments
 from marin_sft.data.adapters import Adapter, FormatAdapter
-from marin_sft.data.data_configs import LmDataConfig, lm_mixture_data_config, mixture_for_evaluation
+from marin_sft.data.data_configs import (
+    OTHER_NAMES,
+    LmDataConfig,
+    lm_mixture_data_config,
+    mixture_for_evaluation,
+    weights_of,
+)
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
 from marin_sft.data.step_configs import (
     TOKENIZER_FILES,
@@ -34,29 +39,16 @@ from marin_sft.errors import ConfigError
 from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep
-from marin_sft.export.from_training import export_fields
+from marin_sft.export.from_training import Cadence, export_fields, with_exports
 from marin_sft.export.hf_config import ExportConfig
-from marin_sft.export.periodic import PeriodicExports
 from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
-from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig, needs_reference
-from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.chosen_reference import chosen_reference
+from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.sft_config import SFTConfig
-from marin_sft.training.step_inputs import (
-    adapter_found,
-    check_batch,
-    check_length,
-    check_model,
-    check_tokenizer,
-)
+from marin_sft.training.step_inputs import adapter_found, check_inputs, check_model
 from marin_sft.training.train_config import TrainConfig
-
-Trained = TypeVar("Trained", bound=TrainConfig)
-_OF_MIXTURES = dict.fromkeys(
-    ("max_seq_length", "max_sequence_length", "max_length", "sequence_len", "max_seq_len", "cutoff_len"),
-    "seq_len is the number of tokens in a row",
-) | dict.fromkeys(("packing", "sample_packing"), "pack=False gives each document a row of its own")
 
 
 @named_arguments()
@@ -184,7 +176,7 @@ def tokenize(
     return ExecutorStep(f"tokenized/{name}", config=config, resources=resources or CpuConfig())
 
 
-@named_arguments(options=lm_mixture_data_config, other_names=_OF_MIXTURES)
+@named_arguments(options=lm_mixture_data_config, other_names=OTHER_NAMES)
 def mixture(
     name: str,
     data: LmDataConfig | Mapping[str, ExecutorStep[TokenizeConfig]],
@@ -206,7 +198,7 @@ def mixture(
         got = f"the step '{data.name}'" if isinstance(data, ExecutorStep) else repr(data)
         raise ConfigError(f"mixture '{name}': expected tokenization steps by name, like {{'chat': tokens}}; got {got}")
     if not isinstance(data, LmDataConfig):
-        data = lm_mixture_data_config(data, _weights(name, data) if weights is None else weights, **options)
+        data = lm_mixture_data_config(data, weights_of(name, data) if weights is None else weights, **options)
     elif weights is not None or options:
         given = sorted([*options, *(["weights"] if weights is not None else [])])
         raise ConfigError(
@@ -216,17 +208,6 @@ def mixture(
         data, seq_len, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length
     )
     return ExecutorStep(f"mixtures/{name}", config=config)
-
-
-def _weights(name: str, components: Mapping[str, object]) -> Mapping[str, float]:
-    """Of a mixture for which none are given: one component needs none."""
-    if len(components) == 1:
-        return dict.fromkeys(components, 1.0)
-    example = ", ".join(f"{component!r}: 1" for component in components)
-    raise ConfigError(
-        f"mixture {name!r}: {len(components)} components and no weights; expected weights={{{example}}} in the "
-        "proportion you want; to evaluate only, use mixture_for_evaluation"
-    )
 
 
 @named_arguments()
@@ -248,16 +229,11 @@ def sft(
     hf_save_dtype, hf_generation_eos_token_ids: for these exports, see `HfExport`.
     training: fields of `SFTConfig`.
     """
-    check_step(f"sft '{name}': mixture", mixture, MixtureConfig, "mixture()")
-    check_length(mixture, training)
+    check_inputs(f"sft '{name}'", mixture, base_model, resources, training)
     check_model(base_model, mixture.config.seq_len)
-    check_tokenizer(mixture, base_model)
-    check_batch(f"sft {name!r}", resources, training)
-    exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
-    config = _config(
+    config = with_exports(
         SFTConfig,
-        name,
-        exports,
+        Cadence(name, steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids)),
         mixture=path_of(mixture),
         tokenized=mixture.config.data.tokenized,
         base_model=path_of(base_model),
@@ -306,61 +282,27 @@ def dpo(
         is kept in memory next to the policy instead.
     training: fields of `DPOConfig`. The others: see `sft`.
     """
-    check_step(f"dpo '{name}': mixture", mixture, MixtureConfig, "mixture()")
-    check_length(mixture, training)
+    check_inputs(f"dpo '{name}'", mixture, base_model, resources, training)
     check_model(base_model)
-    check_tokenizer(mixture, base_model)
-    check_batch(f"dpo {name!r}", resources, training)
     check_model(reference)
     training = adapter_found(training)
-    adapter = training["lora"].adapter_path if isinstance(training.get("lora"), LoraConfig) else None
-    same = reference is None or (reference == base_model and adapter is None)
-    starts_at_reference = same and not training.get("reinit_tokens")
-    against = base_model if reference is None else reference
-    loss_type, free = training.get("loss_type", "sigmoid"), training.get("reference_free", False)
-    needed, synced = needs_reference(loss_type, free), training.get("ref_model_sync_steps") is not None
-    if not needed and (synced or reference is not None):
-        raise ConfigError(
-            f"step 'checkpoints/{name}': got {'ref_model_sync_steps' if synced else 'a reference model'}, but with "
-            f"loss_type={loss_type!r} and reference_free={free} no reference is used; expected None"
-        )
-    fields: dict[str, object] = {}
-    if synced:
-        fields["reference_model"] = path_of(against)
-    elif needed:
-        options = {key: training[key] for key in ("precision",) if key in training}
-        if reference is None and adapter is not None:
-            options["adapter"] = adapter
-        fields["reference_logprobs"] = reference_logprobs(mixture, against, resources=resources, **options)
-    exports = (steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids))
-    config = _config(
+    against = chosen_reference(name, base_model, reference, training)
+    fields: dict[str, object] = {"starts_at_reference": against.starts_there}
+    if against.in_memory:
+        fields["reference_model"] = path_of(against.model)
+    elif against.precomputed:
+        options = against.options
+        fields["reference_logprobs"] = reference_logprobs(mixture, against.model, resources=resources, **options)
+    config = with_exports(
         DPOConfig,
-        name,
-        exports,
+        Cadence(name, steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids)),
         mixture=path_of(mixture),
         tokenized=mixture.config.data.tokenized,
         base_model=path_of(base_model),
         seed=seed,
-        starts_at_reference=bool(fields) and starts_at_reference,
         **{**fields, **training},
     )
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", config=config, resources=resources or CpuConfig())
-
-
-def _config(
-    of: type[Trained], name: str, exports: tuple[int, str | None, tuple[int, ...] | None], /, **fields: Any
-) -> Trained:
-    """exports: the steps between two exports or -1, their dtype, and the ids that end an answer."""
-    steps, dtype, ends = exports
-    if steps == -1:
-        return of(**fields)
-    needs_exports: dict[str, Any] = {"hf_exports_kept": None, "save_optimizer_state": False}
-    config = of(**{**fields, **needs_exports})
-    options = {"dtype": dtype, "generation_eos_token_ids": ends, **export_fields(name, name, config)}
-    hf_exports = PeriodicExports(steps=steps, **options)
-    return replace(
-        config, hf_exports=hf_exports, **{name: fields.get(name, value) for name, value in needs_exports.items()}
-    )
 
 
 @named_arguments()

@@ -22,12 +22,16 @@ from marin_sft.run import command as marin_sft_command
 from marin_sft.run import ray_run
 from marin_sft.trainers import DPOConfig, SFTConfig
 from marin_sft.trainers.commands import parse as parse_settings
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics import trackers
+from tests.infra.launcher_files import make
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-OUTSIDE = {"cd", "cp", "git", "llama-server", "ls", "pip", "source", "vllm"}
+OUTSIDE = set(
+    "cd chmod cp docker export gcloud git kubectl llama-server ls pip prometheus ray sbatch sky source vllm".split()
+)
 """Commands that are not ours."""
 
 # The files that the pages call yours.
@@ -110,6 +114,8 @@ def check_python(words: list[str]) -> None:
     if words[:2] == ["-m", "marin_sft.run.ray_run"] or words[0] == "marin_sft/run/ray_run.py":
         _, job = ray_run.parse(words[2:] if words[0] == "-m" else words[1:])
         check(job)
+    elif words[0] == "infra/make.py":
+        make.parser().parse_args(words[1:])
     elif words[0] == "-m":
         assert words[1] in ("pip", "pytest", "tests.test_identity"), words
     elif words[0].startswith("experiments/"):
@@ -187,6 +193,6 @@ def settings() -> set[str]:
     values = [value for module in modules for value in vars(module).values()]
     classes = [value for value in values if dataclasses.is_dataclass(value)]
     functions = [value for value in values if inspect.isfunction(value)]
-    fields = {field.name for of in [*classes, SimpleSFTConfig] for field in dataclasses.fields(of)}
+    fields = {field.name for of in [*classes, LoraConfig, SimpleSFTConfig] for field in dataclasses.fields(of)}
     arguments = {name for function in functions for name in inspect.signature(function).parameters}
     return fields | arguments | {function.__name__ for function in functions}

@@ -9,3 +9,12 @@ def test_reports_reach_the_listener_and_nobody_else():
         progress.report(3)
     progress.report(4)
     assert [news.text() for news in heard] == ["120/400 steps  loss 1.32  tokens/s 5,100", "3"]
+
+
+def test_all_listeners_of_a_block_hear_a_report_and_none_of_the_block_around_it():
+    outer, one, other = [], [], []
+    with progress.listening(outer.append):
+        with progress.listening(one.append, other.append):
+            progress.report(1)
+        progress.report(2)
+    assert [[news.done for news in heard] for heard in (outer, one, other)] == [[2], [1], [1]]

@@ -34,6 +34,13 @@ StopStrategy = Literal["restart", "first_exhausted", "all_exhausted"]
 _NAME = re.compile(r"[A-Za-z0-9][\w.+@-]*(/[A-Za-z0-9][\w.+@-]*)*", re.ASCII)
 
 
+OTHER_NAMES = dict.fromkeys(
+    ("max_seq_length", "max_sequence_length", "max_length", "sequence_len", "max_seq_len", "cutoff_len"),
+    "seq_len is the number of tokens in a row",
+) | dict.fromkeys(("packing", "sample_packing"), "pack=False gives each document a row of its own")
+"""Settings of mixtures in other trainers, and what to use for them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LmDataConfig(metaclass=NamedFields):
     """Make one with `lm_data_config`, `lm_mixture_data_config` or another function of this module.
@@ -113,6 +120,17 @@ class LmDataConfig(metaclass=NamedFields):
     def training(self) -> list[str]:
         """The components with a weight above 0 in some stage, sorted."""
         return sorted({name for _, weights in self.train_weights for name, weight in weights.items() if weight > 0})
+
+
+def weights_of(name: str, components: Mapping[str, object]) -> Mapping[str, float]:
+    """The weights of a mixture that is given none: one component needs none."""
+    if len(components) == 1:
+        return dict.fromkeys(components, 1.0)
+    example = ", ".join(f"{component!r}: 1" for component in components)
+    raise ConfigError(
+        f"mixture {name!r}: {len(components)} components and no weights; expected weights={{{example}}} in the "
+        "proportion you want; to evaluate only, use mixture_for_evaluation"
+    )
 
 
 def lm_mixture_data_config(

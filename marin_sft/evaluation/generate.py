@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import jax
@@ -27,6 +27,7 @@ from marin_sft.evaluation.decoding import decode
 from marin_sft.evaluation.sampling import Sampling
 from marin_sft.evaluation.step_configs import GenerateConfig
 from marin_sft.paths import file_system
+from marin_sft.training import processes
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory
@@ -59,14 +60,15 @@ def generate(config: GenerateConfig) -> None:
     model = levanter_model.load_model(directory)
     prompts = read_prompts(config, tokenizer, model.max_length)
     ends = end_ids(directory)
-    answers = []
-    for start in range(0, len(prompts), config.batch_size):
-        batch = prompts[start : start + config.batch_size]
-        answers += _answers(config, model, batch, ends, max(len(prompt.tokens) for prompt in prompts), start)
+    answers: list[list[int]] = []
+    pad_to = max(len(prompt.tokens) for prompt in prompts)
+    for start in range(0, len(prompts), config.batch_size * jax.process_count()):
+        mine = start + config.batch_size * jax.process_index()  # each process answers prompts of its own
+        batch = prompts[mine : mine + config.batch_size]
+        answers += chain(*processes.of_all(_answers(config, model, batch, ends, pad_to, mine) if batch else []))
         progress.report(len(answers), len(prompts), "prompts")
     results = [_result(tokenizer, *pair, ends) for pair in zip(prompts, answers, strict=True)]
-    if jax.process_index() == 0:
-        _write(config.output_path, results)
+    processes.by_first(lambda: _write(config.output_path, results))
 
 
 def read_prompts(config: GenerateConfig, tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Prompt]:

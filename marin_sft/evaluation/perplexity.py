@@ -20,7 +20,7 @@ from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.tokenizer import vocabulary_hash
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.step_configs import PerplexityConfig
-from marin_sft.training import levanter_trainer
+from marin_sft.training import levanter_trainer, processes
 from marin_sft.training.loss import Batch
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_directory import ModelDirectory
@@ -68,8 +68,7 @@ def perplexity(config: PerplexityConfig) -> None:
             metrics |= total.metrics(f"/{name}")
     if not all(map(math.isfinite, metrics.values())):
         raise TrainingError(f"{config.model}: got {metrics}, expected finite numbers; look at how it was trained")
-    if jax.process_index() == 0:
-        write_json(f"{config.output_path}/metrics.json", metrics)
+    processes.by_first(lambda: write_json(f"{config.output_path}/metrics.json", metrics))
 
 
 def _total(config: PerplexityConfig, mixture: PackedMixture, name: str, nll_of: Callable[[Batch], float]) -> Total:

@@ -22,11 +22,12 @@ class AttemptLog:
 
     own_process: nothing else writes to this process's stdout and stderr.
     echo: also write to them. May be off only if `own_process`.
+    name: of the file.
     """
 
-    def __init__(self, store: Store, output: str, own_process: bool, echo: bool = True) -> None:
+    def __init__(self, store: Store, output: str, own_process: bool, echo: bool = True, name: str = ".log") -> None:
         self._store = store
-        self._path = f"{output}/.log"
+        self._path = f"{output}/{name}"
         self._own_process = own_process
         self._echo = echo
         self._exit = contextlib.ExitStack()
@@ -51,6 +52,15 @@ class AttemptLog:
         """To the log only."""
         with open(self._file, "a", encoding="utf-8") as file:
             file.write(text)
+
+    def since(self, position: int) -> bytes:
+        """What was written after the first `position` bytes, also when the log is closed."""
+        try:
+            with open(self._file, "rb") as file:
+                file.seek(position)
+                return file.read()
+        except FileNotFoundError:  # uploaded and removed
+            return (self._store.read(self._path) or b"")[position:]
 
     def upload(self, now: bool = False) -> None:
         """Upload the log if it is due, or if `now` is set. Call it from one thread at a time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
@@ -27,6 +28,10 @@ class Backend(Protocol):
         """Wait until a future has ended or `timeout` seconds have passed. Returns those that have ended."""
         ...
 
+    def let_keep(self) -> None:
+        """Ask what runs to keep what it has done and end, and wait for it. What cannot do so ends at once."""
+        ...
+
     def close(self) -> None:
         """Stop everything that still runs and release all processes."""
         ...
@@ -49,7 +54,7 @@ class InlineBackend:
         future: Future[Outcome] = Future()
         try:
             with _variables(task.resources.runtime_env):
-                future.set_result(run_attempt(task, own_process=False))
+                future.set_result(run_attempt(dataclasses.replace(task, hosts=1), own_process=False))
         except Exception as error:  # from the store; errors of the body are in the outcome
             future.set_exception(error)
         return future
@@ -69,6 +74,9 @@ class InlineBackend:
             if text not in self._told:
                 self._told.add(text)
                 self._notify(f"{task.name}: {text}")
+
+    def let_keep(self) -> None:
+        """Nothing to do: SIGTERM went to this process, which runs the body."""
 
     def close(self) -> None:
         """Nothing to do: a task has ended by the time `submit` returns."""

@@ -54,8 +54,7 @@ class Beat:
             count += 1
             try:
                 lost = newer_claim(self._store, self._directory, self._claim)
-                news = asdict(self._newest) if self._newest else None
-                write_beat(self._store, self._directory, self._claim, count, news)
+                write_beat(self._store, self._directory, self._claim, count, self._news())
                 last = time.monotonic()
                 self._log.upload()
             except OSError as error:
@@ -63,6 +62,9 @@ class Beat:
                 print(f"cannot beat: {error}", file=sys.stderr)
             if lost and self._own_process and not self._ended.is_set():
                 self._stop_body()
+
+    def _news(self) -> dict[str, object] | None:
+        return asdict(self._newest) if self._newest else None
 
     def _stop_body(self) -> None:
         print(f"stopped: another launch took over {self._directory} from claim {self._claim.number}", file=sys.stderr)
@@ -78,4 +80,4 @@ class Beat:
         self._thread.join()
         if kind is not None:  # interrupted: spare others the wait for the timeout
             with contextlib.suppress(OSError):
-                write_beat(self._store, self._directory, self._claim, -1, None, released=True)
+                write_beat(self._store, self._directory, self._claim, -1, self._news(), released=True)

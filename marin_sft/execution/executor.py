@@ -195,7 +195,7 @@ class Executor:
     def _schedule(self, run: Run, console: Console, results: list[StepResult], provenance: dict[str, object]) -> None:
         from marin_sft.execution.view import LiveView
 
-        backend = self._backend(console)
+        backend = self._backend(console, run.plan.store)
         policy = Policy(self.flags.max_concurrent, self.flags.fail_fast, beat_timeout=self.flags.beat_timeout)
         try:
             with LiveView(console, run.plan.store, elsewhere=self.flags.backend == "ray") as view:
@@ -207,13 +207,13 @@ class Executor:
         finally:
             backend.close()
 
-    def _backend(self, console: Console) -> Backend:
+    def _backend(self, console: Console, store: Store) -> Backend:
         if self.flags.backend == "inline":
             return InlineBackend()
         from marin_sft.execution.ray_backend import RayBackend
 
         backend = RayBackend(console.print)
-        backend.start()
+        backend.start(store)
         if backend.dashboard_url:
             console.print(f"Ray dashboard: {backend.dashboard_url}")
         return backend

@@ -8,24 +8,48 @@ loopback as soon as something has to run. It never attaches to another Ray on th
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import dataclasses
 import os
+import signal
+import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from marin_sft.errors import InfrastructureLoss, OutOfMemory, UserError
-from marin_sft.execution import out_of_memory, ray_environment
+from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory, UserError
+from marin_sft.execution import drains, out_of_memory, ray_environment
+from marin_sft.execution.claims import read_claim
+from marin_sft.execution.gang import group_name
 from marin_sft.execution.ray_connection import Connection, connect, in_worker
-from marin_sft.execution.resources import RuntimeEnv, demand
+from marin_sft.execution.ray_metrics import AttemptGauges
+from marin_sft.execution.reservation import release
+from marin_sft.execution.resources import RuntimeEnv, demand, one_host_of
+from marin_sft.execution.shared_prefix import check_shared
+from marin_sft.execution.store import Store
+from marin_sft.execution.stores import open_store
 from marin_sft.execution.worker import Outcome, Task, run_attempt
 
 if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.remote_function import RemoteFunction
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _SHARED = ("CPU", "memory")  # of these, less does
 _PATIENCE = 10.0  # seconds for stopped tasks to end
+
+
+class StepFailed(MarinSftError):
+    """Raised by the task of a failed attempt, so that Ray shows it as failed. The launch only sees its `outcome`."""
+
+    def __init__(self, step: str, outcome: Outcome) -> None:
+        super().__init__(step, outcome)
+        self.step, self.outcome = step, outcome
+
+    def __str__(self) -> str:
+        failure = self.outcome.failure
+        return f"{self.step}: {failure.error}\n{failure.traceback}" if failure else self.step
 
 
 class RayBackend:
@@ -42,12 +66,20 @@ class RayBackend:
         self._feasible: set[str] = set()
         self._connection: Connection | None = None
         self._pending: dict[Future[Outcome], ObjectRef] = {}  # with Ray's reference to each result
+        self._tasks: dict[Future[Outcome], Task] = {}
         self._broken = False  # our own Ray can no longer run tasks
         self._remote: dict[bool, RemoteFunction] = {}
         self.dashboard_url: str | None = None
 
-    def start(self) -> None:
-        self._connected()
+    def start(self, store: Store | None = None) -> None:
+        """Raises StoreError if a node does not share the prefix of the store."""
+        try:
+            ray = self._connected().ray
+            for host in check_shared(ray, store) if store else ():
+                self._notify(f"{host} gave no answer, so whether it shares the prefix is not known")
+        except BaseException:
+            self.close()
+            raise
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -68,20 +100,31 @@ class RayBackend:
         connection = self._connected()
         asked = demand(task.resources)
         if connection.ends_with_driver:
+            task = self._on_one_host(task)
             asked = self._cut_down(connection, task.name, asked)
+        elif task.hosts > 1:
+            asked = {"CPU": 0}  # the ranks hold what the step requests, and say what they wait for
         else:
             self._tell_if_infeasible(connection, task.name, asked)
-        inherited = connection.ray.get_runtime_context().runtime_env if connection.found else {}
+        inherited = connection.ray.get_runtime_context().runtime_env  # of the job, too
         options = _ray_options(asked, task.resources.runtime_env, task.fresh_process, inherited)
+        if task.hosts > 1:
+            # On the driver's host, if it takes tasks: if that is lost, so is the launch.
+            options["scheduling_strategy"] = _on_node(connection.ray.get_runtime_context().get_node_id(), soft=True)
         remote = self._remote[task.fresh_process].options(name=task.name, **options)
         # The user's Ray may print its workers' output, and the launch already shows the logs of attempts.
-        reference = remote.remote(task, ray_environment.secrets_of_this_process(), not connection.found)
+        reference = remote.remote(
+            task, ray_environment.secrets_of_this_process(), not connection.found, connection.ends_with_driver
+        )
         done: Future[Outcome] = Future()
-        self._pending[done] = reference
-        done.add_done_callback(self._pending.pop)
+        self._pending[done], self._tasks[done] = reference, task
+        done.add_done_callback(self._forget)
         kills = out_of_memory.kernel_kills()
-        reference.future().add_done_callback(lambda future: self._hand_over(future, done, kills))
+        reference.future().add_done_callback(lambda future: self._hand_over(future, task, done, kills))
         return done
+
+    def _forget(self, done: Future[Outcome]) -> None:
+        del self._pending[done], self._tasks[done]
 
     def wait(self, running: Collection[Future[Outcome]], timeout: float | None) -> set[Future[Outcome]]:
         """In a Ray task, wait through Ray, which then lends the task's CPUs to the awaited tasks."""
@@ -141,12 +184,23 @@ class RayBackend:
             "It starts when such a node joins; Ctrl-C ends the launch"
         )
 
-    def _hand_over(self, future: Future[Outcome], done: Future[Outcome], kills_before: int) -> None:
+    def _on_one_host(self, task: Task) -> Task:
+        if task.hosts == 1:
+            return task
+        if task.name not in self._lacking:
+            self._lacking.add(task.name)
+            self._notify(f"{task.name}: {one_host_of(task.hosts)}")
+        return dataclasses.replace(task, hosts=1)
+
+    def _hand_over(self, future: Future[Outcome], task: Task, done: Future[Outcome], kills_before: int) -> None:
         if done.done():  # failed when its Ray was stopped
             return
         import ray.exceptions as exceptions
 
         error = future.exception()
+        if error is not None and task.hosts > 1:  # its process may have been killed
+            # In a thread of its own: this is Ray's, which must not wait for Ray.
+            threading.Thread(target=release, args=(group_name(task.directory, task.claim),), daemon=True).start()
         lost = (
             exceptions.WorkerCrashedError,
             exceptions.NodeDiedError,
@@ -170,11 +224,30 @@ class RayBackend:
             done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
         else:
             cause = getattr(error, "cause", None)  # of a RayTaskError; its own text is a traceback
-            done.set_exception(cause if isinstance(cause, Exception) else error)
+            if isinstance(cause, StepFailed):
+                done.set_result(cause.outcome)
+            else:
+                done.set_exception(cause if isinstance(cause, Exception) else error)
 
     @property
     def _on_this_machine(self) -> bool:
         return self._connection is not None and self._connection.ends_with_driver
+
+    def let_keep(self) -> None:
+        """Send SIGTERM to the processes of all attempts. (What Ray sends upon `ray.cancel` does not end a sleep.)"""
+        ray, pending = self._connected().ray, dict(self._pending)
+        hosts = {node["NodeManagerHostname"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for done, reference in pending.items():
+            task = self._tasks[done]
+            claim = read_claim(open_store(task.prefix), task.directory, task.claim)
+            if claim is None or claim.owner.host not in hosts:  # it waits, or nobody knows where it is
+                ray.cancel(reference, force=True)
+            elif claim.owner.in_sight:
+                _terminate(claim.owner.pid)
+            else:
+                there = _on_node(hosts[claim.owner.host], soft=False)
+                ray.remote(num_cpus=0)(_terminate).options(scheduling_strategy=there).remote(claim.owner.pid)
+        concurrent.futures.wait(pending)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -195,27 +268,25 @@ class RayBackend:
             concurrent.futures.wait(pending, timeout=_PATIENCE)
 
 
-def _attempt(task: Task, secrets: dict[str, str], echo: bool) -> Outcome:
+def _on_node(node: str, soft: bool) -> NodeAffinitySchedulingStrategy:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=soft)
+
+
+def _terminate(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def _attempt(task: Task, secrets: dict[str, str], echo: bool, alone: bool) -> Outcome:
+    """alone: no other machine belongs to this Ray, so none is drained."""
     os.environ.update(secrets)
-    return run_attempt(task, own_process=True, echo=echo)
-
-
-def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
-    """The environment of workers for `fresh_process` steps with these Ray resources.
-
-    On some CPUs a training step takes a fifth to a quarter less time with huge pages, if the system grants them. It is
-    faster still if freed memory is kept, since each step would otherwise get it back zeroed. Only the main arena keeps
-    large blocks. glibc reads these variables when a process starts, so they cannot be set later.
-    """
-    malloc = {"hugetlb": 1}
-    if {*asked} <= {"CPU", "memory"}:
-        malloc |= {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
-    tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())
-    return {
-        # Workers of one runtime environment serve any task. This variable reserves these workers for such steps.
-        "MARIN_SFT_FRESH_PROCESS": "1",
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
-    }
+    with contextlib.nullcontext() if alone else drains.heeded(), AttemptGauges(task.name, task.claim) as gauges:
+        outcome = run_attempt(task, own_process=True, echo=echo, listeners=[gauges.hear])
+    if outcome.failure is not None:
+        raise StepFailed(task.name, outcome)
+    return outcome
 
 
 def _ray_options(
@@ -226,7 +297,10 @@ def _ray_options(
     options: dict[str, object] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
     options["memory"] = rest.pop("memory", None)
     options["resources"] = rest or None
-    variables = {**(fresh_process_variables(asked) if fresh_process else {}), **(env.env_vars if env else {})}
+    variables = {
+        **(ray_environment.fresh_process_variables(asked) if fresh_process else {}),
+        **(env.env_vars if env else {}),
+    }
     runtime_env: dict[str, object] = {"env_vars": variables} if variables else {}
     if env and env.pip:
         runtime_env |= _packages(env.pip, inherited)

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import urllib.parse
+from collections.abc import Collection
 
 from marin_sft.errors import UserError
 from marin_sft.redaction import looks_secret, shown_value
@@ -34,6 +35,7 @@ SECRETS = "MARIN_SFT_SECRETS"  # comma-separated names of variables that steps g
 LAUNCHER = "MARIN_SFT_LAUNCHER"  # set by ray_run in a job: the words to put before its command to submit it again
 LAUNCH_DIR = "MARIN_SFT_LAUNCH_DIR"  # set by ray_run in a job: the directory that relative prefixes start from
 
+_OF_A_LAUNCH = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_", "MARIN_SFT_")
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job
 
 
@@ -54,6 +56,24 @@ def secrets_of_this_process() -> dict[str, str]:
     """
     names = [name for name in os.environ.get(SECRETS, "").split(",") if name]
     return {name: os.environ[name] for name in (*names, SECRETS) if name in os.environ}
+
+
+def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
+    """The environment of workers for `fresh_process` steps with these Ray resources.
+
+    On some CPUs a training step takes a fifth to a quarter less time with huge pages, if the system grants them. It is
+    faster still if freed memory is kept, since each step would otherwise get it back zeroed. Only the main arena keeps
+    large blocks. glibc reads these variables when a process starts, so they cannot be set later.
+    """
+    malloc = {"hugetlb": 1}
+    if {*asked} <= {"CPU", "memory"}:
+        malloc |= {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
+    tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())
+    return {
+        # Workers of one runtime environment serve any task. This variable reserves these workers for such steps.
+        "MARIN_SFT_FRESH_PROCESS": "1",
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
+    }
 
 
 def is_loopback(address: str) -> bool:
@@ -81,17 +101,23 @@ def _variables(address: str | None) -> dict[str, str]:
     return variables
 
 
+def environment_of_head() -> dict[str, str]:
+    """For a head on loopback that is to outlive this process. It has no part of this process's Ray or launch."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OF_A_LAUNCH)}
+    return {**inherited, **_variables(None), "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
+
+
 def has_token() -> bool:
-    return "RAY_AUTH_TOKEN" in os.environ or os.path.exists(_token_path())
+    return "RAY_AUTH_TOKEN" in os.environ or os.path.exists(token_path())
 
 
-def _token_path() -> str:
+def token_path() -> str:
     return os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
 
 
 def keep_token_private() -> None:
     """Called before a Ray starts, since Ray would write its token readable for everyone on the machine."""
-    path = _token_path()
+    path = token_path()
     if "RAY_AUTH_TOKEN" in os.environ or os.environ.get("RAY_AUTH_MODE") == "disabled":
         return
     with contextlib.suppress(OSError):  # another user's, or read-only: not ours to change

@@ -12,6 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
+from marin_sft.machines import TPUS, Slice, slice_of
 from marin_sft.nearest import nearest
 from marin_sft.redaction import looks_secret
 
@@ -31,8 +32,7 @@ ACCELERATORS = frozenset(
 _GPU_FILES = ("/dev/nvidia[0-9]*",)
 _UNCOUNTED_GPU_FILES = ("/dev/kfd", "/dev/dxg")
 _TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
-# A generation and its cores. Ray has another name for v5e.
-_TPU_TYPE = re.compile(rf"({'|'.join(a.removeprefix('TPU-').lower() for a in ACCELERATORS if 'TPU-' in a)})-[1-9]\d*")
+# Ray has another name for v5e.
 _V5E, _V5E_OF_RAY = "v5e-", "v5litepod-"
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _OWN_FIELDS = {"CPU": "cpus", "GPU": "GpuConfig", "memory": "memory"}
@@ -69,20 +69,26 @@ class Resources(metaclass=NamedFields):
 
 @dataclass(frozen=True)
 class CpuConfig(Resources):
-    """CPU cores only."""
+    """CPU cores only, `cpus` on each of `hosts` machines."""
+
+    hosts: int = field(default=1, kw_only=True)
 
 
 @dataclass(frozen=True)
 class GpuConfig(Resources):
-    """`gpu_count` GPUs on one host, of `accelerator_type` (Ray's name, e.g. "H100"; None: any)."""
+    """`gpu_count` GPUs on each of `hosts` machines, of `accelerator_type` (Ray's name, e.g. "H100"; None: any)."""
 
     gpu_count: int = 1
     accelerator_type: str | None = None
+    hosts: int = field(default=1, kw_only=True)
 
 
 @dataclass(frozen=True)
 class TpuPodConfig(Resources):
-    """`slice_count` slices of `tpu_type`, e.g. "v4-128". "v5e-128" and Ray's "v5litepod-128" are the same."""
+    """`slice_count` slices of `tpu_type`, e.g. "v4-128". "v5e-128" and Ray's "v5litepod-128" are the same.
+
+    The step runs on all hosts of these slices. `cpus` and `memory` are for each of them.
+    """
 
     tpu_type: str = field(kw_only=True)
     slice_count: int = 1
@@ -92,8 +98,36 @@ class TpuPodConfig(Resources):
             object.__setattr__(self, "tpu_type", _V5E_OF_RAY + self.tpu_type.removeprefix(_V5E))
 
 
+def hosts_of(resources: Resources) -> int:
+    """The number of machines that a step runs on, with one process on each."""
+    if isinstance(resources, TpuPodConfig):
+        return resources.slice_count * tpu_slice(resources).hosts
+    return resources.hosts if isinstance(resources, CpuConfig | GpuConfig) else 1
+
+
+def device_count(resources: Resources) -> int:
+    """The number of devices that JAX sees on all hosts of a request."""
+    if isinstance(resources, TpuPodConfig):
+        one = tpu_slice(resources)
+        return hosts_of(resources) * one.chips * TPUS[resources.tpu_type.partition("-")[0]].devices
+    per_host = max(1, int(resources.gpu_count)) if isinstance(resources, GpuConfig) else 1
+    return hosts_of(resources) * per_host
+
+
+def tpu_slice(resources: TpuPodConfig) -> Slice:
+    """The machines of one slice."""
+    found = slice_of(resources.tpu_type)
+    assert found is not None, f"{resources.tpu_type} should have been refused"
+    return found
+
+
+def tpu_head(tpu_type: str) -> str:
+    """The resource that only the first host of a slice has, by Ray's name."""
+    return f"TPU-{tpu_type}-head"
+
+
 def demand(resources: Resources) -> dict[str, float]:
-    """The resources that a step's task requests, by Ray's names."""
+    """The resources that a step requests on each of its hosts, by Ray's names. One host alone is a whole TPU slice."""
     asked: dict[str, float] = {"CPU": resources.cpus, **resources.custom}
     if resources.memory is not None:
         asked["memory"] = resources.memory
@@ -102,7 +136,9 @@ def demand(resources: Resources) -> dict[str, float]:
         if resources.accelerator_type is not None:
             asked[f"accelerator_type:{resources.accelerator_type}"] = 0.001  # Ray's labels are resources
     elif isinstance(resources, TpuPodConfig):
-        asked[f"TPU-{resources.tpu_type}-head"] = 1
+        asked["TPU"] = tpu_slice(resources).chips
+        if hosts_of(resources) == 1:
+            asked[tpu_head(resources.tpu_type)] = 1
     return asked
 
 
@@ -117,9 +153,16 @@ def lacking_here(resources: Resources) -> list[str]:
     if isinstance(resources, TpuPodConfig) and not _devices(_TPU_FILES):
         absent.append(f"TPU ({resources.tpu_type})")
     lacking = [f"this machine has no {thing}; the step runs without it" for thing in absent]
+    if isinstance(resources, CpuConfig | GpuConfig) and resources.hosts > 1:
+        lacking.append(one_host_of(resources.hosts))
     if isinstance(resources, GpuConfig) and 0 < (found := _gpus()) < resources.gpu_count:
         lacking.append(f"the step requests {resources.gpu_count} GPUs, but this machine has {found}; it runs on these")
     return lacking
+
+
+def one_host_of(hosts: int) -> str:
+    """What to tell if a step for several machines runs on this one."""
+    return f"the step requests {hosts} hosts; it runs on this one"
 
 
 def _gpus() -> float:
@@ -165,9 +208,15 @@ def check_resources(where: str, resources: Resources) -> None:
             refuse(f".custom[{name!r}]", amount, "a name with a number > 0")
     if isinstance(resources, GpuConfig):
         _check_gpu(resources, refuse)
+    if isinstance(resources, CpuConfig | GpuConfig) and (type(resources.hosts) is not int or resources.hosts < 1):
+        refuse(".hosts", resources.hosts, "a whole number >= 1")
     if isinstance(resources, TpuPodConfig):
-        if not isinstance(resources.tpu_type, str) or not _TPU_TYPE.fullmatch(resources.tpu_type):
-            refuse(".tpu_type", resources.tpu_type, 'a type and its cores, such as "v4-8", "v5e-16" or "v6e-8"')
+        if not isinstance(resources.tpu_type, str) or slice_of(resources.tpu_type) is None:
+            refuse(
+                ".tpu_type",
+                resources.tpu_type,
+                f'a type and its cores, such as "v4-8", "v5e-16" or "v6e-8"; types: {", ".join(TPUS)}',
+            )
         if type(resources.slice_count) is not int or resources.slice_count < 1:
             refuse(".slice_count", resources.slice_count, "a whole number >= 1")
     if resources.runtime_env is not None:

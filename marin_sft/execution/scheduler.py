@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal, Protocol
 
-from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory, StoreError, StoreUnavailable
+from marin_sft import preemption
+from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory, Preempted, StoreError, StoreUnavailable
 from marin_sft.execution.backends import Backend
 from marin_sft.execution.claims import Watch, attempt_path, write_beat
 from marin_sft.execution.commits import Commit, Consumed, damaged_files
@@ -22,6 +23,8 @@ from marin_sft.execution.configs import resolve, settings_of
 from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.patience import no_patience, seconds_of_patience
 from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs, consumed
+from marin_sft.execution.resources import hosts_of
+from marin_sft.execution.signals import Terminated
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
 from marin_sft.execution.step_state import Failure, StepState, read_state, write_failure
@@ -63,6 +66,9 @@ class Listener(Protocol):
 
     def waiting(self, item: PlanItem) -> None: ...
 
+    def lost(self, item: PlanItem, loss: InfrastructureLoss) -> None:
+        """An attempt was lost, and the next one begins."""
+
     def finished(self, result: StepResult) -> None: ...
 
 
@@ -101,7 +107,8 @@ class Scheduler:
         self._running: dict[Future[Outcome], PlanItem] = {}
         self._waiting: dict[Node, PlanItem] = {}
         self._last_look = time.monotonic()  # when the store last answered for a waiting step
-        self._retries: dict[Node, int] = {}
+        self._retries: dict[Node, int] = {}  # since the step last kept something
+        self._kept: dict[Node, float] = {}
         self._open_inputs: dict[Node, set[Node]] = {}
         self._users: dict[Node, list[PlanItem]] = {}
         self._whole: set[str] = set()  # outputs found complete when a step of this launch first used them
@@ -119,6 +126,13 @@ class Scheduler:
             self._backend.close()
             text = f"{error}. Finished steps are kept; run the same command to continue"
             raise StoreUnavailable(text, error.said, error.silent) from error
+        except Terminated:
+            try:
+                self._backend.let_keep()
+            finally:
+                self._backend.close()
+                self._release_claims()
+            raise
         except (KeyboardInterrupt, StoreError):
             self._backend.close()
             self._release_claims()
@@ -192,6 +206,7 @@ class Scheduler:
             settings=settings_of(step.config),
             contents=node.contents,
             provenance=self._provenance,
+            hosts=hosts_of(step.resources),
         )
 
     def _current(self, item: PlanItem) -> dict[str, Consumed]:
@@ -262,6 +277,8 @@ class Scheduler:
         self._finish(StepResult(item, status, outcome.commit, outcome.attempt, outcome.seconds, outcome.failure))
 
     def _retry(self, item: PlanItem, loss: InfrastructureLoss) -> None:
+        if preemption.expected():  # this process itself has been told to end
+            raise Terminated
         retries = self._retries.get(item.node, 0)
         state = read_state(self._store, item.node.directory)
         if state.last_claim > item.state.last_claim + 1:
@@ -270,10 +287,14 @@ class Scheduler:
         if state.failure and state.last_claim == item.state.last_claim + 1:
             self._finish(StepResult(item, "failed", attempt=state.last_claim, failure=state.failure))
             return
+        if isinstance(loss, Preempted) or state.kept > self._kept.get(item.node, 0):
+            retries = 0  # the loss cost only what was done since
+        self._kept[item.node] = state.kept
         if retries >= self._policy.infrastructure_retries:
             self._fail_for(item, state, f"the worker was lost {retries + 1} times: {loss}")
             return
-        self._retries[item.node] = retries + 1
+        self._retries[item.node] = 0 if isinstance(loss, Preempted) else retries + 1
+        self._listener.lost(item, loss)
         self._start(dataclasses.replace(item, state=state))
 
     def _fail_for(self, item: PlanItem, state: StepState, error: str) -> None:

@@ -31,7 +31,8 @@ def map_shards(
     ray = sys.modules.get("ray")
     if len(items) < 2 or ray is None or not ray.is_initialized():
         return [fn(item) for item in items]
-    task = ray.remote(_shard).options(name=f"map_shards {fn.__qualname__}", max_retries=3)
+    step = ray.get_runtime_context().get_task_name() or "map_shards"
+    task = ray.remote(_shard).options(name=f"{step} {fn.__qualname__}", max_retries=3)
     secrets = secrets_of_this_process()
     references = [task.remote(fn, item, secrets) for item in items]
     size_of = dict(zip(references, sizes or [1] * len(items), strict=True))

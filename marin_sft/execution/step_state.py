@@ -62,6 +62,7 @@ class StepState:
     owner_gone: whether the claim's owner is known to have ended, or has released the claim.
     last_claim: the highest claim number; the next owner has to create the number after it.
     beat_time: when the owner last beat, by its own clock.
+    kept: the part of its work that the next attempt can continue from, see `progress.kept`.
     last_aim: the highest commit number that is being removed, see `Tombstone`.
     """
 
@@ -71,6 +72,7 @@ class StepState:
     owner_gone: bool = False
     last_claim: int = 0
     beat_time: float | None = None
+    kept: float = 0
     last_aim: int = 0
 
     @property
@@ -121,6 +123,7 @@ def read_state(store: Store, directory: str) -> StepState:
         failure=failure,
         owner_gone=gone,
         beat_time=beat.get("time"),
+        kept=(beat.get("progress") or {}).get("kept", 0),
     )
 
 

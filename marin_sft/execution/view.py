@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from marin_sft import progress
+from marin_sft.errors import InfrastructureLoss
 from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.claims import attempt_path, read_beat
 from marin_sft.execution.differences import difference_text
@@ -25,6 +26,7 @@ from marin_sft.execution.plan import Action, Plan, PlanItem
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
+from marin_sft.execution.terminal import visible
 from marin_sft.progress import figure_texts
 
 _PLAIN_SECONDS = 15.0  # between two progress lines of a step, without a terminal
@@ -172,6 +174,9 @@ class LiveView:
     def waiting(self, item: PlanItem) -> None:
         self._in_order(self._wait, item)
 
+    def lost(self, item: PlanItem, loss: InfrastructureLoss) -> None:
+        self._in_order(self._lose, item, loss)
+
     def finished(self, result: StepResult) -> None:
         self._in_order(self._finish, result)
 
@@ -198,14 +203,22 @@ class LiveView:
             self._output.stop(item.node.name)
         self._console.print(Text(f"{_clock()} wait   {item.node.name}: another launch is running it"))
 
-    def _finish(self, result: StepResult) -> None:
-        name = result.item.node.name
+    def _lose(self, item: PlanItem, loss: InfrastructureLoss) -> None:
+        self._stop_showing(item.node.name)
+        reason = visible(str(loss).splitlines()[0])
+        self._console.print(Text(f"{_clock()} lost   {item.node.name}: {reason}; a new attempt begins"))
+
+    def _stop_showing(self, name: str) -> None:
         with self._lock:
             self._running.pop(name, None)
         if self._output:
             self._output.stop(name)
         if self._bars and name in self._bar_of:
             self._bars.remove_task(self._bar_of.pop(name))
+
+    def _finish(self, result: StepResult) -> None:
+        name = result.item.node.name
+        self._stop_showing(name)
         if result.status != "cached":
             took = f" in {duration_text(result.seconds)}" if result.seconds else ""
             self._console.print(Text(f"{_clock()} {result.status:6} {name}{took}", style=_COLOURS[result.status]))

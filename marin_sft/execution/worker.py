@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
-import sysconfig
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from marin_sft import progress
-from marin_sft.errors import MarinSftError, StoreError, StoreUnavailable
+from marin_sft.errors import StoreError, StoreUnavailable
 from marin_sft.execution.attempt_log import AttemptLog
 from marin_sft.execution.beat import Beat
+from marin_sft.execution.body import changed_source, exits, not_committed, run_body
 from marin_sft.execution.claims import Claim, attempt_path, newer_claim, take_claim
 from marin_sft.execution.clock import now
 from marin_sft.execution.commits import Commit, Consumed, output_digest, publish
 from marin_sft.execution.configs import resolve
 from marin_sft.execution.contents import LocalContent, Look, look_at
-from marin_sft.execution.identity import Payload, changed_code
+from marin_sft.execution.gang import Gang
+from marin_sft.execution.identity import Payload
+from marin_sft.execution.rank import Work
+from marin_sft.execution.ray_environment import fresh_process_variables, secrets_of_this_process
 from marin_sft.execution.record import describe, telling_environment
-from marin_sft.execution.resources import Resources
-from marin_sft.execution.signals import sigterm_as_interrupt
+from marin_sft.execution.resources import Resources, demand
 from marin_sft.execution.step import EarlierAttempts, OutputName, kind_of, path_of_function
 from marin_sft.execution.step_state import Failure, resumable_attempts, write_failure
 from marin_sft.execution.store import FileInfo, Store
 from marin_sft.execution.stores import open_store
-from marin_sft.execution.terminal import visible
-from marin_sft.redaction import redacted
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,7 @@ class Task:
     beat_timeout: seconds without a beat after which others consider an owner dead.
     settings: the config fields that are not part of the identity.
     contents: the local files that are part of it.
+    hosts: the number of machines that the body runs on.
     """
 
     name: str
@@ -66,6 +62,7 @@ class Task:
     settings: dict[str, object]
     contents: tuple[LocalContent, ...]
     provenance: dict[str, object]
+    hosts: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,11 +76,14 @@ class Outcome:
     failure: Failure | None = None
 
 
-def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
+def run_attempt(
+    task: Task, own_process: bool, echo: bool = True, listeners: Sequence[progress.Listener] = ()
+) -> Outcome:
     """Run one attempt of a step. Exceptions of the body are not raised; they give a failed `Outcome`.
 
     own_process: nothing else writes to this process's stdout and stderr while the body runs.
     echo: the body's output also goes there, not only to the attempt's log.
+    listeners: hear the body's progress, too.
     """
     store = open_store(task.prefix)
     claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)
@@ -99,11 +99,11 @@ def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
     with (
         AttemptLog(store, output, own_process, echo) as log,
         Beat(store, task.directory, claim, task.beat_timeout, own_process, log) as beat,
-        _exits(store, task),
+        exits(store, task.directory, task.claim),
     ):
         looks = list(map(look_at, task.contents))
-        changed = _changed_inputs(looks, "began") or (own_process and _changed_code(task, config)) or None
-        failure = changed or _run_body(task.fn, config, beat)
+        changed = _changed_inputs(looks, "began") or (own_process and changed_source(config, task.payload)) or None
+        failure = changed or _run(task, config, output, (beat.hear, *listeners))
         seconds = time.monotonic() - clock
         failure = _with_changed_inputs(task, failure, looks)
         files = None if failure else _files(store, output)  # while the owner still beats: a large output takes time
@@ -122,6 +122,24 @@ def run_attempt(task: Task, own_process: bool, echo: bool = True) -> Outcome:
     return Outcome("committed" if commit else "elsewhere", claim.number, seconds, commit=commit)
 
 
+def _run(task: Task, config: object, output: str, listeners: Sequence[progress.Listener]) -> Failure | None:
+    """Run the body here, or on the hosts that the step requests."""
+    if task.hosts == 1:
+        return run_body(task.fn, config, *listeners)
+    work = Work(
+        fn=task.fn,
+        config=config,
+        payload=task.payload,
+        prefix=task.prefix,
+        directory=task.directory,
+        claim=task.claim,
+        output=output,
+        secrets=secrets_of_this_process(),
+    )
+    variables = fresh_process_variables(demand(task.resources)) if task.fresh_process else {}
+    return Gang(work, task.name, task.resources, variables).run(*listeners)
+
+
 def _fill(leaf: object, output: str, earlier: tuple[str, ...]) -> object:
     if isinstance(leaf, OutputName):
         return f"{output}/{leaf.name}" if leaf.name else output
@@ -135,26 +153,10 @@ def _changed_inputs(looks: list[Look], when: str) -> Failure | None:
     changes = [look.change for look in looks if look.change is not None]
     if not changes:
         return None
-    return _not_committed(
+    return not_committed(
         f"{'; '.join(changes)}\nThe step's identity stands for the old content, so nothing is committed. This was "
         f"noticed when the step {when}. Run the command again to run the step with the current content"
     )
-
-
-def _changed_code(task: Task, config: object) -> Failure | None:
-    """A failure if the source of functions in the config, as this process imported it, differs from the plan's."""
-    changed = changed_code(config, task.payload)
-    if not changed:
-        return None
-    return _not_committed(
-        f"{', '.join(changed)}: the source has changed since the plan was made, so nothing is committed. Run the "
-        "command again to run the step with the current code"
-    )
-
-
-def _not_committed(error: str) -> Failure:
-    print(error, file=sys.stderr)
-    return Failure(error, None, "", resumable=False)
 
 
 def _with_changed_inputs(task: Task, failure: Failure | None, looks: list[Look]) -> Failure | None:
@@ -165,50 +167,6 @@ def _with_changed_inputs(task: Task, failure: Failure | None, looks: list[Look])
     if failure is None or changed is None:
         return failure or changed
     return replace(failure, error=f"{failure.error}; also, {changed.error}", resumable=False)
-
-
-def _run_body(fn: Callable[[Any], object], config: object, beat: Beat) -> Failure | None:
-    try:
-        with progress.listening(beat.hear):
-            fn(config)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        # Our own errors explain themselves, and the failure's record has the location.
-        said = f"{type(error).__name__}: {error}" if isinstance(error, MarinSftError) else traceback.format_exc()
-        print(visible(said.rstrip("\n")), file=sys.stderr)
-        location = _user_location(error.__traceback__)
-        return Failure(
-            error=_first_lines(redacted(f"{type(error).__name__}: {error}")),
-            location=location and redacted(location),
-            traceback=redacted(traceback.format_exc()),
-        )
-    return None
-
-
-@contextlib.contextmanager
-def _exits(store: Store, task: Task) -> Iterator[None]:
-    """Distinguish the ways in which a body can exit.
-
-    SIGTERM raises KeyboardInterrupt; on Ray it would look like a `sys.exit` of the body. `os._exit` records a failure;
-    otherwise it would look like a lost worker and be retried.
-    """
-    leave, owner = os._exit, os.getpid()
-
-    def leave_on_record(status: int) -> NoReturn:
-        if os.getpid() == owner and threading.current_thread() is threading.main_thread():
-            caller = traceback.extract_stack()[-2]
-            failure = Failure(f"os._exit({status}) in the body", _location(caller), "".join(traceback.format_stack()))
-            write_failure(store, task.directory, task.claim, failure)
-            sys.stdout.flush()
-        leave(status)
-
-    with sigterm_as_interrupt():
-        os._exit = leave_on_record
-        try:
-            yield
-        finally:
-            os._exit = leave
 
 
 def _files(store: Store, output: str) -> list[FileInfo] | Failure:
@@ -267,22 +225,3 @@ def _record(
         "environment": telling_environment(),
         "launch": task.provenance,
     }
-
-
-def _user_location(trace: TracebackType | None) -> str | None:
-    """The last frame outside the engine and installed libraries; the very last one if there is none."""
-    frames = traceback.extract_tb(trace)
-    engine = os.path.dirname(__file__)
-    libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-    own = [f for f in frames if not f.filename.startswith((engine, *libraries, "<"))]
-    if not frames:
-        return None
-    return _location((own or frames)[-1])
-
-
-def _location(frame: traceback.FrameSummary) -> str:
-    return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
-
-
-def _first_lines(text: str, limit: int = 2000) -> str:
-    return text if len(text) <= limit else text[:limit] + " ..."

@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 from marin_sft.data.formats import ChatLmDatasetFormat, PreferenceChatLmDatasetFormat
 from marin_sft.data.step_configs import DownloadConfig, TokenizeConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.export.card_config import CardConfig
+from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.train_config import TrainConfig
+
+Trained = TypeVar("Trained", bound=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often the training `name` exports, in steps (-1: never), and how: see `HfExport`."""
+
+    name: str
+    steps: int
+    dtype: str | None
+    generation_eos_token_ids: tuple[int, ...] | None
+
+
+def with_exports(of: type[Trained], cadence: Cadence, /, **settings: Any) -> Trained:
+    """The config of a training that exports as `cadence` says."""
+    if cadence.steps == -1:
+        return of(**settings)
+    needs_exports: dict[str, Any] = {"hf_exports_kept": None, "save_optimizer_state": False}
+    config = of(**{**settings, **needs_exports})
+    exports = PeriodicExports(
+        steps=cadence.steps,
+        dtype=cadence.dtype,
+        generation_eos_token_ids=cadence.generation_eos_token_ids,
+        **export_fields(cadence.name, cadence.name, config),
+    )
+    return replace(
+        config, hf_exports=exports, **{key: settings.get(key, value) for key, value in needs_exports.items()}
+    )
 
 
 def export_fields(title: str, trained: str, config: TrainConfig) -> dict[str, Any]:

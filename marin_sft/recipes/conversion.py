@@ -60,6 +60,10 @@ class Converted(metaclass=NamedFields):
                 "with @dataclass(frozen=True, kw_only=True)"
             )
 
+    def contradiction(self, *fields: str, expected: str) -> ConfigError:
+        got = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
+        return ConfigError(f"{type(self).__name__}: {got}; expected {expected}")
+
 
 def _fields_read(of: type) -> set[str]:
     return {name for base in of.__mro__ for method in vars(base).values() for name in getattr(method, "reads", ())}

@@ -87,10 +87,6 @@ class SimpleConfig(Converted, TrainingSettings):
             )
         return {"steps_per_hf_export": NEVER if cadence is None else cadence, "hf_generation_eos_token_ids": ends}
 
-    def contradiction(self, *fields: str, expected: str) -> ConfigError:
-        got = ", ".join(f"{name}={getattr(self, name)!r}" for name in fields)
-        return ConfigError(f"{type(self).__name__}: {got}; expected {expected}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class SimpleTrainConfig(SimpleConfig, Terms):

@@ -12,7 +12,7 @@ directory. Exit codes: 0 done, 1 failed, 2 user error, 130 interrupted;
 from __future__ import annotations
 
 import argparse
-import functools
+import contextlib
 import json
 import os
 import runpy
@@ -21,63 +21,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn
 
-from rich.console import Console
-
 from marin_sft.errors import MarinSftError, UserError
-from marin_sft.execution.catalog import Found, find_step, read_catalog, step_name
+from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
-from marin_sft.execution.console import make_console, narrow
-from marin_sft.execution.flags import HELP, absolute_prefix, default_prefix, positive
+from marin_sft.execution.console import narrow
+from marin_sft.execution.flags import HELP, absolute_prefix, positive
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
-from marin_sft.execution.store import Store
-from marin_sft.execution.stores import open_reachable
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import nearest_text
-from marin_sft.paths import local_path, nearest_path
 from marin_sft.run import explanation, garbage, launches, logs, status, verification
+from marin_sft.run.cluster_commands import (
+    CLUSTER_COMMANDS,
+    add_cluster_flags,
+    add_job_flags,
+    list_jobs,
+    log_of_job,
+    stop,
+)
 from marin_sft.run.command_flags import add_gc_flags, add_preview_flags, amount
+from marin_sft.run.context import COLUMNS, Context
+from marin_sft.run.job_client import known_address
+from marin_sft.run.jobs import looks_like_a_job
 
 if TYPE_CHECKING:
     from marin_sft.trainers.trainer import SFTTrainer
-
-_COLUMNS = 80  # of output without a terminal
-
-
-class _Context:
-    """The arguments, console and store of a command."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments = arguments
-        self.json: bool = arguments.json
-        self.console: Console = make_console(_COLUMNS)
-
-    @functools.cached_property
-    def store(self) -> Store:
-        prefix = self.arguments.prefix or default_prefix()
-        store = open_reachable(prefix)
-        place = local_path(prefix)
-        if place is not None and not os.path.isdir(place):
-            raise UserError(
-                f"prefix {prefix}: no such directory; set --prefix to the directory that experiments write to"
-                f"{nearest_path(place)}"
-            )
-        return store
-
-    def step(self, text: str) -> Found:
-        found = find_step(self.store, text)
-        if found.others and not self.json:
-            count = len(found.others) + 1
-            print(visible(f"{text}: {count} steps; this is {found.directory}, the newest"), file=sys.stderr)
-        return found
-
-    def say(self, value: object, show: Callable[[], object]) -> None:
-        """Print the value as JSON, or call `show`."""
-        if self.json:
-            print(json.dumps(value, indent=1))
-        else:
-            show()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parse(words)
         code = 0
         with early_end_allowed():
-            code = arguments.run(_Context(arguments)) or 0
+            code = arguments.run(Context(arguments)) or 0
         return code
     except UserError as error:
         return complain(error, 2)
@@ -116,7 +85,7 @@ def _write_experiment(trainer: SFTTrainer, path: str) -> None:
     print(f"wrote {path}: python {path} --dry_run shows what it makes")
 
 
-def plan(context: _Context) -> int | None:
+def plan(context: Context) -> int | None:
     """show what a script would run, and why; the script's flags follow it"""
     arguments = context.arguments
     script = arguments.script
@@ -125,12 +94,12 @@ def plan(context: _Context) -> int | None:
     prefix = ["--prefix", arguments.prefix] if arguments.prefix else []
     sys.argv = [script, *prefix, *(["--json"] if context.json else []), *arguments.flags, "--dry_run"]
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as `python SCRIPT` does
-    with narrow(_COLUMNS):
+    with narrow(COLUMNS):
         runpy.run_path(script, run_name="__main__")
     return None
 
 
-def status_of_steps(context: _Context) -> None:
+def status_of_steps(context: Context) -> None:
     """list all steps with state, age, duration and progress"""
     catalog = read_catalog(context.store)
     found = status.read_statuses(context.store, context.arguments.pattern, catalog.steps)
@@ -142,13 +111,13 @@ def status_of_steps(context: _Context) -> None:
     context.say([asdict(item) for item in found], show)
 
 
-def why(context: _Context) -> None:
+def why(context: Context) -> None:
     """explain why a step last ran or was cached"""
     facts = explanation.explain(context.store, context.step(context.arguments.step))
     context.say(facts, lambda: explanation.print_explanation(context.console, context.store, facts))
 
 
-def path(context: _Context) -> None:
+def path(context: Context) -> None:
     """print only the path of a step's committed output"""
     found = context.step(context.arguments.step)
     commit = found.state.commit
@@ -161,19 +130,30 @@ def path(context: _Context) -> None:
     context.say({"name": step_name(found.directory), "output": output, "commit": commit.number}, lambda: print(output))
 
 
-def log(context: _Context) -> None:
-    """print the stdout and stderr of a step's newest attempt"""
-    arguments, store = context.arguments, context.store
-    directory = context.step(arguments.step).directory
-    attempt, _ = logs.log_path(store, directory, arguments.attempt)
+def log(context: Context) -> int | None:
+    """print the output of a step's newest attempt, or of a job"""
+    arguments = context.arguments
+    if arguments.address or looks_like_a_job(arguments.step):
+        return log_of_job(context, arguments.step)
+    try:
+        directory = context.step(arguments.step).directory
+    except UserError as error:
+        if known_address() is None:
+            raise
+        with contextlib.suppress(UserError):
+            return log_of_job(context, arguments.step)
+        raise error
+    store = context.store
+    attempt, path = logs.log_path(store, directory, arguments.attempt, arguments.rank)
     if context.json:
-        sys.stdout.writelines(logs.log_json(store, directory, attempt))
+        sys.stdout.writelines(logs.log_json(store, attempt, path))
     else:
-        read = logs.follow_log if arguments.follow else logs.read_log
-        write_log(read(store, directory, attempt))
+        follow = arguments.follow
+        write_log(logs.follow_log(store, directory, attempt, path) if follow else logs.read_log(store, path))
+    return None
 
 
-def diff(context: _Context) -> None:
+def diff(context: Context) -> None:
     """show the fields in which two steps differ"""
     old, new = context.step(context.arguments.old), context.step(context.arguments.new)
     payloads = [explanation.payload_of_step(context.store, found) for found in (old, new)]
@@ -181,7 +161,7 @@ def diff(context: _Context) -> None:
     context.say(found, lambda: explanation.print_differences(context.console, old.directory, new.directory, found))
 
 
-def runs(context: _Context) -> None:
+def runs(context: Context) -> None:
     """list launches, or show one in detail"""
     store, console = context.store, context.console
     if context.arguments.run_name is None:
@@ -192,13 +172,13 @@ def runs(context: _Context) -> None:
     context.say(facts, lambda: launches.print_details(console, facts))
 
 
-def pin(context: _Context) -> None:
+def pin(context: Context) -> None:
     """protect a step from gc"""
     made = pin_step(context.store, context.step(context.arguments.step).directory, context.arguments.note)
     context.say(asdict(made), lambda: context.console.print(f"pinned {made.directory}"))
 
 
-def unpin(context: _Context) -> int:
+def unpin(context: Context) -> int:
     """remove a pin"""
     directory = context.step(context.arguments.step).directory
     was = unpin_step(context.store, directory)
@@ -207,7 +187,7 @@ def unpin(context: _Context) -> int:
     return 0
 
 
-def gc(context: _Context) -> int:
+def gc(context: Context) -> int:
     """list what no launch, pin or claim keeps; remove it with --delete"""
     arguments, store, console = context.arguments, context.store, context.console
     policy = GcPolicy(arguments.keep_runs, arguments.keep_days, arguments.grace_hours)
@@ -230,7 +210,7 @@ def gc(context: _Context) -> int:
     return 0
 
 
-def verify(context: _Context) -> int:
+def verify(context: Context) -> int:
     """check that committed outputs are unchanged"""
     found = verification.verify_outputs(context.store, context.arguments.pattern)
     values = [verification.verified_json(item) for item in found]
@@ -238,7 +218,7 @@ def verify(context: _Context) -> int:
     return int(any(item.damaged for item in found))
 
 
-def preview_rows(context: _Context) -> None:
+def preview_rows(context: Context) -> None:
     """show the tokens of a few rows, and which are trained"""
     from marin_sft.run import preview, preview_request  # imports numpy
 
@@ -251,7 +231,7 @@ def preview_rows(context: _Context) -> None:
         preview.print_previews(context.console, previews)
 
 
-def import_config(context: _Context) -> None:
+def import_config(context: Context) -> None:
     """an experiment file from a YAML of axolotl, torchtune or LLaMA-Factory"""
     from marin_sft.run.importing import command  # loads the tools' tables
 
@@ -260,7 +240,7 @@ def import_config(context: _Context) -> None:
     context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
 
 
-def chat(context: _Context) -> None:
+def chat(context: Context) -> None:
     """talk to a model: a directory, or a step that exported it"""
     arguments = context.arguments
     model = os.path.expanduser(arguments.model)
@@ -275,7 +255,7 @@ def chat(context: _Context) -> None:
     talk(model, system=arguments.system, **limits)
 
 
-COMMANDS: dict[str, Callable[[_Context], int | None]] = {
+COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "plan": plan,
     "status": status_of_steps,
     "why": why,
@@ -290,7 +270,10 @@ COMMANDS: dict[str, Callable[[_Context], int | None]] = {
     "preview": preview_rows,
     "import": import_config,
     "chat": chat,
+    "jobs": list_jobs,
+    "stop": stop,
 }
+_CLUSTER = "start, look at or check a Ray cluster"
 
 
 TRAINERS = {
@@ -313,8 +296,9 @@ class _Version(argparse.Action):
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], [*TRAINERS, *COMMANDS])}")
+    known = [*TRAINERS, *COMMANDS, "cluster"]
+    if argv and not argv[0].startswith("-") and argv[0] not in known:
+        raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], known)}")
     parser = _Parser(
         prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -323,14 +307,20 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     for name, about in TRAINERS.items():
         commands.add_parser(name, help=about)
     parsers = {name: _add_command(commands, name, run) for name, run in COMMANDS.items()}
+    cluster = commands.add_parser("cluster", help=_CLUSTER, description=_CLUSTER, allow_abbrev=False)
+    of_cluster = cluster.add_subparsers(required=True, metavar="COMMAND")
+    add_cluster_flags({name: _add_command(of_cluster, name, run) for name, run in CLUSTER_COMMANDS.items()})
+    add_job_flags(parsers)
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
     for name in ("status", "verify"):
         parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
-    for name in ("why", "path", "logs", "pin", "unpin"):
+    for name in ("why", "path", "pin", "unpin"):
         parsers[name].add_argument("step", metavar="STEP")
-    parsers["logs"].add_argument("-f", "--follow", action="store_true", help="print on until the attempt ends")
+    parsers["logs"].add_argument("step", metavar="STEP|JOB")
+    parsers["logs"].add_argument("-f", "--follow", action="store_true", help="print on until it ends")
     parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="its number (default: the newest)")
+    parsers["logs"].add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
@@ -351,7 +341,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _add_command(
-    commands: argparse._SubParsersAction[_Parser], name: str, run: Callable[[_Context], int | None]
+    commands: argparse._SubParsersAction[_Parser], name: str, run: Callable[[Context], int | None]
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     parser.set_defaults(run=run)

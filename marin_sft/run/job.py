@@ -1,4 +1,4 @@
-"""A Ray job: its command line, its variables, and a way to pass secrets that leaves no trace of them."""
+"""A Ray job: its command line, its variables, its packages, and what is shipped."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ import os
 import re
 import secrets
 import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from marin_sft.errors import UserError
-from marin_sft.execution.ray_environment import EXCLUDES, LAUNCH_DIR, LAUNCHER, SECRETS, may_be_seen
+from marin_sft.execution.ray_environment import EXCLUDES, LAUNCH_DIR, LAUNCHER, may_be_seen
 from marin_sft.redaction import has_token
+from marin_sft.run import job_secrets
 
 _MOST_BYTES = 512 * 1024**2  # of a package; Ray refuses larger ones, but only after packing them
-_INSTEAD = "set it in the environment of `ray start` on the nodes, which jobs and steps inherit, and omit it here"
 _ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+SUBMISSION_ID = re.compile(r"[\w.]+-[\w.]+-\d{8}T\d{6}Z-[0-9a-f]{4}", re.ASCII)  # see `make_submission_id`
+_PYTHON = re.compile(r"python[\d.]*")
+_SECONDS_OF_PIP = 1800  # to install the packages of a job; Ray's default is 600
 
 
 @dataclass(frozen=True)
 class Job:
     """A job to submit.
 
-    secrets_dir: holds the secret variables until the job's first command has read them; None: there are none.
+    secrets: variables that nobody but the job's command may see; `secrets_key` names them.
+    reserved: what Ray reserves for the command, as arguments of `submit_job`.
     """
 
     submission_id: str
     entrypoint: str
     runtime_env: Mapping[str, object]
-    secrets_dir: str | None = None
-
-    def forget_secrets(self) -> None:
-        """Delete the secrets of a job that did not start, or has ended."""
-        if self.secrets_dir:
-            shutil.rmtree(self.secrets_dir, ignore_errors=True)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets_key: str = ""
+    reserved: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_job(
@@ -52,15 +52,18 @@ def make_job(
     submission_id: str | None = None,
     visible: Collection[str] = (),
     launcher: str = "",
+    packages: Sequence[str] = (),
+    reserved: Mapping[str, Any] | None = None,
 ) -> Job:
     """Build the job of a command.
 
     here: the cluster's head is on this machine, and so has its files and interpreters.
     visible: the variables that everyone may see.
     launcher: the words to put before the command to submit it again.
+    packages: requirements that pip installs first, for the command and its steps.
 
     Raises:
-        UserError: secrets in the command, secrets for a head on another machine, or a too large working directory.
+        UserError: secrets in the command, or a too large working directory.
     """
     if any(map(has_token, command)):
         raise UserError(
@@ -68,26 +71,29 @@ def make_job(
             "take it from the environment: --env_vars NAME"
         )
     hidden = {n: value for n, value in variables.items() if n not in visible and not may_be_seen(n, value)}
-    if hidden and not here:
-        raise UserError(_no_way_for_secrets(hidden))
     check_size(working_dir)
     shown = {name: value for name, value in variables.items() if name not in hidden}
-    parts, secrets_dir = [], None
-    if here:  # programs of this interpreter's environment come first
-        parts.append(f'export PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"')
-    if hidden:
-        secrets_dir = _write_secrets(hidden, working_dir)
-        parts.append(_reading(secrets_dir))
+    key = job_secrets.new_key() if hidden else ""
+    words = job_secrets.command_with(key, command, _interpreter(command)) if hidden else command
+    runtime_env: dict[str, object] = {
+        "working_dir": os.path.abspath(working_dir),
+        "excludes": list(EXCLUDES),
+        "env_vars": {**_own_variables(command, working_dir, here), LAUNCHER: launcher, **shown},
+    }
+    if packages:
+        runtime_env |= {"pip": list(packages), "config": {"setup_timeout_seconds": _SECONDS_OF_PIP}}
     return Job(
         submission_id or make_submission_id(command),
-        "; ".join([*parts, f"exec {shlex.join(command)}"]),
-        {
-            "working_dir": os.path.abspath(working_dir),
-            "excludes": list(EXCLUDES),
-            "env_vars": {**_own_variables(command, working_dir, here), LAUNCHER: launcher, **shown},
-        },
-        secrets_dir,
+        f"exec {shlex.join(words)}",  # signals go to the command, not to a shell
+        runtime_env,
+        hidden,
+        key,
+        reserved or {},
     )
+
+
+def _interpreter(command: Sequence[str]) -> str:
+    return command[0] if _PYTHON.fullmatch(os.path.basename(command[0])) else "python"
 
 
 def parse_variables(given: Sequence[Sequence[str]]) -> dict[str, str]:
@@ -127,6 +133,8 @@ def _own_variables(command: Sequence[str], working_dir: str, here: bool) -> dict
     """The origin and code version of the launch. A shipped directory has no .git."""
     variables = {name: os.environ[name] for name in ("MARIN_SFT_PREFIX", "MARIN_PREFIX") if name in os.environ}
     variables[LAUNCH_DIR] = os.getcwd() if here else ""
+    if here:  # programs of this interpreter's environment come first; Ray fills in the rest
+        variables["PATH"] = f"{os.path.dirname(sys.executable)}:${{PATH}}"
     variables["RAY_JOB_STOP_WAIT_TIME_S"] = "60"  # time to release claims and say how to resume; Ray's default is 3 s
     commit = _git(working_dir, "rev-parse", "HEAD")
     if commit:
@@ -135,60 +143,13 @@ def _own_variables(command: Sequence[str], working_dir: str, here: bool) -> dict
     script = next((word for word in command if word.endswith(".py")), None)
     if script and not os.path.isabs(script) and os.path.dirname(script):
         # Ray adds the working directory to the workers' path, but not the script's directory with its helper modules.
-        variables["PYTHONPATH"] = os.path.normpath(os.path.dirname(script))
+        variables["PYTHONPATH"] = f"{os.path.normpath(os.path.dirname(script))}:${{PYTHONPATH}}"
     return variables
-
-
-def _write_secrets(variables: Mapping[str, str], working_dir: str) -> str:
-    """Write shell commands that set `variables`, readable for this user only. Returns their private directory."""
-    directory = tempfile.mkdtemp(prefix="marin_sft_", dir=_place_outside(working_dir))
-    names = ",".join(variables)
-    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in {**variables, SECRETS: names}.items()]
-    with open(os.open(_file(directory), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.writelines(lines)
-    return directory
-
-
-def _place_outside(working_dir: str) -> str:
-    """A directory outside the working directory, which Ray packs after the secrets are written.
-
-    Raises:
-        UserError: all candidates are inside the working directory.
-    """
-    shipped = os.path.realpath(working_dir)
-    places = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm", "/tmp", os.path.expanduser("~")]
-    for place in filter(os.path.isdir, places):
-        inside = os.path.commonpath([shipped, os.path.realpath(place)]) == shipped
-        if not inside and os.access(place, os.W_OK | os.X_OK):
-            return place
-    raise UserError(
-        f"--working_dir {working_dir}: the file with the secrets would be shipped, since every place for it is inside; "
-        "use a smaller --working_dir, or a TMPDIR outside it"
-    )
-
-
-def _reading(directory: str) -> str:
-    file = shlex.quote(_file(directory))
-    message = f"error: {_file(directory)}, with the secrets, is missing: the head is on another machine; {_INSTEAD}"
-    return f"[ -r {file} ] || {{ echo {shlex.quote(message)} >&2; exit 2; }}; . {file}; rm -r {shlex.quote(directory)}"
-
-
-def _file(directory: str) -> str:
-    return os.path.join(directory, "variables")
-
-
-def _no_way_for_secrets(hidden: Mapping[str, str]) -> str:
-    names = ", ".join(hidden)
-    return (
-        f"--env_vars {names}: may be a secret, and the cluster is on another machine. Ray would show the value to "
-        f"everyone who can reach its dashboard, and write it to logs that every user of a node can read; {_INSTEAD}, "
-        f"or, if everyone may see it, use --visible_env {' '.join(hidden)}"
-    )
 
 
 def check_script(command: Sequence[str], working_dir: str) -> None:
     """Raises UserError for `python SCRIPT` if the script has a relative path and is not in the working directory."""
-    if len(command) < 2 or not re.fullmatch(r"python[\d.]*", os.path.basename(command[0])):
+    if len(command) < 2 or not _PYTHON.fullmatch(os.path.basename(command[0])):
         return
     script = command[1]
     if script.endswith(".py") and not os.path.isabs(script) and not os.path.isfile(os.path.join(working_dir, script)):

@@ -9,33 +9,29 @@ Exit code: that of the job; 2: nothing was submitted; 130: detached or stopped.
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
 import json
-import logging
-import math
-import os
-import re
 import shlex
 import signal
-import socket
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from marin_sft.errors import UserError
-from marin_sft.execution.ray_environment import is_loopback, prepare
-from marin_sft.execution.terminal import complain, visible, write_log
+from marin_sft.execution.resources import TpuPodConfig
+from marin_sft.execution.terminal import complain
+from marin_sft.machines import TPUS, slice_of
 from marin_sft.run.job import Job, check_script, make_job, parse_variables
+from marin_sft.run.job_client import DASHBOARD, connect, follow, forget_secrets, head_is_here, submit
+from marin_sft.run.job_packages import requirements_in, requirements_of_extras, words
+from marin_sft.run.launcher_file import find_launcher_file, tunnel_to_dashboard
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobDetails, JobSubmissionClient
+    from ray.job_submission import JobSubmissionClient
 
-DASHBOARD = "http://127.0.0.1:8265"
 _SECOND_CTRL_C = 2.0  # seconds during which another Ctrl-C stops the job
-_POLL = 0.5
-_QUIET = 5.0  # seconds after which to explain why a job has not started
-_PATIENCE = 60.0  # seconds without an answer after which the cluster is considered gone
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,41 +60,65 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="ray_run", usage="ray_run [flags] -- command", allow_abbrev=False)
-    add = parser.add_argument
-    add(
+
+    def add(name: str, *others: str, **options: Any) -> None:
+        dashed = "--" + name.removeprefix("--").replace("_", "-")  # as Ray and Marin spell some of them
+        parser.add_argument(*dict.fromkeys((name, *others, dashed)), **options)
+
+    def add_list(name: str, *others: str, **options: Any) -> None:
+        add(name, *others, nargs="+", default=[], **options)
+
+    add_list(
         *("--env_vars", "-e"),
-        nargs="+",
         action="append",
-        default=[],
         metavar="KEY",
         help="KEY VALUE or KEY=VALUE for the job; a lone KEY copies its value here. Repeatable",
     )
-    add("--address", help=f"the cluster's dashboard or head (default: $RAY_ADDRESS, else {DASHBOARD})")
+    add("--address", help=f"the cluster's dashboard or head (default: $RAY_ADDRESS, `cluster up`'s, {DASHBOARD})")
+    add("--cluster", metavar="NAME", help="instead: a file for `ray up`, or the name of one in infra/")
     add("--working_dir", default=".", help="the directory to ship, without what .gitignore excludes (default: .)")
     add("--submission_id", help="the job's name (default: script-user-time-hex)")
     add("--debug", action="store_true", help="show the traceback of an error here, too")
     add("--no_wait", action="store_true", help="submit, print the job's name, and exit")
-    add("--stop_on_interrupt", action="store_true", help="Ctrl-C here also stops the job")
-    add(
+    add("--auto_stop", "--stop_on_interrupt", action="store_true", help="when this command is stopped, so is the job")
+    add_list("--extra", action="extend", help="extras of the pyproject.toml in --working_dir to install: a,b")
+    add_list("--pip_deps", action="extend", metavar="REQUIREMENT", help="packages to install: 'einops,rich>=13'")
+    add_list(
         "--visible_env",
-        nargs="+",
         action="extend",
-        default=[],
         metavar="KEY",
         help="of --env_vars, those that users of the cluster may see. Repeatable",
     )
     add("--allow_visible_secrets", action="store_true", help="users of the cluster may see all of --env_vars")
-    add(
-        "--entrypoint_num_cpus",
-        "--entrypoint-num-cpus",
-        type=float,
-        metavar="N",
-        help="CPUs to reserve for the command itself",
-    )
-    add("--entrypoint_num_gpus", "--entrypoint-num-gpus", type=float, metavar="N")
-    add("--entrypoint_memory", "--entrypoint-memory", type=int, metavar="BYTES")
-    add("--entrypoint_resources", "--entrypoint-resources", type=json.loads, metavar="JSON")
+    add("--entrypoint_num_cpus", type=float, metavar="N", help="CPUs to reserve for the command itself")
+    add("--entrypoint_num_gpus", type=float, metavar="N", help="its GPUs")
+    add("--entrypoint_memory", type=int, metavar="BYTES", help="its memory")
+    add("--entrypoint_resources", type=_resources, default={}, metavar="JSON", help='its other resources: {"name": 1}')
+    add("--tpu", type=_tpu, default={}, metavar="TYPE", help="its TPU, of one host, such as v4-8")
     return parser
+
+
+def _resources(text: str) -> dict[str, float]:
+    try:
+        found = json.loads(text)
+        return {str(name): float(amount) for name, amount in found.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise argparse.ArgumentTypeError(f"""expected JSON such as '{{"name": 1}}', got {text!r}""") from None
+
+
+def _tpu(text: str) -> dict[str, float]:
+    """What a command on a TPU of one host reserves."""
+    tpu_type = TpuPodConfig(tpu_type=text).tpu_type
+    found = slice_of(tpu_type)
+    if found is None:
+        known = ", ".join(TPUS)
+        raise argparse.ArgumentTypeError(f"expected one of {known} and its cores, such as v4-8, got {text!r}")
+    if found.hosts > 1:
+        raise argparse.ArgumentTypeError(
+            f"{text} has {found.hosts} hosts, but a job's command runs on one; omit it, and let the step ask for the "
+            f'slice: resources=TpuPodConfig(tpu_type="{text}")'
+        )
+    return {f"TPU-{tpu_type}-head": 1, "TPU": found.chips}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,41 +127,86 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         flags, command = parse(sys.argv[1:] if argv is None else argv)
         check_script(command, flags.working_dir)
-        variables = parse_variables(flags.env_vars)
-        visible = _visible(flags, variables)
-        client = connect(flags.address)
-        job = make_job(
-            command,
-            variables,
-            flags.working_dir,
-            here=is_loopback(client.get_address()),
-            submission_id=flags.submission_id,
-            visible=visible,
-            launcher=_launcher(flags),
-        )
-        submit(client, job, flags)
+        with _address(flags) as address:
+            return _run(flags, command, address)
     except UserError as error:
         return complain(error, 2)
+
+
+@contextlib.contextmanager
+def _address(flags: argparse.Namespace) -> Iterator[str | None]:
+    """Inside the block, the address of the cluster; None: the default."""
+    if flags.cluster is None:
+        yield flags.address
+    elif flags.address is not None:
+        raise UserError("--cluster and --address: expected one of them")
+    elif ":" in flags.cluster:
+        yield flags.cluster
+    else:
+        with tunnel_to_dashboard(find_launcher_file(flags.cluster)) as url:
+            yield url
+
+
+def _run(flags: argparse.Namespace, command: Sequence[str], address: str | None) -> int:
+    variables = parse_variables(flags.env_vars)
+    visible = _visible(flags, variables)
+    packages = [*requirements_of_extras(flags.working_dir, words(flags.extra)), *_requirements(flags)]
+    client = connect(address)
+    job = make_job(
+        command,
+        variables,
+        flags.working_dir,
+        here=head_is_here(client),
+        submission_id=flags.submission_id,
+        visible=visible,
+        launcher=_launcher(flags),
+        packages=packages,
+        reserved=_reserved(flags),
+    )
+    submit(client, job)
     print(f"Job {job.submission_id}: {client.get_address()}/#/jobs/{job.submission_id}", flush=True)
     if flags.no_wait:
         return 0
+    if flags.auto_stop:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _interrupt)
     try:
         code = follow(client, job.submission_id, job.entrypoint)
     except KeyboardInterrupt:
-        return _detach(client, job, flags.stop_on_interrupt)
+        return _detach(client, job, flags.auto_stop)
     except (OSError, RuntimeError) as error:
         return complain(f"the cluster no longer answers; job {job.submission_id} may still be running: {error}", 1)
-    job.forget_secrets()
+    forget_secrets(client, job.secrets_key)
     return code
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _requirements(flags: argparse.Namespace) -> list[str]:
+    return [requirement for text in flags.pip_deps for requirement in requirements_in(text)]
+
+
+def _reserved(flags: argparse.Namespace) -> dict[str, Any]:
+    """Raises UserError for what is asked for twice."""
+    if twice := flags.tpu.keys() & flags.entrypoint_resources:
+        raise UserError(f"--tpu and --entrypoint_resources: both ask for {min(twice)}")
+    names = ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory")
+    reserved = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    resources = {**flags.entrypoint_resources, **flags.tpu}
+    return {**reserved, "entrypoint_resources": resources} if resources else reserved
 
 
 def _launcher(flags: argparse.Namespace) -> str:
     """The words to put before the job's command to submit it again, without values of variables."""
-    keys = [word for given in flags.env_vars for word in ("--env_vars", given[0].partition("=")[0])]
-    address = ["--address", flags.address] if flags.address else []
+    given = [("--address", flags.address), ("--cluster", flags.cluster)]
+    given += [("--env_vars", words[0].partition("=")[0]) for words in flags.env_vars]
+    given += [("--extra", name) for name in flags.extra] + [("--pip_deps", text) for text in flags.pip_deps]
+    kept = [word for name, value in given if value is not None for word in (name, value)]
     visible = ["--visible_env", *flags.visible_env] if flags.visible_env else []
     everything = ["--allow_visible_secrets"] if flags.allow_visible_secrets else []
-    return shlex.join(["python", sys.argv[0], *address, *keys, *visible, *everything, "--"])
+    return shlex.join(["python", sys.argv[0], *kept, *visible, *everything, "--"])
 
 
 def _visible(flags: argparse.Namespace, variables: Mapping[str, str]) -> Collection[str]:
@@ -151,135 +216,13 @@ def _visible(flags: argparse.Namespace, variables: Mapping[str, str]) -> Collect
     return variables if flags.allow_visible_secrets else flags.visible_env
 
 
-def connect(address: str | None) -> JobSubmissionClient:
-    """A JobSubmissionClient for a dashboard (URL or host:port), a head (host:port) or a host.
-
-    Raises:
-        UserError: nothing answers there, or it denies access.
-    """
-    address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or DASHBOARD
-    os.environ.pop("RAY_API_SERVER_ADDRESS", None)
-    prepare(address)
-    candidates = [address]
-    if "://" not in address and address != "auto":
-        host, _, port = address.partition(":")
-        _check_open(host, int(port) if port.isdigit() else 8265)
-        candidates = [f"http://{host}:{port or 8265}", *([address] if port else [])]
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    for handler in logging.getLogger("ray").handlers:  # it logs each upload
-        handler.setLevel(logging.ERROR)
-    problem: Exception | None = None
-    for candidate in candidates:
-        os.environ["RAY_ADDRESS"] = candidate  # it takes precedence over the client's argument
-        try:
-            return JobSubmissionClient(candidate)
-        except AuthenticationError as error:
-            raise UserError(
-                f"the cluster at {address} requires a token: set RAY_AUTH_TOKEN to it, or RAY_AUTH_TOKEN_PATH to its "
-                f"file. {str(error).splitlines()[0]}"
-            ) from None
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            problem = problem or error
-    raise UserError(
-        f"no Ray answers at {address} ({problem}): set --address, or start one on this machine with "
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 ray start --head --node-ip-address=127.0.0.1"
-    )
-
-
-def _check_open(host: str, port: int) -> None:
-    try:
-        socket.create_connection((host, port), timeout=10).close()
-    except OSError as error:
-        raise UserError(f"no Ray answers at {host}:{port}: {error}; check --address") from None
-
-
-def submit(client: JobSubmissionClient, job: Job, flags: argparse.Namespace) -> None:
-    """Raises:
-    UserError: the cluster refused the job; its secrets are deleted.
-    """
-    names = ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory", "entrypoint_resources")
-    reserved = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-    try:
-        client.submit_job(
-            entrypoint=job.entrypoint,
-            runtime_env=dict(job.runtime_env),
-            submission_id=job.submission_id,
-            **reserved,
-        )
-    except BaseException as error:
-        job.forget_secrets()
-        if isinstance(error, RuntimeError | ValueError | ConnectionError):
-            # The response is a traceback of the server; its last line has the reason.
-            lines = [line for line in str(error).replace("\\n", "\n").splitlines() if re.search(r"\w", line)]
-            raise UserError(f"the cluster did not take the job: {lines[-1]}") from None
-        raise
-
-
-def follow(client: JobSubmissionClient, submission_id: str, entrypoint: str = "") -> int:
-    """Print the job's output until it ends. Returns its exit code: 128 + n if signal n killed it, 130 if stopped."""
-    _await_start(client, submission_id)
-    preamble = f"Running entrypoint for job {submission_id}: {entrypoint}\n"  # added to the log by Ray; redundant
-    shown = 0
-    while True:
-        shown = asyncio.run(_print_log(client, submission_id, shown, preamble))
-        info = _info(client, submission_id)
-        if info.status.is_terminal():
-            break
-        time.sleep(_POLL)  # the connection broke, or the log ended before the job's status was updated
-    code = info.driver_exit_code
-    if info.status == "SUCCEEDED":
-        return 0
-    if info.status == "STOPPED":
-        print(f"Job {submission_id} was stopped.", file=sys.stderr)
-        return 130
-    if code is None:  # the command never ran, or its machine was lost
-        return complain(f"job {submission_id}: {info.message}", 1)
-    return code if code >= 0 else 128 - code
-
-
-def _info(client: JobSubmissionClient, submission_id: str) -> JobDetails:
-    """Retry until the dashboard answers. It may not do so for a moment if its machine is busy."""
-    give_up = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return client.get_job_info(submission_id)
-        except (OSError, RuntimeError):
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(_POLL)
-
-
-def _await_start(client: JobSubmissionClient, submission_id: str) -> None:
-    tell = time.monotonic() + _QUIET
-    while (info := _info(client, submission_id)).status == "PENDING":
-        if time.monotonic() > tell:
-            tell = math.inf
-            print(visible(info.message), file=sys.stderr, flush=True)
-        time.sleep(_POLL)
-
-
-async def _print_log(client: JobSubmissionClient, submission_id: str, shown: int, left_out: str) -> int:
-    """Follow the log from character `shown` on. The log is sent from its start. Returns how far it was shown."""
-    position = 0
-    try:
-        async for text in client.tail_job_logs(submission_id):
-            write_log([text[max(0, shown - position) :].replace(left_out, "").encode(errors="backslashreplace")])
-            position += len(text)
-            shown = max(shown, position)
-    except (RuntimeError, OSError) as error:
-        print(visible(f"the connection to the log broke, retrying: {error}"), file=sys.stderr)
-    return shown
-
-
 def _detach(client: JobSubmissionClient, job: Job, stop: bool) -> int:
     address = shlex.quote(client.get_address())
     name = shlex.quote(job.submission_id)
     if not stop:
         print(
-            f"\nThe job continues.\n  follow it: ray job logs --follow --address {address} {name}\n"
-            f"  stop it:   ray job stop --address {address} {name}\n"
+            f"\nThe job continues.\n  follow it: marin-sft logs -f --address {address} {name}\n"
+            f"  stop it:   marin-sft stop --address {address} {name}\n"
             f"or press Ctrl-C again within {_SECOND_CTRL_C:g} seconds to stop it.",
             file=sys.stderr,
             flush=True,
@@ -291,7 +234,7 @@ def _detach(client: JobSubmissionClient, job: Job, stop: bool) -> int:
     if stop:
         client.stop_job(job.submission_id)
         print(f"\nStopping job {job.submission_id}.", file=sys.stderr)
-        job.forget_secrets()
+        forget_secrets(client, job.secrets_key)
     return 130
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, TpuPodConfig, gpus_here
-
-_CORES_PER_DEVICE = {"v2": 1, "v3": 1, "v4": 2, "v5p": 2}
+from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, device_count, gpus_here
 
 
 def default_resources() -> Resources:
@@ -21,12 +19,8 @@ def default_resources() -> Resources:
     return GpuConfig(gpu_count=gpus) if gpus else CpuConfig()
 
 
-def device_count(resources: Resources) -> int:
+def devices_seen(resources: Resources) -> int:
     """How many devices JAX will see: by them, batches per device are multiplied."""
-    if isinstance(resources, GpuConfig):
-        return max(1, int(resources.gpu_count))
-    if isinstance(resources, TpuPodConfig):
-        kind, _, cores = resources.tpu_type.rpartition("-")
-        return int(cores) // _CORES_PER_DEVICE.get(kind, 1) * resources.slice_count
     forced = re.findall(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    return int(forced[-1]) if forced else 1
+    per_host = int(forced[-1]) if forced and isinstance(resources, CpuConfig) else 1
+    return device_count(resources) * per_host

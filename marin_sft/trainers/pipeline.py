@@ -21,7 +21,7 @@ from marin_sft.recipes.hub_revisions import id_and_revision
 from marin_sft.recipes.sources import model_of, rows_of, tokenizer_of
 from marin_sft.steps import dpo, export, mixture, sft, tokenize
 from marin_sft.trainers.configs import SFTConfig
-from marin_sft.trainers.hardware import default_resources, device_count
+from marin_sft.trainers.hardware import default_resources, devices_seen
 from marin_sft.trainers.memory import Kept, Tokenizer, kept_rows, kept_tokenizer
 from marin_sft.trainers.models import ModelHandle
 from marin_sft.trainers.recommended import longest_of, recommended
@@ -85,7 +85,7 @@ class PipelineBuilder:
         values, source = self._values, self._given.model.source
         if self._dialect is Dialect.OURS:
             lora = self._given.lora is not None or values["use_lora"]
-            devices = device_count(self._resources)
+            devices = devices_seen(self._resources)
             fitting = recommended(self._given.train_data, source, pairs=self._pairs, lora=lora, devices=devices)
             values.update({name: value for name, value in fitting.items() if values[name] is None})
             self._notes.append(

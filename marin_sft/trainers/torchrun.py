@@ -13,7 +13,7 @@ from pathlib import Path
 from marin_sft.errors import UserError
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.resources import Resources
-from marin_sft.trainers.hardware import default_resources, device_count
+from marin_sft.trainers.hardware import default_resources, devices_seen
 
 _RANK, _PROCESSES, _ALL = "LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -43,7 +43,7 @@ def check_devices(resources: Resources | None) -> None:
     """
     if not _under_torchrun():
         return
-    processes, devices = int(os.environ[_PROCESSES]), device_count(resources or default_resources())
+    processes, devices = int(os.environ[_PROCESSES]), devices_seen(resources or default_resources())
     if processes != devices:
         raise UserError(
             f"torchrun --nproc_per_node={processes}: expected {processes} devices, found {devices}; one process trains "

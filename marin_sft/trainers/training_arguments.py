@@ -12,7 +12,7 @@ from marin_sft.execution.resources import Resources
 from marin_sft.paths import names_in
 from marin_sft.trainers.configs import SFTConfig
 from marin_sft.trainers.enums import ATTENTION, CHECKPOINTERS, LossConfig
-from marin_sft.trainers.hardware import device_count
+from marin_sft.trainers.hardware import devices_seen
 from marin_sft.trainers.models import ModelHandle, precision_of
 from marin_sft.trainers.peft import DEFAULT_TARGETS
 from marin_sft.trainers.settings import SETTINGS, Dialect, Group
@@ -168,7 +168,7 @@ class TrainingArguments:
 
     def _size(self) -> dict[str, Any]:
         """Batches, and how many."""
-        values, devices, said = self._values, device_count(self._resources), self._config.given()
+        values, devices, said = self._values, devices_seen(self._resources), self._config.given()
         each, at_once = values["per_device_batch_size"], values["batch_size"]
         if each is not None and ("per_device_batch_size" in said or at_once is None):
             if "batch_size" in said and at_once is not None and at_once != each * devices:

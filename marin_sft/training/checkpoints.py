@@ -168,11 +168,10 @@ def lose(lost: dict[str, str], path: str, wrong: str) -> None:
     print(f"warning: {path}: {wrong}; going on from an older checkpoint if there is one", file=sys.stderr)
 
 
-def read(output_path: str, step: int) -> Checkpoint:
-    """A checkpoint that is known to be intact."""
+def read(output_path: str, step: int) -> Checkpoint | None:
+    """A checkpoint that is known to be intact. None: it cannot be seen from here."""
     mark = _read_mark(checkpoint_path(output_path, step))
-    assert mark is not None
-    return Checkpoint(output_path, step, mark["about"])
+    return Checkpoint(output_path, step, mark["about"]) if mark else None
 
 
 def _steps(output_path: str) -> list[int]:
@@ -265,10 +264,11 @@ class Cadence:
     minutes: float | None
     last: float = field(default_factory=time.monotonic)
 
-    def due(self, step: int) -> bool:
-        by_steps = self.steps is not None and step % self.steps == 0
-        by_time = self.minutes is not None and time.monotonic() - self.last >= 60 * self.minutes
-        return by_steps or by_time
+    def by_steps(self, step: int) -> bool:
+        return self.steps is not None and step % self.steps == 0
+
+    def by_time(self) -> bool:
+        return self.minutes is not None and time.monotonic() - self.last >= 60 * self.minutes
 
     def reset(self) -> None:
         self.last = time.monotonic()

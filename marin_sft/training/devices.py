@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources
+from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, device_count
 from marin_sft.execution.step import execution_only
 from marin_sft.training.checks import require, require_one_of
 from marin_sft.training.mesh import mesh_config
@@ -44,9 +44,9 @@ def devices_of(resources: Resources) -> int | None:
     environment = {**os.environ, **(resources.runtime_env.env_vars if resources.runtime_env else {})}
     if any(name in environment for name in _SAY_HOW_MANY):
         return None
-    if isinstance(resources, GpuConfig):
-        return int(resources.gpu_count) if resources.gpu_count >= 1 else None
-    return 1 if isinstance(resources, CpuConfig) else None
+    part_of_one = isinstance(resources, GpuConfig) and resources.gpu_count < 1
+    known = isinstance(resources, CpuConfig | GpuConfig) and not part_of_one
+    return device_count(resources) if known else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import equinox as eqx
@@ -15,6 +15,7 @@ import jmp
 import levanter.checkpoint
 import numpy as np
 import optax
+from jax.experimental.array_serialization.serialization import run_serialization
 from levanter.models.lm_model import LmHeadModel
 from levanter.optim.model_averaging import ModelAveraging
 from levanter.tracker import NoopConfig
@@ -24,6 +25,7 @@ from levanter.trainer_state import TrainerState, saveable_training_mask
 from marin_sft import disk
 from marin_sft.errors import TrainingError
 from marin_sft.paths import unchained
+from marin_sft.training import host_memory, processes
 from marin_sft.training.axes import BATCH, MICRO, POSITION
 from marin_sft.training.compilation_cache import use_compilation_cache
 from marin_sft.training.devices import micro_batches_of
@@ -151,15 +153,49 @@ def _sharding(trainer: Trainer, axes: tuple[hax.Axis, ...]) -> jax.sharding.Name
     return hax.partitioning.sharding_for_axis(axes, trainer.compute_axis_mapping, trainer.device_mesh)
 
 
-def save_state(path: str, state: TrainerState, step: int) -> None:
-    """Write the train state, without weights that are not trained, to the directory `path`. Returns when the files of
-    all processes are on disk."""
-    levanter.checkpoint.save_checkpoint(state.saveable_state, step, unchained(path))
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+def copied(saved: TrainerState) -> TrainerState | None:
+    """A copy in the memory of the hosts, since the next step overwrites the arrays of a state. None: it does not fit
+    there."""
+    arrays, rest = eqx.partition(saved, eqx.is_array)
+    leaves = jax.tree_util.tree_leaves(arrays)
+    if not host_memory.has_room(sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards)):
+        return None
+    try:
+        found = jax.block_until_ready(jax.tree_util.tree_map(_copied, arrays))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+    return eqx.combine(found, rest)
 
+
+def _copied(array: jax.Array) -> jax.Array:
+    kind = (
+        "pinned_host"  # from where TensorStore writes without another copy; on CPUs, too, not the device's own memory
+    )
+    shards = [
+        jax.device_put(shard.data, jax.sharding.SingleDeviceSharding(shard.device, memory_kind=kind))
+        for shard in array.addressable_shards
+    ]
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding.with_memory_kind(kind), shards)
+
+
+class _Writes:
+    """What Levanter needs of a checkpoint manager, without its waiting for other processes, of five minutes at most."""
+
+    def serialize(
+        self, arrays: Sequence[jax.Array], specs: Sequence[object], *, on_commit_callback: Callable[[], None]
+    ) -> None:
+        run_serialization(arrays, specs)
+        on_commit_callback()
+
+
+def save_state(path: str, saved: TrainerState, step: int) -> None:
+    """Write this process's part of `saved`, the `saveable_state` of a train state, to the directory `path`. Returns
+    when it is on disk."""
+    levanter.checkpoint.save_checkpoint(saved, step, unchained(path), manager=_Writes())
+    if processes.are_several():
         disk.sync(path)
-        multihost_utils.sync_global_devices(path)
 
 
 class Room:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from levanter.models.lm_model import LmHeadModel
 from levanter.trainer import Trainer
 from levanter.trainer_state import TrainerState
 
+from marin_sft import preemption
 from marin_sft.data.batches.epochs import Epochs
-from marin_sft.errors import TrainingError
-from marin_sft.training import checkpoints, exports, levanter_trainer
-from marin_sft.training.checkpoints import Checkpoint
+from marin_sft.errors import Preempted, TrainingError
+from marin_sft.training import checkpoints, exports, levanter_trainer, processes
+from marin_sft.training.checkpoint_writer import CheckpointWriter
+from marin_sft.training.checkpoints import Cadence, Checkpoint
+from marin_sft.training.decisions import Decision, Decisions
 from marin_sft.training.metrics.meter import Amount, Meter
 from marin_sft.training.metrics.reporting import Report
 from marin_sft.training.metrics.throughput import Throughput
@@ -109,21 +113,24 @@ class Loop:
         Raises:
             TrainingError: there are checkpoints but none can be restored; a loss or gradient is not finite; or the
                 time limit is over, after a checkpoint is written.
+            Preempted: the machine is taken away, after a checkpoint is written.
         """
-        limit, first_process = self.settings.time_limit(), jax.process_index() == 0
+        limit, first_process = self.settings.time_limit(), processes.is_first()
         named = self.settings.resume_from
         attempts = (self.output_path, *self.earlier_attempts, *([named] if named else []))
         state, start = restored(attempts, state, trainer, self._require_same_run)
         if named and start is None:
             raise TrainingError(checkpoints.nothing_to_resume(named))
-        if start and first_process:
-            exports.carry_over(start, self.output_path)
+        if start:
+            self._tell_of_other_devices(start)
+            processes.by_first(functools.partial(exports.carry_over, start, self.output_path))
         report = self.settings.report(
             self.output_path, self.num_steps, start, config=self.about, first_process=first_process
         )
         meter = Meter() if start is None else Meter.of(start.about["meter"])
         try:
-            state = self._train(state, take_step, step_input, meter, report, limit)
+            with preemption.told_by_sigterm(), CheckpointWriter() as writer:
+                state = self._train(state, take_step, step_input, meter, report, limit, writer)
         except BaseException:
             report.close(None)
             raise
@@ -138,8 +145,9 @@ class Loop:
         meter: Meter,
         report: Report,
         limit: TimeLimit,
+        writer: CheckpointWriter,
     ) -> TrainerState:
-        settings, cadence = self.settings, self.settings.cadence()
+        settings, cadence, decisions = self.settings, self.settings.cadence(), Decisions()
         under_way: _Dispatched | None = None
         before: Mapping[str, float] = {}
         if self.evaluate and self.steps_per_eval and settings.eval_on_start and int(state.step) == 0:
@@ -160,7 +168,8 @@ class Loop:
                 report.add_weights(done, *found)
             exports_now = self.export and self.steps_per_export and done % self.steps_per_export == 0
             evaluates_now = self.steps_per_eval and (done % self.steps_per_eval == 0 or last)
-            checkpoints_now = not last and _agreed(cadence.due(done) or limit.over())
+            decision = Decision.GO_ON if last else decisions.after(_wish(cadence, limit))
+            checkpoints_now = not last and (cadence.by_steps(done) or decision != Decision.GO_ON)
             if not (exports_now or evaluates_now or checkpoints_now or last):
                 continue
             evaluated: Mapping[str, float] = before if done == 1 else {}
@@ -176,15 +185,16 @@ class Loop:
                 if self.export and self.steps_per_export and (exports_now or last or stops):
                     self.export(done, state.model, {"step": done, "loss": loss, **meter.counters()})
                     if self.settings.save_optimizer_state:
-                        self._save(state, done, exports.export_path(self.output_path, done), meter, report)
+                        self._save(state, done, exports.export_path(self.output_path, done), meter, report, writer)
+                        writer.finish()
                     self._prune_exports()
                 if stops:
                     break
                 if checkpoints_now:
-                    self._checkpoint(state, done, meter, report)
+                    self._save(state, done, self.output_path, meter, report, writer, settings.checkpoints_kept)
                     cadence.reset()
-                    if _agreed(limit.over()):
-                        raise TrainingError(self._out_of_time(done))
+                    decisions.forget()
+                    self._leave(decision, done, writer)
         return state
 
     def _settle(
@@ -228,41 +238,63 @@ class Loop:
                 f"early_stopping.metric = {stopping.metric!r}: expected one of {', '.join(sorted(evaluated))}"
             )
         reason = stopping.reason(report.log.history(stopping.metric))
-        if reason is not None and jax.process_index() == 0:
+        if reason is not None and processes.is_first():
             print(f"early stopping after step {step} of {self.num_steps}: {reason}", flush=True)
         return reason is not None
 
-    def _out_of_time(self, step: int) -> str:
+    def _leave(self, decision: Decision, step: int, writer: CheckpointWriter) -> None:
+        """Raise what ends this attempt if that was decided, once the state is on disk."""
+        if decision < Decision.OUT_OF_TIME:
+            return
+        writer.finish()
+        if decision == Decision.LEAVE:
+            raise Preempted(f"the state after step {step} of {self.num_steps} is kept: the machine is taken away")
         path = checkpoints.checkpoint_path(self.output_path, step)
-        return (
+        raise TrainingError(
             f"training_time_limit: time is over after step {step} of {self.num_steps}; its state is kept at {path}. "
             "Run the same command again to continue, for at most training_time_limit"
         )
 
     def _prune_exports(self) -> None:
         kept = self.settings.hf_exports_kept
-        if kept is not None and jax.process_index() == 0:
-            exports.prune(self.output_path, kept)
+        if kept is not None:
+            processes.by_first(lambda: exports.prune(self.output_path, kept))
 
-    def _checkpoint(self, state: TrainerState, step: int, meter: Meter, report: Report) -> None:
-        self._save(state, step, self.output_path, meter, report)
-        if jax.process_index() == 0 and self.settings.checkpoints_kept is not None:
-            checkpoints.remove(self.output_path, keep=self.settings.checkpoints_kept)
-
-    def _save(self, state: TrainerState, step: int, directory: str, meter: Meter, report: Report) -> None:
-        """Write a checkpoint below `directory`, and the log up to there if that is not the attempt's own output."""
+    def _save(
+        self,
+        state: TrainerState,
+        step: int,
+        directory: str,
+        meter: Meter,
+        report: Report,
+        writer: CheckpointWriter,
+        keep: int | None = None,
+    ) -> None:
+        """Begin to write a checkpoint below `directory`, and write the log up to there if that is not the attempt's own
+        output. `keep`: see `CheckpointWriter`."""
         trackers = report.state()
-        levanter_trainer.save_state(checkpoints.checkpoint_path(directory, step), state, step)
         if directory != self.output_path:
             report.log.copy_to(directory)
-        if jax.process_index() == 0:
-            about = {
-                "meter": meter.state(),
-                "identity": dict(self.identity),
-                "data_digest": self.data_digest(step - 1),
-                "trackers": trackers,
-            }
-            checkpoints.finish(directory, step, about)
+        about = {
+            "meter": meter.state(),
+            "identity": dict(self.identity),
+            "data_digest": self.data_digest(step - 1) if processes.is_first() else None,
+            "trackers": trackers,
+            "devices": _devices(),
+        }
+        writer.start(directory, state, step, about, keep)
+
+    def _tell_of_other_devices(self, start: Checkpoint) -> None:
+        before, now = start.about.get("devices"), _devices()
+        if before is None or before == now or not processes.is_first():
+            return
+        several = max(before["processes"], now["processes"]) > 1
+        there, here = (f" in {_counted(on['processes'], 'process')}" if several else "" for on in (before, now))
+        print(
+            f"resumes on {_counted(now['devices'], 'device')}{here}; the checkpoint was written on "
+            f"{before['devices']}{there}",
+            flush=True,
+        )
 
     def _require_same_run(self, start: Checkpoint) -> None:
         before, now = start.about["identity"], self.identity
@@ -300,10 +332,18 @@ def _require_finite_state(state: TrainerState, step: int) -> None:
         )
 
 
-def _agreed(due: bool) -> bool:
-    """The value of `due` in process 0: clocks differ between hosts, but all must write a checkpoint together."""
-    if jax.process_count() == 1:
-        return due
-    from jax.experimental import multihost_utils
+def _wish(cadence: Cadence, limit: TimeLimit) -> Decision:
+    """What this process would do now, besides the checkpoints that are due by steps."""
+    if preemption.expected():
+        return Decision.LEAVE
+    if limit.over():
+        return Decision.OUT_OF_TIME
+    return Decision.CHECKPOINT if cadence.by_time() else Decision.GO_ON
 
-    return bool(multihost_utils.broadcast_one_to_all(jax.numpy.asarray(due)))
+
+def _devices() -> dict[str, int]:
+    return {"devices": jax.device_count(), "processes": jax.process_count()}
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}{'es' if what.endswith('s') else 's'}"

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import haliax as hax
@@ -21,7 +22,7 @@ from marin_sft.data.batches.pair_batches import PairBatch, PairValidation
 from marin_sft.data.files import write_array
 from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.errors import TrainingError
-from marin_sft.training import levanter_trainer
+from marin_sft.training import levanter_trainer, processes
 from marin_sft.training.activations import shares_prefix
 from marin_sft.training.axes import MICRO
 from marin_sft.training.completions import completion_arrays, completions
@@ -69,8 +70,8 @@ def reference_logprobs(config: ReferenceConfig) -> None:
                     progress.report(done, len(batches), f"batches of {component} {split}")
                 if not np.isfinite(found).all():
                     raise TrainingError(f"{config.model}: log-probabilities of {component} {split} are not all finite")
-                if jax.process_index() == 0:
-                    write_array(logps_path(config.output_path, component, split), found)
+                path = logps_path(config.output_path, component, split)
+                processes.by_first(functools.partial(write_array, path, found))
 
 
 def _compiled(trainer: Trainer) -> Callable[[LmHeadModel, PairBatch], np.ndarray]:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-import jax
-import numpy as np
 from levanter.trainer import Trainer
 from levanter.trainer_state import TrainerState
 
 from marin_sft.errors import TrainingError
-from marin_sft.training import checkpoints, levanter_trainer
+from marin_sft.training import checkpoints, levanter_trainer, processes
 from marin_sft.training.checkpoints import Checkpoint
-
-_NONE, _FAILED = -1, -2
 
 
 def restored(
@@ -36,8 +32,8 @@ def restored(
             state = room.load(start.path, trainer)
         except TrainingError as error:
             wrong = str(error)
-        if _all_processes(wrong is None):
-            if lost and jax.process_index() == 0:
+        if all(said is None for said in processes.of_all(wrong)):
+            if lost and processes.is_first():
                 print(f"going on from {start.path}", file=sys.stderr)
             return state, start
         checkpoints.lose(lost, start.path, wrong or "another process cannot restore it")
@@ -45,30 +41,28 @@ def restored(
 
 
 def _newest(output_paths: Sequence[str], lost: dict[str, str]) -> Checkpoint | None:
-    """`checkpoints.newest` of process 0: only one process reads the files, and all resume from the same state."""
-    if jax.process_count() == 1:
+    """`checkpoints.newest` of process 0: the others look at another time, while an earlier attempt may still write.
+
+    Raises:
+        TrainingError: in all processes, if there are checkpoints but none is intact, or if one cannot see it.
+    """
+    if not processes.are_several():
         return checkpoints.newest(output_paths, lost)
-    found = np.array([_NONE, 0])
-    failure: TrainingError | None = None
-    if jax.process_index() == 0:
-        try:
-            start = checkpoints.newest(output_paths, lost)
-        except TrainingError as error:
-            found[0], failure = _FAILED, error
-        else:
-            found = found if start is None else np.array([start.step, list(output_paths).index(start.output_path)])
-    from jax.experimental import multihost_utils
+    start: Checkpoint | None = None
 
-    step, number = (int(value) for value in multihost_utils.broadcast_one_to_all(found))
-    if step == _FAILED:
-        raise failure or TrainingError("no checkpoint can be restored; the log of process 0 says why")
-    return None if step == _NONE else checkpoints.read(output_paths[number], step)
+    def choose() -> None:
+        nonlocal start
+        start = checkpoints.newest(output_paths, lost)
 
-
-def _all_processes(done: bool) -> bool:
-    """Whether `done` is True in all processes."""
-    if jax.process_count() == 1:
-        return done
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.process_allgather(np.array(done)).all())
+    processes.by_first(choose)
+    chosen = processes.told_by_first(start and [start.output_path, start.step])
+    if chosen is None:
+        return None
+    start = checkpoints.read(*chosen)
+    blind = [i for i, sees in enumerate(processes.of_all(start is not None)) if not sees]
+    if blind:
+        raise TrainingError(
+            f"{checkpoints.checkpoint_path(*chosen)}: process 0 resumes from it, but process {blind[0]} does not see "
+            "it: is the prefix shared?"
+        )
+    return start

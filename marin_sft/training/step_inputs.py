@@ -11,7 +11,7 @@ from marin_sft.data.step_configs import MixtureConfig, TokenizeConfig
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep
-from marin_sft.inputs import Source, path_of
+from marin_sft.inputs import Source, check_step, path_of
 from marin_sft.training.devices import devices_of, micro_batches_of
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models.families import check_directory
@@ -39,6 +39,20 @@ def adapter_found(training: Fields) -> dict[str, Any]:
                 "expected the directory of a PEFT adapter, saved as safetensors"
             )
     return {**training, "lora": replace(lora, adapter_path=path_of(source))}
+
+
+def check_inputs(
+    what: str,
+    mixture: ExecutorStep[MixtureConfig],
+    base_model: Source,
+    resources: Resources | None,
+    training: Fields,
+) -> None:
+    """Raise ConfigError for inputs that the training would refuse after the steps before it have run."""
+    check_step(f"{what}: mixture", mixture, MixtureConfig, "mixture()")
+    check_length(mixture, training)
+    check_tokenizer(mixture, base_model)
+    check_batch(what, resources, training)
 
 
 def check_length(mixture: ExecutorStep[MixtureConfig], training: Fields) -> None:

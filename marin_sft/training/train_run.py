@@ -18,12 +18,11 @@ from levanter.trainer import Trainer
 from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
 from marin_sft.errors import TrainingError
-from marin_sft.training import checkpoints, device_memory, exports, levanter_trainer, mesh
+from marin_sft.training import checkpoints, device_memory, exports, levanter_trainer, mesh, processes
 from marin_sft.training.length import epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput
 from marin_sft.training.models import levanter_model, lora, peft_directory
-from marin_sft.training.models.adapted_weights import Merged
 from marin_sft.training.models.model_check import check_tokenizers
 from marin_sft.training.models.model_config import Fields, with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
@@ -35,6 +34,7 @@ from marin_sft.training.optimization.freezing import Freezing, freezing
 from marin_sft.training.optimization.schedules import schedule
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
+from marin_sft.training.trained_weights import used_by_first
 
 TRAIN_SLICE = 8  # batches to evaluate on if nothing is held out
 
@@ -56,7 +56,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     objective = build(layout)
     epochs = epochs_of(config, objective.examples_per_epoch)
     num_steps = num_steps_of(config, objective.examples_per_epoch)
-    if jax.process_index() == 0:
+    if processes.is_first():
         print(length_text(epochs, num_steps, objective.example_name or "rows"), flush=True)
     rate = schedule(config, num_steps)
     optimizer = optax.chain(recording(rate), optimizers.optimizer(config, num_steps))
@@ -118,9 +118,6 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             state = levanter_trainer.initial_state(trainer, model, config.seed, reference, trainable)
             state = loop.run(trainer, state, step_function(trainer, objective.loss), step_input)
         _write_model(config, base, state.model)
-    if jax.process_index() == 0:
-        disk.sync(config.output_path)  # so that a power cut cannot take both the model and the checkpoints
-        checkpoints.remove(config.output_path)
 
 
 def _throughput(shape: Fields, model: LmHeadModel, frozen: Freezing | None) -> Throughput:
@@ -140,7 +137,7 @@ def _throughput(shape: Fields, model: LmHeadModel, frozen: Freezing | None) -> T
 def train_slice(config: TrainConfig, examples_per_epoch: int) -> range:
     """The steps whose batches `do_eval` measures if nothing is held out, with a warning."""
     steps = min(config.max_evaluation_steps or TRAIN_SLICE, num_steps_of(config, examples_per_epoch))
-    if jax.process_index() == 0:
+    if processes.is_first():
         print(
             f"warning: do_eval = True, but the mixture holds nothing out: train/loss is the loss on the first {steps} "
             "training batches, which says nothing about other data; "
@@ -190,41 +187,22 @@ def _identity(config: TrainConfig, num_steps: int) -> Fields:
 def _export(
     config: TrainConfig, base: ModelDirectory, step: int, model: LmHeadModel, metrics: Mapping[str, float]
 ) -> None:
-    trained = _trained_tensors(config, model)
-    if jax.process_index() != 0 or config.hf_exports is None:
-        return
-    weights = _weights(config, base, model, trained)
-    config.hf_exports.write(exports.export_path(config.output_path, step), weights, base, metrics)
+    exporter, path = config.hf_exports, exports.export_path(config.output_path, step)
+    if exporter is not None:
+        used_by_first(config, base, model, lambda weights, _: exporter.write(path, weights, base, metrics))
 
 
 def _write_model(config: TrainConfig, base: ModelDirectory, model: LmHeadModel) -> None:
-    """Write the weights to `model` and, if one was trained, the adapter to `adapter`."""
-    trained = _trained_tensors(config, model)
-    if jax.process_index() != 0:
-        return
-    with writing(f"{config.output_path}/model") as local:
-        write_json(local, "config.json", with_dtype(base.config, "float32"))
-        write_tensors(local, _weights(config, base, model, trained))
-    if config.lora is not None:
-        with writing(f"{config.output_path}/adapter") as local:
-            peft_directory.write_adapter(local, Adapter(config.lora, trained), base)
+    """Write the weights to `model` and, if one was trained, the adapter to `adapter`. Then remove the checkpoints."""
 
+    def write(weights: Mapping[str, np.ndarray], adapter: Adapter | None) -> None:
+        with writing(f"{config.output_path}/model") as local:
+            write_json(local, "config.json", with_dtype(base.config, "float32"))
+            write_tensors(local, weights)
+        if adapter is not None:
+            with writing(f"{config.output_path}/adapter") as local:
+                peft_directory.write_adapter(local, adapter, base)
+        disk.sync(config.output_path)  # so that a power cut cannot take both the model and the checkpoints
+        checkpoints.remove(config.output_path)
 
-def _trained_tensors(config: TrainConfig, model: LmHeadModel) -> dict[str, np.ndarray]:
-    """What was trained, on the host: all weights, or the adapter. All processes must call it."""
-    return levanter_model.model_tensors(model) if config.lora is None else lora.adapter_tensors(model)
-
-
-def _weights(
-    config: TrainConfig, base: ModelDirectory, model: LmHeadModel, trained: Mapping[str, np.ndarray]
-) -> Mapping[str, np.ndarray]:
-    """The weights of the whole model. Weights that were not trained are read from `base` again, so they are exact: the
-    devices may hold them in a shorter type, and a copy on the host would need the memory of a whole model."""
-    if config.lora is None:
-        frozen = freezing(config)
-        if frozen is None:
-            return trained
-        stored = base.tensors().read(frozen.frozen())
-        return {**trained, **{name: np.asarray(tensor, np.float32) for name, tensor in stored}}
-    names = levanter_model.state_shapes(model).keys() - trained.keys()
-    return Merged(base.tensors(), Adapter(config.lora, trained), names)
+    used_by_first(config, base, model, write)

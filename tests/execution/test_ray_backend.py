@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from marin_sft.execution.ray_backend import fresh_process_variables
+from marin_sft.execution.ray_environment import fresh_process_variables
 
 SCRIPT = """
     import os, sys

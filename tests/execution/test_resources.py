@@ -9,6 +9,12 @@ import subprocess
 import sys
 
 import pytest
+from ray._private.accelerators.tpu import (
+    VALID_TPU_TOPOLOGY,
+    get_chips_per_host,
+    get_num_chips_from_topology,
+    infer_tpu_pod_type_from_topology,
+)
 
 from marin_sft import CpuConfig, ExecutorStep, GpuConfig, RuntimeEnv, TpuPodConfig, step_fn, this_output_path
 from marin_sft.errors import ConfigError
@@ -16,7 +22,9 @@ from marin_sft.execution import resources as resources_module
 from marin_sft.execution.graph import build_graph
 from marin_sft.execution.ray_environment import is_loopback, keep_token_private
 from marin_sft.execution.record import describe
-from marin_sft.execution.resources import ACCELERATORS, Resources, demand, lacking_here
+from marin_sft.execution.resources import ACCELERATORS, Resources, demand, hosts_of, lacking_here, tpu_head
+from marin_sft.machines import Slice, slice_of
+from marin_sft.steps import tokenize
 
 
 def body(config):
@@ -49,7 +57,31 @@ def test_demand():
         "GPU": 2,
         "accelerator_type:H100": 0.001,
     }
-    assert demand(TpuPodConfig(tpu_type="v4-8")) == {"CPU": 1, "TPU-v4-8-head": 1}
+    assert demand(TpuPodConfig(tpu_type="v4-8")) == {"CPU": 1, "TPU": 4, "TPU-v4-8-head": 1}
+    assert demand(TpuPodConfig(tpu_type="v4-128")) == {"CPU": 1, "TPU": 4}  # on each host
+
+
+def test_steps_that_run_on_one_host_refuse_several():
+    rows = tokenize("t", "gs://b/rows.jsonl", tokenizer="gs://b/tokenizer", resources=CpuConfig(hosts=2))
+    with pytest.raises(
+        ConfigError, match="step 'tokenized/t' resources: .* has 2 hosts, but .* 'tokenize' runs on one"
+    ):
+        build_graph([rows])
+
+
+def test_hosts():
+    assert [hosts_of(CpuConfig()), hosts_of(CpuConfig(hosts=3)), hosts_of(GpuConfig(gpu_count=8, hosts=2))] == [1, 3, 2]
+    slices = {"v4-8": 1, "v4-128": 16, "v5e-8": 1, "v5e-16": 4, "v5p-128": 16, "v6e-8": 1, "v6e-256": 64, "v3-8": 1}
+    assert {kind: hosts_of(TpuPodConfig(tpu_type=kind)) for kind in slices} == slices
+    assert hosts_of(TpuPodConfig(tpu_type="v4-64", slice_count=2)) == 16
+
+
+@pytest.mark.parametrize("version", VALID_TPU_TOPOLOGY)
+def test_the_machines_of_a_slice_are_those_that_ray_knows(version):
+    for topology in VALID_TPU_TOPOLOGY[version]:
+        kind = infer_tpu_pod_type_from_topology(topology, version)
+        chips, per_host = get_num_chips_from_topology(topology), get_chips_per_host(topology, version)
+        assert slice_of(kind) == Slice(max(1, chips // per_host), min(chips, per_host)), topology
 
 
 @pytest.mark.parametrize("name", ["v3-8", "v4-64", "v4-128", "v5p-8", "v5e-128", "v5litepod-128", "v6e-8"])
@@ -57,7 +89,7 @@ def test_tpu_types_of_ray_and_of_their_users(name):
     """Ray names the resource of a slice's first host after what Google calls the type."""
     resources = TpuPodConfig(tpu_type=name)
     build_graph([ExecutorStep("s", body, this_output_path(), resources=resources)])
-    assert f"TPU-{name.replace('v5e', 'v5litepod')}-head" in demand(resources)
+    assert tpu_head(resources.tpu_type) == f"TPU-{name.replace('v5e', 'v5litepod')}-head"
     assert TpuPodConfig(tpu_type="v5e-128") == TpuPodConfig(tpu_type="v5litepod-128")
 
 
@@ -77,6 +109,10 @@ def test_tpu_types_of_ray_and_of_their_users(name):
             "resources.accelerator_type: got 'h100', expected one of Ray's names, such as 'H100'",
         ),
         (TpuPodConfig(tpu_type="v4"), "resources.tpu_type: got 'v4'"),
+        (TpuPodConfig(tpu_type="v4-12"), "resources.tpu_type: got 'v4-12'"),
+        (TpuPodConfig(tpu_type="v9-8"), "resources.tpu_type: got 'v9-8'"),
+        (CpuConfig(hosts=0), "resources.hosts: got 0, expected a whole number >= 1"),
+        (GpuConfig(hosts=1.5), "resources.hosts: got 1.5"),
         (
             TpuPodConfig(tpu_type="v9-8"),
             "resources.tpu_type: got 'v9-8', expected a type and its cores, such as \"v4-8\"",

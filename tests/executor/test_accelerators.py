@@ -24,7 +24,7 @@ def test_what_eformer_s_configs_ask_for():
     slices = TpuAcceleratorConfig("v5e-128", pod_count=2, chips_per_host=4)
     expected = TpuPodConfig(2, tpu_type="v5litepod-128", slice_count=2, custom={"TPU": 4}, runtime_env=env)
     assert slices.resources == expected
-    assert demand(slices.resources) == {"CPU": 2, "TPU-v5litepod-128-head": 1, "TPU": 4}
+    assert demand(slices.resources) == {"CPU": 2, "TPU": 4}
     other = TpuAcceleratorConfig(accelerator="v4-64", worker_count=8, runtime_name="mine")
     assert other.resources == TpuAcceleratorConfig(tpu_version="v4-64").resources and other.unused() == ["worker_count"]
     assert pickle.loads(pickle.dumps(slices)) == slices

@@ -247,6 +247,11 @@ def test_logs(world):
     assert world.json("logs", "a", "--attempt", "1")["log"] == "writing first\n"
     assert world.json("logs", "a")["attempt"] == 2
     assert "no attempt 7; there are: 1, 2" in world.call("logs", "a", "--attempt", "7", code=2).err
+    assert "no rank 1; there are: none" in world.call("logs", "a", "--rank", "1", code=2).err
+    next(world.prefix.glob("a-*/2")).joinpath(".log-0").write_text("of rank 0\n")
+    next(world.prefix.glob("a-*/2")).joinpath(".log-11").write_text("of rank 11\n")
+    assert world.text("logs", "a", "--rank", "11") == "of rank 11\n"
+    assert "no rank 1; there are: ranks 0 to 11" in world.call("logs", "a", "--rank", "1", code=2).err
 
 
 def test_logs_are_read_in_pieces(world):
@@ -255,8 +260,7 @@ def test_logs_are_read_in_pieces(world):
     (log,) = world.prefix.glob("a-*/1/.log")
     text = "a" + "\u00e9\u4e2d\n" * 500_000
     log.write_text(text)
-    store, directory = open_store(str(world.prefix)), log.parents[1].name
-    pieces = [len(piece) for piece in logs.read_log(store, directory, 1)]
+    pieces = [len(piece) for piece in logs.read_log(open_store(str(world.prefix)), str(log))]
     assert sum(pieces) == len(text.encode()) and max(pieces) <= 1 << 20 and len(pieces) > 2
     assert world.json("logs", "a")["log"] == text == world.text("logs", "a")
 
@@ -440,9 +444,9 @@ def test_it_starts_light_and_fast(tmp_path):
 def test_the_docs_list_every_command(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     table = (ROOT / "docs/guides/history.md").read_text().split("| `marin-sft` |")[1].split("\n\n")[0]
-    assert set(re.findall(r"`([a-z]+) ", table)) - {"ls"} == set(command.COMMANDS)
+    assert set(re.findall(r"`([a-z]+) ", table)) - {"ls"} == {*command.COMMANDS, "cluster"}
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"])
     shown = capsys.readouterr().out
-    assert all(f"    {name} " in shown for name in command.COMMANDS)
+    assert all(f"    {name} " in shown for name in (*command.COMMANDS, "cluster"))
     assert max(map(len, shown.splitlines())) <= 80

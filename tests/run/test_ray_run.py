@@ -1,21 +1,22 @@
 """Jobs on a real Ray head on loopback. One head serves the module."""
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from marin_sft.errors import UserError
-from marin_sft.run import job, ray_run
+from marin_sft.run import job, job_client, job_packages, job_secrets, ray_run
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hf_thisMustNotBeSeen0123456789"
@@ -79,7 +80,7 @@ def test_argv_variables_and_secrets_arrive_and_leave_no_trace(head, work):
         assert SECRET not in repr(jobs)
     logs = [path for path in head.folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert {path.name.partition("-show")[0] for path in logs} == {"job-driver"}
-    assert not list(work.parent.glob("marin_sft_*")), "the file with the secrets is deleted"
+    assert not list(work.parent.glob("marin_sft_*")), "no file has them"
 
 
 @pytest.mark.parametrize("code, expected", [("3", 3), ("1", 1), ("killed", 137)])
@@ -124,7 +125,7 @@ def test_ctrl_c_detaches_or_stops(head, work, flags, status):
         _, error = ours.communicate(timeout=60)
     assert ours.returncode == 130
     if not flags:
-        assert "The job continues" in error and f"ray job stop --address {head.url} {name}" in error
+        assert "The job continues" in error and f"marin-sft stop --address {head.url} {name}" in error
         with client(head) as asked:
             assert asked.get_job_status(name) == "RUNNING"
         with open(go_on, "w"):
@@ -205,7 +206,8 @@ def test_an_experiment_runs_on_that_cluster(head, work):
     assert (launch["git_commit"], launch["git_dirty"]) == (commit, True)
     files = [path for top in (head.folder, work) for path in top.rglob("*") if path.is_file()]
     assert not [path for path in files if secret.encode() in path.read_bytes()]
-    for page in ("jobs/", "v0/tasks?detail=1", "v0/workers?detail=1", "v0/runtime_envs?detail=1"):
+    pages = [f"v0/{kind}?detail=1" for kind in ("actors", "jobs", "tasks", "workers", "runtime_envs")]
+    for page in ("jobs/", *pages):
         answer = get(head, page)
         assert answer and secret not in answer
 
@@ -243,14 +245,61 @@ def test_a_job_that_cannot_start_says_why(head, work):
     assert ours.returncode == 130
 
 
-def test_secrets_that_did_not_travel_stop_the_job(head, work, monkeypatch):
-    """A tunnel's near end looks like a head on this machine."""
+def test_secrets_can_be_taken_only_once_and_go_when_nobody_takes_them(head, work):
     with client(head) as asked:
         made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(work), here=True)
-        made.forget_secrets()
-        ray_run.submit(asked, made, ray_run.parse(["--", "true"])[0])
-        assert ray_run.follow(asked, made.submission_id) == 2
-        assert "the head is on another machine" in asked.get_job_logs(made.submission_id).splitlines()[-1]
+        job_client.submit(asked, made)
+        assert ray_run.follow(asked, made.submission_id) == 0
+        assert asked.get_job_info(made.submission_id).metadata == {"marin_sft_secrets": made.secrets_key}
+        assert not asked._package_exists(f"gcs://{job_secrets._name(made.secrets_key)}")
+        again = dataclasses.replace(made, submission_id="again", secrets={})
+        job_client.submit(asked, again)
+        assert ray_run.follow(asked, "again") == 2
+        assert "this job's secrets are gone" in asked.get_job_logs("again").splitlines()[-1]
+
+
+def test_a_job_is_listed_by_its_command(head, work):
+    """And that finds this environment's programs first, on a head of this machine."""
+    (work / "which.sh").write_text("command -v python; printf %s $MARIN_SFT_LAUNCH_DIR\n")
+    done = run(head, work, "--submission_id", "listed", "--", "sh", "which.sh")
+    assert done.stdout.splitlines()[-2:] == [str(Path(sys.executable).with_name("python")), str(work)]
+    with client(head) as asked:
+        assert asked.get_job_info("listed").entrypoint == "exec sh which.sh"
+
+
+def wheel(folder: Path, name: str) -> Path:
+    """A wheel with one module, which needs no package index."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{name}.py", f"WHO = {name!r}\n")
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def test_packages_are_installed_for_the_command_and_its_steps(head, work):
+    one, two, three = (wheel(work.parent, name) for name in ("of_deps", "of_extra", "of_step"))
+    (work / "pyproject.toml").write_text(
+        f'[project]\nname = "mine"\n[project.optional-dependencies]\nfew = ["{two}"]\nall = ["mine[few]"]\n'
+    )
+    (work / "needs.py").write_text(
+        "import of_deps, of_extra\n"
+        "from marin_sft import CpuConfig, ExecutorStep, RuntimeEnv, executor_main, this_output_path\n"
+        "def body(config):\n"
+        "    import of_deps, of_extra, of_step\n"
+        "    print('step has', of_deps.WHO, of_extra.WHO, of_step.WHO)\n"
+        f"env = RuntimeEnv(pip=({str(three)!r},))\n"
+        "step = ExecutorStep('needs', body, this_output_path(), resources=CpuConfig(runtime_env=env))\n"
+        "executor_main(steps=[step])\n"
+    )
+    flags = ["--extra", "all", "--pip_deps", str(one), "-e", "HF_TOKEN", SECRET]
+    done = run(head, work, *flags, "--", "python", "needs.py", "--prefix", "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step has of_deps of_extra of_step" in done.stdout
 
 
 def test_the_token_is_asked_for(head, work):
@@ -296,6 +345,11 @@ def test_variables(monkeypatch):
         (["--env_var", "HF_TOKEN", SECRET, "--", "true"], "unknown --env_var before"),
         ([f"--hf={SECRET}", "--", "true"], "unknown --hf before"),
         (["--entrypoint_num_cpus", "many", "--", "true"], "invalid float"),
+        (["--entrypoint_resources", '["a"]', "--", "true"], """expected JSON such as '{"name": 1}'"""),
+        (["--tpu", "v4-64", "--", "true"], "v4-64 has 8 hosts, but a job's command runs on one; omit it"),
+        (["--tpu", "v9-8", "--", "true"], "expected one of v2, v3, v4"),
+        (["--cluster", "nosuch", "--", "true"], "--cluster nosuch: no such file, and no launcher file in infra/"),
+        (["--cluster", "x", "--address", "y", "--", "true"], "--cluster and --address: expected one of them"),
     ],
 )
 def test_mistakes_end_before_anything_is_sent(argv, message, capsys):
@@ -309,12 +363,19 @@ def test_nothing_answers(capsys):
     assert "no Ray answers at 127.0.0.1:9" in capsys.readouterr().err
 
 
-def test_secrets_do_not_go_to_another_machine_by_themselves(tmp_path):
-    with pytest.raises(UserError, match="HF_TOKEN: may be a secret.*--visible_env HF_TOKEN") as caught:
-        job.make_job(["true"], {"HF_TOKEN": SECRET}, str(tmp_path), here=False)
-    assert SECRET not in str(caught.value)
+def test_secrets_are_seen_only_if_that_is_said(tmp_path):
+    made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(tmp_path), here=False)
+    assert made.secrets == {"HF_TOKEN": SECRET} and SECRET not in repr(made)
+    assert made.entrypoint == f"exec python -m marin_sft.run.job_secrets {made.secrets_key} true"
     made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(tmp_path), here=False, visible=["HF_TOKEN"])
     assert made.runtime_env["env_vars"]["HF_TOKEN"] == SECRET and made.entrypoint == "exec true"
+    assert "PATH" not in made.runtime_env["env_vars"] and not made.secrets
+
+
+@pytest.mark.parametrize("python", ["/opt/venv/bin/python3.12", "python3"])
+def test_secrets_are_taken_by_the_interpreter_of_the_command(tmp_path, python):
+    made = job.make_job([python, "x.py"], {"HF_TOKEN": SECRET}, str(tmp_path), here=False)
+    assert made.entrypoint.startswith(f"exec {python} -m marin_sft.run.job_secrets")
 
 
 NAMES_OF_SECRETS = ["DB_PASS", "PGPASSWORD", "REDIS_PWD", "GITHUB_PAT", "NPM_AUTH", "CREDENTIALS", "DATABASE_URL"]
@@ -327,10 +388,7 @@ def test_only_what_is_known_to_be_harmless_or_is_said_to_be_goes_where_it_can_be
     made = job.make_job(["true"], variables, str(tmp_path), here=True, visible=["A"])
     seen = variables.keys() & made.runtime_env["env_vars"].keys()
     assert seen == {*harmless, "NCCL_X", "A"}
-    assert made.secrets_dir is not None
-    text = Path(made.secrets_dir, "variables").read_text()
-    assert all(f"export {name}=" in text for name in variables.keys() - seen)
-    made.forget_secrets()
+    assert made.secrets.keys() == variables.keys() - seen
 
 
 def test_a_secret_in_the_command_is_refused(tmp_path):
@@ -349,22 +407,6 @@ def test_flags_for_what_may_be_seen(capsys):
     assert "--visible_env B: expected a variable named in --env_vars" in capsys.readouterr().err
 
 
-def test_the_file_with_secrets_is_not_in_what_is_shipped(tmp_path, monkeypatch):
-    """Neither with TMPDIR in the working directory, by a link too, nor with that being the place for such files."""
-    (tmp_path / "work/tmp").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "work/tmp")
-    monkeypatch.chdir(tmp_path / "work")
-    for tmpdir, working_dir in (("./tmp", "."), (str(tmp_path / "link"), "."), ("/tmp", "/tmp")):
-        monkeypatch.setattr(tempfile, "tempdir", None)
-        monkeypatch.setenv("TMPDIR", tmpdir)
-        place = Path(job._write_secrets({"A": SECRET}, working_dir)).resolve()
-        assert (place / "variables").exists() and not place.is_relative_to(Path(working_dir).resolve())
-        shutil.rmtree(place)
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    with pytest.raises(UserError, match="--working_dir /: the file with the secrets would be shipped"):
-        job._write_secrets({"A": SECRET}, "/")
-
-
 def test_a_script_that_is_not_there_is_seen_before_anything_is_sent(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert ray_run.main(["--", "python", "nosuch.py", "--x"]) == 2
@@ -372,15 +414,6 @@ def test_a_script_that_is_not_there_is_seen_before_anything_is_sent(tmp_path, mo
     (tmp_path / "is.py").touch()
     for command in (["python3.11", "is.py"], ["python", "/elsewhere/x.py"], ["python", "-m", "x.py"], ["bash", "x.py"]):
         job.check_script(command, ".")
-
-
-def test_the_file_with_secrets_is_private(tmp_path):
-    made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(tmp_path), here=True)
-    assert made.secrets_dir is not None and SECRET not in made.entrypoint + repr(made.runtime_env)
-    modes = [os.stat(path).st_mode & 0o777 for path in (made.secrets_dir, f"{made.secrets_dir}/variables")]
-    assert modes == [0o700, 0o600]
-    made.forget_secrets()
-    assert not os.path.exists(made.secrets_dir)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +426,47 @@ def test_the_file_with_secrets_is_private(tmp_path):
 )
 def test_the_submission_id_has_the_script_s_name(command, stem):
     assert job.make_submission_id(command).startswith(stem + "-")
+
+
+def test_requirements_are_told_apart_by_commas():
+    assert job_packages.requirements_in("a==1, b[x,y]>=2,<3,c ,/path/d.whl") == [
+        "a==1",
+        "b[x,y]>=2,<3",
+        "c",
+        "/path/d.whl",
+    ]
+    assert job_packages.words(["a,b", "c"]) == ["a", "b", "c"]
+
+
+def test_extras_are_those_of_pyproject(tmp_path):
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "My.Project"\n[project.optional-dependencies]\n'
+        'gpu = ["jax[cuda12]==1", "my_project[Log-s]"]\nlog_s = ["rich", "my-project[gpu]"]\neval = ["rich", "lm"]\n'
+    )
+    of = functools.partial(job_packages.requirements_of_extras, str(tmp_path))
+    assert of([]) == [] and of(["eval"]) == ["rich", "lm"]
+    assert of(["gpu", "eval"]) == ["jax[cuda12]==1", "rich", "lm"]
+    with pytest.raises(UserError, match="--extra gpus: .*pyproject.toml has no such extra; did you mean 'gpu'"):
+        of(["gpus"])
+    with pytest.raises(UserError, match="--extra gpu: expected it in .*No such file"):
+        job_packages.requirements_of_extras(str(tmp_path / "none"), ["gpu"])
+
+
+def reserved(text: str) -> dict:
+    return ray_run._reserved(ray_run.parse([*text.split(), "--", "true"])[0])
+
+
+def test_what_is_reserved_for_the_command():
+    assert reserved("") == {}
+    assert reserved("--tpu v4-8") == {"entrypoint_resources": {"TPU-v4-8-head": 1, "TPU": 4}}
+    assert reserved("--tpu v5e-8") == {"entrypoint_resources": {"TPU-v5litepod-8-head": 1, "TPU": 8}}
+    assert reserved('--entrypoint-resources {"a":1} --tpu v6e-1 --entrypoint-num-gpus 2 --entrypoint-memory 5') == {
+        "entrypoint_num_gpus": 2.0,
+        "entrypoint_memory": 5,
+        "entrypoint_resources": {"a": 1.0, "TPU-v6e-1-head": 1, "TPU": 1},
+    }
+    with pytest.raises(UserError, match="--tpu and --entrypoint_resources: both ask for TPU"):
+        reserved('--tpu v4-8 --entrypoint_resources {"TPU":4}')
 
 
 def test_a_working_directory_that_is_too_large(tmp_path):

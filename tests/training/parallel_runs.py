@@ -1,8 +1,6 @@
 """Run as a script: losses, gradients and logged metrics on the devices that there are, by way to split a batch.
 
-python parallel_runs.py BASE_MODEL OUTPUT [COORDINATOR PROCESS PROCESSES [EARLIER]]
-
-With a coordinator, a training is ended before its last step is done; with EARLIER, it goes on from that output.
+python parallel_runs.py BASE_MODEL OUTPUT
 """
 
 import contextlib
@@ -110,7 +108,7 @@ def config_for(base_model: str, output: str, rows: int, per_device_parallelism: 
     )
 
 
-def start(base_model: str, output: Path, *arguments: str, devices: int = 1) -> subprocess.Popen:
+def start(base_model: str, output: Path, *, devices: int) -> subprocess.Popen:
     """This script in a process of its own, with so many devices."""
     environment = {
         **os.environ,
@@ -118,28 +116,23 @@ def start(base_model: str, output: Path, *arguments: str, devices: int = 1) -> s
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    return subprocess.Popen([sys.executable, __file__, base_model, str(output), *arguments], env=environment)
+    return subprocess.Popen([sys.executable, __file__, base_model, str(output)], env=environment)
 
 
-def go_on(update: progress.Progress) -> None:
-    pass
+def ended_in_the_middle(base_model: str, output: Path, earlier: Path | None) -> None:
+    """Train, but end before the last step is done; with `earlier`, go on from that output to the end."""
+    attempts = () if earlier is None else (f"{earlier}/logged",)
+    config = config_for(base_model, f"{output}/logged", 4, 1, steps_per_checkpoint=1)
+
+    def end_before_the_last(update: progress.Progress) -> None:
+        if update.done == STEPS and earlier is None:
+            raise InterruptedError
+
+    with progress.listening(end_before_the_last), contextlib.suppress(InterruptedError):
+        train(dataclasses.replace(config, earlier_attempts=attempts), Batches(packed=True))
 
 
-def end_before_the_last(update: progress.Progress) -> None:
-    if update.done == STEPS:
-        raise InterruptedError
-
-
-def main(base_model: str, output: str, *distributed: str) -> None:
-    if distributed:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        address, process, processes, *earlier = distributed
-        jax.distributed.initialize(address, int(processes), int(process))
-        config = config_for(base_model, f"{output}/logged", 4, 1, steps_per_checkpoint=1)
-        config = dataclasses.replace(config, earlier_attempts=tuple(f"{path}/logged" for path in earlier))
-        with progress.listening(go_on if earlier else end_before_the_last), contextlib.suppress(InterruptedError):
-            train(config, Batches(packed=True))
-        return
+def main(base_model: str, output: str) -> None:
     ways = WAYS[jax.device_count()]
     for packed, per_device in ways:
         way = f"{'packed' if packed else 'unpacked'} {per_device}"

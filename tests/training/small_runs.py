@@ -29,9 +29,12 @@ def sft_config(base_model: str, output: Path | str = "unused", *earlier: Path, *
 
 
 def chat_mixture(
-    root: Path, tokenizer: str, sizes: dict[str, int], weights: dict[str, float]
+    root: Path, tokenizer: str, sizes: dict[str, int], weights: dict[str, float], held_out: int = 0
 ) -> tuple[str, dict[str, str]]:
-    """The outputs of a mixture step and of its tokenize steps: so many dialogues by component, each a row."""
+    """The outputs of a mixture step and of its tokenize steps: so many dialogues by component, each a row.
+
+    held_out: of each component, for validation.
+    """
     rng = np.random.default_rng(0)
     tokenized = {}
     for name, count in sizes.items():
@@ -44,7 +47,8 @@ def chat_mixture(
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         tokenized[name] = f"{root}/tokenized/{name}"
         tokenize(TokenizeConfig((f"{root}/{name}.jsonl",), tokenizer, output_path=tokenized[name]))
-    data = lm_mixture_data_config(tokenized, weights, pack=False)
+    validation = dict.fromkeys(sizes, held_out) if held_out else {}
+    data = lm_mixture_data_config(tokenized, weights, pack=False, num_validation_sequences=validation)
     mixture(MixtureConfig(data, 24, output_path=f"{root}/mixture"))
     return f"{root}/mixture", tokenized
 

@@ -1,7 +1,6 @@
 """One batch gives one loss, one gradient and one line of metrics, however it is split."""
 
 import json
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from marin_sft.training.models.peft_directory import B, read_adapter
 from tests.training import parallel_runs
+from tests.training.processes import results_of, together
 
 FIGURES = ("step", "loss", "lr", "grad_norm", "trained_tokens", "tokens")
 
@@ -58,28 +58,17 @@ def test_an_adapter(runs):
             np.testing.assert_allclose(tensor, expected[name], atol=1e-5, err_msg=f"{output}: {name}")
 
 
-def two_processes(base_model: str, output: Path, *earlier: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    arguments = [address, "{}", "2", *map(str, earlier)]
-    started = [
-        parallel_runs.start(base_model, output, *(argument.format(i) for argument in arguments), devices=2)
-        for i in range(2)
-    ]
-    assert [process.wait() for process in started] == [0, 0]
-
-
-def test_two_processes_each_with_its_own_rows(runs, base_model, tmp_path, capfd):
+def test_two_processes_each_with_its_own_rows(runs, base_model, tmp_path):
     """Ended in the middle, they go on together from a checkpoint that is whole."""
     first, second = tmp_path / "1", tmp_path / "2"
-    two_processes(base_model, first)
+    results_of(together((parallel_runs.ended_in_the_middle, base_model, first, None), devices=2))
     damaged = max((first / "logged/checkpoints/step-2").rglob("d/*"), key=lambda path: path.stat().st_size)
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
-    two_processes(base_model, second, first)
-    told = capfd.readouterr().err
+    ended = together((parallel_runs.ended_in_the_middle, base_model, second, first), devices=2)
+    results_of(ended)
+    told = "".join(process.output for process in ended)
     assert told.count("step-2: ") == 1 and told.count("going on from") == 2 and "checkpoints/step-1\n" in told
     np.testing.assert_allclose(lines_of(second), lines_of(runs[1]), atol=1e-5)
     assert (second / "logged" / "model" / "model.safetensors").exists()

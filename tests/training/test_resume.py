@@ -63,7 +63,7 @@ def blend(base_model, tmp_path_factory):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, threading
 from marin_sft import progress
 from marin_sft.training import checkpoints
 from marin_sft.training.sft import sft as run
@@ -73,6 +73,9 @@ after, within_checkpoint = int(sys.argv[2]), sys.argv[3] == "1"
 
 def kill(update):
     if update.done == after:
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":  # which is written while training goes on
+                thread.join()
         os.kill(os.getpid(), signal.SIGKILL)
 
 finish = checkpoints.finish

@@ -22,10 +22,10 @@ class MemoryWatch:
         if now - self._told < self._seconds:
             return {}
         self._told = now
-        return {"memory/host_peak_gib": _host_peak() / GIB, **_device_peak()}
+        return {"memory/host_peak_gib": host_peak() / GIB, **_device_peak()}
 
 
-def _host_peak() -> int:
+def host_peak() -> int:
     """In bytes. Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,21 +13,28 @@ from marin_sft.training.models.stored_tensors import LazyTensors, shapes_of
 
 
 def starting_tensors(
-    config: LoraConfig, layers: Sequence[str], weights: Mapping[str, np.ndarray], seed: int
+    config: LoraConfig,
+    layers: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    weights: Mapping[str, np.ndarray],
+    rows: Callable[[tuple[int, ...]], slice | None],
+    seed: int,
 ) -> Mapping[str, np.ndarray]:
-    """The initial tensors of an adapter for `layers` of the model with these `weights`: float32, named as in `Adapter`.
+    """The initial tensors of an adapter for `layers` of the model with these `shapes`: float32, named as in `Adapter`.
 
     They come from `adapter_path`, or are new: then B = 0, and the model computes what it did. A seed always gives the
     same tensors.
 
+    weights: the model's; only `rows` of them, as of the tensors that are returned. rows: by shape; None: all.
+
     Raises:
         TrainingError: the stored adapter has other layers or shapes.
     """
-    new = _new_tensors(config, layers, weights, seed)
+    new = _new_tensors(config, layers, shapes, weights, seed)
     if config.adapter_path is None:
-        return new
+        return {name: _part(tensor, shape, rows) for name, (tensor, shape) in new.items()}
     stored = read_adapter(config.adapter_path).tensors
-    got, expected = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (stored, new))
+    got, expected = {name: tensor.shape for name, tensor in stored.items()}, {name: new[name][1] for name in new}
     wrong = sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))
     if wrong:
         raise TrainingError(
@@ -35,26 +42,36 @@ def starting_tensors(
             f"{got.get(wrong[0], 'none')}, expected {expected.get(wrong[0], 'none')}; give the base model that the "
             "adapter was trained on"
         )
-    return stored
+    return {name: _part(tensor, tensor.shape, rows) for name, tensor in stored.items()}
+
+
+def _part(tensor: np.ndarray, shape: tuple[int, ...], rows: Callable[[tuple[int, ...]], slice | None]) -> np.ndarray:
+    some = rows(shape)
+    return tensor if some is None or tensor.shape != shape else tensor[some]
 
 
 def _new_tensors(
-    config: LoraConfig, layers: Sequence[str], weights: Mapping[str, np.ndarray], seed: int
-) -> dict[str, np.ndarray]:
+    config: LoraConfig,
+    layers: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    weights: Mapping[str, np.ndarray],
+    seed: int,
+) -> dict[str, tuple[np.ndarray, tuple[int, ...]]]:
+    """Tensors with their shapes. Of magnitudes, only the rows that `weights` have."""
     assert config.r is not None
     random = np.random.default_rng(seed)
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {}
     for layer in sorted(layers):
-        weight = weights[f"{layer}.weight"]
-        out, into = weight.shape
+        out, into = shapes[f"{layer}.weight"]
         if config.init_lora_weights == "gaussian":
             a = random.standard_normal((config.r, into)) / config.r
         else:
             a = random.uniform(-(into**-0.5), into**-0.5, (config.r, into))
-        tensors[layer + A] = a.astype(np.float32)
-        tensors[layer + B] = np.zeros((out, config.r), np.float32)
+        tensors[layer + A] = a.astype(np.float32), (config.r, into)
+        tensors[layer + B] = np.zeros((out, config.r), np.float32), (out, config.r)
         if config.use_dora:
-            tensors[layer + MAGNITUDE] = np.linalg.norm(weight.astype(np.float32), axis=1)
+            weight = weights[f"{layer}.weight"].astype(np.float32)
+            tensors[layer + MAGNITUDE] = np.linalg.norm(weight, axis=1), (out,)
     return tensors
 
 

@@ -34,7 +34,8 @@ from marin_sft.training.models.model_check import check_model
 from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory, opened
 from marin_sft.training.models.peft_directory import resolved
-from marin_sft.training.models.reinit import token_ids, with_new_rows
+from marin_sft.training.models.reinit import MATRICES, token_ids, with_new_rows
+from marin_sft.training.models.row_placement import RowPlacement
 from marin_sft.training.models.stored_tensors import StoredTensors
 
 
@@ -57,7 +58,8 @@ def load_model(
     lora: LoraConfig | None = None,
     seed: int = 0,
 ) -> LmHeadModel:
-    """The model of a Hugging Face directory, its floating-point weights as `dtype`, laid out by `axis_mapping`.
+    """The model of a Hugging Face directory, its floating-point weights as `dtype`, laid out by `axis_mapping` on the
+    mesh of the context. Each process reads about as much of the files as its devices hold.
 
     `reinit_tokens`: tokens that get new embeddings, drawn with `seed`, see `reinit`.
     `lora`: adds an adapter in float32, from its `adapter_path` or a new one drawn with `seed`.
@@ -75,16 +77,27 @@ def load_model(
     shapes, tensors = state_shapes(template), model.tensors()
     _check_tensors(model.path, tensors, shapes, levanter.tie_word_embeddings)
     new_rows = token_ids(model, reinit_tokens) if reinit_tokens else []
-    cast: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.read(shapes):
-        whole = with_new_rows({name: tensor}, new_rows, seed)[name] if new_rows else tensor
-        cast[name] = np.asarray(whole, dtype)
+    mesh = jax.sharding.get_mesh()
+    placement = RowPlacement(None if axis_mapping is None or mesh.empty else mesh)
+
+    def rows(name: str) -> slice | None:
+        whole = name in MATRICES and new_rows  # new rows depend on all others
+        return None if whole else placement.rows(shapes[name])
+
+    parts: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.read(shapes, rows):
+        if name in MATRICES and new_rows:
+            tensor = with_new_rows({name: tensor}, new_rows, seed)[name][placement.rows(shapes[name]) or slice(None)]
+        parts[name] = np.asarray(tensor, dtype)
     if lora is not None:
         lora = resolved(lora)
         template, layers = with_adapters(template, lora)
-        cast.update(starting_tensors(lora, layers, cast, seed))  # DoRA needs the norms of the weights as `dtype`
+        # DoRA needs the norms of the weights as `dtype`. Norms are of rows, so those of parts are parts of them.
+        parts.update(starting_tensors(lora, layers, shapes, parts, placement.rows, seed))
+        shapes = state_shapes(template)
+    placed = {name: placement.place(shapes[name], parts.pop(name)) for name in sorted(parts)}
     place = hax.named_jit(from_torch_compatible_state_dict, out_axis_resources=axis_mapping)
-    return place(template, cast)
+    return place(template, placed)
 
 
 def _check_tensors(path: str, tensors: StoredTensors, expected: Mapping[str, tuple[int, ...]], tied: bool) -> None:

@@ -16,10 +16,11 @@ import haliax.nn as hnn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from haliax.state_dict import ModuleWithStateDictSerialization, to_torch_compatible_state_dict
+from haliax.state_dict import ModuleWithStateDictSerialization, flatten_modules_for_export, to_state_dict
 from levanter.trainer_state import trainables_only
 
 from marin_sft.errors import TrainingError
+from marin_sft.training import processes
 from marin_sft.training.lora_config import LoraConfig
 
 if TYPE_CHECKING:
@@ -181,5 +182,6 @@ def _is_named(node: object) -> bool:
 
 def adapter_tensors(model: LmHeadModel) -> dict[str, np.ndarray]:
     """The adapter's tensors, named as in `peft_directory.Adapter`, on the host. All processes must call it."""
-    only = trainables_only(model, trainable(model))
-    return {name: np.asarray(tensor, np.float32) for name, tensor in to_torch_compatible_state_dict(only).items()}
+    only = flatten_modules_for_export(trainables_only(model, trainable(model)))
+    tensors = to_state_dict(jax.tree_util.tree_map(processes.on_host, only))
+    return {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}

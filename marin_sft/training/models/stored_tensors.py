@@ -8,8 +8,8 @@ import json
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from marin_sft.errors import TrainingError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 AGAIN = "the file is damaged or incomplete: copy or download it again"
 
-# Remote files: neighbouring tensors are read together, up to _BLOCK bytes, in requests of at most _REQUEST bytes,
+# Remote files: tensors are read together, up to _BLOCK bytes, in requests of at most _REQUEST bytes,
 # _AT_ONCE at a time.
 _BLOCK, _REQUEST, _AT_ONCE = 256 * 2**20, 32 * 2**20, 16
 _LONGEST_HEADER = 100_000_000  # as in safetensors
@@ -42,12 +42,20 @@ _DTYPES = {
 }
 
 
+Rows: TypeAlias = Callable[[str], "slice | None"]
+"""The rows of a tensor that are needed, by its name: a range along the first axis. None: all."""
+
+
+def _all(name: str) -> None:
+    return None
+
+
 class TensorFile(Protocol):
     """One safetensors file."""
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
     def tensor(self, name: str) -> np.ndarray: ...
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]: ...
+    def read(self, names: Collection[str], rows: Rows = _all) -> Iterator[tuple[str, np.ndarray]]: ...
 
 
 class LazyTensors(Mapping[str, "np.ndarray"]):
@@ -86,11 +94,11 @@ class StoredTensors(LazyTensors):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: file.shapes()[name] for name, file in self._files.items()}
 
-    def read(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, np.ndarray]]:
-        """Those in `names`, or all, each once, in the order of the files."""
+    def read(self, names: Iterable[str] | None = None, rows: Rows = _all) -> Iterator[tuple[str, np.ndarray]]:
+        """Those in `names`, or all, each once, in the order of the files. Only `rows` of them are read."""
         wanted = self._files.keys() if names is None else set(names)
         for file in dict.fromkeys(self._files.values()):
-            yield from file.read(wanted & file.shapes().keys())
+            yield from file.read(wanted & file.shapes().keys(), rows)
 
 
 class LocalFile:
@@ -113,10 +121,11 @@ class LocalFile:
         tensor: np.ndarray = self._file.get_tensor(name)
         return tensor
 
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
+    def read(self, names: Collection[str], rows: Rows = _all) -> Iterator[tuple[str, np.ndarray]]:
         for name in self._shapes:
             if name in names:
-                yield name, self.tensor(name)
+                some = rows(name)
+                yield name, self.tensor(name) if some is None else self._file.get_slice(name)[some]
 
 
 class _Entry(NamedTuple):
@@ -126,6 +135,14 @@ class _Entry(NamedTuple):
     shape: tuple[int, ...]
     start: int
     stop: int
+
+    def only(self, rows: slice | None) -> _Entry:
+        """Its part with these rows."""
+        if rows is None:
+            return self
+        first, end, _ = rows.indices(self.shape[0])
+        row = (self.stop - self.start) // self.shape[0] if self.shape[0] else 0
+        return _Entry(self.dtype, (end - first, *self.shape[1:]), self.start + first * row, self.start + end * row)
 
 
 class RemoteFile:
@@ -147,61 +164,68 @@ class RemoteFile:
     def _read_header(self) -> dict[str, _Entry]:
         if self._size < 8:
             raise ValueError("it is too short for a header")
-        length = int.from_bytes(self._bytes(0, 8), "little")
+        length = int.from_bytes(self._bytes([(0, 8)]), "little")
         self._data = 8 + length
         if length > min(_LONGEST_HEADER, self._size - 8):
             raise ValueError(f"its header claims {length:,} bytes")
-        return _entries(self._bytes(8, self._data), self._size - self._data)
+        return _entries(self._bytes([(8, self._data)]), self._size - self._data)
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return self._shapes
 
     def tensor(self, name: str) -> np.ndarray:
-        return dict(self._read_block([name]))[name]
+        return dict(self.read([name]))[name]
 
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
-        for block in self._blocks(names):
+    def read(self, names: Collection[str], rows: Rows = _all) -> Iterator[tuple[str, np.ndarray]]:
+        wanted = {name: entry.only(rows(name)) for name, entry in self._entries.items() if name in names}
+        for block in _blocks(wanted):
             yield from self._read_block(block)
 
-    def _blocks(self, names: Collection[str]) -> Iterator[list[str]]:
-        """`names` in the order of the file, neighbours together."""
-        block: list[str] = []
-        start = stop = 0
-        for name, entry in self._entries.items():
-            if name not in names:
-                continue
-            if block and (entry.start != stop or entry.stop - start > _BLOCK):
-                yield block
-                block = []
-            start = start if block else entry.start
-            stop = entry.stop
-            block.append(name)
-        if block:
-            yield block
-
-    def _read_block(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    def _read_block(self, block: Mapping[str, _Entry]) -> Iterator[tuple[str, np.ndarray]]:
         import numpy as np
 
-        start, stop = self._entries[names[0]].start, self._entries[names[-1]].stop
-        data = memoryview(self._bytes(self._data + start, self._data + stop))
-        for name in names:
-            entry = self._entries[name]
-            part = data[entry.start - start : entry.stop - start]
+        ranges: list[tuple[int, int]] = []
+        for entry in block.values():  # neighbours are read together
+            joined = bool(ranges) and ranges[-1][1] == entry.start
+            ranges.append((ranges.pop()[0] if joined else entry.start, entry.stop))
+        data = memoryview(self._bytes([(self._data + start, self._data + stop) for start, stop in ranges]))
+        place = 0
+        for name, entry in block.items():
+            part = data[place : place + entry.stop - entry.start]
             yield name, np.frombuffer(part, entry.dtype).reshape(entry.shape)
+            place += len(part)
 
-    def _bytes(self, start: int, stop: int) -> bytearray:
-        starts = list(range(start, stop, _REQUEST))
-        stops = [min(begin + _REQUEST, stop) for begin in starts]
+    def _bytes(self, ranges: Sequence[tuple[int, int]]) -> bytearray:
+        """The bytes of all ranges, one after another."""
+        requests = [
+            (begin, min(begin + _REQUEST, stop)) for start, stop in ranges for begin in range(start, stop, _REQUEST)
+        ]
         found = bytearray()
-        for i in range(0, len(starts), _AT_ONCE):
-            some = starts[i : i + _AT_ONCE], stops[i : i + _AT_ONCE]
-            for part in self._filesystem.cat_ranges([self._path] * len(some[0]), *some, on_error="raise"):
+        for i in range(0, len(requests), _AT_ONCE):
+            starts, stops = map(list, zip(*requests[i : i + _AT_ONCE], strict=True))
+            for part in self._filesystem.cat_ranges([self._path] * len(starts), starts, stops, on_error="raise"):
                 if isinstance(part, BaseException):  # concurrent file systems return it despite on_error
                     raise part
                 found += part
-        if len(found) != stop - start:
-            raise _damaged(self._url, self._size, f"got {len(found):,} of {stop - start:,} bytes at offset {start:,}")
+        wanted = sum(stop - start for start, stop in ranges)
+        if len(found) != wanted:
+            raise _damaged(self._url, self._size, f"got {len(found):,} of {wanted:,} bytes at offset {ranges[0][0]:,}")
         return found
+
+
+def _blocks(entries: Mapping[str, _Entry]) -> Iterator[dict[str, _Entry]]:
+    """`entries` in parts of at most _BLOCK bytes, or of one entry."""
+    block: dict[str, _Entry] = {}
+    size = 0
+    for name, entry in entries.items():
+        length = entry.stop - entry.start
+        if block and size + length > _BLOCK:
+            yield block
+            block, size = {}, 0
+        block[name] = entry
+        size += length
+    if block:
+        yield block
 
 
 def _entries(header: bytes | bytearray, size: int) -> dict[str, _Entry]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 import haliax as hax
 import jax
+import jax.numpy as jnp
 import numpy as np
 from haliax.state_dict import from_torch_compatible_state_dict
 
@@ -51,8 +52,10 @@ def names_of_config(config: Fields) -> Names:
     template = eqx.filter_eval_shape(build, hax.Axis("vocab", config["vocab_size"]), key=jax.random.PRNGKey(0))
     shapes = state_shapes(template)
     names = list(shapes)
-    numbers = {name: np.full(shape, i, np.float32) for i, (name, shape) in enumerate(shapes.items())}
-    numbered = from_torch_compatible_state_dict(template, numbers)
+    here = jax.sharding.Mesh(jax.local_devices()[:1], ("here",))  # each process looks for itself
+    with hax.partitioning.set_mesh(here), hax.axis_mapping({}):
+        numbers = {name: jnp.full(shape, i, jnp.float32) for i, (name, shape) in enumerate(shapes.items())}
+        numbered = from_torch_compatible_state_dict(template, numbers)
     leaves = jax.tree_util.tree_leaves_with_path(numbered, is_leaf=_is_named)
     return {jax.tree_util.keystr(path): _names(names, np.asarray(leaf.array).astype(int)) for path, leaf in leaves}
 

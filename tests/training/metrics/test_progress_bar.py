@@ -62,6 +62,13 @@ def test_one_process_of_a_job_prints(capsys, style):
     assert capsys.readouterr() == ("", "")
 
 
+def test_mfu_is_reported_where_it_is_known():
+    reports = []
+    with progress.listening(reports.append):
+        ProgressBar("rich", 6).update({"step": 1, "mfu": 0.57, "grad_norm": 2.0})
+    assert [report.metrics for report in reports] == [{"mfu": 0.57}]
+
+
 def test_peak_memory_is_told_at_most_so_often():
     held = psutil.Process().memory_info().rss
     peak = MemoryWatch(0.0).figures()["memory/host_peak_gib"] * GIB

@@ -14,8 +14,10 @@ from marin_sft.training.fakes import pack
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.architectures import levanter_config
+from marin_sft.training.models.device_tensors import DeviceTensors
 from marin_sft.training.models.families import FAMILIES
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors
+from marin_sft.training.models.tensor_names import names_of
 
 IDS = np.random.default_rng(0).integers(0, 50, (2, 20)).astype(np.int32)
 SIZES = dict(
@@ -112,6 +114,9 @@ def test_what_we_write_transformers_loads_as_the_same_model(both, tmp_path):
     tensors, again = dict(ModelDirectory(path).tensors()), levanter_model.model_tensors(ours)
     assert tensors.keys() == again.keys()
     assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
+    one_by_one = DeviceTensors(ours, names_of(str(path)))
+    assert one_by_one.shapes() == {name: tensor.shape for name, tensor in tensors.items()}
+    assert all(np.array_equal(tensors[name], one_by_one[name]) for name in tensors)
     write_json(str(tmp_path), "config.json", ModelDirectory(path).config)
     write_tensors(str(tmp_path), again, max_shard_bytes=20_000)
     assert len(list(tmp_path.glob("*.safetensors"))) > 1

@@ -77,6 +77,27 @@ def test_each_byte_is_read_once_however_reads_are_cut(files, tmp_path, monkeypat
     assert files.read.total() == header + 3 * 160
 
 
+@pytest.mark.parametrize("limit", [8, 100, 2**20])
+def test_only_the_rows_that_are_needed_are_read(files, tmp_path, monkeypatch, limit):
+    for name in ("_BLOCK", "_REQUEST"):
+        monkeypatch.setattr(stored_tensors, name, limit)
+    tensors = {
+        "a": np.arange(24, dtype=np.float32).reshape(6, 4),
+        "b": np.arange(12).reshape(6, 2).astype(ml_dtypes.bfloat16),
+        "c": np.array([7.0], np.float32),
+        "d": np.arange(5, dtype=np.float16),
+    }
+    write_tensors(str(tmp_path), tensors)
+    rows = {"a": slice(4, 6), "b": slice(0, 3), "c": None, "d": slice(2, 2)}
+    expected = {name: tensor if rows[name] is None else tensor[rows[name]] for name, tensor in tensors.items()}
+    remote = ModelDirectory(files.put("model", tmp_path)).tensors()
+    header = files.read.total()
+    for stored in (remote, ModelDirectory(tmp_path).tensors()):
+        found = dict(stored.read(rows=rows.get))
+        assert found.keys() == tensors.keys() and all(same(found[name], expected[name]) for name in tensors)
+    assert files.read.total() - header == sum(part.nbytes for part in expected.values())
+
+
 def test_names_and_shapes_of_a_merged_model_cost_no_tensor(files, tmp_path):
     write_tensors(str(tmp_path), {"a": np.ones(9, np.float32), "b": np.ones(4, np.float32)})
     stored = ModelDirectory(files.put("model", tmp_path)).tensors()

@@ -1,0 +1,1 @@
+"""One module per kind of launcher file: settings in, the content of the file out."""
