@@ -95,7 +95,7 @@ torture: env-dev
 # Several hosts on this machine, in network namespaces: killed, cut off, preempted; and under Slurm. Needs root.
 # ROUNDS=20 for more of each.
 hosts: env-dev slurm
-	$(BIN)/python -m pytest -m torture -s -x tests/hosts
+	$(BIN)/python -m pytest -m torture -s -x tests/hosts tests/infra
 
 # Slurm for these tests: Debian's packages, unpacked and not installed. Without them its tests are skipped.
 slurm: $(if $(shell command -v apt-get),.slurm/.done)
