@@ -97,7 +97,7 @@ class GcpCluster:
         return [_FILES, f"set -a; . {_SECRETS}; set +a"] if self.secrets else [_FILES]
 
     def _start_head(self) -> str:
-        # Version 2 of the autoscaler, the default of `ray up`, counts each host of a slice as a node that it may stop.
+        # Not version 2 of the autoscaler, the default of `ray up`: it would end slices in use. See tests/infra.
         return (
             f"RAY_enable_autoscaler_v2=0 ray start --head --port={GCS_PORT} --dashboard-host=127.0.0.1"
             f" --metrics-export-port={METRICS_PORT} --autoscaling-config=~/ray_bootstrap_config.yaml"

@@ -12,6 +12,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import google_auth_httplib2
 import googleapiclient.discovery
@@ -24,6 +25,12 @@ from ray.autoscaler._private.gcp.config import get_node_type
 from ray.autoscaler._private.gcp.node import GCPTPU, GCPCompute, GCPNodeType
 from ray.autoscaler._private.gcp.node_provider import GCPNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2 import scheduler as autoscaler_v2
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+from ray.autoscaler.v2.schema import AutoscalerInstance
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.common_pb2 import LabelSelectorOperator
+from ray.core.generated.instance_manager_pb2 import Instance, NodeKind
 
 from marin_sft.machines import slice_of
 from marin_sft.run import preemption_poller
@@ -116,6 +123,34 @@ def test_each_of_the_rules_that_keep_slices_from_starting_is_needed(changed):
             if "tpu-" in key:
                 types[key]["resources"]["CPU"] = {"more": 112, "fewer": 8}[changed.split()[0]]
     assert any("tpu-" in key for demands in CPU_DEMANDS for key in launched(config, demands))
+
+
+def second_version(request, instances=()):
+    """What version 2 of the autoscaler would do for one request: the types it starts, and how many hosts it ends."""
+    types = {
+        key: NodeTypeConfig(key, 0, node_type["max_workers"] + (key == "head"), resources=node_type["resources"])
+        for key, node_type in prepared(EXAMPLES["gcp/v4-spot.yaml"])["available_node_types"].items()
+    }
+    asked = {"resource_requests": ResourceRequestUtil.group_by_count(request), "current_instances": list(instances)}
+    reply = autoscaler_v2.ResourceDemandScheduler().schedule(
+        autoscaler_v2.SchedulingRequest(True, types, max_num_nodes=65, idle_timeout_s=900, **asked)
+    )
+    return [launch.instance_type for launch in reply.to_launch], len(reply.to_terminate)
+
+
+def test_why_the_files_use_the_first_version_of_the_autoscaler():
+    """If this fails, Ray's second version can do more than it could, and `_start_head` need not choose."""
+    head = {"TPU-v4-128-head": 1}
+    assert second_version([ResourceRequestUtil.make(head)]) == (["tpu-v4-128"], 0)
+    first_host = [("ray.io/tpu-worker-id", LabelSelectorOperator.LABEL_OPERATOR_IN, ["0"])]
+    reservation = ResourceRequestUtil.make(head, label_selectors=[first_host])
+    assert second_version([reservation]) == ([], 0), "a reservation as gangs make it starts nothing"
+
+    busy = {"available_resources": {}, "labels": {}, "dynamic_labels": {}, "idle_duration_ms": 0}
+    host = SimpleNamespace(total_resources={"CPU": 16.0, "TPU": 4.0}, **busy)
+    states = {"instance_type": "tpu-v4-128", "status": Instance.RAY_RUNNING, "node_kind": NodeKind.WORKER}
+    slice_ = [AutoscalerInstance(im_instance=Instance(instance_id=str(i), **states), ray_node=host) for i in range(16)]
+    assert second_version([], slice_) == ([], 15), "it takes the hosts of one busy slice for too many nodes"
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The Slurm script by itself. tests/hosts runs it under a real Slurm."""
 
+import os
 import re
 import subprocess
 
@@ -37,6 +38,14 @@ def test_it_ends_only_what_it_started():
     code = "\n".join(line for line in SCRIPT.splitlines() if not line.startswith("#"))
     assert not re.search(r"ray stop|symmetric-run|pkill|killall|scancel", code)
     assert "--dashboard-host=127.0.0.1" in code and "umask 077" in code and "export RAY_AUTH_MODE=token" in code
+
+
+@pytest.mark.parametrize(("network", "address"), [("lo", r"127\.0\.0\.1"), ("", r"\d+\.\d+\.\d+\.\d+")])
+def test_the_address_of_the_head_is_that_of_the_network_card(network, address):
+    (part,) = re.findall(r"^if \[ -n .*?^fi$", SCRIPT, re.DOTALL | re.MULTILINE)
+    command = ["bash", "-euc", f'{part}; echo "$address"']
+    done = subprocess.run(command, env={**os.environ, "MARIN_SFT_NETWORK": network}, capture_output=True, text=True)
+    assert re.fullmatch(address, done.stdout.strip()), done.stderr
 
 
 def test_its_ports_are_its_own():
