@@ -62,17 +62,18 @@ class NearChunks:
         self._shards: dict[str, _Shard] = {}  # by file
         self._told = False
 
-    def bring(self, tokens: Sequence[Tokens]) -> bool:
-        """Fetch the chunks of `tokens` that are not here. False: they cannot all be here, so read the store itself."""
+    def bring(self, tokens: Sequence[Tokens]) -> list[bool]:
+        """Fetch the chunks of `tokens` that are not here. False for those that cannot be: read the store itself."""
         with self._lock:
             try:
                 self._learn_layouts({some.array for some in tokens})
-                chunks = [chunk for some in tokens for chunk in self._chunks_of(some)]
-                self._learn_shards({(file, some) for file, _, some in chunks})
-                return self._fetch({(file, number) for file, number, _ in chunks})
+                chunks = [list(self._chunks_of(some)) for some in tokens]
+                self._learn_shards({(file, of_file) for each in chunks for file, _, of_file in each})
+                self._fetch({(file, number) for each in chunks for file, number, _ in each})
+                return [all(number in self._shards[file].here for file, number, _ in each) for each in chunks]
             except Exception as error:  # TensorStore then reads, and says what is wrong
                 self._tell(f"{type(error).__name__}: {error}")
-                return False
+                return [False] * len(tokens)
 
     def _learn_layouts(self, arrays: set[str]) -> None:
         new = sorted(arrays - self._layouts.keys())
@@ -99,18 +100,17 @@ class NearChunks:
             self._write(file, int(where.max()), index)
             self._shards[file] = _Shard(where)
 
-    def _fetch(self, chunks: set[tuple[str, int]]) -> bool:
+    def _fetch(self, chunks: set[tuple[str, int]]) -> None:
         new = sorted((file, number) for file, number in chunks if number not in self._shards[file].here)
         runs = list(_runs((file, *self._shards[file].where[number].tolist()) for file, number in new))
         free = shutil.disk_usage(self.path)
         if free.free - sum(end - start for _, start, end in runs) < _KEPT_FREE * free.total:
             self._tell("the disk is nearly full")
-            return False
+            return
         for (file, start, _), data in zip(runs, self._read(runs), strict=True):
             self._write(file, start, data)
         for file, number in new:
             self._shards[file].here.add(number)
-        return True
 
     def _tell(self, why: str) -> None:
         """Once."""

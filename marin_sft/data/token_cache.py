@@ -168,14 +168,16 @@ class TokenCache:
         begins = (np.diff(documents, prepend=-2) != 1) | (np.diff(shards, prepend=-1) != 0)
         runs = np.split(np.arange(len(documents)), np.flatnonzero(begins)[1:]) if len(documents) else []
         spans = [self._span(int(shards[run[0]]), documents[run]) for run in runs]
-        arrays = [[Tokens(f"{name}/{field}/data", *span) for field in _EXEMPLAR] for name, *span in spans]
-        is_near = self._near is not None and self._near.bring([some for fields in arrays for some in fields])
-        directory = self._near.path if self._near is not None and is_near else self.directory
+        tokens = [Tokens(f"{name}/{field}/data", *span) for name, *span in spans for field in _EXEMPLAR]
+        places = [self.directory] * len(tokens)
+        if self._near is not None:
+            places = [self._near.path if near else self.directory for near in self._near.bring(tokens)]
         # Start all reads before waiting for the first.
-        reads = [
-            [self._opened(f"{directory}/{some.array}")[some.start : some.stop].read() for some in fields]
-            for fields in arrays
+        started = [
+            self._opened(f"{place}/{some.array}")[some.start : some.stop].read()
+            for place, some in zip(places, tokens, strict=True)
         ]
+        reads = zip(*[iter(started)] * len(_EXEMPLAR), strict=True)  # by run
         for run, futures in zip(runs, reads, strict=True):
             ids, mask = (future.result() for future in futures)
             cuts = np.cumsum(self._lengths[documents[run]])[:-1]

@@ -85,9 +85,17 @@ def test_what_cannot_be_kept_is_read_from_the_store(remote, monkeypatch, capsys,
     else:
         monkeypatch.setattr(near._system, "cat_ranges", lambda *args: [OSError("refused")])
     tokens = [Tokens("shard_00000/input_ids/data", 0, 10)]
-    assert near.bring(tokens) is near.bring(tokens) is False
+    assert near.bring(tokens) == near.bring(tokens) == [False]
     said = {"full": "the disk is nearly full", "layout": "unknown layout", "refused": "OSError: refused"}[why]
     assert capsys.readouterr().err.count(said) == 1
+
+
+def test_a_full_disk_keeps_what_is_there(remote, monkeypatch):
+    cache, _, _ = remote
+    first, later = Tokens("shard_00000/input_ids/data", 0, 10), Tokens("shard_00001/input_ids/data", 0, 10)
+    assert cache._near.bring([first]) == [True]
+    monkeypatch.setattr("marin_sft.data.near_chunks._KEPT_FREE", 1.0)
+    assert cache._near.bring([first, later, first]) == [True, False, True]
 
 
 def test_read_from_the_store_itself(remote, monkeypatch):
