@@ -65,6 +65,7 @@ coverage: env-dev
 FAST := tests/data tests/execution tests/training/cpu tests/training/test_sft.py tests/training/test_checkpoints.py \
 	tests/run/test_preview.py tests/test_identity.py tests/test_public_api.py tests/test_paths.py tests/test_progress.py
 SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_ray_that_is_there.py tests/execution/test_object_stores.py \
+	tests/execution/test_gang.py tests/execution/test_preemption.py tests/execution/test_ray_metrics.py \
 	tests/execution/test_claims.py tests/data/batches/test_pair_batches.py tests/data/batches/test_packed_nll.py
 # On the path, or from pyenv, whose shims on the path may not run.
 find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executable)' 2>/dev/null) \
@@ -95,7 +96,7 @@ torture: env-dev
 # Several hosts on this machine, in network namespaces: killed, cut off, preempted; and under Slurm. Needs root.
 # ROUNDS=20 for more of each.
 hosts: env-dev slurm
-	$(BIN)/python -m pytest -m torture -s -x tests/hosts
+	$(BIN)/python -m pytest -m torture -s -x tests/hosts tests/infra tests/execution/test_gang.py tests/execution/test_gang_training.py
 
 # Slurm for these tests: Debian's packages, unpacked and not installed. Without them its tests are skipped.
 slurm: $(if $(shell command -v apt-get),.slurm/.done)

@@ -85,7 +85,7 @@ def test_more_hosts_are_killed_than_there_are_in_reserve(ray, prepared, undistur
     victims = training.hosts(1)
     for victim in victims:
         victim.kill()
-    training.await_log(2, "waits for 2 hosts, each with CPU 1; 1 of this size are in the cluster")
+    training.await_log(2, "waits for 2 free hosts, each with CPU 1; the cluster has 1 of this size")
     for victim in victims:
         ray.replace(victim)
     assert training.finish() == undisturbed

@@ -83,7 +83,7 @@ class _Layout:
             position_ids=np.zeros(shape, np.int32),
             completion=np.full(shape, -1, np.int32),
             lengths=self.table.trained[micro].reshape(self.micro_batches, -1).astype(np.int32),
-            pairs=self.table.numbers[micro],
+            pairs=self.table.numbers(micro),
             branch=np.zeros(shape, np.int32) if self.share_prefix else None,
         )
         self._fill(batch, micro, packed, rows)
