@@ -1,4 +1,4 @@
-"""A job for a head on another host: its secrets, and a prefix that the hosts do not share."""
+"""Jobs for a head on another host: their secrets, and a prefix that only makes sense where they were sent from."""
 
 import hashlib
 import json
@@ -123,21 +123,6 @@ def test_secrets_reach_only_the_processes_that_need_them(ray, folder):
     assert job.returncode == 0, said
     assert SECRET not in said
     assert [*search(head), *search(worker)] == [[], [], [], []], "nor when it has ended"
-
-
-def test_a_prefix_of_each_host_s_own_is_refused(ray, folder):
-    """/dev/shm is one of each host."""
-    (folder / "trial.py").write_text(
-        "from marin_sft import ExecutorStep, executor_main, this_output_path\n"
-        "def body(config): pass\n"
-        "executor_main(steps=[ExecutorStep('s', body, this_output_path())])\n"
-    )
-    launch = ray.launch(str(folder / "trial.py"), "--prefix", "/dev/shm/store")
-    said, _ = launch.communicate(timeout=120)
-    assert launch.returncode == 2, said
-    assert f"host host1 ({ray.hosts[1].address}) sees another directory there" in said
-    assert "store" not in ray.hosts[1].run("ls", "/dev/shm"), "nothing is written there"
-    assert "s-" not in ray.hosts[0].run("ls", "/dev/shm/store")
 
 
 def test_a_relative_prefix_from_another_host_is_refused(ray, folder):
