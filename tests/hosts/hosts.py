@@ -4,6 +4,7 @@ Other processes see no name of a namespace, a link or a mount. The kernel remove
 process ends with the one that made it, even by kill -9. So runs cannot collide, and nothing is left behind.
 """
 
+import functools
 import itertools
 import os
 import shutil
@@ -31,6 +32,7 @@ _NETWORK = "10.99.0."
 _T = TypeVar("_T")
 
 
+@functools.cache
 def impossible() -> str | None:
     """Why hosts cannot be made here; None when they can."""
     if os.geteuid() != 0:
@@ -154,7 +156,8 @@ class Hosts:
 
     def __enter__(self) -> "Hosts":
         names = "".join(f"{_address(number)} {_name(number)}\n" for number in range(240))
-        (self._shared / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+        if not (file := self._shared / "hosts").exists():  # always the same; other hosts may have mounted it
+            file.write_text(f"127.0.0.1 localhost\n{names}")
         self._switch = _Namespaces("--net")
         add = [*self._switch.entered("--net"), "ip", "link", "add", "switch", "up", "type", "bridge"]
         subprocess.run(add, check=True)

@@ -55,6 +55,7 @@ def test_an_error_in_one_rank_alone(ray, tmp_path):
     begun(tmp_path)
     since = time.monotonic()
     output, _ = running.communicate(timeout=120)
+    print(f"\nthe launch ends {time.monotonic() - since:.1f} s after an error in rank 1")
     assert time.monotonic() - since < 15
     assert running.returncode == 1 and "ValueError: only here" in output, output
     (path,) = tmp_path.glob("store/together-*/1/.failure.json")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 MOST_SIZES = 4
-_LINES_AT_ONCE = 1024
 
 
 def rows_needed(lengths: np.ndarray, capacity: int) -> np.ndarray:
@@ -19,11 +18,8 @@ def rows_needed(lengths: np.ndarray, capacity: int) -> np.ndarray:
 
     The same best fit, longest piece first, but only counting: fast for very many small batches.
     """
-    needed = np.empty(len(lengths), np.int64)
-    for first in range(0, len(lengths), _LINES_AT_ONCE):  # as Python's numbers, they take four times the memory
-        longest_first = -np.sort(-lengths[first : first + _LINES_AT_ONCE], axis=1)
-        needed[first : first + _LINES_AT_ONCE] = [_best_fit(line, capacity) for line in longest_first.tolist()]
-    return needed
+    longest_first = -np.sort(-lengths, axis=1)
+    return np.array([_best_fit(line, capacity) for line in longest_first.tolist()], np.int64)
 
 
 def _best_fit(lengths: Sequence[int], capacity: int) -> int:
