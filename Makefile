@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture hosts slurm check format docs infra lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture hosts slurm prometheus check format docs infra lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -65,6 +65,7 @@ coverage: env-dev
 FAST := tests/data tests/execution tests/training/cpu tests/training/test_sft.py tests/training/test_checkpoints.py \
 	tests/run/test_preview.py tests/test_identity.py tests/test_public_api.py tests/test_paths.py tests/test_progress.py
 SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_ray_that_is_there.py tests/execution/test_object_stores.py \
+	tests/execution/test_gang.py tests/execution/test_preemption.py tests/execution/test_ray_metrics.py \
 	tests/execution/test_claims.py tests/data/batches/test_pair_batches.py tests/data/batches/test_packed_nll.py
 # On the path, or from pyenv, whose shims on the path may not run.
 find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executable)' 2>/dev/null) \
@@ -95,7 +96,7 @@ torture: env-dev
 # Several hosts on this machine, in network namespaces: killed, cut off, preempted; and under Slurm. Needs root.
 # ROUNDS=20 for more of each.
 hosts: env-dev slurm
-	$(BIN)/python -m pytest -m torture -s -x tests/hosts
+	$(BIN)/python -m pytest -m torture -s -x tests/hosts tests/infra tests/execution/test_gang.py tests/execution/test_gang_training.py
 
 # Slurm for these tests: Debian's packages, unpacked and not installed. Without them its tests are skipped.
 slurm: $(if $(shell command -v apt-get),.slurm/.done)
@@ -106,6 +107,16 @@ slurm: $(if $(shell command -v apt-get),.slurm/.done)
 	cd .slurm/packages && apt-get --quiet=2 download $$(apt-get install --simulate --no-install-recommends \
 		slurmctld slurmd slurm-client | awk '/^Inst/ {print $$2}')
 	for package in .slurm/packages/*.deb; do dpkg --extract $$package .slurm; done
+	@touch $@
+
+# A real Prometheus looks at a Ray on which steps run: the one on the path, or Debian's package, unpacked into .prometheus.
+prometheus: env-dev $(if $(shell command -v prometheus),,$(if $(shell command -v apt-get),.prometheus/.done))
+	PATH="$(CURDIR)/.prometheus/usr/bin:$$PATH" $(BIN)/python -m pytest -m torture -s -x tests/execution/test_prometheus.py
+
+.prometheus/.done:
+	rm -rf .prometheus
+	mkdir .prometheus
+	cd .prometheus && apt-get --quiet=2 download prometheus && dpkg --extract prometheus_*.deb .
 	@touch $@
 
 check: env-dev
@@ -164,4 +175,4 @@ card-wheels: requirements-card.lock env
 	du -sm wheels
 
 clean:
-	rm -rf .venv .docs .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .python-3.12 .python-3.13 wheels site coverage
+	rm -rf .venv .docs .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .python-3.12 .python-3.13 wheels site coverage

@@ -3,7 +3,6 @@
     python infra/make.py gcp --project P --zone us-central2-b --bucket B --image I --tpu v4-128 -o my-cluster.yaml
     python infra/make.py kuberay --image I --prefix gs://B/marin_sft --tpu v4-128 -o my-job.yaml -- python script.py
     python infra/make.py skypilot --image I --prefix s3://B/marin_sft --gpus H100:8 --hosts 4 -o my.yaml -- python s.py
-    python infra/make.py slurm -o my-job.sh
 
 `python infra/make.py examples` writes the files of this folder; `make infra` runs it. docs/guides/clusters.md says how
 to use them.
@@ -84,7 +83,7 @@ def examples() -> dict[str, str]:
     for kind in KINDS:
         short = {ray: name for name, ray in _V5E.items()}.get(kind, kind)
         for capacity in ("spot", "reserved"):
-            cluster = GcpCluster(f"marin-sft-{short}", tpu_types=sizes_of(kind), capacity=capacity, **place)
+            cluster = GcpCluster(f"marin-sft-{short}-{capacity}", tpu_types=sizes_of(kind), capacity=capacity, **place)
             made[f"gcp/{short}-{capacity}.yaml"] = to_yaml(cluster.file(), "gcp")
     job: dict[str, Any] = {"image": "<IMAGE>", "prefix": "gs://<BUCKET>/marin_sft", "command": EXAMPLE}
     made["kuberay/tpu.yaml"] = to_yaml(RayJob(**job, tpu_types=("v4-128",), spot=True).file(), "kuberay")
@@ -136,7 +135,7 @@ def parser() -> argparse.ArgumentParser:
     flag("--bucket", required=True, type=_checked(r"[a-z0-9][a-z0-9_.\-]{1,61}[a-z0-9]", "a bucket, without gs://"))
     flag("--tpu", required=True, nargs="+", type=_tpu, help="types, such as v4-128, or generations, such as v4")
     flag("--capacity", choices=gcp.CAPACITIES, default="spot", help="how TPUs are paid for (default: %(default)s)")
-    flag("--max-slices", type=_count, default=4, help="of each type (default: %(default)s)")
+    flag("--max-slices", type=_count, default=1, help="of each type (default: %(default)s)")
     flag("--max-hosts", type=_count, default=64, help="CPU hosts and slices together (default: %(default)s)")
     flag("--service-account", help="of the hosts (default: marin-sft@PROJECT.iam.gserviceaccount.com)")
     flag("--secrets", help="a file here with lines NAME=VALUE, for the environment of Ray on all hosts")
@@ -161,14 +160,11 @@ def parser() -> argparse.ArgumentParser:
     for flags in (kuberay_flags, sky_flags):
         flags.add_argument("--prefix", required=True, type=_prefix, help="where the outputs of steps go")
         flags.add_argument("command", nargs="+", help="after --: what to run")
-    command("slurm", "a Slurm batch script")
     kinds.add_parser("examples", help="write the files of this folder")
     return top
 
 
 def _content(asked: argparse.Namespace) -> str:
-    if asked.kind == "slurm":
-        return slurm.script()
     tpu_types = tuple(dict.fromkeys(tpu_type for named in getattr(asked, "tpu", []) for tpu_type in named))
     common: dict[str, Any] = {"name": asked.name, "image": asked.image}
     if asked.kind == "gcp":

@@ -29,7 +29,7 @@ class Found(NamedTuple):
     """The files that a path matches.
 
     names: of files, relative to `root`, with `/` between directories, sorted by directory.
-    broken: of broken links, likewise.
+    broken: the same for broken links.
     """
 
     root: str

@@ -42,8 +42,8 @@ from marin_sft.execution.step import ExecutorStep
 from marin_sft.export.from_training import Cadence, export_fields, with_exports
 from marin_sft.export.hf_config import ExportConfig
 from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
+from marin_sft.training.chosen_reference import chosen_reference
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig
-from marin_sft.training.dpo_reference import chosen_reference
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.sft_config import SFTConfig

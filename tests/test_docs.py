@@ -22,6 +22,7 @@ from marin_sft.run import command as marin_sft_command
 from marin_sft.run import ray_run
 from marin_sft.trainers import DPOConfig, SFTConfig
 from marin_sft.trainers.commands import parse as parse_settings
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.metrics import trackers
 from tests.infra.launcher_files import make
 
@@ -192,6 +193,6 @@ def settings() -> set[str]:
     values = [value for module in modules for value in vars(module).values()]
     classes = [value for value in values if dataclasses.is_dataclass(value)]
     functions = [value for value in values if inspect.isfunction(value)]
-    fields = {field.name for of in [*classes, SimpleSFTConfig] for field in dataclasses.fields(of)}
+    fields = {field.name for of in [*classes, LoraConfig, SimpleSFTConfig] for field in dataclasses.fields(of)}
     arguments = {name for function in functions for name in inspect.signature(function).parameters}
     return fields | arguments | {function.__name__ for function in functions}

@@ -41,7 +41,7 @@ class GcpCluster:
     image: str
     tpu_types: tuple[str, ...]
     capacity: str = "spot"
-    max_slices: int = 4
+    max_slices: int = 1
     max_hosts: int = 64
     service_account: str | None = None
     secrets: str | None = None
@@ -97,7 +97,7 @@ class GcpCluster:
         return [_FILES, f"set -a; . {_SECRETS}; set +a"] if self.secrets else [_FILES]
 
     def _start_head(self) -> str:
-        # Version 2 of the autoscaler, the default of `ray up`, counts each host of a slice as a node that it may stop.
+        # Not version 2 of the autoscaler, the default of `ray up`: it would end slices in use. See tests/infra.
         return (
             f"RAY_enable_autoscaler_v2=0 ray start --head --port={GCS_PORT} --dashboard-host=127.0.0.1"
             f" --metrics-export-port={METRICS_PORT} --autoscaling-config=~/ray_bootstrap_config.yaml"
@@ -140,8 +140,9 @@ class GcpCluster:
         return {
             "min_workers": 0,
             "max_workers": self.max_slices,
-            # Of each host. Ray adds the slice's head resource to the first one.
-            "resources": {**_OFFERED, "TPU": machines.chips},
+            # Of each host. Ray adds the head's resource to the first, and finds the chips by itself. Those of slices
+            # with several hosts are left out here, so that a request for one host, as after a loss, starts no slice.
+            "resources": {**_OFFERED, **({"TPU": machines.chips} if machines.hosts == 1 else {})},
             "node_config": {
                 "acceleratorType": tpu_type,
                 "runtimeVersion": generation.runtime,

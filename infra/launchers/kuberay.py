@@ -104,6 +104,7 @@ class RayJob:
         selector = {**selector, **({_SPOT: "true"} if spot else {})}
         toleration = {"key": _SPOT, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
         environment = {**RAY_NODE, "MARIN_SFT_PREFIX": self.prefix}
+        del environment["RAY_AUTH_MODE"]  # KubeRay sets it, with the token
         return {
             "spec": {
                 "serviceAccountName": SERVICE_ACCOUNT,

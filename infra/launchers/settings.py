@@ -22,7 +22,7 @@ RAY_NODE = {
 GCS_PORT = 6379
 METRICS_PORT = 8080  # scraped by Prometheus
 
-# Ray's autoscaler starts any host on which a request fits, and prefers the one of which it uses the larger part. So
+# Ray's autoscaler starts any host on which a request fits, and prefers the one that it fills most. So
 # all hosts offer the same CPUs and memory, and CPU hosts never run out: no accelerator starts for a request for CPUs
 # alone. tests/infra tries it. This is what Ray counts; a process may use all that its host has.
 HOST_CPUS = 16

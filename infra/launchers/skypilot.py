@@ -1,4 +1,4 @@
-"""A SkyPilot task: GPU hosts of any cloud, with a Ray of our own on them, beside SkyPilot's."""
+"""A SkyPilot task: GPU hosts of any cloud, with a Ray of our own next to SkyPilot's."""
 
 from __future__ import annotations
 

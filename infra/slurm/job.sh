@@ -7,6 +7,7 @@
 #SBATCH --signal=B:TERM@120
 #
 #   export MARIN_SFT_PREFIX=/shared/marin_sft        # a path, or gs:// or s3://, that all nodes see
+#   export MARIN_SFT_NETWORK=ib0                     # the network card between nodes; unless it is the first
 #   source .venv/bin/activate                        # `ray` and `python` of the same environment on all nodes
 #   sbatch --nodes=4 --gpus-per-node=8 --time=12:00:00 infra/slurm/job.sh python experiments/quickstart.py
 #
@@ -22,6 +23,7 @@ fi
 : "${SLURM_JOB_ID:?this is a batch script: sbatch [options] $0 COMMAND}"
 : "${MARIN_SFT_PREFIX:?set it to a path that all nodes see, and export it}"
 
+# Settings of Ray, which `make infra` writes.
 export RAY_health_check_initial_delay_ms=1000
 export RAY_health_check_period_ms=1000
 export RAY_health_check_timeout_ms=3000
@@ -33,7 +35,12 @@ export RAY_USAGE_STATS_ENABLED=0
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=150
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(hostname --all-ip-addresses | awk '{ print $1 }') # this script runs on the first node
+# This script runs on the first node.
+if [ -n "${MARIN_SFT_NETWORK:-}" ]; then
+  address=$(ip -4 -oneline address show dev "$MARIN_SFT_NETWORK" | awk '{ split($4, parts, "/"); print parts[1]; exit }')
+else
+  address=$(hostname --all-ip-addresses | awk '{ print $1 }')
+fi
 
 # Ten ports of this job's own, which other jobs on the nodes do not use.
 port=$((20000 + SLURM_JOB_ID % 1000 * 10))

@@ -48,7 +48,7 @@ class InputDatasetFormat(Enum):
 
     SINGLE_COLUMN_MULTI_TURN  one with a list of messages
     INSTRUCTION_RESPONSE      one with a question, one with its answer (or, with `filter_on_key`, a list of answers)
-    INSTRUCT_COLUMN_RESPONSE  one with a question, one with a list of answers, of which the first counts
+    INSTRUCT_COLUMN_RESPONSE  one with a question, one with a list of answers; the first counts
     INSTRUCT_MSG_RESPONSE     one with a list of a single message, one with the answer to it
     """
 

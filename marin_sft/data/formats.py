@@ -101,7 +101,7 @@ class ChatLmDatasetFormat(metaclass=NamedFields):
     tokens that transformers makes of them, "escape" them to ordinary text, "drop" the row, or "raise"."""
 
     allow_not_rendered: tuple[NotRendered, ...] = omitted_when((), default=())
-    """Keep rows of which the template leaves out "calls" of tools, the "reasoning" of the last turn, or the "content"
+    """Keep rows even if the template leaves out "calls" of tools, the "reasoning" of the last turn, or the "content"
     of messages."""
 
     def __post_init__(self) -> None:

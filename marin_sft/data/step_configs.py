@@ -38,7 +38,7 @@ PAIR_FIELDS = ("max_prompt_length", "max_completion_length")
 
 
 @dataclass(frozen=True)
-class DownloadConfig(StepConfig, kind="download", version=1, body="marin_sft.data.download:download"):
+class DownloadConfig(StepConfig, kind="download", version=1, body="marin_sft.data.download:download", one_host=True):
     """Files of a repository on the Hugging Face Hub. HF_ENDPOINT and HF_TOKEN set the hub's URL and the token."""
 
     id: str
@@ -76,7 +76,9 @@ class SignedUrl:
 
 
 @dataclass(frozen=True)
-class DownloadUrlsConfig(StepConfig, kind="download_urls", version=1, body="marin_sft.data.download:download_urls"):
+class DownloadUrlsConfig(
+    StepConfig, kind="download_urls", version=1, body="marin_sft.data.download:download_urls", one_host=True
+):
     """Files from https://, gs://, s3:// and other fsspec URLs, named by the last part of their path."""
 
     urls: tuple[str, ...]
@@ -103,7 +105,7 @@ class DownloadUrlsConfig(StepConfig, kind="download_urls", version=1, body="mari
 
 
 @dataclass(frozen=True)
-class KeptConfig(StepConfig, kind="keep", version=1, body="marin_sft.data.kept:keep"):
+class KeptConfig(StepConfig, kind="keep", version=1, body="marin_sft.data.kept:keep", one_host=True):
     """Files with data that a script had in memory, identified by their content."""
 
     files: dict[str, str]
@@ -116,7 +118,9 @@ class KeptConfig(StepConfig, kind="keep", version=1, body="marin_sft.data.kept:k
 
 
 @dataclass(frozen=True)
-class TransformConfig(StepConfig, kind="transform", version=4, body="marin_sft.data.transform:transform"):
+class TransformConfig(
+    StepConfig, kind="transform", version=4, body="marin_sft.data.transform:transform", one_host=True
+):
     """Raw rows of a dataset -> canonical rows."""
 
     input_path: str
@@ -150,7 +154,7 @@ class TransformConfig(StepConfig, kind="transform", version=4, body="marin_sft.d
 
 @dataclass(frozen=True)
 class TrainTokenizerConfig(
-    StepConfig, kind="train_tokenizer", version=2, body="marin_sft.data.train_tokenizer:train_tokenizer"
+    StepConfig, kind="train_tokenizer", version=2, body="marin_sft.data.train_tokenizer:train_tokenizer", one_host=True
 ):
     """A byte-level BPE trained on all texts of the rows."""
 
@@ -177,7 +181,7 @@ class TrainTokenizerConfig(
 
 
 @dataclass(frozen=True)
-class TokenizeConfig(StepConfig, kind="tokenize", version=6, body="marin_sft.data.tokenize:tokenize"):
+class TokenizeConfig(StepConfig, kind="tokenize", version=6, body="marin_sft.data.tokenize:tokenize", one_host=True):
     """Rows -> token caches."""
 
     train_paths: tuple[str, ...]
@@ -208,7 +212,7 @@ class TokenizeConfig(StepConfig, kind="tokenize", version=6, body="marin_sft.dat
 
 
 @dataclass(frozen=True)
-class MixtureConfig(StepConfig, kind="mixture", version=2, body="marin_sft.data.mixture:mixture"):
+class MixtureConfig(StepConfig, kind="mixture", version=2, body="marin_sft.data.mixture:mixture", one_host=True):
     """Token caches -> packed rows of one length."""
 
     data: LmDataConfig

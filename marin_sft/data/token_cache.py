@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from marin_sft.data.chat.alignment import TokenRow
-from marin_sft.data.files import read_array, read_json, write_array, write_text
+from marin_sft.data.files import narrow, read_array, read_json, write_array, write_text
+from marin_sft.data.near_chunks import NearChunks, Tokens, near_chunks
 from marin_sft.errors import DataError
-from marin_sft.paths import unchained
+from marin_sft.paths import local_path, unchained
 
 if TYPE_CHECKING:
     import tensorstore
@@ -107,32 +108,46 @@ def finish_cache(directory: str, shards: Sequence[Shard]) -> TokenCache:
 
 
 class TokenCache:
-    """Documents on disk. `lengths`: tokens, `trained`: trained tokens, both int64[documents]."""
+    """Documents on disk. With many millions of them, the lengths are most of what it keeps in memory."""
 
-    def __init__(self, directory: str, lengths: np.ndarray, trained: np.ndarray, shard_rows: Mapping[str, int]) -> None:
-        self.directory = directory
-        self.lengths, self.trained = lengths, trained
+    def __init__(
+        self, directory: str, lengths: np.ndarray, shard_rows: Mapping[str, int], near: NearChunks | None = None
+    ) -> None:
+        self.directory, self._near = directory, near
+        self._lengths = narrow(lengths)
         self._shards = list(shard_rows)
         self._ends = np.cumsum(list(shard_rows.values()))  # documents up to the end of each shard
-        before = np.concatenate([[0], np.cumsum(lengths)])
-        firsts = np.concatenate([[0], self._ends])[np.searchsorted(self._ends, np.arange(len(lengths)), side="right")]
-        self._starts = before[:-1] - before[firsts]  # of each document, in tokens from the start of its shard
-        self._arrays: dict[int, list[tensorstore.TensorStore]] = {}  # opened when they are first read
+        self._arrays: dict[str, tensorstore.TensorStore] = {}  # opened when they are first read
 
     @staticmethod
-    def open(directory: str) -> TokenCache:
-        """Raises DataError when there is no finished cache in `directory`."""
+    def open(directory: str, keep_near: bool = False) -> TokenCache:
+        """keep_near: if the cache is in an object store, keep what is read on the local disk, see near_chunks.py.
+
+        Raises:
+            DataError: there is no finished cache in `directory`.
+        """
         try:
             shard_rows = read_json(f"{directory}/{_LEDGER}")["shard_rows"]
-            lengths, trained = read_array(f"{directory}/{_LENGTHS}"), read_array(f"{directory}/{_TRAINED}")
+            lengths = read_array(f"{directory}/{_LENGTHS}")
         except FileNotFoundError as error:
             raise DataError(
                 f"{directory}: no token cache; expected the train or validation output of tokenize"
             ) from error
-        return TokenCache(directory, lengths, trained, shard_rows)
+        near = near_chunks(directory) if keep_near and local_path(directory) is None else None
+        return TokenCache(directory, lengths, shard_rows, near)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64[documents]: tokens of each."""
+        return self._lengths.astype(np.int64)
+
+    @functools.cached_property
+    def trained(self) -> np.ndarray:
+        """int64[documents]: trained tokens of each. Read when it is first needed, which is not in training."""
+        return read_array(f"{self.directory}/{_TRAINED}")
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self._lengths)
 
     def read(self, documents: Sequence[int] | np.ndarray) -> list[TokenRow]:
         """The documents with these numbers, in this order. Ask for many at once: each call is one round of reads.
@@ -152,23 +167,33 @@ class TokenCache:
         shards = np.searchsorted(self._ends, documents, side="right")
         begins = (np.diff(documents, prepend=-2) != 1) | (np.diff(shards, prepend=-1) != 0)
         runs = np.split(np.arange(len(documents)), np.flatnonzero(begins)[1:]) if len(documents) else []
+        spans = [self._span(int(shards[run[0]]), documents[run]) for run in runs]
+        tokens = [Tokens(f"{name}/{field}/data", *span) for name, *span in spans for field in _EXEMPLAR]
+        places = [self.directory] * len(tokens)
+        if self._near is not None:
+            places = [self._near.path if near else self.directory for near in self._near.bring(tokens)]
         # Start all reads before waiting for the first.
-        reads = [self._start_read(int(shards[run[0]]), documents[run]) for run in runs]
-        for run, fields in zip(runs, reads, strict=True):
-            ids, mask = (field.result() for field in fields)
-            cuts = np.cumsum(self.lengths[documents[run]])[:-1]
+        started = [
+            self._opened(f"{place}/{some.array}")[some.start : some.stop].read()
+            for place, some in zip(places, tokens, strict=True)
+        ]
+        reads = zip(*[iter(started)] * len(_EXEMPLAR), strict=True)  # by run
+        for run, futures in zip(runs, reads, strict=True):
+            ids, mask = (future.result() for future in futures)
+            cuts = np.cumsum(self._lengths[documents[run]])[:-1]
             yield [TokenRow(*row) for row in zip(np.split(ids, cuts), np.split(mask, cuts), strict=True)]
 
-    def _start_read(self, shard: int, run: np.ndarray) -> list[tensorstore.Future]:
-        start, end = int(self._starts[run[0]]), int(self._starts[run[-1]] + self.lengths[run[-1]])
-        return [array[start:end].read() for array in self._opened(shard)]
+    def _span(self, shard: int, run: np.ndarray) -> tuple[str, int, int]:
+        """The name of a shard, and the tokens of consecutive documents in it: the first, and the end."""
+        first, last = int(run[0]), int(run[-1])
+        in_shard = int(self._ends[shard - 1]) if shard else 0
+        start = int(self._lengths[in_shard:first].sum())
+        return self._shards[shard], start, start + int(self._lengths[first : last + 1].sum())
 
-    def _opened(self, shard: int) -> list[tensorstore.TensorStore]:
-        """The arrays of a shard's ids and masks."""
-        if shard not in self._arrays:
-            fields = (f"{self.directory}/{self._shards[shard]}/{field}" for field in _EXEMPLAR)
-            self._arrays[shard] = [_open_array(f"{field}/data") for field in fields]
-        return self._arrays[shard]
+    def _opened(self, path: str) -> tensorstore.TensorStore:
+        if path not in self._arrays:
+            self._arrays[path] = _open_array(path)
+        return self._arrays[path]
 
 
 def _open_array(path: str) -> tensorstore.TensorStore:

@@ -22,6 +22,7 @@ from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.step_configs import PerplexityConfig
 from marin_sft.training import levanter_trainer, processes
 from marin_sft.training.loss import Batch
+from marin_sft.training.mesh import fitting_mesh
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.validation import summed_nll
@@ -84,7 +85,8 @@ def _total(config: PerplexityConfig, mixture: PackedMixture, name: str, nll_of: 
 
 def _nll_of(config: PerplexityConfig, directory: ModelDirectory, length: int) -> Callable[[Batch], float]:
     """A function from a batch of rows of `length` tokens to its summed NLL under the config's model, on all devices."""
-    devices = levanter_trainer.trainer_config(precision="fp32", seed=0)  # the model is loaded with the precision
+    mesh = fitting_mesh(directory.config)
+    devices = levanter_trainer.trainer_config(precision="fp32", seed=0, mesh=mesh)  # the model has the precision
     with devices.use_device_mesh():
         model = levanter_model.load_model(
             directory, dtype=DTYPES[config.precision], axis_mapping=devices.parameter_axis_mapping

@@ -95,7 +95,12 @@ class GenerateConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class LmEvalConfig(
-    StepConfig, kind="lm_eval", version=2, body="marin_sft.evaluation.lm_eval:lm_eval", fresh_process=True
+    StepConfig,
+    kind="lm_eval",
+    version=2,
+    body="marin_sft.evaluation.lm_eval:lm_eval",
+    fresh_process=True,
+    one_host=True,
 ):
     """Tasks of the LM Evaluation Harness on an export."""
 

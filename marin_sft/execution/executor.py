@@ -156,6 +156,9 @@ class Executor:
         except StoreUnavailable as error:
             answers = not error.silent
             raise
+        except StoreError:  # when nothing has run: a host does not share the prefix
+            status = "interrupted" if results else "refused"
+            raise
         finally:
             if answers:
                 record.end(status, plan.to_json(), [_result_json(store, result) for result in results])

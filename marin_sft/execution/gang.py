@@ -19,7 +19,7 @@ from marin_sft.errors import InfrastructureLoss, OutOfMemory, Preempted
 from marin_sft.execution import out_of_memory
 from marin_sft.execution.rank import Ended, Place, Rank, Work, stacks_of
 from marin_sft.execution.reservation import Host, demand_of_worker, reserved
-from marin_sft.execution.resources import Resources, TpuPodConfig, demand
+from marin_sft.execution.resources import Resources, TpuPodConfig, demand, hosts_of
 from marin_sft.execution.step_state import Failure
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Gang:
             if waits not in told:
                 told.add(waits)
                 print(waits, flush=True)
-            hear(progress.Progress(0, None, waits))
+            hear(progress.Progress(0, hosts_of(self.resources), "hosts"))
 
         with reserved(self.resources, group_name(self.work.directory, self.work.claim), tell) as hosts:
             ranks = [self._start(number, host) for number, host in enumerate(hosts)]

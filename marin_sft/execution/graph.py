@@ -10,7 +10,7 @@ from marin_sft.execution.configs import references
 from marin_sft.execution.contents import LocalContent
 from marin_sft.execution.differences import leaf_differences
 from marin_sft.execution.identity import Payload, fingerprint_of_payload, payload_of
-from marin_sft.execution.resources import check_resources
+from marin_sft.execution.resources import check_resources, hosts_of
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import AnyStep, ExecutorStep, kind_of, path_of_function
 from marin_sft.redaction import has_token
@@ -25,7 +25,7 @@ class Node:
 
     directory: relative to the prefix, unless the step overrides it with an absolute path or a URL.
     inputs: the steps it waits for, without duplicates, in config order.
-    nonblocking: the steps it uses without waiting, likewise.
+    nonblocking: the steps it uses without waiting, also once each.
     contents: the local files in its config.
     reads_logs_of: the directories of inputs whose log it uses by a file's name.
     """
@@ -96,6 +96,7 @@ def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
     inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
     nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
     check_resources(f"step '{step.name}' resources", step.resources)
+    _check_hosts(step)
     contents: list[LocalContent] = []
     payload = payload_of(step, lambda upstream: by_step[id(upstream)].fingerprint, contents)
     _refuse_secrets(step.name, payload["config"], "config")
@@ -104,6 +105,14 @@ def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
     _check_lengths(step.name, directory)
     logs = {node.directory for node, ref in names if ref.name and kind_of(node.step.fn).has_log_at(ref.name)}
     return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents), frozenset(logs))
+
+
+def _check_hosts(step: AnyStep) -> None:
+    if kind_of(step.fn).one_host and (hosts := hosts_of(step.resources)) > 1:
+        raise ConfigError(
+            f"step '{step.name}' resources: {step.resources} has {hosts} hosts, but a step of kind "
+            f"'{kind_of(step.fn).kind}' runs on one; expected a request for one host"
+        )
 
 
 def _check_lengths(name: str, directory: str) -> None:

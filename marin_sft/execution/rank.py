@@ -34,6 +34,7 @@ SHUTDOWN = 24 * 3600  # seconds that the others wait at the end: process 0 may h
 
 # What errors contain in a process whose collective, or whose jax.distributed, lost another process.
 _COLLECTIVES = ("gloo", "nccl")
+_TOLD = "TrainingError: process "  # what training says when another process has failed; that one has the traceback
 _JAX_ERRORS = ("JaxRuntimeError", "XlaRuntimeError")
 _ABOUT_OTHERS = (
     *("connection reset", "connection closed", "connection refused", "broken pipe", "socket closed"),
@@ -232,6 +233,8 @@ def _uploaded(log: AttemptLog) -> Iterator[None]:
 
 
 def _about_others(failure: Failure) -> bool:
+    if failure.error.startswith(_TOLD):
+        return True
     text = failure.error.lower()
     marks = (*_COLLECTIVES, *(_ABOUT_OTHERS if failure.error.startswith(_JAX_ERRORS) else ()))
     return any(mark in text for mark in marks)

@@ -79,7 +79,7 @@ def _any(resources: Resources, name: str, tell: Tell) -> list[Host]:
     asked, count = demand(resources), hosts_of(resources)
     group = placement_group([asked] * count, strategy="STRICT_SPREAD", name=_member(name))
     while not group.wait(_LOOK):
-        tell(f"waits for {count} hosts, each with {_amounts(asked)}; {_able(asked)} of this size are in the cluster")
+        tell(f"waits for {count} free hosts, each with {_amounts(asked)}; the cluster has {_able(asked)} of this size")
     return [Host(group, rank, {}) for rank in range(count)]
 
 

@@ -49,7 +49,7 @@ def map_shards(
         raise error.cause if isinstance(error.cause, Exception) else error from None
     finally:
         for reference in pending:
-            ray.cancel(reference)
+            ray.cancel(reference, force=True)
 
 
 def _wait(pending: list[ObjectRef]) -> tuple[list[ObjectRef], list[ObjectRef]]:

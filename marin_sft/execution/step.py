@@ -212,6 +212,7 @@ class StepKind:
     version: int
     fresh_process: bool
     log: tuple[str, ...] = ()
+    one_host: bool = False
 
     def keeps_log(self, path: str) -> bool:
         """Whether a file of the output, given by its path in it, belongs to the step's log."""
@@ -254,7 +255,7 @@ class StepConfig(metaclass=NamedFields):
     @dataclass(frozen=True)
     class CountConfig(StepConfig, kind="count_words", version=1, body="my_package.counting:count_words"): ...
 
-    kind, version, fresh_process, log: as in `step_fn`.
+    kind, version, fresh_process, log, one_host: as in `step_fn`.
     body: the function, as "module:function". The process that runs the step imports it; planning does not.
 
     A subclass without a body inherits that of its base.
@@ -270,20 +271,21 @@ class StepConfig(metaclass=NamedFields):
         body: str | None = None,
         fresh_process: bool = False,
         log: tuple[str, ...] = (),
+        one_host: bool = False,
     ) -> None:
         super().__init_subclass__()
-        if (kind, version, body, fresh_process, log) == (None, 1, None, False, ()):
+        if (kind, version, body, fresh_process, log, one_host) == (None, 1, None, False, (), False):
             return
         if kind is None or body is None or not _BODY.fullmatch(body):
             raise ConfigError(
                 f'class {cls.__name__}: got kind={kind!r} and body={body!r}; expected both, as kind="count_words" and '
                 'body="my_package.counting:count_words"'
             )
-        cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process, log))
+        cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process, log, one_host))
 
 
 def step_fn(
-    *, kind: str, version: int = 1, fresh_process: bool = False, log: tuple[str, ...] = ()
+    *, kind: str, version: int = 1, fresh_process: bool = False, log: tuple[str, ...] = (), one_host: bool = False
 ) -> Callable[[FunctionT], FunctionT]:
     """Declare the identity of a step function.
 
@@ -292,10 +294,11 @@ def step_fn(
     fresh_process: run the step in a new worker process, e.g. so that JAX does not stay loaded for the next step.
     log: patterns of the output's files that say how it was made, such as speeds. They are not part of the result: if a
         forced rerun changes only these, later steps stay cached, unless they use such a file by name.
+    one_host: resources with several hosts are refused.
     """
 
     def mark(function: FunctionT) -> FunctionT:
-        function.__step_kind__ = StepKind(kind, version, fresh_process, log)  # type: ignore[attr-defined]
+        function.__step_kind__ = StepKind(kind, version, fresh_process, log, one_host)  # type: ignore[attr-defined]
         return function
 
     return mark

@@ -53,7 +53,13 @@ class HfExport:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(
-    HfExport, StepConfig, kind="export_hf", version=4, body="marin_sft.export.hf:export_hf", fresh_process=True
+    HfExport,
+    StepConfig,
+    kind="export_hf",
+    version=4,
+    body="marin_sft.export.hf:export_hf",
+    one_host=True,
+    fresh_process=True,
 ):
     """An export as a step of its own."""
 

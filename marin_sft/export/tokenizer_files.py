@@ -16,7 +16,7 @@ from marin_sft.training.models.model_directory import ModelDirectory, save_token
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# The class that transformers 5 uses for these models, whatever tokenizer_config.json says.
+# The class that transformers 5 uses for these models, even if tokenizer_config.json names another.
 IMPOSED = {"qwen2": "Qwen2Tokenizer"}
 
 

@@ -108,7 +108,7 @@ def tokenization_of(source: object) -> TokenizeConfig | None:
 
 
 def _source_of(tokenizer: object) -> object:
-    """What identifies a tokenizer: for a download, the repository and its commit, whatever files were fetched."""
+    """What identifies a tokenizer: for a download, the repository and its commit, not the files that were fetched."""
     if isinstance(tokenizer, ExecutorStep) and isinstance(tokenizer.config, DownloadConfig):
         return f"{tokenizer.config.id}@{tokenizer.config.revision}"
     return tokenizer if tokenizer is None or isinstance(tokenizer, ExecutorStep | InputName) else str(tokenizer)

@@ -146,6 +146,9 @@ def log_of_job(context: Context, name: str) -> int | None:
     return None
 
 
+WITHOUT_STORE = (up, down, status, list_jobs, stop)
+
+
 def add_cluster_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
     parsers["up"].add_argument("--num_cpus", type=positive, metavar="N", help="CPUs of the head (default: all)")
     parsers["up"].add_argument("--port", type=positive, metavar="N", help=f"(default: {cluster.PORT} if free)")

@@ -34,6 +34,7 @@ from marin_sft.nearest import nearest_text
 from marin_sft.run import explanation, garbage, launches, logs, status, verification
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
+    WITHOUT_STORE,
     add_cluster_flags,
     add_job_flags,
     list_jobs,
@@ -345,9 +346,10 @@ def _add_command(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "--prefix", type=absolute_prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
-    )
+    if run not in WITHOUT_STORE:
+        parser.add_argument(
+            "--prefix", type=absolute_prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
+        )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--debug", action="store_true", help=HELP["debug"])
     return parser

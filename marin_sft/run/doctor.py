@@ -158,7 +158,8 @@ def _shared(cluster: Cluster) -> Iterator[Finding]:
         advice = "use a directory that all nodes share (NFS), or a URL such as gs://bucket/path"
         yield Finding("prefix", f"{store.prefix}: {name} {problem or 'gave no answer'}", advice)
     if not problems:
-        yield Finding("prefix", f"{store.prefix} is shared by {_all(cluster)}, and excludes a second writer")
+        shared = f"is shared by {_all(cluster)}" if len(cluster.nodes) > 1 else "can be written"
+        yield Finding("prefix", f"{store.prefix} {shared}, and excludes a second writer")
 
 
 def _region(cluster: Cluster) -> Iterator[Finding]:
@@ -189,7 +190,7 @@ def _clocks(cluster: Cluster) -> Iterator[Finding]:
                 samples.append(((after - before) / 2, there - (before + after) / 2))
         if samples:
             errors[name], offsets[name] = min(samples)
-    if not offsets:
+    if len(offsets) < 2:
         return
     middle = statistics.median(offsets.values())
     wrong = {name: offset - middle for name, offset in offsets.items() if abs(offset - middle) - errors[name] > _SKEW}

@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if not {"-h", "--help"} & set(argv) and "--" not in argv:
         raise UserError("expected: ray_run [flags] -- python script.py [its flags]; got no --")
     split = argv.index("--") if "--" in argv else len(argv)
-    own, command = argv[:split], list(argv[split + 1 :])
+    own, command = [_underscored(word) for word in argv[:split]], list(argv[split + 1 :])
     flags, unknown = _parser().parse_known_args(own)
     if unknown:
         names = [word.partition("=")[0] for word in unknown if word.startswith("--")]
@@ -58,15 +58,18 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return flags, command
 
 
+def _underscored(word: str) -> str:
+    """Ray and Marin write some flags with dashes."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
+
+
 def _parser() -> _Parser:
     parser = _Parser(prog="ray_run", usage="ray_run [flags] -- command", allow_abbrev=False)
+    add = parser.add_argument
 
-    def add(name: str, *others: str, **options: Any) -> None:
-        dashed = "--" + name.removeprefix("--").replace("_", "-")  # as Ray and Marin spell some of them
-        parser.add_argument(*dict.fromkeys((name, *others, dashed)), **options)
-
-    def add_list(name: str, *others: str, **options: Any) -> None:
-        add(name, *others, nargs="+", default=[], **options)
+    def add_list(*names: str, **options: Any) -> None:
+        add(*names, nargs="+", default=[], **options)
 
     add_list(
         *("--env_vars", "-e"),

@@ -1,4 +1,4 @@
-"""Settings for a model and data of which nothing else was said: by the size of the model, and by the first rows."""
+"""Default settings for a model and its data, from the size of the model and the first rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained of which rows: the format of a dataset, from a trainer's settings and a look at the first row."""
+"""The format of a dataset, from a trainer's settings and its first row: it says which parts are trained."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ SETTINGS = (
     S("loss_type", list, ("loss_type",), "sigmoid, hinge, ipo, ...: one loss, or several", D,
       "sigmoid", "sigmoid", "sigmoid", ours="sigmoid"),
     S("loss_weights", list, ("loss_weights",), "weights of several losses", D),
-    S("max_prompt_length", int, ("max_prompt_length",), "tokens of a prompt, of which the end is kept", D, 256),
+    S("max_prompt_length", int, ("max_prompt_length",), "tokens of a prompt; its end is kept", D, 256),
     S("max_completion_length", int, ("max_completion_length",), "tokens of a completion", D),
     S("reference_free", bool, ("reference_free",), "compare with a uniform distribution", D),
     S("f_divergence_type", str, ("f_divergence_type",), "divergence between policy and reference", D),

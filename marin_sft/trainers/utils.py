@@ -1,4 +1,4 @@
-"""EasyDeL's `ed.utils`, of which scripts use the logger."""
+"""EasyDeL's `ed.utils`. Scripts use its logger."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def dpo_loss(
         policy_chosen, policy_rejected, ref_chosen, ref_rejected: float[pairs], log-probability of the completion, in
             nats, summed over its tokens. `sft` and `simpo` ignore the reference's.
         chosen_lengths, rejected_lengths: int[pairs], tokens of the completion.
-        valid: bool[pairs], False for pairs that only pad the batch: their loss is 0 whatever their values, and they do
+        valid: bool[pairs], False for pairs that only pad the batch: their loss is always 0, and they do
             not count in ranks and means. None: all are valid.
 
     Raises:

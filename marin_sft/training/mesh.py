@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -80,6 +81,19 @@ def mesh_config(given: object) -> MeshConfig:
     )
 
 
+def fitting_mesh(shape: Fields) -> MeshConfig:
+    """Where nobody chose one: fsdp over as many devices as can split a model with the config.json `shape`."""
+    import jax
+
+    return MeshConfig(data=-1, fsdp=math.gcd(shape["hidden_size"], jax.device_count() // _slices()))
+
+
+def _slices() -> int:
+    import jax
+
+    return len({getattr(device, "slice_index", 0) for device in jax.devices()})
+
+
 def levanter_mesh(given: object) -> LevanterMesh:
     """Levanter's MeshConfig for an argument of `mesh_config`. None: fsdp over all devices.
 
@@ -96,7 +110,7 @@ def levanter_mesh(given: object) -> LevanterMesh:
         compute_mapping={"position": "context"},
         param_mapping={"embed": "data"},
     )
-    slices = len({getattr(device, "slice_index", 0) for device in jax.devices()})
+    slices = _slices()
     try:
         levanter.axis_shapes(jax.device_count(), slices)
     except ValueError as error:

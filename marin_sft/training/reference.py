@@ -28,6 +28,7 @@ from marin_sft.training.axes import MICRO
 from marin_sft.training.completions import completion_arrays, completions
 from marin_sft.training.dpo_config import ReferenceConfig
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.mesh import fitting_mesh
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_check import check_tokens, limits_of
 from marin_sft.training.models.model_directory import ModelDirectory
@@ -41,9 +42,10 @@ def reference_logprobs(config: ReferenceConfig) -> None:
         TrainingError: the model is not what its config.json says, or too small for the pairs' tokens.
         DataError: the mixture does not hold pairs.
     """
-    settings = levanter_trainer.trainer_config(precision=config.precision, seed=0)
-    trainer = levanter_trainer.build_trainer(settings, optax.identity())
     directory = ModelDirectory(config.model)
+    mesh = fitting_mesh(directory.config)
+    settings = levanter_trainer.trainer_config(precision=config.precision, seed=0, mesh=mesh)
+    trainer = levanter_trainer.build_trainer(settings, optax.identity())
     limits = limits_of(directory)
     with trainer:
         adapter = None if config.adapter is None else LoraConfig(adapter_path=config.adapter)

@@ -1,6 +1,6 @@
 """A real Prometheus, configured by `infra/prometheus.yml`, that scrapes the head of a Ray cluster while steps run.
 
-It takes two minutes (`pytest -m torture`), since Ray reports and Prometheus looks every 10 seconds, as they usually do.
+`make prometheus` runs it. It takes two minutes: Ray reports and Prometheus looks every 10 seconds, as they usually do.
 """
 
 import contextlib
@@ -120,7 +120,7 @@ def head(tmp_path):
 def prometheus(tmp_path, head):
     program = shutil.which("prometheus")
     if program is None:
-        pytest.skip("there is no Prometheus on this machine; Debian's package is `prometheus`")
+        pytest.skip("there is no Prometheus on this machine; `make prometheus` gets it on Debian")
     (port,) = free_ports(1)
     config = (INFRA / "prometheus.yml").read_text()
     assert "[/tmp/ray/prom_" in config, "where a head without --temp-dir writes its addresses"

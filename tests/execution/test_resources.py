@@ -24,6 +24,7 @@ from marin_sft.execution.ray_environment import is_loopback, keep_token_private
 from marin_sft.execution.record import describe
 from marin_sft.execution.resources import ACCELERATORS, Resources, demand, hosts_of, lacking_here, tpu_head
 from marin_sft.machines import Slice, slice_of
+from marin_sft.steps import tokenize
 
 
 def body(config):
@@ -58,6 +59,14 @@ def test_demand():
     }
     assert demand(TpuPodConfig(tpu_type="v4-8")) == {"CPU": 1, "TPU": 4, "TPU-v4-8-head": 1}
     assert demand(TpuPodConfig(tpu_type="v4-128")) == {"CPU": 1, "TPU": 4}  # on each host
+
+
+def test_steps_that_run_on_one_host_refuse_several():
+    rows = tokenize("t", "gs://b/rows.jsonl", tokenizer="gs://b/tokenizer", resources=CpuConfig(hosts=2))
+    with pytest.raises(
+        ConfigError, match="step 'tokenized/t' resources: .* has 2 hosts, but .* 'tokenize' runs on one"
+    ):
+        build_graph([rows])
 
 
 def test_hosts():

@@ -1,5 +1,6 @@
 """Nodes of a real Ray that share the prefix, or do not: through /proc/self/cwd each process sees its own directory."""
 
+import json
 import os
 import re
 import subprocess
@@ -63,6 +64,8 @@ def test_a_prefix_of_each_host_s_own_is_refused_before_anything_runs(places):
     said = r"error: prefix /proc/self/cwd/store: host \S+ \(127.0.0.1\) sees another directory there: .*--prefix"
     assert re.fullmatch(said, done.stderr.strip()) and "it ran" not in done.stdout
     assert os.listdir(elsewhere) == [], "nothing is written to a directory that is not the prefix"
+    (end,) = here.glob("store/_runs/**/*end*.json")
+    assert json.loads(end.read_text())["status"] == "refused"
     assert not list(here.glob("store/s-*/claims")) and not list(here.glob("store/_probe/*"))
 
 

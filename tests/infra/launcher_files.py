@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import jsonschema
 from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
 from ray.autoscaler._private.resource_demand_scheduler import ResourceDemandScheduler
+from ray.scripts import scripts
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -81,6 +83,12 @@ CPU_DEMANDS = [
 
 def fits_a_cpu_host(demand: dict[str, float]) -> bool:
     return demand["CPU"] <= 16 and demand.get("memory", 0) <= 44e9
+
+
+def unknown_to_ray_start(text: str) -> set[str]:
+    """The options in a piece of a script that `ray start` does not have."""
+    known = {option for parameter in scripts.start.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return set(re.findall(r"--[a-z][\w-]*", text)) - known
 
 
 def lint(tool: str, *options: str, text: str) -> subprocess.CompletedProcess[str]:

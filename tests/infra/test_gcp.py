@@ -2,11 +2,17 @@
 
 import contextlib
 import copy
+import functools
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 
 import google_auth_httplib2
 import googleapiclient.discovery
@@ -19,10 +25,27 @@ from ray.autoscaler._private.gcp.config import get_node_type
 from ray.autoscaler._private.gcp.node import GCPTPU, GCPCompute, GCPNodeType
 from ray.autoscaler._private.gcp.node_provider import GCPNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2 import scheduler as autoscaler_v2
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+from ray.autoscaler.v2.schema import AutoscalerInstance
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.common_pb2 import LabelSelectorOperator
+from ray.core.generated.instance_manager_pb2 import Instance, NodeKind
 
 from marin_sft.machines import slice_of
 from marin_sft.run import preemption_poller
-from tests.infra.launcher_files import CPU_DEMANDS, faults, fits_a_cpu_host, launched, lint, make, with_key
+from tests.hosts.hosts import Hosts, impossible, wait_for
+from tests.infra.launcher_files import (
+    CPU_DEMANDS,
+    ROOT,
+    faults,
+    fits_a_cpu_host,
+    launched,
+    lint,
+    make,
+    unknown_to_ray_start,
+    with_key,
+)
 
 EXAMPLES = {name: yaml.safe_load(text) for name, text in make.examples().items() if name.startswith("gcp/")}
 SPOT = {name: content for name, content in EXAMPLES.items() if "spot" in name}
@@ -66,8 +89,18 @@ def test_the_heads_request_starts_exactly_that_type(name, key):
     for cpus in (0, 1, 16):
         demand = {f"TPU-{tpu_type}-head": 1.0, **({"CPU": cpus} if cpus else {})}
         assert launched(config, [demand]) == {key: 1}
-        assert launched(config, [demand] * 2) == {key: 2}
-    assert config["available_node_types"][key]["resources"]["TPU"] == slice_of(tpu_type).chips
+        assert launched(config, [demand] * 2) == {key: 1}, "no more than --max-slices"
+
+
+def test_requests_for_hosts_of_slices_start_no_slice():
+    """A gang makes them when it has a slice. If a host is lost or busy, they wait, which Ray's autoscaler sees."""
+    config = prepared(EXAMPLES["gcp/v4-spot.yaml"])
+    assert launched(config, [{"TPU": 4.0, "CPU": 1.0}] * 16) == {"tpu-v4-8": 1}, "which is one host"
+    single = {"CPU": 1.0, "TPU": 4.0, "TPU-v4-8-head": 1.0}  # what a step on one host requests
+    assert launched(config, [single]) == {"tpu-v4-8": 1}
+    for key, node_type in config["available_node_types"].items():
+        chips = slice_of(key.removeprefix("tpu-")).chips if key == "tpu-v4-8" else None
+        assert node_type["resources"].get("TPU") == chips
 
 
 @pytest.mark.parametrize("name", SPOT)
@@ -90,6 +123,34 @@ def test_each_of_the_rules_that_keep_slices_from_starting_is_needed(changed):
             if "tpu-" in key:
                 types[key]["resources"]["CPU"] = {"more": 112, "fewer": 8}[changed.split()[0]]
     assert any("tpu-" in key for demands in CPU_DEMANDS for key in launched(config, demands))
+
+
+def second_version(request, instances=()):
+    """What version 2 of the autoscaler would do for one request: the types it starts, and how many hosts it ends."""
+    types = {
+        key: NodeTypeConfig(key, 0, node_type["max_workers"] + (key == "head"), resources=node_type["resources"])
+        for key, node_type in prepared(EXAMPLES["gcp/v4-spot.yaml"])["available_node_types"].items()
+    }
+    asked = {"resource_requests": ResourceRequestUtil.group_by_count(request), "current_instances": list(instances)}
+    reply = autoscaler_v2.ResourceDemandScheduler().schedule(
+        autoscaler_v2.SchedulingRequest(True, types, max_num_nodes=65, idle_timeout_s=900, **asked)
+    )
+    return [launch.instance_type for launch in reply.to_launch], len(reply.to_terminate)
+
+
+def test_why_the_files_use_the_first_version_of_the_autoscaler():
+    """If this fails, Ray's second version can do more than it could, and `_start_head` need not choose."""
+    head = {"TPU-v4-128-head": 1}
+    assert second_version([ResourceRequestUtil.make(head)]) == (["tpu-v4-128"], 0)
+    first_host = [("ray.io/tpu-worker-id", LabelSelectorOperator.LABEL_OPERATOR_IN, ["0"])]
+    reservation = ResourceRequestUtil.make(head, label_selectors=[first_host])
+    assert second_version([reservation]) == ([], 0), "a reservation as gangs make it starts nothing"
+
+    busy = {"available_resources": {}, "labels": {}, "dynamic_labels": {}, "idle_duration_ms": 0}
+    host = SimpleNamespace(total_resources={"CPU": 16.0, "TPU": 4.0}, **busy)
+    states = {"instance_type": "tpu-v4-128", "status": Instance.RAY_RUNNING, "node_kind": NodeKind.WORKER}
+    slice_ = [AutoscalerInstance(im_instance=Instance(instance_id=str(i), **states), ray_node=host) for i in range(16)]
+    assert second_version([], slice_) == ([], 15), "it takes the hosts of one busy slice for too many nodes"
 
 
 @contextlib.contextmanager
@@ -119,11 +180,13 @@ def google_api():
         thread.join()
 
 
+@functools.cache
 def description(api, version):
     """Google's own description of an API, as its client ships it."""
     return json.loads(googleapiclient.discovery_cache.get_static_doc(api, version))
 
 
+@functools.cache
 def schema_of(api, version, name):
     """That of one kind of object, as JSON Schema: unknown keys are refused."""
     schemas = description(api, version)["schemas"]
@@ -145,27 +208,33 @@ def schema_of(api, version, name):
     return {"$ref": f"#/$defs/{name}", "$defs": {key: convert(value) for key, value in schemas.items()}}
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_google_knows_every_key_of_what_ray_sends(name):
-    kinds = {
-        "tpu": (GCPTPU, schema_of("tpu", "v2alpha1", "Node"), description("tpu", "v2alpha1")),
-        "compute": (GCPCompute, schema_of("compute", "v1", "Instance"), description("compute", "v1")),
-    }
-    labels = {"ray-node-name": "ray-x-worker"}
-    for key, node_type in EXAMPLES[name]["available_node_types"].items():
-        resource, schema, api = kinds["tpu" if "tpu-" in key else "compute"]
-        with google_api() as (address, got):
+@pytest.fixture(scope="module")
+def google():
+    """What Ray would call to create hosts, as it makes it, on an API on loopback; and what that got."""
+    with google_api() as (address, got):
+
+        def resource(kind, api, version):
+            at = {"rootUrl": address, "mtlsRootUrl": address}
             http = google_auth_httplib2.AuthorizedHttp(AnonymousCredentials())
-            client = googleapiclient.discovery.build_from_document(
-                api | {"rootUrl": address, "mtlsRootUrl": address}, http=http
-            )
-            # Two at once, since the autoscaler does that, from the same settings.
-            resource(client, "p", "us-central2-b", "x").create_instances(
-                node_type["node_config"], labels, 2, wait_for_operation=False
-            )
+            client = googleapiclient.discovery.build_from_document(description(api, version) | at, http=http)
+            return kind(client, "p", "us-central2-b", "x")
+
+        yield {"tpu": resource(GCPTPU, "tpu", "v2alpha1"), "compute": resource(GCPCompute, "compute", "v1")}, got
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_google_knows_every_key_of_what_ray_sends(name, google):
+    resources, got = google
+    schemas = {"tpu": schema_of("tpu", "v2alpha1", "Node"), "compute": schema_of("compute", "v1", "Instance")}
+    for key, node_type in EXAMPLES[name]["available_node_types"].items():
+        kind = "tpu" if "tpu-" in key else "compute"
+        got.clear()
+        # Two at once, since the autoscaler does that, from the same settings.
+        labels = {"ray-node-name": "ray-x-worker"}
+        resources[kind].create_instances(node_type["node_config"], labels, 2, wait_for_operation=False)
         assert len(got) == 2
         for body in got:
-            assert faults(body, schema) == []
+            assert faults(body, schemas[kind]) == []
             accounts = body.get("serviceAccounts") or [body.get("serviceAccount")]
             assert key == "head" or accounts[0]["email"] == "marin-sft@<PROJECT>.iam.gserviceaccount.com"
 
@@ -205,6 +274,10 @@ def test_every_node_has_the_same_settings_and_workers_watch_for_preemption():
     head, worker = content["head_start_ray_commands"][-1], content["worker_start_ray_commands"][-1]
     assert "--dashboard-host=127.0.0.1" in head and "RAY_enable_autoscaler_v2=0 ray start" in head
     assert "preemption_poller" in worker and "preemption_poller" not in head
+    for command in (head, worker):
+        started = command.split("ray start")[1]
+        assert not unknown_to_ray_start(started)
+        assert unknown_to_ray_start(started + " --dashboard-hosts=x") == {"--dashboard-hosts"}
     (command,) = re.findall(r"python -m marin_sft\.run\.preemption_poller (.*?) >", worker)
     with pytest.raises(SystemExit) as ended:  # its flags are known
         preemption_poller.main([*command.split(), "--help"])
@@ -234,3 +307,60 @@ def test_googles_registry_needs_a_login():
     commands = make.GcpCluster("x", "p", "z", "b", image, ("v4-8",)).file()["initialization_commands"]
     assert commands[-1] == "gcloud auth configure-docker us-docker.pkg.dev --quiet"
     assert "gcloud" not in " ".join(EXAMPLES["gcp/v4-spot.yaml"]["initialization_commands"])
+
+
+# On the head: says which node the worker is once something runs on it, and then when it is drained.
+DRIVER = """
+import json, time, ray
+from ray._private.state import state
+
+ray.init(address="auto", logging_level="ERROR")
+
+@ray.remote(num_cpus=1)
+class Busy:
+    def where(self):
+        return ray.get_runtime_context().get_node_id()
+
+busy = Busy.remote()
+print("busy", worker := ray.get(busy.where.remote()), flush=True)
+while worker not in state.get_draining_nodes():
+    time.sleep(0.2)
+print("draining", worker, flush=True)
+"""
+reason = impossible()
+
+
+@pytest.mark.torture
+@pytest.mark.skipif(bool(reason), reason=str(reason))
+def test_the_commands_start_a_cluster_whose_workers_hear_of_their_preemption(tmp_path):
+    """As Ray's launcher does it, on two hosts, of which one answers as Google's metadata server."""
+    content = EXAMPLES["gcp/v4-spot.yaml"]
+    options = (
+        option.removeprefix("--env ").split("=", 1) for option in content["docker"]["run_options"] if "--env" in option
+    )
+    env = {
+        **dict(options),
+        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    with Hosts(2, tmp_path) as hosts:
+        head, worker = hosts[0], hosts[1]
+        with (tmp_path / "hosts").open("a") as names:
+            names.write(f"{head.address} metadata.google.internal\n")
+        server = ["python", "-m", "tests.run.metadata_server", head.address, "80"]
+        metadata = head.start(*server, env=env, stdin=subprocess.PIPE)
+        start = content["head_start_ray_commands"][-1].replace("--autoscaling-config=~/ray_bootstrap_config.yaml", "")
+        head.run("bash", "-c", start, env=env | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 0}'})
+        own = {"RAY_HEAD_IP": head.address, "RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
+        worker.run("bash", "-c", content["worker_start_ray_commands"][-1], env=env | own)
+
+        driver = head.start("python", "-c", DRIVER, env=env, stdout=subprocess.PIPE)
+        busy = driver.stdout.readline().split()
+        metadata.stdin.write("preempted TRUE\n")
+        metadata.stdin.flush()
+        assert driver.stdout.readline().split() == ["draining", busy[1]]
+        wait_for(lambda: "preempted=TRUE: draining" in worker.run("cat", "/tmp/preemption_poller.log"))
+        assert driver.wait(timeout=60) == 0
+        driver.stdout.close()
+        metadata.stdin.close()

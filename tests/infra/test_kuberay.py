@@ -1,6 +1,7 @@
 """The files for KubeRay, judged by its resource definition and by the autoscaler that Ray runs on Kubernetes."""
 
 import logging
+import re
 
 import pytest
 import yaml
@@ -96,4 +97,4 @@ def test_the_token_is_made_by_kuberay_and_secrets_come_from_a_secret(name):
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         container = group["template"]["spec"]["containers"][0]
         assert container["envFrom"] == [{"secretRef": {"name": "marin-sft", "optional": True}}]
-        assert not {variable["name"] for variable in container["env"]} & {"RAY_AUTH_TOKEN", "HF_TOKEN"}
+        assert not [variable for variable in container["env"] if re.search("AUTH|TOKEN|KEY", variable["name"])]

@@ -1,6 +1,7 @@
 """The file for SkyPilot, judged by its schema and, where hosts can be made, by running it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from tests.hosts.hosts import Hosts, impossible, wait_for
-from tests.infra.launcher_files import faults, lint, make, schema, with_key
+from tests.infra.launcher_files import faults, lint, make, schema, unknown_to_ray_start, with_key
 
 TASK = yaml.safe_load(make.examples()["skypilot/gpu.yaml"])
 SCHEMA = schema("skypilot_task_0.14.1")
@@ -28,6 +29,11 @@ def test_a_wrong_key_is_refused(path):
 def test_it_does_not_start_without_a_token():
     assert TASK["secrets"] == {"RAY_AUTH_TOKEN": None}, "a secret without a value must be given: --secret NAME"
     assert TASK["envs"]["RAY_AUTH_MODE"] == "token" and "RAY_AUTH_TOKEN" not in TASK["envs"]
+
+
+def test_ray_start_has_its_options():
+    starts = re.findall(r"ray start (.*?) &$", TASK["run"].replace("\\\n", ""), re.MULTILINE)
+    assert len(starts) == 2 and not unknown_to_ray_start(" ".join(starts))
 
 
 def test_its_script_is_sound_and_ends_only_what_it_started():

@@ -1,5 +1,6 @@
 """Google Cloud's metadata server on loopback: as much as a poller of notices uses, with held requests."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,7 +47,7 @@ class MetadataServer:
 
 
 @contextmanager
-def metadata_server() -> Iterator[MetadataServer]:
+def metadata_server(address: str = "127.0.0.1", port: int = 0) -> Iterator[MetadataServer]:
     server = MetadataServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -67,9 +68,9 @@ def metadata_server() -> Iterator[MetadataServer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listener = ThreadingHTTPServer((address, port), Handler)
     listener.daemon_threads = True
-    server.url = f"http://127.0.0.1:{listener.server_port}{ROOT}"
+    server.url = f"http://{address}:{listener.server_port}{ROOT}"
     thread = threading.Thread(target=listener.serve_forever, daemon=True)
     thread.start()
     try:
@@ -80,3 +81,10 @@ def metadata_server() -> Iterator[MetadataServer]:
         listener.shutdown()
         listener.server_close()
         thread.join()
+
+
+if __name__ == "__main__":  # at an address and a port; then each line of input sets a key
+    with metadata_server(sys.argv[1], int(sys.argv[2])) as running:
+        for line in sys.stdin:
+            running.wait_for_held(line.split()[0])
+            running.set(*line.split())

@@ -111,7 +111,8 @@ def test_status_shows_what_is_taken_away(cluster):
 CLOCKS = """
     import time
     import ray
-    
+    from marin_sft.run import doctor, node_probe
+
     class Ahead(node_probe.NodeProbe):
         def clock(self):
             return time.time() + 30

@@ -44,7 +44,7 @@ def work(tmp_path) -> Path:
 def run(head, work: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "marin_sft/run/ray_run.py"), *arguments]
     environment = {**head.env, **(env or {})}
-    return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def shown(done: subprocess.CompletedProcess) -> dict:
@@ -281,25 +281,29 @@ def wheel(folder: Path, name: str) -> Path:
     return path
 
 
-def test_packages_are_installed_for_the_command_and_its_steps(head, work):
-    one, two, three = (wheel(work.parent, name) for name in ("of_deps", "of_extra", "of_step"))
+# A step with packages of its own gets another environment, whose making takes as long again.
+@pytest.mark.parametrize("own", [[], pytest.param(["of_step"], marks=pytest.mark.torture)])
+def test_packages_are_installed_for_the_command_and_its_steps(head, work, own):
+    wheels = {name: str(wheel(work.parent, name)) for name in ("of_deps", "of_extra", "of_step")}
     (work / "pyproject.toml").write_text(
-        f'[project]\nname = "mine"\n[project.optional-dependencies]\nfew = ["{two}"]\nall = ["mine[few]"]\n'
+        '[project]\nname = "mine"\n[project.optional-dependencies]\n'
+        f'few = ["{wheels["of_extra"]}"]\nall = ["mine[few]"]\n'
     )
+    modules = ", ".join(["of_deps", "of_extra", *own])
     (work / "needs.py").write_text(
         "import of_deps, of_extra\n"
         "from marin_sft import CpuConfig, ExecutorStep, RuntimeEnv, executor_main, this_output_path\n"
         "def body(config):\n"
-        "    import of_deps, of_extra, of_step\n"
-        "    print('step has', of_deps.WHO, of_extra.WHO, of_step.WHO)\n"
-        f"env = RuntimeEnv(pip=({str(three)!r},))\n"
+        f"    import {modules}\n"
+        f"    print('step has', *(module.WHO for module in ({modules})))\n"
+        f"env = RuntimeEnv(pip={tuple(wheels[name] for name in own)!r})\n"
         "step = ExecutorStep('needs', body, this_output_path(), resources=CpuConfig(runtime_env=env))\n"
         "executor_main(steps=[step])\n"
     )
-    flags = ["--extra", "all", "--pip_deps", str(one), "-e", "HF_TOKEN", SECRET]
+    flags = ["--extra", "all", "--pip_deps", wheels["of_deps"], "-e", "HF_TOKEN", SECRET]
     done = run(head, work, *flags, "--", "python", "needs.py", "--prefix", "out")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "step has of_deps of_extra of_step" in done.stdout
+    assert f"step has {modules.replace(',', '')}" in done.stdout
 
 
 def test_the_token_is_asked_for(head, work):

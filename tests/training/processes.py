@@ -30,7 +30,7 @@ class Ended:
 
 
 def together(*calls: tuple[Any, ...], processes: int = 2, devices: int = 1, shutdown_seconds: int = 60) -> list[Ended]:
-    """What became of each process. One that takes more than ten minutes prints its stacks, and ends."""
+    """What became of each process. One that takes more than twenty minutes prints its stacks, and ends."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "calls").write_bytes(pickle.dumps(calls))
         address, paths = free_address(), [Path(folder, str(i)) for i in range(processes)]
@@ -74,7 +74,7 @@ def started_child(devices: int, arguments: list[str], log: Path) -> subprocess.P
 
 
 def main(address: str, processes: str, shutdown_seconds: str, calls: str, result: str) -> None:
-    faulthandler.dump_traceback_later(600, exit=True)
+    faulthandler.dump_traceback_later(1200, exit=True)
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from marin_sft.data.batches.interleaving import Interleaving
+from marin_sft.data.files import narrow
 from marin_sft.errors import ConfigError
 
 
@@ -45,7 +46,7 @@ class Order:
         lengths = np.diff(self._starts).tolist()
         drawn = [stage.counts(length) for stage, length in zip(self._stages[:-1], lengths, strict=True)]
         self._drawn = np.cumsum([np.zeros(len(rows), np.int64), *drawn], axis=0)  # of each component before each stage
-        self._permutation = lru_cache(maxsize=4 * len(rows))(permutation)
+        self._permutation = lru_cache(maxsize=2 * len(rows))(_small_permutation)  # two passes meet in a batch
 
     def at(self, places: np.ndarray) -> np.ndarray:
         """int64[places, 2]: (component, row of it) at each place."""
@@ -144,9 +145,18 @@ def permutation(size: int, *key: int) -> np.ndarray:
     return np.argsort(_mixed(state + np.arange(size, dtype=np.uint64)), kind="stable")
 
 
+def _small_permutation(size: int, *key: int) -> np.ndarray:
+    return narrow(permutation(size, *key))
+
+
 def _mixed(x: np.ndarray) -> np.ndarray:
-    """The output function of SplitMix64 (Steele, Lea, Flood 2014), applied to uint64 states after one increment."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """The output function of SplitMix64 (Steele, Lea, Flood 2014), applied to uint64 states after one increment.
+
+    In place, as there may be many.
+    """
+    x += np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x ^= x >> np.uint64(shift)
+        x *= np.uint64(factor)
+    x ^= x >> np.uint64(31)
+    return x

@@ -6,6 +6,7 @@ belong together.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,21 +54,36 @@ class PairBatch:
 
 
 class _Layout:
-    """Makes batches of lines of a table. `lines`, int64[batches, batch_size]: the batches to choose `sizes` for."""
+    """Makes batches of lines of a table.
+
+    lines: the batches to choose `sizes` for, some at a time, int64[batches, batch_size].
+    only_full: of these, only batches without absent pairs, if there are any: a smaller batch fits where they do.
+    """
 
     def __init__(
-        self, table: PairTable, lines: np.ndarray, micro_batches: int, rows_multiple: int, share_prefix: bool
+        self,
+        table: PairTable,
+        lines: Iterable[np.ndarray],
+        batch_size: int,
+        micro_batches: int,
+        rows_multiple: int,
+        share_prefix: bool,
+        only_full: bool,
     ) -> None:
-        batch_size = lines.shape[1]
         if micro_batches < 1 or batch_size % micro_batches:
             raise ConfigError(f"micro_batches={micro_batches}; expected a divisor of batch_size={batch_size}")
         if rows_multiple < 1:
             raise ConfigError(f"rows_multiple={rows_multiple}; expected at least 1")
         self.table, self.micro_batches, self.rows_multiple = table, micro_batches, rows_multiple
         self.share_prefix = share_prefix
-        units = table.units[self._micro_batches(lines)].reshape(len(lines) * micro_batches, -1)
-        needed = rows_needed(units, table.row_length).reshape(len(lines), micro_batches).max(axis=1)
-        self.sizes = choose_sizes(needed, rows_multiple)
+        found = [(self._needed(some), some.min(axis=1) >= 0) for some in lines]
+        needed, full = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        self.sizes = choose_sizes(needed[full] if only_full and full.any() else needed, rows_multiple)
+
+    def _needed(self, lines: np.ndarray) -> np.ndarray:
+        """int64[batches]: the rows that the largest micro-batch of each needs."""
+        units = self.table.units[self._micro_batches(lines)].reshape(len(lines) * self.micro_batches, -1)
+        return rows_needed(units, self.table.row_length).reshape(len(lines), self.micro_batches).max(axis=1)
 
     def batch(self, lines: np.ndarray, part: int, parts: int) -> PairBatch:
         if self.rows_multiple % parts:
@@ -83,7 +99,7 @@ class _Layout:
             position_ids=np.zeros(shape, np.int32),
             completion=np.full(shape, -1, np.int32),
             lengths=self.table.trained[micro].reshape(self.micro_batches, -1).astype(np.int32),
-            pairs=self.table.numbers[micro],
+            pairs=self.table.numbers(micro),
             branch=np.zeros(shape, np.int32) if self.share_prefix else None,
         )
         self._fill(batch, micro, packed, rows)
@@ -174,22 +190,20 @@ class PairBatches(TrainingBatches[PairBatch]):
         cut_epochs: bool = False,
     ) -> None:
         super().__init__(PairTable(mixture, mixture.trained, TRAIN, share_prefix), batch_size, seed, cut_epochs)
-        layout = _Layout(self._table, self._first_lines(), micro_batches, rows_multiple, share_prefix)
+        lines = self._first_lines()
+        layout = _Layout(self._table, lines, batch_size, micro_batches, rows_multiple, share_prefix, only_full=True)
         self._layout, self.row_sizes, self.row_length = layout, layout.sizes, self._table.row_length
 
     def tokens(self, step: int) -> int:
         """Tokens of both completions in batch number `step`, each with its prompt, even if rows share it."""
         return int(self._table.tokens[self.lines(step)].sum())
 
-    def _first_lines(self) -> np.ndarray:
-        """int64[steps, batch_size] for all steps of an epoch, or of several if it is short. Only full batches, if there
-        are any: a smaller batch fits where they do."""
+    def _first_lines(self) -> Iterator[np.ndarray]:
+        """int64[batches, batch_size], until all steps of an epoch, or of several if it is short."""
         steps = self.num_steps or -(-max(self.rows_per_epoch, _PAIRS_TO_LOOK_AT) // self.batch_size)
         at_once = max(_PLACES_AT_ONCE // self.batch_size, 1)
-        some = [self.lines(first, min(at_once, steps - first)) for first in range(0, steps, at_once)]
-        lines = np.concatenate(some).reshape(steps, self.batch_size)
-        full = lines.min(axis=1) >= 0
-        return lines[full] if full.any() else lines
+        for first in range(0, steps, at_once):
+            yield self.lines(first, min(at_once, steps - first)).reshape(-1, self.batch_size)
 
 
 class PairValidation(EachOnce[PairBatch]):
@@ -214,4 +228,6 @@ class PairValidation(EachOnce[PairBatch]):
     ) -> None:
         table = PairTable(mixture, [component], split, share_prefix)
         super().__init__(table, batch_size)
-        self._layout = _Layout(table, self._lines, micro_batches, rows_multiple, share_prefix)
+        self._layout = _Layout(
+            table, [self._lines], batch_size, micro_batches, rows_multiple, share_prefix, only_full=False
+        )

@@ -9,7 +9,7 @@ import numpy as np
 
 from marin_sft.data.batches.table import Table
 from marin_sft.data.chat.alignment import TokenRow
-from marin_sft.data.files import Json
+from marin_sft.data.files import Json, narrow
 from marin_sft.data.packing.packed_mixture import PackedMixture
 from marin_sft.data.packing.pairs import PairRows
 
@@ -35,15 +35,15 @@ class PairTable(Table[PairRows]):
 
     Attributes:
         row_length: tokens of a row that holds every unit of the mixture.
-        units: int64[pairs + 1, 2], tokens of the units, 0 for none.
-        tokens: int64[pairs + 1], tokens of both branches, each with its prompt, even if they share it.
+        units: [pairs + 1, 2], tokens of the units, 0 for none.
+        tokens: [pairs + 1], tokens of both branches, each with its prompt, even if they share it.
     """
 
     def __init__(self, mixture: PackedMixture, names: Sequence[str], split: str, share_prefix: bool) -> None:
         super().__init__(mixture, PairRows, names, split)
         self.row_length = _row_length(mixture.about, share_prefix)
         self.units = self.column(lambda some: some.units(share_prefix))
-        self.tokens = self.column(lambda some: some.lengths.sum(axis=1))
+        self.tokens = self.column(lambda some: narrow(some.lengths.sum(axis=1)))
         self._prompts = self.column(lambda some: some.prompts)
 
     def runs(self, units: np.ndarray) -> list[list[Run]]:

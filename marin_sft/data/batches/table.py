@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -21,7 +20,7 @@ class Table(Generic[R]):
 
     Attributes:
         sizes: the number of rows of each component.
-        trained: int64[lines + 1, ...], see `Rows.trained`.
+        trained: int64 or int32, [lines + 1, ...], see `Rows.trained`.
 
     Raises:
         ConfigError: the mixture is not of kind `rows`, or a component lacks the split or is not in `tokenized`.
@@ -29,7 +28,7 @@ class Table(Generic[R]):
 
     def __init__(self, mixture: PackedMixture, rows: type[R], names: Sequence[str], split: str) -> None:
         self.mixture = mixture
-        self._rows = [mixture.rows(rows, name, split) for name in names]
+        self._rows = [mixture.rows(rows, name, split, small=True) for name in names]
         self._caches = [mixture.cache(name, some.source) for name, some in zip(names, self._rows, strict=True)]
         self.sizes = {name: len(some) for name, some in zip(names, self._rows, strict=True)}
         self._firsts = np.cumsum([0, *self.sizes.values()])[:-1]
@@ -40,13 +39,12 @@ class Table(Generic[R]):
         values = [of(some) for some in self._rows]
         return np.concatenate([*values, np.zeros_like(values[0][:1])])
 
-    @cached_property
-    def numbers(self) -> np.ndarray:
-        """int64[lines + 1, 2]: (number of the component in the mixture's `components`, its row), or -1 twice."""
-        components = self.mixture.components
-        numbers = [np.full(size, components.index(name)) for name, size in self.sizes.items()]
-        within = [np.arange(size) for size in self.sizes.values()]
-        return np.stack([np.concatenate([*some, [-1]]) for some in (numbers, within)], axis=1)
+    def numbers(self, lines: np.ndarray) -> np.ndarray:
+        """int64[..., 2]: (number of the component in the mixture's `components`, its row) of each line, or -1 twice."""
+        owners = np.searchsorted(self._firsts, lines, side="right") - 1
+        components = np.array([self.mixture.components.index(name) for name in self.sizes], np.int64)
+        numbers = np.stack([components[owners], lines - self._firsts[owners]], axis=-1)
+        return np.where(lines[..., None] < 0, -1, numbers)
 
     def lines(self, places: np.ndarray) -> np.ndarray:
         """int64[n] from int64[n, 2]: (number of a component in `names`, its row), or -1 twice."""

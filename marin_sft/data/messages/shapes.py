@@ -106,7 +106,7 @@ SHAPES = (
     Shape("question_answer", ("question", "answer|response"), ("context|article", *_CHAT), read_question,
           "a question, perhaps its context, and an answer", ("orca", "context_qa")),
     Shape("prompt_completion", ("prompt", "completion|generation"), _CHAT, read_completion,
-          "two strings: text of which the completion is trained; lists of messages: a chat", ("metharme",)),
+          "two strings: text, and only the completion is trained; lists of messages: a chat", ("metharme",)),
     Shape("input_output", ("prompt=input", "completion=output"), _CHAT, read_completion,
           "like prompt_completion"),
     Shape("segments", ("segments",), (), read_segments,

@@ -65,8 +65,8 @@ class PackedMixture:
         """The components with rows to validate on, sorted."""
         return [name for name in self.components if VALIDATION in self.about["components"][name]]
 
-    def rows(self, rows: type[R], component: str, split: str) -> R:
-        """The rows of one component and split.
+    def rows(self, rows: type[R], component: str, split: str, small: bool = False) -> R:
+        """The rows of one component and split. small: see `Rows.load`.
 
         Raises:
             ConfigError: the mixture is of another kind, or lacks these rows.
@@ -77,7 +77,7 @@ class PackedMixture:
         if split not in splits:
             there = {name: sorted(splits) for name, splits in self.about["components"].items()}
             raise ConfigError(f"{component!r} has no {split} {rows.rows_are} in the mixture, which has {there}")
-        return rows.load(rows_path(self.path, component, split), splits[split]["source"])
+        return rows.load(rows_path(self.path, component, split), splits[split]["source"], small)
 
     def cache(self, component: str, split: str) -> TokenCache:
         """Raises ConfigError if `tokenized` lacks the component."""
@@ -85,7 +85,7 @@ class PackedMixture:
             raise ConfigError(
                 f"tokenized has no {component!r} (it has {sorted(self.tokenized)}); the mixture was made from it"
             )
-        return TokenCache.open(f"{self.tokenized[component]}/{split}")
+        return TokenCache.open(f"{self.tokenized[component]}/{split}", keep_near=True)
 
 
 def rows_path(path: str, component: str, split: str) -> str:

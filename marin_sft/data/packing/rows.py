@@ -9,14 +9,16 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from marin_sft.data.files import Json, read_array, write_array
+from marin_sft.data.files import Json, narrow, read_array, write_array
 from marin_sft.data.packing.selection import Selection
 from marin_sft.data.step_configs import MixtureConfig
 
 
 @dataclass(frozen=True, eq=False)
 class Rows(ABC):
-    """Int64 arrays that point into the token cache of split `source`. `trained` [rows, ...]: trained tokens of each.
+    """Arrays that point into the token cache of split `source`. They are int64, or int32 if read as `small`.
+
+    `trained` [rows, ...]: trained tokens of each.
 
     Each kind of data is a class of rows, listed in `KINDS`:
 
@@ -55,8 +57,10 @@ class Rows(ABC):
         """
 
     @classmethod
-    def load(cls, directory: str, source: str) -> Self:
-        return cls(source, *(read_array(f"{directory}/{name}.npy") for name in cls._arrays()))
+    def load(cls, directory: str, source: str, small: bool = False) -> Self:
+        """small: as int32 where that is enough."""
+        arrays = (read_array(f"{directory}/{name}.npy") for name in cls._arrays())
+        return cls(source, *map(narrow, arrays) if small else arrays)
 
     def write(self, directory: str) -> None:
         for name in self._arrays():

@@ -43,7 +43,7 @@ def without_descriptions(files: Sequence[SourceFile]) -> list[SourceFile]:
     """`files` of a directory, without the files of saved datasets that hold no rows.
 
     Raises:
-        DataError: a dataset has several splits, of which one must be named; or a table is missing.
+        DataError: a dataset has several splits, and none was named; or a table is missing.
     """
     by_name = {file.name: file for file in files}
     kept = dict(by_name)

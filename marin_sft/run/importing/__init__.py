@@ -8,7 +8,7 @@ axolotl, torchtune, llama_factory            a tool's tables, and its defaults
 axolotl_rows, torchtune_rows, llama_factory_rows  a tool's datasets
 transformers_keys  what axolotl and LLaMA-Factory take from the Trainer of transformers
 rows             where rows lie and what they hold
-draft            what is known of the experiment, whatever the tool
+draft            what is known of the experiment, the same for every tool
 texts            prompts, chat templates and functions that the file defines
 experiment_file  the file's text, from a draft
 """

@@ -132,7 +132,7 @@ def _place(source: str | None, variable: str, constant: str, step: str) -> tuple
 
 
 def _groups(datasets: list[Rows]) -> dict[str, list[Rows]]:
-    """The components of the mixture: datasets that are read alike are one, as all of their rows are trained on."""
+    """The components of the mixture. Datasets that are read in the same way are one: all their rows are trained on."""
     same = all(rows.format == datasets[0].format for rows in datasets)
     apart = any(rows.share is not None or (rows.most is not None and not rows.on_hub) for rows in datasets)
     if same and not apart:

@@ -1,6 +1,6 @@
 """Where tensors go while a model is loaded: each device takes different rows, so each process reads only those.
 
-Rows are together in a file, whatever the final layout is. The devices exchange them afterwards.
+Rows are together in a file. The final layout may be another. The devices exchange them afterwards.
 """
 
 from __future__ import annotations

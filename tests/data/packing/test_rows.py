@@ -58,7 +58,7 @@ class BestAnswers:
         self.table = table
 
     def batch(self, lines, part, parts):
-        return self.table.numbers[lines], self.table.read(lines, TripleRows.read, absent=None)
+        return self.table.numbers(lines), self.table.read(lines, TripleRows.read, absent=None)
 
 
 class TripleBatches(TrainingBatches):

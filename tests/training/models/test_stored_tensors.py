@@ -84,7 +84,7 @@ def test_only_the_rows_that_are_needed_are_read(files, tmp_path, monkeypatch, li
     tensors = {
         "a": np.arange(24, dtype=np.float32).reshape(6, 4),
         "b": np.arange(12).reshape(6, 2).astype(ml_dtypes.bfloat16),
-        "c": np.array(7.0, np.float32),
+        "c": np.array([7.0], np.float32),
         "d": np.arange(5, dtype=np.float16),
     }
     write_tensors(str(tmp_path), tensors)
