@@ -74,7 +74,7 @@ teardown() { # workers first: they report to the head that they end
 }
 
 warn() { # the job's time is up, or Slurm takes its nodes: steps save, and their nodes end when they are done
-  kill -TERM $driver 2> /dev/null || true # a launch lets its steps save, and starts no more
+  kill -TERM "$driver" 2> /dev/null || true # a launch lets its steps save, and starts no more
   python -m marin_sft.run.draining --address="$address:$port" --all --wait --seconds=90 \
     --message="Slurm ends job $SLURM_JOB_ID" || true
   teardown
