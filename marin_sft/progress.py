@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,13 @@ Listener = Callable[[Progress], None]
 
 
 class _Hearing:
-    """Some listeners, and what they have heard."""
+    """Some listeners, and what was kept meanwhile."""
 
     def __init__(self, *listeners: Listener) -> None:
         self.listeners = listeners
-        self.newest = Progress(0, None, "")
+        self.kept: float = 0
 
     def hear(self, news: Progress) -> None:
-        self.newest = news
         for listener in self.listeners:
             listener(news)
 
@@ -80,17 +79,17 @@ def report(done: float, total: float | None = None, unit: str = "", **metrics: f
     """Report the progress of this step. It is cheap, so call it as often as you like."""
     hearing = _hearing.get()
     if hearing is not None:
-        hearing.hear(Progress(done, total, unit, metrics, hearing.newest.kept))
+        hearing.hear(Progress(done, total, unit, metrics, hearing.kept))
 
 
 def kept(done: float) -> None:
-    """Report that a later attempt of this step can continue after the first `done` units.
+    """Say that a later attempt of this step can continue after the first `done` units. Told with the next report.
 
     An attempt that is lost after that does not count against the retries of the step.
     """
     hearing = _hearing.get()
     if hearing is not None:
-        hearing.hear(replace(hearing.newest, kept=done))
+        hearing.kept = done
 
 
 @contextmanager

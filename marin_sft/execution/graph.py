@@ -96,9 +96,9 @@ def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
     inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
     nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
     check_resources(f"step '{step.name}' resources", step.resources)
-    _check_hosts(step)
     contents: list[LocalContent] = []
     payload = payload_of(step, lambda upstream: by_step[id(upstream)].fingerprint, contents)
+    _check_hosts(step)
     _refuse_secrets(step.name, payload["config"], "config")
     fingerprint = fingerprint_of_payload(payload)
     directory = (step.override_output_path or f"{step.name}-{fingerprint[:10]}").rstrip("/")

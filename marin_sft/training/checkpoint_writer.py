@@ -20,10 +20,11 @@ class CheckpointWriter:
     """Writes one checkpoint at a time, in a thread. Use in a `with`, which ends when the last one is written.
 
     All processes must make the same calls. Each writes its part of the state. Process 0 marks the checkpoint as
-    finished once all parts are on disk.
+    finished once all parts are on disk. output_path: the attempt's own, which a later attempt continues from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, output_path: str) -> None:
+        self._output_path = output_path
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._step = 0
@@ -73,7 +74,8 @@ class CheckpointWriter:
             written = processes.of_all(self._failure is None, topic)
             if all(written) and processes.is_first():
                 checkpoints.finish(directory, step, about)
-                progress.kept(step)
+                if directory == self._output_path:
+                    progress.kept(step)
                 if keep is not None:
                     checkpoints.remove(directory, keep=keep)
         except Exception as error:

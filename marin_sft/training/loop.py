@@ -129,7 +129,7 @@ class Loop:
         )
         meter = Meter() if start is None else Meter.of(start.about["meter"])
         try:
-            with preemption.told_by_sigterm(), CheckpointWriter() as writer:
+            with preemption.told_by_sigterm(), CheckpointWriter(self.output_path) as writer:
                 state = self._train(state, take_step, step_input, meter, report, limit, writer)
         except BaseException:
             report.close(None)

@@ -29,7 +29,6 @@ SCRIPT = """
                 time.sleep(0.02)
         if not kept:
             Path(config["out"], "kept").write_text("7")
-            progress.kept(7)
             raise Preempted("7 is kept")
         Path(config["out"], "counted").write_text(str(kept))
 
@@ -42,9 +41,10 @@ SCRIPT = """
     def dies(config):
         done = len(config["earlier"])
         if done < 6:
-            progress.report(done, 6, "lives")
             if config["keeps"]:
                 progress.kept(done + 1)
+            progress.report(done, 6, "lives")
+            if config["keeps"]:
                 time.sleep(1.5 * float(os.environ["BEAT"]))
             os.kill(os.getpid(), 9)
 

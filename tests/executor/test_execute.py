@@ -106,7 +106,7 @@ def test_main_runs_once_with_its_arguments_and_returns_its_result(told):
 def test_main_holds_no_accelerator_and_its_trainings_get_it(told):
     assert told["backend"] == "cpu" and told["assigned"] == {}
     assert told["surrounding"].startswith("GpuConfig(cpus=1, ")
-    assert told["surrounding"].endswith("gpu_count=2, accelerator_type='H100')")
+    assert told["surrounding"].endswith("gpu_count=2, accelerator_type='H100', hosts=1)")
     without = "without effect: GpuAcceleratorConfig(worker_count), @ray.remote(num_gpus)"
     assert f"main runs once, without accelerator; {without}" in told["shown"]
     assert "HF_HOME" in told["surrounding"] and "hf_abc" not in told["surrounding"]

@@ -53,10 +53,14 @@ def shown(done: subprocess.CompletedProcess) -> dict:
 
 @contextlib.contextmanager
 def client(head):
+    from ray._private.authentication_test_utils import reset_auth_token_state
+
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in head.env.items():
+        for name, value in {**head.env, "RAY_AUTH_MODE": "token"}.items():
             patch.setenv(name, value)
+        reset_auth_token_state()  # Ray reads these variables once, and this process may have imported it before
         yield ray_run.connect(head.url)
+    reset_auth_token_state()
 
 
 def test_argv_variables_and_secrets_arrive_and_leave_no_trace(head, work):

@@ -184,13 +184,16 @@ def test_the_base_model_stays_as_it_is(trained):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, threading
 from marin_sft import progress
 from marin_sft.training.sft import train
 from test_lora import BATCHES, dropping
 
 def kill(update):
     if update.done == 5:
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":  # which is written while training goes on
+                thread.join()
         os.kill(os.getpid(), signal.SIGKILL)
 
 with progress.listening(kill):
