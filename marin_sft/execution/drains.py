@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 
 from marin_sft import preemption
+from marin_sft.execution.background import background
 
 _LOOK = 1.0  # seconds
 
@@ -17,9 +18,9 @@ def heeded() -> Iterator[None]:
     import ray
     from ray._private.state import state
 
-    node, ended = ray.get_runtime_context().get_node_id(), threading.Event()
+    node = ray.get_runtime_context().get_node_id()
 
-    def watch() -> None:
+    def watch(ended: threading.Event) -> None:
         while not ended.wait(_LOOK):
             with contextlib.suppress(Exception):  # the next look may succeed
                 if node in state.get_draining_nodes():
@@ -27,10 +28,5 @@ def heeded() -> Iterator[None]:
                     preemption.warn()
                     return
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with background(watch):
         yield
-    finally:
-        ended.set()
-        thread.join()

@@ -18,8 +18,8 @@ from marin_sft import preemption, progress
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, Preempted
 from marin_sft.execution import out_of_memory
 from marin_sft.execution.rank import Ended, Place, Rank, Work, stacks_of
-from marin_sft.execution.reservation import Host, demand_of_worker, reserved
-from marin_sft.execution.resources import Resources, TpuPodConfig, demand, hosts_of
+from marin_sft.execution.reservation import Host, reserved
+from marin_sft.execution.resources import Resources, demand, hosts_of
 from marin_sft.execution.step_state import Failure
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Gang:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        asked = demand_of_worker(self.resources) if isinstance(self.resources, TpuPodConfig) else demand(self.resources)
+        asked = demand(self.resources)
         options: dict[str, object] = {
             "num_cpus": asked.pop("CPU", 0),
             "num_gpus": asked.pop("GPU", 0),

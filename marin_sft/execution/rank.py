@@ -22,6 +22,7 @@ from marin_sft import preemption
 from marin_sft.errors import InfrastructureLoss, Preempted
 from marin_sft.execution import drains, out_of_memory
 from marin_sft.execution.attempt_log import AttemptLog
+from marin_sft.execution.background import background
 from marin_sft.execution.body import changed_source, exits, run_body
 from marin_sft.execution.identity import Payload
 from marin_sft.execution.step_state import Failure
@@ -216,20 +217,14 @@ def _stacks_on_signal() -> str:
 @contextlib.contextmanager
 def _uploaded(log: AttemptLog) -> Iterator[None]:
     """Upload the log of a rank now and then, as the beat does for the attempt's own."""
-    ended = threading.Event()
 
-    def run() -> None:
+    def run(ended: threading.Event) -> None:
         while not ended.wait(10):
             with contextlib.suppress(OSError):
                 log.upload()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
+    with background(run):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _about_others(failure: Failure) -> bool:

@@ -7,16 +7,18 @@ end this process from C++ code.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 from marin_sft.errors import InfrastructureLoss
 from marin_sft.execution import ray_environment
+from marin_sft.execution.background import background
 from marin_sft.execution.process import descendants
 
 _HEAD = ("gcs_server", "raylet")
@@ -34,24 +36,12 @@ def start_local(ray: ModuleType) -> Any:
     ray_environment.keep_token_private()
     before = set(descendants(os.getpid()))
     try:
-        with _watched(before):
+        with background(functools.partial(_watch, before)):
             return ray.init(**ray_environment.local_options())
     except Exception as error:
         ray.shutdown()
         _kill(set(descendants(os.getpid())) - before)
         raise InfrastructureLoss(_text(str(error).strip().partition("\n")[0])) from error
-
-
-@contextlib.contextmanager
-def _watched(before: set[int]) -> Iterator[None]:
-    ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(before, ended), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _watch(before: set[int], ended: threading.Event) -> None:

@@ -113,7 +113,7 @@ def _slices(resources: TpuPodConfig, name: str, tell: Tell) -> list[Host]:
             release(name)
             names.clear()
     selectors = [{SLICE: slice_name, WORKER: str(i)} for slice_name in names for i in range(per_slice)]
-    bundles = [demand_of_worker(resources)] * len(selectors)
+    bundles = [demand(resources)] * len(selectors)
     group = placement_group(bundles, strategy="STRICT_SPREAD", bundle_label_selector=selectors, name=_member(name))
     deadline = time.monotonic() + FREE_SECONDS
     while not group.wait(_LOOK):
@@ -121,13 +121,6 @@ def _slices(resources: TpuPodConfig, name: str, tell: Tell) -> list[Host]:
         if time.monotonic() > deadline:
             raise InfrastructureLoss(f"not all hosts of {', '.join(names)} were free within {FREE_SECONDS:g} s")
     return [Host(group, i, _megascale(resources.slice_count, i // per_slice)) for i in range(len(selectors))]
-
-
-def demand_of_worker(resources: TpuPodConfig) -> dict[str, float]:
-    """What a host of a slice gives, without the resource that its head was reserved by."""
-    asked = demand(resources)
-    asked.pop(tpu_head(resources.tpu_type), None)
-    return asked
 
 
 def _megascale(slices: int, index: int) -> dict[str, str]:

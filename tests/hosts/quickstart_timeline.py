@@ -1,4 +1,4 @@
-"""The quickstart through `ray_run` on a cluster of three hosts, one of which is killed in the middle of the training.
+"""The quickstart through `ray_run` on a cluster of three hosts. One of them is killed in the middle of the training.
 
     python -m tests.hosts.quickstart_timeline
 

@@ -1,4 +1,4 @@
-"""A training on two hosts, of which one is lost: it goes on by itself on others, to the same bits.
+"""A training on two hosts. When one is lost, the step continues on others by itself and ends in the same bits.
 
 ROUNDS sets how often a host is killed, SEED the dice.
 """

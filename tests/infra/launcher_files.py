@@ -94,5 +94,5 @@ def unknown_to_ray_start(text: str) -> set[str]:
 def lint(tool: str, *options: str, text: str) -> subprocess.CompletedProcess[str]:
     """Run a linter of .venv on standard input."""
     path = shutil.which(tool, path=str(Path(sys.executable).parent))
-    assert path, f"no {tool} beside {sys.executable}; `make env-dev` installs it"
+    assert path, f"no {tool} next to {sys.executable}; `make env-dev` installs it"
     return subprocess.run([path, *options, "-"], input=text, capture_output=True, text=True, timeout=60)

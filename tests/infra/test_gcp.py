@@ -333,7 +333,7 @@ reason = impossible()
 @pytest.mark.torture
 @pytest.mark.skipif(bool(reason), reason=str(reason))
 def test_the_commands_start_a_cluster_whose_workers_hear_of_their_preemption(tmp_path):
-    """As Ray's launcher does it, on two hosts, of which one answers as Google's metadata server."""
+    """As Ray's launcher does it, on two hosts. One of them answers as Google's metadata server."""
     content = EXAMPLES["gcp/v4-spot.yaml"]
     options = (
         option.removeprefix("--env ").split("=", 1) for option in content["docker"]["run_options"] if "--env" in option
