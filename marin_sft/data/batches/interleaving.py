@@ -51,33 +51,34 @@ class Interleaving:
     def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int64 arrays like `places`: the component at each place, and how many of it came before."""
         component, before = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
-
-        def walk(node: _Node, which: np.ndarray, local: np.ndarray) -> None:
-            if isinstance(node, _Leaf):
-                component[which], before[which] = node.component, local
-            elif len(which):
-                lefts = node.to_left(local)
-                left = node.to_left(local + 1) > lefts
-                walk(node.left, which[left], lefts[left])
-                walk(node.right, which[~left], (local - lefts)[~left])
-
-        walk(self._root, np.arange(len(places)), np.asarray(places, np.int64))
+        _locate(self._root, np.arange(len(places)), np.asarray(places, np.int64), component, before)
         return component, before
 
     def counts(self, places: int) -> np.ndarray:
         """int64[components]: how many of the first `places` each component has."""
         counts = np.zeros(self.components, np.int64)
-
-        def walk(node: _Node, local: np.ndarray) -> None:
-            if isinstance(node, _Leaf):
-                counts[node.component] = local
-            else:
-                lefts = node.to_left(local)
-                walk(node.left, lefts)
-                walk(node.right, local - lefts)
-
-        walk(self._root, np.asarray(places, np.int64))
+        _count(self._root, np.asarray(places, np.int64), counts)
         return counts
+
+
+# Not closures: one that calls itself is a reference cycle, and keeps its arrays until the garbage collector runs.
+def _locate(node: _Node, which: np.ndarray, local: np.ndarray, component: np.ndarray, before: np.ndarray) -> None:
+    if isinstance(node, _Leaf):
+        component[which], before[which] = node.component, local
+    elif len(which):
+        lefts = node.to_left(local)
+        left = node.to_left(local + 1) > lefts
+        _locate(node.left, which[left], lefts[left], component, before)
+        _locate(node.right, which[~left], (local - lefts)[~left], component, before)
+
+
+def _count(node: _Node, local: np.ndarray, counts: np.ndarray) -> None:
+    if isinstance(node, _Leaf):
+        counts[node.component] = local
+    else:
+        lefts = node.to_left(local)
+        _count(node.left, lefts, counts)
+        _count(node.right, local - lefts, counts)
 
 
 def _huffman(weights: Sequence[float]) -> _Node:

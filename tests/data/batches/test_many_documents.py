@@ -1,5 +1,6 @@
 """What many documents cost in memory: nothing is read of them, so they need not exist."""
 
+import gc
 import tracemalloc
 
 import numpy as np
@@ -30,6 +31,8 @@ def tokenized(tmp_path):
 
 def bytes_per_document(call):
     """The most that is in use while `call` runs, and after it, for each document."""
+    call()  # imports
+    gc.collect()
     tracemalloc.start()
     kept = call()
     after, most = tracemalloc.get_traced_memory()
