@@ -26,9 +26,13 @@ class NamedFields(type):
     OTHER_NAMES: Mapping[str, str] = {}
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        parameters = _signature(cls).parameters
-        _check(cls.__name__, f"{cls.__name__} has no field", parameters, args, kwargs, cls.OTHER_NAMES)
-        return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except TypeError:  # looked into only now: most calls are right, and plans make thousands of configs
+            parameters, has_no = _signature(cls).parameters, f"{cls.__name__} has no field"
+            if mistake := _mistake(cls.__name__, has_no, parameters, args, kwargs, cls.OTHER_NAMES):
+                raise ConfigError(mistake) from None
+            raise
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -54,7 +58,8 @@ def named_arguments(
         @functools.wraps(function)
         def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
             what = f"{function.__name__}()"
-            _check(what, f"{what} has no argument", parameters, args, kwargs, other_names or {})
+            if mistake := _mistake(what, f"{what} has no argument", parameters, args, kwargs, other_names or {}):
+                raise ConfigError(mistake)
             return function(*args, **kwargs)
 
         return call
@@ -62,27 +67,29 @@ def named_arguments(
     return decorate
 
 
-def _check(
+def _mistake(
     what: str,
     has_no: str,
     parameters: Mapping[str, inspect.Parameter],
     args: Sequence[Any],
     given: Collection[str],
     other_names: Mapping[str, str],
-) -> None:
+) -> str | None:
+    """What is wrong with the names of a call."""
     known = [name for name, parameter in parameters.items() if parameter.kind in _NAMED]
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [name for name in given if name not in known]
     if unknown and not open_ended:
         near = " or ".join(map(repr, nearest(unknown[0], known, most=3)))
         meant = f"did you mean {near}?" if near else "see its docstring for those there are"
-        raise ConfigError(f"{has_no} {unknown[0]!r}: {other_names.get(unknown[0]) or meant}")
+        return f"{has_no} {unknown[0]!r}: {other_names.get(unknown[0]) or meant}"
     by_position = [name for name, parameter in parameters.items() if parameter.kind in _BY_POSITION][: len(args)]
     for name in known:
         if parameters[name].default is inspect.Parameter.empty and name not in given and name not in by_position:
             likely = nearest(name, unknown)
             advice = f"is it {likely[0]!r}?" if likely else f"it has no default: {name}=..."
-            raise ConfigError(f"{what}: {name!r} is missing; {advice}")
+            return f"{what}: {name!r} is missing; {advice}"
+    return None
 
 
 @functools.cache

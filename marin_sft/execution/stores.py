@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-import urllib.request
 import uuid
 from urllib.parse import urlsplit
 
@@ -38,18 +37,26 @@ def open_reachable(prefix: str) -> Store:
     """
     url = endpoint_of(prefix.partition("://")[0])
     host = urlsplit(url).hostname if url else None
+    if host:
+        _look_up(host, prefix)
+    return open_store(prefix)
+
+
+def _look_up(host: str, prefix: str) -> None:
+    from urllib.request import getproxies  # imports email and http, which no local store needs
+
+    if getproxies().keys() - {"no"}:
+        return  # the proxy finds the host
     began = time.monotonic()
-    proxied = urllib.request.getproxies().keys() - {"no"}  # a proxy would find the host
-    while host and not proxied:
+    while True:
         try:
             socket.getaddrinfo(host, None)
-            break
+            return
         except socket.gaierror as error:
             if time.monotonic() - began > min(_LOOKING_UP, seconds_of_patience()):
                 text = f"prefix {prefix}: {host} is not found: {error.strerror}. Check the network"
                 raise StoreUnavailable(text, str(error.strerror), silent=True) from error
         time.sleep(_PAUSE)
-    return open_store(prefix)
 
 
 def probe(store: Store) -> None:

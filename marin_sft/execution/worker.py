@@ -19,9 +19,7 @@ from marin_sft.execution.clock import now
 from marin_sft.execution.commits import Commit, Consumed, output_digest, publish
 from marin_sft.execution.configs import resolve
 from marin_sft.execution.contents import LocalContent, Look, look_at
-from marin_sft.execution.gang import Gang
 from marin_sft.execution.identity import Payload
-from marin_sft.execution.rank import Work
 from marin_sft.execution.ray_environment import fresh_process_variables, secrets_of_this_process
 from marin_sft.execution.record import describe, telling_environment
 from marin_sft.execution.resources import Resources, demand
@@ -126,6 +124,10 @@ def _run(task: Task, config: object, output: str, listeners: Sequence[progress.L
     """Run the body here, or on the hosts that the step requests."""
     if task.hosts == 1:
         return run_body(task.fn, config, *listeners)
+    # Imported here because a launch imports this module, and few have such steps.
+    from marin_sft.execution.gang import Gang
+    from marin_sft.execution.rank import Work
+
     work = Work(
         fn=task.fn,
         config=config,
