@@ -129,7 +129,7 @@ def check_tokens(tokens: np.ndarray, length: int, limits: Limits) -> None:
     if length > limits.max_seq_len:
         raise TrainingError(
             f"got rows of {length} tokens, expected at most {limits.max_seq_len}, the model's "
-            "max_position_embeddings: mixture(..., seq_len=...) packs shorter ones; or use another base model"
+            "max_position_embeddings (seq_len of mixture(...), max_length of a trainer), or another base model"
         )
     largest = int(tokens.max(initial=0))
     if largest >= limits.vocab_size:
