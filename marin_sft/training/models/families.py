@@ -74,6 +74,6 @@ def check_directory(path: str, seq_len: int | None = None) -> None:
     if seq_len is not None and longest is not None and seq_len > longest:
         raise ConfigError(
             f"model {path}: max_position_embeddings = {longest} of its config.json, but the mixture has rows of "
-            f"{seq_len} tokens; expected at most {longest} (seq_len of mixture(...), max_length of a trainer), or another "
-            "base model"
+            f"{seq_len} tokens; expected at most {longest} (seq_len of mixture(...), max_length of a trainer), or "
+            "another base model"
         )
