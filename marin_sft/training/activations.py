@@ -10,8 +10,9 @@ from levanter.layers.attention import AttentionMask
 from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.errors import TrainingError
+from marin_sft.training.attention.choice import kernel_for
+from marin_sft.training.attention.packed import PackedMask, with_packed_attention
 from marin_sft.training.axes import BATCH, POSITION
-from marin_sft.training.cpu.attention import PackedMask, can_pack, with_packed_attention
 from marin_sft.training.cpu.one_cpu import on_one_cpu
 from marin_sft.training.models.model_check import Limits
 
@@ -37,10 +38,11 @@ def activations(
     A token sees the tokens before it in its own segment; with `branch` (batch, position), only those of branch 0 and of
     its own branch.
     """
-    if can_pack(model):
-        model, mask = with_packed_attention(model), PackedMask.of(rows.segment_ids, branch)
-    else:
+    kernel = kernel_for(model)
+    if kernel is None:
         mask = _mask(rows.segment_ids, branch)
+    else:
+        model, mask = with_packed_attention(model, kernel), PackedMask.of(rows.segment_ids, branch)
     found = model.activations(rows.tokens, attn_mask=mask, pos_ids=rows.position_ids, key=key)
     return cast(hax.NamedArray, found)
 

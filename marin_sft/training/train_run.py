@@ -71,7 +71,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             base,
             axis_mapping=trainer.parameter_axis_mapping,
             gradient_checkpointing=config.gradient_checkpointing,
-            attention_backend=config.attention(),
+            attention_backend=config.attention_backend,
             reinit_tokens=config.reinit_tokens,
             expected=config.expected_model,
             dtype=settings.mp.param_dtype if config.lora is None else settings.mp.compute_dtype,

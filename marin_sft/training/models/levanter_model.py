@@ -72,12 +72,13 @@ def load_model(
     config = model.config
     if expected is not None:
         check_model(expected, config, model.path)
-    levanter = levanter_config(config, gradient_checkpointing, attention_backend)
+    mesh = jax.sharding.get_mesh()
+    splits_sequence = not mesh.empty and mesh.shape.get("context", 1) > 1
+    levanter = levanter_config(config, gradient_checkpointing, attention_backend, splits_sequence)
     template = eqx.filter_eval_shape(levanter.build, hax.Axis("vocab", config["vocab_size"]), key=jax.random.PRNGKey(0))
     shapes, tensors = state_shapes(template), model.tensors()
     _check_tensors(model.path, tensors, shapes, levanter.tie_word_embeddings)
     new_rows = token_ids(model, reinit_tokens) if reinit_tokens else []
-    mesh = jax.sharding.get_mesh()
     placement = RowPlacement(None if axis_mapping is None or mesh.empty else mesh)
 
     def rows(name: str) -> slice | None:

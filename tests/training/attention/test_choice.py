@@ -50,7 +50,7 @@ def test_what_does_not_run_here(base_model):
 
 
 def test_the_names_are_those_of_levanter():
-    assert set(ATTENTION_BACKENDS) == set(AttentionBackend)
+    assert set(ATTENTION_BACKENDS) == {*AttentionBackend, "tokamax"}
     for name in CHECKPOINTING:
         ScanCheckpointPolicy.from_bool_or_str(name)
     sizes = {"train_batch_size": 1, "num_train_steps": 1, "learning_rate": 1}

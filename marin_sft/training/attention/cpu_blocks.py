@@ -21,11 +21,11 @@ class Rows(NamedTuple):
     """int32[rows, positions] each. Each document of a row is a run of equal `segments`, different from the others.
 
     A query sees the keys before it in its own segment that are of branch 0 or of its own branch. What queries of
-    PADDING see is not defined.
+    PADDING see is not defined. `branches` None: one branch.
     """
 
     segments: jax.Array
-    branches: jax.Array
+    branches: jax.Array | None = None
 
 
 _Kept = tuple[jax.Array, jax.Array, jax.Array, Rows, jax.Array, jax.Array]
@@ -43,8 +43,9 @@ def packed_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, row
         widths = [(0, missing if i == axis % array.ndim else 0) for i in range(array.ndim)]
         return jnp.pad(array, widths, constant_values=value)
 
+    branches = jnp.zeros_like(rows.segments) if rows.branches is None else rows.branches
     padded = (whole(array, -2) for array in (queries, keys, values))
-    return _attention(*padded, Rows(whole(rows.segments, -1, PADDING), whole(rows.branches, -1)))[..., :length, :]
+    return _attention(*padded, Rows(whole(rows.segments, -1, PADDING), whole(branches, -1)))[..., :length, :]
 
 
 @jax.custom_vjp
