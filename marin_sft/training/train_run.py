@@ -21,7 +21,7 @@ from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, device_memory, exports, levanter_trainer, mesh, processes
 from marin_sft.training.length import epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
-from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput
+from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput, windows
 from marin_sft.training.models import levanter_model, lora, peft_directory
 from marin_sft.training.models.model_check import check_tokenizers
 from marin_sft.training.models.model_config import Fields, with_dtype
@@ -102,6 +102,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             evaluate=evaluate,
             throughput=_throughput(base.config, model, frozen),
         )
+        layers = tuple(windows(base.config).items())
         part, parts = levanter_trainer.process_rows(trainer, layout.devices)
 
         def host_arrays(step: int) -> dict[str, np.ndarray]:
@@ -110,8 +111,9 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         def step_input(step: int) -> StepInput:
             batch = levanter_trainer.to_devices(trainer, next_arrays(step), part, parts)
             segments = batch["segment_ids"].array
-            computed, trained = _count_tokens(segments), objective.trained_tokens(step)
-            return StepInput(batch, objective.tokens(step), trained, computed, segments.shape[-1])
+            computed, attended = _counts(segments, batch["position_ids"].array, layers)
+            trained = objective.trained_tokens(step)
+            return StepInput(batch, objective.tokens(step), trained, computed, attended, segments.shape[-1])
 
         with Prefetched(host_arrays, num_steps) as next_arrays:
             reference = objective.reference(trainer)
@@ -125,12 +127,14 @@ def _throughput(shape: Fields, model: LmHeadModel, frozen: Freezing | None) -> T
     shapes = levanter_model.state_shapes(model)
     adapter = {name: shapes[name] for name in shapes if name.endswith((peft_directory.A, peft_directory.B))}
     untrained = shapes.keys() - adapter.keys() if adapter else frozen.frozen() if frozen else ()
+    head = "lm_head.weight" if "lm_head.weight" in shapes else "model.embed_tokens.weight"
     return throughput(
         shape,
         jax.devices()[0].device_kind,
         jax.device_count(),
         frozen=multiplied_weights({name: shapes[name] for name in untrained}, shape),
         added=multiplied_weights(adapter, shape),
+        head_frozen=head in untrained,
     )
 
 
@@ -165,9 +169,14 @@ def _plain(config: TrainConfig) -> dict[str, object]:
     return {name: value for name, value in fields if isinstance(value, str | int | float | bool | None)}
 
 
-@jax.jit
-def _count_tokens(segment_ids: jax.Array) -> jax.Array:
-    return jnp.sum(segment_ids >= 0)
+@functools.partial(jax.jit, static_argnums=2)
+def _counts(
+    segment_ids: jax.Array, position_ids: jax.Array, layers: tuple[tuple[int | None, int], ...]
+) -> tuple[jax.Array, jax.Array]:
+    """`Amount.computed` and `Amount.attended`. `layers`: items of `windows`."""
+    seen = jnp.where(segment_ids >= 0, position_ids + 1, 0)
+    sums = [count * jnp.minimum(seen, seen if size is None else size).sum(dtype=jnp.float32) for size, count in layers]
+    return jnp.sum(segment_ids >= 0), sum(sums, jnp.float32(0))
 
 
 def _identity(config: TrainConfig, num_steps: int) -> Fields:

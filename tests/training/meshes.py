@@ -7,7 +7,6 @@ from typing import Any
 import equinox as eqx
 import haliax as hax
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from haliax.state_dict import to_torch_compatible_state_dict
