@@ -84,6 +84,8 @@ SETTINGS = (
     S("model", str, ("model_name_or_path", "repo_id", "model"), "hub id or directory of the model to start from", M,
       script="Qwen/Qwen2.5-1.5B", usual=True),
     S("model_revision", str, ("model_revision",), "branch, tag or commit of the model", M),
+    S("rope_scaling", dict, ("rope_scaling",),
+      'positions beyond the model\'s own: {"rope_type": "yarn", "factor": 4}', M),
     S("tokenizer", str, ("processor_repo_id", "tokenizer_name_or_path"), "the tokenizer, if not the model's", M),
     S("reference", str, ("reference_model_repo_id", "refrence_model_repo_id", "ref_model"),
       "the model that DPO compares with", D),
