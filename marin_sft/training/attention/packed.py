@@ -12,6 +12,7 @@ from haliax.jax_utils import maybe_rng_split
 from levanter.layers.attention import Attention, AttentionConfig, AttentionMask
 
 from marin_sft.training.axes import POSITION
+from marin_sft.training.models.recomputation import named_attention
 
 if TYPE_CHECKING:
     from levanter.models.lm_model import LmHeadModel
@@ -60,7 +61,8 @@ class PackedAttention(Attention):
         queries, keys, values = self._compute_qkv(x, key=key_qkv, pos_ids=pos_ids)
         queries = queries.rearrange((..., KV_HEAD, GROUP, POSITION, SIZE))
         keys, values = (array.rearrange((..., KV_HEAD, POSITION, SIZE)) for array in (keys, values))
-        found = self.kernel(queries, keys, values, mask, self.config).flatten_axes((KV_HEAD, GROUP), "heads")
+        found = self.kernel(queries, keys, values, mask, self.config)
+        found = hax.named(named_attention(found.array), found.axes).flatten_axes((KV_HEAD, GROUP), "heads")
         return cast(hax.NamedArray, self.o_proj(found.astype(x.dtype), key=key_out))
 
 

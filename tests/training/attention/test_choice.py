@@ -13,6 +13,7 @@ from marin_sft.training.devices import ATTENTION_BACKENDS, CHECKPOINTING
 from marin_sft.training.fakes import pack
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.models import levanter_model
+from marin_sft.training.models.recomputation import policy_for
 from marin_sft.training.sft_config import SFTConfig
 
 ROWS = pack([[[5, 9, 12, 7], [30, 31, 8]], [[20, 4, 6, 19, 11, 40, 3]]], 16)
@@ -52,7 +53,7 @@ def test_what_does_not_run_here(base_model):
 def test_the_names_are_those_of_levanter():
     assert set(ATTENTION_BACKENDS) == {*AttentionBackend, "tokamax"}
     for name in CHECKPOINTING:
-        ScanCheckpointPolicy.from_bool_or_str(name)
+        ScanCheckpointPolicy._mk(policy_for(name))
     sizes = {"train_batch_size": 1, "num_train_steps": 1, "learning_rate": 1}
     for field in ("attention_backend", "gradient_checkpointing"):
         with pytest.raises(ConfigError, match=f"SFTConfig.{field} = 'flash': expected"):
