@@ -13,7 +13,6 @@ from typing import Any
 from marin_sft.errors import TrainingError
 from marin_sft.paths import find, local_path
 from marin_sft.training.models import rope_scaling as rope
-from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory
 
 _ROWS_READ = 1000
@@ -35,7 +34,7 @@ class _Rows:
 
 
 def recommended(
-    data: object, model: str, *, pairs: bool, lora: bool, devices: int, rope_scaling: Fields | None = None
+    data: object, model: str, *, pairs: bool, lora: bool, devices: int, rope_scaling: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The settings left out of a call of our own, by our names.
 
@@ -60,7 +59,7 @@ def recommended(
     }
 
 
-def longest_of(model: str, rope_scaling: Fields | None = None) -> int | None:
+def longest_of(model: str, rope_scaling: dict[str, Any] | None = None) -> int | None:
     """The positions that a model in a local directory takes with `rope_scaling`, see `RopeSettings`; None: not known
     before it is downloaded."""
     rope.RopeSettings(rope_scaling=rope_scaling).check_rope()

@@ -70,8 +70,8 @@ GEMMA_3 |= {"hidden_activation": "gelu_pytorch_tanh", "sliding_window": WINDOW}
 OLMO_2 = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "attention_bias": False, "rms_norm_eps": 1e-6}
 OLMO_2 |= {"attention_dropout": 0.0, "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>", "hidden_act": "silu"}
 OLMO_2 |= {"initializer_range": 0.02, "rope_scaling": None, "rope_theta": 500000, "tie_word_embeddings": False}
-OLMO_3_ROPE = {"attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0, "factor": 8.0}
-OLMO_3_ROPE |= {"original_max_position_embeddings": 32, "rope_type": "yarn"}
+OLMO_3_ROPE: dict[str, Any] = {"attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0}
+OLMO_3_ROPE |= {"factor": 8.0, "original_max_position_embeddings": 32, "rope_type": "yarn"}
 
 RELEASES = {
     "llama 1": Release(

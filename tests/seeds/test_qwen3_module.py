@@ -144,7 +144,8 @@ def test_every_flag_of_the_script(here):
 
 def test_rows_longer_than_the_model(here):
     scaling = {"rope_type": "yarn", "factor": 4}
-    plan = planned_by(f"--data_path ./data/train.json --max_length 131072 --rope_scaling '{json.dumps(scaling)}'")
+    flag = json.dumps(scaling, separators=(",", ":"))
+    plan = planned_by(f"--data_path ./data/train.json --max_length 131072 --rope_scaling {flag}")
     assert (plan.training.rope_scaling, plan.mixture.seq_len) == (scaling, 131072)
 
 
