@@ -296,7 +296,7 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("sparsify_module", "pruning_module", "aux_loss_enabled"), "there is no such training here"),
     **dict.fromkeys(("step_start_point", "force_step_start_point"), _NO_START),
     "data_seed": "seed is that of the data, too",
-    "model_init_kwargs": "torch_dtype, attn_implementation and model_revision are settings of their own",
+    "model_init_kwargs": "torch_dtype, attn_implementation, model_revision and rope_scaling are settings of their own",
     "eos_token": "texts end with the tokenizer's EOS token, and turns as the chat template says",
     "rpo_alpha": "use loss_type=['sigmoid', 'sft'], loss_weights=[1.0, ALPHA]",
     "truncation_mode": "prompts keep their end, and completions their beginning",

@@ -111,6 +111,7 @@ def test_a_yarn_of_a_model_card_allows_longer_rows(base):
         ({"rope_type": "dynamic", "factor": 4.0}, "expected rope_type yarn"),
         ({"rope_type": "yarn"}, "expected factor, too"),
         ({"rope_type": "yarn", "factor": "4"}, "expected a number for factor"),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": -1}, "expected a number for orig"),
         ({"rope_type": "yarn", "factor": 0.25}, "expected a factor of at least 1"),
         ({"rope_type": "yarn", "factor": 4.0, "beta_fst": 32}, "expected only .*did you mean 'beta_fast'"),
         ({"rope_type": "yarn", "factor": 4.0, "truncate": 1}, "expected True or False for truncate"),

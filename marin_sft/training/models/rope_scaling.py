@@ -3,7 +3,7 @@ says it for a base model. Loads nothing heavy, so that planning can check too.
 
 The kinds are those of transformers. "dynamic" changes nothing up to `max_position_embeddings` tokens, and longer rows
 are refused: beyond, transformers scales all documents by the longest one of their batch. "longrope" is refused, because
-it scales a document by its own length, which a packed row does not show.
+there the longest document decides for every batch.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RopeSettings:
             if name == "truncate":
                 require(self, "rope_scaling", isinstance(value, bool), "True or False for truncate")
             elif name != "rope_type":
-                require(self, "rope_scaling", is_number(value), f"a number for {name}")
+                require(self, "rope_scaling", is_number(value) and value >= 0, f"a number for {name}, at least 0")
         missing = [name for name in needed if name not in scaling]
         require(self, "rope_scaling", not missing, f"{', '.join(missing)}, too")
         require(self, "rope_scaling", scaling["factor"] >= 1, "a factor of at least 1")
