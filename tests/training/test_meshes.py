@@ -35,7 +35,9 @@ PAIRS = [("tied", "fsdp"), ("tied", "all"), ("untied", "tensor"), ("capped, with
          ("capped, with windows", "all")]  # fmt: skip
 LONG = 32_768
 LONG_CONFIG = {
-    **LlamaConfig(**{**SIZES, "max_seq_len": LONG, "num_layers": 1}).hf_config(VOCABULARY),
+    **LlamaConfig(**{**SIZES, "max_seq_len": LONG, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}).hf_config(
+        VOCABULARY
+    ),
     "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192},
 }
 

@@ -18,7 +18,7 @@ from marin_sft.training.attention.cpu_blocks import Rows, packed_attention
 from marin_sft.training.attention.packed import GROUP, KV_HEAD, SIZE, PackedMask, scale_of
 from marin_sft.training.axes import BATCH, POSITION
 
-_QUERIES_AT_ONCE = 256
+_QUERIES_AT_ONCE = 128
 
 Compute: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array, Rows, jax.Array], jax.Array]
 """From queries [rows, n, kv_heads, heads_per_kv, size], keys and values [rows, positions, kv_heads, size], `Rows` of
