@@ -7,13 +7,14 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from levanter.models.lm_model import LmHeadModel
-from levanter.trainer import Trainer
+from levanter.trainer import Trainer, TrainerConfig
 
 from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
@@ -35,6 +36,9 @@ from marin_sft.training.optimization.schedules import schedule
 from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 from marin_sft.training.trained_weights import used_by_first
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
 
 TRAIN_SLICE = 8  # batches to evaluate on if nothing is held out
 
@@ -58,12 +62,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     num_steps = num_steps_of(config, objective.examples_per_epoch)
     if processes.is_first():
         print(length_text(epochs, num_steps, objective.example_name or "rows"), flush=True)
-    rate = schedule(config, num_steps)
-    optimizer = optax.chain(recording(rate), optimizers.optimizer(config, num_steps))
-    frozen = freezing(config, num_steps)
-    if frozen is not None:
-        optimizer = frozen.applied_to(optimizer)
-    trainer = levanter_trainer.build_trainer(settings, optimizer)
+    trainer, frozen = trainer_for(config, settings, num_steps)
     steps_per_eval = config.eval_cadence(num_steps)
     evaluate = _evaluation(config, objective, trainer) if steps_per_eval else None
     with trainer:
@@ -78,9 +77,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             lora=config.lora,
             seed=config.seed,
         )
-        trainable = True if config.lora is None else lora.trainable(model)
-        if frozen is not None:
-            trainable = frozen.trainable(model)
+        trainable = trainable_of(config, model, frozen)
         if config.weight_distribution_log_steps is not None:
             tensors = {name: (name,) for name in levanter_model.state_shapes(model)}
             require_match(tensors, config.weight_distribution_pattern, "weight_distribution_pattern")
@@ -120,6 +117,22 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             state = levanter_trainer.initial_state(trainer, model, config.seed, reference, trainable)
             state = loop.run(trainer, state, step_function(trainer, objective.loss), step_input)
         _write_model(config, base, state.model)
+
+
+def trainer_for(config: TrainConfig, settings: TrainerConfig, num_steps: int) -> tuple[Trainer, Freezing | None]:
+    """The trainer with the config's optimizer, and what is frozen. Of the base model, it reads config.json alone."""
+    optimizer = optax.chain(recording(schedule(config, num_steps)), optimizers.optimizer(config, num_steps))
+    frozen = freezing(config, num_steps)
+    if frozen is not None:
+        optimizer = frozen.applied_to(optimizer)
+    return levanter_trainer.build_trainer(settings, optimizer), frozen
+
+
+def trainable_of(config: TrainConfig, model: LmHeadModel, frozen: Freezing | None) -> PyTree:
+    """`trainable` of `levanter_trainer.initial_state`, for a model or its eval_shape."""
+    if frozen is not None:
+        return frozen.trainable(model)
+    return True if config.lora is None else lora.trainable(model)
 
 
 def _throughput(shape: Fields, model: LmHeadModel, frozen: Freezing | None) -> Throughput:
