@@ -30,21 +30,22 @@ QWEN = Qwen3Config(
     max_seq_len=1024, hidden_dim=512, intermediate_dim=1536, num_layers=10, num_heads=8, num_kv_heads=4, head_dim=64
 )
 LORA = LoraConfig(r=16, alpha=32)
-MODELS: dict[str, tuple[LlamaConfig, int, dict[str, Any]]] = {
-    "llama_96m": (LLAMA, 32_000, {"train_batch_size": 4, "precision": "fp32", "gradient_checkpointing": False}),
-    "qwen3_70m": (QWEN, 64_000, {"train_batch_size": 4, "precision": "fp32", "per_device_parallelism": 2}),
-    "llama_96m_lora": (LLAMA, 32_000, {"train_batch_size": 8, "precision": "fp32", "lora": LORA}),
-    "llama_1b": (llama_3_2_1b, 128_256, {"train_batch_size": 8, "precision": "bf16"}),
-    "llama_1b_lora": (llama_3_2_1b, 128_256, {"train_batch_size": 8, "precision": "bf16", "lora": LORA}),
+MODELS: dict[str, tuple[LlamaConfig, int, bool | str, dict[str, Any]]] = {
+    "llama_96m": (LLAMA, 32_000, False, {"train_batch_size": 4, "precision": "fp32"}),
+    "qwen3_70m": (QWEN, 64_000, True, {"train_batch_size": 4, "precision": "fp32", "per_device_parallelism": 2}),
+    "llama_96m_lora": (LLAMA, 32_000, False, {"train_batch_size": 8, "precision": "fp32", "lora": LORA}),
+    "llama_1b": (llama_3_2_1b, 128_256, "save_products", {"train_batch_size": 8}),
+    "llama_1b_lora": (llama_3_2_1b, 128_256, True, {"train_batch_size": 8, "lora": LORA}),
 }
+"""Shape, vocabulary, `gradient_checkpointing`, and other settings."""
 ON_CPU, ON_GPU = ("llama_96m", "qwen3_70m", "llama_96m_lora"), ("llama_1b", "llama_1b_lora")
 
 
 def training(name: str) -> tuple[SFTConfig, Fields, int]:
-    shape, vocabulary, settings = MODELS[name]
+    shape, vocabulary, recomputed, settings = MODELS[name]
     config = SFTConfig(
         mixture="", tokenized={}, base_model="", output_path="", earlier_attempts=(), num_train_steps=STEPS,
-        learning_rate=1e-4, **settings,
+        learning_rate=1e-4, gradient_checkpointing=recomputed, **settings,
     )  # fmt: skip
     return config, shape.hf_config(vocabulary), shape.max_seq_len
 

@@ -20,6 +20,7 @@ from marin_sft.data.files import read_json
 from marin_sft.errors import ConfigError, TrainingError, UserError
 from marin_sft.execution.configs import resolve
 from marin_sft.execution.executor import Executor, ExecutorFlags
+from marin_sft.execution.ray_environment import GPU_MEMORY
 from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig, device_count
 from marin_sft.execution.step import AnyStep, EarlierAttempts, ExecutorStep, InputName
 from marin_sft.execution.tables import Cell, print_table
@@ -27,7 +28,7 @@ from marin_sft.machines import GPU_SHARE, Device, device_of, devices
 from marin_sft.nearest import nearest_text
 from marin_sft.run.experiment import steps_of
 from marin_sft.run.model_shapes import ModelShapes
-from marin_sft.training import predicting
+from marin_sft.training import host_memory, predicting
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.nearest_settings import Setting
@@ -44,7 +45,6 @@ _BASIS = (
 _ERROR = 0.1
 """How far a prediction may be off."""
 _MOST_ADVICE = 3  # settings that fit
-_SHARE_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,11 @@ def _device(resources: Resources, device: Device | None) -> tuple[str, str, int 
     if device is None and isinstance(resources, TpuPodConfig):
         device = device_of(resources.tpu_type.partition("-")[0])
     if device is None:
-        here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return "CPU", "cpu", resources.memory or here
+        return "CPU", "cpu", resources.memory or host_memory.capacity()
     if device.platform != "gpu":
         return device.name, device.platform, device.memory
     set_here = {**os.environ, **(resources.runtime_env.env_vars if resources.runtime_env else {})}
-    return device.name, "gpu", int(device.memory * float(set_here.get(_SHARE_VARIABLE, GPU_SHARE)))
+    return device.name, "gpu", int(device.memory * float(set_here.get(GPU_MEMORY, GPU_SHARE)))
 
 
 class _Processes:

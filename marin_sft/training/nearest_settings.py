@@ -15,6 +15,7 @@ from marin_sft.training.precision import policy
 from marin_sft.training.sft_config import SFTConfig
 
 _SHORTEST = 512  # tokens
+_LEAST = (True, "full", "recompute", "offload", "nested")  # of a layer is saved what enters it, or not even that
 _ADAPTER = LoraConfig(r=16, alpha=32)
 
 
@@ -61,7 +62,7 @@ class Setting:
         config = self.config
         rows = self.at_once
         yield [self.with_rows(rows // part) for part in _powers(2, rows) if rows % part == 0]
-        if config.gradient_checkpointing is False or config.gradient_checkpointing == "save_all":
+        if config.gradient_checkpointing not in _LEAST:
             yield [self._changed("gradient_checkpointing=True", gradient_checkpointing=True)]
         if "c=f32" in policy(config.precision):
             yield [self._changed("precision='bf16'", precision="bf16")]
@@ -85,8 +86,11 @@ class Setting:
     def smallest(self) -> Setting:
         """The least memory with the same result: one row at once, and activations recomputed."""
         found = self.with_rows(1) if self.at_once > 1 else self
-        recomputed = found.config.gradient_checkpointing is not False
-        return found if recomputed else found._changed("gradient_checkpointing=True", gradient_checkpointing=True)
+        return (
+            found
+            if found.config.gradient_checkpointing in _LEAST
+            else found._changed("gradient_checkpointing=True", gradient_checkpointing=True)
+        )
 
     def adapted(self) -> Setting | None:
         """The same with an adapter. None: it has one, or cannot."""

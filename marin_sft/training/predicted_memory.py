@@ -36,7 +36,7 @@ from marin_sft.training.sft import loss_of
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.synced_reference import SyncedReference
 from marin_sft.training.target import Target, compiling_for, target
-from marin_sft.training.train_run import trainable_of, trainer_for
+from marin_sft.training.train_run import recomputed_by_memory, trainable_of, trainer_for
 from marin_sft.training.train_step import Batch, Loss, lowered
 
 if TYPE_CHECKING:
@@ -103,10 +103,14 @@ def prepared(training: Training) -> Iterator[Step]:
         )
         trainer, frozen = trainer_for(config, settings, _STEPS)
         with trainer:
-            model = abstract_model(training.shape, config.gradient_checkpointing, config.attention_backend)
+            loss, arrays, reference = _objective(config, training, layout)
+            checkpointing = config.gradient_checkpointing
+            if checkpointing is None:
+                tokens, pairs = arrays["tokens"][0].size // layout.devices, isinstance(config, DPOConfig)
+                checkpointing = recomputed_by_memory(config, training.shape, settings, tokens, pairs)
+            model = abstract_model(training.shape, checkpointing, config.attention_backend)
             if config.lora is not None:
                 model, _ = lora.with_adapters(model, resolved(config.lora))
-            loss, arrays, reference = _objective(config, training, layout)
             trainable = trainable_of(config, model, frozen)
             state = levanter_trainer.abstract_state(trainer, model, config.seed, reference, trainable)
             yield Step(trainer, loss, state, levanter_trainer.abstract_batch(trainer, arrays))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import haliax as hax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +21,11 @@ from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, device_memory, exports, levanter_trainer, mesh, processes
+from marin_sft.training.attention import choice
 from marin_sft.training.length import epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
-from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput, windows
-from marin_sft.training.models import levanter_model, lora, peft_directory
+from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput, weights_of, windows
+from marin_sft.training.models import levanter_model, lora, peft_directory, recomputation
 from marin_sft.training.models.model_check import check_tokenizers
 from marin_sft.training.models.model_config import Fields, with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
@@ -66,10 +68,11 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     steps_per_eval = config.eval_cadence(num_steps)
     evaluate = _evaluation(config, objective, trainer) if steps_per_eval else None
     with trainer:
+        recomputed = _recomputed(config, base.config, objective, layout, settings)
         model = levanter_model.load_model(
             base,
             axis_mapping=trainer.parameter_axis_mapping,
-            gradient_checkpointing=config.gradient_checkpointing,
+            gradient_checkpointing=recomputed,
             attention_backend=config.attention_backend,
             reinit_tokens=config.reinit_tokens,
             expected=config.expected_model,
@@ -77,6 +80,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             lora=config.lora,
             seed=config.seed,
         )
+        _tell(config, trainer, model, recomputed)
         trainable = trainable_of(config, model, frozen)
         if config.weight_distribution_log_steps is not None:
             tensors = {name: (name,) for name in levanter_model.state_shapes(model)}
@@ -133,6 +137,38 @@ def trainable_of(config: TrainConfig, model: LmHeadModel, frozen: Freezing | Non
     if frozen is not None:
         return frozen.trainable(model)
     return True if config.lora is None else lora.trainable(model)
+
+
+def _tell(config: TrainConfig, trainer: Trainer, model: LmHeadModel, recomputed: bool | str) -> None:
+    with hax.axis_mapping(trainer.compute_axis_mapping):
+        attention = choice.told(trainer.mp.cast_to_compute(model), config.attention_backend)
+    if processes.is_first():
+        why = "by memory" if config.gradient_checkpointing is None else "asked for"
+        print(f"attention: {attention}\ngradient_checkpointing: {recomputed}; {why}", flush=True)
+
+
+def _recomputed(
+    config: TrainConfig, shape: Fields, objective: Objective, layout: Layout, settings: TrainerConfig
+) -> bool | str:
+    """The config's `gradient_checkpointing`, or what memory allows. `shape`: the base model's config.json."""
+    if config.gradient_checkpointing is not None:
+        return config.gradient_checkpointing
+    _, rows, length = objective.arrays(0, 0, layout.devices)["tokens"].shape
+    return recomputed_by_memory(config, shape, settings, rows * length, objective.example_name is not None)
+
+
+def recomputed_by_memory(
+    config: TrainConfig, shape: Fields, settings: TrainerConfig, tokens: int, pairs: bool
+) -> bool | str:
+    """`gradient_checkpointing` where the config leaves it open. `tokens`: of the rows that a device takes at once."""
+    sizes, number_types = settings.device_mesh.shape, settings.mp
+    values = weights_of(shape) / (sizes["data"] * sizes["model"])
+    computed = jnp.dtype(number_types.compute_dtype).itemsize
+    state = values * computed if config.lora else values * (computed + 4 * jnp.dtype(number_types.param_dtype).itemsize)
+    if pairs:  # with a reference
+        state += values * computed
+    capacity = device_memory.capacity()
+    return recomputation.chosen(shape, tokens // sizes["context"], computed, state, capacity)
 
 
 def _throughput(shape: Fields, model: LmHeadModel, frozen: Freezing | None) -> Throughput:

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.torture, pytest.mark.skipif(bool(reason := impossible(
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
 SEED = os.environ.get("SEED", "0")
 STEPS = 100
+MOST = {"a host is killed": (10, 30)}  # seconds, medians on two idle cores: to the next claim, and to training again
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,8 @@ def times():
             f"\n{what}: {len(rounds)} rounds; new claim after {statistics.median(claims):.1f} s (at most "
             f"{max(claims):.1f}), training again after {statistics.median(steps):.1f} s (at most {max(steps):.1f})"
         )
+        most_to_claim, most_to_step = MOST.get(what, (float("inf"), float("inf")))
+        assert statistics.median(claims) <= most_to_claim and statistics.median(steps) <= most_to_step
 
 
 def goes_on(training, lost: int, since: float, times: list) -> None:

@@ -42,7 +42,11 @@ def test_on_gpus_that_do_not_exist_here(fit, tmp_path):
     assert (first["name"], second["name"]) == ("checkpoints/first_seed0", "checkpoints/second_seed0")
     for found in (first, second):
         assert found["fits"] is True and found["near"] == []
-        assert (found["device"], found["devices"], found["memory"]) == ("H100", 2, int(79.1 * 2**30) * 3 // 4)
+        assert (found["device"], found["devices"], found["memory"]) == (
+            "H100",
+            2,
+            pytest.approx(0.92 * 79.1 * 2**30, abs=1),
+        )
         assert found["optimizer"] == pytest.approx(2 * found["weights"], abs=100)
         assert found["peak"] > found["weights"] + found["optimizer"]
     assert not (tmp_path / "store").exists()

@@ -80,6 +80,20 @@ def _implementation(model: LmHeadModel) -> str:
     return "mosaic_gpu" if hopper and dtype.itemsize == 2 else "triton"
 
 
-def told(model: LmHeadModel) -> str:
-    """Which attention is computed, and why, in words."""
-    raise NotImplementedError
+def told(model: LmHeadModel, asked: str | None) -> str:
+    """Which attention is computed, and why. Call it within the trainer's context. `asked`: `attention_backend`."""
+    kernel = kernel_for(model)
+    if isinstance(kernel, kernels.Tokamax):
+        what = f"tokamax, {kernel.implementation}"
+    elif kernel is kernels.chunked:
+        what = "in plain JAX, for positions that are spread over devices"
+    elif kernel is kernels.cpu_blocks:
+        what = "block by block within documents"
+    else:
+        found = configs_of(model)
+        what = f"Levanter's {found[0].attn_backend}" if found else "Levanter's"
+    return f"{what}; {'asked for' if asked not in (None, 'default') else f'the default on {_device_name()}'}"
+
+
+def _device_name() -> str:
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"

@@ -43,9 +43,9 @@ def packed_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, row
         widths = [(0, missing if i == axis % array.ndim else 0) for i in range(array.ndim)]
         return jnp.pad(array, widths, constant_values=value)
 
-    branches = jnp.zeros_like(rows.segments) if rows.branches is None else rows.branches
     padded = (whole(array, -2) for array in (queries, keys, values))
-    return _attention(*padded, Rows(whole(rows.segments, -1, PADDING), whole(branches, -1)))[..., :length, :]
+    branches = None if rows.branches is None else whole(rows.branches, -1)
+    return _attention(*padded, Rows(whole(rows.segments, -1, PADDING), branches))[..., :length, :]
 
 
 @jax.custom_vjp
@@ -123,7 +123,8 @@ class _Blocks:
         self.size = _BLOCK
         self.count = length // _BLOCK
         # Kept in blocks: slices of whole rows would be looked up again for each score.
-        self._segments, self._branches = (array.reshape(self.rows, self.count, -1) for array in rows)
+        branches = jnp.zeros_like(rows.segments) if rows.branches is None else rows.branches
+        self._segments, self._branches = (a.reshape(self.rows, self.count, -1) for a in (rows.segments, branches))
         seen = self._may_see()
         self.seen, self.seen_count = jnp.argsort(~seen, axis=-1, stable=True), seen.sum(axis=-1)
 

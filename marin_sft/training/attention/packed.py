@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -10,8 +11,10 @@ import haliax as hax
 import jax
 from haliax.jax_utils import maybe_rng_split
 from levanter.layers.attention import Attention, AttentionConfig, AttentionMask
+from levanter.models.olmo import Olmo2Attention
 
 from marin_sft.training.axes import POSITION
+from marin_sft.training.models.recomputation import named_attention
 
 if TYPE_CHECKING:
     from levanter.models.lm_model import LmHeadModel
@@ -60,7 +63,8 @@ class PackedAttention(Attention):
         queries, keys, values = self._compute_qkv(x, key=key_qkv, pos_ids=pos_ids)
         queries = queries.rearrange((..., KV_HEAD, GROUP, POSITION, SIZE))
         keys, values = (array.rearrange((..., KV_HEAD, POSITION, SIZE)) for array in (keys, values))
-        found = self.kernel(queries, keys, values, mask, self.config).flatten_axes((KV_HEAD, GROUP), "heads")
+        found = self.kernel(queries, keys, values, mask, self.config)
+        found = hax.named(named_attention(found.array), found.axes).flatten_axes((KV_HEAD, GROUP), "heads")
         return cast(hax.NamedArray, self.o_proj(found.astype(x.dtype), key=key_out))
 
 
@@ -68,20 +72,27 @@ def with_packed_attention(model: LmHeadModel, kernel: Kernel) -> LmHeadModel:
     """The same weights in a model that takes a `PackedMask`."""
 
     def packed(layer: object) -> object:
-        return PackedAttention(**vars(layer), kernel=kernel) if isinstance(layer, Attention) else layer
+        if not isinstance(layer, Attention):
+            return layer
+        fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(Attention)}
+        return PackedAttention(**fields, kernel=kernel)
 
     return jax.tree_util.tree_map(packed, model, is_leaf=_is_attention)
 
 
 def configs_of(model: LmHeadModel) -> list[AttentionConfig]:
-    """Of all attention layers; a stack of layers counts once. []: not all of them are of Levanter's plain class."""
+    """Of all attention layers; a stack of layers counts once. []: some compute more than scores and products."""
     layers = [layer for layer in jax.tree_util.tree_leaves(model, is_leaf=_is_attention) if _is_attention(layer)]
-    return [layer.config for layer in layers] if all(type(layer) is Attention for layer in layers) else []
+    return [layer.config for layer in layers] if all(map(_is_plain, layers)) else []
 
 
 def scale_of(config: AttentionConfig) -> float:
     """What scores are multiplied with."""
     return cast(float, config.scaling_factor or config.HeadSize.size**-0.5)
+
+
+def _is_plain(layer: Attention) -> bool:
+    return type(layer) is Attention or (type(layer) is Olmo2Attention and layer.attention_dropout == 0)
 
 
 def _is_attention(layer: object) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from marin_sft.training.models.model_config import Fields
+from marin_sft.training.models.model_config import Fields, head_size
 
 # Dense bfloat16 FLOPs per second of one device, as JAX counts devices, from the makers' data sheets. The key is a part
 # of `jax.Device.device_kind`; the first match counts.
@@ -66,7 +66,7 @@ class Throughput:
             return None
         weights = flops_per_token(self.model, 0, frozen=self.frozen, added=self.added)
         of_head = (4.0 if self.head_frozen else 6.0) * self.model["hidden_size"] * self.model["vocab_size"]
-        heads, size = self.model["num_attention_heads"], _head_size(self.model)
+        heads, size = self.model["num_attention_heads"], head_size(self.model)
         flops = tokens_per_second * (weights - of_head) + trained_per_second * of_head
         return (flops + attended_per_second * 12.0 * heads * size) / self.peak
 
@@ -97,6 +97,12 @@ def multiplied_weights(shapes: Mapping[str, tuple[int, ...]], model: Fields) -> 
     return sum(math.prod(shape) for name, shape in matrices.items() if tied or not name.endswith("embed_tokens.weight"))
 
 
+def weights_of(config: Fields) -> int:
+    """Weights of a model, except norms and biases. `config`: the fields of a `config.json`."""
+    embeddings = 0 if config.get("tie_word_embeddings", False) else config["hidden_size"] * config["vocab_size"]
+    return int(flops_per_token(config, 0)) // 6 + embeddings
+
+
 def peak_flops(device_kind: str) -> float | None:
     """Of one device, in bfloat16. None: not known, e.g. for CPUs."""
     return next((flops for part, flops in PEAK_FLOPS.items() if part.lower() in device_kind.lower()), None)
@@ -113,12 +119,7 @@ def flops_per_token(config: Fields, length: int, *, frozen: int = 0, added: int 
     trained layer). `added`: the weights of an adapter, in addition to the N.
     """
     hidden, heads, layers = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
-    head_size = _head_size(config)
-    keys = config.get("num_key_value_heads") or heads
-    attention = 2 * hidden * head_size * (heads + keys)  # query and output, key and value
+    size, keys = head_size(config), config.get("num_key_value_heads") or heads
+    attention = 2 * hidden * size * (heads + keys)  # query and output, key and value
     weights = layers * (attention + 3 * hidden * config["intermediate_size"]) + hidden * config["vocab_size"]
-    return 6.0 * (weights + added) - 2.0 * frozen + 12.0 * layers * heads * head_size * length
-
-
-def _head_size(config: Fields) -> int:
-    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return 6.0 * (weights + added) - 2.0 * frozen + 12.0 * layers * heads * size * length

@@ -17,6 +17,7 @@ from marin_sft.training.attention.choice import backend_for
 from marin_sft.training.models.families import FAMILIES, check_family
 from marin_sft.training.models.levanter_bridge import with_defaults
 from marin_sft.training.models.model_config import Fields
+from marin_sft.training.models.recomputation import policy_for
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new"}  # one function, two names
 
@@ -58,7 +59,7 @@ def levanter_config(
         hf_config.hidden_act = _activation(config["hidden_act"])
     levanter = getattr(importlib.import_module(module), name).from_hf_config(hf_config)
     changes: dict[str, object] = {
-        "gradient_checkpointing": gradient_checkpointing,
+        "gradient_checkpointing": policy_for(gradient_checkpointing),
         "attn_backend": backend_for(levanter, attention_backend, splits_sequence),
         "head_dim": getattr(hf_config, "head_dim", None),
         "use_flash_attention": None,  # attn_backend decides

@@ -59,3 +59,8 @@ def _scaling(rope: Fields | None) -> Fields | None:
 def with_dtype(config: Fields, dtype: str) -> Fields:
     """The same config for weights of `dtype`, e.g. "bfloat16", under the name that old and new readers know."""
     return {**{key: value for key, value in config.items() if key != "dtype"}, "torch_dtype": dtype}
+
+
+def head_size(config: Fields) -> int:
+    """Of a head of attention."""
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]

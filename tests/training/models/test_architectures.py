@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from marin_sft.errors import TrainingError
+from marin_sft.training.attention.packed import configs_of
 from marin_sft.training.fakes import pack
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.models import levanter_model
@@ -150,6 +151,11 @@ def test_the_gelu_of_a_gemma_1_is_the_approximation(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_act": "gelu"}))
     assert levanter_config(ModelDirectory(tmp_path).config) == levanter_config(config)
+
+
+def test_the_kernels_know_the_attention_of_every_family(both):
+    _, _, ours = both
+    assert configs_of(ours)
 
 
 def test_every_family_is_in_the_table():
