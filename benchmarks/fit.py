@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def _run(what: str, environment: dict[str, str], *arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    parts = {"predict": predict, "measure": measure, "devices": devices}
+    parts: dict[str, Callable[..., Any]] = {"predict": predict, "measure": measure, "devices": devices}
     if len(sys.argv) > 1 and sys.argv[1] in parts:
         print(json.dumps(parts[sys.argv[1]](*sys.argv[2:])))
     else:
