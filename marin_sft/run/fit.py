@@ -203,7 +203,7 @@ def _near(process: _Processes, asked: Asked, need: Need) -> Iterator[tuple[Setti
     first = asked.setting
     smallest = first.smallest()
     adapted = smallest.adapted()
-    seen = {first}
+    seen = {first.changes}
     for start in (first, smallest, *([adapted] if adapted else [])):
         found = 0
         for pair in _tried(process, asked, start, first, need, seen):
@@ -216,7 +216,7 @@ def _near(process: _Processes, asked: Asked, need: Need) -> Iterator[tuple[Setti
 
 
 def _tried(
-    process: _Processes, asked: Asked, start: Setting, first: Setting, need: Need, seen: set[Setting]
+    process: _Processes, asked: Asked, start: Setting, first: Setting, need: Need, seen: set[tuple[str, ...]]
 ) -> Iterator[tuple[Setting, Need]]:
     """Of each kind of change of `start`, the first setting that fits. need: of `first`."""
     memory = asked.memory
@@ -228,9 +228,9 @@ def _tried(
             hopeless = same and need.least + share * (need.peak - need.least) > memory
             if setting.devices != first.devices and asked.platform == "cpu":
                 continue  # they would share its memory
-            if setting in seen or not setting.at_once or (hopeless and _rest_alike(setting, first)):
+            if setting.changes in seen or not setting.at_once or (hopeless and _rest_alike(setting, first)):
                 continue
-            seen.add(setting)
+            seen.add(setting.changes)
             try:
                 found = process.predict(asked, setting, memory)
             except (TrainingError, ConfigError):  # this model or these devices do not allow it

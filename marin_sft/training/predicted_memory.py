@@ -35,7 +35,7 @@ from marin_sft.training.predicting import Need
 from marin_sft.training.sft import loss_of
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.synced_reference import SyncedReference
-from marin_sft.training.target import Target, compiling_for, target
+from marin_sft.training.target import Target, compiling_for, is_assumed, target
 from marin_sft.training.train_run import recomputed_by_memory, trainable_of, trainer_for
 from marin_sft.training.train_step import Batch, Loss, lowered
 
@@ -125,7 +125,7 @@ def _written(folder: str, name: str, shape: Fields) -> str:
 
 def _same_sizes(policy: jmp.Policy) -> jmp.Policy:
     """Types of the same sizes that CPUs compute with: for bfloat16, they would hold everything in float32, too."""
-    if target().platform == "cpu":
+    if not is_assumed() or target().platform == "cpu":
         return policy
     names = ("param_dtype", "compute_dtype", "output_dtype")
     types = {name: getattr(policy, name) for name in names}
