@@ -3,6 +3,7 @@ settings near by do."""
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import re
@@ -198,21 +199,15 @@ def _fits(need: Need, memory: int) -> bool:
 
 
 def _near(process: _Processes, asked: Asked, need: Need) -> Iterator[tuple[Setting, Need]]:
-    """The first settings that fit: with one change; else with all that does not change the result and one more; else
+    """The first settings that fit: with one change; then with all that does not change the result, and one more; then
     with an adapter, too."""
     first = asked.setting
     smallest = first.smallest()
     adapted = smallest.adapted()
     seen = {first.changes}
-    for start in (first, smallest, *([adapted] if adapted else [])):
-        found = 0
-        for pair in _tried(process, asked, start, first, need, seen):
-            yield pair
-            found += 1
-            if found == _MOST_ADVICE:
-                break
-        if found:
-            return
+    starts = (first, smallest, *([adapted] if adapted else []))
+    found = (pair for start in starts for pair in _tried(process, asked, start, first, need, seen))
+    yield from itertools.islice(found, _MOST_ADVICE)
 
 
 def _tried(
@@ -247,8 +242,8 @@ def _rest_alike(setting: Setting, first: Setting) -> bool:
 
 
 def print_answers(console: Console, found: Sequence[Answer]) -> None:
-    columns = ("step", "devices", "peak", "of", "fits", "weights", "optimizer", "gradients", "rest")
-    console.print(Text("GiB on each device; the rest is activations and what one operation passes to the next", "dim"))
+    columns = ("step", "devices", "peak", "of", "fits", "weights", "optim.", "grads", "rest")
+    console.print(Text("GiB on each device. rest: activations, and what one operation passes to the next", "dim"))
     print_table(console, columns, map(_row, found))
     for answer in found:
         if answer.fits is False:

@@ -42,23 +42,21 @@ def test_on_gpus_that_do_not_exist_here(fit, tmp_path):
     assert (first["name"], second["name"]) == ("checkpoints/first_seed0", "checkpoints/second_seed0")
     for found in (first, second):
         assert found["fits"] is True and found["near"] == []
-        assert (found["device"], found["devices"], found["memory"]) == (
-            "H100",
-            2,
-            pytest.approx(0.92 * 79.1 * 2**30, abs=1),
-        )
+        assert (found["device"], found["devices"]) == ("H100", 2)
+        assert found["memory"] == pytest.approx(0.92 * 79.1 * 2**30, rel=1e-6)
         assert found["optimizer"] == pytest.approx(2 * found["weights"], abs=100)
         assert found["peak"] > found["weights"] + found["optimizer"]
     assert not (tmp_path / "store").exists()
 
 
 def test_what_does_not_fit_is_refused_with_what_does(fit):
-    small = "CpuConfig(memory=100 * 2**20)"
+    memory = 150 * 2**20
+    small = f"CpuConfig(memory={memory})"
     (first,) = fit("--json", "--steps", "first", resources=small, code=1)
-    assert first["fits"] is False and first["peak"] > first["memory"] == 100 * 2**20
+    assert first["fits"] is False and first["peak"] > first["memory"] == memory
     near = {", ".join(setting["changes"]): setting["peak"] for setting in first["near"]}
-    assert all(peak <= first["memory"] for peak in near.values())
-    assert next(iter(near)).startswith("per_device_parallelism=") and "gradient_checkpointing=True" in near
+    assert len(near) == 3 and all(peak <= memory for peak in near.values())
+    assert next(iter(near)).startswith("per_device_parallelism=")
 
 
 def test_of_a_download_config_json_alone_is_fetched(fit, monkeypatch, tmp_path):
@@ -71,7 +69,7 @@ def test_of_a_download_config_json_alone_is_fetched(fit, monkeypatch, tmp_path):
             monkeypatch.setenv(name, value)
         text = fit("--steps", "first", base='download("base", hf_model_id="org/base")')
         assert {path for _, path in hub.requests} == {"/org/base/resolve/main/config.json"}
-    assert "checkpoints/first_seed0" in text.replace("\n", "") and "yes" in text
+    assert "1 CPU" in text and "yes" in text
 
 
 @pytest.mark.parametrize(
