@@ -56,8 +56,10 @@ def predict(name: str, platform: str, memory: str) -> dict[str, Any]:
     from marin_sft.training import predicting
 
     predicting.start(1, platform)
-    config, shape, length = training(name)
-    return vars(predicting.predict(config, shape, length, None, platform, int(memory) or None))
+    from marin_sft.training.predicted_memory import Training, predict
+    from marin_sft.training.target import Target
+
+    return vars(predict(Training(*training(name)), Target(platform, int(memory) or None)))
 
 
 def measure(name: str) -> dict[str, Any]:

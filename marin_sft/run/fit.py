@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -32,12 +32,10 @@ from marin_sft.run.model_shapes import ModelShapes
 from marin_sft.training import host_memory, predicting
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models.model_config import Fields
 from marin_sft.training.nearest_settings import Setting
+from marin_sft.training.predicting import Need
 from marin_sft.training.sft_config import SFTConfig
-
-if TYPE_CHECKING:
-    from marin_sft.training.models.model_config import Fields
-    from marin_sft.training.predicting import Need
 
 _BASIS = (
     "Compiled on this machine's CPU for shapes alone. For GPUs and TPUs, attention counts as their own kernels take "
@@ -184,8 +182,16 @@ class _Processes:
             spawned = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(1, spawned, initializer=predicting.start, initargs=key)
             self._pools[key] = self._stack.enter_context(pool)
-        wanted = (setting.config, asked.shape, setting.length, asked.reference)
-        return self._pools[key].submit(predicting.predict, *wanted, asked.platform, asked.memory, most).result()
+        return self._pools[key].submit(_predict, asked, setting, most).result()
+
+
+def _predict(asked: Asked, setting: Setting, most: int | None) -> Need:
+    """In a process for this."""
+    from marin_sft.training.predicted_memory import Training, predict  # loads JAX
+    from marin_sft.training.target import Target
+
+    training = Training(setting.config, asked.shape, setting.length, asked.reference)
+    return predict(training, Target(asked.platform, asked.memory), most)
 
 
 @contextmanager

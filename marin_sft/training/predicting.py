@@ -5,10 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from marin_sft.training.dpo_config import DPOConfig
-from marin_sft.training.models.model_config import Fields
-from marin_sft.training.sft_config import SFTConfig
-
 # Machine code is of no use here. Without excess precision, 16-bit numbers between two operations are held in 16 bits.
 _FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={} {}"
 _NOT_FOR_CPUS = "--xla_allow_excess_precision=false"
@@ -39,19 +35,3 @@ class Need:
     @property
     def least(self) -> int:
         return self.weights + self.optimizer + self.gradients
-
-
-def predict(
-    config: SFTConfig | DPOConfig,
-    shape: Fields,
-    length: int,
-    reference: Fields | None,
-    platform: str,
-    memory: int | None,
-    most: int | None = None,
-) -> Need:
-    """See `predicted_memory`: the arguments are those of `Training`, `Target` and `predict`."""
-    from marin_sft.training.predicted_memory import Training, predict  # loads JAX
-    from marin_sft.training.target import Target
-
-    return predict(Training(config, shape, length, reference), Target(platform, memory), most)
