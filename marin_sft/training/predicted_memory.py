@@ -95,9 +95,10 @@ def prepared(training: Training) -> Iterator[Step]:
         config = replace(training.config, base_model=_written(folder, "base", training.shape))
         if isinstance(config, DPOConfig) and training.reference is not None:
             config = replace(config, reference_model=_written(folder, "reference", training.reference))
+        shape = config.base().config
         settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed, mesh=config.mesh)
         settings = replace(settings, mp=_same_sizes(settings.mp))
-        mesh.check_model(training.shape, settings.device_mesh.shape)
+        mesh.check_model(shape, settings.device_mesh.shape)
         layout = levanter_trainer.layout(
             settings, config.train_batch_size, config.per_device_parallelism, config.gradient_accumulation_steps
         )
@@ -107,8 +108,8 @@ def prepared(training: Training) -> Iterator[Step]:
             checkpointing = config.gradient_checkpointing
             if checkpointing is None:
                 tokens, pairs = arrays["tokens"][0].size // layout.devices, isinstance(config, DPOConfig)
-                checkpointing = recomputed_by_memory(config, training.shape, settings, tokens, pairs)
-            model = abstract_model(training.shape, checkpointing, config.attention_backend)
+                checkpointing = recomputed_by_memory(config, shape, settings, tokens, pairs)
+            model = abstract_model(shape, checkpointing, config.attention_backend)
             if config.lora is not None:
                 model, _ = lora.with_adapters(model, resolved(config.lora))
             trainable = trainable_of(config, model, frozen)

@@ -93,7 +93,7 @@ class SFTObjective:
         self, config: SFTConfig, batches: Batches, validation_sets: Mapping[str, Iterable[Batch]], layout: Layout
     ) -> None:
         self._config, self._batches, self._sets, self._layout = config, batches, validation_sets, layout
-        self._limits = limits_of(config.base_model)
+        self._limits = limits_of(config.base())
         self.examples_per_epoch = batches.rows_per_epoch
 
     def arrays(self, step: int, part: int, parts: int) -> dict[str, np.ndarray]:

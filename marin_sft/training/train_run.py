@@ -51,7 +51,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     if config.lora is not None:
         config = dataclasses.replace(config, lora=peft_directory.resolved(config.lora))
     settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed, mesh=config.mesh)
-    base = ModelDirectory(config.base_model)
+    base = config.base()
     mesh.check_model(base.config, settings.device_mesh.shape)
     check_tokenizers(config.tokenized, base)
     if config.hf_exports is not None:

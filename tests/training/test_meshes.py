@@ -34,7 +34,10 @@ MESHES = {
 PAIRS = [("tied", "fsdp"), ("tied", "all"), ("untied", "tensor"), ("capped, with windows", "sequence"),
          ("capped, with windows", "all")]  # fmt: skip
 LONG = 32_768
-LONG_CONFIG = LlamaConfig(**{**SIZES, "max_seq_len": LONG, "num_layers": 1}).hf_config(VOCABULARY)
+LONG_CONFIG = {
+    **LlamaConfig(**{**SIZES, "max_seq_len": LONG, "num_layers": 1}).hf_config(VOCABULARY),
+    "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192},
+}
 
 
 def documents(*lengths: int) -> list[list[int]]:

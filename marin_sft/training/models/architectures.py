@@ -18,6 +18,8 @@ from marin_sft.training.models.families import FAMILIES, check_family
 from marin_sft.training.models.levanter_bridge import with_defaults
 from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.recomputation import policy_for
+from marin_sft.training.models.rope_scaling import longest_of
+from marin_sft.training.models.rotary import Yarn
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new"}  # one function, two names
 
@@ -54,6 +56,9 @@ def levanter_config(
     """
     check_family(config)
     hf_config = SimpleNamespace(**with_defaults(config))
+    scaling = hf_config.rope_scaling or {}
+    if scaling.get("rope_type") in ("yarn", "dynamic"):  # Levanter's differs; no change for the lengths that we accept
+        hf_config.rope_scaling = None
     module, _, name = FAMILIES[config["model_type"]].partition(":")
     if "hidden_act" in config:
         hf_config.hidden_act = _activation(config["hidden_act"])
@@ -65,6 +70,9 @@ def levanter_config(
         "use_flash_attention": None,  # attn_backend decides
         "layer_types": tuple(getattr(hf_config, "layer_types", None) or ()),  # a list could not be hashed
     }
+    if scaling.get("rope_type") == "yarn":
+        changes["rope"] = Yarn.of(hf_config.rope_theta, scaling, hf_config.max_position_embeddings)
+        changes["max_seq_len"] = longest_of(vars(hf_config) | {"rope_scaling": scaling})
     if config["model_type"] == "gemma":
         # Levanter always uses the approximation; transformers follows this field.
         changes["activation_function"] = _activation(hf_config.hidden_act)
