@@ -10,6 +10,7 @@
     loss                  of documents: next tokens (lm_head, neftune)
     dpo_losses            of pairs: one number each (dpo_formulas, dpo_loss_types)
     pair_loss             of pairs: from a model and a batch (completions, token_logps, references, synced_reference)
+    predicted_memory      what a step will take on each device (predicting, target, short_products, nearest_settings)
     levanter_trainer      how Levanter's trainer, mesh and precision are set up
     models/               a Hugging Face directory -> a model, and back; adapters
     optimization/         optimizers, schedules, freezing

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 
 from marin_sft.errors import TrainingError
-from marin_sft.training import host_memory, processes
+from marin_sft.training import host_memory, processes, target
 
 _MEASURES = (
     "fewer examples at once (a larger gradient_accumulation_steps with the same batch; "
@@ -19,6 +19,8 @@ _MEASURES = (
 
 def capacity() -> int | None:
     """Bytes of the smallest device of all processes. None: not known. All processes must call it."""
+    if target.is_assumed():
+        return target.target().memory
     found = processes.of_all(min(map(_capacity_of, jax.local_devices())))
     return min(found) or None
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from marin_sft.training.target import target
+
 _CPU_LOGITS = 2**21  # few, so that they fit into the caches
 _SHARE_OF_MEMORY = 1 / 128  # of a device's: so much that reading and writing the weights' gradients takes little time
 _USUAL_MEMORY = 16 * 2**30  # bytes, of a device that does not tell
@@ -20,10 +22,10 @@ _USUAL_MEMORY = 16 * 2**30  # bytes, of a device that does not tell
 
 def _places_at_once(vocab: int) -> int:
     """Positions whose logits are computed together."""
-    if jax.default_backend() == "cpu":
+    here = target()
+    if here.platform == "cpu":
         return max(256, _CPU_LOGITS // vocab)
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", _USUAL_MEMORY)
-    places = int(memory * _SHARE_OF_MEMORY) // (vocab * jnp.dtype(jnp.float32).itemsize)
+    places = int((here.memory or _USUAL_MEMORY) * _SHARE_OF_MEMORY) // (vocab * jnp.dtype(jnp.float32).itemsize)
     return max(256, places // 128 * 128)
 
 

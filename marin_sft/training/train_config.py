@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig
 from marin_sft.execution.step import earlier_attempts, execution_only, omitted_when, this_output_path
 from marin_sft.training.checkpoints import CheckpointSettings
 from marin_sft.training.checks import check_types, require, unresolved
@@ -96,6 +97,10 @@ class TrainConfig(TrainingSettings):
     output_path: str = this_output_path()
 
     earlier_attempts: tuple[str, ...] = earlier_attempts()
+
+    def advice(self, resources: Resources) -> str | None:
+        on_cpus = not isinstance(resources, GpuConfig | TpuPodConfig)
+        return None if on_cpus else "Whether the trainings fit into their devices' memory: marin-sft fit SCRIPT"
 
     def __post_init__(self) -> None:
         if unresolved(self):

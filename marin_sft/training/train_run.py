@@ -7,6 +7,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import haliax as hax
 import jax
@@ -38,6 +39,9 @@ from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 from marin_sft.training.trained_weights import used_by_first
 
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
 TRAIN_SLICE = 8  # batches to evaluate on if nothing is held out
 
 
@@ -60,12 +64,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     num_steps = num_steps_of(config, objective.examples_per_epoch)
     if processes.is_first():
         print(length_text(epochs, num_steps, objective.example_name or "rows"), flush=True)
-    rate = schedule(config, num_steps)
-    optimizer = optax.chain(recording(rate), optimizers.optimizer(config, num_steps))
-    frozen = freezing(config, num_steps)
-    if frozen is not None:
-        optimizer = frozen.applied_to(optimizer)
-    trainer = levanter_trainer.build_trainer(settings, optimizer)
+    trainer, frozen = trainer_for(config, settings, num_steps)
     steps_per_eval = config.eval_cadence(num_steps)
     evaluate = _evaluation(config, objective, trainer) if steps_per_eval else None
     with trainer:
@@ -82,9 +81,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             seed=config.seed,
         )
         _tell(config, trainer, model, recomputed)
-        trainable = True if config.lora is None else lora.trainable(model)
-        if frozen is not None:
-            trainable = frozen.trainable(model)
+        trainable = trainable_of(config, model, frozen)
         if config.weight_distribution_log_steps is not None:
             tensors = {name: (name,) for name in levanter_model.state_shapes(model)}
             require_match(tensors, config.weight_distribution_pattern, "weight_distribution_pattern")
@@ -126,6 +123,22 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         _write_model(config, base, state.model)
 
 
+def trainer_for(config: TrainConfig, settings: TrainerConfig, num_steps: int) -> tuple[Trainer, Freezing | None]:
+    """The trainer with the config's optimizer, and what is frozen. Of the base model, it reads config.json alone."""
+    optimizer = optax.chain(recording(schedule(config, num_steps)), optimizers.optimizer(config, num_steps))
+    frozen = freezing(config, num_steps)
+    if frozen is not None:
+        optimizer = frozen.applied_to(optimizer)
+    return levanter_trainer.build_trainer(settings, optimizer), frozen
+
+
+def trainable_of(config: TrainConfig, model: LmHeadModel, frozen: Freezing | None) -> PyTree:
+    """`trainable` of `levanter_trainer.initial_state`, for a model or its eval_shape."""
+    if frozen is not None:
+        return frozen.trainable(model)
+    return True if config.lora is None else lora.trainable(model)
+
+
 def _tell(config: TrainConfig, trainer: Trainer, model: LmHeadModel, recomputed: bool | str) -> None:
     with hax.axis_mapping(trainer.compute_axis_mapping):
         attention = choice.told(trainer.mp.cast_to_compute(model), config.attention_backend)
@@ -140,15 +153,22 @@ def _recomputed(
     """The config's `gradient_checkpointing`, or what memory allows. `shape`: the base model's config.json."""
     if config.gradient_checkpointing is not None:
         return config.gradient_checkpointing
-    sizes, number_types = settings.device_mesh.shape, settings.mp
     _, rows, length = objective.arrays(0, 0, layout.devices)["tokens"].shape
+    return recomputed_by_memory(config, shape, settings, rows * length, objective.example_name is not None)
+
+
+def recomputed_by_memory(
+    config: TrainConfig, shape: Fields, settings: TrainerConfig, tokens: int, pairs: bool
+) -> bool | str:
+    """`gradient_checkpointing` where the config leaves it open. `tokens`: of the rows that a device takes at once."""
+    sizes, number_types = settings.device_mesh.shape, settings.mp
     values = weights_of(shape) / (sizes["data"] * sizes["model"])
     computed = jnp.dtype(number_types.compute_dtype).itemsize
     state = values * computed if config.lora else values * (computed + 4 * jnp.dtype(number_types.param_dtype).itemsize)
-    if objective.example_name:  # of pairs: with a reference
+    if pairs:  # with a reference
         state += values * computed
     capacity = device_memory.capacity()
-    return recomputation.chosen(shape, rows * length // sizes["context"], computed, state, capacity)
+    return recomputation.chosen(shape, tokens // sizes["context"], computed, state, capacity)
 
 
 def _throughput(shape: Fields, model: LmHeadModel, frozen: Freezing | None) -> Throughput:
