@@ -231,11 +231,7 @@ MISTAKES = {
     "41": (lambda: trained(mesh={"dta": 2}), "mesh = {'dta': 2}: expected .*; did you mean 'data'"),
     "42": (
         lambda: trained(attention_backend="flash_attention_2"),
-<<<<<<< HEAD
         "expected None, or one of default, tokamax, nvte",
-=======
-        "expected None, or one of default, tokamax, nvte, splash",
->>>>>>> fit
     ),
     "43": (lambda: trained(trackers="wandb"), r"as in \(WandbConfig\(project='mine'\),\), from marin_sft"),
     "44": (lambda: trained(save_steps=100), "use steps_per_checkpoint for states .* steps_per_hf_export for models"),
