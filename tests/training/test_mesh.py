@@ -49,7 +49,7 @@ def test_it_is_checked_when_planned_and_is_no_part_of_identity():
             mixture="m", tokenized={}, base_model="b", train_batch_size=1, num_train_steps=1, learning_rate=1, **fields
         )
 
-    with pytest.raises(ConfigError, match="'vanilla' where mesh has sequence = 2"):
-        config(mesh={"sequence": 2}, attention_backend="jax_flash")
+    with pytest.raises(ConfigError, match="not 'nvte' where mesh has sequence = 2"):
+        config(mesh={"sequence": 2}, attention_backend="nvte")
     with pytest.raises(ConfigError, match="sizes by name"):
         config(mesh={"rows": 2})
