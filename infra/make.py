@@ -28,12 +28,10 @@ from launchers.gcp import GcpCluster  # noqa: E402
 from launchers.kuberay import RayJob  # noqa: E402
 from launchers.skypilot import SkyTask  # noqa: E402
 
-from marin_sft.machines import CHIPS_PER_HOST, TPUS, slice_of, types_of  # noqa: E402
-from marin_sft.nearest import nearest_text  # noqa: E402
+from marin_sft.machines import CHIPS_PER_HOST, OTHER_NAMES, TPUS, named, nearest_types, slice_of  # noqa: E402
 
 KINDS = [kind for kind, generation in TPUS.items() if generation.runtime]
 _LARGEST = 64 * CHIPS_PER_HOST  # chips; of a generation that is named without a size
-_V5E = {"v5e": "v5litepod"}  # Google's name and Ray's
 
 EXAMPLE = "python experiments/quickstart.py"
 _HEADERS = {
@@ -50,15 +48,13 @@ def sizes_of(name: str) -> tuple[str, ...]:
     ValueError: there is no such type.
     """
     kind, dash, size = name.partition("-")
-    kind = _V5E.get(kind, kind)
+    kind = OTHER_NAMES.get(kind, kind)
     if kind not in KINDS:
-        known = ", ".join(KINDS)
-        raise ValueError(f"got {name!r}, expected a type such as v4-128, or a generation: {known}")
+        raise ValueError(f"got {name!r}, expected a type such as v4-128, or a generation: {named(KINDS)}")
     if dash:
         if slice_of(f"{kind}-{size}") is None:
-            raise ValueError(
-                f"got {name!r}, but there is no such slice{nearest_text(f'{kind}-{size}', types_of(kind))}"
-            )
+            near = " or ".join(nearest_types(name) or [name.partition("-")[0]])
+            raise ValueError(f"got {name!r}, but there is no such slice; expected {near}")
         return (f"{kind}-{size}",)
     chips = [n for n in TPUS[kind].topologies if n & (n - 1) == 0 and n <= _LARGEST]
     return tuple(f"{kind}-{n * TPUS[kind].cores}" for n in sorted(chips))
@@ -78,12 +74,14 @@ def to_yaml(content: dict[str, Any], kind: str) -> str:
 
 def examples() -> dict[str, str]:
     """The files of this folder by path. What a user must set is in <...>, which no cloud accepts."""
-    place: dict[str, Any] = {"project": "<PROJECT>", "zone": "<ZONE>", "bucket": "<BUCKET>", "image": "<IMAGE>"}
+    image = "<REGION>-docker.pkg.dev/<PROJECT>/marin-sft/marin-sft:tpu"
+    place: dict[str, Any] = {"region": "<REGION>", "zone": "<ZONE>", "project": "<PROJECT>", "bucket": "<BUCKET>"}
     made = {"slurm/job.sh": slurm.script()}
     for kind in KINDS:
-        short = {ray: name for name, ray in _V5E.items()}.get(kind, kind)
+        short = named([kind])
         for capacity in ("spot", "reserved"):
-            cluster = GcpCluster(f"marin-sft-{short}-{capacity}", tpu_types=sizes_of(kind), capacity=capacity, **place)
+            name, types = f"marin-sft-{short}-{capacity}", sizes_of(kind)
+            cluster = GcpCluster(name, image=image, tpu_types=types, capacity=capacity, **place)
             made[f"gcp/{short}-{capacity}.yaml"] = to_yaml(cluster.file(), "gcp")
     job: dict[str, Any] = {"image": "<IMAGE>", "prefix": "gs://<BUCKET>/marin_sft", "command": EXAMPLE}
     made["kuberay/tpu.yaml"] = to_yaml(RayJob(**job, tpu_types=("v4-128",), spot=True).file(), "kuberay")

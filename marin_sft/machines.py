@@ -7,7 +7,7 @@ https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus for the names
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -121,7 +121,10 @@ TPUS = {
         topologies={**_PARTS_OF_A_CUBE, **_grids("4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")},
     ),
 }
-"""By Ray's name, which is Google's except for v5e: "v5litepod"."""
+"""By Ray's name, which is Google's except for v5e."""
+
+OTHER_NAMES = {"v5e": "v5litepod"}
+"""Google's name of a generation, and Ray's."""
 
 
 # GiB of one device, as JAX counts devices. Of GPUs, what CUDA reports; of TPUs, what XLA leaves to programs. The names
@@ -182,6 +185,23 @@ def types_of(kind: str) -> list[str]:
     """The slices of a generation such as "v4", by size."""
     generation = TPUS[kind]
     return [f"{kind}-{chips * generation.cores}" for chips in sorted(generation.topologies)]
+
+
+def named(kinds: Iterable[str] = TPUS) -> str:
+    """The generations by Google's names."""
+    googles = {ray: google for google, ray in OTHER_NAMES.items()}
+    return ", ".join(googles.get(kind, kind) for kind in kinds)
+
+
+def nearest_types(tpu_type: str) -> list[str]:
+    """Of a type such as "v4-12", which there is not: the next smaller and the next larger, as far as there are."""
+    kind, _, size = tpu_type.partition("-")
+    ray = OTHER_NAMES.get(kind, kind)
+    if ray not in TPUS or not size.isdecimal():
+        return []
+    cores = sorted(chips * TPUS[ray].cores for chips in TPUS[ray].topologies)
+    near = [*[n for n in cores if n < int(size)][-1:], *[n for n in cores if n > int(size)][:1]]
+    return [f"{kind}-{n}" for n in near]
 
 
 def _find(tpu_type: str) -> tuple[TpuGeneration, int] | None:

@@ -24,6 +24,9 @@ from marin_sft.errors import ConfigError, DataError, UserError
 from marin_sft.recipes.defaults import default_sft, default_tokenize
 from marin_sft.run import command
 from marin_sft.steps import download, evaluate, export, mixture, sft, tokenize
+from marin_sft.trainers.commands import help_text, parse
+from marin_sft.trainers.configs import SFTConfig
+from marin_sft.trainers.settings import Dialect
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models.model_directory import write_tensors
 
@@ -397,10 +400,13 @@ def test_one_broken_line(project, capsys):
 
 def test_a_tokenizer_without_a_template(project):
     """m5."""
-    with pytest.raises(
-        ConfigError, match=r"no chat template in the tokenizer '.*no_template', .* Set format.chat_templ"
-    ):
+    told = r"no chat template in the tokenizer '.*no_template', .* Set format.chat_template \(marin-sft sft: --\w+ FILE"
+    with pytest.raises(ConfigError, match=told) as caught:
         run_tokenize(TokenizeConfig((f"{project}/data.jsonl",), f"{project}/no_template", output_path=f"{project}/m5"))
+    flags = re.findall(r"--\w+ [A-Z]+", str(caught.value))
+    given = parse(" ".join(flags).split(), SFTConfig, "marin-sft sft").config.values(Dialect.OURS)
+    assert (given["chat_template"], given["tokenizer"]) == ("FILE", "NAME"), "flags that there are"
+    assert "--chat_template TEXT" in help_text(False, Dialect.OURS, "marin-sft sft", everything=False)
 
 
 def test_previews_that_cannot_be_made(project, capsys):

@@ -1,5 +1,6 @@
 """What the README and the pages of docs/ state is true: the example runs, the tree is there, the flags exist."""
 
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,13 @@ def test_the_example_experiment_runs(tmp_path):
     first, second = (subprocess.run(command, cwd=tmp_path, capture_output=True, text=True) for _ in range(2))
     assert first.returncode == 0 and "rows 168" in first.stdout, first.stderr
     assert "0 steps run, 2 cached" in second.stdout
+
+
+def test_the_plan_is_that_of_the_quickstart():
+    """Which `test_identity.py` compares with the experiment itself."""
+    identities = json.loads((ROOT / "tests/identities.json").read_text())["quickstart.py"]
+    assert dict(re.findall(r"^(\S+) +RUN +NEW +(\S+)$", README, re.MULTILINE)) == identities
+    assert f"Plan: {len(identities)} steps, {len(identities)} to run." in README
 
 
 def test_the_tree_is_there():

@@ -32,6 +32,7 @@ class GcpCluster:
     """tpu_types: of one zone. capacity: how TPUs are paid for; CPU hosts are Spot VMs unless it is on-demand.
 
     secrets: a file here with lines NAME=VALUE, which becomes part of the environment of Ray on every node.
+    region: default: the zone's.
     """
 
     name: str
@@ -45,6 +46,7 @@ class GcpCluster:
     max_hosts: int = 64
     service_account: str | None = None
     secrets: str | None = None
+    region: str | None = None
 
     def file(self) -> dict[str, Any]:
         """The content for `ray up`."""
@@ -55,7 +57,7 @@ class GcpCluster:
             "idle_timeout_minutes": IDLE_MINUTES,
             "provider": {
                 "type": "gcp",
-                "region": self.zone.rpartition("-")[0] or self.zone,
+                "region": self.region or self.zone.rpartition("-")[0],
                 "availability_zone": self.zone,
                 "project_id": self.project,
             },

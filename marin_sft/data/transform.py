@@ -111,7 +111,7 @@ def _transform_split(config: TransformConfig, folder: str, spans: list[Span], dr
         print(f"{folder}: {earlier} of {len(results)} parts are from an earlier attempt", file=sys.stderr)
     dropped = Dropped.together(result.dropped for result in results)
     dropped_of_splits.append(dropped)
-    mend = "Then fix the rows, or describe them with the adapter"
+    mend = "fix the rows, or describe them with the adapter"
     check_dropped(total, dropped, config.max_dropped, f"{config.source} {folder}", config.output_path, mend)
     written = sum(result.written for result in results)
     progress.report(total, total, f"{folder} rows", dropped=dropped.counts.total())

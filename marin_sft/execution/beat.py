@@ -36,16 +36,17 @@ class Beat:
         self._patience = timeout * 2 / 3
         self._own_process = own_process
         self._log = log
-        self._logged = -LOG_SECONDS
+        self._logged, self._logged_text = -LOG_SECONDS, ""
         self._newest: Progress | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def hear(self, news: Progress) -> None:
-        self._newest = news
-        if news.done == news.total or time.monotonic() - self._logged >= LOG_SECONDS:
-            self._logged = time.monotonic()
-            self._log.write(news.text() + "\n")
+        self._newest, text = news, news.text()
+        due = news.done == news.total or time.monotonic() - self._logged >= LOG_SECONDS
+        if due and text != self._logged_text:
+            self._logged, self._logged_text = time.monotonic(), text
+            self._log.write(text + "\n")
 
     @no_patience()  # the next beat tries again
     def _run(self) -> None:

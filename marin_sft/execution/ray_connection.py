@@ -57,8 +57,10 @@ class Connection:
         return held
 
 
-def connect() -> Connection:
-    """Raises:
+def connect(metadata: Mapping[str, str] | None = None) -> Connection:
+    """metadata: of this driver in the cluster's list of jobs.
+
+    Raises:
     UserError: no Ray answers at RAY_ADDRESS.
     InfrastructureLoss: a private Ray did not start.
     """
@@ -69,7 +71,7 @@ def connect() -> Connection:
     import ray
 
     with handler_of_sigterm_kept():  # Ray installs one that exits silently
-        context = _join(ray, address) if address else ray_start.start_local(ray)
+        context = _join(ray, address, metadata or {}) if address else ray_start.start_local(ray)
     return Connection(ray, False, address is None, context.dashboard_url and f"http://{context.dashboard_url}")
 
 
@@ -97,9 +99,10 @@ def _found() -> ModuleType | None:
     return ray if ray is not None and ray.is_initialized() else None
 
 
-def _join(ray: ModuleType, address: str) -> RayContext:
+def _join(ray: ModuleType, address: str, metadata: Mapping[str, str]) -> RayContext:
+    job = ray.job_config.JobConfig(metadata=dict(metadata))
     try:
-        return ray.init(**ray_environment.cluster_options(address))
+        return ray.init(**ray_environment.cluster_options(address), job_config=job)
     except ConnectionError as error:
         raise UserError(f"{error}; start that cluster, or unset RAY_ADDRESS to run on this machine") from error
 
@@ -113,7 +116,12 @@ def _ends_with_driver(ray: ModuleType) -> bool:
         driver = next(found["DriverPid"] for found in state.job_table() if found["JobID"] == job)
     except Exception:  # a Ray client, or a version with other internals
         return False
-    return len(ray.nodes()) == 1 and "gcs_server" in descendants(driver).values()
+    return len(ray.nodes()) == 1 and starts_ray(driver)
+
+
+def starts_ray(pid: int) -> bool:
+    """Whether this process of this machine has started a Ray head, which ends with it."""
+    return "gcs_server" in descendants(pid).values()
 
 
 def _dashboard_url(ray: ModuleType) -> str | None:

@@ -107,7 +107,7 @@ def _slices(resources: TpuPodConfig, name: str, tell: Tell) -> list[Host]:
     names: list[str] = []
     while len(names) < resources.slice_count:
         patience = HOLD_SECONDS * random.uniform(0.5, 1.5) if names else None
-        if found := _whole_slice(resources.tpu_type, per_slice, name, tell, patience):
+        if found := _whole_slice(resources, name, tell, patience):
             names.append(found)
         else:  # another step may hold the rest, and wait for ours
             release(name)
@@ -130,12 +130,13 @@ def _megascale(slices: int, index: int) -> dict[str, str]:
     return {"MEGASCALE_NUM_SLICES": str(slices), "MEGASCALE_SLICE_ID": str(index), "MEGASCALE_PORT": "8081"}
 
 
-def _whole_slice(tpu_type: str, hosts: int, reservation: str, tell: Tell, patience: float | None) -> str | None:
+def _whole_slice(resources: TpuPodConfig, reservation: str, tell: Tell, patience: float | None) -> str | None:
     """Reserve the head of a slice whose hosts are all there. Returns the slice's name; None after `patience` seconds
     without a free one."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
+    tpu_type, hosts = resources.tpu_type, tpu_slice(resources).hosts
     incomplete: set[str] = set()  # these are tried again when there is no other
     deadline = math.inf if patience is None else time.monotonic() + patience
     while time.monotonic() < deadline:
@@ -144,7 +145,7 @@ def _whole_slice(tpu_type: str, hosts: int, reservation: str, tell: Tell, patien
         waited = 0.0
         while not (there := head.wait(_LOOK)):
             waited += _LOOK
-            tell(f"waits for a free slice of type {tpu_type}" + _but(incomplete, hosts))
+            tell(f"waits for a free slice of type {tpu_type}" + _but(resources, incomplete))
             if incomplete and waited >= SLICE_SECONDS:
                 incomplete.clear()
                 break
@@ -159,8 +160,22 @@ def _whole_slice(tpu_type: str, hosts: int, reservation: str, tell: Tell, patien
     return None
 
 
-def _but(incomplete: set[str], hosts: int) -> str:
-    return f"; {', '.join(sorted(incomplete))} lacks some of its {hosts} hosts" if incomplete else ""
+def _but(resources: TpuPodConfig, incomplete: set[str]) -> str:
+    """Why there is none, if that is known."""
+    import ray
+
+    hosts = tpu_slice(resources).hosts
+    if incomplete:
+        return f"; {', '.join(sorted(incomplete))} lacks some of its {hosts} hosts"
+    alive = [about for about in ray.nodes() if about["Alive"]]
+    if any(about["Labels"].get(POD) == resources.tpu_type for about in alive):
+        return ""
+    asked = demand(resources)
+    most = {name: max([about["Resources"].get(name, 0) for about in alive], default=0) for name in asked}
+    return (
+        f"; this cluster has none: it needs {hosts} nodes, each with {_amounts(asked)}, and the most that a node has "
+        f"of each is {_amounts(most)}. The step starts when such a slice joins; Ctrl-C ends the launch"
+    )
 
 
 def _slice_of(ray: ModuleType, head: PlacementGroup) -> str:

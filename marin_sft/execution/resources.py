@@ -12,7 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
-from marin_sft.machines import TPUS, Slice, slice_of
+from marin_sft.machines import OTHER_NAMES, TPUS, Slice, named, nearest_types, slice_of
 from marin_sft.nearest import nearest
 from marin_sft.redaction import looks_secret
 
@@ -32,8 +32,6 @@ ACCELERATORS = frozenset(
 _GPU_FILES = ("/dev/nvidia[0-9]*",)
 _UNCOUNTED_GPU_FILES = ("/dev/kfd", "/dev/dxg")
 _TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
-# Ray has another name for v5e.
-_V5E, _V5E_OF_RAY = "v5e-", "v5litepod-"
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _OWN_FIELDS = {"CPU": "cpus", "GPU": "GpuConfig", "memory": "memory"}
 
@@ -94,8 +92,9 @@ class TpuPodConfig(Resources):
     slice_count: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.tpu_type, str) and self.tpu_type.startswith(_V5E):
-            object.__setattr__(self, "tpu_type", _V5E_OF_RAY + self.tpu_type.removeprefix(_V5E))
+        kind, dash, size = self.tpu_type.partition("-") if isinstance(self.tpu_type, str) else ("", "", "")
+        if dash and kind in OTHER_NAMES:
+            object.__setattr__(self, "tpu_type", f"{OTHER_NAMES[kind]}-{size}")
 
 
 def hosts_of(resources: Resources) -> int:
@@ -212,11 +211,9 @@ def check_resources(where: str, resources: Resources) -> None:
         refuse(".hosts", resources.hosts, "a whole number >= 1")
     if isinstance(resources, TpuPodConfig):
         if not isinstance(resources.tpu_type, str) or slice_of(resources.tpu_type) is None:
-            refuse(
-                ".tpu_type",
-                resources.tpu_type,
-                f'a type and its cores, such as "v4-8", "v5e-16" or "v6e-8"; types: {", ".join(TPUS)}',
-            )
+            near = " or ".join(nearest_types(str(resources.tpu_type)))
+            usual = f'a type and its cores, such as "v4-8", "v5e-16" or "v6e-8"; types: {named()}'
+            refuse(".tpu_type", resources.tpu_type, f"the nearest sizes: {near}" if near else usual)
         if type(resources.slice_count) is not int or resources.slice_count < 1:
             refuse(".slice_count", resources.slice_count, "a whole number >= 1")
     if resources.runtime_env is not None:

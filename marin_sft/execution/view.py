@@ -144,7 +144,7 @@ class LiveView:
         self._console = console
         self._store = store
         self._running: dict[str, tuple[PlanItem, int]] = {}
-        self._told: dict[str, float] = {}
+        self._told: dict[str, tuple[float, str]] = {}  # when, and the last progress line
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
@@ -198,7 +198,7 @@ class LiveView:
         name = item.node.name
         with self._lock:
             self._running[name] = (item, claim)
-            self._told[name] = time.monotonic()
+            self._told[name] = (time.monotonic(), "")
         if self._bars:
             self._bar_of[name] = self._bars.add_task(name, total=None, news="")
         else:
@@ -261,9 +261,10 @@ class LiveView:
         if self._bars:
             if name in self._bar_of:
                 self._bars.update(self._bar_of[name], completed=news.done, total=news.total, news=news.text())
-        elif not self._output and time.monotonic() - self._told[name] > _PLAIN_SECONDS:
-            self._told[name] = time.monotonic()
-            self._console.print(Text(f"{_clock()}        {name}: {news.text()}"))
+        elif not self._output and time.monotonic() - self._told[name][0] > _PLAIN_SECONDS:
+            if (text := news.text()) != self._told[name][1]:
+                self._told[name] = (time.monotonic(), text)
+                self._console.print(Text(f"{_clock()}        {name}: {text}"))
 
 
 def _progress_bars(console: Console) -> Progress:

@@ -22,6 +22,10 @@ from marin_sft.execution import ray_environment
 from marin_sft.execution.process import ProcessIdentity, descendants
 
 PORT, DASHBOARD_PORT = 6379, 8265
+NO_CLUSTER = (
+    "no cluster: start one on this machine with marin-sft cluster up, or set --address or RAY_ADDRESS to that of a "
+    "head, e.g. 10.0.0.2:6379"
+)
 _STARTED = "Ray runtime started"  # what `ray start` prints
 _POLL = 0.1
 _TO_START = 180.0  # seconds
@@ -32,12 +36,17 @@ _TO_END = 15.0  # seconds after SIGTERM, before SIGKILL
 class Head:
     """A Ray head that `up` started.
 
-    address: for RAY_ADDRESS. dashboard: its URL. processes: the first is `ray start`, which started the others.
+    address: for RAY_ADDRESS. dashboard: its URL. metrics: the file with the addresses of metrics, for Prometheus.
+    processes: the first is `ray start`, which started the others.
     """
 
     address: str
     dashboard: str
     processes: tuple[ProcessIdentity, ...]
+
+    @property
+    def metrics(self) -> str:
+        return f"{_private_directory()}/prom_metrics_service_discovery.json"
 
     @property
     def alive(self) -> list[ProcessIdentity]:

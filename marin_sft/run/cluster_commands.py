@@ -34,7 +34,8 @@ def up(context: Context) -> None:
 
 
 def _head_json(head: cluster.Head) -> dict[str, object]:
-    return {"address": head.address, "dashboard": head.dashboard, "pids": [process.pid for process in head.alive]}
+    pids = [process.pid for process in head.alive]
+    return {"address": head.address, "dashboard": head.dashboard, "metrics": head.metrics, "pids": pids}
 
 
 def _how_to_use(head: cluster.Head) -> str:
@@ -47,6 +48,7 @@ Ray is up at {head.address}. To use it:
 Dashboard: {head.dashboard}
   its token: {_token()}
   from another machine: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}
+Metrics, for Prometheus: {head.metrics}
 To end it: marin-sft cluster down"""
 
 
@@ -72,9 +74,8 @@ def status(context: Context) -> None:
     address = cluster_driver.address_of_cluster(context.arguments.address)
     with cluster_driver.connected(address) as connection:
         nodes = cluster_status.read_nodes(connection)
-        own = connection.ray.get_runtime_context().get_job_id()
         dashboard = connection.dashboard_url
-        found = [job for job in jobs.read_jobs(job_client.connect(dashboard)) if job.name != own] if dashboard else []
+        found = jobs.read_jobs(job_client.connect(dashboard)) if dashboard else []
     running = [job for job in found if not job.ended]
 
     def show() -> None:

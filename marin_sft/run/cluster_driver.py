@@ -11,7 +11,9 @@ from typing import Any
 from marin_sft.errors import UserError
 from marin_sft.execution import ray_connection
 from marin_sft.execution.ray_connection import Connection
-from marin_sft.run.cluster import read_head
+from marin_sft.run.cluster import NO_CLUSTER, read_head
+
+QUESTION = "marin_sft_question"  # in the metadata of a driver that asks about the cluster and runs nothing for a user
 
 
 def address_of_cluster(given: str | None) -> str:
@@ -23,10 +25,7 @@ def address_of_cluster(given: str | None) -> str:
     head = read_head()
     address = given or os.environ.get("RAY_ADDRESS") or (head.address if head else None)
     if address is None:
-        raise UserError(
-            "no cluster: start one on this machine with marin-sft cluster up, or set RAY_ADDRESS to the address of a "
-            "head, e.g. 10.0.0.2:6379"
-        )
+        raise UserError(NO_CLUSTER)
     if "://" in address:
         raise UserError(
             f"{address} is a dashboard; expected the address of the head, e.g. 10.0.0.2:6379. From elsewhere, "
@@ -45,7 +44,7 @@ def address_of_cluster(given: str | None) -> str:
 def connected(address: str) -> Iterator[Connection]:
     """Raises UserError if this machine is no node of the cluster."""
     os.environ["RAY_ADDRESS"] = address
-    connection = ray_connection.connect()
+    connection = ray_connection.connect({QUESTION: "1"})
     try:
         yield connection
     finally:

@@ -19,7 +19,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.catalog import read_catalog, step_name
@@ -30,7 +30,7 @@ from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
-from marin_sft.nearest import nearest_text
+from marin_sft.nearest import did_you_mean, nearest_text
 from marin_sft.run import explanation, garbage, launches, logs, status, verification
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
@@ -299,6 +299,14 @@ TRAINERS = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuses the unknown here, since the parser of a command is asked for what it knows."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            hint = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            raise UserError(f"{self.prog}: unknown {unknown[0]}{hint or f'; see {self.prog} --help'}")
+        return found, unknown
 
 
 class _Version(argparse.Action):

@@ -14,16 +14,16 @@ import time
 from typing import TYPE_CHECKING
 
 from marin_sft.errors import UserError
+from marin_sft.execution.ray_connection import starts_ray
 from marin_sft.execution.ray_environment import is_loopback, prepare
 from marin_sft.execution.terminal import complain, visible, write_log
 from marin_sft.run import job_secrets
-from marin_sft.run.cluster import read_head
+from marin_sft.run.cluster import DASHBOARD_PORT, NO_CLUSTER, read_head
 from marin_sft.run.job import Job
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-DASHBOARD = "http://127.0.0.1:8265"
 _SETTING_UP = re.compile(r"(?m)^[\d-]+ [\d:,]+\tINFO job_manager\.py:\d+ -- Runtime env is setting up\.\n")
 _POLL = 0.5
 _QUIET = 5.0  # seconds after which to explain why a job has not started
@@ -34,16 +34,28 @@ def connect(address: str | None) -> JobSubmissionClient:
     """A JobSubmissionClient for a dashboard (URL or host:port), a head (host:port) or a host.
 
     Raises:
-        UserError: nothing answers there, or it denies access.
+        UserError: no address is known, nothing answers there, it denies access, or it is a launch's own Ray.
     """
-    address = address or known_address() or DASHBOARD
+    address = address or known_address()
+    if address is None:
+        raise UserError(NO_CLUSTER)
+    client = _client_of(address)
+    if owner := _owner(client):
+        raise UserError(
+            f"the Ray at {address} is that of a running script, process {owner}, and ends with it. For jobs, start a "
+            "cluster on this machine with marin-sft cluster up, or set --address or RAY_ADDRESS to that of one"
+        )
+    return client
+
+
+def _client_of(address: str) -> JobSubmissionClient:
     os.environ.pop("RAY_API_SERVER_ADDRESS", None)
     prepare(address)
     candidates = [address]
     if "://" not in address and address != "auto":
         host, _, port = address.partition(":")
-        _check_open(host, int(port) if port.isdigit() else 8265)
-        candidates = [f"http://{host}:{port or 8265}", *([address] if port else [])]
+        _check_open(host, int(port) if port.isdigit() else DASHBOARD_PORT)
+        candidates = [f"http://{host}:{port or DASHBOARD_PORT}", *([address] if port else [])]
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -65,6 +77,13 @@ def connect(address: str | None) -> JobSubmissionClient:
         f"no Ray answers at {address} ({problem}): set --address, or start one on this machine with "
         "marin-sft cluster up"
     )
+
+
+def _owner(client: JobSubmissionClient) -> str | None:
+    """The pid and command of the script that started this Ray with `ray.init()`, as a launch does."""
+    jobs = client.list_jobs() if head_is_here(client) else []
+    running = [job for job in jobs if job.driver_info is not None and not job.status.is_terminal()]
+    return next((f"{j.driver_info.pid} ({j.entrypoint})" for j in running if starts_ray(int(j.driver_info.pid))), None)
 
 
 def known_address() -> str | None:

@@ -15,6 +15,7 @@ from marin_sft.errors import UserError
 from marin_sft.execution.tables import counted, duration_text, print_table
 from marin_sft.nearest import nearest_text
 from marin_sft.run import job_client, job_secrets
+from marin_sft.run.cluster_driver import QUESTION
 from marin_sft.run.job import SUBMISSION_ID
 from marin_sft.run.status import age_text
 
@@ -48,9 +49,9 @@ def looks_like_a_job(name: str) -> bool:
 
 
 def read_jobs(client: JobSubmissionClient) -> list[JobSummary]:
-    """Newest first."""
+    """Newest first, without the questions of `cluster status` and `doctor`."""
     found = sorted(client.list_jobs(), key=lambda job: job.start_time or 0, reverse=True)
-    return [_summary(job) for job in found]
+    return [_summary(job) for job in found if QUESTION not in (job.metadata or {})]
 
 
 def _summary(job: JobDetails) -> JobSummary:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,10 +19,11 @@ from typing import TextIO
 import yaml
 
 from marin_sft.errors import UserError
-from marin_sft.nearest import nearest_text
+from marin_sft.nearest import did_you_mean
+from marin_sft.run.cluster import DASHBOARD_PORT
 
+_GAP = re.compile("<[A-Z]+>")  # a setting of an example of infra/ that is the user's
 _PLACES = "infra/**/*.y*ml"
-_DASHBOARD = 8265  # the port of a dashboard, there, and here if it is free
 _POLL = 0.1
 _PATIENCE = 120.0  # seconds for the provider to name the head's address, and for ssh to connect
 
@@ -29,7 +32,7 @@ def find_launcher_file(name: str) -> str:
     """The file `name`, or the launcher file in infra/ of this name or with this `cluster_name`.
 
     Raises:
-        UserError: there is none or more than one, or `ray up` does not take it.
+        UserError: there is none or more than one, `ray up` does not take it, or it has gaps.
     """
     if os.path.isfile(name):
         if _cluster_name(name) is None:
@@ -37,16 +40,29 @@ def find_launcher_file(name: str) -> str:
                 f"--cluster {name}: expected a file for `ray up`, with a cluster_name; forward another cluster's "
                 "dashboard yourself (kubectl port-forward, ssh -L), and use --address"
             )
+        _require_filled(name)
         return name
     known = [(path, _cluster_name(path)) for path in sorted(glob.glob(_PLACES, recursive=True))]
     files = [path for path, cluster in known if cluster and name in (cluster, _stem(path))]
     if len(files) > 1:
         raise UserError(f"--cluster {name}: the cluster_name of {', '.join(files)}; expected one of these files")
     if not files:
-        names = [other for path, cluster in known if cluster for other in (_stem(path), cluster)]
-        text = nearest_text(name, names) if names else ""
-        raise UserError(f"--cluster {name}: no such file, and no launcher file in infra/ with this name{text}")
+        names = {_stem(path): cluster for path, cluster in known if cluster}
+        hint = did_you_mean(name, [*names, *names.values()]) or (f"; there are: {', '.join(names)}" if names else "")
+        raise UserError(f"--cluster {name}: no such file, and no launcher file in infra/ with this name{hint}")
+    _require_filled(files[0])
     return files[0]
+
+
+def _require_filled(path: str) -> None:
+    """Raises UserError for an example in which settings are still to be filled in."""
+    with open(path, encoding="utf-8") as file:
+        gaps = sorted(set(_GAP.findall(json.dumps(list(yaml.safe_load_all(file)), default=str))))
+    if gaps:
+        raise UserError(
+            f"--cluster {path}: {', '.join(gaps)} must be filled in; python infra/make.py gcp writes the file with "
+            "your settings, see docs/guides/clusters.md"
+        )
 
 
 def _stem(path: str) -> str:
@@ -101,7 +117,7 @@ def _await_tunnel(process: subprocess.Popen[bytes], port: int, file: str, said: 
 
 def _free_port() -> int:
     """The dashboard's own port, so that links stay valid, else any."""
-    for port in (_DASHBOARD, 0):
+    for port in (DASHBOARD_PORT, 0):
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return int(listener.getsockname()[1])

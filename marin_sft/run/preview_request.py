@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat, shape_names
 from marin_sft.data.preview import RowPreview, preview
-from marin_sft.data.rows.dropped import MEND, ON_PURPOSE
+from marin_sft.data.rows.dropped import ON_PURPOSE
 from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.tokenizer import load_tokenizer_by_name
 from marin_sft.errors import ConfigError, DataError, UserError
@@ -31,6 +31,10 @@ _LOOKED_AT, _LOOKED_AT_TOKENS = 1000, 1_000_000
 _NOT_BAD = ON_PURPOSE | {"over_length"}
 _OF_FORMAT = ("columns", "role_map", "train_on")
 _SHOWN_CHARACTERS = 300
+_MEND = (
+    "Fix the rows, or describe them with --format, --columns and --role_map; in an experiment, with shape=, columns= "
+    "and role_map= of the format"
+)
 
 
 @dataclass
@@ -72,7 +76,7 @@ class Previews:
             raise DataError(f"{self.data}: no rows; expected at least one")
         if self.rows == sum(count for reason, count in self.dropped.items() if reason not in _NOT_BAD):
             reasons = ", ".join(f"{reason}: {count}" for reason, count in self.dropped.most_common())
-            raise DataError(f"{self.data}: none of the first {self.rows:,} rows can be used ({reasons}). {MEND}")
+            raise DataError(f"{self.data}: none of the first {self.rows:,} rows can be used ({reasons}). {_MEND}")
 
     def counts(self) -> list[str]:
         """Lines with the number of dropped rows, and the first of each reason."""

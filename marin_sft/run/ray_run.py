@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from marin_sft.errors import UserError
 from marin_sft.execution.resources import TpuPodConfig
 from marin_sft.execution.terminal import complain
-from marin_sft.machines import TPUS, slice_of
+from marin_sft.machines import named, nearest_types, slice_of
+from marin_sft.nearest import did_you_mean
 from marin_sft.run.job import Job, check_script, make_job, parse_variables
-from marin_sft.run.job_client import DASHBOARD, connect, follow, forget_secrets, head_is_here, submit
+from marin_sft.run.job_client import connect, follow, forget_secrets, head_is_here, submit
 from marin_sft.run.job_packages import requirements_in, requirements_of_extras, words
 from marin_sft.run.launcher_file import find_launcher_file, tunnel_to_dashboard
 
@@ -49,10 +50,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UserError("expected: ray_run [flags] -- python script.py [its flags]; got no --")
     split = argv.index("--") if "--" in argv else len(argv)
     own, command = [_underscored(word) for word in argv[:split]], list(argv[split + 1 :])
-    flags, unknown = _parser().parse_known_args(own)
+    parser = _parser()
+    flags, unknown = parser.parse_known_args(own)
     if unknown:
         names = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-        raise UserError(f"unknown {names[0] if names else 'words'} before --; see --help")
+        hint = did_you_mean(names[0], parser._option_string_actions) if names else ""
+        raise UserError(f"unknown {names[0] if names else 'words'} before --{hint or '; see --help'}")
     if not command:
         raise UserError("expected a command after --, e.g. python experiments/quickstart.py")
     return flags, command
@@ -77,7 +80,7 @@ def _parser() -> _Parser:
         metavar="KEY",
         help="KEY VALUE or KEY=VALUE for the job; a lone KEY copies its value here. Repeatable",
     )
-    add("--address", help=f"the cluster's dashboard or head (default: $RAY_ADDRESS, `cluster up`'s, {DASHBOARD})")
+    add("--address", help="the cluster's dashboard or head (default: $RAY_ADDRESS, else `cluster up`'s)")
     add("--cluster", metavar="NAME", help="instead: a file for `ray up`, or the name of one in infra/")
     add("--working_dir", default=".", help="the directory to ship, without what .gitignore excludes (default: .)")
     add("--submission_id", help="the job's name (default: script-user-time-hex)")
@@ -114,8 +117,9 @@ def _tpu(text: str) -> dict[str, float]:
     tpu_type = TpuPodConfig(tpu_type=text).tpu_type
     found = slice_of(tpu_type)
     if found is None:
-        known = ", ".join(TPUS)
-        raise argparse.ArgumentTypeError(f"expected one of {known} and its cores, such as v4-8, got {text!r}")
+        near = " or ".join(nearest_types(text))
+        expected = near or f"one of {named()} and its cores, such as v4-8"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     if found.hosts > 1:
         raise argparse.ArgumentTypeError(
             f"{text} has {found.hosts} hosts, but a job's command runs on one; omit it, and let the step ask for the "

@@ -513,6 +513,17 @@ def test_progress_is_kept_in_the_log(pipeline):
     assert log == "1/5 rows  loss 0.5\n5/5 rows  loss 0.5\n"
 
 
+def test_progress_that_does_not_change_is_logged_once(pipeline, monkeypatch):
+    def body(config):
+        for done in (0, 0, 0, 1, 1, 2, 2):
+            progress.report(done, 2, "hosts")
+
+    monkeypatch.setattr("marin_sft.execution.beat.LOG_SECONDS", 0.0)
+    step = ExecutorStep("s", body, None)
+    log = Path(pipeline.run(step).output_path(step), ".log").read_text()
+    assert log == "0/2 hosts\n1/2 hosts\n2/2 hosts\n"
+
+
 @pytest.mark.parametrize("kind, said", [("dangling", "is a broken link"), ("fifo", "is neither a file nor")])
 def test_an_output_with_what_is_no_file_fails_the_step(pipeline, capsys, kind, said):
     def odd(config):

@@ -162,8 +162,17 @@ SLICES = (
         # In a pool of three slices, one lacks a host. Hosts join in no particular order.
         there = [host("b", 1), host("lame", 0), host("a", 1), host("b", 0), host("a", 0)]
         nodes = cluster(0, *there)
+        class Told(Exception):
+            pass
+        def told(text):
+            raise Told(text)
         try:
             found = {}
+            try:
+                with reserved(TpuPodConfig(tpu_type="v4-128"), "none", told):
+                    pass
+            except Told as said:
+                found["of a type that there is not"] = str(said)
             with reserved(pod, "one", print) as hosts:
                 found["one"] = where(hosts)
                 said = []
@@ -257,3 +266,8 @@ def test_slices(tmp_path):
     assert {v["MEGASCALE_NUM_SLICES"] for v in variables} == {"2"}
     assert found["held"] == []
     assert any("lame lacks some of its 2 hosts" in text for text in found["said"])
+    assert not any("this cluster has none" in text for text in found["said"])
+    assert found["of a type that there is not"].startswith(
+        "waits for a free slice of type v4-128; this cluster has none: it needs 16 nodes, each with CPU 1, TPU 4, and "
+        "the most that a node has of each is CPU 2, TPU 4. "
+    )

@@ -306,7 +306,17 @@ def test_googles_registry_needs_a_login():
     image = "us-docker.pkg.dev/p/r/marin-sft:tpu"
     commands = make.GcpCluster("x", "p", "z", "b", image, ("v4-8",)).file()["initialization_commands"]
     assert commands[-1] == "gcloud auth configure-docker us-docker.pkg.dev --quiet"
-    assert "gcloud" not in " ".join(EXAMPLES["gcp/v4-spot.yaml"]["initialization_commands"])
+    for content in EXAMPLES.values():
+        registry = content["docker"]["image"].partition("/")[0]
+        assert content["initialization_commands"][-1] == f"gcloud auth configure-docker {registry} --quiet"
+    elsewhere = make.GcpCluster("x", "p", "z", "b", "me/marin-sft:1", ("v4-8",)).file()["initialization_commands"]
+    assert "gcloud" not in " ".join(elsewhere)
+
+
+def test_an_example_has_a_region_and_a_zone_to_fill_in():
+    for content in EXAMPLES.values():
+        provider = content["provider"]
+        assert (provider["region"], provider["availability_zone"]) == ("<REGION>", "<ZONE>")
 
 
 # On the head: says which node the worker is once something runs on it, and then when it is drained.

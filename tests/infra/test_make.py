@@ -62,8 +62,10 @@ def test_the_command_of_a_job_keeps_its_words(capsys):
     [
         (["gcp"], "required: --project, --zone, --bucket, --tpu, --image"),
         ([*GCP], "required: --tpu"),
-        ([*GCP, "--tpu", "v4-7"], "got 'v4-7', but there is no such slice"),
-        ([*GCP, "--tpu", "v9"], "got 'v9', expected a type such as v4-128, or a generation: v4, v5p, v5litepod, v6e"),
+        ([*GCP, "--tpu", "v4-7"], "got 'v4-7', but there is no such slice; expected v4-8\n"),
+        ([*GCP, "--tpu", "v4-12"], "got 'v4-12', but there is no such slice; expected v4-8 or v4-16\n"),
+        ([*GCP, "--tpu", "v5e-12"], "got 'v5e-12', but there is no such slice; expected v5e-8 or v5e-16\n"),
+        ([*GCP, "--tpu", "v9"], "got 'v9', expected a type such as v4-128, or a generation: v4, v5p, v5e, v6e"),
         ([*GCP, "--tpu", "v4", "--project", "<PROJECT>"], "--project: got '<PROJECT>'"),
         ([*GCP, "--tpu", "v4", "--zone", "us-central2"], "--zone: got 'us-central2', expected a zone"),
         ([*GCP, "--tpu", "v4", "--bucket", "gs://mine"], "--bucket: got 'gs://mine', expected a bucket, without gs://"),

@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -60,13 +61,17 @@ def test_a_head_of_one_s_own_comes_and_goes(marin_sft, head, tmp_path):
     assert found and all(address.endswith("0100007F") for address in found), "on loopback alone, by IPv6, too"
     assert stat.S_IMODE((tmp_path / ".ray/auth_token").stat().st_mode) == 0o600
     private = Path(f"/tmp/marin_sft_{os.getuid()}")
+    (found,) = json.loads(Path(up["metrics"]).read_text())
+    assert found["targets"], "where Prometheus finds metrics"
     assert stat.S_IMODE(private.stat().st_mode) == 0o700 and any(private.glob("ray/session_*"))
 
     told = marin_sft("cluster", "up")
     assert f"export RAY_ADDRESS={up['address']}" in told and "its token: cat ~/.ray/auth_token" in told
     assert "--num_cpus: a head is up already" in marin_sft("cluster", "up", "--num_cpus", "1", code=2)
 
+    marin_sft("cluster", "doctor", "--prefix", str(tmp_path))
     status = json.loads(marin_sft("cluster", "status", "--json"))
+    assert json.loads(marin_sft("jobs", "--json")) == status["jobs"] == [], "questions are no jobs"
     assert status["address"] == up["address"] and status["dashboard"] == up["dashboard"]
     (node,) = status["nodes"]
     assert node["head"] and node["resources"]["CPU"] == [0.0, 1.0] and node["draining"] is None
@@ -85,6 +90,45 @@ def test_a_head_of_one_s_own_comes_and_goes(marin_sft, head, tmp_path):
     assert all(process.is_gone() for process in processes) and not marin_sft.record.exists()
     assert marin_sft("cluster", "down") == "no head of `marin-sft cluster up` is up\n"
     assert "0 jobs" in marin_sft("jobs", **{**head.env, "HOME": str(tmp_path)}), "the other Ray goes on"
+
+
+LAUNCH = """
+    import sys
+    from dataclasses import dataclass
+    from marin_sft import ExecutorStep, executor_main, this_output_path
+
+    @dataclass(frozen=True)
+    class Config:
+        output_path: str = this_output_path()
+
+    def wait(config):
+        open({go_on!r}).read()
+
+    executor_main(steps=[ExecutorStep("waits", wait, Config())])
+"""
+
+
+def test_the_ray_of_a_launch_takes_no_jobs(marin_sft, tmp_path):
+    go_on = tmp_path / "go_on"
+    os.mkfifo(go_on)
+    (tmp_path / "launch.py").write_text(textwrap.dedent(LAUNCH.format(go_on=str(go_on))))
+    ray_run = [sys.executable, "-m", "marin_sft.run.ray_run"]
+    command = [sys.executable, "launch.py", "--prefix", "store"]
+    ways = [["jobs"], ["logs", "a-me-20260102T101500Z-1a2b"], ["stop", "a-me"]]
+    with subprocess.Popen(command, cwd=tmp_path, env=marin_sft.env, stdout=subprocess.PIPE, text=True) as launch:
+        url = next(line for line in launch.stdout if line.startswith("Ray dashboard: ")).split()[-1]
+        for words in ways:
+            assert "no cluster: start one on this machine" in marin_sft(*words, code=2)
+            error = marin_sft(*words, "--address", url, code=2)
+            assert f"the Ray at {url} is that of a running script, process {launch.pid} (" in error
+            assert "start a cluster on this machine with marin-sft cluster up" in " ".join(error.split())
+        for flags, told in (([], "no cluster: "), (["--address", url], "is that of a running script")):
+            done = subprocess.run([*ray_run, *flags, "--", "true"], env=marin_sft.env, capture_output=True, text=True)
+            assert done.returncode == 2 and told in done.stderr and not done.stdout
+        with open(go_on, "w"):
+            pass
+        launch.stdout.read()
+    assert launch.returncode == 0
 
 
 def test_down_also_ends_what_a_killed_head_has_left(marin_sft):

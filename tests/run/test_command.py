@@ -405,7 +405,11 @@ def test_mistakes(capsys):
         command.main(["--version"])
     assert re.fullmatch(r"marin-sft \d+\.\S+\n", capsys.readouterr().out)
     assert command.main([]) == 2 and command.main(["status", "--jsn"]) == 2
-    assert "unrecognized arguments: --jsn" in capsys.readouterr().err
+    assert "marin-sft status: unknown --jsn; did you mean '--json'?" in capsys.readouterr().err
+    assert command.main(["cluster", "up", "--numcpus=2"]) == 2
+    assert "marin-sft cluster up: unknown --numcpus=2; did you mean '--num_cpus'?" in capsys.readouterr().err
+    assert command.main(["jobs", "mine"]) == 2
+    assert "marin-sft jobs: unknown mine; see marin-sft jobs --help" in capsys.readouterr().err
     assert command.main(["status", "--prefix", "ftp://x/y"]) == 2
 
 

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from marin_sft.errors import UserError
 from marin_sft.run.launcher_file import find_launcher_file, tunnel_to_dashboard
 
+ROOT = Path(__file__).parents[2]
 LAUNCHER = """
     cluster_name: {name}
     provider: {{type: local, head_ip: 10.0.0.9, worker_ips: []}}
@@ -59,8 +61,18 @@ def test_a_cluster_is_found_by_file_or_name(infra):
         find_launcher_file("tpu-v4")
     with pytest.raises(UserError, match="--cluster mime: no such file, and no launcher .*; did you mean 'mine'"):
         find_launcher_file("mime")
+    with pytest.raises(UserError) as caught:
+        find_launcher_file("something else")
+    assert str(caught.value).endswith("; there are: small, v4-reserved, v4-spot")
     with pytest.raises(UserError, match="expected a file for `ray up`.*kubectl port-forward"):
         find_launcher_file("infra/job.yaml")
+
+
+def test_an_example_with_gaps_is_refused_by_their_names(infra):
+    (infra / "infra/gcp/v5e.yaml").write_text((ROOT / "infra/gcp/v5e-spot.yaml").read_text())
+    for name in ("v5e", "marin-sft-v5e-spot", "infra/gcp/v5e.yaml"):
+        with pytest.raises(UserError, match="<BUCKET>, <PROJECT>, <REGION>, <ZONE> must be filled in.*infra/make.py"):
+            find_launcher_file(name)
 
 
 def test_a_cluster_that_is_not_up_is_said(infra, monkeypatch):

@@ -287,6 +287,7 @@ def test_rows_beyond_those_shown_are_looked_at(preview, tmp_path, capsys, tokeni
     assert command.main(["preview", "--tokenizer", tokenizer, "--data", str(data), "--json"]) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 3 and "none of the first 50 rows can be used (unknown_format: 50)" in err
+    assert "(unknown_format: 50). Fix the rows, or describe them with --format, --columns and --role_map" in err
 
 
 EXPERIMENT = """

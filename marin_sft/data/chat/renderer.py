@@ -139,8 +139,9 @@ class ChatRenderer:
             why = "" if self.tokenizer.chat_template is None else f" ({error})"
             raise ConfigError(
                 f"no chat template in the tokenizer {self.tokenizer.name_or_path!r}{why}, and the rows hold dialogues. "
-                "Set format.chat_template, or use a tokenizer that has one, such as that of an instruct model. Rows of "
-                "plain text need none, see TextLmDatasetFormat"
+                "Set format.chat_template (marin-sft sft: --chat_template FILE), or use a tokenizer that has one, such "
+                "as that of an instruct model (--tokenizer_name_or_path NAME). Rows of plain text need none "
+                "(TextLmDatasetFormat)"
             ) from error
         with _errors_of_templates():
             template = ChatTemplate.of(text)

@@ -21,7 +21,7 @@ SAMPLE_CHARACTERS = 2000
 DROPPED = "dropped.jsonl"
 ON_PURPOSE = frozenset({"identical_pair", "not_trained", "rated_bad"})
 """Reasons that are normal in good data. They do not count against `max_dropped`."""
-MEND = "Then fix the rows, or describe them with shape=, columns= and role_map= of the format"
+MEND = "fix the rows, or describe them with shape=, columns= and role_map= of the format"
 _SHOWN, _SHOWN_CHARACTERS, _SHOWN_ROW = 3, 300, 200
 
 
@@ -99,7 +99,7 @@ def check_dropped(
             f"{where}: {lost} of {rows} rows dropped ({reasons}); expected at least one row kept and at most "
             f"{max_dropped:.1%} dropped, for example{''.join(_telling(dropped))}\n"
             f"{_first_row(dropped.samples[0])}More of them are in {directory}/{DROPPED}. To see how rows are read, run "
-            f"`{look}`. {mend}, or raise max_dropped"
+            f"`{look}`. Then {mend}, or raise max_dropped"
         )
     if lost:
         print(f"{where}: {lost} of {rows} rows dropped ({reasons}); see {directory}/{DROPPED}", file=sys.stderr)
