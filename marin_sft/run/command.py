@@ -22,10 +22,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn
 
 from marin_sft.errors import MarinSftError, UserError
+from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import narrow
-from marin_sft.execution.flags import HELP, absolute_prefix, positive
+from marin_sft.execution.flags import HELP, positive
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
@@ -335,8 +336,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
-    parsers["import"].add_argument("config", metavar="YAML")
-    parsers["import"].add_argument("-o", "--output", required=True, metavar="FILE", help="the experiment file to write")
+    parsers["import"].add_argument("config", type=flags.path, metavar="YAML")
+    parsers["import"].add_argument(
+        "-o", "--output", type=flags.path, required=True, metavar="FILE", help="the experiment file"
+    )
     parsers["import"].add_argument("--force", action="store_true", help="write over a file that is there")
     return parser.parse_args(argv)
 
@@ -348,7 +351,7 @@ def _add_command(
     parser.set_defaults(run=run)
     if run not in WITHOUT_STORE:
         parser.add_argument(
-            "--prefix", type=absolute_prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
+            "--prefix", type=flags.prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
         )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--debug", action="store_true", help=HELP["debug"])

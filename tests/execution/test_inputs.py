@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from marin_sft.errors import RunFailed
+from marin_sft.errors import ConfigError, RunFailed
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.executor import (
     Executor,
@@ -104,6 +104,11 @@ def test_a_file_address_counts_by_contents(data):
     assert before == fingerprint(str(data))
     data.write_text("TWO")
     assert fingerprint(f"file://{data}") == fingerprint(data) != before
+
+
+def test_an_empty_path_is_not_the_working_directory():
+    with pytest.raises(ConfigError, match="expected a path, a glob or a step, got ''"):
+        tokenize("x", "", tokenizer="gs://b/tokenizer")
 
 
 def test_files_that_come_under_a_glob_are_edits_too(pipeline, data, capsys):

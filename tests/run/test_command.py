@@ -177,6 +177,26 @@ def test_an_empty_prefix(world):
     assert "there are no steps under" in world.call("path", "x", code=2).err
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["status", "--prefix", ""],
+        ["gc", "--delete", "--prefix="],
+        ["preview", "--tokenizer", "t", "--data", ""],
+        ["preview", "--tokenizer", "", "--data", "x"],
+        ["import", "", "-o", "x.py"],
+        ["import", "x.yaml", "-o", ""],
+        ["sft", "--model", "m", "--data", "x.jsonl", "--prefix", ""],
+        ["sft", "--model", "m", "--data", "x.jsonl", "--output_dir", ""],
+        ["sft", "--config", "", "--model", "m"],
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(argv) == 2
+    assert "got an empty" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_a_prefix_that_is_not_there(world):
     """It may be misspelt: not the same as one with nothing in it."""
     world.prefix.with_name("stores").mkdir()

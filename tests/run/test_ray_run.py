@@ -356,6 +356,7 @@ def test_variables(monkeypatch):
         (["--entrypoint_resources", '["a"]', "--", "true"], """expected JSON such as '{"name": 1}'"""),
         (["--tpu", "v4-64", "--", "true"], "v4-64 has 8 hosts, but a job's command runs on one; omit it"),
         (["--tpu", "v9-8", "--", "true"], "expected one of v2, v3, v4"),
+        (["--working_dir", "", "--", "true"], "--working_dir: expected a path, got an empty one"),
         (["--cluster", "nosuch", "--", "true"], "--cluster nosuch: no such file, and no launcher file in infra/"),
         (["--cluster", "x", "--address", "y", "--", "true"], "--cluster and --address: expected one of them"),
     ],
