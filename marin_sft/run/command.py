@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import os
-import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -46,6 +45,7 @@ from marin_sft.run.command_flags import add_gc_flags, add_preview_flags, amount
 from marin_sft.run.context import COLUMNS, Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
+from marin_sft.run.script import run_script
 
 if TYPE_CHECKING:
     from marin_sft.trainers.trainer import SFTTrainer
@@ -95,9 +95,8 @@ def plan(context: Context) -> int | None:
         raise UserError(f"plan: expected the file of an experiment, got {script!r}, which does not exist")
     prefix = ["--prefix", arguments.prefix] if arguments.prefix else []
     sys.argv = [script, *prefix, *(["--json"] if context.json else []), *arguments.flags, "--dry_run"]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as `python SCRIPT` does
     with narrow(COLUMNS):
-        runpy.run_path(script, run_name="__main__")
+        run_script(script, "__main__")
     return None
 
 

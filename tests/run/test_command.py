@@ -390,6 +390,36 @@ def test_what_is_not_ours_is_not_listed_and_what_is_left_is_named(world):
         assert left in "".join(world.text("gc", *flags, "--keep_runs", "0", "--keep_days", "0").split())
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "x = 1\ny = (x +\n",
+            "cannot be read\n"
+            """  File "{script}", line 2\n    y = (x +\n        ^\nSyntaxError: '(' was never closed\n""",
+        ),
+        (
+            "from broken import x\n",
+            """cannot be read\n  File "{broken}", line 1\n    x = = 1\n        ^\nSyntaxError: """,
+        ),
+        (
+            "def f():\n    return nosuch\nf()\n",
+            """failed\nTraceback (most recent call last):\n  File "{script}", line 3, in <module>\n    f()\n"""
+            """  File "{script}", line 2, in f\n    return nosuch\n           ^^^^^^\nNameError: name 'nosuch' is""",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["plan", "preview"])
+def test_a_mistake_in_the_file_is_shown_without_our_frames(name, text, said, tmp_path, monkeypatch, capsys):
+    script, broken = tmp_path / "mine.py", tmp_path / "broken.py"
+    script.write_text(text)
+    broken.write_text("x = = 1\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    assert command.main([name, str(script)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {script} {said.format(script=script, broken=broken)}")
+
+
 _SCRIPT = """
 from beside import NAME
 from marin_sft import ExecutorStep, executor_main, this_output_path
