@@ -24,7 +24,7 @@ from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
-from marin_sft.execution.console import narrow
+from marin_sft.execution.console import make_console
 from marin_sft.execution.flags import HELP, positive
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
@@ -42,7 +42,7 @@ from marin_sft.run.cluster_commands import (
     stop,
 )
 from marin_sft.run.command_flags import add_gc_flags, add_preview_flags, amount
-from marin_sft.run.context import COLUMNS, Context
+from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
 from marin_sft.run.script import run_script
@@ -95,8 +95,7 @@ def plan(context: Context) -> int | None:
         raise UserError(f"plan: expected the file of an experiment, got {script!r}, which does not exist")
     prefix = ["--prefix", arguments.prefix] if arguments.prefix else []
     sys.argv = [script, *prefix, *(["--json"] if context.json else []), *arguments.flags, "--dry_run"]
-    with narrow(COLUMNS):
-        run_script(script, "__main__")
+    run_script(script, "__main__")
     return None
 
 
@@ -229,7 +228,7 @@ def preview_rows(context: Context) -> None:
             for value in preview.preview_json(row):
                 print(json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode())
     else:
-        preview.print_previews(context.console, previews)
+        preview.print_previews(make_console(_PROSE), previews)
 
 
 def import_config(context: Context) -> None:
@@ -274,6 +273,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "jobs": list_jobs,
     "stop": stop,
 }
+_PROSE = 80  # columns of rows of data, without a terminal
 _CLUSTER = "start, look at or check a Ray cluster"
 
 
