@@ -255,7 +255,8 @@ def _config_differences(node: Node, nearest: Commit) -> tuple[list[Difference], 
     used = {node.fingerprint[:10]: node.directory for node in (*node.inputs, *node.nonblocking)}
     names = {**{consumed.directory[-10:]: consumed.directory for consumed in nearest.inputs}, **used}
     locations = {content.field.removeprefix("config").removeprefix("."): content.location for content in node.contents}
-    fields, inputs = [], set()
+    fields: list[Difference] = []
+    inputs: set[str] = set()
     for field, old, new in leaf_differences(nearest.payload["config"], node.payload["config"]):
         of_input, of_file = field_of_input(field), field_of_content(field)
         if of_file in locations:

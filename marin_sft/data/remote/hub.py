@@ -209,5 +209,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = next((each for each in inner if isinstance(each, BaseException)), None)
 
 
-def _without_secrets(error: Exception) -> str:
+def _without_secrets(error: BaseException) -> str:
     return " ".join(redacted(_QUERY.sub("?...", str(error))).split())
