@@ -62,7 +62,7 @@ coverage: env-dev
 
 # The fast part of the suite with each newer Python found; with the newest, training also on the newest JAX and transformers.
 # These environments have no torch, so comparisons with torch run only on 3.11.
-FAST := tests/data tests/execution tests/training/cpu tests/training/test_sft.py tests/training/test_checkpoints.py \
+FAST := tests/data tests/execution tests/training/cpu tests/training/attention tests/training/test_sft.py tests/training/test_checkpoints.py \
 	tests/run/test_preview.py tests/test_identity.py tests/test_public_api.py tests/test_paths.py tests/test_progress.py
 SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_ray_that_is_there.py tests/execution/test_object_stores.py \
 	tests/execution/test_gang.py tests/execution/test_preemption.py tests/execution/test_ray_metrics.py \
@@ -78,7 +78,7 @@ test-python-%: .python-%/.done
 
 test-newest: test-python-3.13 requirements-newest.lock
 	$(UV) pip install --quiet --python .python-3.13/bin/python --no-deps --require-hashes -r requirements-newest.lock
-	.python-3.13/bin/python -m pytest -n 2 --dist loadfile tests/training/cpu tests/training/test_sft.py
+	.python-3.13/bin/python -m pytest -n 2 --dist loadfile tests/training/cpu tests/training/attention tests/training/test_sft.py
 	rm .python-3.13/.done
 
 .PRECIOUS: .python-%/.done

@@ -42,13 +42,14 @@ DATA=$WORK/prepared
 if [ -n "$TINY_FLAG" ]; then ROWS=2 PAIRS=4; else ROWS=8 PAIRS=16; fi
 part attention 70 "$PYTHON" benchmarks/gpu_checks.py attention
 part compare 50 "$PYTHON" benchmarks/gpu_checks.py compare "$DATA"
-part sft 100 "$PYTHON" benchmarks/gpu_sft.py default/recompute/$ROWS jax_flash/none/$ROWS vanilla/recompute/$ROWS \
+part fit 60 "$PYTHON" benchmarks/fit.py llama_1b
+part sft 100 "$PYTHON" benchmarks/gpu_sft.py default/save_products/$ROWS default/recompute/$ROWS jax_flash/recompute/$ROWS \
     --profile "$OUT/profile" $TINY_FLAG
 part trl_sft 70 "$PYTHON" benchmarks/peers/trl_gpu.py sft sdpa/mixed/$ROWS flex_attention/mixed/$ROWS \
     --folder "$DATA" $TINY_FLAG
-part dpo 45 "$PYTHON" benchmarks/gpu_dpo.py "$DATA" default/recompute/$PAIRS $TINY_FLAG
+part dpo 45 "$PYTHON" benchmarks/gpu_dpo.py "$DATA" default/save_products/$PAIRS $TINY_FLAG
 part trl_dpo 40 "$PYTHON" benchmarks/peers/trl_gpu.py dpo sdpa/mixed/$PAIRS --folder "$DATA" $TINY_FLAG
 part more_sft 200 "$PYTHON" benchmarks/gpu_sft.py levanter/recompute/$ROWS default/recompute/$((2 * ROWS)) \
-    jax_flash/save_all/$ROWS default/recompute/$((ROWS / 2)) default/offload/$ROWS --profile "$OUT/profile" $TINY_FLAG
+    default/save_attention/$ROWS default/save_products/$((ROWS / 2)) default/none/$((ROWS / 2)) default/offload/$ROWS --profile "$OUT/profile" $TINY_FLAG
 timeout 30 "$PYTHON" benchmarks/best_profile.py "$OUT/profile" 2>"$OUT/kernels.log" || tail -n 3 "$OUT/kernels.log"
 echo "# all took $(($(date +%s) - begun)) s"

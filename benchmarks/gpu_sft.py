@@ -2,8 +2,8 @@
 
 python benchmarks/gpu_sft.py SETTING... [--steps 8] [--profile FOLDER] [--tiny]
 
-SETTING is BACKEND/RECOMPUTE/ROWS, like jax_flash/recompute/8: an attention backend ("default": Levanter's choice for
-the device), what the backward pass recomputes ("none", or a value of `gradient_checkpointing`), and packed rows per
+SETTING is BACKEND/RECOMPUTE/ROWS, like jax_flash/recompute/8: an attention backend ("default": ours for the
+device), what the backward pass recomputes ("none", or a value of `gradient_checkpointing`), and packed rows per
 step over all devices. levanter/RECOMPUTE/ROWS is the step of Levanter's own Trainer, with its loss and its defaults.
 
 A Llama of 1.2 billion random parameters (the shape of Llama 3.2 1B), bfloat16 forward and backward, float32 weights and

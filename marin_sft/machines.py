@@ -1,4 +1,5 @@
-"""The machines of accelerators: which TPU slices there are, and what their hosts are called. The only such table.
+"""The machines of accelerators: which TPU slices there are, what their hosts are called, and how much memory devices
+have. The only such tables.
 
 Sources: https://cloud.google.com/tpu/docs/v4 and the pages of the other generations, and
 https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus for the names in GKE.
@@ -121,6 +122,43 @@ TPUS = {
     ),
 }
 """By Ray's name, which is Google's except for v5e: "v5litepod"."""
+
+
+# GiB of one device, as JAX counts devices. Of GPUs, what CUDA reports; of TPUs, what XLA leaves to programs. The names
+# are Ray's and, for cards that Ray has no name for, NVIDIA's.
+_GPUS = {
+    "T4": 14.6, "V100": 15.8, "A10G": 22.0, "L4": 22.0, "L40S": 44.4, "A100-40G": 39.4, "A100-80G": 79.1,
+    "H100": 79.1, "H200": 139.7, "B200": 178.3, "RTX-3090": 23.7, "RTX-4090": 23.5,
+}  # fmt: skip
+_TPU_DEVICES = {"v2": 7.5, "v3": 15.5, "v4": 30.7, "v5p": 95.7, "v5litepod": 15.7, "v6e": 31.2, "v7x": 94.7}
+GPU_SHARE = 0.92
+"""The part of a GPU's memory that a step's process lets JAX take. By itself, JAX would leave a quarter unused. What is
+left here is for libraries that allocate by themselves."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """name: as in the tables above. platform: JAX's name. memory: bytes."""
+
+    name: str
+    platform: str
+    memory: int
+
+
+def devices() -> dict[str, Device]:
+    """By name."""
+    tables = {"gpu": _GPUS, "tpu": _TPU_DEVICES}
+    return {
+        name: Device(name, platform, int(gib * 2**30))
+        for platform, sizes in tables.items()
+        for name, gib in sizes.items()
+    }
+
+
+def device_of(name: str) -> Device | None:
+    """The device of that name, in any case; "A100" is the smaller of the two. None: it is not known."""
+    known = {device.name.lower(): device for device in devices().values()}
+    return known.get({"v5e": "v5litepod", "a100": "a100-40g"}.get(name.lower(), name.lower()))
 
 
 def slice_of(tpu_type: str) -> Slice | None:

@@ -230,7 +230,6 @@ def sft(
     training: fields of `SFTConfig`.
     """
     check_inputs(f"sft '{name}'", mixture, base_model, resources, training)
-    check_model(base_model, mixture.config.seq_len)
     config = with_exports(
         SFTConfig,
         Cadence(name, steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids)),
@@ -240,6 +239,7 @@ def sft(
         seed=seed,
         **adapter_found(training),
     )
+    check_model(base_model, mixture.config.seq_len, config.rope_scaling)
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", config=config, resources=resources or CpuConfig())
 
 
@@ -283,8 +283,6 @@ def dpo(
     training: fields of `DPOConfig`. The others: see `sft`.
     """
     check_inputs(f"dpo '{name}'", mixture, base_model, resources, training)
-    check_model(base_model)
-    check_model(reference)
     training = adapter_found(training)
     against = chosen_reference(name, base_model, reference, training)
     fields: dict[str, object] = {"starts_at_reference": against.starts_there}
@@ -302,6 +300,8 @@ def dpo(
         seed=seed,
         **{**fields, **training},
     )
+    check_model(base_model, rope_scaling=config.rope_scaling)
+    check_model(reference)
     return ExecutorStep(f"checkpoints/{name}_seed{seed}", config=config, resources=resources or CpuConfig())
 
 

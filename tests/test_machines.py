@@ -4,7 +4,7 @@ import pytest
 from ray._private.accelerators import tpu as ray_tpu
 from ray.autoscaler._private.kuberay.utils import tpu_node_selectors_to_type
 
-from marin_sft.machines import TPUS, Slice, slice_of, topology_of, types_of
+from marin_sft.machines import TPUS, Slice, device_of, devices, slice_of, topology_of, types_of
 
 TYPES = [tpu_type for kind in TPUS for tpu_type in types_of(kind)]
 
@@ -50,3 +50,10 @@ def test_there_is_no_such_slice(tpu_type):
 def test_of_several_topologies_the_most_compact():
     assert topology_of("v4-512") == "4x8x8"  # not 4x4x16
     assert topology_of("v5p-12288") == "16x16x24"
+
+
+def test_devices_are_found_by_any_spelling_of_their_names():
+    assert device_of("h100") == device_of("H100") == devices()["H100"]
+    assert device_of("v5e").name == "v5litepod" and device_of("a100").name == "A100-40G"
+    assert device_of("H10") is None
+    assert {device.name for device in devices().values() if device.platform == "tpu"} == set(TPUS)

@@ -15,6 +15,7 @@ import urllib.parse
 from collections.abc import Collection
 
 from marin_sft.errors import UserError
+from marin_sft.machines import GPU_SHARE
 from marin_sft.redaction import looks_secret, shown_value
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -58,6 +59,9 @@ def secrets_of_this_process() -> dict[str, str]:
     return {name: os.environ[name] for name in (*names, SECRETS) if name in os.environ}
 
 
+GPU_MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+
+
 def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
     """The environment of workers for `fresh_process` steps with these Ray resources.
 
@@ -73,6 +77,7 @@ def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
         # Workers of one runtime environment serve any task. This variable reserves these workers for such steps.
         "MARIN_SFT_FRESH_PROCESS": "1",
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
+        **({GPU_MEMORY: os.environ.get(GPU_MEMORY, str(GPU_SHARE))} if "GPU" in asked else {}),
     }
 
 

@@ -283,6 +283,10 @@ class StepConfig(metaclass=NamedFields):
             )
         cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process, log, one_host))
 
+    def advice(self, resources: Resources) -> str | None:
+        """A line below a plan in which such a step runs on these. None: there is nothing to say."""
+        return None
+
 
 def step_fn(
     *, kind: str, version: int = 1, fresh_process: bool = False, log: tuple[str, ...] = (), one_host: bool = False

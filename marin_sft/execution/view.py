@@ -24,6 +24,7 @@ from marin_sft.execution.live_output import LiveOutput
 from marin_sft.execution.patience import no_patience
 from marin_sft.execution.plan import Action, Plan, PlanItem
 from marin_sft.execution.scheduler import StepResult
+from marin_sft.execution.step import StepConfig
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
 from marin_sft.execution.terminal import visible
@@ -59,6 +60,13 @@ def print_plan(console: Console, plan: Plan) -> None:
     short = console.width < _NARROW  # a path adds little to the step's name
     columns = ("step", "action", "reason", "fingerprint" if short else "path")
     print_table(console, columns, (_plan_row(item, short) for item in plan))
+    for line in dict.fromkeys(filter(None, map(_advice, plan.to_do))):
+        console.print(Text(line, style="dim"))
+
+
+def _advice(item: PlanItem) -> str | None:
+    step = item.node.step
+    return step.config.advice(step.resources) if isinstance(step.config, StepConfig) else None
 
 
 def _plan_row(item: PlanItem, short: bool) -> tuple[Cell, ...]:

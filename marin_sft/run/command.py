@@ -25,7 +25,7 @@ from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
-from marin_sft.execution.flags import HELP, positive
+from marin_sft.execution.flags import HELP, default_prefix, positive
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
@@ -41,7 +41,7 @@ from marin_sft.run.cluster_commands import (
     log_of_job,
     stop,
 )
-from marin_sft.run.command_flags import add_gc_flags, add_preview_flags, amount
+from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, amount
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
@@ -231,6 +231,18 @@ def preview_rows(context: Context) -> None:
         preview.print_previews(make_console(_PROSE), previews)
 
 
+def fit(context: Context) -> int:
+    """whether the trainings of an experiment fit into the memory of their devices"""
+    from marin_sft.run import fit as fitting  # loads what training is configured with
+
+    arguments = context.arguments
+    prefix = arguments.prefix or default_prefix()
+    found = fitting.answers(arguments.script, prefix, arguments.steps, arguments.device, arguments.devices)
+    values = [fitting.answer_json(answer) for answer in found]
+    context.say(values, lambda: fitting.print_answers(context.console, found))
+    return int(any(answer.fits is False for answer in found))
+
+
 def import_config(context: Context) -> None:
     """an experiment file from a YAML of axolotl, torchtune or LLaMA-Factory"""
     from marin_sft.run.importing import command  # loads the tools' tables
@@ -268,6 +280,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "gc": gc,
     "verify": verify,
     "preview": preview_rows,
+    "fit": fit,
     "import": import_config,
     "chat": chat,
     "jobs": list_jobs,
@@ -335,6 +348,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
+    add_fit_flags(parsers["fit"])
     parsers["import"].add_argument("config", type=flags.path, metavar="YAML")
     parsers["import"].add_argument(
         "-o", "--output", type=flags.path, required=True, metavar="FILE", help="the experiment file"

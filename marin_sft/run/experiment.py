@@ -1,4 +1,4 @@
-"""The tokenize steps of an experiment file, read without running a step."""
+"""The steps of an experiment file, read without running one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tokenization(script: str, name: str | None, prefix: str) -> TokenizeConfig:
     Raises:
         UserError: there is no such file or step, or an input has no output yet.
     """
-    steps = {step.name: step for step in _steps_of(script) if isinstance(step.config, TokenizeConfig)}
+    steps = {step.name: step for step in steps_of(script) if isinstance(step.config, TokenizeConfig)}
     if not steps:
         raise UserError(
             f"{script}: no tokenize step; expected one in a variable of the file, or among the inputs of such a step"
@@ -42,8 +42,12 @@ def tokenization(script: str, name: str | None, prefix: str) -> TokenizeConfig:
     return config
 
 
-def _steps_of(script: str) -> Iterator[AnyStep]:
-    """All steps in variables of the file, and all their inputs."""
+def steps_of(script: str) -> Iterator[AnyStep]:
+    """All steps in variables of the file, and all their inputs.
+
+    Raises:
+        UserError: there is no such file.
+    """
     if not os.path.isfile(script):
         raise UserError(f"{script!r}: no such file; expected the file of an experiment{nearest_path(script)}")
     sys.argv = [script, "--dry_run"]  # for a file that runs its steps without asking for its own name

@@ -5,6 +5,7 @@ Flags are the spellings of `settings`, and those of the executor. `--config FILE
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -257,7 +258,9 @@ def _value(setting: Setting, flag: _Flag) -> Value:
         return None
     if setting.kind is int or setting.kind is float:
         return _number(flag, setting)
-    if setting.kind is dict or setting.kind is object:
+    if setting.kind is dict:
+        return _mapping(flag)
+    if setting.kind is object:
         raise UserError(f"--{flag.name}: cannot be given as a flag; use --config, or the class {SFTConfig.__name__}")
     return text
 
@@ -266,6 +269,17 @@ def _boolean(flag: _Flag) -> bool:
     value = BOOLEAN_WORDS.get(flag.one().lower())
     if value is None:
         raise UserError(f"--{flag.name}: expected true or false, or no value, got {flag.one()!r}")
+    return value
+
+
+def _mapping(flag: _Flag) -> dict[str, Value]:
+    text = flag.one()
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"--{flag.name}: expected a mapping as JSON, like '{{\"a\": 1}}', got {text!r}")
     return value
 
 

@@ -55,7 +55,7 @@ CHECKPOINTERS: dict[str, bool | str] = {
             "dots_saveable",
             "dots_with_no_batch_dims_saveable",
         ),
-        "nested",
+        "save_products",
     ),
 }
 """Our `gradient_checkpointing` for each. No result depends on it."""

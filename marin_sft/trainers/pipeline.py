@@ -86,13 +86,20 @@ class PipelineBuilder:
         if self._dialect is Dialect.OURS:
             lora = self._given.lora is not None or values["use_lora"]
             devices = devices_seen(self._resources)
-            fitting = recommended(self._given.train_data, source, pairs=self._pairs, lora=lora, devices=devices)
+            fitting = recommended(
+                self._given.train_data,
+                source,
+                pairs=self._pairs,
+                lora=lora,
+                devices=devices,
+                rope_scaling=values["rope_scaling"],
+            )
             values.update({name: value for name, value in fitting.items() if values[name] is None})
             self._notes.append(
                 f"rows of {values['seq_len']} tokens, {values['batch_size']} in an update, "
                 f"{values['num_train_epochs']:g} epochs, learning rate {values['learning_rate']:g}"
             )
-        longest = longest_of(source)
+        longest = longest_of(source, values["rope_scaling"])
         if "seq_len" in self._config.given() and self._config.given()["seq_len"][1] is None:
             if longest is None:
                 raise ConfigError(

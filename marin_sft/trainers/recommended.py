@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marin_sft.errors import TrainingError
 from marin_sft.paths import find, local_path
+from marin_sft.training.models import rope_scaling as rope
+from marin_sft.training.models.model_directory import ModelDirectory
 
 _ROWS_READ = 1000
 _CHARACTERS_PER_TOKEN = 3.5
@@ -30,14 +33,16 @@ class _Rows:
     tokens: list[float]
 
 
-def recommended(data: object, model: str, *, pairs: bool, lora: bool, devices: int) -> dict[str, Any]:
+def recommended(
+    data: object, model: str, *, pairs: bool, lora: bool, devices: int, rope_scaling: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The settings left out of a call of our own, by our names.
 
     Rows: as long as the longest of the first thousand needs, at most 4096 tokens and what the model takes. Updates:
     about forty in an epoch, of 8 to 128 examples. Learning rates: those that are usual for the size of the model.
     """
     rows = _look_at(data)
-    longest = min(longest_of(model) or _LONGEST, _LONGEST)
+    longest = min(longest_of(model, rope_scaling) or _LONGEST, _LONGEST)
     needed = max(rows.tokens, default=_LONGEST) * (2 if pairs else 1)
     seq_len = min(max(_power_of_two(1.2 * needed), _SHORTEST), longest)
     examples = min(max(_power_of_two(rows.count / _UPDATES_PER_EPOCH), 8), 128)
@@ -54,10 +59,14 @@ def recommended(data: object, model: str, *, pairs: bool, lora: bool, devices: i
     }
 
 
-def longest_of(model: str) -> int | None:
-    """The positions that a model in a local directory takes; None: not known before it is downloaded."""
-    longest = _config_of(model).get("max_position_embeddings")
-    return longest if isinstance(longest, int) else None
+def longest_of(model: str, rope_scaling: dict[str, Any] | None = None) -> int | None:
+    """The positions that a model in a local directory takes with `rope_scaling`, see `RopeSettings`; None: not known
+    before it is downloaded."""
+    rope.RopeSettings(rope_scaling=rope_scaling).check_rope()
+    try:
+        return rope.longest_of(ModelDirectory(os.path.expanduser(model), rope_scaling).config)
+    except TrainingError:  # on the hub, or no model: its step says so
+        return None
 
 
 def _learning_rate(model: str, *, pairs: bool, lora: bool) -> float:

@@ -45,6 +45,7 @@ _SAME = (
     "label_smoothing",
     "per_epoch_training_steps",
     "frozen_parameters",
+    "rope_scaling",
     "training_time_limit",
     "max_evaluation_steps",
     "steps_per_log",

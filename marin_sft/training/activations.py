@@ -1,4 +1,4 @@
-"""Hidden states of packed rows, and the inputs of their product with the language model's head."""
+"""Hidden states of packed rows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from levanter.layers.attention import AttentionMask
 from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.errors import TrainingError
-from marin_sft.training.axes import BATCH, POSITION
-from marin_sft.training.cpu.attention import PackedMask, can_pack, with_packed_attention
+from marin_sft.training.attention.choice import kernel_for
+from marin_sft.training.attention.packed import PackedMask, with_packed_attention
+from marin_sft.training.axes import POSITION
 from marin_sft.training.cpu.one_cpu import on_one_cpu
 from marin_sft.training.models.model_check import Limits
 
@@ -37,10 +38,11 @@ def activations(
     A token sees the tokens before it in its own segment; with `branch` (batch, position), only those of branch 0 and of
     its own branch.
     """
-    if can_pack(model):
-        model, mask = with_packed_attention(model), PackedMask.of(rows.segment_ids, branch)
-    else:
+    kernel = kernel_for(model)
+    if kernel is None:
         mask = _mask(rows.segment_ids, branch)
+    else:
+        model, mask = with_packed_attention(model, kernel), PackedMask.of(rows.segment_ids, branch)
     found = model.activations(rows.tokens, attn_mask=mask, pos_ids=rows.position_ids, key=key)
     return cast(hax.NamedArray, found)
 
@@ -69,19 +71,3 @@ def _mask(segment_ids: hax.NamedArray, branch: hax.NamedArray | None) -> Attenti
         return mask
     keys = branch.rename({POSITION: KEY_POSITION})
     return mask & AttentionMask.explicit((keys == 0) | (keys == branch.broadcast_axis(keys.axes)))
-
-
-def grouped(array: hax.NamedArray, groups: int, *others: hax.Axis) -> jax.Array:
-    """[groups, positions, ...] from axes (batch, position, others): rows one after another, equally many per group."""
-    found = array.rearrange((BATCH, POSITION, *others)).array
-    return found.reshape(groups, -1, *found.shape[2:])
-
-
-def head_inputs(
-    model: LmHeadModel, tokens: hax.NamedArray, activations: hax.NamedArray, groups: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """[groups, positions, embed], [embed, vocab], int[groups, positions]: hidden states, weights of the head, and the
-    token after each position."""
-    hidden = grouped(activations, groups, model.Embed)
-    weights = model.get_lm_head().rearrange((model.Embed, model.Vocab)).array
-    return hidden, weights, grouped(hax.roll(tokens, -1, POSITION), groups)

@@ -40,6 +40,8 @@ def chosen_reference(name: str, base_model: Source, given: Source | None, traini
         )
     same = given is None or (given == base_model and adapter is None)
     options = {key: training[key] for key in ("precision",) if key in training}
+    if (given is None or given == base_model) and training.get("rope_scaling") is not None:
+        options["rope_scaling"] = training["rope_scaling"]
     if given is None and adapter is not None:
         options["adapter"] = adapter
     return Reference(

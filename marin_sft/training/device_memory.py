@@ -1,4 +1,4 @@
-"""Says what to do when a device has no memory left."""
+"""How much memory devices have, and what to do when one has none left."""
 
 from __future__ import annotations
 
@@ -8,12 +8,28 @@ from collections.abc import Iterator
 import jax
 
 from marin_sft.errors import TrainingError
+from marin_sft.training import host_memory, processes, target
 
 _MEASURES = (
     "fewer examples at once (a larger gradient_accumulation_steps with the same batch; "
     "per_device_train_batch_size = 1), gradient_checkpointing, LoRA (use_lora), shorter rows (seq_len; max_length), "
     "bfloat16 (precision = 'bf16'; bf16)"
 )
+
+
+def capacity() -> int | None:
+    """Bytes of the smallest device of all processes. None: not known. All processes must call it."""
+    if target.is_assumed():
+        return target.target().memory
+    found = processes.of_all(min(map(_capacity_of, jax.local_devices())))
+    return min(found) or None
+
+
+def _capacity_of(device: jax.Device) -> int:
+    """0: not known."""
+    if device.platform == "cpu":
+        return (host_memory.capacity() or 0) // jax.local_device_count()
+    return int((device.memory_stats() or {}).get("bytes_limit", 0))
 
 
 @contextlib.contextmanager

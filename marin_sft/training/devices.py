@@ -12,10 +12,10 @@ from marin_sft.training.checks import require, require_one_of
 from marin_sft.training.mesh import mesh_config
 from marin_sft.training.precision import PrecisionSettings
 
-# Levanter's and Haliax's names.
-ATTENTION_BACKENDS = ("default", "nvte", "splash", "jax_flash", "vanilla")
+# The rest are Levanter's and Haliax's names.
+ATTENTION_BACKENDS = ("default", "tokamax", "nvte", "splash", "jax_flash", "vanilla")
 _SAY_HOW_MANY = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "CUDA_VISIBLE_DEVICES")  # devices there are
-CHECKPOINTING = ("offload", "recompute", "full", "save_all", "nested")
+CHECKPOINTING = ("save_products", "save_attention", "offload", "recompute", "full", "save_all", "nested")
 
 
 def micro_batches_of(
@@ -68,8 +68,10 @@ class DeviceSettings(PrecisionSettings):
     """Micro-batches that a batch is cut into, instead of `per_device_parallelism`. `train_batch_size` still counts the
     examples of a whole step. None: as `per_device_parallelism` says."""
 
-    gradient_checkpointing: bool | str = execution_only(default=True)
-    """Recompute activations in the backward pass to save memory: True, False, or one of `CHECKPOINTING`."""
+    gradient_checkpointing: bool | str | None = execution_only(default=None)
+    """What the backward pass recomputes to save memory: True for all of a layer, "save_attention" for all but
+    attention, "save_products" for all but products with weights and attention, False for nothing, or another of
+    `CHECKPOINTING`. None: as little as memory allows."""
 
     attention_backend: str | None = execution_only(default=None)
     """One of `ATTENTION_BACKENDS`. None: the best for device and model."""
@@ -79,10 +81,10 @@ class DeviceSettings(PrecisionSettings):
         self.check_precision()
         if self.mesh is not None:
             sequence = mesh_config(self.mesh).sequence
-            vanilla = sequence == 1 or self.attention_backend in (None, "vanilla")
-            require(self, "attention_backend", vanilla, f"None or 'vanilla' where mesh has sequence = {sequence}")
-        remat = isinstance(self.gradient_checkpointing, bool) or self.gradient_checkpointing in CHECKPOINTING
-        require(self, "gradient_checkpointing", remat, f"True, False, or one of {', '.join(CHECKPOINTING)}")
+            splits = sequence == 1 or self.attention_backend != "nvte"
+            require(self, "attention_backend", splits, f"not 'nvte' where mesh has sequence = {sequence}")
+        remat = self.gradient_checkpointing in (None, True, False, *CHECKPOINTING)
+        require(self, "gradient_checkpointing", remat, f"True, False, None, or one of {', '.join(CHECKPOINTING)}")
         require_one_of(self, "attention_backend", ATTENTION_BACKENDS, or_none=True)
         micro = self.per_device_parallelism
         require(self, "per_device_parallelism", micro >= 1 or micro == -1, "at least 1, or -1")
@@ -90,8 +92,3 @@ class DeviceSettings(PrecisionSettings):
         require(self, "gradient_accumulation_steps", parts is None or parts >= 1, "at least 1, or None")
         once = parts is None or micro == -1
         require(self, "gradient_accumulation_steps", once, f"None where per_device_parallelism = {micro}")
-
-    def attention(self) -> str | None:
-        """The backend to use. Only the plain one can split positions over devices."""
-        splits = self.mesh is not None and mesh_config(self.mesh).sequence != 1
-        return "vanilla" if splits else self.attention_backend

@@ -29,6 +29,7 @@ from marin_sft.training.length import num_steps_of
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_check import check_tokens, limits_of
+from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.peft_directory import resolved
 from marin_sft.training.objective import Evaluate, Figures, Layout
 from marin_sft.training.pair_loss import PairLoss, pair_arrays
@@ -59,7 +60,8 @@ class DPOObjective:
     example_name: str | None = "pairs"
 
     def __init__(self, config: DPOConfig, layout: Layout) -> None:
-        self._limits = [limits_of(path) for path in (config.base_model, config.reference_model) if path is not None]
+        self._reference = _reference_of(config)
+        self._limits = [limits_of(model) for model in (config.base(), self._reference) if model is not None]
         config = dataclasses.replace(config, share_prefix=shares_prefix(config.share_prefix, *self._limits))
         self._config = config
         self._mixture = PackedMixture.open(config.mixture, config.tokenized)
@@ -107,7 +109,7 @@ class DPOObjective:
 
     def reference(self, trainer: Trainer) -> SyncedReference | None:
         config = self._config
-        if config.reference_model is None:
+        if self._reference is None:
             return None
         if config.ref_model_sync_steps is not None and self._limits[0] != self._limits[1]:
             raise TrainingError(
@@ -115,7 +117,7 @@ class DPOObjective:
                 f"base model ({config.base_model}/config.json), which has another shape; expected the same shape, or "
                 "ref_model_sync_steps=None"
             )
-        model = levanter_model.load_model(config.reference_model, axis_mapping=trainer.parameter_axis_mapping)
+        model = levanter_model.load_model(self._reference, axis_mapping=trainer.parameter_axis_mapping)
         return SyncedReference(model, config.ref_model_sync_steps, config.ref_model_mixup_alpha)
 
     def evaluation(self, trainer: Trainer) -> Evaluate | None:
@@ -151,6 +153,12 @@ class DPOObjective:
                 "training starts from: the reference's log-probabilities are not of this model, these pairs or this "
                 "precision; compute them again with --force_run for the reference's step"
             )
+
+
+def _reference_of(config: DPOConfig) -> ModelDirectory | None:
+    """The model in memory to compare with. `rope_scaling` is for the base model; another one has its own."""
+    same = config.reference_model == config.base_model
+    return None if config.reference_model is None else config.base() if same else ModelDirectory(config.reference_model)
 
 
 def _starts_with_dropout(adapter: LoraConfig | None) -> bool:

@@ -9,6 +9,7 @@ from marin_sft.execution.step import StepConfig, execution_only, omitted_when, t
 from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.dpo_loss_types import LOSS_TYPES, LossOptions
 from marin_sft.training.metrics.reporting import LOG
+from marin_sft.training.models.rope_scaling import RopeSettings
 from marin_sft.training.precision import PrecisionSettings
 from marin_sft.training.train_config import TrainConfig
 
@@ -22,6 +23,7 @@ def needs_reference(loss_type: str | Sequence[str] | Mapping[str, float], refere
 @dataclass(frozen=True, kw_only=True)
 class ReferenceConfig(
     PrecisionSettings,
+    RopeSettings,
     StepConfig,
     kind="reference_logprobs",
     version=2,
@@ -55,6 +57,7 @@ class ReferenceConfig(
         if not unresolved(self):
             check_types(self)
             self.check_precision()
+            self.check_rope()
             require(self, "batch_size", self.batch_size >= 1, "at least 1")
 
 

@@ -97,6 +97,30 @@ def initial_state(
     return dataclasses.replace(state, model_averaging=reference)
 
 
+def abstract_state(
+    trainer: Trainer, model: LmHeadModel, seed: int, reference: ModelAveraging | None = None, trainable: PyTree = True
+) -> TrainerState:
+    """The eval_shape of `initial_state`, with the layout of its arrays on the devices."""
+
+    def made(model: LmHeadModel, reference: ModelAveraging | None) -> TrainerState:
+        key = jax.random.PRNGKey(seed)
+        state = TrainerState.init(trainer.optimizer, model, key=key, is_trainable=trainable, mp=trainer.mp)
+        return dataclasses.replace(state, model_averaging=reference)
+
+    shapes = eqx.filter_eval_shape(made, model, reference)
+    layouts = hax.partitioning.infer_resource_partitions(shapes, trainer.parameter_axis_mapping)
+
+    def placed(shape: PyTree, layout: jax.sharding.Sharding | None) -> PyTree:
+        if not isinstance(shape, jax.ShapeDtypeStruct):
+            return shape
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=layout)
+
+    def placed_all(node: PyTree, layout: jax.sharding.Sharding | None) -> PyTree:
+        return jax.tree_util.tree_map(lambda shape: placed(shape, layout), node)
+
+    return hax.tree_util.tree_map(placed_all, shapes, layouts)
+
+
 @jax.jit
 def _finite(leaves: list[jax.Array]) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
@@ -126,18 +150,31 @@ def to_devices(
     """
 
     def place(name: str, array: np.ndarray) -> hax.NamedArray:
-        micro = hax.Axis(MICRO, array.shape[0])
-        if array.ndim == 2:
-            return _placed(trainer, array, (micro, hax.Axis(name, array.shape[1])), 0)
-        rows, (sequence, length) = array.shape[1], (trainer.device_mesh.shape["context"], array.shape[2])
-        if length % sequence:
-            raise TrainingError(
-                f"mesh: sequence = {sequence} does not divide rows of {length} tokens; expected a divisor"
-            )
-        axes = (micro, hax.Axis(BATCH, rows * parts), hax.Axis(POSITION, array.shape[2]))
-        return _placed(trainer, array, axes, part * rows)
+        axes = _batch_axes(trainer, name, array.shape, parts)
+        return _placed(trainer, array, axes, part * array.shape[1] if array.ndim > 2 else 0)
 
     return {name: place(name, array) for name, array in arrays.items()}
+
+
+def abstract_batch(trainer: Trainer, arrays: Mapping[str, np.ndarray]) -> dict[str, hax.NamedArray]:
+    """The eval_shape of `to_devices`."""
+
+    def shape_of(name: str, array: np.ndarray) -> hax.NamedArray:
+        axes = _batch_axes(trainer, name, array.shape, 1)
+        return hax.NamedArray(jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=_sharding(trainer, axes)), axes)
+
+    return {name: shape_of(name, array) for name, array in arrays.items()}
+
+
+def _batch_axes(trainer: Trainer, name: str, shape: tuple[int, ...], parts: int) -> tuple[hax.Axis, ...]:
+    """Of the global array, for a slice with this shape."""
+    micro = hax.Axis(MICRO, shape[0])
+    if len(shape) == 2:
+        return micro, hax.Axis(name, shape[1])
+    sequence, length = trainer.device_mesh.shape["context"], shape[2]
+    if length % sequence:
+        raise TrainingError(f"mesh: sequence = {sequence} does not divide rows of {length} tokens; expected a divisor")
+    return micro, hax.Axis(BATCH, shape[1] * parts), hax.Axis(POSITION, length)
 
 
 def _placed(trainer: Trainer, array: np.ndarray, axes: tuple[hax.Axis, ...], first_row: int) -> hax.NamedArray:

@@ -41,6 +41,7 @@ class StepInput:
     tokens: tokens in its rows. None: the same as `computed`.
     trained_tokens: tokens that are trained on.
     computed: tokens that run on the devices.
+    attended: see `Amount`.
     row_length: the length of a row.
     """
 
@@ -48,6 +49,7 @@ class StepInput:
     tokens: int | None
     trained_tokens: int
     computed: int | jax.Array
+    attended: int | jax.Array
     row_length: int
 
 
@@ -205,7 +207,7 @@ class Loop:
         loss, grad_norm, learning_rate = (float(figure) for figure in dispatched.metrics[:3])
         examples, computed = self.epochs.before(step) - self.epochs.before(step - 1), int(this.computed)
         tokens = computed if this.tokens is None else this.tokens
-        meter.add(Amount(tokens, this.trained_tokens, examples, computed))
+        meter.add(Amount(tokens, this.trained_tokens, examples, computed, int(this.attended)))
         _require_finite(loss, grad_norm, step, self.output_path)
         always = step == self.num_steps or bool(evaluated)
         logged, reported = always or self.settings.logs(step), always or self.settings.reports(step)
@@ -226,7 +228,8 @@ class Loop:
             if self.check:
                 self.check(step, metrics)
             mfu = self.throughput.utilisation(speed.of("computed"), this.row_length)
-            report.add({**metrics, "mfu": mfu}, logged=logged, reported=reported)
+            packed = self.throughput.packed_utilisation(*map(speed.of, ("computed", "trained_tokens", "attended")))
+            report.add({**metrics, "mfu": mfu, "mfu_packed": packed}, logged=logged, reported=reported)
         return loss
 
     def _stops(self, step: int, evaluated: Mapping[str, float], report: Report) -> bool:

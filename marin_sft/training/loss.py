@@ -16,13 +16,12 @@ import numpy as np
 from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.errors import TrainingError
-from marin_sft.training.activations import activations, grouped, head_inputs
-from marin_sft.training.axes import POSITION
-from marin_sft.training.cpu.one_cpu import on_one_cpu
+from marin_sft.training.activations import activations
+from marin_sft.training.axes import BATCH, POSITION
+from marin_sft.training.lm_head import logps_of_targets, nll_of_targets
 from marin_sft.training.models.levanter_model import logit_soft_cap
 from marin_sft.training.neftune import with_noise
 from marin_sft.training.sft_config import Terms
-from marin_sft.training.target_logps import weighted_nll
 
 PLAIN = Terms()
 
@@ -70,7 +69,9 @@ def loss_arrays(batch: Batch, trained_tokens: int | None = None) -> dict[str, np
 
 def row_nll(model: LmHeadModel, batch: LossBatch) -> hax.NamedArray:
     """float32[batch]: as `nll`, for each row separately. Call it under a jit that knows the devices."""
-    return _nll(model, activations(model, batch), batch, over=POSITION)
+    found = logps_of_targets(model, batch.tokens, activations(model, batch), batch.weight > 0)
+    logps = hax.named(found.logp, (BATCH, POSITION))
+    return -hax.sum(batch.weight * logps, POSITION)
 
 
 def nll(model: LmHeadModel, batch: LossBatch, terms: Terms = PLAIN, key: jax.Array | None = None) -> jax.Array:
@@ -86,39 +87,10 @@ def nll(model: LmHeadModel, batch: LossBatch, terms: Terms = PLAIN, key: jax.Arr
         key, noise_key = jax.random.split(key)
         noisy = with_noise(model, batch.segment_ids, terms.neftune_noise_alpha, noise_key)
     hidden = activations(noisy, batch, key)
-    loss = _nll(model, hidden, batch, terms.z_loss_weight).scalar()
+    loss = nll_of_targets(model, batch.tokens, hidden, batch.weight, terms.z_loss_weight)
     if terms.label_smoothing:
         loss += terms.label_smoothing * _smoothing(model, hidden, batch)
     return loss
-
-
-def _nll(
-    model: LmHeadModel,
-    hidden: hax.NamedArray,
-    batch: LossBatch,
-    z_loss_weight: float = 0.0,
-    over: str | None = None,
-) -> hax.NamedArray:
-    """Summed over the axis `over`. None: over both axes."""
-    from levanter.models.loss import maybe_fused_next_token_loss
-
-    if over is None and on_one_cpu():  # there Levanter would keep the logits of all positions
-        inputs, weight = head_inputs(model, batch.tokens, hidden, groups=1), grouped(batch.weight, 1)
-        return hax.named(weighted_nll(*inputs, weight, logit_soft_cap(model), z_loss_weight), ())
-    return maybe_fused_next_token_loss(
-        batch.tokens.resolve_axis(POSITION),
-        model.Embed,
-        model.Vocab,
-        hidden,
-        model.get_lm_head(),
-        batch.tokens,
-        loss_weight=batch.weight,
-        reduction=hax.sum,
-        reduction_axis=over,
-        logsumexp_weight=z_loss_weight or None,
-        dtype=jnp.float32,
-        logit_soft_cap=logit_soft_cap(model),
-    )
 
 
 def _smoothing(model: LmHeadModel, hidden: hax.NamedArray, batch: LossBatch) -> jax.Array:

@@ -42,7 +42,7 @@ def reference_logprobs(config: ReferenceConfig) -> None:
         TrainingError: the model is not what its config.json says, or too small for the pairs' tokens.
         DataError: the mixture does not hold pairs.
     """
-    directory = ModelDirectory(config.model)
+    directory = ModelDirectory(config.model, config.rope_scaling)
     mesh = fitting_mesh(directory.config)
     settings = levanter_trainer.trainer_config(precision=config.precision, seed=0, mesh=mesh)
     trainer = levanter_trainer.build_trainer(settings, optax.identity())

@@ -29,6 +29,7 @@ from marin_sft.training.objective import Evaluate, Figures, Layout
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.train_run import train as train_on
 from marin_sft.training.train_run import train_slice
+from marin_sft.training.train_step import Loss
 from marin_sft.training.validation import Validation, perplexity_of
 
 
@@ -72,6 +73,17 @@ class First:
         return itertools.islice(self._batches, self._count)
 
 
+def loss_of(config: SFTConfig) -> Loss:
+    """See `Objective.loss`."""
+
+    def loss(
+        model: LmHeadModel, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: LmHeadModel | None
+    ) -> tuple[jax.Array, Figures]:
+        return nll(model, LossBatch(**batch), config, key), {}
+
+    return loss
+
+
 class SFTObjective:
     """NLL per trained token of the global batch: see `marin_sft.training.loss`."""
 
@@ -81,7 +93,7 @@ class SFTObjective:
         self, config: SFTConfig, batches: Batches, validation_sets: Mapping[str, Iterable[Batch]], layout: Layout
     ) -> None:
         self._config, self._batches, self._sets, self._layout = config, batches, validation_sets, layout
-        self._limits = limits_of(config.base_model)
+        self._limits = limits_of(config.base())
         self.examples_per_epoch = batches.rows_per_epoch
 
     def arrays(self, step: int, part: int, parts: int) -> dict[str, np.ndarray]:
@@ -105,7 +117,7 @@ class SFTObjective:
     def loss(
         self, model: LmHeadModel, batch: Mapping[str, hax.NamedArray], key: jax.Array, reference: LmHeadModel | None
     ) -> tuple[jax.Array, Figures]:
-        return nll(model, LossBatch(**batch), self._config, key), {}
+        return loss_of(self._config)(model, batch, key, reference)
 
     def reference(self, trainer: Trainer) -> None:
         return None

@@ -80,10 +80,10 @@ def check_batch(what: str, resources: Resources | None, training: Fields) -> Non
         raise ConfigError(f"{what}: {made}")
 
 
-def check_model(source: Source | None, seq_len: int | None = None) -> None:
+def check_model(source: Source | None, seq_len: int | None = None, rope_scaling: Fields | None = None) -> None:
     """Raise ConfigError for a local model that training would refuse. Missing ones are reported with all inputs."""
     if isinstance(source, str | Path) and os.path.isdir(source):
-        check_directory(str(source), seq_len if isinstance(seq_len, int) else None)
+        check_directory(str(source), seq_len if isinstance(seq_len, int) else None, rope_scaling)
 
 
 def check_tokenizer(mixture: ExecutorStep[MixtureConfig], base_model: Source) -> None:

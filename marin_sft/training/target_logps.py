@@ -13,15 +13,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from marin_sft.training.target import target
+
+_CPU_LOGITS = 2**21  # few, so that they fit into the caches
+_SHARE_OF_MEMORY = 1 / 128  # of a device's: so much that reading and writing the weights' gradients takes little time
+_USUAL_MEMORY = 16 * 2**30  # bytes, of a device that does not tell
+
 
 def _places_at_once(vocab: int) -> int:
-    """Positions whose logits are computed together.
-
-    On CPUs few, so that they fit into the caches. On accelerators so many that reading and writing the weights'
-    gradients, once per block, takes little of the time.
-    """
-    logits, least = (2**21, 256) if jax.default_backend() == "cpu" else (2**24, 1024)
-    return max(least, logits // vocab)
+    """Positions whose logits are computed together."""
+    here = target()
+    if here.platform == "cpu":
+        return max(256, _CPU_LOGITS // vocab)
+    places = int((here.memory or _USUAL_MEMORY) * _SHARE_OF_MEMORY) // (vocab * jnp.dtype(jnp.float32).itemsize)
+    return max(256, places // 128 * 128)
 
 
 class TokenLogps(NamedTuple):
@@ -53,11 +58,10 @@ class Head(NamedTuple):
 def target_logps(
     hidden: jax.Array, weights: jax.Array, tokens: jax.Array, is_target: jax.Array, head: Head
 ) -> TokenLogps:
-    """Figures [groups, positions] for `hidden` [groups, positions, embed] and `weights` [embed, vocab].
+    """Figures [positions] for `hidden` [positions, embed] and `weights` [embed, vocab].
 
-    tokens: int[groups, positions], the token after each position.
-    is_target: bool[groups, positions], whether that token is a target.
-    Targets are gathered within each group, so groups may be on different devices.
+    tokens: int[positions], the token after each position.
+    is_target: bool[positions], whether that token is a target.
     """
     return _forward(hidden, weights, tokens, is_target, head)[0]
 
@@ -97,8 +101,8 @@ def _backward(head: Head, kept: tuple[jax.Array, ...], gradient: TokenLogps) -> 
         if head.soft_cap is not None:
             by_logits *= 1 - jnp.square(logits / head.soft_cap)
         by_logits = by_logits.astype(hidden.dtype)
-        here = jnp.einsum("gpv,ev->gpe", by_logits, weights)
-        there = jnp.einsum("gpe,gpv->ev", states, by_logits, preferred_element_type=jnp.float32)
+        here = jnp.einsum("pv,ev->pe", by_logits, weights)
+        there = jnp.einsum("pe,pv->ev", states, by_logits, preferred_element_type=jnp.float32)
         return jax.lax.dynamic_update_index_in_dim(by_hidden, here, i, 0), by_weights + there
 
     zeros = (
@@ -123,7 +127,7 @@ def weighted_nll(
 ) -> jax.Array:
     """Scalar: sum of weight * (-logp + z_loss_weight * log(Z)^2). Other arguments: as in `target_logps`.
 
-    weight: float32[groups, positions], above 0 at targets, else 0.
+    weight: float32[positions], above 0 at targets, else 0.
     The gradient by the logits is known with the logits. So if it is needed, the forward pass computes each block's part
     of the gradients: no logits are kept, and none are computed twice.
     """
@@ -159,8 +163,8 @@ def _nll_forward(
         if soft_cap is not None:
             by_logits *= 1 - jnp.square(logits / soft_cap)
         by_logits = by_logits.astype(hidden.dtype)
-        here = jnp.einsum("gpv,ev->gpe", by_logits, weights)
-        there = jnp.einsum("gpe,gpv->ev", states, by_logits, preferred_element_type=jnp.float32)
+        here = jnp.einsum("pv,ev->pe", by_logits, weights)
+        there = jnp.einsum("pe,pv->ev", states, by_logits, preferred_element_type=jnp.float32)
         loss += (of_block * (z_loss_weight * jnp.square(log_z) - logp)).sum()
         return loss, jax.lax.dynamic_update_index_in_dim(by_hidden, here, i, 0), by_weights + there
 
@@ -186,34 +190,31 @@ weighted_nll.defvjp(_nll_forward, _nll_backward)
 class _Blocks:
     """Positions in blocks of equal size, those with targets first.
 
-    order: int[blocks, groups, places], the position in its group; 0 in places that only pad the last block.
-    used: the number of blocks with a target in any group.
+    order: int[blocks, places], the position; 0 in places that only pad the last block.
+    used: the number of blocks with a target.
     """
 
     def __init__(self, is_target: jax.Array, vocab: int) -> None:
-        groups, positions = is_target.shape
+        positions = len(is_target)
         places = min(positions, _places_at_once(vocab))
-        order = jnp.argsort(~is_target, axis=1, stable=True)
-        self._place = jnp.argsort(order, axis=1)
-        self._real = jnp.arange(positions + -positions % places).reshape(-1, 1, places) < positions
-        self.order = jnp.pad(order, ((0, 0), (0, -positions % places))).reshape(groups, -1, places).swapaxes(0, 1)
-        self.used = -(-is_target.sum(axis=1).max() // places)
+        order = jnp.argsort(~is_target, stable=True)
+        self._place = jnp.argsort(order)
+        self._real = jnp.arange(positions + -positions % places).reshape(-1, places) < positions
+        self.order = jnp.pad(order, (0, -positions % places)).reshape(-1, places)
+        self.used = -(-is_target.sum() // places)
 
     def gathered(self, values: jax.Array, i: jax.Array) -> jax.Array:
-        """[groups, places, ...], block `i` of `values` [groups, positions, ...]; 0 in padding."""
-        found = jax.vmap(lambda of_group, order: of_group[order])(values, self.order[i])
-        real = self._real[i].reshape(1, -1, *(1,) * (found.ndim - 2))
-        return jnp.where(real, found, 0)
+        """[places, ...], block `i` of `values` [positions, ...]; 0 in padding."""
+        found = values[self.order[i]]
+        return jnp.where(self._real[i].reshape(-1, *(1,) * (found.ndim - 1)), found, 0)
 
     def placed(self, values: jax.Array) -> jax.Array:
-        """[groups, positions, ...] from `values` [blocks, groups, places, ...]: the inverse of `gathered`."""
-        blocks, groups, places = values.shape[:3]
-        in_order = values.swapaxes(0, 1).reshape(groups, blocks * places, *values.shape[3:])
-        return jax.vmap(lambda of_group, place: of_group[place])(in_order, self._place)
+        """[positions, ...] from `values` [blocks, places, ...]: the inverse of `gathered`."""
+        return values.reshape(-1, *values.shape[2:])[self._place]
 
 
 def _logits(hidden: jax.Array, weights: jax.Array, soft_cap: float | None) -> jax.Array:
-    logits = jnp.einsum("gpe,ev->gpv", hidden, weights, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("pe,ev->pv", hidden, weights, preferred_element_type=jnp.float32)
     return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from levanter.models.lm_model import LmHeadModel
 
-from marin_sft.training.activations import activations, grouped, head_inputs
+from marin_sft.training.activations import activations
 from marin_sft.training.axes import BATCH, POSITION
-from marin_sft.training.models.levanter_model import logit_soft_cap
-from marin_sft.training.target_logps import Head, TokenLogps, target_logps
+from marin_sft.training.lm_head import logps_of_targets
+from marin_sft.training.target_logps import TokenLogps
 
 
 class PairRows(eqx.Module):
@@ -39,21 +39,8 @@ def token_logps(
 ) -> TokenLogps:
     """Figures [batch, position] of one forward pass. `entropy`, `log_sum_squares`: see `TokenLogps`."""
     hidden = activations(model, rows, key, rows.branch)
-    batch = rows.tokens.resolve_axis(BATCH)
-    groups = _devices_of(batch)  # one group per device
-    found = target_logps(
-        *head_inputs(model, rows.tokens, hidden, groups),
-        grouped(rows.completion >= 0, groups),
-        Head(logit_soft_cap(model), entropy, log_sum_squares),
-    )
-    return TokenLogps(*(None if array is None else array.reshape(batch.size, -1) for array in found))
-
-
-def _devices_of(axis: hax.Axis) -> int:
-    """The number of devices over which the current axis mapping spreads the axis."""
-    if hax.partitioning.physical_axis_name(axis) is None:
-        return 1
-    return hax.partitioning.physical_axis_size(axis) or 1
+    is_target = rows.completion >= 0
+    return logps_of_targets(model, rows.tokens, hidden, is_target, entropy=entropy, log_sum_squares=log_sum_squares)
 
 
 def sums_by_completion(values: jax.Array, completion: hax.NamedArray, completions: int) -> jax.Array:

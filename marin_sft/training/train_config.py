@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig
 from marin_sft.execution.step import earlier_attempts, execution_only, omitted_when, this_output_path
 from marin_sft.training.checkpoints import CheckpointSettings
 from marin_sft.training.checks import check_types, require, unresolved
@@ -17,6 +18,8 @@ from marin_sft.training.exports import Exporter
 from marin_sft.training.length import LengthSettings
 from marin_sft.training.metrics.reporting import ReportingSettings
 from marin_sft.training.models import LlamaConfig
+from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.models.rope_scaling import RopeSettings
 from marin_sft.training.optimization.optimizer_specs import OptimizerSettings
 from marin_sft.training.optimization.schedule_settings import ScheduleSettings
 from marin_sft.training.optimization.trainable import TrainableSettings
@@ -29,6 +32,7 @@ class TrainingSettings(
     CheckpointSettings,
     EvaluationSettings,
     DeviceSettings,
+    RopeSettings,
     TrainableSettings,
     OptimizerSettings,
     ScheduleSettings,
@@ -47,6 +51,7 @@ class TrainingSettings(
         self.check_length()
         self.check_schedule()
         self.check_optimizer()
+        self.check_rope()
         self.check_trainable()
         self.check_devices()
         self.check_evaluation()
@@ -93,6 +98,10 @@ class TrainConfig(TrainingSettings):
 
     earlier_attempts: tuple[str, ...] = earlier_attempts()
 
+    def advice(self, resources: Resources) -> str | None:
+        on_cpus = not isinstance(resources, GpuConfig | TpuPodConfig)
+        return None if on_cpus else "Whether the trainings fit into their devices' memory: marin-sft fit SCRIPT"
+
     def __post_init__(self) -> None:
         if unresolved(self):
             return
@@ -106,6 +115,10 @@ class TrainConfig(TrainingSettings):
         kept = not self.save_optimizer_state or self.hf_exports is not None
         expected = "False without exports while training (steps_per_hf_export of a step), which keep it"
         require(self, "save_optimizer_state", kept, expected)
+
+    def base(self) -> ModelDirectory:
+        """The base model, with the positions of `rope_scaling`."""
+        return ModelDirectory(self.base_model, self.rope_scaling)
 
 
 def _known_shape(base_model: object, expected: LlamaConfig | None) -> tuple[str, int] | None:

@@ -7,22 +7,25 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
+import haliax as hax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from levanter.models.lm_model import LmHeadModel
-from levanter.trainer import Trainer
+from levanter.trainer import Trainer, TrainerConfig
 
 from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints, device_memory, exports, levanter_trainer, mesh, processes
+from marin_sft.training.attention import choice
 from marin_sft.training.length import epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
-from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput
-from marin_sft.training.models import levanter_model, lora, peft_directory
+from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput, weights_of, windows
+from marin_sft.training.models import levanter_model, lora, peft_directory, recomputation
 from marin_sft.training.models.model_check import check_tokenizers
 from marin_sft.training.models.model_config import Fields, with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
@@ -36,6 +39,9 @@ from marin_sft.training.train_config import TrainConfig
 from marin_sft.training.train_step import recording, step_function
 from marin_sft.training.trained_weights import used_by_first
 
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
 TRAIN_SLICE = 8  # batches to evaluate on if nothing is held out
 
 
@@ -45,7 +51,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     if config.lora is not None:
         config = dataclasses.replace(config, lora=peft_directory.resolved(config.lora))
     settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed, mesh=config.mesh)
-    base = ModelDirectory(config.base_model)
+    base = config.base()
     mesh.check_model(base.config, settings.device_mesh.shape)
     check_tokenizers(config.tokenized, base)
     if config.hf_exports is not None:
@@ -58,29 +64,24 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     num_steps = num_steps_of(config, objective.examples_per_epoch)
     if processes.is_first():
         print(length_text(epochs, num_steps, objective.example_name or "rows"), flush=True)
-    rate = schedule(config, num_steps)
-    optimizer = optax.chain(recording(rate), optimizers.optimizer(config, num_steps))
-    frozen = freezing(config, num_steps)
-    if frozen is not None:
-        optimizer = frozen.applied_to(optimizer)
-    trainer = levanter_trainer.build_trainer(settings, optimizer)
+    trainer, frozen = trainer_for(config, settings, num_steps)
     steps_per_eval = config.eval_cadence(num_steps)
     evaluate = _evaluation(config, objective, trainer) if steps_per_eval else None
     with trainer:
+        recomputed = _recomputed(config, base.config, objective, layout, settings)
         model = levanter_model.load_model(
             base,
             axis_mapping=trainer.parameter_axis_mapping,
-            gradient_checkpointing=config.gradient_checkpointing,
-            attention_backend=config.attention(),
+            gradient_checkpointing=recomputed,
+            attention_backend=config.attention_backend,
             reinit_tokens=config.reinit_tokens,
             expected=config.expected_model,
             dtype=settings.mp.param_dtype if config.lora is None else settings.mp.compute_dtype,
             lora=config.lora,
             seed=config.seed,
         )
-        trainable = True if config.lora is None else lora.trainable(model)
-        if frozen is not None:
-            trainable = frozen.trainable(model)
+        _tell(config, trainer, model, recomputed)
+        trainable = trainable_of(config, model, frozen)
         if config.weight_distribution_log_steps is not None:
             tensors = {name: (name,) for name in levanter_model.state_shapes(model)}
             require_match(tensors, config.weight_distribution_pattern, "weight_distribution_pattern")
@@ -102,6 +103,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             evaluate=evaluate,
             throughput=_throughput(base.config, model, frozen),
         )
+        layers = tuple(windows(base.config).items())
         part, parts = levanter_trainer.process_rows(trainer, layout.devices)
 
         def host_arrays(step: int) -> dict[str, np.ndarray]:
@@ -110,8 +112,9 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         def step_input(step: int) -> StepInput:
             batch = levanter_trainer.to_devices(trainer, next_arrays(step), part, parts)
             segments = batch["segment_ids"].array
-            computed, trained = _count_tokens(segments), objective.trained_tokens(step)
-            return StepInput(batch, objective.tokens(step), trained, computed, segments.shape[-1])
+            computed, attended = _counts(segments, batch["position_ids"].array, layers)
+            trained = objective.trained_tokens(step)
+            return StepInput(batch, objective.tokens(step), trained, computed, attended, segments.shape[-1])
 
         with Prefetched(host_arrays, num_steps) as next_arrays:
             reference = objective.reference(trainer)
@@ -120,17 +123,67 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         _write_model(config, base, state.model)
 
 
+def trainer_for(config: TrainConfig, settings: TrainerConfig, num_steps: int) -> tuple[Trainer, Freezing | None]:
+    """The trainer with the config's optimizer, and what is frozen. Of the base model, it reads config.json alone."""
+    optimizer = optax.chain(recording(schedule(config, num_steps)), optimizers.optimizer(config, num_steps))
+    frozen = freezing(config, num_steps)
+    if frozen is not None:
+        optimizer = frozen.applied_to(optimizer)
+    return levanter_trainer.build_trainer(settings, optimizer), frozen
+
+
+def trainable_of(config: TrainConfig, model: LmHeadModel, frozen: Freezing | None) -> PyTree:
+    """`trainable` of `levanter_trainer.initial_state`, for a model or its eval_shape."""
+    if frozen is not None:
+        return frozen.trainable(model)
+    return True if config.lora is None else lora.trainable(model)
+
+
+def _tell(config: TrainConfig, trainer: Trainer, model: LmHeadModel, recomputed: bool | str) -> None:
+    with hax.axis_mapping(trainer.compute_axis_mapping):
+        attention = choice.told(trainer.mp.cast_to_compute(model), config.attention_backend)
+    if processes.is_first():
+        why = "by memory" if config.gradient_checkpointing is None else "asked for"
+        print(f"attention: {attention}\ngradient_checkpointing: {recomputed}; {why}", flush=True)
+
+
+def _recomputed(
+    config: TrainConfig, shape: Fields, objective: Objective, layout: Layout, settings: TrainerConfig
+) -> bool | str:
+    """The config's `gradient_checkpointing`, or what memory allows. `shape`: the base model's config.json."""
+    if config.gradient_checkpointing is not None:
+        return config.gradient_checkpointing
+    _, rows, length = objective.arrays(0, 0, layout.devices)["tokens"].shape
+    return recomputed_by_memory(config, shape, settings, rows * length, objective.example_name is not None)
+
+
+def recomputed_by_memory(
+    config: TrainConfig, shape: Fields, settings: TrainerConfig, tokens: int, pairs: bool
+) -> bool | str:
+    """`gradient_checkpointing` where the config leaves it open. `tokens`: of the rows that a device takes at once."""
+    sizes, number_types = settings.device_mesh.shape, settings.mp
+    values = weights_of(shape) / (sizes["data"] * sizes["model"])
+    computed = jnp.dtype(number_types.compute_dtype).itemsize
+    state = values * computed if config.lora else values * (computed + 4 * jnp.dtype(number_types.param_dtype).itemsize)
+    if pairs:  # with a reference
+        state += values * computed
+    capacity = device_memory.capacity()
+    return recomputation.chosen(shape, tokens // sizes["context"], computed, state, capacity)
+
+
 def _throughput(shape: Fields, model: LmHeadModel, frozen: Freezing | None) -> Throughput:
     """`shape`: the base model's config.json."""
     shapes = levanter_model.state_shapes(model)
     adapter = {name: shapes[name] for name in shapes if name.endswith((peft_directory.A, peft_directory.B))}
     untrained = shapes.keys() - adapter.keys() if adapter else frozen.frozen() if frozen else ()
+    head = "lm_head.weight" if "lm_head.weight" in shapes else "model.embed_tokens.weight"
     return throughput(
         shape,
         jax.devices()[0].device_kind,
         jax.device_count(),
         frozen=multiplied_weights({name: shapes[name] for name in untrained}, shape),
         added=multiplied_weights(adapter, shape),
+        head_frozen=head in untrained,
     )
 
 
@@ -165,9 +218,14 @@ def _plain(config: TrainConfig) -> dict[str, object]:
     return {name: value for name, value in fields if isinstance(value, str | int | float | bool | None)}
 
 
-@jax.jit
-def _count_tokens(segment_ids: jax.Array) -> jax.Array:
-    return jnp.sum(segment_ids >= 0)
+@functools.partial(jax.jit, static_argnums=2)
+def _counts(
+    segment_ids: jax.Array, position_ids: jax.Array, layers: tuple[tuple[int | None, int], ...]
+) -> tuple[jax.Array, jax.Array]:
+    """`Amount.computed` and `Amount.attended`. `layers`: items of `windows`."""
+    seen = jnp.where(segment_ids >= 0, position_ids + 1, 0)
+    sums = [count * jnp.minimum(seen, seen if size is None else size).sum(dtype=jnp.float32) for size, count in layers]
+    return jnp.sum(segment_ids >= 0), sum(sums, jnp.float32(0))
 
 
 def _identity(config: TrainConfig, num_steps: int) -> Fields:

@@ -72,7 +72,25 @@ def step_function(trainer: Trainer, loss: Loss) -> TakeStep:
     of micro-batches, which is wrong for parts of one sum, and waits for the loss: the devices would be idle until the
     next call.)
     """
+    step, mapping = _step(trainer, loss), trainer.parameter_axis_mapping
+    return hax.named_jit(step, axis_resources=mapping, out_axis_resources=mapping, donate_args=(True, False))
 
+
+def lowered(trainer: Trainer, loss: Loss, state: TrainerState, batch: Batch) -> jax.stages.Lowered:
+    """The same step for eval_shapes with layouts, which Haliax's `named_jit` does not take."""
+    step, mapping = _step(trainer, loss), trainer.parameter_axis_mapping
+    shapes, rest = eqx.partition((state, batch), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+    def of_shapes(state: TrainerState, batch: Batch) -> PyTree:
+        with hax.axis_mapping(mapping):
+            return eqx.filter(step(*eqx.combine((state, batch), rest)), eqx.is_array)
+
+    with hax.axis_mapping(mapping):
+        layouts = hax.partitioning.infer_resource_partitions(eqx.filter_eval_shape(of_shapes, *shapes), mapping)
+        return jax.jit(of_shapes, donate_argnums=0, out_shardings=layouts).lower(*shapes)
+
+
+def _step(trainer: Trainer, loss: Loss) -> TakeStep:
     def step(state: TrainerState, batch: Batch) -> tuple[TrainerState, StepMetrics]:
         key, new_key = jax.random.split(state.training_key)
         reference = None if state.model_averaging is None else state.model_averaging.model_params
@@ -92,8 +110,7 @@ def step_function(trainer: Trainer, loss: Loss) -> TakeStep:
         figures = {**figures, **_skipped(new_state)}
         return new_state, StepMetrics(value, recorded.grad_norm, recorded.learning_rate, figures)
 
-    mapping = trainer.parameter_axis_mapping
-    return hax.named_jit(step, axis_resources=mapping, out_axis_resources=mapping, donate_args=(True, False))
+    return step
 
 
 def _sum(

@@ -241,7 +241,7 @@ def test_a_hung_rank_is_lost_and_the_stacks_are_kept(tmp_path):
     script(tmp_path, GANGS + HUNG)
     assert found_in(tmp_path, "stops_once", 2)["ranks"] == [0, 1]
     log = log_of(tmp_path, "stops_once", 1)
-    assert "rank 0 on" in log and "everywhere(0)" in log
+    assert "--- rank 0 on" in log and "in everywhere" in log
 
 
 def test_slices(tmp_path):

@@ -101,6 +101,7 @@ TABLE = {
     "seed": (RESULT, {"seed": 1}),
     "int8": ("there is no int8 training", {"int8": True}),
     "reinit_tokens": (RESULT, {"reinit_tokens": ["<|start_header_id|>"]}),
+    "rope_scaling": (RESULT, {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
     "label_smoothing": (RESULT, {"label_smoothing": 0.1}),
     "neftune_noise_alpha": (RESULT, {"neftune_noise_alpha": 5.0}),
     "learning_rate_end": (RESULT, {"learning_rate_end": 1e-7}),

@@ -70,6 +70,8 @@ GEMMA_3 |= {"hidden_activation": "gelu_pytorch_tanh", "sliding_window": WINDOW}
 OLMO_2 = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "attention_bias": False, "rms_norm_eps": 1e-6}
 OLMO_2 |= {"attention_dropout": 0.0, "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>", "hidden_act": "silu"}
 OLMO_2 |= {"initializer_range": 0.02, "rope_scaling": None, "rope_theta": 500000, "tie_word_embeddings": False}
+OLMO_3_ROPE: dict[str, Any] = {"attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0}
+OLMO_3_ROPE |= {"factor": 8.0, "original_max_position_embeddings": 32, "rope_type": "yarn"}
 
 RELEASES = {
     "llama 1": Release(
@@ -232,6 +234,32 @@ RELEASES = {
         "qwen3",
         {**QWEN_SAMPLING, "temperature": 0.6, "top_p": 0.95, "transformers_version": "4.51.0"},
     ),
+    "qwen 2.5, with the yarn of its card": Release(
+        {
+            **QWEN_2,
+            "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 256, "type": "yarn"},
+            "sliding_window": 131072,
+            "tie_word_embeddings": False,
+            "transformers_version": "4.43.1",
+        },
+        "qwen",
+        "qwen2_5",
+    ),
+    "qwen 3, with the yarn of its card": Release(
+        {
+            **QWEN,
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "attention_bias": False,
+            "head_dim": 16,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 208},
+            "sliding_window": None,
+            "tie_word_embeddings": True,
+            "transformers_version": "4.51.0",
+        },
+        "qwen",
+        "qwen3",
+    ),
     "gemma 1": Release(
         {
             **GEMMA,
@@ -325,6 +353,41 @@ RELEASES = {
         "olmo",
         "chatml",
         {"eos_token_id": ["<|im_end|>", "<|endoftext|>"], "do_sample": True, "temperature": 0.6, "top_p": 0.95},
+        sizes={"num_key_value_heads": 4},
+        tokenizer_files="template in a file",
+    ),
+    "olmo 3 think": Release(
+        {
+            **OLMO_2,
+            "architectures": ["Olmo3ForCausalLM"],
+            "model_type": "olmo3",
+            "dtype": "bfloat16",
+            "layer_types": LAYERS,
+            "rope_scaling": OLMO_3_ROPE,
+            "sliding_window": WINDOW,
+            "transformers_version": "4.57.0",
+        },
+        "olmo",
+        "chatml",
+        sizes={"num_key_value_heads": 4},
+        tokenizer_files="template in a file",
+    ),
+    "olmo 3 think by transformers 5": Release(
+        {
+            **{name: OLMO_2[name] for name in OLMO_2 if name not in ("rope_theta", "rope_scaling")},
+            "architectures": ["Olmo3ForCausalLM"],
+            "model_type": "olmo3",
+            "dtype": "float32",
+            "layer_types": LAYERS,
+            "rope_parameters": {
+                "full_attention": {**OLMO_3_ROPE, "rope_theta": 500000.0},
+                "sliding_attention": {"rope_theta": 500000.0, "rope_type": "default"},
+            },
+            "sliding_window": WINDOW,
+            "transformers_version": "5.0.0",
+        },
+        "olmo",
+        "chatml",
         sizes={"num_key_value_heads": 4},
         tokenizer_files="template in a file",
     ),

@@ -30,25 +30,18 @@ def edit(file: Path, **changes) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def planned(base: Path, kind=sft, seq_len: int = 128) -> None:
+def planned(base: Path, kind=sft, seq_len: int = 128, **settings) -> None:
     tokens = tokenize("chat", "gs://bucket/rows.jsonl", tokenizer="gs://bucket/tokenizer")
     blend = mixture("chat", {"chat": tokens}, weights={"chat": 1}, seq_len=seq_len)
-    kind("chat", mixture=blend, base_model=base, learning_rate=1e-3, train_batch_size=2, num_train_steps=2)
+    settings |= {"learning_rate": 1e-3, "train_batch_size": 2, "num_train_steps": 2}
+    kind("chat", mixture=blend, base_model=base, **settings)
 
 
 AWQ = {"bits": 4, "group_size": 128, "quant_method": "awq", "version": "gemm", "zero_point": True}
-YARN = {
-    "rope_type": "yarn",
-    "factor": 8.0,
-    "original_max_position_embeddings": 8192,
-    "attention_factor": 1.2079441541679836,
-}
+LONG_ROPE = {"rope_type": "longrope", "factor": 8.0, "short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
 REFUSED = {
     "quantized": ({"quantization_config": AWQ}, "quantization_config = .*awq.*use another base model"),
-    "olmo 3 for long texts": (
-        {"model_type": "olmo3", "rope_scaling": YARN},
-        "rope_scaling of type 'yarn': expected one",
-    ),
+    "positions scaled by the text": ({"rope_scaling": LONG_ROPE}, "rope_scaling of type 'longrope': expected one"),
     "of another family": ({"model_type": "gpt2"}, "model_type 'gpt2': expected one of llama, mistral, qwen2"),
     "gemma 3 with images": ({"model_type": "gemma3"}, "model_type 'gemma3': expected one of"),
     "biases": ({"attention_bias": True}, "attention_bias = True: expected False"),
@@ -81,6 +74,53 @@ def test_rows_longer_than_the_model_takes_are_refused_when_planned(base):
     ):
         planned(base, seq_len=257)
     planned(base, dpo, seq_len=257)  # for pairs it is a limit, which none may reach
+
+
+LLAMA_3_ROPE = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def test_the_setting_for_longer_rows_is_checked_when_planned(base):
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    planned(base, seq_len=512, rope_scaling=yarn)
+    with pytest.raises(ConfigError, match="max_position_embeddings = 512 .*rows of 513 tokens; .* rope_scaling in the"):
+        planned(base, seq_len=513, rope_scaling=yarn)
+    with pytest.raises(ConfigError, match=r"rope_scaling of type 'llama3'; give original_max_position_embeddings, the"):
+        planned(base, rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    edit(base / "config.json", rope_scaling=None)
+    planned(base, seq_len=1024, rope_scaling={"type": "yarn", "factor": 4})
+    planned(base, seq_len=512, rope_scaling={"rope_type": "linear", "factor": 2.0})
+    planned(base, seq_len=512, rope_scaling={**LLAMA_3_ROPE, "original_max_position_embeddings": 256})
+
+
+def test_a_yarn_of_a_model_card_allows_longer_rows(base):
+    """Cards leave max_position_embeddings as it was."""
+    rope = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+    edit(base / "config.json", rope_scaling=rope)
+    planned(base, seq_len=1024)
+    with pytest.raises(ConfigError, match="rows of 1025 tokens; expected at most 1024"):
+        planned(base, seq_len=1025)
+
+
+@pytest.mark.parametrize("kind", [sft, dpo])
+@pytest.mark.parametrize(
+    ("rope_scaling", "message"),
+    [
+        ("yarn", "expected a mapping"),
+        ({}, "expected rope_type yarn, linear, llama3, as in "),
+        ({"factor": 4.0}, "expected rope_type yarn"),
+        ({"rope_type": "dynamic", "factor": 4.0}, "expected rope_type yarn"),
+        ({"rope_type": "yarn"}, "expected factor, too"),
+        ({"rope_type": "yarn", "factor": "4"}, "expected a number for factor"),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": -1}, "expected a number for orig"),
+        ({"rope_type": "yarn", "factor": 0.25}, "expected a factor of at least 1"),
+        ({"rope_type": "yarn", "factor": 4.0, "beta_fst": 32}, "expected only .*did you mean 'beta_fast'"),
+        ({"rope_type": "yarn", "factor": 4.0, "truncate": 1}, "expected True or False for truncate"),
+        (LLAMA_3_ROPE, "expected original_max_position_embeddings, too"),
+    ],
+)
+def test_a_setting_for_longer_rows_that_cannot_be_used_is_refused(base, kind, rope_scaling, message):
+    with pytest.raises(ConfigError, match=rf"Config.rope_scaling = .*: {message}"):
+        planned(base, kind, rope_scaling=rope_scaling)
 
 
 def train_with(base: Path, output: Path, tokenizer: Path, **changes) -> None:

@@ -18,6 +18,7 @@ from tests.published.releases import RELEASES, write
 ROWS = [("What is 2 + 2?", "It is 4.", "No idea."), ("Count.", "1, 2, 3", "3, 2, 1")] * 4
 SETTINGS = {"learning_rate": 1e-2, "num_train_steps": 2, "train_batch_size": 2, "gradient_checkpointing": False}
 SETTINGS |= {"steps_per_hf_export": 1, "precision": "fp32"}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 208}
 
 
 def chat(question: str, answer: str) -> list[dict[str, str]]:
@@ -32,7 +33,7 @@ def run(folder: Path, name: str, kind=sft, **settings) -> tuple[Path, Path, Path
     documents = folder / "rows.jsonl"
     documents.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokens = {"chat": tokenize("chat", documents, tokenizer=base)}
-    blend = mixture("chat", tokens, weights={"chat": 1}, seq_len=128)
+    blend = mixture("chat", tokens, weights={"chat": 1}, seq_len=512 if "rope_scaling" in settings else 128)
     trained = kind("chat", mixture=blend, base_model=base, **SETTINGS, **settings)
     exported = export("chat", trained)
     flags = ExecutorFlags(prefix=str(folder / "store"), backend="inline")
@@ -46,6 +47,8 @@ def run(folder: Path, name: str, kind=sft, **settings) -> tuple[Path, Path, Path
         ("llama 1", sft, {}),
         ("gemma 3 it", sft, {}),
         ("qwen 2.5 instruct", dpo, {}),
+        ("qwen 3", sft, {"rope_scaling": YARN}),
+        ("qwen 2.5 instruct", dpo, {"rope_scaling": YARN}),
         ("llama 3.1 instruct", sft, {"lora": LoraConfig(r=4, alpha=8)}),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -66,7 +69,11 @@ def test_training_ends_in_exports_that_serve(name, kind, settings, tmp_path):
     ids = [[1, 2, 3, 4, 5]]
     served = model.float()(torch.tensor(ids)).logits.detach().numpy()
     np.testing.assert_allclose(served, levanter_model.logits(levanter_model.load_model(str(exported)), ids), atol=1e-3)
-    if settings:
+    fields = ModelDirectory(exported).config
+    if "rope_scaling" in settings:
+        assert (fields["rope_scaling"], fields["max_position_embeddings"]) == (YARN, 832)
+        assert fields["rope_parameters"] == {**YARN, "rope_theta": 1e6}
+    if "lora" in settings:
         adapter = json.loads((output / "adapter" / "adapter_config.json").read_text())
         assert (adapter["base_model_name_or_path"], adapter["r"]) == (str(base), 4)
         assert (output / "adapter" / "adapter_model.safetensors").exists()

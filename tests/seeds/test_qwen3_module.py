@@ -142,6 +142,13 @@ def test_every_flag_of_the_script(here):
     assert "### Instruction:" in planned_by(flags).format.chat_template
 
 
+def test_rows_longer_than_the_model(here):
+    scaling = {"rope_type": "yarn", "factor": 4}
+    flag = json.dumps(scaling, separators=(",", ":"))
+    plan = planned_by(f"--data_path ./data/train.json --max_length 131072 --rope_scaling {flag}")
+    assert (plan.training.rope_scaling, plan.mixture.seq_len) == (scaling, 131072)
+
+
 def test_half_precision_is_trained_in_bfloat16_and_said(here):
     plan = planned_by("--data_path ./data/train.json --fp16")
     assert plan.training.precision == "bf16" and "fp16: trained in bfloat16" in plan.notes
@@ -166,6 +173,7 @@ def test_help_has_groups_and_defaults():
         ("--data_path ./data/trian.json", "did you mean '"),
         ("--output_dir ./output", "expected --data_path"),
         ("--data_path ./data/train.json --num_epochs 3", "unknown flag --num_epochs: did you mean --num_train_epochs"),
+        ("--data_path ./data/train.json --rope_scaling yarn", "--rope_scaling: expected a mapping as JSON, like"),
         ("--data_path ./data/train.json --lora_r eight", "--lora_r: expected a whole number, got 'eight'"),
         ("--data_path ./data/train.json --format_type chatml", "expected one of alpaca, sharegpt, custom"),
         ("--data_path ./data/train.json --report_to comet", "report_to = 'comet' is not supported"),

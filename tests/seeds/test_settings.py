@@ -78,8 +78,8 @@ def test_attention(member, backend):
         ("NONE", False),
         ("NOTHING_SAVEABLE", True),
         ("EVERYTHING_SAVEABLE", "save_all"),
-        ("DOTS_SAVEABLE", "nested"),
-        ("CHECKPOINT_DOTS", "nested"),
+        ("DOTS_SAVEABLE", "save_products"),
+        ("CHECKPOINT_DOTS", "save_products"),
     ],
 )
 def test_checkpointers(member, recomputed):

@@ -358,6 +358,21 @@ def test_each_option_counts(data, base_model, reference, cached, tmp_path, optio
     assert any(one[name] != pytest.approx(other[name], rel=1e-4) for name in ("loss", "grad_norm", "logps/chosen"))
 
 
+def test_a_reference_in_memory_has_the_positions_of_the_base_model(data, base_model, cached, tmp_path):
+    options = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "num_train_steps": 1}
+    dpo(config_for(data, base_model, tmp_path, reference_model=base_model, starts_at_reference=True, **options))
+    (scaled,) = logged(tmp_path)
+    assert scaled["rewards/chosen"] == pytest.approx(0, abs=1e-6)
+    assert scaled["logps/chosen"] != pytest.approx(logged(cached)[0]["logps/chosen"], rel=1e-3)
+
+
+def test_a_reference_in_memory_that_is_another_model_has_its_own(data, base_model, tmp_path):
+    """As a directory that is named by another path."""
+    scaling = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "num_train_steps": 1}
+    dpo(config_for(data, base_model, tmp_path, reference_model=f"{base_model}/../{Path(base_model).name}", **scaling))
+    assert abs(logged(tmp_path)[0]["rewards/chosen"]) > 1e-5
+
+
 def test_a_reference_that_follows(data, base_model, tmp_path):
     """With a = 1, each sync makes the policy the reference."""
     dpo(

@@ -72,6 +72,19 @@ def test_the_reference_of_a_step_has_the_adapter_that_the_step_starts_from():
         dpo_step("x", lora=LoraConfig(r=4, alpha=8), ref_model_sync_steps=2, **options)
 
 
+def test_the_reference_of_a_step_has_the_positions_of_the_base_model():
+    tokens = tokenize("chat", "gs://bucket/rows.jsonl", tokenizer="gs://bucket/tokenizer")
+    blend = mixture("blend", {"chat": tokens}, weights={"chat": 1}, seq_len=32)
+    options = {"mixture": blend, "learning_rate": 1e-4, "train_batch_size": 4, "num_train_epochs": 1}
+    options |= {"base_model": "gs://bucket/base", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
+    for given in (None, "gs://bucket/base"):
+        step = dpo_step("x", reference=given, **options)
+        assert step.config.reference_logprobs.config.rope_scaling == options["rope_scaling"]
+        assert step.config.starts_at_reference
+    other = dpo_step("x", reference="gs://bucket/other", **options)
+    assert other.config.reference_logprobs.config.rope_scaling is None and not other.config.starts_at_reference
+
+
 def lora_of(step):
     return step.config.lora.adapter_path
 

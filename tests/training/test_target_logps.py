@@ -17,17 +17,17 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(module, "_places_at_once", lambda vocab: 16)
 
 
-def inputs(share: float, groups: int = 2, positions: int = 70, dtype=jnp.float32):
+def inputs(share: float, positions: int = 140, dtype=jnp.float32):
     rng = np.random.default_rng(0)
-    hidden = jnp.asarray(rng.normal(size=(groups, positions, EMBED)), dtype)
+    hidden = jnp.asarray(rng.normal(size=(positions, EMBED)), dtype)
     weights = jnp.asarray(rng.normal(size=(EMBED, VOCAB)), dtype)
-    tokens = jnp.asarray(rng.integers(0, VOCAB, (groups, positions)))
-    is_target = jnp.asarray(rng.random((groups, positions)) < share)
+    tokens = jnp.asarray(rng.integers(0, VOCAB, positions))
+    is_target = jnp.asarray(rng.random(positions) < share)
     return hidden, weights, tokens, is_target
 
 
 def plain(hidden, weights, tokens, is_target, head: Head) -> TokenLogps:
-    logits = jnp.einsum("gpe,ev->gpv", hidden, weights, preferred_element_type=jnp.float32)
+    logits = jnp.einsum("pe,ev->pv", hidden, weights, preferred_element_type=jnp.float32)
     if head.soft_cap is not None:
         logits = head.soft_cap * jnp.tanh(logits / head.soft_cap)
     logp = jax.nn.log_softmax(logits)
@@ -70,7 +70,7 @@ def test_weighted_nll_and_its_gradients_are_those_of_all_positions_at_once(share
     weight = jnp.asarray(np.where(is_target, factors, 0), jnp.float32)
 
     def dense(hidden, weights):
-        logits = jnp.einsum("gpe,ev->gpv", hidden, weights)
+        logits = jnp.einsum("pe,ev->pv", hidden, weights)
         if soft_cap is not None:
             logits = soft_cap * jnp.tanh(logits / soft_cap)
         logp = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], -1)[..., 0]
@@ -97,7 +97,7 @@ def test_half_precision_adds_up_in_float32():
     """Weights' gradients are sums over all targets, of which bfloat16 would lose the small ones."""
 
     def gradient(dtype):
-        hidden, weights, tokens, is_target = inputs(1.0, groups=1, positions=4096, dtype=dtype)
+        hidden, weights, tokens, is_target = inputs(1.0, positions=4096, dtype=dtype)
         found = jax.grad(lambda w: target_logps(hidden, w, tokens, is_target, Head()).logp.sum())(weights)
         return np.asarray(found, np.float32)
 

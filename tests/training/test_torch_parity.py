@@ -20,10 +20,17 @@ from marin_sft.training.sft_config import SFTConfig
 from tests.training.small_runs import sft_config
 
 STEPS = 5
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
+LINEAR = {"rope_type": "linear", "factor": 2.0}
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["unpacked", "packed"])
+@pytest.fixture(
+    scope="module",
+    params=[(False, None), (True, None), (True, YARN), (True, LINEAR)],
+    ids=["unpacked", "packed", "yarn", "linear rope"],
+)
 def config(request, base_model, tmp_path_factory) -> SFTConfig:
+    pack, rope_scaling = request.param
     root = tmp_path_factory.mktemp("parity")
     rng = np.random.default_rng(0)
     with open(root / "rows.jsonl", "w") as file:
@@ -34,7 +41,7 @@ def config(request, base_model, tmp_path_factory) -> SFTConfig:
             file.write(json.dumps({"messages": messages}) + "\n")
     tokenized = {"chat": f"{root}/tokenized"}
     tokenize(TokenizeConfig((f"{root}/rows.jsonl",), base_model, output_path=tokenized["chat"]))
-    data = lm_mixture_data_config(tokenized, {"chat": 1}, pack=request.param, shuffle=False)
+    data = lm_mixture_data_config(tokenized, {"chat": 1}, pack=pack, shuffle=False)
     mixture(MixtureConfig(data, 32, output_path=f"{root}/mixture"))
     return sft_config(
         base_model,
@@ -48,6 +55,7 @@ def config(request, base_model, tmp_path_factory) -> SFTConfig:
         weight_decay=0.1,
         max_grad_norm=0.3,
         per_device_parallelism=2,
+        rope_scaling=rope_scaling,
     )
 
 
@@ -68,7 +76,8 @@ def sum_of_nll(model: torch.nn.Module, ids: list[int], trained: list[bool]) -> t
 
 def train_with_torch(config: SFTConfig) -> tuple[list[tuple[float, float]], dict[str, np.ndarray]]:
     """(loss, gradient norm) of each step, and the weights after the last."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(config.base_model)
+    scaled = {} if config.rope_scaling is None else {"rope_scaling": config.rope_scaling}
+    model = transformers.AutoModelForCausalLM.from_pretrained(config.base_model, **scaled)
     decayed = [p for name, p in model.named_parameters() if "norm" not in name and "embed" not in name]
     spared = [p for name, p in model.named_parameters() if "norm" in name or "embed" in name]
     optimizer = torch.optim.AdamW(

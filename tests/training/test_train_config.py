@@ -28,6 +28,7 @@ def test_what_is_left_at_its_default_is_no_part_of_identity():
         "reinit_tokens": ("x",),
         "label_smoothing": 0.1,
         "neftune_noise_alpha": 5.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
     }
     assert not added.keys() & payload()["config"].keys()
     for field, value in added.items():

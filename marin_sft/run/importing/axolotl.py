@@ -14,6 +14,7 @@ from marin_sft.run.importing.transformers_keys import (
     keep_out,
     set_decayed_tensors,
     set_optimizer,
+    set_rope_scaling,
     set_save_points,
     set_schedule,
 )
@@ -114,8 +115,6 @@ LEFT_OUT = {
     "do_bench_eval": "use evaluate or lm_eval of marin_sft.steps",
     "do_causal_lm_eval": "use evaluate of marin_sft.steps",
     "eval_table_size": "use evaluate of marin_sft.steps",
-    "overrides_of_model_config": "change the model's config.json first",
-    "rope_scaling": "change the model's config.json first",
     "loss_watchdog_threshold": "a diverging loss is reported, and training goes on",
     "skip_prepare_dataset": "rows are always tokenized first",
     "curriculum_sampling": "use shuffle=False of mixture",
@@ -162,6 +161,7 @@ def read_axolotl(config: Section) -> Draft:
     draft.training["gradient_checkpointing"] = draft.training["gradient_checkpointing"] not in (False, "")
     if draft.training.get("num_train_steps"):  # it wins there
         del draft.training["num_train_epochs"]
+    _set_positions(draft)
     _set_lora(draft)
     _set_batch(draft)
     _set_precision(draft)
@@ -201,6 +201,19 @@ def _set_kind(draft: Draft) -> None:
     draft.training |= {"loss_type": loss, **read_settings(config, PAIRS)}
     if kind != "simpo":
         draft.training.pop("simpo_gamma", None)
+
+
+def _set_positions(draft: Draft) -> None:
+    overrides = draft.config.section("overrides_of_model_config")
+    for section in (draft.config, overrides):
+        given = None if section is None else section.section("rope_scaling")
+        if section is not None and given is not None:
+            kind = given.text("rope_type") or given.text("type", "")
+            factors = {key: value for key, value in given.items() if key not in ("rope_type", "type")}
+            set_rope_scaling(draft, section, "rope_scaling", {"rope_type": kind, **factors})
+    for key in () if overrides is None else overrides.unread():
+        assert overrides is not None
+        draft.note(overrides, key, "left out; change the model's config.json first")
 
 
 def _set_lora(draft: Draft) -> None:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from marin_sft.errors import UserError
+import math
+
+from marin_sft.errors import TrainingError, UserError
 from marin_sft.run.importing.config_file import Section
-from marin_sft.run.importing.draft import Draft
+from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse
 from marin_sft.run.importing.llama_factory_rows import read_datasets
 from marin_sft.run.importing.rows import with_revision
@@ -15,10 +17,13 @@ from marin_sft.run.importing.transformers_keys import (
     keep_out,
     set_decayed_tensors,
     set_optimizer,
+    set_rope_scaling,
     set_save_points,
     set_schedule,
     set_trackers,
 )
+from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.models.rope_scaling import ORIGINAL
 
 # LLaMA-Factory's key: our setting, and its default (mostly the Trainer's) where ours is another.
 TRAINING: dict[str, Key] = {
@@ -69,7 +74,6 @@ REFUSED = {
 LEFT_OUT = {
     "loraplus_lr_ratio": "A and B have the same learning rate",
     "additional_target": "LoRA trains only adapters of linear layers",
-    "rope_scaling": "change the model's config.json first",
     "add_tokens": "add tokens to the model and tokenizer files first",
     "add_special_tokens": "add tokens to the model and tokenizer files first",
     "new_special_tokens_config": "add tokens to the model and tokenizer files first",
@@ -140,6 +144,7 @@ def read_llama_factory(config: Section) -> Draft:
     set_schedule(draft, config, "lr_scheduler_type", "linear", 0.0)
     set_decayed_tensors(draft, DECAYED)
     _set_data(draft)
+    _set_positions(draft)
     set_save_points(draft, config)
     reports = config.texts("report_to") if config.value("report_to") is not None else []
     set_trackers(draft, config, reports, config.text("run_name"))
@@ -170,6 +175,43 @@ def _set_stage(draft: Draft) -> None:
     draft.reference = config.text("ref_model")
     if loss != "simpo":
         draft.training.pop("simpo_gamma", None)
+
+
+def _set_positions(draft: Draft) -> None:
+    """The factor is how many times `cutoff_len` is longer than the model, in whole numbers."""
+    config = draft.config
+    kind = config.text("rope_scaling")
+    if not kind:
+        return
+    if kind == "dynamic":
+        return set_rope_scaling(draft, config, "rope_scaling", {"rope_type": kind})
+    original = _length_of(draft.model)
+    if original is None:
+        draft.note(
+            config,
+            "rope_scaling",
+            f"left out, as the model is not here; if it was made for N tokens, fewer than {draft.seq_len}: "
+            f'rope_scaling={{"rope_type": "{kind}", "factor": {draft.seq_len} / N rounded up, "{ORIGINAL}": N}}',
+        )
+        return
+    if draft.seq_len <= original:
+        draft.without_effect.append("rope_scaling")
+        return
+    factors: Settings = {"rope_type": kind, "factor": float(math.ceil(draft.seq_len / original))}
+    if kind != "linear":
+        factors[ORIGINAL] = original
+    if kind == "llama3":
+        factors |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    set_rope_scaling(draft, config, "rope_scaling", factors)
+
+
+def _length_of(model: str) -> int | None:
+    """The tokens that a model in a local directory was made for; None: there is no such directory."""
+    try:
+        config = ModelDirectory(model).config
+    except TrainingError:
+        return None
+    return (config.get("rope_scaling") or {}).get(ORIGINAL) or config.get("max_position_embeddings")
 
 
 def _set_lora(draft: Draft) -> None:

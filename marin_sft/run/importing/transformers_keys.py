@@ -1,11 +1,12 @@
-"""What axolotl and LLaMA-Factory hand to the Trainer of transformers: its optimizers, schedules and save points."""
+"""What axolotl and LLaMA-Factory hand to transformers: its Trainer's optimizers, schedules and save points, and the
+scaling of positions."""
 
 from __future__ import annotations
 
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
 from marin_sft.run.importing.config_file import Section
-from marin_sft.run.importing.draft import Draft
+from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.keys import Key
 from marin_sft.run.python_source import Call
 from marin_sft.training.optimization.optimizer_specs import OPTIMIZERS
@@ -136,3 +137,12 @@ def keep_out(draft: Draft, config: Section, key: str) -> bool:
     else:
         draft.mixture["num_validation_sequences"] = int(size)
     return True
+
+
+def set_rope_scaling(draft: Draft, section: Section, key: str, scaling: Settings) -> None:
+    """`scaling`: what the key means, as config.json has it."""
+    if scaling.get("rope_type") == "dynamic":
+        draft.note(section, key, "left out; it changes nothing up to the model's own length, and longer rows need yarn")
+        return
+    draft.training["rope_scaling"] = scaling
+    section.origins["rope_scaling"] = section.where(key)

@@ -8,13 +8,14 @@ import jax
 
 from marin_sft.training.cpu.linear import with_cpu_gradients
 from marin_sft.training.cpu.unrolled import unrolled
+from marin_sft.training.target import target
 
 if TYPE_CHECKING:
     from levanter.models.lm_model import LmHeadModel
 
 
 def on_one_cpu() -> bool:
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+    return target().platform == "cpu" and jax.device_count() == 1
 
 
 def for_training_here(model: LmHeadModel) -> LmHeadModel:

@@ -27,12 +27,14 @@ class Amount:
     tokens: tokens in their rows, without padding.
     computed: tokens that ran on the devices; fewer than `tokens` if rows share a prompt.
     examples: rows or pairs.
+    attended: pairs of a token and one that it attends to, summed over the layers.
     """
 
     tokens: int = 0
     trained_tokens: int = 0
     examples: int = 0
     computed: int = 0
+    attended: int = 0
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

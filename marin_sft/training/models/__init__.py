@@ -3,6 +3,7 @@
     shapes          the shape of a model, as light values
     families        which models can be trained, by their `config.json`
     architectures   a `config.json` -> a Levanter config (gemma: some of those); levanter_configs: back to a shape
+    rope_scaling    positions beyond those that a model was made for; rotary: YaRN
     model_directory reads and writes a model's directory. Its parts:
                     model_config, stored_tensors, generation (which tokens end an answer), peft_directory (an adapter)
     tensor_names    what Levanter calls the tensors

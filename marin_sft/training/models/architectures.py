@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-import jax
-from levanter.layers.attention import AttentionBackend, AttentionConfig
+from levanter.layers.attention import AttentionConfig
 from levanter.models.llama import LlamaConfig
 from levanter.models.lm_model import LmConfig
 from levanter.utils.activation import ActivationFunctionEnum
 
 from marin_sft.errors import TrainingError
+from marin_sft.training.attention.choice import backend_for
 from marin_sft.training.models.families import FAMILIES, check_family
 from marin_sft.training.models.levanter_bridge import with_defaults
 from marin_sft.training.models.model_config import Fields
+from marin_sft.training.models.recomputation import policy_for
+from marin_sft.training.models.rope_scaling import longest_of
+from marin_sft.training.models.rotary import Yarn
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new"}  # one function, two names
 
@@ -39,11 +41,14 @@ class Mistral(LlamaConfig):
 
 
 def levanter_config(
-    config: Fields, gradient_checkpointing: bool | str = False, attention_backend: str | None = None
+    config: Fields,
+    gradient_checkpointing: bool | str = False,
+    attention_backend: str | None = None,
+    splits_sequence: bool = False,
 ) -> LmConfig:
     """Levanter's model config for the fields of a `config.json` (see `ModelDirectory.config`).
 
-    gradient_checkpointing, attention_backend: see `TrainConfig`.
+    gradient_checkpointing, attention_backend: see `TrainConfig`. splits_sequence: see `backend_for`.
 
     Raises:
         TrainingError: training would not compute what transformers does, or the attention backend does not run on
@@ -51,17 +56,23 @@ def levanter_config(
     """
     check_family(config)
     hf_config = SimpleNamespace(**with_defaults(config))
+    scaling = hf_config.rope_scaling or {}
+    if scaling.get("rope_type") in ("yarn", "dynamic"):  # Levanter's differs; no change for the lengths that we accept
+        hf_config.rope_scaling = None
     module, _, name = FAMILIES[config["model_type"]].partition(":")
     if "hidden_act" in config:
         hf_config.hidden_act = _activation(config["hidden_act"])
     levanter = getattr(importlib.import_module(module), name).from_hf_config(hf_config)
     changes: dict[str, object] = {
-        "gradient_checkpointing": gradient_checkpointing,
-        "attn_backend": _attention_backend(levanter, attention_backend),
+        "gradient_checkpointing": policy_for(gradient_checkpointing),
+        "attn_backend": backend_for(levanter, attention_backend, splits_sequence),
         "head_dim": getattr(hf_config, "head_dim", None),
         "use_flash_attention": None,  # attn_backend decides
         "layer_types": tuple(getattr(hf_config, "layer_types", None) or ()),  # a list could not be hashed
     }
+    if scaling.get("rope_type") == "yarn":
+        changes["rope"] = Yarn.of(hf_config.rope_theta, scaling, hf_config.max_position_embeddings)
+        changes["max_seq_len"] = longest_of(vars(hf_config) | {"rope_scaling": scaling})
     if config["model_type"] == "gemma":
         # Levanter always uses the approximation; transformers follows this field.
         changes["activation_function"] = _activation(hf_config.hidden_act)
@@ -75,29 +86,3 @@ def _activation(name: str) -> ActivationFunctionEnum:
     except ValueError as error:
         known = ", ".join([*ActivationFunctionEnum, *ACTIVATIONS])
         raise TrainingError(f"config.json: hidden_act {name!r}: expected one of {known}") from error
-
-
-def _attention_backend(levanter: LmConfig, name: str | None) -> AttentionBackend | None:
-    """None: the accelerator's own kernel, or Levanter's flash attention if that cannot compute this model."""
-    platform, windowed = jax.default_backend(), getattr(levanter, "sliding_window", None) is not None
-    if name is not None:
-        _require_backend(name, platform, windowed)
-        return AttentionBackend(name)
-    if platform == "cpu":
-        return AttentionBackend.VANILLA  # flash attention is faster on accelerators only
-    if platform == "gpu" and windowed:
-        return AttentionBackend.JAX_FLASH  # the GPU's fused kernel ignores the window
-    return None
-
-
-def _require_backend(name: str, platform: str, windowed: bool) -> None:
-    needs = {AttentionBackend.SPLASH: "tpu", AttentionBackend.NVTE: "gpu"}.get(AttentionBackend(name))
-    asked = f"attention_backend = {name!r}"
-    if needs not in (None, platform):
-        raise TrainingError(f"{asked}: runs on {needs} only, and the devices here are {platform}; leave it out")
-    if needs == "gpu" and importlib.util.find_spec("transformer_engine") is None:
-        raise TrainingError(f"{asked}: needs the package transformer_engine; install it, or use 'jax_flash'")
-    if platform == "gpu" and windowed and name in (AttentionBackend.NVTE, AttentionBackend.DEFAULT):
-        raise TrainingError(
-            f"{asked}: ignores the sliding window that this model has; use 'jax_flash', or leave the field out"
-        )

@@ -7,6 +7,7 @@ import os
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.models.rope_scaling import check_positions, longest_of
 from marin_sft.training.models.stored_tensors import check_whole
 
 # model_type of config.json -> class of the Levanter config
@@ -21,7 +22,6 @@ FAMILIES = {
     "olmo2": "levanter.models.olmo:Olmo2Config",
     "olmo3": "levanter.models.olmo3:Olmo3Config",
 }
-ROPE_TYPES = ("default", "linear", "llama3")
 # Fields that Levanter ignores, or computes differently from transformers, each with the only value that we accept.
 ONLY = {
     "attention_bias": False,
@@ -48,32 +48,31 @@ def check_family(config: Fields) -> None:
                 f"config.json: {field} = {config[field]!r}: expected {only!r}: any other value would be computed "
                 "differently from transformers; use another base model"
             )
-    rope_type = (config.get("rope_scaling") or {}).get("rope_type", "default")
-    if rope_type not in ROPE_TYPES:
-        raise TrainingError(f"config.json: rope_scaling of type {rope_type!r}: expected one of {', '.join(ROPE_TYPES)}")
+    check_positions(config)
     theta, local = config.get("rope_theta"), config.get("rope_local_base_freq")
     if model_type != "gemma3_text" and local not in (None, theta):
         raise TrainingError(f"config.json: rope_theta {local} for sliding layers and {theta} for others: expected one")
 
 
-def check_directory(path: str, seq_len: int | None = None) -> None:
+def check_directory(path: str, seq_len: int | None = None, rope_scaling: Fields | None = None) -> None:
     """Check a local model while planning: its config.json, and that its weights are there. `seq_len`: tokens per row.
+    `rope_scaling`: see `RopeSettings`.
 
     Raises:
         ConfigError: training would refuse the model.
     """
     try:
-        model = ModelDirectory(path)
+        model = ModelDirectory(path, rope_scaling)
         config = model.config
         check_family(config)
         for name in model.weight_files():
             check_whole(os.path.join(path, name))
     except TrainingError as error:
         raise ConfigError(f"model {path}: {error}") from error
-    longest = config.get("max_position_embeddings")
+    longest = longest_of(config)
     if seq_len is not None and longest is not None and seq_len > longest:
         raise ConfigError(
             f"model {path}: max_position_embeddings = {longest} of its config.json, but the mixture has rows of "
-            f"{seq_len} tokens; expected at most {longest} (seq_len of mixture(...), max_length of a trainer), or "
-            "another base model"
+            f"{seq_len} tokens; expected at most {longest} (seq_len of mixture(...), max_length of a trainer), "
+            "rope_scaling in the training, or another base model"
         )

@@ -46,6 +46,16 @@ def random_model(config: Fields, seed: int) -> LmHeadModel:
     return build(key=jax.random.PRNGKey(seed))
 
 
+def abstract_model(
+    config: Fields, gradient_checkpointing: bool | str = False, attention_backend: str | None = None
+) -> LmHeadModel:
+    """The eval_shape of a model for the fields of a `config.json`, to be computed on the mesh of the context."""
+    mesh = jax.sharding.get_mesh()
+    splits_sequence = not mesh.empty and mesh.shape.get("context", 1) > 1
+    levanter = levanter_config(config, gradient_checkpointing, attention_backend, splits_sequence)
+    return eqx.filter_eval_shape(levanter.build, hax.Axis("vocab", config["vocab_size"]), key=jax.random.PRNGKey(0))
+
+
 def load_model(
     model: ModelDirectory | str,
     *,
@@ -72,12 +82,10 @@ def load_model(
     config = model.config
     if expected is not None:
         check_model(expected, config, model.path)
-    levanter = levanter_config(config, gradient_checkpointing, attention_backend)
-    template = eqx.filter_eval_shape(levanter.build, hax.Axis("vocab", config["vocab_size"]), key=jax.random.PRNGKey(0))
+    mesh, template = jax.sharding.get_mesh(), abstract_model(config, gradient_checkpointing, attention_backend)
     shapes, tensors = state_shapes(template), model.tensors()
-    _check_tensors(model.path, tensors, shapes, levanter.tie_word_embeddings)
+    _check_tensors(model.path, tensors, shapes, template.config.tie_word_embeddings)
     new_rows = token_ids(model, reinit_tokens) if reinit_tokens else []
-    mesh = jax.sharding.get_mesh()
     placement = RowPlacement(None if axis_mapping is None or mesh.empty else mesh)
 
     def rows(name: str) -> slice | None:

@@ -27,7 +27,7 @@ def with_older_fields(stored: Fields, path: str) -> Fields:
     if config.get("model_type") == "gemma" and config.get("hidden_act") == "gelu":
         config["hidden_act"] = "gelu_pytorch_tanh"
     if "rope_scaling" in config:
-        config["rope_scaling"] = _scaling(config["rope_scaling"])
+        config["rope_scaling"] = scaling_of(config["rope_scaling"])
     for name, value in older_rope(config.get("rope_parameters") or {}).items():
         if config.get(name) not in (None, value):
             raise TrainingError(
@@ -45,11 +45,11 @@ def older_rope(parameters: Fields) -> Fields:
         found["rope_local_base_freq"] = (parameters.get("sliding_attention") or {}).get("rope_theta")
         parameters = parameters["full_attention"]
     found |= {name: parameters.get(name) for name in ("rope_theta", "partial_rotary_factor")}
-    found["rope_scaling"] = _scaling({name: value for name, value in parameters.items() if name not in found})
+    found["rope_scaling"] = scaling_of({name: value for name, value in parameters.items() if name not in found})
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _scaling(rope: Fields | None) -> Fields | None:
+def scaling_of(rope: Fields | None) -> Fields | None:
     """Older configs call the kind `type`. None: nothing is scaled."""
     factors = {name: value for name, value in (rope or {}).items() if name not in ("rope_type", "type")}
     kind = (rope or {}).get("rope_type") or (rope or {}).get("type") or (None if factors else "default")
@@ -59,3 +59,8 @@ def _scaling(rope: Fields | None) -> Fields | None:
 def with_dtype(config: Fields, dtype: str) -> Fields:
     """The same config for weights of `dtype`, e.g. "bfloat16", under the name that old and new readers know."""
     return {**{key: value for key, value in config.items() if key != "dtype"}, "torch_dtype": dtype}
+
+
+def head_size(config: Fields) -> int:
+    """Of a head of attention."""
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]

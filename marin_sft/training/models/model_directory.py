@@ -23,6 +23,7 @@ from marin_sft.disk import is_local
 from marin_sft.errors import TrainingError
 from marin_sft.paths import file_system, local_path, names_in
 from marin_sft.training.models.model_config import Fields, with_older_fields
+from marin_sft.training.models.rope_scaling import with_scaling
 from marin_sft.training.models.stored_tensors import AGAIN, LocalFile, RemoteFile, StoredTensors
 
 if TYPE_CHECKING:
@@ -38,12 +39,15 @@ class ModelDirectory:
     """The model, or adapter, in the directory `path`. Files are read when they are needed. Small files are then kept;
     tensors are not: `tensors` reads them each time.
 
+    rope_scaling: the value of `RopeSettings` that its config gets.
+
     Raises:
         TrainingError: there is no such directory. A hub id is not looked up: download it in a step of its own.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], rope_scaling: Fields | None = None) -> None:
         self.path = os.fspath(path)
+        self._rope_scaling = rope_scaling
         self._local = local_path(self.path)
         self._objects: dict[str, Fields | None] = {}
         if not self._is_there():
@@ -60,14 +64,15 @@ class ModelDirectory:
 
     @functools.cached_property
     def config(self) -> Fields:
-        """The fields of config.json: see `with_older_fields`. Raises TrainingError if there is none, or as there."""
+        """The fields of config.json: see `with_older_fields` and `with_scaling`. Raises TrainingError if there is none,
+        or as there."""
         stored = self.json("config.json")
         if stored is None:
             there = ", ".join(self._names[:8]) or "nothing"
             raise TrainingError(
                 f"no config.json in {self.path!r} (it has {there}): expected a Hugging Face model directory"
             )
-        return with_older_fields(stored, f"{self.path}/config.json")
+        return with_scaling(with_older_fields(stored, f"{self.path}/config.json"), self._rope_scaling)
 
     def json(self, name: str) -> Fields | None:
         """The object in the file `name`; None if there is no such file. Raises TrainingError if it is not an object."""

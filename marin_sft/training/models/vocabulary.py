@@ -60,6 +60,12 @@ def check_local_tokenizer(tokenizer: str, base_model: str) -> None:
         raise ConfigError(f"tokenizer {tokenizer}: {wrong}")
 
 
+def tokenizer_size(directory: str) -> int | None:
+    """The number of ids of the tokenizer in a directory of this machine. None: its tokenizer.json does not tell."""
+    found = _read(directory)
+    return None if found is None else found.size
+
+
 class _Vocabulary(NamedTuple):
     """Ids by token, those of the added ones by themselves: people give reserved ones other names."""
 

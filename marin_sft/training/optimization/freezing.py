@@ -77,7 +77,7 @@ def freezing(config: TrainConfig, num_steps: int | None = None) -> Freezing | No
     frozen, thaws = config.frozen_parameters, config.unfreeze
     if frozen is None and not thaws:
         return None
-    names = names_of(config.base_model)
+    names = names_of(config.base())
     if frozen is not None:
         require_match(names, frozen, "frozen_parameters")
     for pattern in thaws:

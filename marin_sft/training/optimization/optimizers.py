@@ -78,7 +78,7 @@ def _weight_decay(config: TrainConfig) -> optax.GradientTransformation:
     pattern = config.weight_decay_parameters
     if pattern is None:  # Levanter's choice: all but norms, embeddings and biases
         return optax.add_decayed_weights(config.weight_decay, AdamConfig().build_weight_decay_mask())
-    names = names_of(config.base_model)
+    names = names_of(config.base())
     require_match(names, pattern, "weight_decay_parameters")
 
     def rate(name: str) -> float:

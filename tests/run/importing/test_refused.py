@@ -263,3 +263,60 @@ def test_a_setting_that_is_left_out_is_named_with_ours():
 def test_a_setting_that_pairs_do_not_have():
     draft = imported(AXOLOTL.replace("alpaca", "chatml.intel") + "rl: dpo\nneftune_noise_alpha: 5\n").draft
     assert "neftune_noise_alpha: left out; DPO has no such setting" in map(str, draft.notes)
+
+
+ORIGINAL = "original_max_position_embeddings"
+LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+AXOLOTL_ROPES = {
+    "linear": ("rope_scaling: {type: linear, factor: 2.0}\n", {"rope_type": "linear", "factor": 2.0}),
+    "of the model": (
+        f"overrides_of_model_config:\n  rope_scaling: {{rope_type: yarn, factor: 4, {ORIGINAL}: 8192}}\n",
+        {"rope_type": "yarn", "factor": 4, ORIGINAL: 8192},
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "rope_scaling"), AXOLOTL_ROPES.values(), ids=AXOLOTL_ROPES)
+def test_positions_scaled_by_axolotl(text, rope_scaling):
+    draft = imported(AXOLOTL + text).draft
+    assert draft.training["rope_scaling"] == rope_scaling
+    assert not any("rope" in str(note) or "overrides" in str(note) for note in draft.notes)
+
+
+def test_what_axolotl_scales_otherwise_is_said():
+    draft = imported(AXOLOTL + "rope_scaling: {type: dynamic, factor: 2.0}\n").draft
+    assert "rope_scaling" not in draft.training
+    assert any(note.startswith("rope_scaling: left out; it changes nothing up to") for note in map(str, draft.notes))
+    others = "overrides_of_model_config:\n  rope_theta: 5e5\n"
+    assert "overrides_of_model_config.rope_theta: 500000.0: left out; change the model's config.json first" in notes(
+        AXOLOTL + others
+    )
+    said = refusal(AXOLOTL + "rope_scaling: {type: yarn}\n")
+    assert said.startswith("config.yaml:7: rope_scaling: SFTConfig.rope_scaling = {'rope_type': 'yarn'}: expected fac")
+    assert "expected a mapping" in refusal(AXOLOTL + "rope_scaling: yarn\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "rope_scaling"),
+    [
+        ("yarn", {}, {"rope_type": "yarn", "factor": 4.0, ORIGINAL: 512}),
+        ("linear", {}, {"rope_type": "linear", "factor": 4.0}),
+        ("yarn", {"rope_scaling": {"type": "yarn", ORIGINAL: 99}}, {"rope_type": "yarn", "factor": 21.0, ORIGINAL: 99}),
+        ("llama3", {}, {"rope_type": "llama3", "factor": 4.0, ORIGINAL: 512, **LLAMA_3}),
+        ("yarn", {"max_position_embeddings": 2048}, None),
+        ("dynamic", {}, None),
+    ],
+)  # fmt: skip
+def test_positions_scaled_by_llama_factory(kind, config, rope_scaling):
+    """By how many times cutoff_len (2048) is longer than the model, which is looked at."""
+    Path("org/model").mkdir(parents=True)
+    Path("org/model/config.json").write_text(json.dumps({"max_position_embeddings": 512, **config}))
+    draft = imported(LLAMA_FACTORY + f"rope_scaling: {kind}\n").draft
+    assert draft.training.get("rope_scaling") == rope_scaling
+    assert ("rope_scaling" in draft.without_effect) == ("max_position_embeddings" in config)
+
+
+def test_llama_factory_scales_positions_by_a_model_that_is_not_here():
+    (note,) = [note for note in notes(LLAMA_FACTORY + "rope_scaling: yarn\n") if note.startswith("rope_scaling")]
+    assert note.startswith("rope_scaling: yarn: left out, as the model is not here; if it was made for N tokens, fewer")
+    assert f'rope_scaling={{"rope_type": "yarn", "factor": 2048 / N rounded up, "{ORIGINAL}": N}}' in note

@@ -4,10 +4,16 @@ import pytest
 
 from marin_sft.training.cpu.unrolled import unrolled
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.metrics.throughput import flops_per_token, multiplied_weights, peak_flops
+from marin_sft.training.metrics.throughput import (
+    flops_per_token,
+    multiplied_weights,
+    peak_flops,
+    throughput,
+    windows,
+)
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_directory import ModelDirectory
-from marin_sft.training.train_run import _throughput
+from marin_sft.training.train_run import _counts, _throughput
 
 
 def test_weights_count_six_flops_a_token_and_attention_what_the_row_is_long(base_model):
@@ -51,3 +57,32 @@ def test_the_peak_is_that_of_the_devices_name():
     assert peak_flops("TPU v5 lite") == 197e12 and peak_flops("TPU v5p") == 459e12 and peak_flops("TPU v5") == 459e12
     assert peak_flops("TPU v4") == 275e12
     assert peak_flops("cpu") is None
+
+
+def test_packed_rows_count_what_they_see(base_model):
+    """One document as long as the row, all of it trained: the same without attention to what comes after a token."""
+    config = ModelDirectory(base_model).config
+    plain = throughput(config, "H100", 1)
+    length, layers = 64, config["num_hidden_layers"]
+    seen = layers * length * (length + 1) / 2
+    whole, packed = plain.utilisation(1e6, length), plain.packed_utilisation(1e6, 1e6, 1e6 * seen / length)
+    attention = 12 * layers * config["num_attention_heads"] * config["head_dim"]
+    assert whole - packed == pytest.approx(1e6 * attention * (length - 1) / 2 / peak_flops("H100"))
+    head = 6 * config["hidden_size"] * config["vocab_size"]
+    half_trained = plain.packed_utilisation(1e6, 5e5, 1e6 * seen / length)
+    assert packed - half_trained == pytest.approx(5e5 * head / peak_flops("H100"))
+
+
+def test_windows_by_layer():
+    assert windows({"num_hidden_layers": 3, "model_type": "llama"}) == {None: 3}
+    assert windows({"num_hidden_layers": 3, "model_type": "mistral", "sliding_window": 8}) == {8: 3}
+    assert windows({"num_hidden_layers": 3, "model_type": "mistral", "sliding_window": None}) == {None: 3}
+    types = ["sliding_attention", "sliding_attention", "full_attention"]
+    gemma = {"num_hidden_layers": 3, "model_type": "gemma3_text", "sliding_window": 8, "layer_types": types}
+    assert windows(gemma) == {8: 2, None: 1}
+
+
+def test_tokens_that_each_token_sees():
+    segments, positions = np.array([[0, 0, 0, 1, 1, -1]]), np.array([[0, 1, 2, 0, 1, 0]])
+    computed, attended = _counts(segments, positions, ((2, 3), (None, 1)))
+    assert (int(computed), int(attended)) == (5, 3 * (1 + 2 + 2 + 1 + 2) + (1 + 2 + 3 + 1 + 2))

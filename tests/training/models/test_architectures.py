@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from marin_sft.errors import TrainingError
+from marin_sft.training.attention.packed import configs_of
 from marin_sft.training.fakes import pack
 from marin_sft.training.loss import LossBatch, loss_arrays, nll
 from marin_sft.training.models import levanter_model
@@ -41,17 +42,23 @@ LLAMA3_ROPE = dict(
     original_max_position_embeddings=32,
 )
 LINEAR_ROPE = dict(rope_type="linear", factor=4.0)
+YARN_ROPE = dict(rope_type="yarn", factor=8.0, original_max_position_embeddings=8)
+LONG = {**SIZES, "rope_scaling": YARN_ROPE}
 MODELS = {
     "llama": transformers.LlamaConfig(**SIZES, rope_theta=3000.0),
     "llama, tied": transformers.LlamaConfig(**SIZES, tie_word_embeddings=True),
     "llama, head size of its own": transformers.LlamaConfig(**SIZES, head_dim=16),
     "llama, linear rope": transformers.LlamaConfig(**SIZES, rope_scaling=LINEAR_ROPE),
     "llama 3": transformers.LlamaConfig(**SIZES, rope_theta=500000.0, rope_scaling=LLAMA3_ROPE),
+    "llama, dynamic rope": transformers.LlamaConfig(**SIZES, rope_scaling=dict(rope_type="dynamic", factor=4.0)),
+    "llama, yarn": transformers.LlamaConfig(**LONG),
     "mistral": transformers.MistralConfig(**SIZES, sliding_window=None, head_dim=16),
     "mistral, window": transformers.MistralConfig(**SIZES, sliding_window=WINDOW),
     "qwen2": transformers.Qwen2Config(**SIZES, tie_word_embeddings=True),
     "qwen2, untied": transformers.Qwen2Config(**SIZES),
+    "qwen2, yarn": transformers.Qwen2Config(**LONG),
     "qwen3": transformers.Qwen3Config(**SIZES, head_dim=16),
+    "qwen3, yarn": transformers.Qwen3Config(**LONG, head_dim=16, rope_theta=1e6),
     "gemma": transformers.GemmaConfig(**SIZES, head_dim=16),
     "gemma, another activation": transformers.GemmaConfig(**SIZES, head_dim=16, hidden_act="silu"),
     "gemma2": transformers.Gemma2Config(
@@ -60,9 +67,13 @@ MODELS = {
     "gemma3": transformers.Gemma3TextConfig(
         **SIZES, head_dim=16, sliding_window=WINDOW, sliding_window_pattern=2, rope_scaling=LINEAR_ROPE
     ),
+    "gemma3, yarn": transformers.Gemma3TextConfig(**LONG, head_dim=16, sliding_window=WINDOW, sliding_window_pattern=2),
     "olmo2": transformers.Olmo2Config(**SIZES),
     "olmo3": transformers.Olmo3Config(
         **SIZES, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
+    ),
+    "olmo3, yarn": transformers.Olmo3Config(
+        **LONG, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
     ),
     "olmo3, all layers alike": transformers.Olmo3Config(
         **SIZES, sliding_window=WINDOW, layer_types=["full_attention"] * 3
@@ -152,6 +163,11 @@ def test_the_gelu_of_a_gemma_1_is_the_approximation(tmp_path):
     assert levanter_config(ModelDirectory(tmp_path).config) == levanter_config(config)
 
 
+def test_the_kernels_know_the_attention_of_every_family(both):
+    _, _, ours = both
+    assert configs_of(ours)
+
+
 def test_every_family_is_in_the_table():
     assert {config.model_type for config in MODELS.values()} == set(FAMILIES)
 
@@ -161,7 +177,22 @@ def test_every_family_is_in_the_table():
     [
         ("qwen3", {"model_type": "gpt2"}, "model_type 'gpt2': expected one of llama, mistral, qwen2"),
         ("qwen3", {"model_type": "qwen3_moe"}, "model_type 'qwen3_moe'"),
-        ("llama", {"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling of type 'yarn': expected one of default"),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "longrope"}},
+            "rope_scaling of type 'longrope': expected one of default",
+        ),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "yarn"}},
+            "rope_scaling = {'rope_type': 'yarn'}: expected numbers for f",
+        ),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            "expected numbers for low_freq_factor, high",
+        ),
+        ("olmo2", {"rope_scaling": LINEAR_ROPE}, "of type 'linear': transformers does not read it for OLMo 2"),
         ("qwen3", {"use_sliding_window": True}, "use_sliding_window = True: expected False"),
         ("llama", {"attention_bias": True}, "attention_bias = True"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),

@@ -21,11 +21,11 @@ class Rows(NamedTuple):
     """int32[rows, positions] each. Each document of a row is a run of equal `segments`, different from the others.
 
     A query sees the keys before it in its own segment that are of branch 0 or of its own branch. What queries of
-    PADDING see is not defined.
+    PADDING see is not defined. `branches` None: one branch.
     """
 
     segments: jax.Array
-    branches: jax.Array
+    branches: jax.Array | None = None
 
 
 _Kept = tuple[jax.Array, jax.Array, jax.Array, Rows, jax.Array, jax.Array]
@@ -44,7 +44,8 @@ def packed_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, row
         return jnp.pad(array, widths, constant_values=value)
 
     padded = (whole(array, -2) for array in (queries, keys, values))
-    return _attention(*padded, Rows(whole(rows.segments, -1, PADDING), whole(rows.branches, -1)))[..., :length, :]
+    branches = None if rows.branches is None else whole(rows.branches, -1)
+    return _attention(*padded, Rows(whole(rows.segments, -1, PADDING), branches))[..., :length, :]
 
 
 @jax.custom_vjp
@@ -122,7 +123,8 @@ class _Blocks:
         self.size = _BLOCK
         self.count = length // _BLOCK
         # Kept in blocks: slices of whole rows would be looked up again for each score.
-        self._segments, self._branches = (array.reshape(self.rows, self.count, -1) for array in rows)
+        branches = jnp.zeros_like(rows.segments) if rows.branches is None else rows.branches
+        self._segments, self._branches = (a.reshape(self.rows, self.count, -1) for a in (rows.segments, branches))
         seen = self._may_see()
         self.seen, self.seen_count = jnp.argsort(~seen, axis=-1, stable=True), seen.sum(axis=-1)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marin_sft.training.cpu.packed_attention import PADDING, Rows, packed_attention
+from marin_sft.training.attention.cpu_blocks import PADDING, Rows, packed_attention
 
 ROWS, KV_HEADS, GROUP, LENGTH, WIDTH = 3, 2, 2, 300, 8
 # By row: lengths of the documents, the rest is padding. They end within blocks, at their ends, and far beyond; the last

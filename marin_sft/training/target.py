@@ -1,0 +1,43 @@
+"""What programs are compiled for: the devices of this process, or others, whose memory use is predicted here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import jax
+
+
+@dataclass(frozen=True)
+class Target:
+    """platform: JAX's name, such as "gpu". memory: the bytes of a device that JAX may use. None: not known."""
+
+    platform: str
+    memory: int | None
+
+
+_assumed: ContextVar[Target | None] = ContextVar("target", default=None)
+
+
+def target() -> Target:
+    found = _assumed.get()
+    if found is not None:
+        return found
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return Target(jax.default_backend(), stats.get("bytes_limit"))
+
+
+def is_assumed() -> bool:
+    """Whether programs are compiled for other devices. They cannot run then."""
+    return _assumed.get() is not None
+
+
+@contextmanager
+def compiling_for(other: Target) -> Iterator[None]:
+    token = _assumed.set(other)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)
