@@ -120,6 +120,14 @@ def test_differences_of_outputs_of_an_earlier_schema(tmp_path):
     assert found == [["data", "raw/a-0123456789", "9876543210"]]
 
 
+def test_a_difference_in_a_file_is_one_of_its_content(tmp_path):
+    def payload(digest):
+        return {"schema": 1, "kind": "x", "version": "1", "config": {"data": [{"$content": digest, "suffix": ".txt"}]}}
+
+    found = explanation.differences(open_store(str(tmp_path)), payload("01ab"), payload("23cd"))
+    assert found == [["data[0] content", "01ab", "23cd"]]
+
+
 def test_verify(world):
     steps = {name: world.step(f"raw/{name}", text=name) for name in ("whole", "edited", "shortened", "gone", "more")}
     run = world.launch(*steps.values())
