@@ -18,6 +18,8 @@ def path_of(source: Source) -> Any:
 
     Typed Any, since the step function gets a string.
     """
+    if isinstance(source, str) and not source.strip():
+        raise ConfigError(f"expected a path, a glob or a step, got {source!r}, which would be the working directory")
     if isinstance(source, str) and source.startswith("file://"):
         source = source.removeprefix("file://")
     return Path(source).expanduser() if isinstance(source, str) and "://" not in source else source

@@ -75,3 +75,12 @@ def test_a_step_is_no_list_of_steps():
     step = ExecutorStep("a", print, {"out": this_output_path()})
     with pytest.raises(GraphError, match=r"steps: expected a list of steps, got the step 'a'; write steps=\[...\]"):
         build_graph(step)
+    with pytest.raises(GraphError, match=r"steps: expected a list of steps, got None; write steps=\[...\]"):
+        build_graph(None)
+
+
+def test_a_launch_with_a_wrong_argument(tmp_path):
+    done = run(tmp_path, "from marin_sft import *\nexecutor_main(step=[])\n")
+    place = f"  at {tmp_path / 'script.py'}:2: executor_main(step=[])\n"
+    said = f"error: executor_main() has no argument 'step': did you mean 'steps'?\n{place}"
+    assert (done.returncode, done.stderr) == (2, said)

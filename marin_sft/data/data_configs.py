@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from marin_sft.arguments import NamedFields
+from marin_sft.data.formats import check_choice
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName, UnversionedValue, omitted_when
 from marin_sft.inputs import Source
@@ -98,9 +99,9 @@ class LmDataConfig(metaclass=NamedFields):
             _require(_NAME.fullmatch(name), f"component {name!r}", "letters, digits and . _ + @ - between slashes")
         _check_tokenizers(self.tokenized)
         _check_stages(self.train_weights, set(self.tokenized))
-        for name, allowed in (("weights_are", WeightsAre), ("stop_strategy", StopStrategy)):
-            _require(getattr(self, name) in get_args(allowed), f"{name}={getattr(self, name)!r}", get_args(allowed))
-        _require(self.over_length in POLICIES, f"over_length={self.over_length!r}", POLICIES)
+        check_choice("weights_are", self.weights_are, get_args(WeightsAre))
+        check_choice("stop_strategy", self.stop_strategy, get_args(StopStrategy))
+        check_choice("over_length", self.over_length, POLICIES)
         share = self.validation_fraction
         _require(0 <= share < 1, f"validation_fraction={share!r}", "a share of the documents, from 0 to below 1")
         for name in ("num_validation_sequences", "max_documents", "max_train_batches"):

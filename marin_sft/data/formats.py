@@ -6,7 +6,7 @@ ChatLmDatasetFormat covers everything. The others are Levanter's names for simpl
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal, get_args
@@ -119,12 +119,12 @@ class ChatLmDatasetFormat(metaclass=NamedFields):
             raise ConfigError(f"formatting_func={self.formatting_func!r}; expected a module-level function")
         if self.formatting_func is not None and self.shape is not None:
             raise ConfigError("formatting_func and shape are both set; expected one: the function reads the rows")
-        _check_choice("shape", self.shape, (None, *SHAPE_BY_NAME))
-        _check_choice("history_thinking", self.history_thinking, (None, *get_args(HistoryThinking)))
-        _check_choice("train_on", self.train_on, get_args(TrainOn))
-        _check_choice("special_tokens_in_text", self.special_tokens_in_text, get_args(SpecialTokensInText))
+        check_choice("shape", self.shape, (None, *SHAPE_BY_NAME))
+        check_choice("history_thinking", self.history_thinking, (None, *get_args(HistoryThinking)))
+        check_choice("train_on", self.train_on, get_args(TrainOn))
+        check_choice("special_tokens_in_text", self.special_tokens_in_text, get_args(SpecialTokensInText))
         for kind in self.allow_not_rendered:
-            _check_choice("allow_not_rendered", kind, get_args(NotRendered))
+            check_choice("allow_not_rendered", kind, get_args(NotRendered))
         check_template_date("template_date", self.template_date)
         check_template_kwargs("chat_template_kwargs", self.chat_template_kwargs)
         if not self.mask_user_turns and self.train_on in ("last", "completion"):
@@ -287,11 +287,11 @@ def _check_kind(name: str, value: object, kinds: tuple[type, ...]) -> None:
         raise ConfigError(f"{name}={value!r}; expected {expected}")
 
 
-def _check_choice(name: str, value: str | None, choices: Iterable[str | None]) -> None:
+def check_choice(name: str, value: object, choices: Collection[str | None]) -> None:
+    """Raises ConfigError, with the choices and the nearest one, unless `value` is one of them."""
     if value not in choices:
-        raise ConfigError(
-            f"{name}={value!r}; expected one of {list(choices)}{did_you_mean(value or '', filter(None, choices))}"
-        )
+        near = did_you_mean(str(value or ""), filter(None, choices))
+        raise ConfigError(f"{name}={value!r}; expected one of {list(choices)}{near}")
 
 
 def _check_names(name: str, mapping: dict[str, str]) -> None:

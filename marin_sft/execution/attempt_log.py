@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import sys
 import tempfile
@@ -80,10 +81,10 @@ class AttemptLog:
 
 @contextlib.contextmanager
 def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
-    """Copy what this process and its children write to stdout and stderr into `path`, output of C++ code included.
+    """Copy what this process and its children write to stdout and stderr into `path`, output of C++ code included, and
+    the stack if native code crashes.
 
     echo: also write it to stdout and stderr.
-
 
     It redirects file descriptors 1 and 2, so it is for worker processes that run one step at a time.
     """
@@ -97,13 +98,19 @@ def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
         os.dup2(writing, 1)
         os.dup2(writing, 2)
         os.close(writing)
+        # Straight to the log: the thread that copies dies with the process.
+        had_stacks = faulthandler.is_enabled()
+        faulthandler.enable(log.fileno(), all_threads=False)
         try:
             yield
         finally:
+            faulthandler.disable()
             sys.stdout.flush()
             sys.stderr.flush()
             os.dup2(saved[0], 1)
             os.dup2(saved[1], 2)
+            if had_stacks:
+                faulthandler.enable(2, all_threads=False)
             pump.join(timeout=5)  # a child that is still running may hold the pipe open: do not wait for it
             for descriptor in saved:
                 os.close(descriptor)

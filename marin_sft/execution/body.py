@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from marin_sft import progress
 from marin_sft.errors import InfrastructureLoss, MarinSftError
 from marin_sft.execution.identity import Payload, changed_code
-from marin_sft.execution.signals import sigterm_as_interrupt
+from marin_sft.execution.signals import interrupts_noted, sigterm_as_interrupt
 from marin_sft.execution.step_state import Failure, write_failure
 from marin_sft.execution.store import Store
 from marin_sft.execution.terminal import visible
@@ -27,20 +27,22 @@ def run_body(fn: Callable[[Any], object], config: object, *listeners: progress.L
 
     Raises:
         InfrastructureLoss: raised by the body, which was not the cause.
-        KeyboardInterrupt: the process was interrupted.
+        KeyboardInterrupt: the process was interrupted, by a signal.
     """
     try:
-        with progress.listening(*listeners):
+        with interrupts_noted() as by_signal, progress.listening(*listeners):
             fn(config)
-    except (KeyboardInterrupt, InfrastructureLoss):
+    except InfrastructureLoss:
         raise
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and by_signal(error):
+            raise
         # Our own errors explain themselves, and the failure's record has the location.
         said = f"{type(error).__name__}: {error}" if isinstance(error, MarinSftError) else traceback.format_exc()
         print(visible(said.rstrip("\n")), file=sys.stderr)
         location = _user_location(error.__traceback__)
         return Failure(
-            error=_first_lines(redacted(f"{type(error).__name__}: {error}")),
+            error=_first_lines(redacted(f"{type(error).__name__}: {error}".removesuffix(": "))),
             location=location and redacted(location),
             traceback=redacted(traceback.format_exc()),
         )

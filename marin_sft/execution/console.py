@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -14,7 +12,6 @@ from rich.segment import Segment
 from marin_sft.execution.terminal import print_no_more, visible
 
 _WIDE = 10_000  # columns
-_plain_width: ContextVar[int] = ContextVar("marin_sft_plain_width", default=_WIDE)
 
 
 class TextConsole(Console):
@@ -40,20 +37,7 @@ class TextConsole(Console):
         return text if encoding.startswith("utf") else text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def make_console(plain_width: int | None = None) -> Console:
-    """A console as wide as the terminal. Without one it is `plain_width` wide; by default lines are not folded, so that
-    they can be searched."""
-    if sys.stdout.isatty():
-        return TextConsole()
-    width = plain_width or _plain_width.get()
-    return TextConsole(soft_wrap=width >= _WIDE, width=width)
-
-
-@contextlib.contextmanager
-def narrow(columns: int = 80) -> Iterator[None]:
-    """Inside the block, launches without a terminal fold their output to `columns`."""
-    token = _plain_width.set(columns)
-    try:
-        yield
-    finally:
-        _plain_width.reset(token)
+def make_console(plain_width: int = _WIDE) -> Console:
+    """A console as wide as the terminal. Without one, lines are neither folded nor cut, so that they can be searched;
+    plain_width: folds prose to that many columns."""
+    return TextConsole() if sys.stdout.isatty() else TextConsole(soft_wrap=plain_width >= _WIDE, width=plain_width)

@@ -60,6 +60,12 @@ def field_of_input(field: str) -> str | None:
     return before if last == "$input" else None
 
 
+def field_of_content(field: str) -> str | None:
+    """The field whose local files have another content; None if the difference is of another sort."""
+    before, _, last = field.rpartition(".")
+    return before if last == "$content" else None
+
+
 def input_name(fingerprint: object, names: Mapping[str, str]) -> str:
     short = str(fingerprint)[:10]
     return names.get(short, short)

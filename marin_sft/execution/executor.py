@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from marin_sft.arguments import named_arguments
 from marin_sft.errors import (
     InfrastructureLoss,
     PreviousTaskFailedError,
@@ -222,6 +223,7 @@ class Executor:
         return backend
 
 
+@named_arguments()
 def executor_main(steps: Sequence[AnyStep], description: str | None = None, argv: Sequence[str] | None = None) -> Run:
     """Run `steps` as the command line says (`argv`, by default `sys.argv`). Exits the process on failure.
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn, get_args
 
+from marin_sft.arguments import NamedFields
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_environment import LAUNCH_DIR
 from marin_sft.nearest import nearest_text
@@ -16,6 +17,7 @@ from marin_sft.nearest import nearest_text
 _QUOTED_LIST = re.compile(r"""\s*\[\s*(["']|\]\s*$)""")
 
 BackendName = Literal["ray", "inline"]
+EMPTY_PATH = "expected a path, got an empty one; is a variable of the command not set?"
 
 
 def default_prefix() -> str:
@@ -27,8 +29,10 @@ def absolute_prefix(prefix: str) -> str:
     """A relative path starts where the user launched, which in a Ray job is not the working directory.
 
     Raises:
-        UserError: a relative path in a job launched from another machine.
+        UserError: an empty path, or a relative path in a job launched from another machine.
     """
+    if not prefix.strip():
+        raise UserError(f"prefix {prefix!r}: {EMPTY_PATH}")
     path = os.path.expanduser(prefix)
     if "://" in prefix or os.path.isabs(path):
         return prefix if "://" in prefix else os.path.normpath(path)
@@ -42,7 +46,7 @@ def absolute_prefix(prefix: str) -> str:
 
 
 @dataclass(frozen=True)
-class ExecutorFlags:
+class ExecutorFlags(metaclass=NamedFields):
     """The flags of `executor_main`."""
 
     prefix: str = field(default_factory=default_prefix)
@@ -90,7 +94,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     for name in LISTS:
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=argparse.SUPPRESS, help=HELP[name])
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=HELP["debug"])
-    parser.add_argument("--prefix", default=argparse.SUPPRESS, help=HELP["prefix"])
+    parser.add_argument("--prefix", type=prefix, default=argparse.SUPPRESS, help=HELP["prefix"])
     parser.add_argument("--max_concurrent", type=positive, default=argparse.SUPPRESS, help=HELP["max_concurrent"])
     parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=HELP["beat_timeout"])
     parser.add_argument("--backend", choices=get_args(BackendName), default=argparse.SUPPRESS, help=HELP["backend"])
@@ -102,8 +106,6 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         raise UserError(f"unknown argument {unknown[0]!r}{hint}{own}")
     values = vars(found)
     values.pop("debug", None)  # see `errors.debugging`
-    if "prefix" in values:
-        values["prefix"] = absolute_prefix(values["prefix"])
     for name in LISTS:
         if name in values:
             values[name] = tuple(item for text in values[name] for item in _list(text, name))
@@ -131,6 +133,21 @@ def positive(text: str) -> int:
     return whole_number(text, 1)
 
 
+def path(text: str) -> str:
+    """The type of a flag that names a path. Raises ArgumentTypeError for an empty one, which would mean `.`."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(EMPTY_PATH)
+    return text
+
+
+def prefix(text: str) -> str:
+    """The type of `--prefix`: as `absolute_prefix`, whose errors argparse would not show."""
+    try:
+        return absolute_prefix(path(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -143,6 +160,8 @@ def _seconds(text: str) -> float:
 
 def _list(text: str, name: str) -> list[str]:
     """Of one word of the command line: a list as YAML writes it, which JSON is, too; or a plain name."""
+    if not text.strip():  # as an expression, it would match every step
+        raise UserError(f"--{name}: expected the name of a step, got {text!r}; is a variable of the command not set?")
     plain = not text.lstrip().startswith("[") if name == "force_run" else not _QUOTED_LIST.match(text)
     if plain:  # a regular expression may also start with "["
         return [text]

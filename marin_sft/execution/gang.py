@@ -21,6 +21,7 @@ from marin_sft.execution.rank import Ended, Place, Rank, Work, stacks_of
 from marin_sft.execution.reservation import Host, reserved
 from marin_sft.execution.resources import Resources, demand, hosts_of
 from marin_sft.execution.step_state import Failure
+from marin_sft.execution.terminal import without_colours
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -290,4 +291,4 @@ def _on(place: Place, function: Any, *arguments: Any) -> ObjectRef[Any]:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {(without_colours(str(error)).splitlines() or [''])[0]}"

@@ -73,6 +73,8 @@ def build_graph(steps: Iterable[AnyStep]) -> Graph:
     """
     if isinstance(steps, ExecutorStep):
         raise GraphError(f"steps: expected a list of steps, got the step {steps.name!r}; write steps=[...]")
+    if not isinstance(steps, Iterable):
+        raise GraphError(f"steps: expected a list of steps, got {steps!r}; write steps=[...]")
     roots = list(steps)
     for i, root in enumerate(roots):
         if not isinstance(root, ExecutorStep):

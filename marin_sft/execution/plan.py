@@ -21,6 +21,7 @@ from marin_sft.execution.configs import settings_of
 from marin_sft.execution.differences import (
     Difference,
     difference_text,
+    field_of_content,
     field_of_input,
     leaf_differences,
     with_names,
@@ -253,9 +254,14 @@ def _config_differences(node: Node, nearest: Commit) -> tuple[list[Difference], 
     that are the same steps with another identity."""
     used = {node.fingerprint[:10]: node.directory for node in (*node.inputs, *node.nonblocking)}
     names = {**{consumed.directory[-10:]: consumed.directory for consumed in nearest.inputs}, **used}
-    fields, inputs = [], set()
+    locations = {content.field.removeprefix("config").removeprefix("."): content.location for content in node.contents}
+    fields: list[Difference] = []
+    inputs: set[str] = set()
     for field, old, new in leaf_differences(nearest.payload["config"], node.payload["config"]):
-        of_input = field_of_input(field)
+        of_input, of_file = field_of_input(field), field_of_content(field)
+        if of_file in locations:
+            fields.append((f"{of_file} ({locations[of_file]}) content".lstrip(), str(old)[:10], str(new)[:10]))
+            continue
         if of_input is None:
             fields.append((field, with_names(old, names), with_names(new, names)))
             continue

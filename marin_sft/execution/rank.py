@@ -27,6 +27,7 @@ from marin_sft.execution.body import changed_source, exits, run_body
 from marin_sft.execution.identity import Payload
 from marin_sft.execution.step_state import Failure
 from marin_sft.execution.stores import open_store
+from marin_sft.execution.terminal import without_colours
 from marin_sft.progress import Progress
 
 HEARTBEAT = 100  # seconds until jax.distributed aborts all processes; by then, the coordinator has judged
@@ -236,4 +237,4 @@ def _about_others(failure: Failure) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {(without_colours(str(error)).splitlines() or [''])[0]}"

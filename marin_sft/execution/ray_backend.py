@@ -29,6 +29,7 @@ from marin_sft.execution.resources import RuntimeEnv, demand, one_host_of
 from marin_sft.execution.shared_prefix import check_shared
 from marin_sft.execution.store import Store
 from marin_sft.execution.stores import open_store
+from marin_sft.execution.terminal import without_colours
 from marin_sft.execution.worker import Outcome, Task, run_attempt
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _SHARED = ("CPU", "memory")  # of these, less does
+DIED = "its process died without a word, as by SIGKILL or a crash of native code (SIGSEGV, SIGABRT)"
 _PATIENCE = 10.0  # seconds for stopped tasks to end
 
 
@@ -202,7 +204,6 @@ class RayBackend:
             # In a thread of its own: this is Ray's, which must not wait for Ray.
             threading.Thread(target=release, args=(group_name(task.directory, task.claim),), daemon=True).start()
         lost = (
-            exceptions.WorkerCrashedError,
             exceptions.NodeDiedError,
             exceptions.RaySystemError,
             exceptions.TaskCancelledError,  # by a signal: results of tasks that we cancel are not read
@@ -215,13 +216,16 @@ class RayBackend:
             done.set_exception(OutOfMemory(out_of_memory.killed_by_ray_text(str(error))))
         elif isinstance(error, exceptions.WorkerCrashedError) and killed_here:
             done.set_exception(OutOfMemory(out_of_memory.killed_by_kernel_text()))
+        elif isinstance(error, exceptions.WorkerCrashedError):  # Ray's text only names a log of Ray
+            done.set_exception(InfrastructureLoss(DIED))
         elif isinstance(error, lost):
             # The last line says what Ray itself could not do, e.g. import a module of the task.
             line = -1 if isinstance(error, exceptions.RaySystemError) else 0
-            done.set_exception(InfrastructureLoss((str(error) or type(error).__name__).splitlines()[line].strip()))
+            said = without_colours(str(error)) or type(error).__name__
+            done.set_exception(InfrastructureLoss(said.splitlines()[line].strip()))
         elif isinstance(error, raylet_lost):
             self._broken = self._on_this_machine and not self._connected().found
-            done.set_exception(InfrastructureLoss(str(error).splitlines()[0]))
+            done.set_exception(InfrastructureLoss(without_colours(str(error)).splitlines()[0]))
         else:
             cause = getattr(error, "cause", None)  # of a RayTaskError; its own text is a traceback
             if isinstance(cause, StepFailed):

@@ -200,6 +200,8 @@ def check_resources(where: str, resources: Resources) -> None:
         refuse(".cpus", resources.cpus, "a number of cores >= 0")
     if resources.memory is not None and not (_is_amount(resources.memory) and resources.memory >= 1):
         refuse(".memory", resources.memory, "a number of bytes, or None")
+    if not isinstance(resources.custom, Mapping):
+        refuse(".custom", resources.custom, 'numbers by name, such as {"magic": 1}')
     for name, amount in resources.custom.items():
         if name in _OWN_FIELDS:
             refuse(".custom", name, f"a custom resource; use {_OWN_FIELDS[name]} for {name}")
@@ -228,7 +230,7 @@ def _check_gpu(resources: GpuConfig, refuse: _Refuse) -> None:
     count, kind = resources.gpu_count, resources.accelerator_type
     if not _is_amount(count) or count == 0 or (count > 1 and count != int(count)):
         refuse(".gpu_count", count, "a whole number >= 1, or a fraction of one GPU")
-    if kind is not None and kind not in ACCELERATORS:
+    if kind is not None and not (isinstance(kind, str) and kind in ACCELERATORS):
         by_lower = {name.lower(): name for name in ACCELERATORS}
         near = nearest(str(kind).lower(), by_lower)
         refuse(".accelerator_type", kind, f"one of Ray's names, such as {by_lower[near[0]] if near else 'H100'!r}")
@@ -237,6 +239,8 @@ def _check_gpu(resources: GpuConfig, refuse: _Refuse) -> None:
 def _check_runtime_env(env: RuntimeEnv, refuse: _Refuse) -> None:
     if not isinstance(env, RuntimeEnv):
         refuse(".runtime_env", env, "a RuntimeEnv")
+    if not isinstance(env.env_vars, Mapping):
+        refuse(".runtime_env.env_vars", env.env_vars, 'texts by name, such as {"NAME": "value"}')
     for name, value in env.env_vars.items():
         if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
             refuse(".runtime_env.env_vars", name, "the name of a variable")
@@ -249,7 +253,7 @@ def _check_runtime_env(env: RuntimeEnv, refuse: _Refuse) -> None:
             )
         if not isinstance(value, str):
             refuse(f".runtime_env.env_vars[{name!r}]", type(value).__name__, "a string")
-    if isinstance(env.pip, str) or not all(isinstance(item, str) for item in env.pip):
+    if not isinstance(env.pip, list | tuple) or not all(isinstance(item, str) for item in env.pip):
         refuse(".runtime_env.pip", env.pip, 'a tuple of requirements, such as ("rouge-score==0.1.2",)')
     if env.working_dir is not None and "://" not in str(env.working_dir):
         refuse(

@@ -22,7 +22,7 @@ class Selection:
 
 
 def check_selection(graph: Graph, selection: Selection) -> None:
-    """Raises GraphError if a name or expression matches no step."""
+    """Raises GraphError if a name or expression matches no step, or a flag does nothing."""
     forced_nodes(graph, selection)
     target_nodes(graph, selection)
 
@@ -31,9 +31,13 @@ def forced_nodes(graph: Graph, selection: Selection) -> set[Node]:
     """The steps of `force_run`; with `cascade` also all steps that depend on them.
 
     Raises:
-        GraphError: a name or glob matches no step.
+        GraphError: a name or glob matches no step; `cascade` without `force_run`.
     """
     names = [node.name for node in graph]
+    if selection.cascade and not selection.force_run:
+        raise GraphError(
+            "--cascade does nothing without --force_run: it adds the steps that depend on those which that names"
+        )
     forced: set[Node] = set()
     for pattern in selection.force_run:
         matched = {node for node in graph if fnmatch.fnmatchcase(node.name, pattern)}

@@ -1,9 +1,9 @@
-"""Handles SIGTERM like Ctrl-C."""
+"""Handles SIGTERM like Ctrl-C, and tells whether there was a Ctrl-C."""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -36,3 +36,32 @@ def handler_of_sigterm_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def interrupts_noted() -> Iterator[Callable[[KeyboardInterrupt], bool]]:
+    """Inside the block, signals do what they did before. Yields whether a KeyboardInterrupt came from a signal."""
+    came = threading.Event()
+
+    def by_signal(error: KeyboardInterrupt) -> bool:
+        return isinstance(error, Terminated) or came.is_set()
+
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if here else None
+    if not callable(before):  # in another thread, or where the signal is ignored, it raises nothing
+        yield by_signal
+        return
+    handler = before
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        came.set()
+        handler(signum, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield by_signal
+    finally:
+        # The body may have set a handler that raises, too: whose interrupt it was is then unknown.
+        if signal.getsignal(signal.SIGINT) is not note:
+            came.set()
+        signal.signal(signal.SIGINT, before)

@@ -21,8 +21,10 @@ def open_store(prefix: str) -> Store:
     """The store at `prefix`: a path or a URL. Reads and writes nothing.
 
     Raises:
-        StoreError: a protocol without create-exclusive.
+        StoreError: an empty prefix, which would be the working directory, or a protocol without create-exclusive.
     """
+    if not prefix.strip():
+        raise StoreError(f"prefix {prefix!r}: expected a path or a URL, got an empty one")
     protocol, separator, rest = prefix.partition("://")
     if not separator or protocol == "file":
         return LocalStore(rest if separator else prefix)

@@ -15,7 +15,7 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
     """Print a table, folded to the console's width unless the console does not fold lines."""
     if console.soft_wrap:
         # Without rich, which takes longer to lay out a plan of a thousand steps than planning takes.
-        _print_lines(console, [columns, *rows])
+        print_lines(console, [columns, *rows])
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -25,8 +25,9 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
     console.print(table)
 
 
-def _print_lines(console: Console, rows: Sequence[Sequence[Cell]]) -> None:
-    cells = [[str(cell) for cell in row] for row in rows]
+def print_lines(console: Console, rows: Sequence[Sequence[Cell]]) -> None:
+    """Print each row as one line, however long."""
+    cells = [["; ".join(str(cell).splitlines()) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
     console.out("\n".join(lines), highlight=False)

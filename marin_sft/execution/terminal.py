@@ -18,11 +18,17 @@ from marin_sft.errors import debugging
 
 # C0 and C1 except newline and tab, characters that change text direction, and surrogates.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 # In logs, colours may stay, and so may the carriage returns of progress bars.
 _CONTROL_OF_LOG = re.compile(
     rb"\x1b(?!\[[0-9;:]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]"
 )
 _LONGEST_LINE = 1 << 20  # bytes to hold back until the line ends
+
+
+def without_colours(text: str) -> str:
+    """A message of a library without the colours that it put there."""
+    return _COLOUR.sub("", text)
 
 
 def visible(text: str) -> str:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
+from marin_sft.data.data_configs import StopStrategy
+from marin_sft.data.formats import check_choice
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import Resources, TpuPodConfig
 from marin_sft.inputs import Source
@@ -309,6 +311,8 @@ class SimpleSFTConfig(FineTuning, Terms):
     def mixing(self) -> Arguments:
         """Settings of the mixture. None: left as it is."""
         stops = self.stop_strategy
+        known = (*get_args(StopStrategy), *_STOP_STRATEGIES)
+        check_choice(f"{type(self).__name__}.stop_strategy", stops, (None, *known))
         return {
             "stop_strategy": None if stops is None else _STOP_STRATEGIES.get(stops, stops),
             "mixture_block_size": self.mixture_block_size,

@@ -15,17 +15,17 @@ import argparse
 import contextlib
 import json
 import os
-import runpy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from marin_sft.errors import MarinSftError, UserError
+from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
-from marin_sft.execution.console import narrow
-from marin_sft.execution.flags import HELP, absolute_prefix, default_prefix, positive
+from marin_sft.execution.console import make_console
+from marin_sft.execution.flags import HELP, default_prefix, positive
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
@@ -42,9 +42,10 @@ from marin_sft.run.cluster_commands import (
     stop,
 )
 from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, amount
-from marin_sft.run.context import COLUMNS, Context
+from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
+from marin_sft.run.script import run_script
 
 if TYPE_CHECKING:
     from marin_sft.trainers.trainer import SFTTrainer
@@ -94,9 +95,7 @@ def plan(context: Context) -> int | None:
         raise UserError(f"plan: expected the file of an experiment, got {script!r}, which does not exist")
     prefix = ["--prefix", arguments.prefix] if arguments.prefix else []
     sys.argv = [script, *prefix, *(["--json"] if context.json else []), *arguments.flags, "--dry_run"]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as `python SCRIPT` does
-    with narrow(COLUMNS):
-        runpy.run_path(script, run_name="__main__")
+    run_script(script, "__main__")
     return None
 
 
@@ -229,7 +228,7 @@ def preview_rows(context: Context) -> None:
             for value in preview.preview_json(row):
                 print(json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode())
     else:
-        preview.print_previews(context.console, previews)
+        preview.print_previews(make_console(_PROSE), previews)
 
 
 def fit(context: Context) -> int:
@@ -287,6 +286,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "jobs": list_jobs,
     "stop": stop,
 }
+_PROSE = 80  # columns of rows of data, without a terminal
 _CLUSTER = "start, look at or check a Ray cluster"
 
 
@@ -357,8 +357,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])
-    parsers["import"].add_argument("config", metavar="YAML")
-    parsers["import"].add_argument("-o", "--output", required=True, metavar="FILE", help="the experiment file to write")
+    parsers["import"].add_argument("config", type=flags.path, metavar="YAML")
+    parsers["import"].add_argument(
+        "-o", "--output", type=flags.path, required=True, metavar="FILE", help="the experiment file"
+    )
     parsers["import"].add_argument("--force", action="store_true", help="write over a file that is there")
     return parser.parse_args(argv)
 
@@ -370,7 +372,7 @@ def _add_command(
     parser.set_defaults(run=run)
     if run not in WITHOUT_STORE:
         parser.add_argument(
-            "--prefix", type=absolute_prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
+            "--prefix", type=flags.prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
         )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--debug", action="store_true", help=HELP["debug"])

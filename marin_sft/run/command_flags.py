@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from marin_sft.data.data_configs import POLICIES
-from marin_sft.execution.flags import positive, whole_number
+from marin_sft.execution.flags import path, positive, whole_number
 from marin_sft.execution.reachability import GcPolicy
 
 
@@ -39,8 +39,8 @@ def add_gc_flags(parser: argparse.ArgumentParser) -> None:
 def add_preview_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="the file of an experiment")
     parser.add_argument("step", nargs="?", metavar="STEP", help="its tokenize step, if it has several")
-    parser.add_argument("--tokenizer", metavar="T", help="without an experiment: a directory, or a hub id")
-    parser.add_argument("--data", metavar="FILE", help="without an experiment: a file, a directory or a glob")
+    parser.add_argument("--tokenizer", type=path, metavar="T", help="without an experiment: a directory, or a hub id")
+    parser.add_argument("--data", type=path, metavar="FILE", help="without an experiment: a file, directory or glob")
     parser.add_argument("--format", metavar="F", help="the row format, or auto (default)")
     parser.add_argument(
         "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"

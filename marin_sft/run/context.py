@@ -20,8 +20,6 @@ from marin_sft.execution.stores import open_reachable
 from marin_sft.execution.terminal import visible
 from marin_sft.paths import local_path, nearest_path
 
-COLUMNS = 80  # of output without a terminal
-
 
 class Context:
     """The arguments, console and store of a command."""
@@ -29,7 +27,7 @@ class Context:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.json: bool = arguments.json
-        self.console: Console = make_console(COLUMNS)
+        self.console: Console = make_console()
 
     @functools.cached_property
     def store(self) -> Store:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from marin_sft.execution.executor import Executor, ExecutorFlags, Run
 from marin_sft.execution.step import AnyStep, EarlierAttempts, ExecutorStep, InputName, OutputName
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import nearest_path
+from marin_sft.run.script import run_script
 
 
 def tokenization(script: str, name: str | None, prefix: str) -> TokenizeConfig:
@@ -50,9 +50,8 @@ def steps_of(script: str) -> Iterator[AnyStep]:
     """
     if not os.path.isfile(script):
         raise UserError(f"{script!r}: no such file; expected the file of an experiment{nearest_path(script)}")
-    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))  # as `python SCRIPT` does
     sys.argv = [script, "--dry_run"]  # for a file that runs its steps without asking for its own name
-    open_steps = list(_steps_in(runpy.run_path(script, run_name="experiment")))
+    open_steps = list(_steps_in(run_script(script, "experiment")))
     seen: set[int] = set()
     while open_steps:
         step = open_steps.pop()

@@ -15,7 +15,14 @@ from marin_sft.errors import UserError
 from marin_sft.execution.catalog import Found, comparable_commits, location, step_directories, step_name
 from marin_sft.execution.claims import attempt_path, claim_numbers
 from marin_sft.execution.commits import Commit
-from marin_sft.execution.differences import difference_text, field_of_input, input_name, leaf_differences, with_names
+from marin_sft.execution.differences import (
+    difference_text,
+    field_of_content,
+    field_of_input,
+    input_name,
+    leaf_differences,
+    with_names,
+)
 from marin_sft.execution.documents import JsonObject, read_document
 from marin_sft.execution.identity import Payload
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
@@ -158,8 +165,10 @@ def differences(store: Store, old: Payload, new: Payload) -> list[list[object]]:
     if "$input" in repr(fields):
         names = {directory[-10:]: directory for directory in step_directories(store)}
     for field, *values in fields:
-        of_input = field_of_input(field)
-        if of_input is None:
+        of_input, of_file = field_of_input(field), field_of_content(field)
+        if of_file is not None:  # commits do not keep where the file was
+            heads.append([f"{of_file} content", *values])
+        elif of_input is None:
             heads.append([field, *(with_names(value, names) for value in values)])
         else:
             heads.append([of_input, *(input_name(value, names) for value in values)])

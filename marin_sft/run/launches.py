@@ -17,7 +17,7 @@ from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.store import Store
-from marin_sft.execution.tables import duration_text, print_table
+from marin_sft.execution.tables import duration_text, print_lines, print_table
 from marin_sft.nearest import nearest_text
 
 _COLOURS = {"done": "green", "failed": "bold red", "running": "bold cyan", "refused": "yellow", "damaged": "bold red"}
@@ -143,7 +143,10 @@ def _took(seconds: float | None) -> str:
 
 
 def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
-    """One line per fact: a label, then its text, folded in its own column."""
+    """One line per fact: a label, then its text, folded in its own column unless the console does not fold lines."""
+    if console.soft_wrap:
+        print_lines(console, [(f"{label}  ", text) for label, text in facts])
+        return
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from marin_sft.errors import UserError
+from marin_sft.execution.flags import path
 from marin_sft.execution.resources import TpuPodConfig
 from marin_sft.execution.terminal import complain
 from marin_sft.machines import named, nearest_types, slice_of
@@ -82,7 +83,12 @@ def _parser() -> _Parser:
     )
     add("--address", help="the cluster's dashboard or head (default: $RAY_ADDRESS, else `cluster up`'s)")
     add("--cluster", metavar="NAME", help="instead: a file for `ray up`, or the name of one in infra/")
-    add("--working_dir", default=".", help="the directory to ship, without what .gitignore excludes (default: .)")
+    add(
+        "--working_dir",
+        type=path,
+        default=".",
+        help="what to ship, without what .gitignore excludes (default: .)",
+    )
     add("--submission_id", help="the job's name (default: script-user-time-hex)")
     add("--debug", action="store_true", help="show the traceback of an error here, too")
     add("--no_wait", action="store_true", help="submit, print the job's name, and exit")

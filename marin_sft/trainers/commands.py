@@ -204,6 +204,8 @@ class _Flag:
         if len(self.values) != 1:
             got = f"got {len(self.values)}: {' '.join(self.values)}" if self.values else "got none"
             raise UserError(f"--{self.name}: expected one value, {got}")
+        if not self.values[0].strip():
+            raise UserError(f"--{self.name}: got an empty value; give one, or leave out the flag")
         return self.values[0]
 
 

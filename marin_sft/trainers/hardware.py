@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, device_count, gpus_here
+from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, check_resources, device_count, gpus_here
 
 
 def default_resources() -> Resources:
@@ -20,7 +20,12 @@ def default_resources() -> Resources:
 
 
 def devices_seen(resources: Resources) -> int:
-    """How many devices JAX will see: by them, batches per device are multiplied."""
+    """How many devices JAX will see: by them, batches per device are multiplied.
+
+    Raises:
+        ConfigError: a request that no cluster can serve.
+    """
+    check_resources("resources", resources)
     forced = re.findall(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     per_host = int(forced[-1]) if forced and isinstance(resources, CpuConfig) else 1
     return device_count(resources) * per_host

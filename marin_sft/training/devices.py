@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, device_count
+from marin_sft.errors import ConfigError
+from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, check_resources, device_count
 from marin_sft.execution.step import execution_only
 from marin_sft.training.checks import require, require_one_of
 from marin_sft.training.mesh import mesh_config
@@ -39,7 +40,9 @@ def micro_batches_of(
 
 def devices_of(resources: Resources) -> int | None:
     """The devices of a step that runs on these; None where planning cannot know."""
-    if not isinstance(resources, Resources):  # refused by the plan
+    try:
+        check_resources("", resources)
+    except ConfigError:  # the plan refuses them, and names the step
         return None
     environment = {**os.environ, **(resources.runtime_env.env_vars if resources.runtime_env else {})}
     if any(name in environment for name in _SAY_HOW_MANY):

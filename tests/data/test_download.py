@@ -1,18 +1,22 @@
 import hashlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from marin_sft import executor_main, steps
 from marin_sft.data.download import DownloadConfig, DownloadUrlsConfig, download, download_urls
+from marin_sft.data.remote.hub import Repository, commit_of, list_files
 from marin_sft.data.remote.transfer import MAX_TRIES, RemoteFile, Transient, fetch, patiently
 from marin_sft.errors import ConfigError, DataError, RunFailed
 from marin_sft.execution.executor import Executor, ExecutorFlags
@@ -135,7 +139,6 @@ def test_goes_on_where_the_connection_broke(hub, tmp_path, monkeypatch):
 
 
 def remote_file_of(hub: HubServer, name: str) -> RemoteFile:
-    from marin_sft.data.remote.hub import Repository, commit_of, list_files
 
     repository = Repository("org/chats", "dataset", "main", hub.url)
     (file,) = list_files(replace(repository, revision=commit_of(repository)), (name,), ())
@@ -170,6 +173,65 @@ def test_gives_up_in_the_end(hub, tmp_path):
     with hub.failing(Fault(status=429, headers={"Retry-After": "86400"}), lambda request: True):
         with pytest.raises(DataError, match="HTTP 429.*asks to wait 86400 s"):
             fetch(remote, f"{tmp_path}/out", sleep=waited.append)
+
+
+def nobody() -> str:
+    """An address on loopback at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("check", ["HF_ENDPOINT", "the URL"])
+def test_a_host_that_is_not_found_is_said_at_once(monkeypatch, tmp_path, caplog, check):
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    call = partial(download, config(tmp_path))
+    if check == "the URL":
+        call = partial(download_urls, DownloadUrlsConfig(("https://hub.invalid/x.bin",), output_path=f"{tmp_path}/1"))
+    began = time.monotonic()
+    with pytest.raises(DataError, match=rf"^hub[.]invalid is not found: [\w ]+[.] Check the network, or {check}$"):
+        call()
+    assert time.monotonic() - began < 20  # of which 3 are waits
+    assert all(len(record.getMessage()) < 150 for record in caplog.records if record.name.startswith("marin_sft"))
+
+
+def test_with_a_proxy_names_need_no_address_here(hub, monkeypatch, tmp_path):
+    sha = hub.add_dataset("org/chats", FILES)
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("http_proxy", hub.url)
+    monkeypatch.setenv("no_proxy", "")
+    asked = Repository("org/chats", "dataset", "main", "http://hub.invalid")
+    assert patiently(lambda: commit_of(asked)) == sha
+    monkeypatch.setenv("http_proxy", nobody())
+    waited: list[float] = []
+    with pytest.raises(DataError, match=f"Connection refused; gave up after {MAX_TRIES} tries"):
+        patiently(lambda: commit_of(asked), waited.append)
+    assert len(waited) == MAX_TRIES - 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault(cut_after=0), r"the connection broke off, \d+ bytes before the end"),
+        (Fault(cut_after=1000), r"the connection broke off, \d+ bytes before the end"),
+        (Fault(status=503), "HTTP 503: 503 Server Error: .*"),
+        (None, "Connection refused"),
+    ],
+)
+def test_a_retry_is_told_in_few_words(hub, tmp_path, caplog, fault, reason):
+    hub.add_dataset("org/chats", FILES)
+    remote = remote_file_of(hub, LARGE)
+    if fault is None:
+        gone = replace(remote.origin, repository=replace(remote.origin.repository, endpoint=nobody()))
+        with pytest.raises(DataError):
+            fetch(replace(remote, origin=gone), f"{tmp_path}/out", sleep=lambda seconds: None)
+    else:
+        with hub.failing(fault, lambda request: request.path.startswith("/lfs/"), times=1):
+            fetch(remote, f"{tmp_path}/out", sleep=lambda seconds: None)
+    said = next(record.getMessage() for record in caplog.records if "trying again" in record.getMessage())
+    assert re.fullmatch(rf"http\S+: {reason}; trying again in 1 s", said)
 
 
 def test_retry_after_may_be_a_date():

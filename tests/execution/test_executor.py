@@ -117,6 +117,9 @@ def test_force_run_stops_where_nothing_changed(pipeline):
     assert pipeline.bodies() == ["b", "c", "d"]
     pipeline.run(d)
     assert pipeline.bodies() == []
+    for call in (pipeline.plan, pipeline.run):
+        with pytest.raises(GraphError, match="--cascade does nothing without --force_run"):
+            call(d, cascade=True)
 
 
 @step_fn(kind="timed", log=("speed.txt", "traces/*"))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from marin_sft.errors import UserError
-from marin_sft.execution.flags import parse_flags
+from marin_sft.execution.flags import ExecutorFlags, parse_flags
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,20 @@ def test_accepted(argv, expected):
         (["--run_only", "['a'"], "expected a list of strings"),
         (["--debgu"], r"did you mean '--debug'\?"),
         (["--force_run"], "expected at least one argument"),
+        (["--prefix", ""], "--prefix: expected a path, got an empty one; is a variable of the command not set"),
+        (["--prefix", " "], "--prefix: expected a path, got an empty one"),
+        (["--run_only", ""], "--run_only: expected the name of a step, got ''"),
+        (["--force_run", "a", ""], "--force_run: expected the name of a step, got ''"),
     ],
 )
 def test_refused(argv, message):
     with pytest.raises(UserError, match=message):
         parse_flags(argv)
+
+
+def test_flags_of_a_script_are_refused_in_the_same_way():
+    with pytest.raises(UserError, match=r"ExecutorFlags has no field 'prefx': did you mean 'prefix'\?"):
+        ExecutorFlags(prefx="x")
 
 
 def test_prefix_from_the_environment(monkeypatch, tmp_path: Path):

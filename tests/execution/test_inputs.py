@@ -1,6 +1,7 @@
 """What a step is made from, as it is when it runs: local files that are edited meanwhile, and outputs that are gone."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from marin_sft.errors import RunFailed
+from marin_sft.errors import ConfigError, RunFailed
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.executor import (
     Executor,
@@ -46,6 +47,11 @@ def copy(config: CopyConfig) -> None:
         Path(path).unlink() if text is None else Path(path).write_text(text)
     if config.fail:
         raise ValueError("told to fail")
+
+
+@step_fn(kind="keep_nothing")
+def keep(config: object) -> None:
+    """Writes nothing."""
 
 
 @pytest.fixture
@@ -104,6 +110,31 @@ def test_a_file_address_counts_by_contents(data):
     assert before == fingerprint(str(data))
     data.write_text("TWO")
     assert fingerprint(f"file://{data}") == fingerprint(data) != before
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (lambda data: CopyConfig(data), "data "),
+        (lambda data: CopyConfig([data.parent / "b.txt", data]), "data[1] "),
+        (lambda data: {"by.name": {"x": data}}, "by.name.x "),
+        (lambda data: [data], "[0] "),
+    ],
+)
+def test_the_file_that_was_edited_is_named(pipeline, data, config, field):
+    (data.parent / "b.txt").touch()
+    pipeline.run(ExecutorStep("s", keep, config(data)))
+    data.write_text("TWO")
+    item = pipeline.plan(ExecutorStep("s", keep, config(data)))["s"]
+    ((said, old, new),) = item.diff
+    assert item.reason == "CONFIG" and said == f"{field}({data}) content"
+    assert [old, new] == [hashlib.sha256(text).hexdigest()[:10] for text in (b"ONE", b"TWO")]
+    assert item.detail == f"{said} {old} -> {new}"
+
+
+def test_an_empty_path_is_not_the_working_directory():
+    with pytest.raises(ConfigError, match="expected a path, a glob or a step, got ''"):
+        tokenize("x", "", tokenizer="gs://b/tokenizer")
 
 
 def test_files_that_come_under_a_glob_are_edits_too(pipeline, data, capsys):

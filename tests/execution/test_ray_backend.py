@@ -60,6 +60,15 @@ SCRIPT = """
         import signal
         os.kill(os.getpid(), signal.SIGKILL)
 
+    @step_fn(kind="crashed")
+    def crashed(config):
+        import ctypes
+        ctypes.string_at(0)
+
+    @step_fn(kind="interrupts_itself")
+    def interrupts_itself(config):
+        raise KeyboardInterrupt("of my own")
+
     @step_fn(kind="leave")
     def leave(config):
         sys.exit("enough")
@@ -93,10 +102,11 @@ def launch(tmp_path_factory):
         f"edited = step('edits', edits, data=Path({str(tmp_path / 'data.txt')!r}))",
         "fresh_steps = [step(f'fresh{i}', fresh, a, number=i) for i in range(2)]",
         "others = [step('sharded', sharded, a), step('vanish', vanish), step('killed', killed), step('leave', leave)]",
+        "others += [step('crashed', crashed), step('interrupts_itself', interrupts_itself)]",
         "env = RuntimeEnv(env_vars={'FOR_THIS_STEP': 'yes'})",
         "much = GpuConfig(cpus=10_000, accelerator_type='H100', custom={'magic': 2}, runtime_env=env)",
         "greedy = step('greedy', of_variables, resources=much)",
-        "executor_main(steps=[*fresh_steps, *others, step('after_leave', plain, others[-1]), edited, greedy])",
+        "executor_main(steps=[*fresh_steps, *others, step('after_leave', plain, others[3]), edited, greedy])",
     )
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     return tmp_path, command, done
@@ -106,7 +116,7 @@ def test_independent_steps_finish_and_failures_are_told_apart(launch):
     _, _, done = launch
     assert done.returncode == 1, done.stderr
     assert "Ray dashboard: http://127.0.0.1:" in done.stdout
-    results = dict(line.split()[:2] for line in done.stdout.split("\nstep ")[-1].splitlines()[1:10])
+    results = dict(line.split()[:2] for line in done.stdout.split("\nstep ")[-1].splitlines()[1:12])
     assert results == {
         "named/a": "ran",
         "fresh0": "ran",
@@ -114,14 +124,31 @@ def test_independent_steps_finish_and_failures_are_told_apart(launch):
         "sharded": "ran",
         "vanish": "failed",
         "killed": "failed",
+        "crashed": "failed",
+        "interrupts_itself": "failed",
         "leave": "failed",
         "after_leave": "blocked",
         "edits": "failed",
     }
     assert "leave failed: SystemExit: enough" in done.stdout
     assert "vanish failed: os._exit(7) in the body" in done.stdout
-    assert "killed failed: the worker was lost 4 times" in done.stdout
+    for name in ("killed", "crashed"):
+        assert f"{name} failed: the worker was lost 4 times: its process died without a word, as by" in done.stdout
+    assert "interrupts_itself failed: KeyboardInterrupt: of my own\n" in done.stdout
+    assert "python-core-worker" not in done.stdout
     assert "data.txt has changed since the plan was made" in done.stdout
+
+
+def test_a_crash_of_native_code_leaves_its_stack_in_the_log(launch):
+    tmp_path, _, _ = launch
+    (log,) = tmp_path.glob("store/crashed-*/4/.log")
+    assert "Segmentation fault" in log.read_text() and " in crashed\n" in log.read_text()
+
+
+def test_what_a_body_raises_is_its_own_failure_unless_a_signal_came(launch):
+    tmp_path, _, _ = launch
+    ((failure,),) = [list(tmp_path.glob("store/interrupts_itself-*/1/.failure.json"))]
+    assert "raise KeyboardInterrupt" in json.loads(failure.read_text())["traceback"]
 
 
 def test_a_body_is_imported_by_the_worker_alone(tmp_path):

@@ -25,6 +25,8 @@ from marin_sft.execution.record import describe
 from marin_sft.execution.resources import ACCELERATORS, Resources, demand, hosts_of, lacking_here, tpu_head
 from marin_sft.machines import Slice, slice_of
 from marin_sft.steps import tokenize
+from marin_sft.trainers.hardware import devices_seen
+from marin_sft.training.devices import devices_of
 
 
 def body(config):
@@ -102,6 +104,8 @@ def test_tpu_types_of_ray_and_of_their_users(name):
         (CpuConfig(memory=0), "resources.memory: got 0"),
         (CpuConfig(custom={"GPU": 1}), "resources.custom: got 'GPU', expected a custom resource; use GpuConfig"),
         (CpuConfig(custom={"magic": -1}), "resources.custom['magic']: got -1"),
+        (CpuConfig(custom=["magic"]), "resources.custom: got ['magic'], expected numbers by name"),
+        (CpuConfig(custom=None), "resources.custom: got None, expected numbers by name"),
         (GpuConfig(gpu_count=1.5), "resources.gpu_count: got 1.5, expected a whole number"),
         (GpuConfig(gpu_count=0), "resources.gpu_count: got 0"),
         (
@@ -111,6 +115,11 @@ def test_tpu_types_of_ray_and_of_their_users(name):
         (TpuPodConfig(tpu_type="v4"), "resources.tpu_type: got 'v4'"),
         (TpuPodConfig(tpu_type="v4-12"), "resources.tpu_type: got 'v4-12'"),
         (TpuPodConfig(tpu_type="v9-8"), "resources.tpu_type: got 'v9-8'"),
+        (GpuConfig(gpu_count="two"), "resources.gpu_count: got 'two', expected a whole number"),
+        (GpuConfig(accelerator_type=["H100"]), "resources.accelerator_type: got ['H100'], expected one of Ray's names"),
+        (CpuConfig(hosts="2"), "resources.hosts: got '2', expected a whole number"),
+        (TpuPodConfig(tpu_type=4), "resources.tpu_type: got 4, expected a type and its cores"),
+        (TpuPodConfig(tpu_type="v4-8", slice_count="2"), "resources.slice_count: got '2', expected a whole number"),
         (CpuConfig(hosts=0), "resources.hosts: got 0, expected a whole number >= 1"),
         (GpuConfig(hosts=1.5), "resources.hosts: got 1.5"),
         (
@@ -123,6 +132,8 @@ def test_tpu_types_of_ray_and_of_their_users(name):
             CpuConfig(runtime_env=RuntimeEnv({"A": 1})),
             "resources.runtime_env.env_vars['A']: got 'int', expected a string",
         ),
+        (CpuConfig(runtime_env=RuntimeEnv(["A"])), "resources.runtime_env.env_vars: got ['A'], expected texts by name"),
+        (CpuConfig(runtime_env=RuntimeEnv(pip=3)), "resources.runtime_env.pip: got 3, expected a tuple"),
         (CpuConfig(runtime_env=RuntimeEnv(pip="x")), "resources.runtime_env.pip: got 'x', expected a tuple"),
         (CpuConfig(runtime_env=RuntimeEnv(working_dir=".")), "the URL of a zip file; to ship a local directory"),
         ("cpu", "resources: got 'cpu', expected CpuConfig, GpuConfig or TpuPodConfig"),
@@ -133,6 +144,9 @@ def test_bad_requests_name_the_step(resources, message):
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         build_graph([step])
     assert "step 'some/step'" in str(caught.value)
+    assert devices_of(resources) is None  # so a training step is refused in the same words
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        devices_seen(resources)
 
 
 def test_secrets_are_refused_without_their_value():

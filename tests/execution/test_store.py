@@ -229,6 +229,8 @@ def test_latest_link(tmp_path: Path):
 def test_refused_prefixes(tmp_path: Path, gcs, s3):
     with pytest.raises(StoreError, match="expected a local path, gs://, s3:// or memory://, got http://"):
         open_store("http://x/y")
+    with pytest.raises(StoreError, match="prefix '': expected a path or a URL, got an empty one"):
+        open_store("")
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         probe(LocalStore(str(tmp_path / "file")))

@@ -16,7 +16,7 @@ from marin_sft.execution.claims import take_claim, write_beat
 from marin_sft.execution.console import TextConsole
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.stores import open_store
-from marin_sft.execution.terminal import complain, visible, write_log
+from marin_sft.execution.terminal import complain, visible, without_colours, write_log
 from marin_sft.execution.view import LiveView
 from tests.execution.test_gc import run, step
 
@@ -204,6 +204,10 @@ def test_what_goes_wrong_in_telling_is_not_lost(live):
 def test_visible():
     assert visible("plain, \u00e9 \U0001f600 \u200d\n\tx") == "plain, \u00e9 \U0001f600 \u200d\n\tx"
     assert visible("\x1b[2J\r\x7f\x9b\u202e\udc80") == r"\x1b[2J\r\x7f\x9b\u202e\udc80"
+
+
+def test_colours_of_libraries_are_taken_out():
+    assert without_colours("\x1b[36mray::bad/kbd()\x1b[39m (pid=1)") == "ray::bad/kbd() (pid=1)"
 
 
 def test_errors_are_visible(capsys):

@@ -90,6 +90,8 @@ def test_the_settings_of_a_mixture_and_of_the_config_meet():
     exits = dataclasses.replace(SETTINGS, stop_strategy="exit")
     assert data_of(sft(mixture, exits)).stop_strategy == "first_exhausted"
     assert data_of(sft(CHAT, exits)).stop_strategy == "first_exhausted"
+    with pytest.raises(ConfigError, match=r"stop_strategy='restrat'; expected one of .*'exit'.*mean 'restart'\?"):
+        sft(mixture, dataclasses.replace(SETTINGS, stop_strategy="restrat"))
     with pytest.raises(ConfigError, match="mixture_block_size=2048, but the mixture has 64"):
         sft(mixture, dataclasses.replace(SETTINGS, mixture_block_size=2048))
 

@@ -1,4 +1,4 @@
-"""`marin-sft`: every command, as text in 80 columns and as JSON, after real launches."""
+"""`marin-sft`: every command, as text and as JSON, after real launches."""
 
 import dataclasses
 import json
@@ -20,6 +20,7 @@ from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, 
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.stores import open_store
 from marin_sft.run import command, explanation, logs
+from tests.execution.test_terminal import on_a_terminal
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,10 +51,7 @@ def world(tmp_path, capsys):
         return capsys.readouterr()
 
     def text(*arguments, code=0):
-        output = call(*arguments, code=code).out
-        if arguments[0] not in ("path", "logs"):  # what is meant for other programs is not folded
-            assert max(map(len, output.splitlines()), default=0) <= 80, output
-        return output
+        return call(*arguments, code=code).out
 
     def read(*arguments, code=0):
         output = call(*arguments, "--json", code=code)
@@ -74,7 +72,7 @@ def edited(world):
 
 
 def squeezed(text):
-    """Without what folding adds."""
+    """Without what aligns columns."""
     return " ".join(text.split())
 
 
@@ -83,8 +81,7 @@ def test_status(edited):
     lines = world.text("status").splitlines()
     assert lines[0].split() == ["state", "age", "took", "step"]
     assert [line.split()[0] for line in lines[1:5]] == ["COMMITTED"] * 4
-    assert squeezed("\n".join(lines[5:])).startswith("4 steps under")  # folded, where the path is long
-    assert squeezed(world.text("status")).endswith("4 committed")
+    assert lines[5] == f"4 steps under {world.prefix}: 4 committed" and len(lines) == 6
     assert len(world.json("status", "raw/*")) == 2 and len(world.json("status", "b")) == 2
     item = world.json("status", "raw/a")[0]
     assert item["state"] == "COMMITTED" and item["name"] == "raw/a" and item["output"] == f"{item['path']}/1"
@@ -121,6 +118,14 @@ def test_differences_of_outputs_of_an_earlier_schema(tmp_path):
     (tmp_path / "raw" / "a-0123456789" / "commits" / "000001.json").write_text("{}")
     found = explanation.differences(open_store(str(tmp_path)), payload("0123456789"), payload("9876543210"))
     assert found == [["data", "raw/a-0123456789", "9876543210"]]
+
+
+def test_a_difference_in_a_file_is_one_of_its_content(tmp_path):
+    def payload(digest):
+        return {"schema": 1, "kind": "x", "version": "1", "config": {"data": [{"$content": digest, "suffix": ".txt"}]}}
+
+    found = explanation.differences(open_store(str(tmp_path)), payload("01ab"), payload("23cd"))
+    assert found == [["data[0] content", "01ab", "23cd"]]
 
 
 def test_verify(world):
@@ -175,6 +180,26 @@ def test_an_empty_prefix(world):
     assert world.json("status") == [] and world.json("runs") == [] and world.json("gc") == []
     assert squeezed(world.text("status")).startswith("0 steps under")
     assert "there are no steps under" in world.call("path", "x", code=2).err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["status", "--prefix", ""],
+        ["gc", "--delete", "--prefix="],
+        ["preview", "--tokenizer", "t", "--data", ""],
+        ["preview", "--tokenizer", "", "--data", "x"],
+        ["import", "", "-o", "x.py"],
+        ["import", "x.yaml", "-o", ""],
+        ["sft", "--model", "m", "--data", "x.jsonl", "--prefix", ""],
+        ["sft", "--model", "m", "--data", "x.jsonl", "--output_dir", ""],
+        ["sft", "--config", "", "--model", "m"],
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(argv) == 2
+    assert "got an empty" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_prefix_that_is_not_there(world):
@@ -370,6 +395,36 @@ def test_what_is_not_ours_is_not_listed_and_what_is_left_is_named(world):
         assert left in "".join(world.text("gc", *flags, "--keep_runs", "0", "--keep_days", "0").split())
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "x = 1\ny = (x +\n",
+            "cannot be read\n"
+            """  File "{script}", line 2\n    y = (x +\n        ^\nSyntaxError: '(' was never closed\n""",
+        ),
+        (
+            "from broken import x\n",
+            """cannot be read\n  File "{broken}", line 1\n    x = = 1\n        ^\nSyntaxError: """,
+        ),
+        (
+            "def f():\n    return nosuch\nf()\n",
+            """failed\nTraceback (most recent call last):\n  File "{script}", line 3, in <module>\n    f()\n"""
+            """  File "{script}", line 2, in f\n    return nosuch\n           ^^^^^^\nNameError: name 'nosuch' is""",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["plan", "preview"])
+def test_a_mistake_in_the_file_is_shown_without_our_frames(name, text, said, tmp_path, monkeypatch, capsys):
+    script, broken = tmp_path / "mine.py", tmp_path / "broken.py"
+    script.write_text(text)
+    broken.write_text("x = = 1\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    assert command.main([name, str(script)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {script} {said.format(script=script, broken=broken)}")
+
+
 _SCRIPT = """
 from beside import NAME
 from marin_sft import ExecutorStep, executor_main, this_output_path
@@ -413,15 +468,41 @@ def test_mistakes(capsys):
     assert command.main(["status", "--prefix", "ftp://x/y"]) == 2
 
 
-def test_long_names_are_folded(world):
+@pytest.fixture
+def long_names(world):
+    """Commands about steps with a long name, and that name."""
     name = "a_rather_long_segment_of_a_name/" * 4 + "end"
     world.launch(world.step(name, text="y" * 300))
     world.launch(world.step(name, text="z" * 300))
-    (one, other) = (item["path"] for item in world.json("status"))
-    commands = ("status", f"why {name}", f"diff {one} {other}", "runs", "gc", f"pin {one}", f"gc --why {one}")
+    (one, other), run = (item["path"] for item in world.json("status")), world.json("runs")[0]["run"]
+    texts = ("status", f"why {name}", f"diff {one} {other}", "runs", f"runs {run}", "gc", f"pin {one}")
+    return name, [text.split() for text in (*texts, f"gc --why {one}")]
+
+
+def test_what_is_piped_is_neither_folded_nor_cut(world, long_names, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    name, commands = long_names
     for arguments in commands:
-        world.text(*arguments.split())
-    world.text("runs", world.json("runs")[0]["run"])
+        lines = world.text(*arguments).splitlines()
+        assert all(name in line for line in lines if "a_rather_long" in line), arguments
+    assert [name in line for line in world.text("status").splitlines()] == [False, True, True, False]
+    world.stop.touch()
+    with pytest.raises(RunFailed):
+        world.launch(world.step(name + "/bad"))
+    (row,) = [line for line in world.text("runs", world.json("runs")[0]["run"]).splitlines() if f"{name}/bad" in line]
+    assert row.endswith("NEW first run; ValueError: told to fail") or "; ValueError: told to fail" in row
+
+
+def test_on_a_terminal_what_is_long_is_folded(world, long_names):
+    program = (
+        "import sys; from marin_sft.run.command import main;"
+        f"[main([name, '--prefix', {str(world.prefix)!r}, *rest]) for name, *rest in {long_names[1]!r}]"
+    )
+    code, output = on_a_terminal(sys.executable, "-c", program, COLUMNS="80", TERM="dumb")
+    lines = output.splitlines()
+    remark = ", the newest"  # on stderr
+    assert code == 0 and len(lines) > 40
+    assert [line for line in lines if len(line) > 80 and not line.endswith(remark)] == []
 
 
 def test_it_starts_light_and_fast(tmp_path):

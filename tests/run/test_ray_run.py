@@ -358,6 +358,7 @@ def test_variables(monkeypatch):
         (["--tpu", "v4-64", "--", "true"], "v4-64 has 8 hosts, but a job's command runs on one; omit it"),
         (["--tpu", "v9-8", "--", "true"], "expected one of v2, v3, v4, v5p, v5e, v6e, v7x and its cores"),
         (["--tpu", "v5e-3", "--", "true"], "expected v5e-1 or v5e-4, got 'v5e-3'"),
+        (["--working_dir", "", "--", "true"], "--working_dir: expected a path, got an empty one"),
         (["--cluster", "nosuch", "--", "true"], "--cluster nosuch: no such file, and no launcher file in infra/"),
         (["--cluster", "x", "--address", "y", "--", "true"], "--cluster and --address: expected one of them"),
     ],

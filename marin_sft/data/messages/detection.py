@@ -39,7 +39,7 @@ def read_row(row: Json, format: ChatLmDatasetFormat) -> list[Example]:
         return _read(SHAPE_BY_NAME[format.shape], row, format)
     shapes = find_shapes(row, format)
     if not shapes:
-        meant = _meant(tuple(map(str, row)), frozenset(format.named_keys))
+        meant = _roles_as_keys(row, format) or _meant(tuple(map(str, row)), frozenset(format.named_keys))
         formats = _described(shape for shape in _candidates(format.named_keys) if not shape.of_rated_rows)
         raise BadRow("unknown_format", f"{meant}{_keys(row)} fit none of the formats {formats}")
     _check_label(row, shapes, format)
@@ -179,6 +179,17 @@ def _places(shape: str, keys: frozenset[str], named: frozenset[str]) -> list[tup
     slots, needed = SHAPE_BY_NAME[shape].slots, SHAPE_BY_NAME[shape].needed
     places = [(slot, _given(slot, keys, named)) for slot in slots]
     return [(slot, given) for slot, given in places if given or slot in needed]
+
+
+def _roles_as_keys(row: Json, format: ChatLmDatasetFormat) -> str:
+    """What to set for a row whose keys are the names that the format gives to roles."""
+    asks, answers = format.input_field, format.output_field
+    if asks not in row or answers not in row:
+        return ""
+    return (
+        f"input_field={asks!r} and output_field={answers!r} are names of roles in a list of messages, not keys of a "
+        f"row; for these keys, say columns={{'prompt': {asks!r}, 'response': {answers!r}}}. "
+    )
 
 
 @functools.lru_cache(maxsize=1024)

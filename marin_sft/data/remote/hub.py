@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, filter_repo_objects, get_session, hf_raise_for_status
+from urllib3.exceptions import IncompleteRead
 
-from marin_sft.data.remote.transfer import RemoteFile, Transient
+from marin_sft.data.remote.transfer import NoSuchHost, RemoteFile, Transient
 from marin_sft.errors import DataError
 from marin_sft.redaction import redacted
 
@@ -38,6 +40,7 @@ CHUNK = 1 << 18
 _AT_ONCE = 8 << 30
 _WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
 _QUERY = re.compile(r"\?[^\s'\")]+")
+_UNRESOLVED = re.compile(r"Failed to resolve '([^']+)'")
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def http_bytes(url: str, offset: int, size: int | None, headers: dict[str, str] 
 
 @contextmanager
 def _explained(repository: Repository) -> Iterator[None]:
-    with explained(repository.page):
+    with explained(repository.page, check="HF_ENDPOINT"):
         try:
             yield
         except GatedRepoError:
@@ -164,8 +167,8 @@ def _explained(repository: Repository) -> Iterator[None]:
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Converts errors of the client and of HTTP to ours.
+def explained(what: str, check: str = "the URL") -> Iterator[None]:
+    """Converts errors of the client and of HTTP to ours. check: what may be wrong if the host is not found.
 
     They drop their cause on purpose: its text may hold URLs with secrets in their queries.
     """
@@ -182,8 +185,29 @@ def explained(what: str) -> Iterator[None]:
             raise Transient(said, answer.headers.get("Retry-After")) from None
         raise DataError(said) from None
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise Transient(f"{what}: {_without_secrets(error)}") from None
+        raise _connection_lost(what, error, check) from None
 
 
-def _without_secrets(error: Exception) -> str:
+def _connection_lost(what: str, error: requests.RequestException, check: str) -> Transient:
+    causes = list(_causes(error))
+    text, last = _without_secrets(causes[-1]), causes[-1]
+    if isinstance(last, socket.gaierror):
+        unresolved = next((found for cause in causes if (found := _UNRESOLVED.search(str(cause)))), None)
+        host = unresolved[1] if unresolved else what
+        return NoSuchHost(f"{host} is not found: {last.strerror}. Check the network, or {check}")
+    if isinstance(last, IncompleteRead):
+        text = f"the connection broke off, {last.expected} bytes before the end"
+    return Transient(f"{what}: {getattr(last, 'strerror', None) or text}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error of the client, and those that it wraps, down to the one that says what happened."""
+    cause: object = error
+    while isinstance(cause, BaseException):
+        yield cause
+        inner = (getattr(cause, "reason", None), *cause.args, cause.__cause__)
+        cause = next((each for each in inner if isinstance(each, BaseException)), None)
+
+
+def _without_secrets(error: BaseException) -> str:
     return " ".join(redacted(_QUERY.sub("?...", str(error))).split())

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_TRIES = 8
 """In a row, without a byte of progress."""
+LOOK_UPS = 3
+"""How often to look up the name of a host that is not found."""
 LONGEST_WAIT = 900.0
 """Seconds. A server that asks for a longer wait counts as refusing."""
 PART = ".part"
@@ -38,6 +40,10 @@ class Transient(Exception):
     def __init__(self, message: str, retry_after: str | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class NoSuchHost(Transient):
+    """The name of a host has no address."""
 
 
 class Origin(Protocol):
@@ -67,12 +73,15 @@ def patiently(call: Callable[[], R], sleep: Callable[[float], None] = time.sleep
     """`call()`, repeated with growing waits while it raises Transient.
 
     Raises:
-        DataError: it failed `MAX_TRIES` times.
+        DataError: it failed `MAX_TRIES` times, or the host was not found `LOOK_UPS` times.
     """
     for attempt in range(MAX_TRIES):
         try:
             return call()
         except Transient as error:
+            # Only here, before the first byte: a host that has answered exists.
+            if isinstance(error, NoSuchHost) and attempt + 1 >= LOOK_UPS:
+                raise DataError(str(error)) from error
             _wait(error, attempt, sleep)
     raise AssertionError("unreachable: the last wait raises")
 

@@ -253,6 +253,19 @@ def test_what_keys_may_mean(row, hint):
     assert bad.value.message.startswith(f"{hint}the keys [")
 
 
+@pytest.mark.parametrize("roles", [("user", "assistant"), ("Q", "A")])
+def test_names_of_roles_are_no_keys_of_a_row(roles):
+    asks, answers = roles
+    row = {asks: "hi", answers: "ho"}
+    says = f"columns={{'prompt': {asks!r}, 'response': {answers!r}}}"
+    with pytest.raises(BadRow) as bad:
+        example_of(row, ChatLmDatasetFormat(input_field=asks, output_field=answers))
+    assert bad.value.message.startswith(f"input_field={asks!r} and output_field={answers!r} are names of roles")
+    assert says in bad.value.message
+    read = example_of(row, ChatLmDatasetFormat(columns={"prompt": asks, "response": answers}))
+    assert [message["content"] for message in read.messages] == ["hi", "ho"]
+
+
 def test_several_examples():
     answers = [{"answer": "ho", "rank": 1}, {"answer": "x", "rank": 2}, {"answer": "y", "rank": 3}]
     row = {"prompt": "hi", "answers": answers}
