@@ -116,18 +116,24 @@ def test_the_ray_of_a_launch_takes_no_jobs(marin_sft, tmp_path):
     command = [sys.executable, "launch.py", "--prefix", "store"]
     ways = [["jobs"], ["logs", "a-me-20260102T101500Z-1a2b"], ["stop", "a-me"]]
     with subprocess.Popen(command, cwd=tmp_path, env=marin_sft.env, stdout=subprocess.PIPE, text=True) as launch:
-        url = next(line for line in launch.stdout if line.startswith("Ray dashboard: ")).split()[-1]
-        for words in ways:
-            assert "no cluster: start one on this machine" in marin_sft(*words, code=2)
-            error = marin_sft(*words, "--address", url, code=2)
-            assert f"the Ray at {url} is that of a running script, process {launch.pid} (" in error
-            assert "start a cluster on this machine with marin-sft cluster up" in " ".join(error.split())
-        for flags, told in (([], "no cluster: "), (["--address", url], "is that of a running script")):
-            done = subprocess.run([*ray_run, *flags, "--", "true"], env=marin_sft.env, capture_output=True, text=True)
-            assert done.returncode == 2 and told in done.stderr and not done.stdout
-        with open(go_on, "w"):
-            pass
-        launch.stdout.read()
+        try:
+            url = next(line for line in launch.stdout if line.startswith("Ray dashboard: ")).split()[-1]
+            for words in ways:
+                assert "no cluster: start one on this machine" in marin_sft(*words, code=2)
+                error = marin_sft(*words, "--address", url, code=2)
+                assert f"the Ray at {url} is that of a running script, process {launch.pid} (" in error
+                assert "start a cluster on this machine with marin-sft cluster up" in " ".join(error.split())
+            for flags, told in (([], "no cluster: "), (["--address", url], "is that of a running script")):
+                done = subprocess.run(
+                    [*ray_run, *flags, "--", "true"], env=marin_sft.env, capture_output=True, text=True
+                )
+                assert done.returncode == 2 and told in done.stderr and not done.stdout
+            with open(go_on, "w"):
+                pass
+            launch.stdout.read()
+        except BaseException:
+            launch.kill()  # it waits
+            raise
     assert launch.returncode == 0
 
 
