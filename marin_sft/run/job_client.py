@@ -36,11 +36,14 @@ def connect(address: str | None) -> JobSubmissionClient:
     Raises:
         UserError: no address is known, nothing answers there, it denies access, or it is a launch's own Ray.
     """
-    address = address or known_address()
+    named = address or known_address()
+    address = named or _usual_dashboard()
     if address is None:
         raise UserError(NO_CLUSTER)
     client = _client_of(address)
     if owner := _owner(client):
+        if not named:
+            raise UserError(NO_CLUSTER)
         raise UserError(
             f"the Ray at {address} is that of a running script, process {owner}, and ends with it. For jobs, start a "
             "cluster on this machine with marin-sft cluster up, or set --address or RAY_ADDRESS to that of one"
@@ -91,6 +94,15 @@ def known_address() -> str | None:
     named = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     head = None if named else read_head()
     return head.dashboard if head else named
+
+
+def _usual_dashboard() -> str | None:
+    """Where `ray start --head` has it, and the tunnel of `ray dashboard` ends, if anything listens there."""
+    try:
+        socket.create_connection(("127.0.0.1", DASHBOARD_PORT), timeout=1).close()
+    except OSError:
+        return None
+    return f"http://127.0.0.1:{DASHBOARD_PORT}"
 
 
 def _check_open(host: str, port: int) -> None:
