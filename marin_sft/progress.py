@@ -44,7 +44,12 @@ def _short(name: str) -> str:
     return line if len(line) <= _LONGEST_NAME else f"{line[:_LONGEST_NAME]}..."
 
 
-def _number(value: float) -> str:
+def _number(value: object) -> str:
+    if not isinstance(value, int | float):  # such as numpy's numbers, and words, at which no step may fail
+        try:
+            value = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return _short(str(value))
     if abs(value) >= _LONGEST_NUMBER:
         try:
             return f"{value:.4g}"

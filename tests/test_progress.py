@@ -1,4 +1,7 @@
+import numpy as np
+
 from marin_sft import progress
+from marin_sft.progress import Progress
 
 
 def test_reports_reach_the_listener_and_nobody_else():
@@ -18,3 +21,7 @@ def test_all_listeners_of_a_block_hear_a_report_and_none_of_the_block_around_it(
             progress.report(1)
         progress.report(2)
     assert [[news.done for news in heard] for heard in (outer, one, other)] == [[2], [1], [1]]
+
+
+def test_a_figure_that_is_no_number_is_shown_as_it_is():
+    assert Progress(1, 2, "steps", {"loss": np.float32(1.5), "odd": "word"}).text() == "1/2 steps  loss 1.5  odd word"

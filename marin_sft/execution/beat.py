@@ -42,9 +42,9 @@ class Beat:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def hear(self, news: Progress) -> None:
-        self._newest, text = news, news.text()
+        self._newest = news
         due = news.done == news.total or time.monotonic() - self._logged >= LOG_SECONDS
-        if due and text != self._logged_text:
+        if due and (text := news.text()) != self._logged_text:
             self._logged, self._logged_text = time.monotonic(), text
             self._log.write(text + "\n")
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -452,7 +453,7 @@ def test_a_pin_at_every_moment_of_a_collection(template, tmp_path):
 
 def test_the_record_of_a_launch(local):
     def interrupt(config):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     a = step("a")
     run(local.prefix, a, dry_run=True)
