@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 from marin_sft import preemption, progress
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, Preempted
 from marin_sft.execution import out_of_memory
-from marin_sft.execution.rank import Ended, Place, Rank, Work, stacks_of
+from marin_sft.execution.rank import Ended, Place, Rank, Work, line_of, stacks_of
 from marin_sft.execution.reservation import Host, reserved
 from marin_sft.execution.resources import Resources, demand, hosts_of
 from marin_sft.execution.step_state import Failure
-from marin_sft.execution.terminal import without_colours
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -116,7 +115,7 @@ class Gang:
         try:
             return ray.get([rank.place.remote() for rank in ranks], timeout=START)
         except ray.exceptions.RayError as error:  # a host was lost, or a process's environment could not be made
-            raise InfrastructureLoss(f"not all ranks started: {_line(error)}") from error
+            raise InfrastructureLoss(f"not all ranks started: {line_of(error)}") from error
 
 
 def _coordinated(host: Host, first: Place) -> dict[str, str]:
@@ -169,7 +168,7 @@ class _Watch:
         except Exception as error:  # of Ray, or of the store
             self.ended[number] = end = error
         if isinstance(end, Exception):
-            print(f"{self._who(number)} was lost: {_line(end)}", flush=True)
+            print(f"{self._who(number)} was lost: {line_of(end)}", flush=True)
         elif end.failure is not None:
             print(f"{self._who(number)} failed: {end.failure.error.splitlines()[0]}", flush=True)
 
@@ -288,7 +287,3 @@ def _on(place: Place, function: Any, *arguments: Any) -> ObjectRef[Any]:
 
     there = NodeAffinitySchedulingStrategy(place.node, soft=False)
     return ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=there).remote(*arguments)
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(without_colours(str(error)).splitlines() or [''])[0]}"

@@ -128,7 +128,7 @@ class Rank:
                 self._join(work)
             except Exception as error:
                 traceback.print_exc()
-                return Ended(lost=f"jax.distributed did not start: {_line(error)}")
+                return Ended(lost=f"jax.distributed did not start: {line_of(error)}")
             try:
                 failure = run_body(work.fn, work.config, self._hear)
             except Preempted as notice:
@@ -236,5 +236,6 @@ def _about_others(failure: Failure) -> bool:
     return any(mark in text for mark in marks)
 
 
-def _line(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
+    """An error's type, and the first line of its text."""
     return f"{type(error).__name__}: {(without_colours(str(error)).splitlines() or [''])[0]}"

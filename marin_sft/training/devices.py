@@ -83,7 +83,8 @@ class DeviceSettings(PrecisionSettings):
             sequence = mesh_config(self.mesh).sequence
             splits = sequence == 1 or self.attention_backend != "nvte"
             require(self, "attention_backend", splits, f"not 'nvte' where mesh has sequence = {sequence}")
-        remat = self.gradient_checkpointing in (None, True, False, *CHECKPOINTING)
+        given = self.gradient_checkpointing
+        remat = given is None or isinstance(given, bool) or given in CHECKPOINTING
         require(self, "gradient_checkpointing", remat, f"True, False, None, or one of {', '.join(CHECKPOINTING)}")
         require_one_of(self, "attention_backend", ATTENTION_BACKENDS, or_none=True)
         micro = self.per_device_parallelism

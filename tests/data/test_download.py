@@ -194,7 +194,7 @@ def test_a_host_that_is_not_found_is_said_at_once(monkeypatch, tmp_path, caplog,
     began = time.monotonic()
     with pytest.raises(DataError, match=rf"^hub[.]invalid is not found: [\w ]+[.] Check the network, or {check}$"):
         call()
-    assert time.monotonic() - began < 20  # of which 3 are waits
+    assert time.monotonic() - began < 20  # 3 of them are waits
     assert all(len(record.getMessage()) < 150 for record in caplog.records if record.name.startswith("marin_sft"))
 
 

@@ -70,6 +70,8 @@ GEMMA_3 |= {"hidden_activation": "gelu_pytorch_tanh", "sliding_window": WINDOW}
 OLMO_2 = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "attention_bias": False, "rms_norm_eps": 1e-6}
 OLMO_2 |= {"attention_dropout": 0.0, "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>", "hidden_act": "silu"}
 OLMO_2 |= {"initializer_range": 0.02, "rope_scaling": None, "rope_theta": 500000, "tie_word_embeddings": False}
+OLMO_3 = {**OLMO_2, "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "layer_types": LAYERS}
+OLMO_3 |= {"dtype": "bfloat16", "sliding_window": WINDOW, "transformers_version": "4.57.0"}
 OLMO_3_ROPE: dict[str, Any] = {"attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0}
 OLMO_3_ROPE |= {"factor": 8.0, "original_max_position_embeddings": 32, "rope_type": "yarn"}
 
@@ -341,13 +343,7 @@ RELEASES = {
     ),
     "olmo 3": Release(
         {
-            **OLMO_2,
-            "architectures": ["Olmo3ForCausalLM"],
-            "model_type": "olmo3",
-            "dtype": "bfloat16",
-            "layer_types": LAYERS,
-            "sliding_window": WINDOW,
-            "transformers_version": "4.57.0",
+            **OLMO_3,
             "use_cache": False,
         },
         "olmo",
@@ -358,14 +354,8 @@ RELEASES = {
     ),
     "olmo 3 think": Release(
         {
-            **OLMO_2,
-            "architectures": ["Olmo3ForCausalLM"],
-            "model_type": "olmo3",
-            "dtype": "bfloat16",
-            "layer_types": LAYERS,
+            **OLMO_3,
             "rope_scaling": OLMO_3_ROPE,
-            "sliding_window": WINDOW,
-            "transformers_version": "4.57.0",
         },
         "olmo",
         "chatml",
@@ -374,16 +364,12 @@ RELEASES = {
     ),
     "olmo 3 think by transformers 5": Release(
         {
-            **{name: OLMO_2[name] for name in OLMO_2 if name not in ("rope_theta", "rope_scaling")},
-            "architectures": ["Olmo3ForCausalLM"],
-            "model_type": "olmo3",
+            **{name: OLMO_3[name] for name in OLMO_3 if name not in ("rope_theta", "rope_scaling")},
             "dtype": "float32",
-            "layer_types": LAYERS,
             "rope_parameters": {
                 "full_attention": {**OLMO_3_ROPE, "rope_theta": 500000.0},
                 "sliding_attention": {"rope_theta": 500000.0, "rope_type": "default"},
             },
-            "sliding_window": WINDOW,
             "transformers_version": "5.0.0",
         },
         "olmo",
@@ -408,15 +394,11 @@ RELEASES = {
     ),
     "olmo 3 by transformers 5": Release(
         {
-            **{name: OLMO_2[name] for name in OLMO_2 if name not in ("rope_theta", "rope_scaling")},
-            "architectures": ["Olmo3ForCausalLM"],
-            "model_type": "olmo3",
+            **{name: OLMO_3[name] for name in OLMO_3 if name not in ("rope_theta", "rope_scaling")},
             "dtype": "float32",
-            "layer_types": LAYERS,
             "rope_parameters": {
                 name: {"rope_theta": 500000.0, "rope_type": "default"} for name in ("full_attention", LAYERS[0])
             },
-            "sliding_window": WINDOW,
             "transformers_version": "5.0.0",
         },
         "olmo",

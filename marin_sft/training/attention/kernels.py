@@ -195,7 +195,7 @@ def _on_each_device(
     compute: Compute, queries: hax.NamedArray, keys: hax.NamedArray, values: hax.NamedArray, mask: PackedMask
 ) -> hax.NamedArray:
     """`compute` by each device for its own rows, heads and queries. Where positions are spread, each device gathers the
-    keys and values of all positions: with few key heads, they are small beside what a layer keeps anyway."""
+    keys and values of all positions. They are small, since models have few key heads."""
     queries = queries.rearrange((BATCH, POSITION, KV_HEAD, GROUP, SIZE))
     keys, values = (array.rearrange((BATCH, POSITION, KV_HEAD, SIZE)) for array in (keys, values))
     arguments = (queries.array, keys.array, values.array, _rows(mask))

@@ -59,9 +59,8 @@ class Throughput:
     def packed_utilisation(
         self, tokens_per_second: float, trained_per_second: float, attended_per_second: float
     ) -> float | None:
-        """The same with what packed rows need: each token attends to those before it in its document and window, and
-        logits are those of trained tokens. `attended_per_second`: pairs of a
-        token and one that it attends to, summed over the layers."""
+        """The same for what packed rows need: each token attends to those before it in its document and window, and
+        only trained tokens have logits. `attended_per_second`: see `Amount.attended`."""
         if self.peak is None:
             return None
         weights = flops_per_token(self.model, 0, frozen=self.frozen, added=self.added)

@@ -41,7 +41,7 @@ ROPES = {
     "one scale, which counts for nothing": {"rope_scaling": {**YARN, "mscale": 0.707}},
     "other betas": {"rope_scaling": {**YARN, "beta_fast": 16.0, "beta_slow": 2.5}},
     "not truncated": {"rope_scaling": {**YARN, "truncate": False}},
-    "betas alike": {"rope_scaling": {**YARN, "beta_fast": 4.0, "beta_slow": 4.0, "truncate": False}},
+    "equal betas": {"rope_scaling": {**YARN, "beta_fast": 4.0, "beta_slow": 4.0, "truncate": False}},
     "nothing else": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
     "no factor": {"rope_scaling": {**YARN, "factor": 1.0}},
     "a small base": {"rope_scaling": YARN, "rope_theta": 300.0},
