@@ -75,7 +75,7 @@ def status(context: Context) -> None:
     with cluster_driver.connected(address) as connection:
         nodes = cluster_status.read_nodes(connection)
         dashboard = connection.dashboard_url
-        found = jobs.read_jobs(job_client.connect(dashboard)) if dashboard else []
+        found = jobs.read_jobs(job_client.client_of(dashboard)) if dashboard else []
     running = [job for job in found if not job.ended]
 
     def show() -> None:

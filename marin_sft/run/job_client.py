@@ -31,7 +31,7 @@ _PATIENCE = 60.0  # seconds without an answer after which the cluster is conside
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """A JobSubmissionClient for a dashboard (URL or host:port), a head (host:port) or a host.
+    """The client of a cluster that takes jobs: the one at `address`, else the one that is known.
 
     Raises:
         UserError: no address is known, nothing answers there, it denies access, or it is a launch's own Ray.
@@ -40,7 +40,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     address = named or _usual_dashboard()
     if address is None:
         raise UserError(NO_CLUSTER)
-    client = _client_of(address)
+    client = client_of(address)
     if owner := _owner(client):
         if not named:
             raise UserError(NO_CLUSTER)
@@ -51,7 +51,12 @@ def connect(address: str | None) -> JobSubmissionClient:
     return client
 
 
-def _client_of(address: str) -> JobSubmissionClient:
+def client_of(address: str) -> JobSubmissionClient:
+    """A client for a dashboard (URL or host:port), a head (host:port) or a host, whoever started that Ray.
+
+    Raises:
+        UserError: nothing answers there, or it denies access.
+    """
     os.environ.pop("RAY_API_SERVER_ADDRESS", None)
     prepare(address)
     candidates = [address]

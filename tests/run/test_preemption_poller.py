@@ -82,7 +82,10 @@ CLUSTER = """
     assert ray.get(busy.where.remote()) == worker
     print(json.dumps({"address": cluster.address, "worker": worker}), flush=True)
     sys.stdin.readline()
-    print(json.dumps(ray._private.state.state.get_draining_nodes()), flush=True)
+    end = time.monotonic() + 30  # the node tells the head by itself that it drains
+    while worker not in (draining := ray._private.state.state.get_draining_nodes()) and time.monotonic() < end:
+        time.sleep(0.1)
+    print(json.dumps(draining), flush=True)
     del busy
     while next(node for node in ray.nodes() if node["NodeID"] == worker)["Alive"]:
         time.sleep(0.1)
