@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar, dataclass_transform
 
 from marin_sft.errors import ConfigError
 from marin_sft.nearest import nearest
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+Part = TypeVar("Part")
 
 _NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -38,6 +40,13 @@ class NamedFields(type):
     def __signature__(cls) -> inspect.Signature:
         """The signature that `help` shows: of `__init__`, not of `__call__`."""
         return _signature(cls)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def part_of_config(cls: type[Part]) -> type[Part]:
+    """A dataclass that configs inherit fields from, and that is never made by itself. Nothing is generated for it but
+    its fields: a plan imports all parts, and generating the methods of one takes half a millisecond."""
+    return dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)(cls)
 
 
 def named_arguments(

@@ -197,7 +197,7 @@ class Executor:
         return run
 
     def _schedule(self, run: Run, console: Console, results: list[StepResult], provenance: dict[str, object]) -> None:
-        from marin_sft.execution.view import LiveView
+        from marin_sft.execution.live_view import LiveView
 
         backend = self._backend(console, run.plan.store)
         policy = Policy(self.flags.max_concurrent, self.flags.fail_fast, beat_timeout=self.flags.beat_timeout)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
+from marin_sft.arguments import part_of_config
 from marin_sft.data.data_configs import StopStrategy
 from marin_sft.data.formats import check_choice
 from marin_sft.errors import ConfigError
@@ -32,7 +33,7 @@ DEFAULT_LORA: Arguments = {"r": 8, "alpha": 16, "dropout": 0.05}
 _STOP_STRATEGIES = {"exit": "first_exhausted"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class SimpleConfig(Converted, TrainingSettings):
     """What `SimpleTrainConfig`, `SimpleSFTConfig` and `SimpleDPOConfig` share. Types are checked here, and
     contradictions between Marin's names; values are checked by the step's config. To subclass it, see `Converted`.
@@ -110,7 +111,7 @@ class SimpleTrainConfig(SimpleConfig, Terms):
         return self.train_seq_len
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class FineTuning(SimpleConfig):
     """What `SimpleSFTConfig` and `SimpleDPOConfig` share.
 

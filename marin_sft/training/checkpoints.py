@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from marin_sft import disk
+from marin_sft.arguments import part_of_config
 from marin_sft.errors import TrainingError
 from marin_sft.execution.step import execution_only, omitted_when
 from marin_sft.paths import file_system, names_in, remove_all
@@ -34,7 +35,7 @@ _READ_AT_ONCE = 2**22
 _OF_STORES = ("crc32c", "ETag")  # digests that object stores keep, under fsspec's names
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class CheckpointSettings:
     """What training keeps while it runs. Checkpoints are removed once the model is written."""
 

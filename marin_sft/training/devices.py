@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
+from marin_sft.arguments import part_of_config
 from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, check_resources, device_count
 from marin_sft.execution.step import execution_only
@@ -52,7 +52,7 @@ def devices_of(resources: Resources) -> int | None:
     return device_count(resources) if known else None
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class DeviceSettings(PrecisionSettings):
     """How the devices compute. Except for `precision`, settings change the result by rounding only."""
 

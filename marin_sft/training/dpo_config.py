@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from marin_sft.arguments import part_of_config
 from marin_sft.execution.step import StepConfig, execution_only, omitted_when, this_output_path
 from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.dpo_loss_types import LOSS_TYPES, LossOptions
@@ -61,7 +62,7 @@ class ReferenceConfig(
             require(self, "batch_size", self.batch_size >= 1, "at least 1")
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class DPOSettings(LossOptions):
     """Settings of training on pairs: the losses, and the reference that they compare with."""
 

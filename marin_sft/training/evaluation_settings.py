@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from marin_sft.arguments import part_of_config
 from marin_sft.execution.step import execution_only, omitted_when
 from marin_sft.training.checks import require
 from marin_sft.training.stops import EarlyStopping
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class EvaluationSettings:
     """When to evaluate on the mixture's validation examples, which are packed like training examples."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from marin_sft.arguments import part_of_config
 from marin_sft.data.batches.epochs import Epochs
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import omitted_when
@@ -12,7 +12,7 @@ from marin_sft.training.checks import require
 from marin_sft.training.optimization.schedule_settings import without_rounding
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class LengthSettings:
     """How long to train, in steps of how many examples. With both `num_train_epochs` and `num_train_steps`, the
     shorter one ends training."""

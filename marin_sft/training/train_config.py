@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from marin_sft.arguments import part_of_config
 from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig
 from marin_sft.execution.step import earlier_attempts, execution_only, omitted_when, this_output_path
 from marin_sft.training.checkpoints import CheckpointSettings
@@ -26,7 +26,7 @@ from marin_sft.training.optimization.trainable import TrainableSettings
 from marin_sft.training.other_names import INSTEAD
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class TrainingSettings(
     ReportingSettings,
     CheckpointSettings,
@@ -71,7 +71,7 @@ class TrainingSettings(
             require(self, field, alone, "no value with lora, which trains only adapters: LoraConfig chooses the layers")
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class TrainConfig(TrainingSettings):
     """What to train, on which data, and how. An example is what the mixture packs: a row of documents, or a pair.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from marin_sft.arguments import part_of_config
 from marin_sft.execution.step import execution_only
 from marin_sft.training.checkpoints import Checkpoint
 from marin_sft.training.checks import require, require_one_of, require_pattern
@@ -20,7 +20,7 @@ LOG = (NAME, SUMMARY, f"*/{NAME}", "tensorboard/*", "wandb/*")
 """Files of a training's output that hold speeds and times: no two runs write the same ones."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class ReportingSettings:
     """What training reports, and where. None of it changes the result."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from marin_sft.arguments import part_of_config
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import omitted_when
 from marin_sft.nearest import nearest
@@ -93,7 +94,7 @@ _CHOICES = {"coefficient_type": _COEFFICIENTS}
 _NUMBER_OR_NONE = ("clipping_threshold", "adam_lr")
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class OptimizerSettings:
     """How gradients become updates. For the learning rate, see `ScheduleSettings`."""
 

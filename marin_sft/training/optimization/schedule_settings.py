@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from marin_sft.arguments import part_of_config
 from marin_sft.execution.step import omitted_when
 from marin_sft.training.checks import require, require_one_of
 
@@ -12,7 +11,7 @@ NEVER_DECAY = ("constant", "inv_sqrt")  # schedules that do not use `decay`
 DEFAULT_MIN_LR_RATIO = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class ScheduleSettings:
     """The learning rate of each step."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from marin_sft.arguments import part_of_config
 from marin_sft.execution.step import omitted_when
 from marin_sft.training.checks import require, require_pattern
 from marin_sft.training.lora_config import LoraConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@part_of_config
 class TrainableSettings:
     """What is trained. Regular expressions are matched anywhere in Hugging Face tensor names, see `tensor_names`."""
 
