@@ -36,7 +36,7 @@ from marin_sft.data.step_configs import (
 )
 from marin_sft.data.tokenizer import check_directory
 from marin_sft.errors import ConfigError
-from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig
+from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig, ServedConfig
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.export.from_training import Cadence, export_fields, with_exports
@@ -393,6 +393,38 @@ def lm_eval(
         options["task_files"] = path_of(options["task_files"])
     config = LmEvalConfig(model=path_of(model), tasks=chosen, **options)  # type: ignore[arg-type]  # refused there
     return ExecutorStep(f"lm_eval/{name}", config=config, resources=resources or CpuConfig())
+
+
+@named_arguments()
+def served(
+    export: Source,
+    *,
+    with_: str = "vllm",
+    prompts: Mapping[str, Source] | None = None,
+    name: str | None = None,
+    resources: Resources | None = None,
+    **options: Any,
+) -> ExecutorStep[ServedConfig]:
+    """`served/{name}`: an export in the server "vllm", "llama.cpp" or "transformers", compared with our own generation.
+    The step fails if the server does not serve what was trained.
+
+    export: a step of `export()`, whose training then says which tokenizer and template are right; or a directory.
+    prompts: sets of held-out rows, as in `evaluate`. None: a few general questions.
+    name: None: that of the export and the server.
+    options: more fields of `ServedConfig`.
+    """
+    if isinstance(export, ExecutorStep) and isinstance(export.config, ExportConfig):
+        made = export.config
+        trained = {"tokenizer": made.tokenizer or made.base_model, "chat_template": made.chat_template}
+        options = {**trained, "chat_template_kwargs": made.chat_template_kwargs, **options}
+    config = ServedConfig(
+        model=path_of(export),
+        engine=with_,
+        prompts={name: path_of(source) for name, source in (prompts or {}).items()},
+        **options,
+    )
+    name = name or f"{last_part(export)}_{with_.replace('.', '')}"
+    return ExecutorStep(f"served/{name}", config=config, resources=resources or CpuConfig())
 
 
 def _ids(ids: Sequence[int] | None) -> tuple[int, ...] | None:

@@ -41,7 +41,7 @@ from marin_sft.run.cluster_commands import (
     log_of_job,
     stop,
 )
-from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, amount
+from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, add_serve_check_flags, amount
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
@@ -255,16 +255,31 @@ def import_config(context: Context) -> None:
 def chat(context: Context) -> None:
     """talk to a model: a directory, or a step that exported it"""
     arguments = context.arguments
-    model = os.path.expanduser(arguments.model)
-    if not os.path.isdir(model) and "://" not in model:
-        found = context.step(arguments.model)
-        if found.state.commit is None:
-            raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
-        model = attempt_path(context.store, found.directory, found.state.commit.attempt)
+    model = _model(context)
     from marin_sft.run.chat import talk  # imports JAX
 
     limits = {"max_new_tokens": arguments.max_new_tokens, "temperature": arguments.temperature}
     talk(model, system=arguments.system, **limits)
+
+
+def serve_check(context: Context) -> None:
+    """load a model in a server that people use, and compare it with ours"""
+    model = _model(context)
+    from marin_sft.run.serve_check import check  # imports what evaluations are configured with
+
+    metrics = check(model, context.arguments)
+    context.say(metrics, lambda: None)  # the check has printed its table
+
+
+def _model(context: Context) -> str:
+    """The directory of the argument `model`, which may be a step's name."""
+    model = os.path.expanduser(context.arguments.model)
+    if os.path.isdir(model) or "://" in model:
+        return model
+    found = context.step(context.arguments.model)
+    if found.state.commit is None:
+        raise UserError(f"{found.directory} has no committed output, so there is no model")
+    return attempt_path(context.store, found.directory, found.state.commit.attempt)
 
 
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
@@ -283,6 +298,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "fit": fit,
     "import": import_config,
     "chat": chat,
+    "serve-check": serve_check,
     "jobs": list_jobs,
     "stop": stop,
 }
@@ -354,6 +370,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["chat"].add_argument(
         "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
     )
+    add_serve_check_flags(parsers["serve-check"])
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])

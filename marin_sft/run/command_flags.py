@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from marin_sft.data.data_configs import POLICIES
+from marin_sft.evaluation.step_configs import ENGINES, ServedConfig
 from marin_sft.execution.flags import path, positive, whole_number
 from marin_sft.execution.reachability import GcPolicy
 
@@ -67,6 +68,34 @@ def add_fit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=positive, metavar="N", help="how many (default: as in the step's resources)")
     parser.add_argument(
         "--steps", metavar="NAME", help="only training steps with this, or a match of it, in their name"
+    )
+
+
+def add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
+    fields = ServedConfig.__dataclass_fields__
+    parser.add_argument("model", metavar="MODEL", help="an exported directory, or a step that exported it")
+    parser.add_argument(
+        "--with",
+        dest="engine",
+        choices=ENGINES,
+        default="vllm",
+        metavar="SERVER",
+        help="vllm, llama.cpp or transformers",
+    )
+    parser.add_argument("--prompts", type=path, metavar="FILE", help="held-out chats (default: general questions)")
+    parser.add_argument("--python", type=path, metavar="FILE", help="the Python of the server's environment")
+    parser.add_argument("--tokenizer", type=path, metavar="DIR", help="that of training (default: the model's own)")
+    parser.add_argument("-o", "--output", type=path, metavar="DIR", help="keep answers, metrics and the server's log")
+    for name, metavar, about in (
+        ("max_prompts", "N", "ask so many"),
+        ("max_new_tokens", "N", "the longest answer"),
+        ("max_model_len", "N", "the longest sequence that the server is to take"),
+    ):
+        default = fields[name].default
+        told = about if default is None else f"{about} (default: {default})"
+        parser.add_argument(f"--{name}", type=positive, default=default, metavar=metavar, help=told)
+    parser.add_argument(
+        "--dtype", default="float32", metavar="T", help="in which the server computes (default: float32)"
     )
 
 
