@@ -80,7 +80,7 @@ def add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
         choices=ENGINES,
         default="vllm",
         metavar="SERVER",
-        help="vllm, llama.cpp or transformers",
+        help=", ".join(ENGINES),
     )
     parser.add_argument("--prompts", type=path, metavar="FILE", help="held-out chats (default: general questions)")
     parser.add_argument("--python", type=path, metavar="FILE", help="the Python of the server's environment")
@@ -95,7 +95,7 @@ def add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
         told = about if default is None else f"{about} (default: {default})"
         parser.add_argument(f"--{name}", type=positive, default=default, metavar=metavar, help=told)
     parser.add_argument(
-        "--dtype", default="float32", metavar="T", help="in which the server computes (default: float32)"
+        "--dtype", default="float32", metavar="T", help="that the server computes in (default: float32)"
     )
 
 

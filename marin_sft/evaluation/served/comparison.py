@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -46,10 +47,10 @@ class Answered:
 
     def row(self, tie_gap: float) -> Json:
         """For answers.jsonl."""
-        same = {"prompt": self.server_prompt in (None, self.prompt), "prompt_ids": self._prompt_ids_equal}
+        same = {"prompt": self.prompts_equal, "prompt_ids": self.prompt_ids_equal}
         shown: Json = {"set": self.set, "prompt": self.prompt, "ours": self.text, "server": self.server_text}
         shown |= {"finish": {"ours": self.finish, "server": self.server_finish}, "first_difference": self.first}
-        shown |= {"equal": self.first is None, "near_tie": self.first is not None and self.is_tie(tie_gap)}
+        shown |= {"equal": self.first is None, "near_tie": self.is_tie(tie_gap)}
         shown |= {"gap": self.gap, "logprob_difference": self.logprob_difference, "same": same}
         shown |= {"ids": {"ours": list(self.ids), "server": list(self.server_ids)}}
         if not same["prompt"]:
@@ -59,7 +60,12 @@ class Answered:
         return shown
 
     @property
-    def _prompt_ids_equal(self) -> bool:
+    def prompts_equal(self) -> bool:
+        """As text, if the server says what it made of the chat."""
+        return self.server_prompt in (None, self.prompt)
+
+    @property
+    def prompt_ids_equal(self) -> bool:
         return list(self.prompt_ids) == list(self.server_prompt_ids)
 
 
@@ -97,8 +103,8 @@ class Served:
             Check("end tokens", " ".join(map(self.token, self.ends[0])), self._ends()),
             Check("added tokens", f"{len(self.added[0])}", self._added()),
             Check("context length", f"{self.lengths[1]}", self._length()),
-            self._each("prompts as text", lambda a: a.server_prompt in (None, a.prompt), self._prompt_text),
-            self._each("prompts as ids", lambda a: list(a.prompt_ids) == list(a.server_prompt_ids), self._prompt_ids),
+            self._each("prompts as text", lambda a: a.prompts_equal, self._prompt_text),
+            self._each("prompts as ids", lambda a: a.prompt_ids_equal, self._prompt_ids),
             self._each("log-probabilities", lambda a: a.logprob_difference <= self.logprob_tolerance, self._logprobs),
             self._each("answers", lambda a: a.equals(self.tie_gap), self._answer),
             self._each("ends of answers", self._ends_alike, self._finish),
@@ -106,28 +112,22 @@ class Served:
 
     def metrics(self) -> dict[str, float]:
         answers = self.answers
-        same = [answer.first is None for answer in answers]
         found = {
             "prompts": len(answers),
-            "answers_equal": sum(same),
-            "near_ties": sum(
-                answer.is_tie(self.tie_gap) and not equal for answer, equal in zip(answers, same, strict=True)
-            ),
+            "answers_equal": sum(answer.first is None for answer in answers),
+            "near_ties": sum(answer.is_tie(self.tie_gap) for answer in answers),
             "stopped": sum(answer.server_finish == "stop" for answer in answers),
             "stopped_ours": sum(answer.finish == "stop" for answer in answers),
-            "prompt_texts_equal": sum(answer.server_prompt in (None, answer.prompt) for answer in answers),
-            "prompt_ids_equal": sum(list(answer.prompt_ids) == list(answer.server_prompt_ids) for answer in answers),
+            "prompt_texts_equal": sum(answer.prompts_equal for answer in answers),
+            "prompt_ids_equal": sum(answer.prompt_ids_equal for answer in answers),
             "context_length": self.lengths[1],
             "context_length_ours": self.lengths[0],
             "logprob_difference": max((answer.logprob_difference for answer in answers), default=0.0),
         }
-        return {
-            **found,
-            **{
-                f"{check.name.replace(' ', '_').replace('-', '_')}_differ": float(bool(check.difference))
-                for check in self.checks()
-            },
+        differ = {
+            re.sub("[ -]", "_", check.name) + "_differ": int(check.difference is not None) for check in self.checks()
         }
+        return {**found, **differ}
 
     def _each(self, name: str, good: Callable[[Answered], bool], told: Callable[[int, Answered], str]) -> Check:
         bad = [(i, answer) for i, answer in enumerate(self.answers) if not good(answer)]
@@ -148,16 +148,12 @@ class Served:
             return None
         named = [f"{self.token(end)!r} (id {end})" for end in self.ends[1]] or ["nothing"]
         return (
-            f"{self.token(missing[0])!r} (id {missing[0]}) ends an answer in training, and generation_config.json names "
-            f"{', '.join(named)}: add it to eos_token_id there, or export again"
+            f"{self.token(missing[0])!r} (id {missing[0]}) ends an answer in training, and generation_config.json "
+            f"names {', '.join(named)}: add it to eos_token_id there, or export again"
         )
 
     def _added(self) -> str | None:
-        at = first_difference(*self.added)
-        if at is None:
-            return None
-        ours, theirs = (f"{self.token(ids[at])!r} (id {ids[at]})" if at < len(ids) else "nothing" for ids in self.added)
-        return f"token {at + 1} of the text of all added tokens is {ours}, and {theirs} in the server"
+        return None if first_difference(*self.added) is None else f"as one text, {self._tokens(*self.added)}"
 
     def _length(self) -> str | None:
         ours, theirs = self.lengths

@@ -53,12 +53,10 @@ class Engine:
         places = [os.path.expanduser(chosen)] if chosen else self._places()
         found = next((place for place in places if os.access(place, os.X_OK) and os.path.isfile(place)), None)
         if found is None:
-            build = (
-                f"`make {self.folder[1:]}` in a checkout builds its environment, or `{self.install}` in one of your own"
-            )
+            make = f"`make {self.folder[1:]}` in a checkout builds its environment, or " if self.folder else ""
             raise ConfigError(
-                f"{self.name} is not there: no Python at {' or '.join(places)}; {build if self.folder else self.install}"
-                f"; python, --python or ${self.variable} names its Python"
+                f"{self.name} is not there: no Python at {' or '.join(places)}; {make}`{self.install}` in "
+                f"an environment of your own; python, --python or ${self.variable} names its Python"
             )
         return found
 
@@ -147,7 +145,7 @@ ENGINES = {
                 (r"unknown model architecture", "this llama.cpp does not know the architecture: use a newer one"),
                 (
                     r"unknown pre-tokenizer",
-                    "this llama.cpp does not know the pre-tokenizer of the export: use a newer one",
+                    "this llama.cpp does not know the export's pre-tokenizer: use a newer one",
                 ),
                 _MISSING,
             ),

@@ -84,8 +84,7 @@ def _tokenizer(config: ServedConfig, export: ModelDirectory) -> PreTrainedTokeni
     if named is None or (isinstance(named, dict) and "default" not in named):
         found = f"templates {sorted(named)}, and none named 'default'" if named else "no chat template"
         raise ExportError(
-            f"{config.model if config.tokenizer is None else config.tokenizer}: {found}, so a server would refuse chats "
-            "or make up a template; set chat_template in the format of tokenize() (marin-sft sft: --chat_template FILE) "
-            "and export again"
+            f"{config.tokenizer or config.model}: {found}, so a server would refuse chats or make up a template; set "
+            "chat_template in the format of tokenize() (marin-sft sft: --chat_template FILE) and export again"
         )
     return tokenizer

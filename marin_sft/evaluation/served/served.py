@@ -1,7 +1,7 @@
 """An export in a server that people use, compared with ours.
 
-{output_path}/metrics.json     {"prompts", "answers_equal", "near_ties", "stopped", "prompt_ids_equal", "context_length",
-                                "logprob_difference", ..., "CHECK_differ": 0 or 1}
+{output_path}/metrics.json     {"prompts", "answers_equal", "near_ties", "stopped", "prompt_ids_equal",
+                                "context_length", "logprob_difference", ..., "CHECK_differ": 0 or 1}
 {output_path}/answers.jsonl    a row per prompt: both answers, and what differs
 {output_path}/checks.json      what was compared, and the first difference of each kind
 {output_path}/server.log       what the server said
@@ -50,8 +50,8 @@ def served(config: ServedConfig) -> None:
     first = next((check for check in found.checks() if check.difference), None)
     if first is not None and config.on_difference == "fail":
         raise ExportError(
-            f"{config.model}: {engine.name} {version} does not serve what was trained: {first.name}: {first.difference}; "
-            f"all differences are in {config.output_path}"
+            f"{config.model}: {engine.name} {version} does not serve what was trained: {first.name}: "
+            f"{first.difference}; all differences are in {config.output_path}"
         )
 
 
