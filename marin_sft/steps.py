@@ -39,7 +39,7 @@ from marin_sft.errors import ConfigError
 from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig, ServedConfig
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep
-from marin_sft.export.from_training import Cadence, export_fields, with_exports
+from marin_sft.export.from_training import Cadence, check_formats, export_fields, with_exports
 from marin_sft.export.hf_config import ExportConfig
 from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
 from marin_sft.training.chosen_reference import chosen_reference
@@ -221,18 +221,27 @@ def sft(
     steps_per_hf_export: int = -1,
     hf_save_dtype: str | None = None,
     hf_generation_eos_token_ids: Sequence[int] | None = None,
+    hf_formats: Sequence[str] = ("hf",),
+    hf_gguf_type: str | None = None,
     **training: Any,
 ) -> ExecutorStep[SFTConfig]:
     """`checkpoints/{name}_seed{seed}`: the base model trained on a mixture.
 
     steps_per_hf_export: also export to `hf/step-N` in the output, after every so many steps and the last; -1: never.
-    hf_save_dtype, hf_generation_eos_token_ids: for these exports, see `HfExport`.
+    hf_save_dtype, hf_generation_eos_token_ids, hf_formats, hf_gguf_type: for these exports, see `HfExport`.
     training: fields of `SFTConfig`.
     """
     check_inputs(f"sft '{name}'", mixture, base_model, resources, training)
     config = with_exports(
         SFTConfig,
-        Cadence(name, steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids)),
+        Cadence(
+            name,
+            steps_per_hf_export,
+            hf_save_dtype,
+            _ids(hf_generation_eos_token_ids),
+            tuple(hf_formats),
+            hf_gguf_type,
+        ),
         mixture=path_of(mixture),
         tokenized=mixture.config.data.tokenized,
         base_model=path_of(base_model),
@@ -273,6 +282,8 @@ def dpo(
     steps_per_hf_export: int = -1,
     hf_save_dtype: str | None = None,
     hf_generation_eos_token_ids: Sequence[int] | None = None,
+    hf_formats: Sequence[str] = ("hf",),
+    hf_gguf_type: str | None = None,
     **training: Any,
 ) -> ExecutorStep[DPOConfig]:
     """`checkpoints/{name}_seed{seed}`: the base model trained on a mixture of preference pairs.
@@ -293,7 +304,14 @@ def dpo(
         fields["reference_logprobs"] = reference_logprobs(mixture, against.model, resources=resources, **options)
     config = with_exports(
         DPOConfig,
-        Cadence(name, steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids)),
+        Cadence(
+            name,
+            steps_per_hf_export,
+            hf_save_dtype,
+            _ids(hf_generation_eos_token_ids),
+            tuple(hf_formats),
+            hf_gguf_type,
+        ),
         mixture=path_of(mixture),
         tokenized=mixture.config.data.tokenized,
         base_model=path_of(base_model),
@@ -312,17 +330,26 @@ def export(
     *,
     dtype: str | None = None,
     generation_eos_token_ids: Sequence[int] | None = None,
+    formats: Sequence[str] = ("hf",),
+    gguf_type: str | None = None,
 ) -> ExecutorStep[ExportConfig]:
     """`hf/{name}`: trained weights as a Hugging Face directory, with the tokenizer and chat template of the training.
 
     dtype: of the weights; None: that of the base model.
-    generation_eos_token_ids: see `HfExport`.
+    formats: ("hf", "gguf") adds a file for llama.cpp, and a Modelfile for Ollama.
+    generation_eos_token_ids, gguf_type: see `HfExport`.
     """
     check_step(f"export '{name}': trained", trained, TrainConfig, "sft() or dpo()")
     values = export_fields(name, trained.name, trained.config)
     config = ExportConfig(
-        checkpoint=path_of(trained), dtype=dtype, generation_eos_token_ids=_ids(generation_eos_token_ids), **values
+        checkpoint=path_of(trained),
+        dtype=dtype,
+        generation_eos_token_ids=_ids(generation_eos_token_ids),
+        formats=tuple(formats),
+        gguf_type=gguf_type,
+        **values,
     )
+    check_formats(config, trained.config)
     return ExecutorStep(f"hf/{name}", config=config)
 
 

@@ -5,6 +5,7 @@ config.json               rope in both forms, one dtype, no generation fields
 generation_config.json    the base model's sampling, and every id that ends an answer
 tokenizer files           with the chat template of training, in chat_template.jinja and in tokenizer_config.json
 README.md                 the model card
+model-*.gguf, Modelfile   if `formats` asks for them: see `marin_sft.export.gguf.file`
 
 The same weights and config always give the same bytes.
 """
@@ -139,6 +140,10 @@ def check_export(export: HfExport, trained_config: Fields, base: ModelDirectory)
     with tempfile.TemporaryDirectory() as local:
         files.write(local)
         files.verify(local)
+        if "gguf" in export.formats:
+            from marin_sft.export.gguf.file import gguf_file
+
+            gguf_file(local, export.gguf_type)
 
 
 def write_export(
@@ -157,8 +162,8 @@ def write_export(
     metrics: of training, for the card.
 
     Raises:
-        ExportError: what was written is not what was trained, the tokenizer does not fit the model, or nothing would
-            end an answer.
+        ExportError: what was written is not what was trained, the tokenizer does not fit the model, nothing would end
+            an answer, or llama.cpp would compute something else.
         TrainingError: there is no base model directory.
         ConfigError: there is no usable tokenizer.
     """
@@ -175,9 +180,16 @@ def write_export(
             file.write(model_card(export, files.origin, files.dtype, metrics, path))
         files.verify(local)
         verify_names(local, ModelDirectory(local).tensors(), cast)
+        limits = tokenizer_files.limits(files.tokenizer, files.config["model_type"])
+        if "gguf" in export.formats:
+            from marin_sft.export.gguf.file import license_of, write_gguf
+
+            limits += write_gguf(
+                local, export.gguf_type, title=export.card.title, origin=files.origin, license=license_of(base)
+            )
         sizes = _sizes(local)
     verify_upload(path, sizes)
-    for limit in tokenizer_files.limits(files.tokenizer, files.config["model_type"]):
+    for limit in limits:
         print(f"{path}: {limit}", file=sys.stderr)
 
 

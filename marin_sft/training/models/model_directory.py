@@ -94,6 +94,13 @@ class ModelDirectory:
             raise TrainingError(f"{path}: expected a JSON object, got {type(value).__name__}; {AGAIN}")
         return value
 
+    def text(self, name: str) -> str | None:
+        """The file `name`, which anyone may have written. None: there is none."""
+        try:
+            return self._read(name).decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+
     def _read(self, name: str) -> bytes:
         if self._local is not None:
             with open(os.path.join(self._local, name), "rb") as file:
