@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Json = dict[str, Any]
+F32 = 0  # a type of ggml
 
 
 class Transformers:
@@ -77,21 +78,33 @@ class LlamaCpp:
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
         self.version = llama_cpp.__version__
-        self.llama = llama_cpp.Llama(path, n_ctx=max_model_len or 0, logits_all=True, verbose=True)
-        self.max_model_len = self.llama.n_ctx()
+        # Unless asked for, keys and values are rounded to 16 bits, which changes answers.
+        exact = {} if dtype == "auto" else {"type_k": F32, "type_v": F32}
+        self.llama = llama_cpp.Llama(path, n_ctx=max_model_len or 0, logits_all=True, verbose=True, **exact)
+        self.max_model_len = self.llama.n_ctx() if max_model_len else self._trained_length()
         self.chat_template = self.llama.metadata.get("tokenizer.chat_template")
-        self.vocabulary = llama_cpp.llama_model_get_vocab(self.llama.model)
-        self.is_end = lambda token: bool(llama_cpp.llama_vocab_is_eog(self.vocabulary, token))
-        bos, eos = (self._piece(token) for token in (self.llama.token_bos(), self.llama.token_eos()))
+        vocabulary = self.llama._model
+        self.is_end = lambda token: bool(llama_cpp.llama_vocab_is_eog(vocabulary.vocab, token))
+        bos, eos = (
+            vocabulary.token_get_text(token) if token >= 0 else ""
+            for token in (self.llama.token_bos(), self.llama.token_eos())
+        )
+        self.bos = bos
+        self.adds_bos = self.llama.metadata.get("tokenizer.ggml.add_bos_token") == "true"
         if self.chat_template is not None:
             self.formatter = Jinja2ChatFormatter(self.chat_template, eos, bos)
 
-    def _piece(self, token: int) -> str:
-        return "" if token < 0 else self.llama.detokenize([token], special=True).decode()
+    def _trained_length(self) -> int:
+        """That of the file; what is computed with is rounded up."""
+        return int(self.llama.metadata[f"{self.llama.metadata['general.architecture']}.context_length"])
 
     def prompt(self, messages: list[Json], tools: list[Json] | None, kwargs: Json) -> tuple[str, list[int]]:
         text = self.formatter(messages=messages, tools=tools, **kwargs).prompt
-        return text, self.tokenize(text)
+        if not self.adds_bos:
+            return text, self.tokenize(text)
+        # As llama.cpp's server does: the BOS of the template is not doubled.
+        rest = text.removeprefix(self.bos) if self.bos else text
+        return text, list(self.llama.tokenize(rest.encode(), add_bos=True, special=True))
 
     def tokenize(self, text: str) -> list[int]:
         return list(self.llama.tokenize(text.encode(), add_bos=False, special=True))

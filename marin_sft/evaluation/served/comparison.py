@@ -198,8 +198,8 @@ def apart(ours: str, theirs: str) -> str:
     at = first_difference(*([ord(letter) for letter in text] for text in (ours, theirs)))
     if at is None:
         return "they are equal"
-    start = max(at - _SHOWN // 2, 0)
-    return f"from character {at + 1} on, {ours[start : at + _SHOWN]!r} is {theirs[start : at + _SHOWN]!r}"
+    near = slice(max(at - _SHOWN // 2, 0), at + _SHOWN)
+    return f"from character {at + 1} on, ours is {ours[near]!r}, and there {theirs[near]!r}"
 
 
 def table(served: Served) -> Iterator[str]:

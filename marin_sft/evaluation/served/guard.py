@@ -19,13 +19,13 @@ GRACE_SECONDS = 10.0
 
 
 def main(command: list[str]) -> int:
-    """The exit code of `command`; 0 if it was ended from here."""
+    """The exit code of `command`, as a shell gives it; 0 if it was ended from here."""
     ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     started = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     threading.Thread(target=_end_when_alone, args=(started,), daemon=True).start()
     code = started.wait()
     _end_all(signal.SIGKILL)
-    return code
+    return code if code >= 0 else 128 - code
 
 
 def _end_when_alone(started: subprocess.Popen[bytes]) -> None:
@@ -66,4 +66,4 @@ def _descendants(of: int) -> set[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    os._exit(main(sys.argv[1:]))  # the thread still reads stdin
