@@ -21,6 +21,8 @@ _HERE = Path(__file__).parent
 _CHECKOUT = Path(__file__).parents[3]
 MODEL = "export"
 """The name under which the model is served."""
+TOGETHER = 8
+"""How many prompts a server gets at once."""
 _LONGER = "set max_model_len (--max_model_len N) to what the server can hold, or give it more memory"
 
 
@@ -75,7 +77,14 @@ class Engine:
             return [python, "-P", str(_HERE / "chat_server.py"), self.name, model, MODEL, *options]
         # Not the program `vllm`, which packages for CPUs do not always bring.
         program = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", MODEL]
-        return [*program, *options, "--enforce-eager", "--enable-tokenizer-info-endpoint", "--max-num-seqs", "8"]
+        return [
+            *program,
+            *options,
+            "--enforce-eager",
+            "--enable-tokenizer-info-endpoint",
+            "--max-num-seqs",
+            str(TOGETHER),
+        ]
 
     def environment(self) -> dict[str, str]:
         """That of this process, without what points to its own packages; nothing is downloaded or reported."""

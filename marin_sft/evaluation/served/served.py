@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from marin_sft import progress
 from marin_sft.data.files import Json, write_json, write_json_lines
 from marin_sft.errors import ExportError
 from marin_sft.evaluation.served.comparison import Answered, Served, first_difference, table
-from marin_sft.evaluation.served.engines import ENGINES
+from marin_sft.evaluation.served.engines import ENGINES, TOGETHER
 from marin_sft.evaluation.served.ours import Ours
 from marin_sft.evaluation.served.questions import Question, questions
 from marin_sft.evaluation.served.server import Answer, Server, running
@@ -79,12 +80,15 @@ def _compared(
     length = server.context_length()
     expected = min(ours.max_length, config.max_model_len or ours.max_length)
     added = "".join(token.content for _, token in sorted(ours.tokenizer.added_tokens_decoder.items()))
+    longest = max(len(question.ids) for question in asked) + config.max_new_tokens
+    rooms = [max(1, min(config.max_new_tokens, min(length, expected) - len(question.ids))) for question in asked]
     rows: list[Answered] = []
-    for question, ids in zip(asked, answers, strict=True):
-        room = min(config.max_new_tokens, min(length, expected) - len(question.ids))
-        said = server.answer(question, max(room, 1))
-        rows.append(_answered(ours, question, ids[:room], said, max(len(q.ids) for q in asked) + config.max_new_tokens))
-        progress.report(len(rows), len(asked), "prompts")
+    with ThreadPoolExecutor(TOGETHER) as threads:
+        for question, ids, room, said in zip(
+            asked, answers, rooms, threads.map(server.answer, asked, rooms), strict=True
+        ):
+            rows.append(_answered(ours, question, ids[:room], said, longest))
+            progress.report(len(rows), len(asked), "prompts")
     return Served(
         templates={"of training": ours.template, **files, "in the server": server.chat_template()},
         added=(ours.tokenizer(added, add_special_tokens=False)["input_ids"], server.tokenize(added)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from marin_sft.evaluation.step_configs import ServedConfig
 
 _GUARD = Path(__file__).with_name("guard.py")
 _LAST_LINES = 15
+_ERROR = re.compile(r"\b[A-Za-z.]*(Error|Exception): ")
+_READY_SECONDS = 10.0
 _ASKING_SECONDS = 600.0  # the first answer may be compiled for
 _BETWEEN_TRIES = 0.2
 
@@ -115,10 +118,12 @@ class Server:
     def refused(self, what: str) -> ExportError:
         """An error with the last lines of its log, and what to do."""
         text = self.log.read_text(errors="replace")
-        lines = [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
-        advice = self.engine.advice(text)
-        do = advice or "the reason stands in its log"
-        return ExportError("\n  ".join([f"{self.engine.name} {what}; {do}. The end of its log, {self.log}:", *lines]))
+        lines = [line for line in text.splitlines() if line.strip()]
+        # Of servers of several processes, the last lines are about the end of the others.
+        errors = [line for line in lines[:-_LAST_LINES] if _ERROR.search(line)]
+        shown = [*errors[:1], *(["..."] if errors else []), *lines[-_LAST_LINES:]]
+        do = self.engine.advice(text) or "the reason stands in its log"
+        return ExportError("\n  ".join([f"{self.engine.name} {what}; {do}. The end of its log, {self.log}:", *shown]))
 
 
 @contextmanager
@@ -163,7 +168,7 @@ def _wait(server: Server, process: subprocess.Popen[bytes], seconds: float) -> N
 
 def _listens(port: int) -> bool:
     """Whether the server at `port` lists its models, which it does once it has loaded them."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ASKING_SECONDS)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_READY_SECONDS)
     try:
         connection.request("GET", "/v1/models")
         return connection.getresponse().status == 200
