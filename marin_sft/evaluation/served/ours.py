@@ -53,6 +53,11 @@ class Ours:
     def max_length(self) -> int:
         return int(self.model.max_length)
 
+    @property
+    def vocabulary_size(self) -> int:
+        """The rows of the embedding."""
+        return int(self.export.config["vocab_size"])
+
     @functools.cached_property
     def template(self) -> str:
         return str(self.tokenizer.get_chat_template())

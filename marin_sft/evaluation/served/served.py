@@ -79,7 +79,10 @@ def _compared(
 ) -> Served:
     length = server.context_length()
     expected = min(ours.max_length, config.max_model_len or ours.max_length)
-    added = "".join(token.content for _, token in sorted(ours.tokenizer.added_tokens_decoder.items()))
+    added = "".join(
+        token.content for id, token in sorted(ours.tokenizer.added_tokens_decoder.items()) if id < ours.vocabulary_size
+    )  # servers leave out tokens without an embedding
+    _check_room(config, asked, expected, length)
     longest = max(len(question.ids) for question in asked) + config.max_new_tokens
     rooms = [max(1, min(config.max_new_tokens, min(length, expected) - len(question.ids))) for question in asked]
     rows: list[Answered] = []
@@ -99,6 +102,16 @@ def _compared(
         logprob_tolerance=config.logprob_tolerance,
         token=lambda id: str(ours.tokenizer.decode([id])),
     )
+
+
+def _check_room(config: ServedConfig, asked: list[Question], expected: int, length: int) -> None:
+    for i, question in enumerate(asked):
+        if len(question.ids) >= length:
+            raise ExportError(
+                f"{config.model}: context length: the model takes {expected} tokens, in {config.engine} {length}, too "
+                f"few for prompt {i + 1} of set {question.set!r}, which has {len(question.ids)}: give shorter "
+                "prompts, or serve it with another engine"
+            )
 
 
 def _answered(ours: Ours, question: Question, ids: list[int], said: Answer, room: int) -> Answered:
