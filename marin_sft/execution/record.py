@@ -139,7 +139,10 @@ class RunRecord:
             "description": description and redacted(description),
             "time": now(),
             "owner": dataclasses.asdict(ProcessIdentity.current()),
-            "steps": [{"name": node.name, "directory": node.directory} for node in graph],
+            "steps": [
+                {"name": node.name, "directory": node.directory, "inputs": [used.directory for used in node.uses]}
+                for node in graph
+            ],
             "paths": sorted({without_signature(path) for node in graph for path in hardcoded_paths(node.step.config)}),
             "launch": self.provenance,
         }
@@ -207,6 +210,7 @@ def read_launches(store: Store) -> list[Launch]:
 class _Step:
     name: str
     directory: str
+    inputs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from marin_sft.run.cluster_commands import (
     log_of_job,
     stop,
 )
-from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, amount
+from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, add_report_flags, amount
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
@@ -172,6 +172,14 @@ def runs(context: Context) -> None:
     context.say(facts, lambda: launches.print_details(console, facts))
 
 
+def report(context: Context) -> None:
+    """write a page about launches, steps or an experiment: one file to open in a browser"""
+    from marin_sft.run.report import command  # loads what each section reads with
+
+    found = command.report_contents(context.store, context.arguments.subjects)
+    context.say(found, lambda: context.console.print(command.write_report(found, context.arguments.output)))
+
+
 def pin(context: Context) -> None:
     """protect a step from gc"""
     made = pin_step(context.store, context.step(context.arguments.step).directory, context.arguments.note)
@@ -275,6 +283,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "logs": log,
     "diff": diff,
     "runs": runs,
+    "report": report,
     "pin": pin,
     "unpin": unpin,
     "gc": gc,
@@ -354,6 +363,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["chat"].add_argument(
         "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
     )
+    add_report_flags(parsers["report"])
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])

@@ -1,0 +1,61 @@
+"use strict";
+// The page: its bar, its sections, and the dialog for one step.
+
+const THEMES = ["auto", "light", "dark"];
+let theme = "auto";
+
+function show(contents) {
+  const dialog = h("dialog", {class: "step", "aria-label": "A step"});
+  const open = (directory) => {
+    const step = contents.steps.find((one) => one.directory === directory);
+    if (!step) return;
+    const close = h("button", {class: "close", type: "button", "aria-label": "Close", onclick: () => dialog.close()}, "×");
+    dialog.replaceChildren(close, h("div", {class: "body"}, detailsOf(step, contents, open)));
+    if (!dialog.open) dialog.showModal();
+    dialog.scrollTop = 0;
+  };
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  charts.redraw = [];
+  const parts = [headOf(contents), stepsOf(contents, open), timelineOf(contents, open), trainingsOf(contents), dataOf(contents), evaluationsOf(contents), exportsOf(contents)].filter(Boolean);
+  const links = parts.slice(1).map((part) => h("a", {href: `#${part.id}`}, part.querySelector("h2").textContent));
+  document.getElementById("bar").replaceChildren(h("nav", {"aria-label": "Sections"}, h("a", {class: "home", href: "#main"}, contents.title), h("span", {class: "links"}, links), themeSwitch()));
+  document.getElementById("main").replaceChildren(...parts, h("footer", {}, `Made ${moment(contents.made)} from ${contents.prefix} by marin-sft report.`));
+  document.body.append(dialog);
+  return {open, dialog};
+}
+
+function themeSwitch() {
+  const button = h("button", {class: "theme", type: "button"});
+  const label = () => (button.textContent = {auto: "◐ auto", light: "○ light", dark: "● dark"}[theme]);
+  button.addEventListener("click", () => {
+    useTheme(THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length]);
+    label();
+  });
+  button.setAttribute("aria-label", "Colours: automatic, light or dark");
+  label();
+  return button;
+}
+
+function useTheme(name) {
+  theme = name;
+  if (name === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = name;
+  redrawn();
+}
+
+const redrawn = () => (charts.redraw || []).forEach((draw) => draw());
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawn);
+let onScreen = "auto";
+addEventListener("beforeprint", () => {
+  onScreen = theme;
+  useTheme("light");
+  for (const part of document.querySelectorAll("main details:not(.values)")) if (!part.open) part.dataset.opened = part.open = true;
+});
+addEventListener("afterprint", () => {
+  useTheme(onScreen);
+  for (const part of document.querySelectorAll("[data-opened]")) (delete part.dataset.opened, (part.open = false));
+});
+
+const embedded = document.getElementById("contents");
+if (embedded) show(JSON.parse(embedded.textContent));

@@ -1,0 +1,171 @@
+"""What a report is about: launches, a step with all that it was made from, or the steps of an experiment file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from marin_sft.errors import DamagedFile, UserError
+from marin_sft.execution.catalog import find_step, in_parallel, location, step_name
+from marin_sft.execution.documents import JsonObject
+from marin_sft.execution.executor import Executor, ExecutorFlags
+from marin_sft.execution.record import Launch, read_begin, read_launches
+from marin_sft.execution.step_state import read_state
+from marin_sft.execution.store import Store
+from marin_sft.run import launches
+from marin_sft.run.experiment import steps_of
+from marin_sft.run.report.attempts import newest_record
+
+_VERSIONS = ("marin_sft", "jax", "ray", "transformers", "tokenizers", "marin_levanter", "marin_haliax", "optax", "numpy")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step of the subject.
+
+    inputs: the directories of the steps that it uses. None: not recorded before the step's first attempt.
+    decided: what the launch decided and what came of it: action, reason, detail, diff, result, seconds, error.
+    """
+
+    name: str
+    directory: str
+    inputs: tuple[str, ...] | None = None
+    decided: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """launches: as `launches.details`, without their steps, with versions and changed files."""
+
+    title: str
+    launches: tuple[JsonObject, ...]
+    steps: tuple[Planned, ...]
+
+
+def subject_of(store: Store, texts: Sequence[str]) -> Subject:
+    """texts: parts of launches' names, steps, or experiment files; none: the newest launch.
+
+    Raises:
+        UserError: there is no such launch, step or file.
+    """
+    if not texts:
+        newest = read_launches(store)[:1]
+        if not newest:
+            raise UserError(f"no launch is recorded under {store.prefix}; choose another store with --prefix")
+        return _of_launch(store, newest[0])
+    found = [_of_text(store, text) for text in texts]
+    steps = {location(store, step.directory): step for subject in reversed(found) for step in subject.steps}
+    ordered = dict.fromkeys(location(store, step.directory) for subject in found for step in subject.steps)
+    told = {launch["run"]: launch for subject in found for launch in subject.launches}
+    title = ", ".join(dict.fromkeys(subject.title for subject in found))
+    return Subject(title, tuple(told.values()), tuple(steps[place] for place in ordered))
+
+
+def _of_text(store: Store, text: str) -> Subject:
+    if text.endswith(".py"):
+        return _of_experiment(store, text)
+    try:
+        found = find_step(store, text)
+    except UserError as no_step:
+        try:
+            launch = launches.find_launch(store, text)
+        except UserError as no_launch:
+            raise UserError(f"{text!r} is neither a step nor a launch: {no_step}; {no_launch}") from None
+        return _of_launch(store, launch)
+    return _of_step(store, found.directory)
+
+
+def _of_launch(store: Store, launch: Launch) -> Subject:
+    begin = read_begin(store, launch)
+    told = launches.details(store, launch)
+    steps = [_planned(step, decided) for step, decided in zip(begin["steps"], told["steps"], strict=True)]
+    return Subject(launch.script, (launch_facts(store, launch),), tuple(steps))
+
+
+def _planned(step: JsonObject, decided: JsonObject) -> Planned:
+    inputs = step.get("inputs")
+    return Planned(step["name"], step["directory"], None if inputs is None else tuple(inputs), decided)
+
+
+def launch_facts(store: Store, launch: Launch) -> JsonObject:
+    """`launches.details` without the steps, and with what only a report shows."""
+    provenance = read_begin(store, launch)["launch"]
+    packages = provenance.get("packages") or {}
+    facts = {key: value for key, value in launches.details(store, launch).items() if key != "steps"}
+    return {
+        **facts,
+        "python": provenance.get("python"),
+        "versions": {name: packages[name] for name in _VERSIONS if name in packages},
+        "packages": packages,
+        "changed_files": _changed_files(store, provenance.get("git_diff")),
+    }
+
+
+def _changed_files(store: Store, diff: str | None) -> list[str] | None:
+    """The names alone: only the user who launched may read the changes. None: there are some, which ones is unknown."""
+    if not diff:
+        return []
+    try:
+        text = (store.read(store.path(diff)) or b"").decode(errors="replace")
+    except OSError:
+        return None
+    heads = (line for line in text.splitlines() if line.startswith("diff --git a/"))
+    return sorted({line.rpartition(" b/")[2] for line in heads}) or None
+
+
+def _of_step(store: Store, directory: str) -> Subject:
+    """The step and all steps that its output was made from, inputs first."""
+    found: dict[str, tuple[str, ...]] = {}
+    level, runs = [directory], list[str]()
+    while level:
+        records = in_parallel(store, lambda where: newest_record(store, where, read_state(store, where)), level)
+        used = [tuple(record.inputs_by_directory) if record else () for record in records]
+        runs += [str(record.launch["run"]) for record in records if record and record.launch.get("run")]
+        found |= dict(zip(level, used, strict=True))
+        level = [name for name in dict.fromkeys(name for names in used for name in names) if name not in found]
+    steps = [Planned(step_name(name), name, found[name]) for name in inputs_first(found)]
+    return Subject(step_name(directory), _recorded(store, dict.fromkeys(runs[:1])), tuple(steps))
+
+
+def inputs_first(uses: dict[str, tuple[str, ...]]) -> list[str]:
+    """The keys in an order in which each stands after those that it uses."""
+    order: dict[str, None] = {}
+    for root in uses:
+        stack = [(root, False)]
+        while stack:
+            name, ready = stack.pop()
+            if ready:
+                order[name] = None
+            elif name not in order:
+                stack += [(name, True), *((used, False) for used in uses[name] if used in uses and used not in order)]
+    return list(order)
+
+
+def _of_experiment(store: Store, script: str) -> Subject:
+    """The steps of the file as they would run now, with the newest launch of a file of that name."""
+    plan = Executor(ExecutorFlags(prefix=store.prefix)).plan(list(steps_of(script))).plan
+    steps = [
+        Planned(
+            item.node.name,
+            item.node.directory,
+            tuple(used.directory for used in item.node.uses),
+            {"action": str(item.action), "reason": str(item.reason), "detail": item.detail, "diff": item.diff},
+        )
+        for item in plan
+    ]
+    name = script.rpartition("/")[2].removesuffix(".py")
+    newest = next((launch for launch in read_launches(store) if launch.script == name), None)
+    return Subject(name, _recorded(store, [newest.name] if newest else []), tuple(steps))
+
+
+def _recorded(store: Store, names: Iterable[str]) -> tuple[JsonObject, ...]:
+    """The facts of the launches whose records are still there."""
+    wanted = set(names)
+    there = [launch for launch in read_launches(store) if launch.name in wanted]
+    told = []
+    for launch in there:
+        try:
+            told.append(launch_facts(store, launch))
+        except DamagedFile:
+            continue
+    return tuple(told)
