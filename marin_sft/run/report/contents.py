@@ -60,6 +60,7 @@ def contents(store: Store, subject: Subject) -> JsonObject:
     epochs = {item["step"]: item["last"].get("epoch") for item in found_curves}
     return {
         "title": subject.title,
+        "about": subject.about,
         "made": now(),
         "prefix": store.prefix,
         "launches": list(subject.launches),
@@ -112,14 +113,15 @@ def _differences(store: Store, sections: Sections, trainings: list[Step]) -> lis
     found = []
     for kind in dict.fromkeys(step.kind for step in trainings):
         same = [step for step in trainings if step.kind == kind and step.payload is not None]
-        for other in same[1:]:
-            assert same[0].payload is not None and other.payload is not None
-            fields = sections.part(
-                other.name, lambda a=same[0].payload, b=other.payload: explanation.differences(store, a, b)
-            )  # type: ignore[misc]
-            texts = [difference_text((str(field), old, new)) for field, old, new in fields or []]
-            found.append({"of": same[0].name, "step": other.name, "fields": texts})
+        found += sections.parts(same[1:], lambda step, first=same[0]: _difference(store, first, step)) if same else []
     return found
+
+
+def _difference(store: Store, first: Step, other: Step) -> JsonObject:
+    assert first.payload is not None and other.payload is not None
+    fields = explanation.differences(store, first.payload, other.payload)
+    texts = [difference_text((str(field), old, new)) for field, old, new in fields]
+    return {"of": first.name, "step": other.name, "fields": texts}
 
 
 def _evaluations(store: Store, sections: Sections, steps: list[Step]) -> list[JsonObject]:

@@ -103,9 +103,7 @@ def _finite(value: object) -> bool:
     return number is not None and math.isfinite(number)
 
 
-def _curve(
-    lines: Sequence[JsonObject], seconds: Sequence[float | None], name: str, points: int
-) -> JsonObject | None:
+def _curve(lines: Sequence[JsonObject], seconds: Sequence[float | None], name: str, points: int) -> JsonObject | None:
     given = [i for i, line in enumerate(lines) if _number(line.get(name)) is not None]
     finite = [i for i in given if _finite(lines[i][name])]
     if not given:

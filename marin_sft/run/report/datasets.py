@@ -10,7 +10,7 @@ from marin_sft.errors import MarinSftError
 from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.store import Store
 from marin_sft.run.report.documents import read_json, read_rows
-from marin_sft.run.report.steps import Step
+from marin_sft.run.report.steps import Step, input_path
 from marin_sft.run.report.token_rows import read_tokenizer, split_json
 
 SPLITS = ("train", "validation")
@@ -37,7 +37,7 @@ def dataset_json(store: Store, step: Step) -> JsonObject:
     }
     tokenizer = None
     try:
-        tokenizer = read_tokenizer(store, str(step.config.get("tokenizer")))
+        tokenizer = read_tokenizer(str(input_path(store, step, "tokenizer")))
     except (MarinSftError, OSError) as error:
         found["problem"] = str(error)
     for split in SPLITS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
@@ -16,7 +15,6 @@ SAMPLES = ("samples.jsonl", "generations.jsonl")
 _BYTES = 8 << 20  # of a file of samples
 _SHOWN = 12  # samples of a group
 _TEXT = 4000  # characters of a prompt or an answer
-_OF_MODEL = {"model", "output_path", "batch_size", "earlier_attempts", "device"}
 
 
 def is_evaluation(step: Step) -> bool:
@@ -27,9 +25,15 @@ def groups(steps: Iterable[Step]) -> list[list[Step]]:
     """Evaluations that differ in nothing but the model, in the order of the steps."""
     found: dict[str, list[Step]] = {}
     for step in steps:
-        of_all = {key: value for key, value in step.config.items() if key not in _OF_MODEL}
-        found.setdefault(f"{step.kind} {json.dumps(of_all, sort_keys=True, default=repr)}", []).append(step)
+        found.setdefault(_what_is_asked(step), []).append(step)
     return list(found.values())
+
+
+def _what_is_asked(step: Step) -> str:
+    config = step.payload.get("config") if step.payload else None
+    if not isinstance(config, dict):
+        return step.directory  # not known before an attempt has ended
+    return canonical_json([step.kind, {key: value for key, value in config.items() if key != "model"}])
 
 
 def group_json(store: Store, steps: Sequence[Step]) -> JsonObject:

@@ -73,7 +73,10 @@ def _checks(step: Step, damaged: list[str]) -> list[JsonObject]:
     count = len(step.files)
     now = f"all {count} files have the sizes that were committed"
     return [
-        {"good": True, "text": "read back when it was written: config, generation config, tokenizer, template, weights"},
+        {
+            "good": True,
+            "text": "read back when it was written: config, generation config, tokenizer, template, weights",
+        },
         {"good": not damaged, "text": f"missing or of another size: {', '.join(damaged)}" if damaged else now},
     ]
 

@@ -90,6 +90,18 @@ def _files(store: Store, state: StepState, output: str | None) -> dict[str, int]
     return {file.path: file.size for file in committed} or store.sizes(output)
 
 
+def input_path(store: Store, step: Step, field: str) -> str | None:
+    """The path in a field of the config. A path into an input's output is where it is now: a store may be copied."""
+    path = step.config.get(field)
+    if not isinstance(path, str):
+        return None
+    for used in step.inputs:
+        _, found, below = f"{path}/".partition(f"/{used}/")
+        if found:
+            return f"{store.path(used)}/{below}".rstrip("/")
+    return path
+
+
 def outcome(step: Step, begun: float | None, going: bool) -> str:
     """One word for what became of the step: ran, reused, running, failed, blocked, cancelled, interrupted, waiting,
     or "not run".
@@ -98,7 +110,7 @@ def outcome(step: Step, begun: float | None, going: bool) -> str:
     """
     result = step.planned.decided.get("result")
     if result is not None:
-        return _RESULTS.get(result, result)
+        return _RESULTS.get(str(result), str(result))
     name = state_name(step.state)
     if name == "COMMITTED":
         assert step.state.commit is not None
@@ -124,6 +136,7 @@ def step_json(store: Store, step: Step, word: str, log_bytes: int) -> JsonObject
         "action": decided.get("action"),
         "detail": decided.get("detail"),
         "diff": decided.get("diff") or [],
+        "error": decided.get("error") and redacted(decided["error"]),
         "seconds": _seconds(step),
         "cost": None,
         "attempts": [asdict(attempt) for attempt in step.attempts],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.catalog import find_step, in_parallel, location, step_name
@@ -14,9 +15,19 @@ from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import Store
 from marin_sft.run import launches
 from marin_sft.run.experiment import steps_of
-from marin_sft.run.report.attempts import newest_record
+from marin_sft.run.report.attempts import Record, newest_record
 
-_VERSIONS = ("marin_sft", "jax", "ray", "transformers", "tokenizers", "marin_levanter", "marin_haliax", "optax", "numpy")
+_VERSIONS = (
+    "marin_sft",
+    "jax",
+    "ray",
+    "transformers",
+    "tokenizers",
+    "marin_levanter",
+    "marin_haliax",
+    "optax",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,7 @@ class Subject:
     """launches: as `launches.details`, without their steps, with versions and changed files."""
 
     title: str
+    about: Literal["launch", "step", "experiment", "several"]
     launches: tuple[JsonObject, ...]
     steps: tuple[Planned, ...]
 
@@ -58,7 +70,8 @@ def subject_of(store: Store, texts: Sequence[str]) -> Subject:
     ordered = dict.fromkeys(location(store, step.directory) for subject in found for step in subject.steps)
     told = {launch["run"]: launch for subject in found for launch in subject.launches}
     title = ", ".join(dict.fromkeys(subject.title for subject in found))
-    return Subject(title, tuple(told.values()), tuple(steps[place] for place in ordered))
+    about = found[0].about if len(found) == 1 else "several"
+    return Subject(title, about, tuple(told.values()), tuple(steps[place] for place in ordered))
 
 
 def _of_text(store: Store, text: str) -> Subject:
@@ -79,7 +92,7 @@ def _of_launch(store: Store, launch: Launch) -> Subject:
     begin = read_begin(store, launch)
     told = launches.details(store, launch)
     steps = [_planned(step, decided) for step, decided in zip(begin["steps"], told["steps"], strict=True)]
-    return Subject(launch.script, (launch_facts(store, launch),), tuple(steps))
+    return Subject(launch.script, "launch", (launch_facts(store, launch),), tuple(steps))
 
 
 def _planned(step: JsonObject, decided: JsonObject) -> Planned:
@@ -114,17 +127,38 @@ def _changed_files(store: Store, diff: str | None) -> list[str] | None:
 
 
 def _of_step(store: Store, directory: str) -> Subject:
-    """The step and all steps that its output was made from, inputs first."""
-    found: dict[str, tuple[str, ...]] = {}
-    level, runs = [directory], list[str]()
+    """The step and all steps that its output was made from, inputs first, as the launches decided that made them."""
+    records: dict[str, Record | None] = {}
+    level = [directory]
     while level:
-        records = in_parallel(store, lambda where: newest_record(store, where, read_state(store, where)), level)
-        used = [tuple(record.inputs_by_directory) if record else () for record in records]
-        runs += [str(record.launch["run"]) for record in records if record and record.launch.get("run")]
-        found |= dict(zip(level, used, strict=True))
-        level = [name for name in dict.fromkeys(name for names in used for name in names) if name not in found]
-    steps = [Planned(step_name(name), name, found[name]) for name in inputs_first(found)]
-    return Subject(step_name(directory), _recorded(store, dict.fromkeys(runs[:1])), tuple(steps))
+        found = in_parallel(store, lambda where: newest_record(store, where, read_state(store, where)), level)
+        records |= dict(zip(level, found, strict=True))
+        used = (name for record in found if record for name in record.inputs_by_directory)
+        level = [name for name in dict.fromkeys(used) if name not in records]
+    runs = {where: str(record.launch.get("run")) for where, record in records.items() if record}
+    decided = _decisions(store, set(runs.values()))
+    uses = {where: tuple(record.inputs_by_directory) if record else () for where, record in records.items()}
+    steps = [
+        Planned(step_name(where), where, uses[where], decided.get((runs.get(where), store.path(where)), {}))
+        for where in inputs_first(uses)
+    ]
+    return Subject(
+        step_name(directory), "step", _recorded(store, [runs[directory]] if directory in runs else []), tuple(steps)
+    )
+
+
+def _decisions(store: Store, runs: set[str]) -> dict[tuple[str | None, str], JsonObject]:
+    """What each of the launches decided about each of its steps, by launch and path."""
+    there = [launch for launch in read_launches(store) if launch.name in runs]
+    told = zip(there, in_parallel(store, lambda launch: _details(store, launch), there), strict=True)
+    return {(launch.name, step["path"]): step for launch, facts in told if facts for step in facts["steps"]}
+
+
+def _details(store: Store, launch: Launch) -> JsonObject | None:
+    try:
+        return launches.details(store, launch)
+    except DamagedFile:
+        return None
 
 
 def inputs_first(uses: dict[str, tuple[str, ...]]) -> list[str]:
@@ -155,7 +189,7 @@ def _of_experiment(store: Store, script: str) -> Subject:
     ]
     name = script.rpartition("/")[2].removesuffix(".py")
     newest = next((launch for launch in read_launches(store) if launch.script == name), None)
-    return Subject(name, _recorded(store, [newest.name] if newest else []), tuple(steps))
+    return Subject(name, "experiment", _recorded(store, [newest.name] if newest else []), tuple(steps))
 
 
 def _recorded(store: Store, names: Iterable[str]) -> tuple[JsonObject, ...]:

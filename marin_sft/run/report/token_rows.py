@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from marin_sft.data.files import open_file
 from marin_sft.data.token_cache import TokenCache
 from marin_sft.errors import MarinSftError
 from marin_sft.execution.documents import JsonObject
-from marin_sft.execution.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,14 +19,16 @@ _BINS = 24
 _LONG = 0.995  # longer documents than this share share the last bin
 
 
-def read_tokenizer(store: Store, directory: str) -> Tokenizer:
+def read_tokenizer(directory: str) -> Tokenizer:
     """Raises MarinSftError if there is none."""
     from tokenizers import Tokenizer  # without transformers, whose import takes seconds
 
     path = f"{directory}/tokenizer.json"
-    data = store.read(path)
-    if data is None:
-        raise MarinSftError(f"{path}: no such file, so sample rows cannot be shown as text")
+    try:
+        with open_file(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError as error:
+        raise MarinSftError(f"{path}: no such file, so sample rows cannot be shown as text") from error
     return Tokenizer.from_buffer(data)
 
 
@@ -57,7 +59,7 @@ def counts_in(values: np.ndarray, edges: list[int]) -> list[int]:
     """How many values each bin has; the last bin has no upper edge."""
     import numpy as np
 
-    return np.histogram(values, [*edges, np.iinfo(np.int64).max])[0].tolist()  # type: ignore[no-any-return]
+    return np.histogram(values, [*edges, np.iinfo(np.int64).max])[0].tolist()
 
 
 def sorted_middle(values: np.ndarray) -> float:

@@ -8,7 +8,7 @@ const GROUPS = [
 ];
 const NAMES = {
   loss: "loss", "validation/loss": "evaluation loss", perplexity: "perplexity", lr: "learning rate", grad_norm: "gradient norm",
-  tokens_per_second: "tokens/s", pairs_per_second: "pairs/s", mfu: "MFU", mfu_packed: "MFU, packed", "rewards/margins": "reward margin",
+  tokens_per_second: "tokens/s", pairs_per_second: "pairs/s", mfu: "MFU", mfu_packed: "MFU (packed)", "rewards/margins": "reward margin",
   "rewards/accuracies": "accuracy of rewards", "rewards/chosen": "reward of chosen", "rewards/rejected": "reward of rejected", kl: "KL",
 };
 const AXES = {step: "step", tokens: "tokens", seconds: "training time"};

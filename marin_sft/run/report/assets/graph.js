@@ -148,7 +148,8 @@ function stepTable(steps, open) {
 }
 
 function reasonOf(step) {
-  if (step.failure) return step.failure.error.split("\n")[0];
+  const error = step.failure ? step.failure.error : step.error;
+  if (error) return error.split("\n")[0];
   const fields = step.diff.map(([field, old, now]) => `${field} ${shown(old)} → ${shown(now)}`).join("; ");
   return [step.reason, fields || step.detail].filter(Boolean).join(" ") || (step.progress ? step.progress.text : "");
 }

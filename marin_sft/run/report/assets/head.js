@@ -1,16 +1,19 @@
 "use strict";
 // What it is: description, command, code, versions, when, where, who; and the figures to look at first.
 
-function headOf(contents) {
+function headOf(contents, open) {
   const launch = contents.launches[0];
   const counts = {};
   for (const step of contents.steps) counts[step.outcome] = (counts[step.outcome] || 0) + 1;
   const told = contents.launches.map((one) => one.description).filter(Boolean);
   return h("section", {id: "about", class: "head", "aria-label": "What it is"},
-    h("div", {class: "title"}, h("h1", {}, contents.title), launch && chip(launch.status)),
+    h("div", {class: "title"}, h("h1", {}, contents.title), contents.about === "launch" && chip(launch.status)),
     told.map((text) => h("p", {class: "lead"}, text)),
     h("ul", {class: "figures"}, keyFigures(contents, counts).map(([name, value, about]) =>
       h("li", {}, h("span", {}, name), h("b", {}, value), about && h("small", {}, about)))),
+    contents.steps.filter((step) => step.failure).slice(0, 5).map((step) => h("div", {class: "note bad", role: "note"},
+      h("button", {class: "link", type: "button", onclick: () => open(step.directory)}, step.name), h("b", {}, " failed "), h("span", {class: "error"}, step.failure.error.split("\n")[0]),
+      step.failure.location && h("div", {}, h("code", {}, step.failure.location)))),
     contents.problems.length > 0 && h("div", {class: "note bad", role: "note"},
       h("b", {}, "Some parts could not be read"), h("ul", {}, contents.problems.map((text) => h("li", {}, text)))),
     contents.launches.map((one) => launchFacts(contents, one)));
@@ -20,7 +23,7 @@ function keyFigures(contents, counts) {
   const states = Object.entries(counts).map(([word, count]) => `${count} ${word}`).join(", ");
   const figures = [["steps", number(contents.steps.length), states]];
   const times = contents.launches.filter((launch) => launch.ended);
-  if (times.length === 1) figures.push(["took", duration(secondsOf(times[0]))]);
+  if (contents.about === "launch" && times.length === 1) figures.push(["took", duration(secondsOf(times[0]))]);
   for (const training of contents.trainings.slice(0, 3)) {
     const loss = training.metrics.loss;
     const last = training.last;

@@ -13,10 +13,11 @@ function show(contents) {
     dialog.replaceChildren(close, h("div", {class: "body"}, detailsOf(step, contents, open)));
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
+    for (const log of dialog.querySelectorAll(".log")) log.scrollTop = log.scrollHeight;
   };
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   charts.redraw = [];
-  const parts = [headOf(contents), stepsOf(contents, open), timelineOf(contents, open), trainingsOf(contents), dataOf(contents), evaluationsOf(contents), exportsOf(contents)].filter(Boolean);
+  const parts = [headOf(contents, open), stepsOf(contents, open), timelineOf(contents, open), trainingsOf(contents), dataOf(contents), evaluationsOf(contents), exportsOf(contents)].filter(Boolean);
   const links = parts.slice(1).map((part) => h("a", {href: `#${part.id}`}, part.querySelector("h2").textContent));
   document.getElementById("bar").replaceChildren(h("nav", {"aria-label": "Sections"}, h("a", {class: "home", href: "#main"}, contents.title), h("span", {class: "links"}, links), themeSwitch()));
   document.getElementById("main").replaceChildren(...parts, h("footer", {}, `Made ${moment(contents.made)} from ${contents.prefix} by marin-sft report.`));

@@ -16,7 +16,7 @@ function timelineOf(contents, open) {
   return section("time", "Where time went", resting ? `${plural(resting, "step")} took no time in this launch.` : null,
     h("p", {class: "legend"}, words.map((word) => h("span", {class: "chip"}, h("i", {class: `span ${word}`, "aria-hidden": "true"}), word))),
     h("div", {class: "gantt"},
-      h("div", {class: "axis", "aria-hidden": "true"}, h("span", {class: "label"}), h("div", {class: "track"}, ticks.map((tick) => h("span", {style: {left: at(start + tick)}}, duration(tick).replace(/ 0 (s|min|h)$/, "").replace(/^0\.0 s$/, "0"))))),
+      h("div", {class: "axis", "aria-hidden": "true"}, h("span", {class: "label"}), h("div", {class: "track"}, ticks.map((tick) => h("span", {style: {left: at(start + tick)}}, tick ? duration(tick).replace(/ 0 (s|min|h)$/, "") : "0")))),
       rows.map((row) => h("div", {class: "row"},
         h("button", {class: "link label", type: "button", onclick: () => open(row.step.directory)}, row.step.name),
         h("div", {class: "track"},
