@@ -25,7 +25,7 @@ from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
-from marin_sft.execution.flags import HELP, default_prefix, positive
+from marin_sft.execution.flags import HELP, default_prefix, positive, whole_number
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
@@ -180,6 +180,19 @@ def report(context: Context) -> None:
     context.say(found, lambda: context.console.print(command.write_report(found, context.arguments.output)))
 
 
+def ui(context: Context) -> None:
+    """show the same pages live in a browser on this machine"""
+    from marin_sft.run.report.server import Server  # as in `report`
+
+    try:
+        server = Server(context.store, context.arguments.port)
+    except OSError as error:
+        raise UserError(f"port {context.arguments.port}: {error.strerror}; choose another with --port") from error
+    print(f"Open {server.url}\nEnd it with Ctrl-C", flush=True)
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
 def pin(context: Context) -> None:
     """protect a step from gc"""
     made = pin_step(context.store, context.step(context.arguments.step).directory, context.arguments.note)
@@ -284,6 +297,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "diff": diff,
     "runs": runs,
     "report": report,
+    "ui": ui,
     "pin": pin,
     "unpin": unpin,
     "gc": gc,
@@ -364,6 +378,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
     )
     add_report_flags(parsers["report"])
+    parsers["ui"].add_argument(
+        "--port", type=whole_number, default=8710, metavar="N", help="(default: 8710; 0: any that is free)"
+    )
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])

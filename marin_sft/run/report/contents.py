@@ -58,6 +58,8 @@ def contents(store: Store, subject: Subject) -> JsonObject:
     points = min(_MOST_POINTS, max(_FEWEST_POINTS, _POINTS // max(1, len(trainings))))
     found_curves = sections.parts(trainings, lambda step: training_json(store, step, points))
     epochs = {item["step"]: item["last"].get("epoch") for item in found_curves}
+    scores = _evaluations(store, sections, steps)
+    _label([*found_curves, *(step for group in scores for step in group["steps"])])
     return {
         "title": subject.title,
         "about": subject.about,
@@ -75,10 +77,22 @@ def contents(store: Store, subject: Subject) -> JsonObject:
             (step for step in steps if "mixture.json" in step.files),
             lambda step: datasets.mixture_json(store, step, _users(store, step, trainings, epochs)),
         ),
-        "evaluations": _evaluations(store, sections, steps),
+        "evaluations": scores,
         "exports": sections.parts(filter(exports.is_export, steps), lambda step: exports.export_json(store, step)),
         "problems": sections.problems,
     }
+
+
+def _label(items: Iterable[JsonObject]) -> None:
+    """Give items that stand for steps a short name, with the fingerprint where several would have the same."""
+    items = list(items)
+    places: dict[str, set[str]] = {}
+    for item in items:
+        places.setdefault(item["name"].rpartition("/")[2], set()).add(item["step"])
+    for item in items:
+        short = item["name"].rpartition("/")[2]
+        alike = [place for place in places[short] if place.startswith(f"{item['name']}-")]
+        item["label"] = f"{short} {item['step'][-10:-4]}" if len(alike) > 1 else short
 
 
 def _window(subject: Subject) -> tuple[float | None, bool]:
@@ -121,7 +135,7 @@ def _difference(store: Store, first: Step, other: Step) -> JsonObject:
     assert first.payload is not None and other.payload is not None
     fields = explanation.differences(store, first.payload, other.payload)
     texts = [difference_text((str(field), old, new)) for field, old, new in fields]
-    return {"of": first.name, "step": other.name, "fields": texts}
+    return {"of": first.directory, "step": other.directory, "fields": texts}
 
 
 def _evaluations(store: Store, sections: Sections, steps: list[Step]) -> list[JsonObject]:

@@ -12,7 +12,7 @@ from importlib import resources
 from marin_sft.execution.documents import JsonObject
 
 STYLES = ("uplot.min.css", "style.css")
-SCRIPTS = (
+SECTIONS = (
     "uplot.min.js",
     "dagre.min.js",
     "elements.js",
@@ -30,7 +30,13 @@ _TEMPLATE = "page.html"
 
 def page(contents: JsonObject) -> str:
     """The report of these `contents`. Texts in them reach the page only as text."""
-    return _filled(str(contents["title"]), SCRIPTS, embedded(contents))
+    return _filled(str(contents["title"]), (*SECTIONS, "file.js"), embedded(contents), connects=False)
+
+
+@functools.cache
+def live_page() -> str:
+    """A page that asks the server, which it came from, for its contents."""
+    return _filled("marin-sft", (*SECTIONS, "overview.js", "live.js"), "null", connects=True)
 
 
 def embedded(value: object) -> str:
@@ -44,12 +50,13 @@ def asset(name: str) -> str:
     return resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _filled(title: str, scripts: tuple[str, ...], data: str) -> str:
+def _filled(title: str, scripts: tuple[str, ...], data: str, connects: bool) -> str:
     style = "\n".join(map(asset, STYLES))
     script = "\n".join(map(asset, scripts))
     policy = f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src data:"
+    own = "; connect-src 'self'" if connects else ""
     parts = {
-        "policy": f"{policy}; base-uri 'none'; form-action 'none'",
+        "policy": f"{policy}{own}; base-uri 'none'; form-action 'none'",
         "title": html.escape(title),
         "style": style,
         "data": data,

@@ -54,8 +54,10 @@ class Subject:
     steps: tuple[Planned, ...]
 
 
-def subject_of(store: Store, texts: Sequence[str]) -> Subject:
+def subject_of(store: Store, texts: Sequence[str], files: bool = True) -> Subject:
     """texts: parts of launches' names, steps, or experiment files; none: the newest launch.
+
+    files: whether a text may name an experiment file, which is run to find its steps.
 
     Raises:
         UserError: there is no such launch, step or file.
@@ -65,7 +67,7 @@ def subject_of(store: Store, texts: Sequence[str]) -> Subject:
         if not newest:
             raise UserError(f"no launch is recorded under {store.prefix}; choose another store with --prefix")
         return _of_launch(store, newest[0])
-    found = [_of_text(store, text) for text in texts]
+    found = [_of_text(store, text, files) for text in texts]
     steps = {location(store, step.directory): step for subject in reversed(found) for step in subject.steps}
     ordered = dict.fromkeys(location(store, step.directory) for subject in found for step in subject.steps)
     told = {launch["run"]: launch for subject in found for launch in subject.launches}
@@ -74,8 +76,8 @@ def subject_of(store: Store, texts: Sequence[str]) -> Subject:
     return Subject(title, about, tuple(told.values()), tuple(steps[place] for place in ordered))
 
 
-def _of_text(store: Store, text: str) -> Subject:
-    if text.endswith(".py"):
+def _of_text(store: Store, text: str, files: bool) -> Subject:
+    if files and text.endswith(".py"):
         return _of_experiment(store, text)
     try:
         found = find_step(store, text)

@@ -12,6 +12,7 @@ const NAMES = {
   "rewards/accuracies": "accuracy of rewards", "rewards/chosen": "reward of chosen", "rewards/rejected": "reward of rejected", kl: "KL",
 };
 const AXES = {step: "step", tokens: "tokens", seconds: "training time"};
+const kept = new Map(); // what was chosen for the charts of a kind, also when the page is drawn again
 const charts = new Set(); // that are on the page, to be drawn again in other colors
 
 function trainingsOf(contents) {
@@ -22,40 +23,43 @@ function trainingsOf(contents) {
 }
 
 function kindOf(kind, trainings, differences) {
-  const state = {axis: "step", smooth: 0, hidden: new Set(), log: false};
+  if (!kept.has(kind)) kept.set(kind, {axis: "step", smooth: 0, hidden: new Set(), log: false});
+  const state = kept.get(kind);
   const grid = h("div", {class: "charts"});
   const draw = () => {
     for (const one of [...charts]) if (grid.contains(one.holder)) one.destroy();
     grid.replaceChildren(...metricsIn(trainings).map(([group, names]) => h("div", {class: "group"},
       h("h4", {}, group), h("div", {class: "grid"}, names.map((name) => chartOf(name, trainings, state))))));
   };
-  const choice = (label, values, run) => h("label", {}, label, h("select", {onchange: (event) => (run(event.target.value), draw())}, values.map(([value, text]) => h("option", {value}, text))));
+  const choice = (label, values, run) => h("label", {}, label, h("select", {onchange: (event) => (run(event.target.value), draw())}, values.map(([value, text]) => h("option", {value, selected: value === state.axis}, text))));
   const axes = Object.entries(AXES).filter(([axis]) => axis === "step" || trainings.some((one) => one.metrics.loss && one.metrics.loss[axis]));
-  const noted = differences.filter((one) => trainings.some((training) => training.name === one.step));
+  const noted = differences.filter((one) => trainings.some((training) => training.step === one.step));
   requestAnimationFrame(draw);
   charts.redraw = charts.redraw || [];
   charts.redraw.push(draw);
   return h("div", {class: "kind"},
     h("h3", {}, {sft: "Supervised fine-tuning", dpo: "Preference optimization"}[kind] || kind || "Training"),
     h("div", {class: "controls"},
-      h("div", {class: "runs"}, trainings.map((training, index) => h("button", {class: "run", type: "button", "aria-pressed": "true", title: "Show or hide",
+      h("div", {class: "runs"}, trainings.map((training, index) => h("button", {class: "run", type: "button", "aria-pressed": String(!state.hidden.has(training.step)), title: "Show or hide",
         onclick: (event) => {
           const hide = !state.hidden.has(training.step);
           state.hidden[hide ? "add" : "delete"](training.step);
           event.currentTarget.setAttribute("aria-pressed", String(!hide));
           draw();
-        }}, h("i", {style: {background: `var(${runColor(index)})`}, "aria-hidden": "true"}), shortName(training.name)))),
+        }}, h("i", {style: {background: `var(${runColor(index)})`}, "aria-hidden": "true"}), training.label))),
       choice("against", axes, (value) => (state.axis = value)),
-      h("label", {}, "smoothing", h("input", {type: "range", min: "0", max: "0.98", step: "0.02", value: "0", oninput: (event) => {
+      h("label", {}, "smoothing", h("input", {type: "range", min: "0", max: "0.98", step: "0.02", value: state.smooth, oninput: (event) => {
         state.smooth = Number(event.target.value);
         draw();
       }})),
-      h("label", {}, h("input", {type: "checkbox", onchange: (event) => ((state.log = event.target.checked), draw())}), "log scale")),
+      h("label", {}, h("input", {type: "checkbox", checked: state.log, onchange: (event) => ((state.log = event.target.checked), draw())}), "log scale")),
     summaryOf(trainings), grid,
-    noted.map((one) => fold(`${shortName(one.step)} differs from ${shortName(one.of)} in ${plural(one.fields.length, "field")}`, true, h("ul", {class: "diff"}, one.fields.map((field) => h("li", {}, h("code", {}, field)))))),
+    noted.map((one) => fold(`${labelIn(trainings, one.step)} differs from ${labelIn(trainings, one.of)} in ${plural(one.fields.length, "field")}`, true, h("ul", {class: "diff"}, one.fields.map((field) => h("li", {}, h("code", {}, field)))))),
     trainings.filter((one) => !one.whole).map((one) => h("p", {class: "note"}, `${one.name}: its log has ${bytes(one.bytes)}. The curves show ${number(one.lines)} of its lines, spread over it.`)),
     unknownOf(trainings));
 }
+
+const labelIn = (trainings, step) => trainings.find((one) => one.step === step)?.label || step;
 
 function unknownOf(trainings) {
   const names = [...new Set(trainings.flatMap((one) => one.unknown))].filter((name) => trainings.every((one) => !one.metrics[name]));
@@ -67,7 +71,7 @@ function summaryOf(trainings) {
   const valueOf = (training, name) => training.summary[name] ?? training.last[name];
   const there = wanted.filter(([, name]) => trainings.some((one) => valueOf(one, name) !== undefined));
   const text = (name, value) => (value === undefined ? "–" : name.endsWith("_seconds") ? duration(value) : number(value));
-  return table(["training", ...there.map(([label]) => label)], trainings.map((one) => [one.name, ...there.map(([, name]) => text(name, valueOf(one, name)))]),
+  return table(["training", ...there.map(([label]) => label)], trainings.map((one) => [one.label, ...there.map(([, name]) => text(name, valueOf(one, name)))]),
     {numeric: there.map((_, index) => index + 1), label: "Figures of each training"});
 }
 
@@ -153,7 +157,7 @@ function compact(value) {
   return String(+value.toPrecision(4));
 }
 
-const textOf = ({training, curve}) => `${shortName(training.name)} from ${number(curve.value[0])} to ${number(curve.value.at(-1))}${curve.gaps ? `, ${plural(curve.gaps, "value")} not finite` : ""}`;
+const textOf = ({training, curve}) => `${training.label} from ${number(curve.value[0])} to ${number(curve.value.at(-1))}${curve.gaps ? `, ${plural(curve.gaps, "value")} not finite` : ""}`;
 
 function readoutOf(data, series, index, state) {
   const x = data[0][index];
@@ -170,6 +174,6 @@ function valuesOf(label, runs, state) {
   return h("details", {class: "values"}, h("summary", {}, "values"), runs.map(({training, curve}) => {
     const count = Math.min(12, curve.value.length);
     const places = [...new Set(Array.from({length: count}, (_, i) => Math.round((i * (curve.value.length - 1)) / Math.max(1, count - 1))))];
-    return table([AXES[state.axis], `${label}, ${shortName(training.name)}`], places.map((place) => [state.axis === "seconds" ? duration(curve.seconds[place]) : number(curve[state.axis][place]), number(curve.value[place])]), {numeric: [0, 1], label: `Values of ${label}`});
+    return table([AXES[state.axis], `${label}, ${training.label}`], places.map((place) => [state.axis === "seconds" ? duration(curve.seconds[place]) : number(curve[state.axis][place]), number(curve.value[place])]), {numeric: [0, 1], label: `Values of ${label}`});
   }));
 }

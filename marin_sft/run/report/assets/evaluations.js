@@ -7,7 +7,7 @@ function evaluationsOf(contents) {
 }
 
 function groupOf(group) {
-  const names = group.steps.map((step) => shortName(step.name));
+  const names = group.steps.map((step) => step.label);
   const several = names.length > 1;
   const heads = ["metric", ...names, ...(several ? ["change"] : [])];
   const asShare = (name) => /match|stopped|accuracy|acc$|acc_norm$/.test(name);

@@ -27,14 +27,14 @@ function keyFigures(contents, counts) {
   for (const training of contents.trainings.slice(0, 3)) {
     const loss = training.metrics.loss;
     const last = training.last;
-    if (loss) figures.push([`loss, ${shortName(training.name)}`, number(loss.value.at(-1)), `${number(loss.value[0])} at first, ${plural(last.step, "step")}`]);
+    if (loss) figures.push([`loss, ${training.label}`, number(loss.value.at(-1)), `${number(loss.value[0])} at first, ${plural(last.step, "step")}`]);
   }
   for (const group of contents.evaluations.slice(0, 2)) {
     const first = group.metrics[0];
     if (!first) continue;
     const values = first.values.filter((value) => value !== null);
     const text = first.name.includes("match") ? (value) => percent(value, 0) : number;
-    if (values.length) figures.push([`${first.name.replace(/_/g, " ")}, ${shortName(group.steps.at(-1).name)}`, text(values.at(-1)), values.length > 1 ? `${text(values[0])} before` : null]);
+    if (values.length) figures.push([`${first.name.replace(/_/g, " ")}, ${group.steps.at(-1).label}`, text(values.at(-1)), values.length > 1 ? `${text(values[0])} before` : null]);
   }
   return figures;
 }

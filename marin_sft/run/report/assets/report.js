@@ -4,8 +4,12 @@
 const THEMES = ["auto", "light", "dark"];
 let theme = "auto";
 
-function show(contents) {
-  const dialog = h("dialog", {class: "step", "aria-label": "A step"});
+const dialog = h("dialog", {class: "step", "aria-label": "A step"});
+dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+document.body.append(dialog);
+const opened = []; // what else to do when a step is opened
+
+function show(contents, links = []) {
   const open = (directory) => {
     const step = contents.steps.find((one) => one.directory === directory);
     if (!step) return;
@@ -14,15 +18,18 @@ function show(contents) {
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
     for (const log of dialog.querySelectorAll(".log")) log.scrollTop = log.scrollHeight;
+    for (const run of opened) run(step);
   };
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   charts.redraw = [];
   const parts = [headOf(contents, open), stepsOf(contents, open), timelineOf(contents, open), trainingsOf(contents), dataOf(contents), evaluationsOf(contents), exportsOf(contents)].filter(Boolean);
-  const links = parts.slice(1).map((part) => h("a", {href: `#${part.id}`}, part.querySelector("h2").textContent));
-  document.getElementById("bar").replaceChildren(h("nav", {"aria-label": "Sections"}, h("a", {class: "home", href: "#main"}, contents.title), h("span", {class: "links"}, links), themeSwitch()));
-  document.getElementById("main").replaceChildren(...parts, h("footer", {}, `Made ${moment(contents.made)} from ${contents.prefix} by marin-sft report.`));
-  document.body.append(dialog);
-  return {open, dialog};
+  const sections = parts.slice(1).map((part) => h("a", {href: `#${part.id}`}, part.querySelector("h2").textContent));
+  fill(h("a", {class: "home", href: "#main"}, contents.title), [...links, ...sections], parts, `Made ${moment(contents.made)} from ${contents.prefix}.`);
+}
+
+function fill(home, links, parts, foot) {
+  document.getElementById("bar").replaceChildren(h("nav", {"aria-label": "Sections"}, home, h("span", {class: "links"}, links), themeSwitch()));
+  for (const one of [...charts]) one.destroy();
+  document.getElementById("main").replaceChildren(...parts, h("footer", {}, foot));
 }
 
 function themeSwitch() {
@@ -57,6 +64,3 @@ addEventListener("afterprint", () => {
   useTheme(onScreen);
   for (const part of document.querySelectorAll("[data-opened]")) (delete part.dataset.opened, (part.open = false));
 });
-
-const embedded = document.getElementById("contents");
-if (embedded) show(JSON.parse(embedded.textContent));
