@@ -16,7 +16,7 @@ from marin_sft.training.metrics.metrics_log import NAME
 
 COUNTERS = ("step", "epoch", "tokens", "trained_tokens")
 _WHOLE = 32 << 20  # bytes of a log that is read whole; of a larger one, blocks spread over it
-_BLOCKS, _BLOCK = 256, 1 << 16
+_BLOCKS, _BLOCK = 128, 1 << 16
 _DIGITS = 6
 
 

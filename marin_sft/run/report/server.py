@@ -38,9 +38,20 @@ _NAMES = (HOST, "localhost")
 _LAUNCHES = 100  # the newest, in the overview
 _SUMMARIES = 30  # of these, with how they ended
 _LOG = 256 << 10  # bytes of a log in an answer
+_KEPT = 32  # answers
+_SHARE = 10  # at most one part in so many of the time goes into making an answer
 _COOKIE = "marin_sft_ui"
 
 Query = dict[str, list[str]]
+
+
+class _Kept:
+    """An answer, and when it was made."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.when = 0.0
+        self.found: JsonObject | None = None
 
 
 class Answers:
@@ -50,20 +61,20 @@ class Answers:
         self._store = store
         self._every = max(2.0, store.beat_seconds)
         self._lock = threading.Lock()
-        self._kept: dict[tuple[object, ...], tuple[float, object]] = {}
+        self._kept: dict[tuple[object, ...], _Kept] = {}
         self._shown: set[str] = set()  # directories of steps on some page; only their logs are read
 
-    def overview(self, query: Query) -> object:
+    def overview(self, query: Query) -> JsonObject:
         return self._fresh(("overview",), self._overview)
 
-    def launches(self, query: Query) -> object:
-        return self._fresh(("launches",), lambda: launches.summaries(self._store, _SUMMARIES))
+    def launches(self, query: Query) -> JsonObject:
+        return self._fresh(("launches",), lambda: {"launches": launches.summaries(self._store, _SUMMARIES)})
 
     def contents(self, query: Query) -> object:
         texts = tuple(query.get("of", ()))
         return self._fresh(("contents", *texts), lambda: self._contents(texts))
 
-    def log(self, query: Query) -> object:
+    def log(self, query: Query) -> JsonObject:
         """What was added to a log after `offset`."""
         try:
             directory, attempt, offset = query["directory"][0], int(query["attempt"][0]), int(query["offset"][0])
@@ -74,16 +85,24 @@ class Answers:
         state = read_state(self._store, directory)  # before the log, so that all that was written is read
         data = self._store.read_from(f"{attempt_path(self._store, directory, attempt)}/.log", max(0, offset), _LOG)
         going = state.running and state.claim is not None and state.claim.number == attempt
+        if going:
+            data = data[: data.rfind(b"\n") + 1]  # whole lines, so that no character is cut in two
         text = redacted(data.decode(errors="replace"))
         return {"text": text, "offset": offset + len(data), "ended": not going and not data, "every": 1.0}
 
-    def _fresh(self, key: tuple[object, ...], read: Callable[[], object]) -> object:
+    def _fresh(self, key: tuple[object, ...], read: Callable[[], JsonObject]) -> JsonObject:
+        """`every`, in the answer: seconds until it is worth to ask again, more where it takes long to make."""
         with self._lock:
-            when, found = self._kept.get(key, (0.0, None))
-            if found is None or time.monotonic() - when > self._every / 2:
+            if key not in self._kept and len(self._kept) >= _KEPT:
+                self._kept.clear()
+            kept = self._kept.setdefault(key, _Kept())
+        with kept.lock:
+            if kept.found is None or time.monotonic() - kept.when > kept.found["every"] / 2:
+                began = time.monotonic()
                 found = read()
-                self._kept[key] = (time.monotonic(), found)
-            return found
+                kept.when = time.monotonic()
+                kept.found = {**found, "every": max(self._every, _SHARE * (kept.when - began))}
+            return kept.found
 
     def _overview(self) -> JsonObject:
         recorded = read_launches(self._store)
@@ -94,7 +113,6 @@ class Answers:
         return {
             "prefix": self._store.prefix,
             "made": now(),
-            "every": self._every,
             "launches": names,
             "more_launches": max(0, len(recorded) - _LAUNCHES),
             "steps": [{**asdict(step), "directory": step.path.removeprefix(prefix)} for step in steps],
@@ -103,7 +121,7 @@ class Answers:
     def _contents(self, texts: tuple[str, ...]) -> JsonObject:
         found = contents(self._store, subject_of(self._store, texts, files=False))
         self._shown |= {step["directory"] for step in found["steps"]}
-        return {**found, "every": self._every}
+        return found
 
 
 class Server(ThreadingHTTPServer):

@@ -94,7 +94,7 @@ def _of_launch(store: Store, launch: Launch) -> Subject:
     begin = read_begin(store, launch)
     told = launches.details(store, launch)
     steps = [_planned(step, decided) for step, decided in zip(begin["steps"], told["steps"], strict=True)]
-    return Subject(launch.script, "launch", (launch_facts(store, launch),), tuple(steps))
+    return Subject(launch.script, "launch", (launch_facts(store, launch, begin, told),), tuple(steps))
 
 
 def _planned(step: JsonObject, decided: JsonObject) -> Planned:
@@ -102,13 +102,12 @@ def _planned(step: JsonObject, decided: JsonObject) -> Planned:
     return Planned(step["name"], step["directory"], None if inputs is None else tuple(inputs), decided)
 
 
-def launch_facts(store: Store, launch: Launch) -> JsonObject:
+def launch_facts(store: Store, launch: Launch, begin: JsonObject, details: JsonObject) -> JsonObject:
     """`launches.details` without the steps, and with what only a report shows."""
-    provenance = read_begin(store, launch)["launch"]
+    provenance = begin["launch"]
     packages = provenance.get("packages") or {}
-    facts = {key: value for key, value in launches.details(store, launch).items() if key != "steps"}
     return {
-        **facts,
+        **{key: value for key, value in details.items() if key != "steps"},
         "python": provenance.get("python"),
         "versions": {name: packages[name] for name in _VERSIONS if name in packages},
         "packages": packages,
@@ -201,7 +200,7 @@ def _recorded(store: Store, names: Iterable[str]) -> tuple[JsonObject, ...]:
     told = []
     for launch in there:
         try:
-            told.append(launch_facts(store, launch))
+            told.append(launch_facts(store, launch, read_begin(store, launch), launches.details(store, launch)))
         except DamagedFile:
             continue
     return tuple(told)

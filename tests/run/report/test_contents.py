@@ -13,11 +13,12 @@ from marin_sft.execution.claims import Claim, take_claim, write_beat
 from marin_sft.execution.clock import now
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn
 from marin_sft.execution.process import ProcessIdentity
+from marin_sft.execution.record import read_begin, read_launches
 from marin_sft.execution.step import this_output_path, unversioned
 from marin_sft.execution.stores import open_store
 from marin_sft.run import launches
 from marin_sft.run.report.command import report_contents
-from marin_sft.run.report.subject import inputs_first
+from marin_sft.run.report.subject import inputs_first, launch_facts
 from tests.run.report.conftest import HOSTILE
 
 
@@ -32,7 +33,7 @@ class WaitConfig:
 
 @step_fn(kind="report_wait")
 def wait(config: WaitConfig) -> None:
-    print(f"hf_{'a' * 30} {config.text}")
+    print(f"hf_{'a' * 30} {config.text}", flush=True)
     log = Path(config.output_path, "metrics.jsonl")
     log.write_text(json.dumps({"step": 1, "loss": 2.0, "tokens": 10, "tokens_per_second": 5.0}) + "\n")
     if config.while_there is not None:
@@ -219,21 +220,17 @@ def test_the_same_from_an_object_store(launched, found, gcs):
     assert there["steps"][0]["output"].startswith("gs://bucket/store/")
 
 
-def test_uncommitted_changes_are_named_but_not_shown(launched, monkeypatch):
+def test_uncommitted_changes_are_named_but_not_shown(launched):
     store = launched.store
     diff = b"diff --git a/some/file.py b/some/file.py\n--- a/some/file.py\n+++ b/some/file.py\n-secret\n"
     store.create_private(store.path("_runs/x.diff"), diff)
-    from marin_sft.run.report import subject
-
-    real = subject.read_begin
-    monkeypatch.setattr(
-        subject,
-        "read_begin",
-        lambda store, launch: {**(b := real(store, launch)), "launch": {**b["launch"], "git_diff": "_runs/x.diff"}},
-    )
-    (launch,) = launches.read_launches(store)
-    facts = subject.launch_facts(store, launch)
+    (launch,) = read_launches(store)
+    begin = read_begin(store, launch)
+    begin["launch"]["git_diff"] = "_runs/x.diff"
+    facts = launch_facts(store, launch, begin, launches.details(store, launch))
     assert facts["changed_files"] == ["some/file.py"] and "secret" not in json.dumps(facts)
+    begin["launch"]["git_diff"] = "_runs/gone.diff"
+    assert launch_facts(store, launch, begin, {})["changed_files"] is None
 
 
 def test_inputs_stand_before_what_uses_them():

@@ -42,6 +42,13 @@ function duration(seconds) {
   return `${Math.floor(minutes / 1440)} d ${Math.floor((minutes % 1440) / 60)} h`;
 }
 
+function age(seconds) {
+  for (const [unit, size] of [["d", 172800], ["h", 7200], ["min", 60]]) {
+    if (seconds >= size) return `${Math.floor(seconds / {d: 86400, h: 3600, min: 60}[unit])} ${unit}`;
+  }
+  return `${Math.max(0, Math.round(seconds))} s`;
+}
+
 function bytes(count) {
   for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
     if (count >= size) return `${(count / size).toFixed(count < 10 * size ? 2 : 1)} ${unit}`;

@@ -41,7 +41,7 @@ function keepingPlace(draw) {
 async function overview() {
   const found = await asked("/api/overview");
   keepingPlace(() => showOverview(found, statuses));
-  for (const launch of await asked("/api/launches")) statuses.set(launch.run, launch);
+  for (const launch of (await asked("/api/launches")).launches) statuses.set(launch.run, launch);
   keepingPlace(() => showOverview(found, statuses));
   return [true, found.every];
 }

@@ -40,7 +40,7 @@ function stepList(found) {
     const there = found.steps.filter((step) => step.name.includes(wanted)).sort((a, b) => BAD.indexOf(a.state) - BAD.indexOf(b.state) || a.age - b.age);
     holder.replaceChildren(table(["step", "state", "took", "age", "news"], there.slice(0, MOST_ROWS).map((step) => [
       step.output || step.state !== "ABSENT" ? h("a", {href: pageOf(step.directory)}, step.name) : step.name,
-      chip(step.state.toLowerCase()), step.seconds === null ? "" : duration(step.seconds), step.age === null ? "" : duration(step.age), step.news]), {numeric: [2, 3], label: "Steps"}),
+      chip(step.state.toLowerCase()), step.seconds === null ? "" : duration(step.seconds), step.age === null ? "" : age(step.age), step.news]), {numeric: [2, 3], label: "Steps"}),
       there.length > MOST_ROWS ? h("p", {class: "about"}, `${number(there.length - MOST_ROWS)} more; filter them by a part of their name.`) : "");
   };
   draw();
