@@ -289,6 +289,12 @@ def describe(value: object, name: str = "") -> object:
     return {part.key: describe(part.value, part.key) for part in parts}
 
 
+def asked(resources: Resources) -> JsonObject:
+    """A request as JSON, without its environment."""
+    found = {"class": type(resources).__qualname__, **dataclasses.asdict(resources)}
+    return {name: value for name, value in found.items() if name != "runtime_env"}
+
+
 def _user() -> str | None:
     try:
         return getpass.getuser()
