@@ -27,13 +27,16 @@ from marin_sft.errors import (
     UserError,
 )
 from marin_sft.execution.backends import Backend, InlineBackend
+from marin_sft.execution.estimates import Estimates, estimate
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
 from marin_sft.execution.plan import Plan, make_plan
-from marin_sft.execution.ray_connection import act_as_script, in_worker
+from marin_sft.execution.prices import read_prices
+from marin_sft.execution.ray_connection import act_as_script, in_worker, would_be_private
 from marin_sft.execution.ray_environment import LAUNCHER
 from marin_sft.execution.record import RunRecord
 from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
+from marin_sft.execution.room import Room
 from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
 from marin_sft.execution.selection import Selection, check_selection
 from marin_sft.execution.signals import sigterm_as_interrupt
@@ -125,6 +128,11 @@ class Executor:
         store = open_reachable(self.flags.prefix)
         return Run(graph, make_plan(graph, store, self._selection()))
 
+    def _estimates(self, plan: Plan) -> Estimates:
+        flags = self.flags
+        room = Room.of(flags.backend, would_be_private(), flags.max_concurrent)
+        return estimate(plan, read_prices(flags.prices), room)
+
     def _selection(self) -> Selection:
         flags = self.flags
         return Selection(flags.force_run, flags.cascade, flags.run_only, flags.force_run_failed)
@@ -150,9 +158,10 @@ class Executor:
         status = "refused"
         try:
             plan = make_plan(graph, store, self._selection())
+            console = self._show(plan)
             _check_writable(plan, unrecorded)
             status = "interrupted"
-            run = self._carry_out(Run(graph, plan), results, record.provenance)
+            run = self._carry_out(Run(graph, plan), console, results, record.provenance)
             status = "failed" if run.failed else "done"
         except StoreUnavailable as error:
             answers = not error.silent
@@ -169,23 +178,37 @@ class Executor:
 
     def _dry_run(self, steps: Sequence[AnyStep]) -> Run:
         planned = self.plan(steps)
-        if self.flags.json:
-            with early_end_allowed():
-                print(json.dumps(planned.plan.to_json(), indent=1))
-            return planned
+        self._show(planned.plan)
+        return planned
+
+    def _show(self, plan: Plan) -> Console:
+        """Print the plan with its estimates.
+
+        Raises:
+            UserError: it may cost more than the budget.
+        """
         from marin_sft.execution.console import make_console
         from marin_sft.execution.view import print_plan
 
-        print_plan(make_console(), planned.plan)
-        return planned
+        console, estimates = make_console(), self._estimates(plan)
+        if self.flags.json:
+            found = {plan.store.path(node.directory): of.to_json() for node, of in estimates.of.items()}
+            items = [{**item, "estimate": found.get(str(item["path"]))} for item in plan.to_json()]
+            with early_end_allowed():
+                print(json.dumps(items, indent=1))
+        else:
+            print_plan(console, plan, estimates)
+        if self.flags.budget is not None:
+            estimates.check_budget(self.flags.budget)
+        return console
 
-    def _carry_out(self, planned: Run, results: list[StepResult], provenance: dict[str, object]) -> Run:
+    def _carry_out(
+        self, planned: Run, console: Console, results: list[StepResult], provenance: dict[str, object]
+    ) -> Run:
         """Fills `results`, even if it is interrupted."""
-        from marin_sft.execution.console import make_console
-        from marin_sft.execution.view import print_failures, print_plan, print_results
+        from marin_sft.execution.view import print_failures, print_results
 
-        console, begun, store = make_console(), time.monotonic(), planned.plan.store
-        print_plan(console, planned.plan)
+        begun, store = time.monotonic(), planned.plan.store
         if planned.plan.to_do:
             self._schedule(planned, console, results, provenance)
         else:

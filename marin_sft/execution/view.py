@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -11,7 +12,9 @@ from rich.text import Text
 from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.differences import difference_text
+from marin_sft.execution.estimates import Estimates
 from marin_sft.execution.plan import Action, Plan, PlanItem
+from marin_sft.execution.prices import Prices
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.step import StepConfig
 from marin_sft.execution.store import Store
@@ -22,6 +25,7 @@ _SHOWN_RESULTS = 60  # with more steps, the closing table omits cached ones
 _LARGEST_METRICS = 1 << 20  # bytes
 _SHOWN_FIGURES = 3  # of an output's metrics.json, which lists the important ones first
 _DROPPED = "dropped.jsonl"  # in an output: the rows that were dropped, and why
+_SHOWN_NAMES = 5  # of steps whose time is unknown
 _NARROW = 120  # columns
 COLOURS = {
     "RUN": "bold cyan",
@@ -38,14 +42,27 @@ COLOURS = {
 }
 
 
-def print_plan(console: Console, plan: Plan) -> None:
-    """One line per step: name, action, reason, path."""
+def print_plan(console: Console, plan: Plan, estimates: Estimates) -> None:
+    """One line per step: name, action, estimates as far as there are some, reason, path."""
     to_run = sum(item.action is not Action.SKIP for item in plan)
     steps = counted(len(plan.items), "step")
     console.print(Text.assemble(("Plan", "bold"), f": {steps}, {to_run} to run. Prefix {plan.store.prefix}"))
     short = console.width < _NARROW  # a path adds little to the step's name
-    columns = ("step", "action", "reason", "fingerprint" if short else "path")
-    print_table(console, columns, (_plan_row(item, short) for item in plan))
+    known = estimates.any_known
+    shown = {
+        "step": True,
+        "action": True,
+        "time": known,
+        "cost": known and estimates.prices is not None,
+        "reason": True,
+        "fingerprint": short and not known,
+        "path": not short,
+    }
+    rows = (_plan_row(item, estimates) for item in plan)
+    print_table(console, list(itertools.compress(shown, shown.values())), _columns(rows, list(shown.values())))
+    if known:
+        for line in _estimate_lines(estimates):
+            console.print(Text(line))
     for line in dict.fromkeys(filter(None, map(_advice, plan.to_do))):
         console.print(Text(line, style="dim"))
 
@@ -55,10 +72,34 @@ def _advice(item: PlanItem) -> str | None:
     return step.config.advice(step.resources) if isinstance(step.config, StepConfig) else None
 
 
-def _plan_row(item: PlanItem, short: bool) -> tuple[Cell, ...]:
-    path = item.node.directory
-    path = path.removeprefix(f"{item.node.name}-") if short else path
-    return item.node.name, _coloured(item.action), _reason(item), path
+def _columns(rows: Iterable[tuple[Cell, ...]], shown: Sequence[bool]) -> Iterator[tuple[Cell, ...]]:
+    return (tuple(itertools.compress(row, shown)) for row in rows)
+
+
+def _plan_row(item: PlanItem, estimates: Estimates) -> tuple[Cell, ...]:
+    path, found = item.node.directory, estimates.of.get(item.node)
+    times = ("", "") if found is None else estimate_texts(found.seconds, found.cost, estimates.prices)
+    fingerprint = path.removeprefix(f"{item.node.name}-")
+    return item.node.name, _coloured(item.action), *times, _reason(item), fingerprint, path
+
+
+def estimate_texts(seconds: float | None, cost: float | None, prices: Prices | None) -> tuple[str, str]:
+    """Time and cost, with "?" for what is unknown."""
+    time = "?" if seconds is None else duration_text(seconds)
+    return time, "?" if cost is None or prices is None else prices.text(cost)
+
+
+def _estimate_lines(estimates: Estimates) -> Iterator[str]:
+    """The totals, what they rest on, and what is not in them."""
+    known = {node: of for node, of in estimates.of.items() if of.seconds is not None}
+    unknown = {node: of for node, of in estimates.of.items() if of.seconds is None}
+    costs = f", {estimates.prices.text(estimates.cost)}" if estimates.prices else ""
+    least = "at least " if unknown else "about "
+    yield f"Estimate: {least}{duration_text(estimates.wall_seconds)}{costs}, {estimates.room}"
+    yield f"  from {', '.join(dict.fromkeys(of.ground for of in known.values()))}"
+    for ground in dict.fromkeys(of.ground for of in unknown.values()):
+        names = [node.name for node, of in unknown.items() if of.ground == ground]
+        yield f"  unknown: {', '.join(names[:_SHOWN_NAMES])}{' ...' if names[_SHOWN_NAMES:] else ''} ({ground})"
 
 
 def _reason(item: PlanItem) -> str:

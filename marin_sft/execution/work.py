@@ -53,7 +53,7 @@ def work_of(
         begun=_number(first and first.done),
         done=_number(newest and newest.done),
         total=_number(newest and newest.total),
-        unit=newest and str(newest.unit),
+        unit=str(newest.unit) if newest else None,
     )
 
 
