@@ -19,7 +19,6 @@ from marin_sft.execution.prices import DEFAULT_FILE, Machines, Prices, machines_
 from marin_sft.execution.record import asked
 from marin_sft.execution.room import Room, wall_seconds
 from marin_sft.execution.step import StepConfig
-from marin_sft.execution.tables import counted
 from marin_sft.execution.work import Amounts, amounts_of
 
 _MAY_RUN = (Action.RUN, Action.IF_CHANGED)
@@ -78,7 +77,7 @@ class Estimates:
             shown = ", ".join(unknown[:_SHOWN]) + (
                 f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
             )
-            raise UserError(f"--budget {budget:g}: the cost of {counted(len(unknown), 'step')} is unknown: {shown}")
+            raise UserError(f"--budget {budget:g}: the cost of {len(unknown)} step(s) is unknown: {shown}")
         if self.cost > budget:
             costs = sorted(((of.cost or 0.0, node.name) for node, of in self.of.items()), reverse=True)
             most = ", ".join(f"{name} {self.prices.text(cost)}" for cost, name in costs[:_SHOWN] if cost > 0)

@@ -27,16 +27,13 @@ from marin_sft.errors import (
     UserError,
 )
 from marin_sft.execution.backends import Backend, InlineBackend
-from marin_sft.execution.estimates import Estimates, estimate
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
 from marin_sft.execution.plan import Plan, make_plan
-from marin_sft.execution.prices import read_prices
 from marin_sft.execution.ray_connection import act_as_script, in_worker, would_be_private
 from marin_sft.execution.ray_environment import LAUNCHER
 from marin_sft.execution.record import RunRecord
 from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
-from marin_sft.execution.room import Room
 from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
 from marin_sft.execution.selection import Selection, check_selection
 from marin_sft.execution.signals import sigterm_as_interrupt
@@ -61,6 +58,8 @@ from marin_sft.execution.terminal import complain, early_end_allowed, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from marin_sft.execution.estimates import Estimates
 
 __all__ = [
     "THIS_OUTPUT_PATH",
@@ -128,8 +127,15 @@ class Executor:
         store = open_reachable(self.flags.prefix)
         return Run(graph, make_plan(graph, store, self._selection()))
 
-    def _estimates(self, plan: Plan) -> Estimates:
-        flags = self.flags
+    def _estimates(self, plan: Plan) -> Estimates | None:
+        """None if there is nothing to run, or nothing to go by."""
+        flags, store = self.flags, plan.store
+        if not plan.to_do or flags.budget is None and not store.folders(store.prefix):
+            return None
+        from marin_sft.execution.estimates import estimate  # not needed to plan what is cached or new
+        from marin_sft.execution.prices import read_prices
+        from marin_sft.execution.room import Room
+
         room = Room.of(flags.backend, would_be_private(), flags.max_concurrent)
         return estimate(plan, read_prices(flags.prices), room)
 
@@ -192,13 +198,14 @@ class Executor:
 
         console, estimates = make_console(), self._estimates(plan)
         if self.flags.json:
-            found = {plan.store.path(node.directory): of.to_json() for node, of in estimates.of.items()}
-            items = [{**item, "estimate": found.get(str(item["path"]))} for item in plan.to_json()]
+            of = {node: found.to_json() for node, found in estimates.of.items()} if estimates else {}
+            values = zip(plan.to_json(), plan, strict=True)
+            items = [{**value, "estimate": of.get(item.node)} for value, item in values]
             with early_end_allowed():
                 print(json.dumps(items, indent=1))
         else:
             print_plan(console, plan, estimates)
-        if self.flags.budget is not None:
+        if estimates and self.flags.budget is not None:
             estimates.check_budget(self.flags.budget)
         return console
 

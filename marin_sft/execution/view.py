@@ -42,25 +42,25 @@ COLOURS = {
 }
 
 
-def print_plan(console: Console, plan: Plan, estimates: Estimates) -> None:
+def print_plan(console: Console, plan: Plan, estimates: Estimates | None) -> None:
     """One line per step: name, action, estimates as far as there are some, reason, path."""
     to_run = sum(item.action is not Action.SKIP for item in plan)
     steps = counted(len(plan.items), "step")
     console.print(Text.assemble(("Plan", "bold"), f": {steps}, {to_run} to run. Prefix {plan.store.prefix}"))
     short = console.width < _NARROW  # a path adds little to the step's name
-    known = estimates.any_known
+    known = estimates is not None and estimates.any_known
     shown = {
         "step": True,
         "action": True,
         "time": known,
-        "cost": known and estimates.prices is not None,
+        "cost": estimates is not None and known and estimates.prices is not None,
         "reason": True,
         "fingerprint": short and not known,
         "path": not short,
     }
     rows = (_plan_row(item, estimates) for item in plan)
     print_table(console, list(itertools.compress(shown, shown.values())), _columns(rows, list(shown.values())))
-    if known:
+    if estimates and known:
         for line in _estimate_lines(estimates):
             console.print(Text(line))
     for line in dict.fromkeys(filter(None, map(_advice, plan.to_do))):
@@ -76,9 +76,9 @@ def _columns(rows: Iterable[tuple[Cell, ...]], shown: Sequence[bool]) -> Iterato
     return (tuple(itertools.compress(row, shown)) for row in rows)
 
 
-def _plan_row(item: PlanItem, estimates: Estimates) -> tuple[Cell, ...]:
-    path, found = item.node.directory, estimates.of.get(item.node)
-    times = ("", "") if found is None else estimate_texts(found.seconds, found.cost, estimates.prices)
+def _plan_row(item: PlanItem, estimates: Estimates | None) -> tuple[Cell, ...]:
+    path, found = item.node.directory, estimates and estimates.of.get(item.node)
+    times = estimate_texts(found.seconds, found.cost, estimates.prices) if estimates and found else ("", "")
     fingerprint = path.removeprefix(f"{item.node.name}-")
     return item.node.name, _coloured(item.action), *times, _reason(item), fingerprint, path
 

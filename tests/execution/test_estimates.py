@@ -118,6 +118,8 @@ def test_runs_with_the_same_flags_are_preferred(pipeline):
 
 
 def test_what_is_unknown_is_said(pipeline, capsys):
+    assert estimates(pipeline, copied(1000))["copied/rows"] is None  # in a new store, there is nothing to say
+    pipeline.run(rows(1000))
     found = estimates(pipeline, copied(1000))["copied/rows"]
     assert found == {"seconds": None, "cost": None, "ground": "no earlier run of copy"}
     pipeline.run(copied(1000))
@@ -244,7 +246,7 @@ def test_a_budget_refuses_before_anything_runs(pipeline, tmp_path, capsys):
         return exit_.value.code, capsys.readouterr().err
 
     code, said = code_of("--budget", "200", step=copied(1000))
-    assert code == 2 and "the cost of 2 steps is unknown: raw/rows (no earlier run of rows), copied/rows" in said
+    assert code == 2 and "the cost of 2 step(s) is unknown: raw/rows (no earlier run of rows), copied/rows" in said
     pipeline.run(copied(1000))
     set_seconds(pipeline.prefix, lambda record: 3600.0)
     pipeline.bodies()
