@@ -4,7 +4,7 @@ same machines (`comparison`). The outputs of inputs that do not exist yet are es
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from marin_sft.errors import UserError
@@ -19,6 +19,7 @@ from marin_sft.execution.prices import DEFAULT_FILE, Machines, Prices, machines_
 from marin_sft.execution.record import asked
 from marin_sft.execution.room import Room, wall_seconds
 from marin_sft.execution.step import StepConfig
+from marin_sft.execution.tables import duration_text
 from marin_sft.execution.work import Amounts, amounts_of
 
 _MAY_RUN = (Action.RUN, Action.IF_CHANGED)
@@ -62,6 +63,19 @@ class Estimates:
     @property
     def any_known(self) -> bool:
         return any(found.seconds is not None for found in self.of.values())
+
+    def lines(self) -> Iterator[str]:
+        """The totals, what they rest on, and what is not in them; none if nothing is known."""
+        if not self.any_known:
+            return
+        known = [of for of in self.of.values() if of.seconds is not None]
+        unknown = {node: of for node, of in self.of.items() if of.seconds is None}
+        costs = f", {self.prices.text(self.cost)}" if self.prices else ""
+        yield f"Estimate: {'at least' if unknown else 'about'} {duration_text(self.wall_seconds)}{costs}, {self.room}"
+        yield f"  from {', '.join(dict.fromkeys(of.ground for of in known))}"
+        for ground in dict.fromkeys(of.ground for of in unknown.values()):
+            names = [node.name for node, of in unknown.items() if of.ground == ground]
+            yield f"  unknown: {', '.join(names[:_SHOWN])}{' ...' if names[_SHOWN:] else ''} ({ground})"
 
     def check_budget(self, budget: float) -> None:
         """Raises:

@@ -25,7 +25,6 @@ _SHOWN_RESULTS = 60  # with more steps, the closing table omits cached ones
 _LARGEST_METRICS = 1 << 20  # bytes
 _SHOWN_FIGURES = 3  # of an output's metrics.json, which lists the important ones first
 _DROPPED = "dropped.jsonl"  # in an output: the rows that were dropped, and why
-_SHOWN_NAMES = 5  # of steps whose time is unknown
 _NARROW = 120  # columns
 COLOURS = {
     "RUN": "bold cyan",
@@ -60,9 +59,8 @@ def print_plan(console: Console, plan: Plan, estimates: Estimates | None) -> Non
     }
     rows = (_plan_row(item, estimates) for item in plan)
     print_table(console, list(itertools.compress(shown, shown.values())), _columns(rows, list(shown.values())))
-    if estimates and known:
-        for line in _estimate_lines(estimates):
-            console.print(Text(line))
+    for line in estimates.lines() if estimates else ():
+        console.print(Text(line))
     for line in dict.fromkeys(filter(None, map(_advice, plan.to_do))):
         console.print(Text(line, style="dim"))
 
@@ -87,19 +85,6 @@ def estimate_texts(seconds: float | None, cost: float | None, prices: Prices | N
     """Time and cost, with "?" for what is unknown."""
     time = "?" if seconds is None else duration_text(seconds)
     return time, "?" if cost is None or prices is None else prices.text(cost)
-
-
-def _estimate_lines(estimates: Estimates) -> Iterator[str]:
-    """The totals, what they rest on, and what is not in them."""
-    known = {node: of for node, of in estimates.of.items() if of.seconds is not None}
-    unknown = {node: of for node, of in estimates.of.items() if of.seconds is None}
-    costs = f", {estimates.prices.text(estimates.cost)}" if estimates.prices else ""
-    least = "at least " if unknown else "about "
-    yield f"Estimate: {least}{duration_text(estimates.wall_seconds)}{costs}, {estimates.room}"
-    yield f"  from {', '.join(dict.fromkeys(of.ground for of in known.values()))}"
-    for ground in dict.fromkeys(of.ground for of in unknown.values()):
-        names = [node.name for node, of in unknown.items() if of.ground == ground]
-        yield f"  unknown: {', '.join(names[:_SHOWN_NAMES])}{' ...' if names[_SHOWN_NAMES:] else ''} ({ground})"
 
 
 def _reason(item: PlanItem) -> str:

@@ -31,7 +31,7 @@ from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import did_you_mean, nearest_text
-from marin_sft.run import explanation, garbage, launches, logs, status, verification
+from marin_sft.run import explanation, garbage, launches, logs, planned, status, verification
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
     WITHOUT_STORE,
@@ -269,6 +269,7 @@ def chat(context: Context) -> None:
 
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "plan": plan,
+    "show": planned.show,
     "status": status_of_steps,
     "why": why,
     "path": path,
@@ -335,6 +336,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_job_flags(parsers)
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
+    parsers["show"].add_argument("file", type=flags.path, metavar="FILE", help="the file of the plan")
     for name in ("status", "verify"):
         parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
     for name in ("why", "path", "pin", "unpin"):
@@ -370,7 +372,7 @@ def _add_command(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     parser.set_defaults(run=run)
-    if run not in WITHOUT_STORE:
+    if run not in (*WITHOUT_STORE, planned.show):
         parser.add_argument(
             "--prefix", type=flags.prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
         )
