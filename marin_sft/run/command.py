@@ -31,7 +31,7 @@ from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import did_you_mean, nearest_text
-from marin_sft.run import explanation, garbage, launches, logs, planned, status, verification
+from marin_sft.run import cost, explanation, garbage, launches, logs, planned, status, verification
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
     WITHOUT_STORE,
@@ -269,13 +269,14 @@ def chat(context: Context) -> None:
 
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "plan": plan,
-    "show": planned.show,
     "status": status_of_steps,
     "why": why,
     "path": path,
     "logs": log,
     "diff": diff,
     "runs": runs,
+    "cost": cost.cost,
+    "show": planned.show,
     "pin": pin,
     "unpin": unpin,
     "gc": gc,
@@ -347,6 +348,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["logs"].add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
+    parsers["cost"].add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
+    parsers["cost"].add_argument("--prices", type=flags.path, metavar="FILE", help=HELP["prices"])
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
     parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why you keep it")
