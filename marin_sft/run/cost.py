@@ -176,8 +176,8 @@ def _json(steps: list[StepCost], prices: Prices | None, run: str | None, untold:
 def _print(console: Console, store: Store, steps: list[StepCost], prices: Prices | None, untold: int) -> None:
     columns = ("step", "attempts", "time", *(("cost",) if prices else ()), "on")
     if steps:
-        names = Counter(step.name for step in steps)
-        print_table(console, columns, [_row(step, prices, names[step.name] == 1) for step in steps])
+        of_name = Counter(step.name for step in steps)
+        print_table(console, columns, [_row(step, prices, of_name[step.name] == 1) for step in steps])
     attempts = sum(step.attempts for step in steps)
     seconds = sum(step.seconds for step in steps)
     total = f"{counted(len(steps), 'step')}, {counted(attempts, 'attempt')}, {duration_text(seconds)} in total"

@@ -214,6 +214,11 @@ def test_prices(tmp_path, monkeypatch):
     assert read_prices(str(file)) is not None
 
 
+def test_the_example_is_a_table_of_prices():
+    prices = read_prices(str(Path(__file__).parents[2] / "infra/prices.toml"))
+    assert prices is not None and prices.cost(machines(TpuPodConfig(tpu_type="v5e-8")), 3600) == pytest.approx(9.6)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
