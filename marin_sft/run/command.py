@@ -31,7 +31,7 @@ from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import did_you_mean, nearest_text
-from marin_sft.run import explanation, garbage, launches, logs, status, verification
+from marin_sft.run import cost, explanation, garbage, launches, logs, planned, status, verification
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
     WITHOUT_STORE,
@@ -298,6 +298,8 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "runs": runs,
     "report": report,
     "ui": ui,
+    "cost": cost.cost,
+    "show": planned.show,
     "pin": pin,
     "unpin": unpin,
     "gc": gc,
@@ -358,6 +360,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_job_flags(parsers)
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
+    parsers["show"].add_argument("file", type=flags.path, metavar="FILE", help="the file of the plan")
     for name in ("status", "verify"):
         parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
     for name in ("why", "path", "pin", "unpin"):
@@ -368,6 +371,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["logs"].add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
+    parsers["cost"].add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
+    parsers["cost"].add_argument("--prices", type=flags.path, metavar="FILE", help=HELP["prices"])
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
     parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why you keep it")
@@ -397,7 +402,7 @@ def _add_command(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     parser.set_defaults(run=run)
-    if run not in WITHOUT_STORE:
+    if run not in (*WITHOUT_STORE, planned.show):
         parser.add_argument(
             "--prefix", type=flags.prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
         )
