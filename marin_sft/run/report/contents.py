@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -127,7 +128,8 @@ def _differences(store: Store, sections: Sections, trainings: list[Step]) -> lis
     found = []
     for kind in dict.fromkeys(step.kind for step in trainings):
         same = [step for step in trainings if step.kind == kind and step.payload is not None]
-        found += sections.parts(same[1:], lambda step, first=same[0]: _difference(store, first, step)) if same else []
+        if same:
+            found += sections.parts(same[1:], functools.partial(_difference, store, same[0]))
     return found
 
 
