@@ -62,7 +62,7 @@ peers-llamacpp: .peers-llamacpp/.done
 
 # GGUF files of published models, computed by llama.cpp and by transformers.
 gguf: env-dev peers-llamacpp
-	$(BIN)/python benchmarks/gguf.py
+	$(BIN)/python benchmarks/gguf_parity.py
 
 quickstart: env
 	$(BIN)/python experiments/quickstart.py $(ARGS)

@@ -1,4 +1,4 @@
-"""What Ollama's Go templates make of the text around messages is worked out by a small reader of the few actions used."""
+"""What Ollama makes of the Go templates is worked out by a small reader of the few actions in them."""
 
 import re
 

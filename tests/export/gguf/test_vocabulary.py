@@ -96,24 +96,22 @@ def test_tokens_of_sentence_pieces():
     assert not vocabulary_of(tiny_tokenizers.gemma(), 400).space
 
 
-def with_merges(tokenizer, change):
-    """The tokenizer with its merges changed."""
-    changed = json.loads(tokenizer.backend_tokenizer.to_str())
-    change(changed["model"]["merges"])
-    return type(tokenizer)(tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(changed)))
+def pieces(*merges: str):
+    """SentencePiece's kind of tokenizer with the pieces a, b, c, ab, bc, abc."""
+    vocab = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "c", "ab", "bc", "abc"]
+    ids = {token: i for i, token in enumerate(vocab)}
+    pairs = [tuple(merge.split()) for merge in merges]
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(ids, pairs, unk_token="<unk>", byte_fallback=True))
+    model.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>")
 
 
-@pytest.mark.parametrize("change", [lambda merges: merges.pop(3), lambda merges: merges.append(merges.pop(0))])
-def test_merges_that_scores_cannot_say_are_refused(change):
-    tokenizer = with_merges(tiny_tokenizers.gemma(), change)
-    pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    ambiguous = len(pairs) != len({"".join(pair) for pair in pairs})
-    try:
-        found = vocabulary_of(tokenizer, 400)
-    except ExportError as error:
-        assert "merges pieces by the scores of SentencePiece" in str(error)
-    else:  # one pair for each token, in another order: scores can say that
-        assert not ambiguous and found.scores
+def test_merges_that_scores_cannot_say_are_refused():
+    found = vocabulary_of(pieces("b c", "a b", "a bc", "ab c"), 263)
+    assert [found.scores[found.tokens.index(token)] for token in ("bc", "ab", "abc")] == [0, -1, -2]
+    for merges in (("b c", "a b", "a bc"), ("b c", "a bc", "a b", "ab c")):  # a pair that is no merge; one in between
+        with pytest.raises(ExportError, match="merges pieces by the scores of SentencePiece.*'abc' is made by"):
+            vocabulary_of(pieces(*merges), 263)
 
 
 @pytest.mark.parametrize(("scheme", "space", "told"), [("always", True, 0), ("never", False, 0), ("first", False, 1)])
@@ -158,6 +156,10 @@ def test_what_ends_an_answer():
     assert special(tokenizer, [im_end], {"bos_token_id": end_of_text}).bos == end_of_text
     with pytest.raises(ExportError, match="room for three tokens.*generation_eos_token_ids"):
         special(tokenizer, [im_end, end_of_text, 5, 6])
+    found = special(tokenizer, [900, im_end])  # no token
+    assert (found.eos, found.eot) == (im_end, None)
+    with pytest.raises(ExportError, match=r"eos_token_id \[900\], of which the tokenizer has none"):
+        special(tokenizer, [900])
     assert special(tokenizer, [im_end, 5, 6, end_of_text]).eom == 6  # the last is known by its text
 
 
