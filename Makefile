@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-vllm peers-llamacpp card-wheels quickstart test test-pythons coverage torture served hosts slurm prometheus check format docs infra lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage torture served hosts slurm prometheus check format docs infra lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -62,6 +62,10 @@ peers-llamacpp: .peers-llamacpp/.done
 	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
 	$(UV) pip install --quiet --compile-bytecode --python $(@D)/bin/python --require-hashes -r $<
 	@touch $@
+
+# GGUF files of published models, computed by llama.cpp and by transformers.
+gguf: env-dev peers-llamacpp
+	$(BIN)/python benchmarks/gguf_parity.py
 
 quickstart: env
 	$(BIN)/python experiments/quickstart.py $(ARGS)

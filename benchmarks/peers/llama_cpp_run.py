@@ -1,4 +1,4 @@
-"""What llama.cpp makes of GGUF files, for benchmarks/gguf.py, in the environment of `make peers-llamacpp`.
+"""What llama.cpp makes of GGUF files, for benchmarks/gguf_parity.py, in the environment of `make peers-llamacpp`.
 
 The first argument is a JSON file of jobs: {"file", "texts", "chats", "prompts", "new_tokens"}. Prints a line for each:
 ids of the texts, ids of the chats by the file's own template, and for each prompt of ids its logits and greedy answer.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from marin_sft.data.formats import ChatLmDatasetFormat, PreferenceChatLmDatasetFormat
@@ -92,7 +93,7 @@ def check_formats(export: HfExport, config: TrainConfig) -> None:
     made_by = _config_of(source)
     if isinstance(made_by, RandomModelConfig):
         fields = made_by.model.hf_config(vocab_size=1)
-    elif isinstance(source, str) and os.path.isdir(source):
+    elif isinstance(source, str | Path) and os.path.isdir(source):
         fields = ModelDirectory(source, config.rope_scaling).config
     if fields is None:
         return

@@ -59,7 +59,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerFast, config: Fields, generatio
     Raises:
         ExportError: llama.cpp would not end an answer where transformers does.
     """
-    ends = list(generation["eos_token_id"])
+    ends = _ends(tokenizer, generation)
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]
     eot = end_of_turn(tokenizer)
     eot = eot if eot in ends and eot != eos else None
@@ -99,7 +99,19 @@ def special_tokens(tokenizer: PreTrainedTokenizerFast, config: Fields, generatio
 
 def end_texts(tokenizer: PreTrainedTokenizerFast, generation: Fields) -> Sequence[str]:
     """The tokens that end an answer."""
-    return [str(token) for token in tokenizer.convert_ids_to_tokens(generation["eos_token_id"])]
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(_ends(tokenizer, generation))]
+
+
+def _ends(tokenizer: PreTrainedTokenizerFast, generation: Fields) -> list[int]:
+    """The ids that end an answer, without those that are no tokens."""
+    ids: list[int] = generation["eos_token_id"]
+    found = [id for id in ids if tokenizer.convert_ids_to_tokens(id) is not None]
+    if not found:
+        raise ExportError(
+            f"generation_config.json has eos_token_id {ids}, of which the tokenizer has none, so no answer would end: "
+            "give generation_eos_token_ids"
+        )
+    return found
 
 
 def _starts_with(tokenizer: PreTrainedTokenizerFast, token: str) -> bool:

@@ -1,7 +1,7 @@
 """Checks that llama.cpp computes from our GGUF files what transformers computes from the export next to them.
 
 make gguf
-.venv/bin/python benchmarks/gguf.py [--only PATTERN] [--keep FOLDER] [--export DIRECTORY]
+.venv/bin/python benchmarks/gguf_parity.py [--only PATTERN] [--keep FOLDER] [--export DIRECTORY]
 
 For each release of `tests/published/releases.py` (as it is, and where llama.cpp cannot compute it, with the fields that
 it can): a GGUF file of each type. With f32, 20 chats must get the same ids and the same greedy answers, and close
@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from marin_sft.errors import ExportError  # noqa: E402
 from marin_sft.export.gguf.file import gguf_file, write_gguf  # noqa: E402
+from marin_sft.export.gguf.metadata import context_length, with_defaults  # noqa: E402
 from marin_sft.export.hf_config import GGUF_TYPES  # noqa: E402
 from tests.published import releases  # noqa: E402
 
@@ -88,7 +89,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = arguments.keep or Path(folder)
         models = {"export": arguments.export} if arguments.export else written(folder, arguments.only)
-        lines = [line for name, model in models.items() for line in checked(name, model, folder)]
+        lines = []
+        for name, model in models.items():
+            lines += checked(name, model, folder)
+            print(f"{name}: compared", file=sys.stderr, flush=True)
     print(table(lines))
     sys.exit(any(line.differs for line in lines))
 
@@ -129,7 +133,7 @@ def checked(name: str, model: Path, folder: Path) -> list[Line]:
     except ExportError as error:
         return [Line(name, "-", said=str(error))]
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    fields = dict(releases_config(model))
+    fields = dict(config_of(model))
     config = transformers.AutoConfig.for_model(**fields)
     options = {"dtype": torch.float32, "attn_implementation": "eager", "config": config}
     reference = transformers.AutoModelForCausalLM.from_pretrained(model, **options).eval()
@@ -142,6 +146,9 @@ def checked(name: str, model: Path, folder: Path) -> list[Line]:
     ]
     prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
     prompts = [list(getattr(prompt, "input_ids", prompt)) for prompt in prompts]
+    context = context_length(with_defaults(config_of(model)))
+    if context < max(map(len, prompts)) + NEW_TOKENS:
+        return [Line(name, "-", loads="not compared", said="; ".join(limits))]
     jobs = []
     for type in GGUF_TYPES:
         write_gguf(str(model), type, title=name)
@@ -162,7 +169,7 @@ def checked(name: str, model: Path, folder: Path) -> list[Line]:
     ]
 
 
-def releases_config(model: Path) -> Any:
+def config_of(model: Path) -> Any:
     from marin_sft.training.models.model_directory import ModelDirectory
 
     return ModelDirectory(model).config
