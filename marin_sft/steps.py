@@ -45,6 +45,7 @@ from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
 from marin_sft.training.chosen_reference import chosen_reference
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig
 from marin_sft.training.models import LlamaConfig
+from marin_sft.training.models.new_tokens_config import AddTokensConfig
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.step_inputs import adapter_found, check_inputs, check_model
@@ -149,6 +150,21 @@ def train_tokenizer(
 def random_model(name: str, model: LlamaConfig, *, tokenizer: Source, seed: int = 0) -> ExecutorStep[RandomModelConfig]:
     """`models/{name}`: randomly initialised weights as a Hugging Face directory."""
     config = RandomModelConfig(model=model, tokenizer=path_of(tokenizer), seed=seed)
+    return ExecutorStep(f"models/{name}", config=config)
+
+
+@named_arguments()
+def add_tokens(
+    name: str, model: Source, *, tokens: Sequence[str] = (), special_tokens: Sequence[str] = (), seed: int = 0
+) -> ExecutorStep[AddTokensConfig]:
+    """`models/{name}`: a model and its tokenizer with new tokens, to tokenize with and to train from.
+
+    tokens, special_tokens: those that are text, like "<tool>", and those that are markup, like "<|im_end|>".
+    seed: of their embeddings.
+    """
+    config = AddTokensConfig(
+        model=path_of(model), tokens=_tokens(tokens), special_tokens=_tokens(special_tokens), seed=seed
+    )
     return ExecutorStep(f"models/{name}", config=config)
 
 
@@ -393,6 +409,10 @@ def lm_eval(
         options["task_files"] = path_of(options["task_files"])
     config = LmEvalConfig(model=path_of(model), tasks=chosen, **options)  # type: ignore[arg-type]  # refused there
     return ExecutorStep(f"lm_eval/{name}", config=config, resources=resources or CpuConfig())
+
+
+def _tokens(tokens: Sequence[str]) -> tuple[str, ...]:
+    return tokens if isinstance(tokens, str) else tuple(tokens)  # type: ignore[return-value]  # refused by the config
 
 
 def _ids(ids: Sequence[int] | None) -> tuple[int, ...] | None:
