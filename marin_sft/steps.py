@@ -40,7 +40,7 @@ from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, Perp
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.export.from_training import Cadence, export_fields, with_exports
-from marin_sft.export.hf_config import ExportConfig
+from marin_sft.export.hf_config import MAX_SHARD_BYTES, ExportConfig
 from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
 from marin_sft.training.chosen_reference import chosen_reference
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig
@@ -327,17 +327,23 @@ def export(
     trained: ExecutorStep[SFTConfig] | ExecutorStep[DPOConfig],
     *,
     dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
     generation_eos_token_ids: Sequence[int] | None = None,
 ) -> ExecutorStep[ExportConfig]:
     """`hf/{name}`: trained weights as a Hugging Face directory, with the tokenizer and chat template of the training.
 
     dtype: of the weights; None: that of the base model.
-    generation_eos_token_ids: see `HfExport`.
+    max_shard_bytes, generation_eos_token_ids: see `HfExport`.
     """
     check_step(f"export '{name}': trained", trained, TrainConfig, "sft() or dpo()")
     values = export_fields(name, trained.name, trained.config)
+    ends = _ids(generation_eos_token_ids)
     config = ExportConfig(
-        checkpoint=path_of(trained), dtype=dtype, generation_eos_token_ids=_ids(generation_eos_token_ids), **values
+        checkpoint=path_of(trained),
+        dtype=dtype,
+        max_shard_bytes=max_shard_bytes,
+        generation_eos_token_ids=ends,
+        **values,
     )
     return ExecutorStep(f"hf/{name}", config=config)
 

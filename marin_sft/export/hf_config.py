@@ -8,6 +8,7 @@ from marin_sft.execution.step import StepConfig, execution_only, this_output_pat
 from marin_sft.export.card_config import CardConfig
 from marin_sft.training.checks import check_types, require, unresolved
 
+MAX_SHARD_BYTES = 5 * 10**9  # as in transformers 4
 DTYPES = ("float32", "bfloat16", "float16")
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as `precision` of training has them
 
@@ -31,7 +32,7 @@ class HfExport:
     dtype: str | None = None
     """The type of the exported weights. None: the base model's."""
 
-    max_shard_bytes: int = 5 * 10**9
+    max_shard_bytes: int = MAX_SHARD_BYTES
     """The largest size of a weight file."""
 
     generation_eos_token_ids: tuple[int, ...] | None = None

@@ -102,8 +102,8 @@ def check_tokenizers(tokenized: Mapping[str, str], base: ModelDirectory) -> None
 
 
 def check_new_tokens(tokenized: Mapping[str, str], base: ModelDirectory, trained: Collection[int]) -> None:
-    """Raise TrainingError if an adapter that trains the tokens `trained` would leave tokens untrained that the data have
-    and the base model's tokenizer does not. `tokenized`: outputs of tokenize steps."""
+    """Raise TrainingError if the data have tokens that the base model's tokenizer does not have, and that an adapter
+    that trains the tokens `trained` would leave as they are. `tokenized`: outputs of tokenize steps."""
     from marin_sft.data.tokenizer import vocabulary_size
 
     try:

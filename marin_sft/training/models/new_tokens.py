@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from marin_sft.errors import TrainingError
 from marin_sft.training.models.families import check_family
 from marin_sft.training.models.levanter_bridge import with_defaults
 from marin_sft.training.models.model_directory import (
+    SENTENCEPIECE,
     ModelDirectory,
     save_tokenizer,
     write_json,
@@ -52,13 +54,15 @@ def add_tokens(config: AddTokensConfig) -> None:
     if missing:
         raise TrainingError(f"{base.path}: no tensor {missing[0]}; expected the weights that config.json describes")
     copied = [name for name in tensors if not (tied and name == HEAD)]  # a copy, kept by some writers
-    generation = base.json("generation_config.json")
+    generation, sentencepiece = base.json("generation_config.json"), base.file(SENTENCEPIECE)
     with writing(config.output_path) as local:
         write_json(local, "config.json", {**stored, "vocab_size": size})
         write_tensors(local, _Resized(tensors, copied, matrices, size, list(new.values()), config.seed))
         if generation is not None:
             write_json(local, "generation_config.json", generation)
         save_tokenizer(local, tokenizer)
+        if sentencepiece is not None:
+            Path(local, SENTENCEPIECE).write_bytes(sentencepiece)
         write_json(local, NEW_TOKENS, {"tokens": new})
     print(f"{len(new)} tokens added; vocab_size {base.config['vocab_size']} -> {size}")
 
