@@ -87,8 +87,7 @@ def test_training_ends_in_exports_that_serve(name, kind, settings, tmp_path):
         assert (output / "adapter" / "adapter_model.safetensors").exists()
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(r=8, alpha=16), None], ids=["LoRA", "all weights"])
-def test_new_tokens_are_learned_and_end_answers(lora, tmp_path):
+def test_an_adapter_learns_new_tokens_and_one_of_them_ends_answers(tmp_path):
     base = write(tmp_path / "base", RELEASES["qwen 3"])
     more = add_tokens("more", base, tokens=["<tool>"], special_tokens=["<|turn|>", "<|done|>"])
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": chat("2 + 2?", "<tool> 4")}) + "\n")
@@ -96,6 +95,7 @@ def test_new_tokens_are_learned_and_end_answers(lora, tmp_path):
     tokens = {"chat": tokenize("chat", tmp_path / "rows.jsonl", tokenizer=more, format=format)}
     blend = mixture("chat", tokens, weights={"chat": 1}, seq_len=64)
     settings = {"learning_rate": 2e-2, "num_train_steps": 60, "train_batch_size": 1, "gradient_checkpointing": False}
+    lora = LoraConfig(r=8, alpha=16)
     trained = sft("chat", mixture=blend, base_model=more, lora=lora, precision="fp32", **settings)
     exported = export("chat", trained, dtype="float32")
     outputs = Executor(ExecutorFlags(prefix=str(tmp_path / "store"), backend="inline")).run([exported])

@@ -113,8 +113,8 @@ def resolved(config: LoraConfig) -> LoraConfig:
             "out, or start a new adapter without adapter_path"
         )
     dropout = stored.dropout if config.dropout is None else config.dropout
-    own = {"adapter_path": config.adapter_path, "trainable_tokens": config.trainable_tokens}
-    return replace(stored, dropout=dropout, **own)
+    tokens = config.trainable_tokens
+    return replace(stored, dropout=dropout, adapter_path=config.adapter_path, trainable_tokens=tokens)
 
 
 def write_adapter(directory: str, adapter: Adapter, base: ModelDirectory) -> None:
@@ -191,7 +191,7 @@ def _token_ids(directory: ModelDirectory, tensors: Mapping[str, np.ndarray]) -> 
     for name in sorted(name for name in tensors if name.endswith(ROWS)):
         matrix, rows = name.removesuffix(ROWS), len(tensors[name])
         by_name = listed if isinstance(listed, dict) else {matrix: listed}
-        ids = next((ids for ending, ids in by_name.items() if f".{matrix}".endswith(f".{ending}")), [])
+        ids: list[int] = next((ids for ending, ids in by_name.items() if f".{matrix}".endswith(f".{ending}")), [])
         if len(ids) != rows:
             raise TrainingError(
                 f"{directory.path}: {name} has the rows of {rows} tokens, expected as many as {TOKENS} of {CONFIG} "
