@@ -13,6 +13,7 @@ import haliax as hax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.evaluation import kv_cache
@@ -43,20 +44,28 @@ def decode(
     """
     numbers = range(first, first + len(prompts)) if numbers is None else numbers
     batch = _Batch.of(model, prompts, ends, max_new_tokens, pad_to, sampling, numbers, rows)
-    state = _add(batch, _begin(batch), max_new_tokens)
+    state = _begin(batch)
+    if not np.asarray(state.done).all():  # else the second program would be compiled for nothing
+        state = _add(batch, state, np.int32(max_new_tokens))
     return [[int(token) for token in row if token >= 0] for row in np.asarray(state.out)[: len(prompts)]]
 
 
 def stream(
-    model: LmHeadModel, prompt: Sequence[int], ends: Sequence[int], max_new_tokens: int, sampling: Sampling = GREEDY
+    model: LmHeadModel,
+    prompt: Sequence[int],
+    ends: Sequence[int],
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    number: int = 0,
 ) -> Iterator[int]:
-    """The tokens of `decode` for one prompt, each as soon as it is known."""
-    batch = _Batch.of(model, [prompt], ends, max_new_tokens, 0, sampling, [0], None)
-    state = _begin(batch)
-    yield int(state.last[0])
-    while not state.done[0]:
-        state = _add(batch, state, state.made + 1)
-        yield int(state.last[0])
+    """The tokens of `decode` for one prompt with this number, each as soon as it is known."""
+    batch = _Batch.of(model, [prompt], ends, max_new_tokens, 0, sampling, [number], None)
+    state, made = _begin(batch), 1
+    yield int(np.asarray(state.last)[0])
+    while not np.asarray(state.done)[0]:
+        made += 1
+        state = _add(batch, state, np.int32(made))
+        yield int(np.asarray(state.last)[0])
 
 
 def prompt_columns(length: int) -> int:
@@ -104,7 +113,7 @@ class _Batch(eqx.Module):
             room[row] = min(model.max_length - len(prompt), max_new_tokens)
         stop = Stop(room, np.array(ends, np.int32))
         choice = Choice.of(sampling, [*numbers, *[0] * (rows - len(prompts))])
-        return _Batch(model, tokens, lengths, stop, choice, rounded(max_new_tokens, _FEWEST_NEW))
+        return _Batch(model, tokens, lengths, stop, choice, rounded(min(max_new_tokens, model.max_length), _FEWEST_NEW))
 
 
 class _State(eqx.Module):
@@ -133,7 +142,7 @@ def _begin(batch: _Batch) -> _State:
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _add(batch: _Batch, state: _State, until: int | jax.Array) -> _State:
+def _add(batch: _Batch, state: _State, until: ArrayLike) -> _State:
     """Adds tokens until there are `until` of each answer, or all have ended."""
     lengths = jnp.asarray(batch.lengths)
 

@@ -25,13 +25,14 @@ from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
-from marin_sft.execution.flags import HELP, default_prefix, positive
+from marin_sft.execution.flags import HELP, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import did_you_mean, nearest_text
 from marin_sft.run import explanation, garbage, launches, logs, status, verification
+from marin_sft.run.answer_commands import chat, generate
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
     WITHOUT_STORE,
@@ -41,7 +42,13 @@ from marin_sft.run.cluster_commands import (
     log_of_job,
     stop,
 )
-from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, amount
+from marin_sft.run.command_flags import (
+    add_answer_flags,
+    add_fit_flags,
+    add_gc_flags,
+    add_generate_flags,
+    add_preview_flags,
+)
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
@@ -54,6 +61,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and words and words[0] in WITHOUT_TORCH:  # in a process of its own
+        os.environ.setdefault("USE_TORCH", "0")  # transformers would import it where it is installed
     if words and words[0] in TRAINERS:
         return _train(words[0], words[1:])
     try:
@@ -252,21 +261,6 @@ def import_config(context: Context) -> None:
     context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
 
 
-def chat(context: Context) -> None:
-    """talk to a model: a directory, or a step that exported it"""
-    arguments = context.arguments
-    model = os.path.expanduser(arguments.model)
-    if not os.path.isdir(model) and "://" not in model:
-        found = context.step(arguments.model)
-        if found.state.commit is None:
-            raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
-        model = attempt_path(context.store, found.directory, found.state.commit.attempt)
-    from marin_sft.run.chat import talk  # imports JAX
-
-    limits = {"max_new_tokens": arguments.max_new_tokens, "temperature": arguments.temperature}
-    talk(model, system=arguments.system, **limits)
-
-
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "plan": plan,
     "status": status_of_steps,
@@ -283,9 +277,11 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "fit": fit,
     "import": import_config,
     "chat": chat,
+    "generate": generate,
     "jobs": list_jobs,
     "stop": stop,
 }
+WITHOUT_TORCH = ("chat", "generate")
 _PROSE = 80  # columns of rows of data, without a terminal
 _CLUSTER = "start, look at or check a Ray cluster"
 
@@ -348,12 +344,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
     parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why you keep it")
-    parsers["chat"].add_argument("model", metavar="MODEL", help="a directory or a step")
-    parsers["chat"].add_argument("--system", metavar="TEXT", help="a system message")
-    parsers["chat"].add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="(default: 512)")
-    parsers["chat"].add_argument(
-        "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
-    )
+    add_answer_flags(parsers["chat"])
+    add_answer_flags(parsers["generate"])
+    add_generate_flags(parsers["generate"])
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])
