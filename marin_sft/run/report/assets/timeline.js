@@ -22,10 +22,9 @@ function timelineOf(contents, open) {
         h("div", {class: "track"},
           ticks.map((tick) => h("i", {class: "line", style: {left: at(start + tick)}})),
           row.spans.map((span) => h("span", {class: `span ${span.word}`, style: {left: at(span.from), width: `calc(${at(start + (Math.min(span.to ?? now, end) - Math.max(span.from, start)))})`}, title: `${row.step.name}, ${span.word}: ${duration((span.to ?? now) - span.from)}`}))),
-        h("span", {class: "took"}, duration(row.took(now))),
-        row.step.cost && h("span", {class: "cost"}, row.step.cost)))),
-    fold("These times as a table", false, table(["step", "waited for a worker", "claimed", "ran", "lost"],
-      rows.map((row) => [row.step.name, ...["queued", "claimed", "running", "lost"].map((word) => sumOf(row.spans, word, now))]), {numeric: [1, 2, 3, 4], label: "Where time went"})));
+        h("span", {class: "took"}, duration(row.took(now)), row.step.cost && h("small", {}, ` ${row.step.cost}`))))),
+    fold("These times as a table", false, table(["step", "waited for a worker", "claimed", "ran", "lost", ...(contents.cost ? ["cost"] : [])],
+      rows.map((row) => [row.step.name, ...["queued", "claimed", "running", "lost"].map((word) => sumOf(row.spans, word, now)), ...(contents.cost ? [row.step.cost || ""] : [])]), {numeric: [1, 2, 3, 4, 5], label: "Where time went"})));
 }
 
 function sumOf(spans, word, now) {
@@ -43,7 +42,7 @@ function spansOf(contents, begun) {
   const rows = [];
   for (const step of contents.steps) {
     if (begun !== null && step.outcome === "reused") continue;
-    const attempts = step.attempts.filter((attempt) => begun === null || (attempt.ended ?? Infinity) >= begun);
+    const attempts = step.attempts.filter((attempt) => begun === null || (attempt.run ? attempt.run === contents.launches[0].run : (attempt.ended ?? Infinity) >= begun));
     if (!attempts.length) continue;
     const spans = [];
     let free = Math.max(begun ?? -Infinity, ...step.inputs.map((used) => ended.get(used) ?? -Infinity));
