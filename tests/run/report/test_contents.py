@@ -20,6 +20,7 @@ from marin_sft.execution.stores import open_store
 from marin_sft.run import command, launches
 from marin_sft.run.report.command import report_contents
 from marin_sft.run.report.contents import label
+from marin_sft.run.report.evaluations import is_right
 from marin_sft.run.report.subject import inputs_first, launch_facts
 from tests.run.report.conftest import HOSTILE
 
@@ -131,6 +132,15 @@ def test_what_was_spent_with_failed_attempts(launched, found, tmp_path, capsys):
     of_command = json.loads(capsys.readouterr().out)
     assert told["cost"] == {"total": f"{of_command['cost']:,.2f} USD", "unknown": 0, "why": []}
     assert all(step["cost"].endswith(" USD") for step in told["steps"])
+
+
+def test_right_answers_are_those_that_match_exactly():
+    assert [is_right({"answer": answer, "reference": "a b"}) for answer in (" a b\n", "a  b", None)] == [
+        True,
+        False,
+        None,
+    ]
+    assert is_right({"exact_match": False, "answer": "a", "reference": "a"}) is False
 
 
 def test_a_step_with_all_that_it_was_made_from(launched):

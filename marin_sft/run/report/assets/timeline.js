@@ -15,14 +15,15 @@ function timelineOf(contents, open) {
   const words = [...new Set(rows.flatMap((row) => row.spans.map((span) => span.word)))];
   return section("time", "Where time went", resting ? `${plural(resting, "step")} took no time in this launch.` : null,
     h("p", {class: "legend"}, words.map((word) => h("span", {class: "chip"}, h("i", {class: `span ${word}`, "aria-hidden": "true"}), word))),
-    h("div", {class: "gantt"},
+    h("div", {class: contents.cost ? "gantt priced" : "gantt"},
       h("div", {class: "axis", "aria-hidden": "true"}, h("span", {class: "label"}), h("div", {class: "track"}, ticks.map((tick) => h("span", {style: {left: at(start + tick)}}, tick ? duration(tick).replace(/ 0 (s|min|h)$/, "") : "0")))),
       rows.map((row) => h("div", {class: "row"},
         h("button", {class: "link label", type: "button", onclick: () => open(row.step.directory)}, row.step.name),
         h("div", {class: "track"},
           ticks.map((tick) => h("i", {class: "line", style: {left: at(start + tick)}})),
           row.spans.map((span) => h("span", {class: `span ${span.word}`, style: {left: at(span.from), width: `calc(${at(start + (Math.min(span.to ?? now, end) - Math.max(span.from, start)))})`}, title: `${row.step.name}, ${span.word}: ${duration((span.to ?? now) - span.from)}`}))),
-        h("span", {class: "took"}, duration(row.took(now)), row.step.cost && h("small", {}, ` ${row.step.cost}`))))),
+        h("span", {class: "took"}, duration(row.took(now))),
+        contents.cost && h("span", {class: "took"}, row.step.cost)))),
     fold("These times as a table", false, table(["step", "waited for a worker", "claimed", "ran", "lost", ...(contents.cost ? ["cost"] : [])],
       rows.map((row) => [row.step.name, ...["queued", "claimed", "running", "lost"].map((word) => sumOf(row.spans, word, now)), ...(contents.cost ? [row.step.cost || ""] : [])]), {numeric: [1, 2, 3, 4, 5], label: "Where time went"})));
 }
