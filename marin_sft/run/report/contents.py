@@ -122,7 +122,10 @@ def training_json(store: Store, step: Step, points: int) -> JsonObject | None:
     if found is None:
         return None
     summary = read_json(store, f"{step.output}/metrics.json") if "metrics.json" in step.files else None
-    return {"step": step.directory, "name": step.name, "kind": step.kind, "summary": summary or {}, **found}
+    # The kind is known once an attempt has ended. Until then its metrics tell with which others it shares charts.
+    of_pairs = any(name.startswith("rewards/") for name in found["metrics"])
+    kind = step.kind or ("dpo" if of_pairs else "sft")
+    return {"step": step.directory, "name": step.name, "kind": kind, "summary": summary or {}, **found}
 
 
 def _costs(store: Store, subject: Subject, steps: list[Step], prices: Prices | None) -> dict[str, StepCost]:
