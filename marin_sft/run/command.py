@@ -25,9 +25,10 @@ from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
-from marin_sft.execution.flags import HELP, default_prefix, whole_number
+from marin_sft.execution.flags import HELP, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
+from marin_sft.execution.prices import read_prices
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import did_you_mean, nearest_text
@@ -188,21 +189,16 @@ def report(context: Context) -> None:
     """write a page about launches, steps or an experiment: one file to open in a browser"""
     from marin_sft.run.report import command  # loads what each section reads with
 
-    found = command.report_contents(context.store, context.arguments.subjects)
-    context.say(found, lambda: context.console.print(command.write_report(found, context.arguments.output)))
+    arguments = context.arguments
+    found = command.report_contents(context.store, arguments.subjects, read_prices(arguments.prices))
+    context.say(found, lambda: context.console.print(command.write_report(found, arguments.output)))
 
 
 def ui(context: Context) -> None:
     """show the same pages live in a browser on this machine"""
-    from marin_sft.run.report.server import Server  # as in `report`
+    from marin_sft.run.report.server import serve  # as in `report`
 
-    try:
-        server = Server(context.store, context.arguments.port)
-    except OSError as error:
-        raise UserError(f"port {context.arguments.port}: {error.strerror}; choose another with --port") from error
-    print(f"Open {server.url}\nEnd it with Ctrl-C", flush=True)
-    with server, contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()
+    serve(context.store, context.arguments.port, read_prices(context.arguments.prices))
 
 
 def pin(context: Context) -> None:
@@ -381,7 +377,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
     parsers["cost"].add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
-    parsers["cost"].add_argument("--prices", type=flags.path, metavar="FILE", help=HELP["prices"])
+    for name in ("cost", "report", "ui"):
+        parsers[name].add_argument("--prices", type=flags.path, metavar="FILE", help=HELP["prices"])
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
     parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why you keep it")
@@ -389,10 +386,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_answer_flags(parsers["generate"])
     add_generate_flags(parsers["generate"])
     add_serve_check_flags(parsers["serve-check"])
-    add_report_flags(parsers["report"])
-    parsers["ui"].add_argument(
-        "--port", type=whole_number, default=8710, metavar="N", help="(default: 8710; 0: any that is free)"
-    )
+    add_report_flags(parsers["report"], parsers["ui"])
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])
