@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage torture served hosts slurm prometheus check format docs infra lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage torture served hosts slurm prometheus browser check format docs infra lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -159,6 +159,15 @@ docs: .docs/.done
 	$(UV) pip install --quiet --python .docs/bin/python --require-hashes -r $<
 	@touch $@
 
+# The pages of `marin-sft report` and `marin-sft ui` in headless Chromium, which has to be on the path.
+# BROWSER_SHOTS=DIRECTORY keeps screenshots.
+browser: env-dev .browser/.done
+	PYTHONPATH="$(CURDIR)/.browser" $(BIN)/python -m pytest -m torture -s -x tests/run/report/test_browser.py
+
+.browser/.done: | $(BIN)/python
+	$(UV) pip install --quiet --python $(BIN)/python --target .browser playwright
+	@touch $@
+
 # The examples of infra/. For a cluster of your own: `python infra/make.py --help`.
 infra: env
 	$(BIN)/python infra/make.py examples
@@ -198,4 +207,4 @@ card-wheels: requirements-card.lock env
 	du -sm wheels
 
 clean:
-	rm -rf .venv .docs .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .peers-vllm .peers-llamacpp .python-3.12 .python-3.13 wheels site coverage
+	rm -rf .venv .docs .browser .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .peers-vllm .peers-llamacpp .python-3.12 .python-3.13 wheels site coverage

@@ -62,7 +62,20 @@ def add_preview_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_report_flags(parser: argparse.ArgumentParser) -> None:
+def add_chat_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a directory or a step")
+    parser.add_argument("--system", metavar="TEXT", help="a system message")
+    parser.add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="(default: 512)")
+    parser.add_argument(
+        "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
+    )
+
+
+def add_report_flags(parser: argparse.ArgumentParser, live: argparse.ArgumentParser) -> None:
+    """Those of `report`, and those of `ui`."""
+    live.add_argument(
+        "--port", type=whole_number, default=8710, metavar="N", help="(default: 8710; 0: any that is free)"
+    )
     parser.add_argument(
         "subjects",
         nargs="*",
@@ -110,6 +123,45 @@ def add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="float32", metavar="T", help="that the server computes in (default: float32)"
     )
+
+
+def add_answer_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=path, metavar="MODEL", help="a directory, local or remote, or a step")
+    parser.add_argument("--base", type=path, metavar="B", help="for an adapter: its base model (default: as it says)")
+    parser.add_argument("--system", metavar="TEXT", help="a system message")
+    parser.add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="of an answer (default: 512)")
+    parser.add_argument(
+        "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
+    )
+    parser.add_argument(
+        "--top_p", type=_share, default=1.0, metavar="P", help="draw from the likeliest tokens of this probability"
+    )
+    parser.add_argument("--top_k", type=positive, metavar="K", help="draw from so many likeliest tokens")
+    parser.add_argument("--seed", type=whole_number, default=0, metavar="N", help="of what is drawn (default: 0)")
+
+
+def add_generate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prompts",
+        type=path,
+        required=True,
+        metavar="FILE",
+        help='rows with "messages" or "prompt" (.jsonl and other kinds), or .txt with a prompt on each line; an answer '
+        "that a row ends with is kept as its reference",
+    )
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="OUT.jsonl", help="the file to write")
+    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument("--n", type=positive, default=1, metavar="N", help="answers to each prompt (default: 1)")
+    parser.add_argument(
+        "--batch_size", type=positive, default=16, metavar="N", help="answers at the same time (default: 16)"
+    )
+
+
+def _share(text: str) -> float:
+    value = amount(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a probability above 0, got {text!r}")
+    return value
 
 
 def amount(text: str) -> float:
