@@ -97,9 +97,13 @@ def main() -> None:
     sys.exit(any(line.differs for line in lines))
 
 
+_OURS = {**releases.LLAMA, "eos_token_id": "<|im_end|>", "rope_theta": 10000.0, "torch_dtype": "float32"}
+MODELS = {"a tokenizer of train_tokenizer": releases.Release(_OURS, "plain", "chatml"), **releases.RELEASES}
+
+
 def written(folder: Path, pattern: str) -> dict[str, Path]:
     models = {}
-    for name, release in releases.RELEASES.items():
+    for name, release in MODELS.items():
         if fnmatch.fnmatch(name, pattern):
             changed = dataclasses.replace(release, config={**release.config, **INSTEAD.get(name, {})})
             models[name] = releases.write(folder / name, changed)
@@ -128,6 +132,7 @@ def checked(name: str, model: Path, folder: Path) -> list[Line]:
     import torch
     import transformers
 
+    torch.set_num_threads(1)  # the models are tiny
     try:
         limits = gguf_file(str(model), None).limits
     except ExportError as error:
@@ -147,7 +152,9 @@ def checked(name: str, model: Path, folder: Path) -> list[Line]:
     prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
     prompts = [list(getattr(prompt, "input_ids", prompt)) for prompt in prompts]
     context = context_length(with_defaults(config_of(model)))
-    if context < max(map(len, prompts)) + NEW_TOKENS:
+    fit = [i for i, prompt in enumerate(prompts) if len(prompt) + NEW_TOKENS <= context]
+    chats, prompts = [chats[i] for i in fit], [prompts[i] for i in fit]
+    if not fit:
         return [Line(name, "-", loads="not compared", said="; ".join(limits))]
     jobs = []
     for type in GGUF_TYPES:
