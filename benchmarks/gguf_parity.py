@@ -74,7 +74,10 @@ TEXTS += [
     "{{ x }}",
 ]
 # What llama.cpp cannot compute, as it can.
-INSTEAD = {"gemma 2 it": {"query_pre_attn_scalar": 16}, "mistral 0.1": {"sliding_window": None}}
+INSTEAD: dict[str, dict[str, Any]] = {
+    "gemma 2 it": {"query_pre_attn_scalar": 16},
+    "mistral 0.1": {"sliding_window": None},
+}
 NFC = "e\u0301"
 
 
@@ -87,11 +90,11 @@ def main() -> None:
     if not PYTHON.exists():
         sys.exit(f"{PYTHON}: not there; run: make peers-llamacpp")
     with tempfile.TemporaryDirectory() as folder:
-        folder = arguments.keep or Path(folder)
-        models = {"export": arguments.export} if arguments.export else written(folder, arguments.only)
+        place = arguments.keep or Path(folder)
+        models = {"export": arguments.export} if arguments.export else written(place, arguments.only)
         lines = []
         for name, model in models.items():
-            lines += checked(name, model, folder)
+            lines += checked(name, model, place)
             print(f"{name}: compared", file=sys.stderr, flush=True)
     print(table(lines))
     sys.exit(any(line.differs for line in lines))
@@ -105,7 +108,11 @@ def written(folder: Path, pattern: str) -> dict[str, Path]:
     models = {}
     for name, release in MODELS.items():
         if fnmatch.fnmatch(name, pattern):
-            changed = dataclasses.replace(release, config={**release.config, **INSTEAD.get(name, {})})
+            files = release.tokenizer_files
+            if files == "vocabulary and merges":  # loaded from these, the special tokens of so few have other ids
+                files = "template in the config"
+            config = {**release.config, **INSTEAD.get(name, {})}
+            changed = dataclasses.replace(release, config=config, tokenizer_files=files)
             models[name] = releases.write(folder / name, changed)
             if name in INSTEAD:
                 refusal = releases.write(folder / f"{name}, as published", release)
