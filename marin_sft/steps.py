@@ -36,15 +36,16 @@ from marin_sft.data.step_configs import (
 )
 from marin_sft.data.tokenizer import check_directory
 from marin_sft.errors import ConfigError
-from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig
+from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig, ServedConfig
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.export.from_training import Cadence, check_formats, export_fields, with_exports
-from marin_sft.export.hf_config import ExportConfig
+from marin_sft.export.hf_config import MAX_SHARD_BYTES, ExportConfig
 from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
 from marin_sft.training.chosen_reference import chosen_reference
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig
 from marin_sft.training.models import LlamaConfig
+from marin_sft.training.models.new_tokens_config import AddTokensConfig
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.step_inputs import adapter_found, check_inputs, check_model
@@ -149,6 +150,21 @@ def train_tokenizer(
 def random_model(name: str, model: LlamaConfig, *, tokenizer: Source, seed: int = 0) -> ExecutorStep[RandomModelConfig]:
     """`models/{name}`: randomly initialised weights as a Hugging Face directory."""
     config = RandomModelConfig(model=model, tokenizer=path_of(tokenizer), seed=seed)
+    return ExecutorStep(f"models/{name}", config=config)
+
+
+@named_arguments()
+def add_tokens(
+    name: str, model: Source, *, tokens: Sequence[str] = (), special_tokens: Sequence[str] = (), seed: int = 0
+) -> ExecutorStep[AddTokensConfig]:
+    """`models/{name}`: a model and its tokenizer with new tokens, to tokenize with and to train from.
+
+    tokens, special_tokens: those that are text, like "<tool>", and those that are markup, like "<|im_end|>".
+    seed: of their embeddings.
+    """
+    config = AddTokensConfig(
+        model=path_of(model), tokens=_tokens(tokens), special_tokens=_tokens(special_tokens), seed=seed
+    )
     return ExecutorStep(f"models/{name}", config=config)
 
 
@@ -329,6 +345,7 @@ def export(
     trained: ExecutorStep[SFTConfig] | ExecutorStep[DPOConfig],
     *,
     dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
     generation_eos_token_ids: Sequence[int] | None = None,
     formats: Sequence[str] = ("hf",),
     gguf_type: str | None = None,
@@ -337,14 +354,16 @@ def export(
 
     dtype: of the weights; None: that of the base model.
     formats: ("hf", "gguf") adds a file for llama.cpp, and a Modelfile for Ollama.
-    generation_eos_token_ids, gguf_type: see `HfExport`.
+    max_shard_bytes, generation_eos_token_ids, gguf_type: see `HfExport`.
     """
     check_step(f"export '{name}': trained", trained, TrainConfig, "sft() or dpo()")
     values = export_fields(name, trained.name, trained.config)
+    ends = _ids(generation_eos_token_ids)
     config = ExportConfig(
         checkpoint=path_of(trained),
         dtype=dtype,
-        generation_eos_token_ids=_ids(generation_eos_token_ids),
+        max_shard_bytes=max_shard_bytes,
+        generation_eos_token_ids=ends,
         formats=tuple(formats),
         gguf_type=gguf_type,
         **values,
@@ -420,6 +439,42 @@ def lm_eval(
         options["task_files"] = path_of(options["task_files"])
     config = LmEvalConfig(model=path_of(model), tasks=chosen, **options)  # type: ignore[arg-type]  # refused there
     return ExecutorStep(f"lm_eval/{name}", config=config, resources=resources or CpuConfig())
+
+
+@named_arguments()
+def served(
+    export: Source,
+    *,
+    with_: str = "vllm",
+    prompts: Mapping[str, Source] | None = None,
+    name: str | None = None,
+    resources: Resources | None = None,
+    **options: Any,
+) -> ExecutorStep[ServedConfig]:
+    """`served/{name}`: an export in the server "vllm", "llama.cpp" or "transformers", compared with our own generation.
+    The step fails if the server does not serve what was trained.
+
+    export: a step of `export()`, whose training then says which tokenizer and template are right; or a directory.
+    prompts: sets of held-out rows, as in `evaluate`. None: a few general questions.
+    name: None: that of the export and the server.
+    options: more fields of `ServedConfig`.
+    """
+    if isinstance(export, ExecutorStep) and isinstance(export.config, ExportConfig):
+        made = export.config
+        trained = {"tokenizer": made.tokenizer or made.base_model, "chat_template": made.chat_template}
+        options = {**trained, "chat_template_kwargs": made.chat_template_kwargs, **options}
+    config = ServedConfig(
+        model=path_of(export),
+        engine=with_,
+        prompts={name: path_of(source) for name, source in (prompts or {}).items()},
+        **options,
+    )
+    name = name or f"{last_part(export)}_{with_.replace('.', '')}"
+    return ExecutorStep(f"served/{name}", config=config, resources=resources or CpuConfig())
+
+
+def _tokens(tokens: Sequence[str]) -> tuple[str, ...]:
+    return tokens if isinstance(tokens, str) else tuple(tokens)  # type: ignore[return-value]  # refused by the config
 
 
 def _ids(ids: Sequence[int] | None) -> tuple[int, ...] | None:

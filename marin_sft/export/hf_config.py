@@ -8,6 +8,7 @@ from marin_sft.execution.step import StepConfig, execution_only, omitted_when, t
 from marin_sft.export.card_config import CardConfig
 from marin_sft.training.checks import check_types, require, unresolved
 
+MAX_SHARD_BYTES = 5 * 10**9  # as in transformers 4
 DTYPES = ("float32", "bfloat16", "float16")
 FORMATS = (("hf",), ("hf", "gguf"))
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
@@ -33,7 +34,7 @@ class HfExport:
     dtype: str | None = None
     """The type of the exported weights. None: the base model's."""
 
-    max_shard_bytes: int = 5 * 10**9
+    max_shard_bytes: int = MAX_SHARD_BYTES
     """The largest size of a weight file."""
 
     generation_eos_token_ids: tuple[int, ...] | None = None
