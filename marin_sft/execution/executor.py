@@ -34,7 +34,8 @@ from marin_sft.execution.ray_connection import act_as_script, in_worker
 from marin_sft.execution.ray_environment import LAUNCHER
 from marin_sft.execution.record import RunRecord
 from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
-from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
+from marin_sft.execution.results import StepResult
+from marin_sft.execution.scheduler import Policy, Scheduler
 from marin_sft.execution.selection import Selection, check_selection
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import (

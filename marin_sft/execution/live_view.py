@@ -15,11 +15,13 @@ from rich.text import Text
 
 from marin_sft import progress
 from marin_sft.errors import InfrastructureLoss
+from marin_sft.execution.catalog import step_name
 from marin_sft.execution.claims import attempt_path, read_beat
+from marin_sft.execution.commits import Consumed
 from marin_sft.execution.live_output import LiveOutput
 from marin_sft.execution.patience import no_patience
 from marin_sft.execution.plan import PlanItem
-from marin_sft.execution.scheduler import StepResult
+from marin_sft.execution.results import StepResult
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import duration_text
 from marin_sft.execution.terminal import visible
@@ -82,6 +84,12 @@ class LiveView:
     def lost(self, item: PlanItem, loss: InfrastructureLoss) -> None:
         self._in_order(self._lose, item, loss)
 
+    def early(self, result: StepResult) -> None:
+        self._in_order(self._end_early, result)
+
+    def outdated(self, item: PlanItem, by: Consumed) -> None:
+        self._in_order(self._start_again, item, by)
+
     def finished(self, result: StepResult) -> None:
         self._in_order(self._finish, result)
 
@@ -112,6 +120,17 @@ class LiveView:
         self._stop_showing(item.node.name)
         reason = visible(str(loss).splitlines()[0])
         self._console.print(Text(f"{_clock()} lost   {item.node.name}: {reason}; a new attempt begins"))
+
+    def _end_early(self, result: StepResult) -> None:
+        node = result.item.node
+        self._stop_showing(node.name)
+        took = f" in {duration_text(result.seconds)}" if result.seconds else ""
+        running = ", ".join(used.name for used in node.parts)
+        self._console.print(Text(f"{_clock()} early  {node.name}{took}; it counts once {running} has ended"))
+
+    def _start_again(self, item: PlanItem, by: Consumed) -> None:
+        what = f"{step_name(by.directory)} ended with another {', '.join(by.parts)} than it used"
+        self._console.print(Text(f"{_clock()} again  {item.node.name}: {what}"))
 
     def _stop_showing(self, name: str) -> None:
         with self._lock:

@@ -20,6 +20,7 @@ from levanter.trainer import Trainer, TrainerConfig
 from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
 from marin_sft.errors import TrainingError
+from marin_sft.parts import declare_whole
 from marin_sft.training import checkpoints, device_memory, exports, levanter_trainer, mesh, processes
 from marin_sft.training.attention import choice
 from marin_sft.training.length import epochs_of, length_text, num_steps_of
@@ -247,7 +248,12 @@ def _export(
 ) -> None:
     exporter, path = config.hf_exports, exports.export_path(config.output_path, step)
     if exporter is not None:
-        used_by_first(config, base, model, lambda weights, _: exporter.write(path, weights, base, metrics))
+
+        def write(weights: Mapping[str, np.ndarray], _: Adapter | None) -> None:
+            files = exporter.write(path, weights, base, metrics)
+            declare_whole(config.output_path, exports.part_of(step), files)
+
+        used_by_first(config, base, model, write)
 
 
 def _write_model(config: TrainConfig, base: ModelDirectory, model: LmHeadModel) -> None:
