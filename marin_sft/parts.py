@@ -7,14 +7,18 @@ A step that uses such a part with `step.early("hf/step-4")` need not wait until 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from marin_sft.disk import write_whole
+from marin_sft.disk import is_local, write_whole
 from marin_sft.paths import file_system
+
+_LARGE = 1 << 20  # bytes: weights. Who edits a copied config.json edits only that
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,29 @@ def carry_over(part: str, source: str, target: str) -> None:
     filesystem, path = file_system(record_path(source, part))
     if filesystem.exists(path):
         write_whole(record_path(target, part), filesystem.cat_file(path).decode())
+
+
+def copy(output_path: str, part: str, target: str) -> None:
+    """Copy the files of a part to the directory `target`. Large local ones are linked."""
+    filesystem, source = file_system(f"{output_path}/{part}")
+    _, to = file_system(target)
+    for file in _files_in(output_path, part):
+        path = f"{to}/{file}"
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+        if is_local(filesystem) and filesystem.size(f"{source}/{file}") >= _LARGE:
+            with contextlib.suppress(OSError):  # on another file system, or one without links
+                os.link(f"{source}/{file}", path)
+                continue
+        filesystem.cp_file(f"{source}/{file}", path)
+
+
+def _files_in(output_path: str, part: str) -> list[str]:
+    """The files that the part had when it was declared whole; those that are there if it never was."""
+    filesystem, record = file_system(record_path(output_path, part))
+    if filesystem.exists(record):
+        return [file["path"] for file in json.loads(filesystem.cat_file(record))["files"]]
+    _, source = file_system(f"{output_path}/{part}")
+    return [str(file).removeprefix(f"{source}/") for file in filesystem.find(source)]
 
 
 def withdraw(output_path: str, part: str) -> None:

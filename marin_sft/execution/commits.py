@@ -112,6 +112,15 @@ def check_whole(store: Store, name: str, output: str) -> None:
         )
 
 
+def check_part(store: Store, name: str, output: str, part: str) -> None:
+    """Raise MarinSftError unless the `output` of the step `name` has this part."""
+    parent, _, leaf = part.rpartition("/")
+    there = store.names(f"{output}/{parent}".rstrip("/"))
+    if leaf not in there:
+        shown = ", ".join(there) or "nothing"
+        raise MarinSftError(f"its input '{name}' has no {part}; {parent or 'it'} has {shown}, in {output}")
+
+
 def damaged_files(store: Store, output: str) -> list[str]:
     """The files of a committed output that are missing or have another size; empty if its file list is unreadable."""
     committed = committed_files(store, output)

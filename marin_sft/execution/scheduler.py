@@ -17,7 +17,7 @@ from marin_sft import preemption
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, Preempted, StoreError, StoreUnavailable
 from marin_sft.execution.backends import Backend
 from marin_sft.execution.claims import Watch, attempt_path, write_beat
-from marin_sft.execution.commits import Consumed, check_whole
+from marin_sft.execution.commits import Consumed, check_part, check_whole
 from marin_sft.execution.configs import resolve, settings_of
 from marin_sft.execution.consumption import Consumption, changed_inputs
 from marin_sft.execution.early import EarlyUsers
@@ -203,6 +203,8 @@ class Scheduler:
             root = self._early.path(user, node) or self._pinned_path(node)
         else:
             root = self._nonblocking_path(node)
+        if leaf.is_early and leaf.name:
+            check_part(self._store, node.name, root, leaf.name)
         return f"{root}/{leaf.name}" if leaf.name else root
 
     def _pinned_path(self, node: Node) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from marin_sft import parts
 from marin_sft.paths import file_system, names_in, remove_all
 from marin_sft.training.checkpoints import Checkpoint
+from marin_sft.training.export_names import part_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,11 +37,6 @@ class Exporter(Protocol):
         base: ModelDirectory,
         metrics: Mapping[str, float],
     ) -> Sequence[parts.File]: ...
-
-
-def part_of(step: int) -> str:
-    """The export after `step` steps, as a path in the output."""
-    return f"hf/step-{step}"
 
 
 def export_path(output_path: str, step: int) -> str:
