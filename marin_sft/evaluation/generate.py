@@ -1,6 +1,7 @@
 """Answers of an exported model to the prompts of a chat data set, and how many match the reference exactly.
 
 {output_path}/generations.jsonl   {"set", "prompt", "reference", "generation", "exact_match", "finish"} per prompt
+{output_path}/samples.jsonl       the same for people, see `samples`: the prompt as messages
 {output_path}/metrics.json        {"exact_match": fraction, "exact_match/SET": fraction of each set, "prompts": n,
                                    "stopped": fraction that ended with an EOS token}
 """
@@ -19,11 +20,13 @@ from levanter.models.lm_model import LmHeadModel
 from marin_sft import progress
 from marin_sft.data.chat.renderer import ChatRenderer
 from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.examples import Message
 from marin_sft.data.messages.reading import BadRow, dialogue_of
 from marin_sft.data.rows.row_files import find_files, read_rows
 from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation.decoding import decode
+from marin_sft.evaluation.samples import write_samples
 from marin_sft.evaluation.sampling import Sampling
 from marin_sft.evaluation.step_configs import GenerateConfig
 from marin_sft.paths import file_system
@@ -38,12 +41,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt, its token ids, and the answer that the assistant should give. `set`: its set in the config."""
+    """A rendered prompt, its token ids, and the answer that the assistant should give. `set`: its set in the config.
+    `messages`: what was rendered."""
 
     set: str
     text: str
     tokens: list[int]
     reference: str
+    messages: list[Message]
 
 
 def generate(config: GenerateConfig) -> None:
@@ -68,7 +73,7 @@ def generate(config: GenerateConfig) -> None:
         answers += chain(*processes.of_all(_answers(config, model, batch, ends, pad_to, mine) if batch else []))
         progress.report(len(answers), len(prompts), "prompts")
     results = [_result(tokenizer, *pair, ends) for pair in zip(prompts, answers, strict=True)]
-    processes.by_first(lambda: _write(config.output_path, results))
+    processes.by_first(lambda: _write(config, prompts, results))
 
 
 def read_prompts(config: GenerateConfig, tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Prompt]:
@@ -107,12 +112,13 @@ def _prompt(renderer: ChatRenderer, name: str, source: SourceRow) -> Prompt:
         )
     try:
         dialogue = dialogue_of(source.row, renderer.format)
-        text = renderer.prompt(replace(dialogue, messages=dialogue.messages[:-1]))
+        asked = replace(dialogue, messages=dialogue.messages[:-1])
+        text = renderer.prompt(asked)
     except BadRow as bad:
         raise DataError(f"{source.file.path}:{source.line}: {bad.message}") from bad
     # The template writes the special tokens itself; adding them again would double the BOS.
     tokens = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Prompt(name, text, tokens, dialogue.messages[-1]["content"])
+    return Prompt(name, text, tokens, dialogue.messages[-1]["content"], asked.messages)
 
 
 def end_ids(model: ModelDirectory) -> list[int]:
@@ -148,11 +154,12 @@ def _result(tokenizer: PreTrainedTokenizerFast, prompt: Prompt, answer: list[int
     }
 
 
-def _write(output_path: str, results: list[Fields]) -> None:
-    filesystem, plain = file_system(output_path)
+def _write(config: GenerateConfig, prompts: list[Prompt], results: list[Fields]) -> None:
+    filesystem, plain = file_system(config.output_path)
     filesystem.makedirs(plain, exist_ok=True)
     with filesystem.open(f"{plain}/generations.jsonl", "w") as file:
         file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+    write_samples(config.output_path, config.model, [prompt.messages for prompt in prompts], results)
     by_set: dict[str, list[Fields]] = {}
     for result in results:
         by_set.setdefault(result["set"], []).append(result)

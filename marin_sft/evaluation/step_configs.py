@@ -44,7 +44,7 @@ class PerplexityConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(
-    StepConfig, kind="generate", version=3, body="marin_sft.evaluation.generate:generate", fresh_process=True
+    StepConfig, kind="generate", version=4, body="marin_sft.evaluation.generate:generate", fresh_process=True
 ):
     """A model's answers to prompts, compared with reference answers."""
 

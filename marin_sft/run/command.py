@@ -41,7 +41,7 @@ from marin_sft.run.cluster_commands import (
     log_of_job,
     stop,
 )
-from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, amount
+from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, add_samples_flags, amount
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
@@ -267,6 +267,16 @@ def chat(context: Context) -> None:
     talk(model, system=arguments.system, **limits)
 
 
+def samples(context: Context) -> None:
+    """show the answers of an evaluation, or of two side by side"""
+    from marin_sft.run import samples as shown  # loads what evaluation is configured with
+
+    arguments = context.arguments
+    found = shown.find_samples(context, [arguments.a, *([arguments.b] if arguments.b else [])], arguments.set)
+    show = make_console(_PROSE)
+    context.say(shown.samples_json(found, arguments.limit), lambda: shown.print_samples(show, found, arguments.limit))
+
+
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "plan": plan,
     "status": status_of_steps,
@@ -283,6 +293,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "fit": fit,
     "import": import_config,
     "chat": chat,
+    "samples": samples,
     "jobs": list_jobs,
     "stop": stop,
 }
@@ -354,6 +365,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["chat"].add_argument(
         "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
     )
+    add_samples_flags(parsers["samples"])
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])
