@@ -75,11 +75,11 @@ def print_samples(console: Console, found: Samples, limit: int) -> None:
     total = len(found.rows)
     if total > limit:
         console.print(f"{total - limit} more; --limit {total} shows them")
-    exact = ", ".join(
-        f"{sum(is_exact(row.answers[i]) for row in found.rows)} exact in {name}" for i, name in enumerate(found.names)
-    )
     differ = f", {sum(row.differs for row in found.rows)} answered differently" if len(found.names) > 1 else ""
-    console.print(Text(f"{counted(total, 'prompt')}{differ}; {exact}"))
+    console.print(f"{counted(total, 'prompt')}{differ}")
+    for number, name in enumerate(found.names):
+        exact = sum(is_exact(row.answers[number]) for row in found.rows)
+        console.print(Text(f"{exact} answered exactly: {name}"))
     if found.only_one:
         console.print(f"{counted(found.only_one, 'prompt')} of only one of them left out")
 
