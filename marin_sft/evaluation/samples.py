@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from marin_sft.data.files import Json, open_file, write_json_lines
 from marin_sft.data.messages.examples import Message
@@ -22,7 +23,9 @@ _PERIODIC = re.compile(r"/hf/step-(\d+)/?$")
 _KEYS = {"set", "index", "step", "messages", "reference", "answer", "finish"}
 
 
-def write_samples(output_path: str, model: str, prompts: Sequence[Sequence[Message]], results: Sequence[Json]) -> None:
+def write_samples(
+    output_path: str, model: str, prompts: Sequence[Sequence[Message]], results: Sequence[Mapping[str, Any]]
+) -> None:
     """results: rows of generations.jsonl, one per prompt."""
     found = _PERIODIC.search(model)
     step = int(found[1]) if found else None

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from marin_sft.data.formats import TEMPLATE_DATE, check_template_date, check_template_kwargs
-from marin_sft.execution.step import StepConfig, execution_only, omitted_when, this_output_path
+from marin_sft.execution.step import (
+    SizesOfInputs,
+    StepConfig,
+    execution_only,
+    omitted_when,
+    this_output_path,
+    total,
+)
 from marin_sft.inputs import Source
 from marin_sft.training.checks import require, unresolved
 
@@ -34,6 +43,11 @@ class PerplexityConfig(
 
     batch_size: int = execution_only(default=8)
     """Rows per batch, over all devices."""
+
+    @classmethod
+    def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:
+        """Tokens of the mixture, times the bytes of the model."""
+        return total(inputs, "mixture", of="tokens") * (total(inputs, "model") or 1.0)
 
     def __post_init__(self) -> None:
         if unresolved(self):
@@ -80,6 +94,11 @@ class GenerateConfig(
 
     batch_size: int = execution_only(default=16)
     """Prompts per batch."""
+
+    @classmethod
+    def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:
+        """Bytes of the prompts, times those of the model."""
+        return (total(inputs, "prompts") or 1.0) * (total(inputs, "model") or 1.0)
 
     def __post_init__(self) -> None:
         if unresolved(self):

@@ -35,7 +35,7 @@ class Consumption:
         """An input's commit as `node` uses it: without the input's log, unless `node` names a file of it."""
         parts = node.parts.get(used, ())
         if parts:
-            digest = self._digest_of_parts(used, commit.attempt, parts)
+            digest = self.digest_of_parts(used.directory, commit.attempt, parts)
             return Consumed(used.directory, commit.number, digest, parts)
         whole = commit.result is None or used.directory in node.reads_logs_of
         return Consumed(used.directory, commit.number, commit.digest if whole else commit.result)
@@ -48,11 +48,11 @@ class Consumption:
         claim = read_claim(self._store, used.directory, attempt)
         if claim is None or claim.fingerprint != used.fingerprint:
             return None  # of another step with this directory
-        return Consumed(used.directory, claim.aim, self._digest_of_parts(used, attempt, parts), parts)
+        return Consumed(used.directory, claim.aim, self.digest_of_parts(used.directory, attempt, parts), parts)
 
-    def _digest_of_parts(self, used: Node, attempt: int, parts: tuple[str, ...]) -> str | None:
+    def digest_of_parts(self, directory: str, attempt: int, parts: tuple[str, ...]) -> str | None:
         """Of the files that these parts had when they became whole; None if a part is not there."""
-        output = attempt_path(self._store, used.directory, attempt)
+        output = attempt_path(self._store, directory, attempt)
         files = {part: self._record(output, part) or self._committed(output, part) for part in parts}
         if not all(files.values()):
             return None

@@ -1,4 +1,4 @@
-"""How the steps of a launch ended, and who hears of it."""
+"""How the steps of a launch are carried out and how they ended, and who hears of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ from marin_sft.errors import InfrastructureLoss
 from marin_sft.execution.commits import Commit, Consumed
 from marin_sft.execution.plan import PlanItem
 from marin_sft.execution.step_state import Failure
+
+
+@dataclass(frozen=True)
+class Policy:
+    """beat_timeout: seconds without a beat after which an owner is considered dead."""
+
+    max_concurrent: int | None = None
+    fail_fast: bool = False
+    infrastructure_retries: int = 3
+    beat_timeout: float = 90.0
+
 
 Status = Literal["cached", "ran", "adopted", "failed", "blocked", "cancelled", "unneeded"]
 

@@ -10,7 +10,6 @@ import dataclasses
 import time
 from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import PurePath
 
 from marin_sft import preemption
@@ -25,7 +24,7 @@ from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.patience import no_patience, seconds_of_patience
 from marin_sft.execution.plan import Action, Plan, PlanItem, Reason
 from marin_sft.execution.resources import hosts_of
-from marin_sft.execution.results import Listener, Status, StepResult
+from marin_sft.execution.results import Listener, Policy, Status, StepResult
 from marin_sft.execution.signals import Terminated
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
@@ -35,16 +34,6 @@ from marin_sft.execution.worker import Outcome, Task
 from marin_sft.paths import local_path
 
 _TICK = 1.0  # seconds between two checks of a step that another launch runs
-
-
-@dataclass(frozen=True)
-class Policy:
-    """beat_timeout: seconds without a beat after which an owner is considered dead."""
-
-    max_concurrent: int | None = None
-    fail_fast: bool = False
-    infrastructure_retries: int = 3
-    beat_timeout: float = 90.0
 
 
 class Scheduler:
@@ -178,6 +167,7 @@ class Scheduler:
             beat_timeout=self._policy.beat_timeout,
             settings=settings_of(step.config),
             contents=node.contents,
+            sources=self._sources(node),
             provenance=self._provenance,
             hosts=hosts_of(step.resources),
         )
@@ -188,6 +178,13 @@ class Scheduler:
         of = self._consumption.of
         committed = {n.directory: of(item.node, n, c) for n, c in commits.items() if c is not None}
         return {**committed, **self._early.consumed(item.node)}
+
+    def _sources(self, node: Node) -> dict[str, str]:
+        """The outputs that the step uses, by the fingerprints of their steps."""
+        commits = {n: self._results[n].commit for n in node.inputs if n in self._results}
+        paths = {n: attempt_path(self._store, n.directory, c.attempt) for n, c in commits.items() if c}
+        found = {n: self._early.path(node, n) or paths.get(n) for n in node.inputs}
+        return {n.fingerprint: path for n, path in found.items() if path}
 
     def _path_of_input(self, user: Node, leaf: object) -> object:
         if isinstance(leaf, ExecutorStep):

@@ -13,12 +13,16 @@ from marin_sft.nearest import nearest_text
 
 @dataclass(frozen=True)
 class Selection:
-    """The flags that select steps. force_run: names or globs. run_only: regular expressions."""
+    """The flags that select steps. force_run: names or globs. run_only: regular expressions.
+
+    done: directories of steps that need not be forced, since an earlier launch of the same plan did so.
+    """
 
     force_run: tuple[str, ...] = ()
     cascade: bool = False
     run_only: tuple[str, ...] = ()
     force_run_failed: bool = True
+    done: frozenset[str] = frozenset()
 
 
 def check_selection(graph: Graph, selection: Selection) -> None:
@@ -48,7 +52,7 @@ def forced_nodes(graph: Graph, selection: Selection) -> set[Node]:
         for node in graph:
             if any(upstream in forced for upstream in node.inputs):
                 forced.add(node)
-    return forced
+    return {node for node in forced if node.directory not in selection.done}
 
 
 def target_nodes(graph: Graph, selection: Selection) -> set[Node]:

@@ -25,13 +25,13 @@ from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
-from marin_sft.execution.flags import HELP, default_prefix, positive
+from marin_sft.execution.flags import HELP, default_prefix, positive, whole_number
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import did_you_mean, nearest_text
-from marin_sft.run import explanation, garbage, launches, logs, status, verification
+from marin_sft.run import cost, explanation, garbage, launches, logs, planned, status, verification
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
     WITHOUT_STORE,
@@ -41,7 +41,14 @@ from marin_sft.run.cluster_commands import (
     log_of_job,
     stop,
 )
-from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, add_samples_flags, amount
+from marin_sft.run.command_flags import (
+    add_fit_flags,
+    add_gc_flags,
+    add_preview_flags,
+    add_report_flags,
+    add_samples_flags,
+    amount,
+)
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
@@ -172,6 +179,27 @@ def runs(context: Context) -> None:
     context.say(facts, lambda: launches.print_details(console, facts))
 
 
+def report(context: Context) -> None:
+    """write a page about launches, steps or an experiment: one file to open in a browser"""
+    from marin_sft.run.report import command  # loads what each section reads with
+
+    found = command.report_contents(context.store, context.arguments.subjects)
+    context.say(found, lambda: context.console.print(command.write_report(found, context.arguments.output)))
+
+
+def ui(context: Context) -> None:
+    """show the same pages live in a browser on this machine"""
+    from marin_sft.run.report.server import Server  # as in `report`
+
+    try:
+        server = Server(context.store, context.arguments.port)
+    except OSError as error:
+        raise UserError(f"port {context.arguments.port}: {error.strerror}; choose another with --port") from error
+    print(f"Open {server.url}\nEnd it with Ctrl-C", flush=True)
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
 def pin(context: Context) -> None:
     """protect a step from gc"""
     made = pin_step(context.store, context.step(context.arguments.step).directory, context.arguments.note)
@@ -285,6 +313,10 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "logs": log,
     "diff": diff,
     "runs": runs,
+    "report": report,
+    "ui": ui,
+    "cost": cost.cost,
+    "show": planned.show,
     "pin": pin,
     "unpin": unpin,
     "gc": gc,
@@ -346,6 +378,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_job_flags(parsers)
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
+    parsers["show"].add_argument("file", type=flags.path, metavar="FILE", help="the file of the plan")
     for name in ("status", "verify"):
         parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
     for name in ("why", "path", "pin", "unpin"):
@@ -356,6 +389,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["logs"].add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
+    parsers["cost"].add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
+    parsers["cost"].add_argument("--prices", type=flags.path, metavar="FILE", help=HELP["prices"])
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
     parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why you keep it")
@@ -366,6 +401,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
     )
     add_samples_flags(parsers["samples"])
+    add_report_flags(parsers["report"])
+    parsers["ui"].add_argument(
+        "--port", type=whole_number, default=8710, metavar="N", help="(default: 8710; 0: any that is free)"
+    )
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])
@@ -382,7 +421,7 @@ def _add_command(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     parser.set_defaults(run=run)
-    if run not in WITHOUT_STORE:
+    if run not in (*WITHOUT_STORE, planned.show):
         parser.add_argument(
             "--prefix", type=flags.prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
         )

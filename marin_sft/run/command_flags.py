@@ -61,6 +61,19 @@ def add_preview_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_report_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "subjects",
+        nargs="*",
+        metavar="RUN|STEP|EXPERIMENT.py",
+        help="a part of a launch's name, a step, or the file of an experiment; several are compared (default: the "
+        "newest launch)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=path, default="report.html", metavar="FILE", help="where to (default: report.html)"
+    )
+
+
 def add_fit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("script", metavar="SCRIPT", help="the file of an experiment")
     parser.add_argument("--device", metavar="NAME", help="such as H100 or v5e (default: as in the step's resources)")

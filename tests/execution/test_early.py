@@ -14,7 +14,8 @@ from marin_sft.execution.commits import read_commit
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.graph import build_graph
 from marin_sft.execution.plan import Plan, make_plan
-from marin_sft.execution.scheduler import Policy, Scheduler
+from marin_sft.execution.results import Policy
+from marin_sft.execution.scheduler import Scheduler
 from marin_sft.execution.selection import Selection
 from marin_sft.execution.stores import open_store
 from marin_sft.execution.worker import Outcome, Task, run_attempt
