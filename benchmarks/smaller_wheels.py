@@ -1,6 +1,6 @@
 """Compress wheels again, with LZMA, which pip reads too. A checkout with them may then weigh under 64 MiB.
 
-    python benchmarks/smaller_wheels.py FOLDER   # a minute
+python benchmarks/smaller_wheels.py FOLDER   # a minute
 """
 
 import sys
