@@ -25,13 +25,15 @@ from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
-from marin_sft.execution.flags import HELP, default_prefix, positive, whole_number
+from marin_sft.execution.flags import HELP, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
+from marin_sft.execution.prices import read_prices
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import did_you_mean, nearest_text
 from marin_sft.run import cost, explanation, garbage, launches, logs, planned, status, verification
+from marin_sft.run.answer_commands import chat, generate
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
     WITHOUT_STORE,
@@ -41,10 +43,19 @@ from marin_sft.run.cluster_commands import (
     log_of_job,
     stop,
 )
-from marin_sft.run.command_flags import add_fit_flags, add_gc_flags, add_preview_flags, add_report_flags, amount
+from marin_sft.run.command_flags import (
+    add_answer_flags,
+    add_fit_flags,
+    add_gc_flags,
+    add_generate_flags,
+    add_preview_flags,
+    add_report_flags,
+    add_serve_check_flags,
+)
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
+from marin_sft.run.model_path import find_model
 from marin_sft.run.script import run_script
 
 if TYPE_CHECKING:
@@ -54,6 +65,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and words and words[0] in WITHOUT_TORCH:  # in a process of its own
+        os.environ.setdefault("USE_TORCH", "0")  # transformers would import it where it is installed
     if words and words[0] in TRAINERS:
         return _train(words[0], words[1:])
     try:
@@ -176,21 +189,16 @@ def report(context: Context) -> None:
     """write a page about launches, steps or an experiment: one file to open in a browser"""
     from marin_sft.run.report import command  # loads what each section reads with
 
-    found = command.report_contents(context.store, context.arguments.subjects)
-    context.say(found, lambda: context.console.print(command.write_report(found, context.arguments.output)))
+    arguments = context.arguments
+    found = command.report_contents(context.store, arguments.subjects, read_prices(arguments.prices))
+    context.say(found, lambda: context.console.print(command.write_report(found, arguments.output)))
 
 
 def ui(context: Context) -> None:
     """show the same pages live in a browser on this machine"""
-    from marin_sft.run.report.server import Server  # as in `report`
+    from marin_sft.run.report.server import serve  # as in `report`
 
-    try:
-        server = Server(context.store, context.arguments.port)
-    except OSError as error:
-        raise UserError(f"port {context.arguments.port}: {error.strerror}; choose another with --port") from error
-    print(f"Open {server.url}\nEnd it with Ctrl-C", flush=True)
-    with server, contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()
+    serve(context.store, context.arguments.port, read_prices(context.arguments.prices))
 
 
 def pin(context: Context) -> None:
@@ -273,19 +281,13 @@ def import_config(context: Context) -> None:
     context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
 
 
-def chat(context: Context) -> None:
-    """talk to a model: a directory, or a step that exported it"""
-    arguments = context.arguments
-    model = os.path.expanduser(arguments.model)
-    if not os.path.isdir(model) and "://" not in model:
-        found = context.step(arguments.model)
-        if found.state.commit is None:
-            raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
-        model = attempt_path(context.store, found.directory, found.state.commit.attempt)
-    from marin_sft.run.chat import talk  # imports JAX
+def serve_check(context: Context) -> None:
+    """load a model in a server that people use, and compare it with ours"""
+    model = find_model(context, context.arguments.model)
+    from marin_sft.run.serve_check import check  # imports what evaluations are configured with
 
-    limits = {"max_new_tokens": arguments.max_new_tokens, "temperature": arguments.temperature}
-    talk(model, system=arguments.system, **limits)
+    metrics = check(model, context.arguments)
+    context.say(metrics, lambda: None)  # the check has printed its table
 
 
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
@@ -308,9 +310,12 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "fit": fit,
     "import": import_config,
     "chat": chat,
+    "generate": generate,
+    "serve-check": serve_check,
     "jobs": list_jobs,
     "stop": stop,
 }
+WITHOUT_TORCH = ("chat", "generate")
 _PROSE = 80  # columns of rows of data, without a terminal
 _CLUSTER = "start, look at or check a Ray cluster"
 
@@ -372,20 +377,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
     parsers["cost"].add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
-    parsers["cost"].add_argument("--prices", type=flags.path, metavar="FILE", help=HELP["prices"])
+    for name in ("cost", "report", "ui"):
+        parsers[name].add_argument("--prices", type=flags.path, metavar="FILE", help=HELP["prices"])
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
     parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why you keep it")
-    parsers["chat"].add_argument("model", metavar="MODEL", help="a directory or a step")
-    parsers["chat"].add_argument("--system", metavar="TEXT", help="a system message")
-    parsers["chat"].add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="(default: 512)")
-    parsers["chat"].add_argument(
-        "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
-    )
-    add_report_flags(parsers["report"])
-    parsers["ui"].add_argument(
-        "--port", type=whole_number, default=8710, metavar="N", help="(default: 8710; 0: any that is free)"
-    )
+    add_answer_flags(parsers["chat"])
+    add_answer_flags(parsers["generate"])
+    add_generate_flags(parsers["generate"])
+    add_serve_check_flags(parsers["serve-check"])
+    add_report_flags(parsers["report"], parsers["ui"])
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])

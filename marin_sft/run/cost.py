@@ -73,7 +73,7 @@ def cost(context: Context) -> None:
         directories = step_directories(store)
     else:
         directories = [step["directory"] for step in read_begin(store, launch)["steps"]]
-    of_each = in_parallel(store, lambda directory: _spent(store, directory), directories)
+    of_each = in_parallel(store, lambda directory: spent_on(store, directory), directories)
     found = [spent for all_spent in of_each for spent in all_spent if launch is None or spent.run == launch.name]
     steps = step_costs(found, prices)
     untold = sum(spent.run is None for all_spent in of_each for spent in all_spent) if launch else 0
@@ -83,7 +83,8 @@ def cost(context: Context) -> None:
     )
 
 
-def _spent(store: Store, directory: str) -> list[Spent]:
+def spent_on(store: Store, directory: str) -> list[Spent]:
+    """Every attempt of a step that the store still has, oldest first."""
     claims = [_claim(store, directory, number) for number in claim_numbers(store, directory)]
     found = [_attempt(store, directory, claim, claim is claims[-1]) for claim in claims if claim is not None]
     known = [spent.machines for spent in found if spent.machines]

@@ -80,7 +80,7 @@ def _attempt(store: Store, directory: str, claim: Claim, state: StepState) -> At
     if record is None and word in ("lost", "failed"):
         beat = read_beat(store, directory, claim.number)
         ended = max(claimed, beat["time"]) if beat else claimed
-    run = str(record.launch["run"]) if record and record.launch.get("run") else None
+    run = claim.run or (str(record.launch["run"]) if record and record.launch.get("run") else None)
     return Attempt(claim.number, word, claim.owner.host, claim.owner.pid, claimed, started, ended, run, error)
 
 

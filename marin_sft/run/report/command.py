@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from marin_sft.errors import UserError
 from marin_sft.execution.documents import JsonObject
+from marin_sft.execution.prices import Prices
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import counted
 from marin_sft.paths import nearest_path
@@ -15,9 +16,9 @@ from marin_sft.run.report.page import page
 from marin_sft.run.report.subject import subject_of
 
 
-def report_contents(store: Store, texts: Sequence[str]) -> JsonObject:
+def report_contents(store: Store, texts: Sequence[str], prices: Prices | None = None) -> JsonObject:
     """What a report says about launches, steps or experiment files; without any, about the newest launch."""
-    return contents(store, subject_of(store, texts))
+    return contents(store, subject_of(store, texts), prices)
 
 
 def write_report(found: JsonObject, path: str) -> str:

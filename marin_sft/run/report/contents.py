@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from marin_sft.errors import MarinSftError
@@ -11,8 +11,10 @@ from marin_sft.execution.catalog import in_parallel, location
 from marin_sft.execution.clock import now, seconds_since_epoch
 from marin_sft.execution.differences import difference_text
 from marin_sft.execution.documents import JsonObject
+from marin_sft.execution.prices import Prices
 from marin_sft.execution.store import Store
 from marin_sft.run import explanation
+from marin_sft.run.cost import StepCost, spent_on, step_costs
 from marin_sft.run.report import datasets, evaluations, exports
 from marin_sft.run.report.curves import curves
 from marin_sft.run.report.documents import read_json
@@ -46,8 +48,8 @@ class Sections:
         return [item for item in found if item is not None]
 
 
-def contents(store: Store, subject: Subject) -> JsonObject:
-    """The content of a page about `subject`."""
+def contents(store: Store, subject: Subject, prices: Prices | None = None) -> JsonObject:
+    """The content of a page about `subject`; with `prices`, also what was spent on it."""
     sections = Sections()
     read = in_parallel(
         store, lambda planned: sections.part(planned.name, lambda: read_step(store, planned)), subject.steps
@@ -60,14 +62,22 @@ def contents(store: Store, subject: Subject) -> JsonObject:
     found_curves = sections.parts(trainings, lambda step: training_json(store, step, points))
     epochs = {item["step"]: item["last"].get("epoch") for item in found_curves}
     scores = _evaluations(store, sections, steps)
-    _label([*found_curves, *(step for group in scores for step in group["steps"])])
+    label([*found_curves, *(step for group in scores for step in group["steps"])])
+    spent = _costs(store, subject, steps, prices)
     return {
         "title": subject.title,
         "about": subject.about,
         "made": now(),
         "prefix": store.prefix,
         "launches": list(subject.launches),
-        "steps": sections.parts(steps, lambda step: step_json(store, step, outcome(step, begun, going), log_bytes)),
+        "cost": _total(spent, prices),
+        "steps": sections.parts(
+            steps,
+            lambda step: {
+                **step_json(store, step, outcome(step, begun, going), log_bytes),
+                "cost": _cost_text(spent.get(step.directory), prices),
+            },
+        ),
         "trainings": found_curves,
         "differences": _differences(store, sections, trainings),
         "datasets": sections.parts(
@@ -84,7 +94,7 @@ def contents(store: Store, subject: Subject) -> JsonObject:
     }
 
 
-def _label(items: Iterable[JsonObject]) -> None:
+def label(items: Iterable[JsonObject]) -> None:
     """Give items that stand for steps a short name, with the fingerprint where several would have the same."""
     items = list(items)
     places: dict[str, set[str]] = {}
@@ -112,7 +122,35 @@ def training_json(store: Store, step: Step, points: int) -> JsonObject | None:
     if found is None:
         return None
     summary = read_json(store, f"{step.output}/metrics.json") if "metrics.json" in step.files else None
-    return {"step": step.directory, "name": step.name, "kind": step.kind, "summary": summary or {}, **found}
+    # The kind is known once an attempt has ended. Until then its metrics tell with which others it shares charts.
+    of_pairs = any(name.startswith("rewards/") for name in found["metrics"])
+    kind = step.kind or ("dpo" if of_pairs else "sft")
+    return {"step": step.directory, "name": step.name, "kind": kind, "summary": summary or {}, **found}
+
+
+def _costs(store: Store, subject: Subject, steps: list[Step], prices: Prices | None) -> dict[str, StepCost]:
+    """What the launches of the subject spent on each step, with failed and lost attempts. Nothing without prices."""
+    if prices is None:
+        return {}
+    runs = {launch["run"] for launch in subject.launches} if subject.about in ("launch", "several") else None
+    of_each = in_parallel(store, lambda step: spent_on(store, step.directory), steps)
+    chosen = [one for spent in of_each for one in spent if runs is None or one.run in runs]
+    return {step.directory: step for step in step_costs(chosen, prices)}
+
+
+def _cost_text(spent: StepCost | None, prices: Prices | None) -> str | None:
+    if spent is None or prices is None:
+        return None
+    return "?" if spent.cost is None else prices.text(spent.cost)
+
+
+def _total(spent: Mapping[str, StepCost], prices: Prices | None) -> JsonObject | None:
+    """The sum, and for how many steps it is unknown, and why."""
+    if prices is None:
+        return None
+    unknown = [step for step in spent.values() if step.cost is None]
+    total = prices.text(sum(step.cost or 0.0 for step in spent.values()))
+    return {"total": total, "unknown": len(unknown), "why": sorted({str(step.why) for step in unknown})}
 
 
 def _users(

@@ -78,18 +78,21 @@ def _answers(store: Store, step: Step) -> tuple[dict[str, JsonObject], int]:
             "reference": _cut(row.get("reference")),
             "answer": {
                 "text": _cut(row.get("answer", row.get("generation"))),
-                "right": _right(row),
+                "right": is_right(row),
                 "finish": row.get("finish"),
             },
         }
     return found, bad
 
 
-def _right(row: JsonObject) -> bool | None:
-    for name in ("exact_match", "correct"):
-        if isinstance(row.get(name), bool):
-            return bool(row[name])
-    return None
+def is_right(row: JsonObject) -> bool | None:
+    """Whether the answer is exactly the reference but for spaces around it; None if the row does not tell."""
+    if isinstance(row.get("exact_match"), bool):
+        return bool(row["exact_match"])
+    answer, reference = row.get("answer"), row.get("reference")
+    if not isinstance(answer, str) or not isinstance(reference, str):
+        return None
+    return answer.strip() == reference.strip()
 
 
 def _cut(value: object) -> object:

@@ -6,6 +6,7 @@ which becomes a cookie; and a page of another site, whose name was made to point
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import http.cookies
 import json
@@ -23,6 +24,7 @@ from marin_sft.execution.catalog import read_catalog
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.clock import now
 from marin_sft.execution.documents import JsonObject
+from marin_sft.execution.prices import Prices
 from marin_sft.execution.record import read_launches
 from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import Store
@@ -57,8 +59,8 @@ class _Kept:
 class Answers:
     """What the pages ask for. Answers are kept for a beat, so that many open pages cost no more than one."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, prices: Prices | None = None) -> None:
+        self._store, self._prices = store, prices
         self._every = max(2.0, store.beat_seconds)
         self._lock = threading.Lock()
         self._kept: dict[tuple[object, ...], _Kept] = {}
@@ -119,7 +121,7 @@ class Answers:
         }
 
     def _contents(self, texts: tuple[str, ...]) -> JsonObject:
-        found = contents(self._store, subject_of(self._store, texts, files=False))
+        found = contents(self._store, subject_of(self._store, texts, files=False), self._prices)
         self._shown |= {step["directory"] for step in found["steps"]}
         return found
 
@@ -129,14 +131,29 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, store: Store, port: int) -> None:
+    def __init__(self, store: Store, port: int, prices: Prices | None = None) -> None:
         super().__init__((HOST, port), _Handler)
-        self.answers = Answers(store)
+        self.answers = Answers(store, prices)
         self.token = secrets.token_urlsafe(16)
 
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.server_port}/?token={self.token}"
+
+
+def serve(store: Store, port: int, prices: Prices | None) -> None:
+    """Print the link, and serve until Ctrl-C.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    try:
+        server = Server(store, port, prices)
+    except OSError as error:
+        raise UserError(f"port {port}: {error.strerror}; choose another with --port") from error
+    print(f"Open {server.url}\nEnd it with Ctrl-C", flush=True)
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -138,7 +138,6 @@ def step_json(store: Store, step: Step, word: str, log_bytes: int) -> JsonObject
         "diff": decided.get("diff") or [],
         "error": decided.get("error") and redacted(decided["error"]),
         "seconds": _seconds(step),
-        "cost": None,
         "attempts": [asdict(attempt) for attempt in step.attempts],
         "reused_from": _made_by(step) if word == "reused" else None,
         "inputs": list(step.inputs),

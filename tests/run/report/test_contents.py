@@ -12,12 +12,15 @@ from marin_sft.errors import RunFailed, UserError
 from marin_sft.execution.claims import Claim, take_claim, write_beat
 from marin_sft.execution.clock import now
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn
+from marin_sft.execution.prices import read_prices
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import read_begin, read_launches
 from marin_sft.execution.step import this_output_path, unversioned
 from marin_sft.execution.stores import open_store
-from marin_sft.run import launches
+from marin_sft.run import command, launches
 from marin_sft.run.report.command import report_contents
+from marin_sft.run.report.contents import label
+from marin_sft.run.report.evaluations import is_right
 from marin_sft.run.report.subject import inputs_first, launch_facts
 from tests.run.report.conftest import HOSTILE
 
@@ -117,6 +120,27 @@ def test_evaluations_of_the_same_prompts_side_by_side(found):
     first, second = group["samples"][:2]
     assert (first["set"], second["set"]) == ("easy", "hard")
     assert [answer["text"] for answer in first["answers"]] == [f"{HOSTILE} False", f"{HOSTILE} True"]
+
+
+def test_what_was_spent_with_failed_attempts(launched, found, tmp_path, capsys):
+    assert found["cost"] is None and {step["cost"] for step in found["steps"]} == {None}
+    prices = tmp_path / "prices.toml"
+    prices.write_text('currency = "USD"\n[device_hour]\nCPU = 3600\n')
+    told = report_contents(launched.store, [], read_prices(str(prices)))
+    capsys.readouterr()
+    assert command.main(["cost", "--prefix", launched.prefix, "--prices", str(prices), "--json"]) == 0
+    of_command = json.loads(capsys.readouterr().out)
+    assert told["cost"] == {"total": f"{of_command['cost']:,.2f} USD", "unknown": 0, "why": []}
+    assert all(step["cost"].endswith(" USD") for step in told["steps"])
+
+
+def test_right_answers_are_those_that_match_exactly():
+    assert [is_right({"answer": answer, "reference": "a b"}) for answer in (" a b\n", "a  b", None)] == [
+        True,
+        False,
+        None,
+    ]
+    assert is_right({"exact_match": False, "answer": "a", "reference": "a"}) is False
 
 
 def test_a_step_with_all_that_it_was_made_from(launched):
@@ -231,6 +255,15 @@ def test_uncommitted_changes_are_named_but_not_shown(launched):
     assert facts["changed_files"] == ["some/file.py"] and "secret" not in json.dumps(facts)
     begin["launch"]["git_diff"] = "_runs/gone.diff"
     assert launch_facts(store, launch, begin, {})["changed_files"] is None
+
+
+def test_steps_of_one_name_have_their_fingerprint_too():
+    items = [
+        {"name": name, "step": step}
+        for name, step in (("c/a", "c/a-1111aaaa11"), ("c/a", "c/a-2222bbbb22"), ("c/b", "c/b-33"))
+    ]
+    label(items)
+    assert [item["label"] for item in items] == ["a 1111aa", "a 2222bb", "b"]
 
 
 def test_inputs_stand_before_what_uses_them():

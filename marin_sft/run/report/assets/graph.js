@@ -151,8 +151,11 @@ function reasonOf(step) {
   const error = step.failure ? step.failure.error : step.error;
   if (error) return error.split("\n")[0];
   const fields = step.diff.map(([field, old, now]) => `${field} ${shown(old)} → ${shown(now)}`).join("; ");
-  return [step.reason, fields || step.detail].filter(Boolean).join(" ") || (step.progress ? step.progress.text : "");
+  return [step.reason, fields || step.detail].filter(Boolean).join(" ") || (step.progress ? progressOf(step.progress) : "");
 }
+
+// A step whose process is gone without a word looks as if it ran: its last beat tells.
+const progressOf = (progress) => `${progress.text}${progress.beat_age > 60 ? `, last heard of ${age(progress.beat_age)} ago` : ""}`;
 
 // One step in a dialog, which Escape closes.
 function detailsOf(step, contents, open) {
@@ -165,7 +168,7 @@ function detailsOf(step, contents, open) {
     facts([
       ["took", step.seconds === null ? null : duration(step.seconds)],
       ["cost", step.cost],
-      ["progress", step.progress && step.progress.text],
+      ["progress", step.progress && progressOf(step.progress)],
       ["reused from", step.reused_from && (step.reused_from.run || moment(step.reused_from.time))],
       ["reason", [step.action, step.reason, step.detail].filter(Boolean).join(" ") || null],
       ["inputs", step.inputs.length ? commas(step.inputs.map(link)) : null],

@@ -24,6 +24,7 @@ function keyFigures(contents, counts) {
   const figures = [["steps", number(contents.steps.length), states]];
   const times = contents.launches.filter((launch) => launch.ended);
   if (contents.about === "launch" && times.length === 1) figures.push(["took", duration(secondsOf(times[0]))]);
+  if (contents.cost) figures.push(["cost", contents.cost.total, contents.cost.unknown ? `without ${plural(contents.cost.unknown, "step")}: ${contents.cost.why.join("; ")}` : null]);
   for (const training of contents.trainings.slice(0, 3)) {
     const loss = training.metrics.loss;
     const last = training.last;

@@ -18,7 +18,7 @@ function showOverview(found, statuses) {
 const pageOf = (...names) => `/page?${names.map((name) => `of=${encodeURIComponent(name)}`).join("&")}`;
 
 function launchList(found, statuses) {
-  const compare = h("button", {class: "theme", type: "button", disabled: chosen.size < 2, onclick: () => location.assign(pageOf(...chosen))}, "compare the chosen");
+  const compare = h("button", {class: "theme", type: "button", disabled: chosen.size < 2, onclick: () => location.assign(pageOf(...[...chosen].sort()))}, "compare the chosen");
   const box = (launch) => h("input", {type: "checkbox", "aria-label": `compare ${launch.run}`, checked: chosen.has(launch.run), onchange: (event) => {
     chosen[event.target.checked ? "add" : "delete"](launch.run);
     compare.disabled = chosen.size < 2;

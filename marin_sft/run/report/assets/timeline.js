@@ -2,9 +2,15 @@
 // Where time went: for each step when it waited for a worker, was claimed, and ran.
 
 function timelineOf(contents, open) {
-  const launch = contents.launches.length === 1 ? contents.launches[0] : null;
-  const begun = launch ? Date.parse(`${launch.time.replace(" ", "T")}Z`) / 1000 : null;
-  const rows = spansOf(contents, begun);
+  const launches = contents.launches.length ? contents.launches : [null];
+  const parts = launches.map((launch) => [launch, ganttOf(contents, launch, open)]).filter(([, part]) => part);
+  if (!parts.length) return null;
+  return section("time", "Where time went", null, parts.map(([launch, part]) => [parts.length > 1 && h("h3", {}, `${launch.script}, ${launch.time} UTC`), part]));
+}
+
+function ganttOf(contents, launch, open) {
+  const begun = launch ? secondsAt(launch) : null;
+  const rows = spansOf(contents, launch, begun);
   if (!rows.length) return null;
   const now = Date.parse(contents.made) / 1000;
   const start = begun ?? Math.min(...rows.map((row) => row.spans[0].from));
@@ -13,9 +19,9 @@ function timelineOf(contents, open) {
   const ticks = ticksOf(end - start);
   const resting = contents.steps.length - rows.length;
   const words = [...new Set(rows.flatMap((row) => row.spans.map((span) => span.word)))];
-  return section("time", "Where time went", resting ? `${plural(resting, "step")} took no time in this launch.` : null,
+  return h("div", {}, resting > 0 && h("p", {class: "about"}, `${plural(resting, "step")} took no time in this launch.`),
     h("p", {class: "legend"}, words.map((word) => h("span", {class: "chip"}, h("i", {class: `span ${word}`, "aria-hidden": "true"}), word))),
-    h("div", {class: "gantt"},
+    h("div", {class: contents.cost ? "gantt priced" : "gantt"},
       h("div", {class: "axis", "aria-hidden": "true"}, h("span", {class: "label"}), h("div", {class: "track"}, ticks.map((tick) => h("span", {style: {left: at(start + tick)}}, tick ? duration(tick).replace(/ 0 (s|min|h)$/, "") : "0")))),
       rows.map((row) => h("div", {class: "row"},
         h("button", {class: "link label", type: "button", onclick: () => open(row.step.directory)}, row.step.name),
@@ -23,9 +29,17 @@ function timelineOf(contents, open) {
           ticks.map((tick) => h("i", {class: "line", style: {left: at(start + tick)}})),
           row.spans.map((span) => h("span", {class: `span ${span.word}`, style: {left: at(span.from), width: `calc(${at(start + (Math.min(span.to ?? now, end) - Math.max(span.from, start)))})`}, title: `${row.step.name}, ${span.word}: ${duration((span.to ?? now) - span.from)}`}))),
         h("span", {class: "took"}, duration(row.took(now))),
-        row.step.cost && h("span", {class: "cost"}, row.step.cost)))),
-    fold("These times as a table", false, table(["step", "waited for a worker", "claimed", "ran", "lost"],
-      rows.map((row) => [row.step.name, ...["queued", "claimed", "running", "lost"].map((word) => sumOf(row.spans, word, now))]), {numeric: [1, 2, 3, 4], label: "Where time went"})));
+        contents.cost && h("span", {class: "took"}, row.step.cost)))),
+    fold("These times as a table", false, table(["step", "waited for a worker", "claimed", "ran", "lost", ...(contents.cost ? ["cost"] : [])],
+      rows.map((row) => [row.step.name, ...["queued", "claimed", "running", "lost"].map((word) => sumOf(row.spans, word, now)), ...(contents.cost ? [row.step.cost || ""] : [])]), {numeric: [1, 2, 3, 4, 5], label: "Where time went"})));
+}
+
+const secondsAt = (launch) => Date.parse(`${launch.time.replace(" ", "T")}Z`) / 1000;
+
+// Attempts of older versions do not say which launch made them: then their time tells.
+function isOf(attempt, launch, begun) {
+  if (!launch || attempt.run) return !launch || attempt.run === launch.run;
+  return (attempt.ended ?? Infinity) >= begun && (!launch.ended || 1000 * attempt.claimed <= Date.parse(launch.ended));
 }
 
 function sumOf(spans, word, now) {
@@ -34,7 +48,7 @@ function sumOf(spans, word, now) {
   return found.length ? duration(found.reduce((sum, span) => sum + (span.to ?? now) - span.from, 0)) : "";
 }
 
-function spansOf(contents, begun) {
+function spansOf(contents, launch, begun) {
   const ended = new Map();
   for (const step of contents.steps) {
     const good = step.attempts.find((attempt) => attempt.state === "committed");
@@ -42,8 +56,7 @@ function spansOf(contents, begun) {
   }
   const rows = [];
   for (const step of contents.steps) {
-    if (begun !== null && step.outcome === "reused") continue;
-    const attempts = step.attempts.filter((attempt) => begun === null || (attempt.ended ?? Infinity) >= begun);
+    const attempts = step.attempts.filter((attempt) => isOf(attempt, launch, begun));
     if (!attempts.length) continue;
     const spans = [];
     let free = Math.max(begun ?? -Infinity, ...step.inputs.map((used) => ended.get(used) ?? -Infinity));
