@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -64,7 +65,7 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
     scores = _evaluations(store, sections, steps)
     label([*found_curves, *(step for group in scores for step in group["steps"])])
     spent = _costs(store, subject, steps, prices)
-    return {
+    found = {
         "title": subject.title,
         "about": subject.about,
         "made": now(),
@@ -92,6 +93,16 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
         "exports": sections.parts(filter(exports.is_export, steps), lambda step: exports.export_json(store, step)),
         "problems": sections.problems,
     }
+    return {key: _finite(value) for key, value in found.items()}
+
+
+def _finite(value: object) -> object:
+    """The value with numbers that JSON lacks as words: a browser's JSON has no NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def label(items: Iterable[JsonObject]) -> None:

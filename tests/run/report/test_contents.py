@@ -266,5 +266,16 @@ def test_steps_of_one_name_have_their_fingerprint_too():
     assert [item["label"] for item in items] == ["a 1111aa", "a 2222bb", "b"]
 
 
+def test_numbers_that_json_lacks_are_words(tmp_path):
+    prefix = str(tmp_path / "store")
+    Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([ExecutorStep("a", wait, WaitConfig("a"))])
+    (output,) = Path(prefix).glob("a-*/1")
+    (output / "metrics.json").write_text('{"loss": NaN, "first_loss": Infinity}')
+    (output / ".files.json").unlink()
+    found = report_contents(open_store(prefix), [])
+    assert found["trainings"][0]["summary"] == {"loss": "nan", "first_loss": "inf"}
+    json.dumps(found, allow_nan=False)
+
+
 def test_inputs_stand_before_what_uses_them():
     assert inputs_first({"c": ("b", "a"), "b": ("a",), "a": ()}) == ["a", "b", "c"]
