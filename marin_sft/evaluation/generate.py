@@ -19,15 +19,17 @@ from levanter.models.lm_model import LmHeadModel
 from marin_sft import progress
 from marin_sft.data.chat.renderer import ChatRenderer
 from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.examples import Dialogue
 from marin_sft.data.messages.reading import BadRow, dialogue_of
 from marin_sft.data.rows.row_files import find_files, read_rows
 from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError, TrainingError
-from marin_sft.evaluation.decoding import decode
+from marin_sft.evaluation import decoding
 from marin_sft.evaluation.sampling import Sampling
 from marin_sft.evaluation.step_configs import GenerateConfig
 from marin_sft.paths import file_system
 from marin_sft.training import processes
+from marin_sft.training.compilation_cache import use_compilation_cache
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory
@@ -38,12 +40,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt, its token ids, and the answer that the assistant should give. `set`: its set in the config."""
+    """A rendered prompt, its token ids, and the answer that the assistant should give. `set`: its set in the config.
+    `asked`: what was rendered."""
 
     set: str
     text: str
     tokens: list[int]
     reference: str
+    asked: Dialogue
 
 
 def generate(config: GenerateConfig) -> None:
@@ -55,19 +59,22 @@ def generate(config: GenerateConfig) -> None:
         DataError: there are no rows, a row has no reference answer, or a prompt leaves no room for a token.
         TrainingError: the model is not a model directory, or its generation_config.json has no `eos_token_id`.
     """
+    use_compilation_cache()
     directory = ModelDirectory(config.model)
     tokenizer = directory.tokenizer()
     model = levanter_model.load_model(directory)
     prompts = read_prompts(config, tokenizer, model.max_length)
     ends = end_ids(directory)
-    answers: list[list[int]] = []
-    pad_to = max(len(prompt.tokens) for prompt in prompts)
-    for start in range(0, len(prompts), config.batch_size * jax.process_count()):
+    answers: dict[int, list[int]] = {}
+    # Prompts of about one length are answered together.
+    order = sorted(range(len(prompts)), key=lambda number: decoding.prompt_columns(len(prompts[number].tokens)))
+    for start in range(0, len(order), config.batch_size * jax.process_count()):
         mine = start + config.batch_size * jax.process_index()  # each process answers prompts of its own
-        batch = prompts[mine : mine + config.batch_size]
-        answers += chain(*processes.of_all(_answers(config, model, batch, ends, pad_to, mine) if batch else []))
+        numbers = order[mine : mine + config.batch_size]
+        found = processes.of_all(_answers(config, model, prompts, numbers, ends) if numbers else [])
+        answers.update(chain(*found))
         progress.report(len(answers), len(prompts), "prompts")
-    results = [_result(tokenizer, *pair, ends) for pair in zip(prompts, answers, strict=True)]
+    results = [_result(tokenizer, prompt, answers[number], ends) for number, prompt in enumerate(prompts)]
     processes.by_first(lambda: _write(config.output_path, results))
 
 
@@ -107,12 +114,13 @@ def _prompt(renderer: ChatRenderer, name: str, source: SourceRow) -> Prompt:
         )
     try:
         dialogue = dialogue_of(source.row, renderer.format)
-        text = renderer.prompt(replace(dialogue, messages=dialogue.messages[:-1]))
+        asked = replace(dialogue, messages=dialogue.messages[:-1])
+        text = renderer.prompt(asked)
     except BadRow as bad:
         raise DataError(f"{source.file.path}:{source.line}: {bad.message}") from bad
     # The template writes the special tokens itself; adding them again would double the BOS.
     tokens = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Prompt(name, text, tokens, dialogue.messages[-1]["content"])
+    return Prompt(name, text, tokens, dialogue.messages[-1]["content"], asked)
 
 
 def end_ids(model: ModelDirectory) -> list[int]:
@@ -126,13 +134,15 @@ def end_ids(model: ModelDirectory) -> list[int]:
 
 
 def _answers(
-    config: GenerateConfig, model: LmHeadModel, batch: list[Prompt], ends: list[int], pad_to: int, first: int
-) -> list[list[int]]:
-    tokens = [prompt.tokens for prompt in batch]
-    # A short last batch is padded: another batch size would be compiled again.
-    filled = tokens + tokens[:1] * (config.batch_size - len(tokens))
+    config: GenerateConfig, model: LmHeadModel, prompts: list[Prompt], numbers: list[int], ends: list[int]
+) -> list[tuple[int, list[int]]]:
+    """Of the prompts with these numbers, each with its number. Sampling depends on a prompt's number alone."""
+    tokens = [prompts[number].tokens for number in numbers]
     sampling = Sampling(config.temperature, config.top_p, config.seed)
-    return decode(model, filled, ends, config.max_new_tokens, pad_to, sampling, first)[: len(tokens)]
+    # A short last batch is padded: another size would be compiled again.
+    rows = min(config.batch_size, decoding.rounded(len(prompts)))
+    found = decoding.decode(model, tokens, ends, config.max_new_tokens, sampling=sampling, numbers=numbers, rows=rows)
+    return list(zip(numbers, found, strict=True))
 
 
 def _result(tokenizer: PreTrainedTokenizerFast, prompt: Prompt, answer: list[int], ends: list[int]) -> Fields:

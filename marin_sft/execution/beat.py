@@ -43,7 +43,8 @@ class Beat:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def hear(self, news: Progress) -> None:
-        self.first = self.first or news
+        if self.first is None or self.first.unit != news.unit:
+            self.first = news
         self.newest = news
         due = news.done == news.total or time.monotonic() - self._logged >= LOG_SECONDS
         if due and (text := news.text()) != self._logged_text:

@@ -33,6 +33,7 @@ from marin_sft.execution.claims import (
 )
 from marin_sft.execution.clock import now, seconds_since_epoch
 from marin_sft.execution.commits import commit_numbers
+from marin_sft.execution.local_store import LATEST
 from marin_sft.execution.pins import read_pins
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.reachability import Garbage, GcPolicy, Reachability, find_garbage
@@ -186,8 +187,8 @@ def _remove(store: Store, garbage: Garbage) -> None:
         store.remove(f"{root}/claims/{number:06}.json")
         store.remove(beat_path(store, directory, number))
     if garbage.whole:
-        if "latest" not in store.folders(root):  # ours is a link
-            store.remove(f"{root}/latest")
+        if LATEST not in store.folders(root):  # ours is a link
+            store.remove(f"{root}/{LATEST}")
     elif garbage.contents.newest is not None:
         store.point_latest(root, str(garbage.contents.newest.attempt))
     for number in garbage.attempts:

@@ -20,6 +20,9 @@ from marin_sft.execution.store import FileInfo
 READ_BACK_LIMIT = 4 * 2**30  # bytes: larger outputs are not read back for a digest
 _PRUNED = 20  # retries when another process prunes a folder before the writer has used it
 
+LATEST = "latest"
+"""In the directory of a step, a link to its newest output, for people."""
+
 
 class LocalStore:
     """See `Store`. `create_exclusive` makes a hard link to a complete file."""
@@ -129,7 +132,7 @@ class LocalStore:
         temporary = os.path.join(directory, f".latest-{uuid.uuid4().hex}")
         os.symlink(attempt, temporary)
         try:
-            os.replace(temporary, os.path.join(directory, "latest"))
+            os.replace(temporary, os.path.join(directory, LATEST))
         except OSError:
             os.unlink(temporary)
             raise

@@ -58,7 +58,7 @@ def print_plan(console: Console, plan: Plan, estimates: Estimates | None) -> Non
         "path": not short,
     }
     rows = (_plan_row(item, estimates) for item in plan)
-    print_table(console, list(itertools.compress(shown, shown.values())), _columns(rows, list(shown.values())))
+    print_table(console, list(itertools.compress(shown, shown.values())), _columns(rows, list(shown.values())), "step")
     for line in estimates.lines() if estimates else ():
         console.print(Text(line))
     for line in dict.fromkeys(filter(None, map(_advice, plan.to_do))):
@@ -97,9 +97,10 @@ def print_results(console: Console, store: Store, results: list[StepResult], sec
     ran = [r for r in results if r.status in ("ran", "adopted")]
     failed = [r for r in results if r.status in ("failed", "blocked", "cancelled")]
     shown = results if len(results) <= _SHOWN_RESULTS else [*ran, *failed]
-    columns = ("step", "result", "time", "figures", "output")
+    columns = ("step", "result", "time", "figures", *(() if console.width < _NARROW else ("output",)))
     if shown:
-        print_table(console, columns, in_parallel(store, lambda result: _result_row(store, result), shown))
+        rows = in_parallel(store, lambda result: _result_row(store, result)[: len(columns)], shown)
+        print_table(console, columns, rows, "step")
     for result in ran:
         output = result_output(store, result)
         if output and store.size(f"{output}/{_DROPPED}"):

@@ -33,6 +33,7 @@ from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import did_you_mean, nearest_text
 from marin_sft.run import cost, explanation, garbage, launches, logs, planned, status, verification
+from marin_sft.run.answer_commands import chat, generate
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
     WITHOUT_STORE,
@@ -43,15 +44,18 @@ from marin_sft.run.cluster_commands import (
     stop,
 )
 from marin_sft.run.command_flags import (
-    add_chat_flags,
+    add_answer_flags,
     add_fit_flags,
     add_gc_flags,
+    add_generate_flags,
     add_preview_flags,
     add_report_flags,
+    add_serve_check_flags,
 )
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
+from marin_sft.run.model_path import find_model
 from marin_sft.run.script import run_script
 
 if TYPE_CHECKING:
@@ -61,6 +65,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and words and words[0] in WITHOUT_TORCH:  # in a process of its own
+        os.environ.setdefault("USE_TORCH", "0")  # transformers would import it where it is installed
     if words and words[0] in TRAINERS:
         return _train(words[0], words[1:])
     try:
@@ -275,19 +281,13 @@ def import_config(context: Context) -> None:
     context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
 
 
-def chat(context: Context) -> None:
-    """talk to a model: a directory, or a step that exported it"""
-    arguments = context.arguments
-    model = os.path.expanduser(arguments.model)
-    if not os.path.isdir(model) and "://" not in model:
-        found = context.step(arguments.model)
-        if found.state.commit is None:
-            raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
-        model = attempt_path(context.store, found.directory, found.state.commit.attempt)
-    from marin_sft.run.chat import talk  # imports JAX
+def serve_check(context: Context) -> None:
+    """load a model in a server that people use, and compare it with ours"""
+    model = find_model(context, context.arguments.model)
+    from marin_sft.run.serve_check import check  # imports what evaluations are configured with
 
-    limits = {"max_new_tokens": arguments.max_new_tokens, "temperature": arguments.temperature}
-    talk(model, system=arguments.system, **limits)
+    metrics = check(model, context.arguments)
+    context.say(metrics, lambda: None)  # the check has printed its table
 
 
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
@@ -310,9 +310,12 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "fit": fit,
     "import": import_config,
     "chat": chat,
+    "generate": generate,
+    "serve-check": serve_check,
     "jobs": list_jobs,
     "stop": stop,
 }
+WITHOUT_TORCH = ("chat", "generate")
 _PROSE = 80  # columns of rows of data, without a terminal
 _CLUSTER = "start, look at or check a Ray cluster"
 
@@ -379,7 +382,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
     parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why you keep it")
-    add_chat_flags(parsers["chat"])
+    add_answer_flags(parsers["chat"])
+    add_answer_flags(parsers["generate"])
+    add_generate_flags(parsers["generate"])
+    add_serve_check_flags(parsers["serve-check"])
     add_report_flags(parsers["report"], parsers["ui"])
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from marin_sft.data.data_configs import POLICIES
+from marin_sft.evaluation.step_configs import ENGINES, ServedConfig
 from marin_sft.execution.flags import path, positive, whole_number
 from marin_sft.execution.reachability import GcPolicy
 
@@ -94,6 +95,73 @@ def add_fit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", metavar="NAME", help="only training steps with this, or a match of it, in their name"
     )
+
+
+def add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
+    fields = ServedConfig.__dataclass_fields__
+    parser.add_argument("model", metavar="MODEL", help="an exported directory, or a step that exported it")
+    parser.add_argument(
+        "--with",
+        dest="engine",
+        choices=ENGINES,
+        default="vllm",
+        metavar="SERVER",
+        help=", ".join(ENGINES),
+    )
+    parser.add_argument("--prompts", type=path, metavar="FILE", help="held-out chats (default: general questions)")
+    parser.add_argument("--python", type=path, metavar="FILE", help="the Python of the server's environment")
+    parser.add_argument("--tokenizer", type=path, metavar="DIR", help="that of training (default: the model's own)")
+    parser.add_argument("-o", "--output", type=path, metavar="DIR", help="keep answers, metrics and the server's log")
+    for name, metavar, about in (
+        ("max_prompts", "N", "ask so many"),
+        ("max_new_tokens", "N", "the longest answer"),
+        ("max_model_len", "N", "the longest sequence that the server is to take"),
+    ):
+        default = fields[name].default
+        told = about if default is None else f"{about} (default: {default})"
+        parser.add_argument(f"--{name}", type=positive, default=default, metavar=metavar, help=told)
+    parser.add_argument(
+        "--dtype", default="float32", metavar="T", help="that the server computes in (default: float32)"
+    )
+
+
+def add_answer_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=path, metavar="MODEL", help="a directory, local or remote, or a step")
+    parser.add_argument("--base", type=path, metavar="B", help="for an adapter: its base model (default: as it says)")
+    parser.add_argument("--system", metavar="TEXT", help="a system message")
+    parser.add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="of an answer (default: 512)")
+    parser.add_argument(
+        "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
+    )
+    parser.add_argument(
+        "--top_p", type=_share, default=1.0, metavar="P", help="draw from the likeliest tokens of this probability"
+    )
+    parser.add_argument("--top_k", type=positive, metavar="K", help="draw from so many likeliest tokens")
+    parser.add_argument("--seed", type=whole_number, default=0, metavar="N", help="of what is drawn (default: 0)")
+
+
+def add_generate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prompts",
+        type=path,
+        required=True,
+        metavar="FILE",
+        help='rows with "messages" or "prompt" (.jsonl and other kinds), or .txt with a prompt on each line; an answer '
+        "that a row ends with is kept as its reference",
+    )
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="OUT.jsonl", help="the file to write")
+    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument("--n", type=positive, default=1, metavar="N", help="answers to each prompt (default: 1)")
+    parser.add_argument(
+        "--batch_size", type=positive, default=16, metavar="N", help="answers at the same time (default: 16)"
+    )
+
+
+def _share(text: str) -> float:
+    value = amount(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a probability above 0, got {text!r}")
+    return value
 
 
 def amount(text: str) -> float:

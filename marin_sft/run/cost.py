@@ -178,7 +178,7 @@ def _print(console: Console, store: Store, steps: list[StepCost], prices: Prices
     columns = ("step", "attempts", "time", *(("cost",) if prices else ()), "on")
     if steps:
         of_name = Counter(step.name for step in steps)
-        print_table(console, columns, [_row(step, prices, of_name[step.name] == 1) for step in steps])
+        print_table(console, columns, [_row(step, prices, of_name[step.name] == 1) for step in steps], "step")
     attempts = sum(step.attempts for step in steps)
     seconds = sum(step.seconds for step in steps)
     total = f"{counted(len(steps), 'step')}, {counted(attempts, 'attempt')}, {duration_text(seconds)} in total"

@@ -138,7 +138,7 @@ def print_details(console: Console, details: JsonObject) -> None:
     }
     print_facts(console, [(f"  {name}", value) for name, value in facts.items() if value])
     rows = [(step["name"], step["result"] or "-", _took(step["seconds"]), _why(step)) for step in details["steps"]]
-    print_table(console, ("step", "result", "took", "why"), rows)
+    print_table(console, ("step", "result", "took", "why"), rows, "step")
 
 
 def _took(seconds: float | None) -> str:

@@ -33,7 +33,7 @@ def print_planned(console: Console, file: str, planned: PlanFile) -> None:
     print_facts(console, [(f"  {name}", str(value)) for name, value in facts.items() if value])
     known = any(step.estimate for step in planned.steps)
     columns = ("step", "action", *(("time",) if known else ()), "reason")
-    print_table(console, columns, [_row(step, known) for step in planned.steps])
+    print_table(console, columns, [_row(step, known) for step in planned.steps], "step")
     for line in planned.summary:
         console.print(Text(line))
     console.print(Text(f"To carry it out: {planned.command} --plan {file}"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 _BYTES = 4 * 2**30
+_SHORTEST = 0.1  # seconds to compile what is kept; small models have many programs under JAX's own limit of one second
 
 
 def use_compilation_cache() -> None:
@@ -25,6 +26,8 @@ def use_compilation_cache() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_compilation_cache_max_size", _BYTES)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
 
 
 def _processor() -> str:

@@ -73,7 +73,7 @@ class TrainingSettings(
             "use frozen_parameters"
         )
         require(self, "unfreeze", trained, expected)
-        for field in ("frozen_parameters", "unfreeze", "reinit_tokens", "weight_decay_parameters"):
+        for field in ("frozen_parameters", "unfreeze", "weight_decay_parameters"):
             alone = self.lora is None or not getattr(self, field)
             require(self, field, alone, "no value with lora, which trains only adapters: LoraConfig chooses the layers")
 

@@ -7,7 +7,6 @@ import torch
 import transformers
 
 from marin_sft.errors import ConfigError, DataError, TrainingError
-from marin_sft.evaluation.cached_decoding import has_cache
 from marin_sft.evaluation.decoding import decode
 from marin_sft.evaluation.generate import GenerateConfig, generate, read_prompts
 from marin_sft.evaluation.sampling import Sampling
@@ -51,38 +50,6 @@ def test_greedy_tokens_are_those_of_transformers(model_path):
     expected = [by_transformers(model_path, prompt, ends, 20) for prompt in prompts]
     assert len({len(answer) for answer in expected}) > 1
     assert decode(levanter_model.load_model(model_path), prompts, ends, 20, pad_to=40) == expected
-
-
-@pytest.fixture(scope="module", params=[transformers.Qwen2Config, transformers.MistralConfig])
-def uncached_path(request, tmp_path_factory):
-    """Of families that Levanter does not decode with a cache, the second one with a sliding window."""
-    path = str(tmp_path_factory.mktemp("uncached"))
-    config = request.param(
-        vocab_size=47,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        sliding_window=8,
-    )
-    torch.manual_seed(0)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    return path
-
-
-def test_models_without_a_cache_answer_too(uncached_path):
-    rng = np.random.default_rng(0)
-    prompts = [rng.integers(4, 47, size).tolist() for size in (3, 17, 40, 1)]
-    ends = [1, 3, 20, 21, 22, 23]
-    model = levanter_model.load_model(uncached_path)
-    assert not has_cache(model)
-    expected = [by_transformers(uncached_path, prompt, ends, 20) for prompt in prompts]
-    assert len({len(answer) for answer in expected}) > 1
-    assert decode(model, prompts, ends, 20, pad_to=40) == expected
-    long, short = decode(model, [[5] * 60, [5, 6]], [], 10, pad_to=60)
-    assert (len(long), len(short)) == (4, 10)
 
 
 def test_what_is_drawn_depends_on_the_seed_and_the_prompt_alone(model_path):

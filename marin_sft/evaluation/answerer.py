@@ -1,0 +1,122 @@
+"""A model ready to answer: its weights, its template, and what ends an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from marin_sft.data.chat.renderer import ChatRenderer
+from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.examples import Dialogue
+from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.evaluation import decoding
+from marin_sft.evaluation.sampling import Sampling
+from marin_sft.training.compilation_cache import use_compilation_cache
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.generation import generation_config
+from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.models.peft_directory import CONFIG as ADAPTER
+
+if TYPE_CHECKING:
+    from levanter.models.lm_model import LmHeadModel
+    from transformers import PreTrainedTokenizerFast
+
+FORMAT = ChatLmDatasetFormat(shape="messages")
+
+
+@dataclass(frozen=True, eq=False)
+class Answerer:
+    """`ends`: the ids that end an answer."""
+
+    model: LmHeadModel
+    renderer: ChatRenderer
+    ends: Sequence[int]
+
+    @staticmethod
+    def load(path: str, base: str | None = None) -> Answerer:
+        """The model, or the adapter on its `base`, in a local or remote directory.
+
+        Raises:
+            ConfigError, TrainingError: no such directory, one without weights, tokenizer or template, or an adapter
+                whose base is unknown or another one.
+        """
+        use_compilation_cache()
+        directory = ModelDirectory(path)
+        is_adapter = directory.json(ADAPTER) is not None
+        if base is None and is_adapter:
+            base = _base_of(directory)
+        elif base is not None and not is_adapter:
+            raise ConfigError(
+                f"base {base!r}: {path} is a model and no adapter: it has no {ADAPTER}; leave the base out"
+            )
+        tokenizer = _tokenizer(directory, base)
+        renderer = ChatRenderer(tokenizer, FORMAT)
+        renderer.prompt(Dialogue([{"role": "user", "content": "a question"}]))  # without a template, nothing is loaded
+        ends = _ends(directory, base, tokenizer)
+        lora = LoraConfig(adapter_path=path) if is_adapter else None
+        return Answerer(levanter_model.load_model(base or directory, lora=lora), renderer, ends)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return self.renderer.tokenizer
+
+    @property
+    def longest(self) -> int:
+        """How many tokens a dialogue may have."""
+        return int(self.model.max_length)
+
+    def prompt(self, dialogue: Dialogue) -> list[int]:
+        """The ids that the model continues. Raises BadRow if the template refuses the dialogue."""
+        # The template writes the special tokens itself; adding them again would double the BOS.
+        ids: list[int] = self.tokenizer(self.renderer.prompt(dialogue), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def stream(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, number: int) -> Iterator[int]:
+        """See `decoding.stream`."""
+        return decoding.stream(self.model, prompt, self.ends, max_new_tokens, sampling, number)
+
+    def text(self, answer: Sequence[int]) -> str:
+        """Of an answer's ids, without the one that ends it."""
+        ended = bool(answer) and answer[-1] in self.ends
+        return text_of(self.tokenizer, answer[:-1] if ended else answer)
+
+
+def text_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """Nothing is tidied up, so that the text of some ids is a part of the text of more."""
+    text: str = tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+    return text
+
+
+def _base_of(adapter: ModelDirectory) -> str:
+    base = (adapter.json(ADAPTER) or {}).get("base_model_name_or_path")
+    try:
+        if base:
+            return ModelDirectory(str(base)).path
+    except TrainingError:
+        pass
+    raise ConfigError(
+        f"{adapter.path}/{ADAPTER}: base_model_name_or_path = {base!r}: no such directory; give that of the base model "
+        "with --base"
+    )
+
+
+def _tokenizer(directory: ModelDirectory, base: str | None) -> PreTrainedTokenizerFast:
+    """That of an adapter, if it has one: its template may be another than the base's."""
+    if base is None or directory.json("tokenizer_config.json") is not None:
+        return directory.tokenizer()
+    return ModelDirectory(base).tokenizer()
+
+
+def _ends(directory: ModelDirectory, base: str | None, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    stored = directory.json("generation_config.json")
+    if stored is None and base is not None:
+        stored = ModelDirectory(base).json("generation_config.json")
+    ends: list[int] = generation_config(tokenizer, stored)["eos_token_id"]
+    if not ends:
+        raise TrainingError(
+            f"{directory.path}: neither generation_config.json nor the tokenizer says which token ends an answer, so "
+            "none would end; set eos_token_id in generation_config.json"
+        )
+    return ends

@@ -1,0 +1,57 @@
+"""Where the model is that a command names: a directory, local or remote, or a step whose output it is."""
+
+from __future__ import annotations
+
+import os
+
+from marin_sft.errors import UserError
+from marin_sft.execution.claims import attempt_path
+from marin_sft.execution.local_store import LATEST
+from marin_sft.paths import file_system, names_in
+from marin_sft.run.context import Context
+
+_MARKS = ("config.json", "adapter_config.json")
+_DEPTH = 3
+
+
+def find_model(context: Context, text: str) -> str:
+    """The directory of a model or adapter.
+
+    Raises:
+        UserError: there is no such directory or step, or it holds no model; with those that are below it.
+    """
+    path = text if "://" in text else os.path.expanduser(text)
+    names = names_in(path)
+    if not names or (_is_step(names) and not _is_model(names)):
+        if names and LATEST in names:
+            path = f"{path.rstrip('/')}/{LATEST}"
+        else:
+            path = _output(context, text)
+        names = names_in(path)
+    if not _is_model(names):
+        raise UserError(f"{path} is no model: it has neither {' nor '.join(_MARKS)}{_hint(path)}")
+    return path
+
+
+def _output(context: Context, text: str) -> str:
+    found = context.step(text)
+    if found.state.commit is None:
+        raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
+    return attempt_path(context.store, found.directory, found.state.commit.attempt)
+
+
+def _is_model(names: list[str]) -> bool:
+    return any(mark in names for mark in _MARKS)
+
+
+def _is_step(names: list[str]) -> bool:
+    return "commits" in names
+
+
+def _hint(path: str) -> str:
+    """Models below it."""
+    filesystem, plain = file_system(path)
+    there = (str(file) for file in filesystem.find(plain, maxdepth=_DEPTH))
+    below = sorted({os.path.dirname(file) for file in there if os.path.basename(file) in _MARKS})
+    scheme = f"{path.partition('://')[0]}://" if "://" in path else ""
+    return f"; below it are {', '.join(scheme + each for each in below[-5:])}" if below else ""

@@ -1,0 +1,245 @@
+"""`marin-sft chat` and `marin-sft generate` on a model, an adapter and what lies in buckets."""
+
+import copy
+import dataclasses
+import io
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from marin_sft.data.chat.renderer import ChatRenderer
+from marin_sft.data.messages.examples import Dialogue
+from marin_sft.evaluation.answerer import FORMAT, Answerer
+from marin_sft.evaluation.chat import Chat
+from marin_sft.evaluation.sampling import GREEDY
+from marin_sft.run.chat import Talk
+from marin_sft.run.command import main
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models import levanter_model
+from marin_sft.training.models.lora import adapter_tensors
+from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.models.peft_directory import Adapter, write_adapter
+from tests.execution.conftest import gcs  # noqa: F401
+from tests.published.releases import RELEASES, write
+
+THINKING = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+THINKING += "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(write(tmp_path_factory.mktemp("model") / "qwen", RELEASES["qwen 2.5 instruct"]))
+
+
+@pytest.fixture(scope="module")
+def answerer(model):
+    return Answerer.load(model)
+
+
+@pytest.fixture(scope="module")
+def adapter(model, tmp_path_factory):
+    """An adapter that changes the answers."""
+    config = LoraConfig(r=4, alpha=8)
+    new = adapter_tensors(levanter_model.load_model(model, lora=config))
+    path = tmp_path_factory.mktemp("adapter")
+    write_adapter(
+        str(path), Adapter(config, {name: tensor + 0.3 for name, tensor in new.items()}), ModelDirectory(model)
+    )
+    return str(path)
+
+
+def talk(answerer, capsys, monkeypatch, *lines: str, new_tokens: int = 6) -> tuple[str, str]:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    Talk(Chat(answerer, new_tokens, GREEDY)).run("model")
+    return capsys.readouterr()
+
+
+def test_a_dialogue_is_remembered_and_what_was_said_is_streamed(answerer):
+    chat = Chat(answerer, 6, GREEDY)
+    first = [piece for _, piece in chat.say("Count.")]
+    assert len(first) > 1 and "".join(first) == chat.messages[-1]["content"]
+    list(chat.say("On."))
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    assert chat.asked == answerer.prompt(Dialogue(chat.messages[:-1]))
+
+
+def test_an_answer_that_is_not_waited_for_is_remembered_as_far_as_it_came(answerer):
+    chat = Chat(answerer, 16, GREEDY)
+    pieces = chat.say("Count.")
+    begun = next(pieces)[1]
+    pieces.close()
+    assert chat.messages[-1]["content"].startswith(begun) and len(chat.answered) < 16
+    list(chat.say("On."))
+    assert len(chat.messages) == 4
+
+
+def test_the_commands_of_a_chat(answerer, capsys, monkeypatch):
+    out, err = talk(
+        answerer, capsys, monkeypatch, "/tokens", "/rest", "/system Be brief.", "Hi", "/tokens", "/tokens ids"
+    )
+    shown = [line for line in out.split("\n") if line]
+    assert "<|im_start|>system" in out and "Be brief.<|im_end|>" in out and "<|im_start|>assistant" in out
+    assert any(
+        line.startswith(f"{answerer.tokenizer.convert_tokens_to_ids('<|im_start|>')}:<|im_start|>") for line in shown
+    )
+    assert "nothing is said yet" in err and "no command /rest" in err and "did you mean 'reset'" in err
+    assert "tokens of prompt, " in err
+    out, err = talk(answerer, capsys, monkeypatch, "/help", "/reset", "/quit", "never said")
+    assert "/think" in err and "new dialogue" in err and not out
+
+
+def test_a_system_message_that_the_template_leaves_out_is_refused(answerer, capsys, monkeypatch):
+    short = with_template(answerer, THINKING.replace("{{ m.content }}", "{{ m.content[:3] }}"))
+    _, err = talk(short, capsys, monkeypatch, "/system Be brief.")
+    assert "error: the chat template leaves out the system message" in err
+
+
+def test_thoughts_are_one_line(answerer, capsys, monkeypatch):
+    out, err = talk(with_template(answerer, THINKING), capsys, monkeypatch, "Hi", "/think")
+    assert "[thought for 6 tokens; /think shows it]" in err
+    assert out.strip() and "thought" not in out
+
+
+def test_a_dialogue_longer_than_the_model_takes_is_told(answerer, capsys, monkeypatch):
+    _, err = talk(answerer, capsys, monkeypatch, "long " * 300, new_tokens=1000)
+    assert f"and the model takes {answerer.longest}: start a new one with /reset" in err
+    _, err = talk(answerer, capsys, monkeypatch, "Hi", new_tokens=1000)
+    assert f"[cut: the model takes {answerer.longest} tokens; /reset starts a new dialogue]" in err
+    _, err = talk(answerer, capsys, monkeypatch, "Hi", new_tokens=2)
+    assert "[cut after 2 tokens, the --max_new_tokens]" in err
+
+
+def with_template(answerer: Answerer, template: str) -> Answerer:
+    tokenizer = copy.deepcopy(answerer.tokenizer)
+    tokenizer.chat_template = template
+    return dataclasses.replace(answerer, renderer=ChatRenderer(tokenizer, FORMAT))
+
+
+def read(path) -> list[dict]:
+    return [json.loads(line) for line in open(path, encoding="utf-8")]
+
+
+def ask(model: str, prompts, output, *flags: str) -> int:
+    return main(["generate", model, "--prompts", str(prompts), "-o", str(output), "--max_new_tokens", "4", *flags])
+
+
+def test_a_file_of_prompts_is_answered(model, answerer, tmp_path, capsys):
+    said = [{"role": "user", "content": "Count."}]
+    rows = [{"messages": [*said, {"role": "assistant", "content": "1"}]}, {"prompt": "Count."}, {"prompt": said}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rows.txt").write_text("Count.\n\nCount.\n")
+    assert ask(model, tmp_path / "rows.jsonl", tmp_path / "a.jsonl", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["answers"] == 3
+    first, second, third = read(tmp_path / "a.jsonl")
+    chat = Chat(answerer, 4, GREEDY)
+    list(chat.say("Count."))
+    assert first["messages"] == second["messages"] == third["messages"] == chat.messages
+    assert (first["reference"], first["line"], third["line"]) == ("1", 1, 3) and "reference" not in second
+    assert (first["finish"], first["tokens"]) == ("length", 4)
+    assert ask(model, tmp_path / "rows.txt", tmp_path / "b.jsonl", "--system", "Brief.") == 0
+    one, two = read(tmp_path / "b.jsonl")
+    assert (one["line"], two["line"]) == (1, 3) and one["messages"][0] == {"role": "system", "content": "Brief."}
+    drawn = ["--n", "3", "--temperature", "3", "--top_k", "50", "--seed", "1"]
+    assert ask(model, tmp_path / "rows.txt", tmp_path / "c.jsonl", *drawn) == 0
+    assert ask(model, tmp_path / "rows.txt", tmp_path / "d.jsonl", *drawn, "--batch_size", "2") == 0
+    assert [row["sample"] for row in read(tmp_path / "c.jsonl")] == [0, 1, 2] * 2
+    assert read(tmp_path / "c.jsonl") == read(tmp_path / "d.jsonl")
+    assert len({str(row["messages"]) for row in read(tmp_path / "c.jsonl")}) > 3
+
+
+def test_what_cannot_be_answered_is_told_with_its_place(model, tmp_path, capsys):
+    rows, output = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+
+    def refused(text: str, *flags: str) -> str:
+        rows.write_text(text)
+        assert ask(model, rows, output, *flags) in (1, 2)
+        return capsys.readouterr().err
+
+    good = json.dumps({"prompt": "Hi"}) + "\n"
+    assert f'{rows}:2: expected an object with either "messages" or "prompt"' in refused(good + '{"text": "x"}\n')
+    assert f"{rows}:2: " in refused(good + "{broken\n")
+    assert f"{rows}:1: the prompt has" in refused(json.dumps({"prompt": "long " * 300}) + "\n")
+    assert "expected a --temperature above 0" in refused(good, "--n", "2")
+    assert not output.exists()
+    output.write_text("mine")
+    assert "exists already" in refused(good) and output.read_text() == "mine"
+    rows.write_text(good)
+    assert ask(model, rows, output, "--force") == 0 and len(read(output)) == 1
+
+
+def test_an_adapter_answers_on_its_base_here_and_in_a_bucket(model, adapter, tmp_path, capsys, gcs):  # noqa: F811
+    import fsspec
+
+    (tmp_path / "rows.txt").write_text("Count.\nWhat is 2 + 2?\n")
+    assert ask(model, tmp_path / "rows.txt", tmp_path / "base.jsonl") == 0
+    assert ask(adapter, tmp_path / "rows.txt", tmp_path / "adapted.jsonl") == 0
+    adapted = read(tmp_path / "adapted.jsonl")
+    assert adapted != read(tmp_path / "base.jsonl")
+    bucket = fsspec.filesystem("gs")
+    bucket.put(f"{adapter}/", "bucket/chat/adapter/", recursive=True)
+    bucket.put(f"{model}/", "bucket/chat/base/", recursive=True)
+    bucket.put(str(tmp_path / "rows.txt"), "bucket/chat/rows.txt")
+    there = "gs://bucket/chat/"
+    flags = ["--base", f"{there}base"]
+    assert ask(f"{there}adapter", f"{there}rows.txt", f"{there}out.jsonl", *flags) == 0
+    assert [json.loads(line) for line in bucket.cat_file("bucket/chat/out.jsonl").splitlines()] == adapted
+    capsys.readouterr()
+    lost = shutil.copytree(adapter, tmp_path / "lost")
+    config = json.loads((lost / "adapter_config.json").read_text())
+    (lost / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/gone"}))
+    assert ask(str(lost), tmp_path / "rows.txt", tmp_path / "x.jsonl") == 2
+    assert "base_model_name_or_path = 'org/gone': no such directory" in capsys.readouterr().err
+    assert ask(model, tmp_path / "rows.txt", tmp_path / "x.jsonl", "--base", model) == 2
+    assert "is a model and no adapter" in capsys.readouterr().err
+
+
+def test_a_directory_without_a_model_names_those_below_it(model, tmp_path, capsys):
+    (tmp_path / "outer" / "hf").mkdir(parents=True)
+    os.symlink(model, tmp_path / "outer" / "hf" / "step-5")
+    (tmp_path / "rows.txt").write_text("Hi\n")
+    assert ask(str(tmp_path / "outer"), tmp_path / "rows.txt", tmp_path / "x.jsonl") == 2
+    err = capsys.readouterr().err
+    assert "is no model: it has neither config.json nor adapter_config.json" in err
+
+
+def test_in_a_terminal_an_interrupt_stops_the_answer_and_not_the_chat(model):
+    """The command itself, in a pseudoterminal, without torch."""
+    ours, theirs = pty.openpty()
+    code = "import sys; from marin_sft.run.command import main; sys.exit(main() or 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "chat", model, "--max_new_tokens", "200"]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=_own
+    )
+    os.close(theirs)
+    screen = b""
+
+    def until(mark: bytes) -> None:
+        nonlocal screen
+        start = len(screen)
+        while mark not in screen[start:]:
+            screen += os.read(ours, 4096)
+
+    until(b"> ")
+    os.write(ours, b"Count.\n")
+    until(b"Count.\r\n")
+    until(b"\x1b[K")  # where the answer begins
+    until(b"\x1b[K")
+    os.write(ours, b"\x03")
+    until(b"[stopped]")
+    until(b"> ")
+    os.write(ours, b"/quit\n")
+    assert process.wait() == 0
+    os.close(ours)
+
+
+def _own() -> None:
+    """Makes the terminal that of the process, so that Ctrl-C reaches it."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
