@@ -80,7 +80,8 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
             },
         ),
         "trainings": found_curves,
-        "differences": _differences(store, sections, trainings),
+        "differences": _differences(store, sections, trainings, lambda step: step.kind),
+        "changes": _differences(store, sections, steps, lambda step: step.name),
         "datasets": sections.parts(
             (step for step in steps if step.kind == "tokenize" and "stats.json" in step.files),
             lambda step: datasets.dataset_json(store, step),
@@ -172,13 +173,17 @@ def _users(
     return [(step, epochs.get(step.directory)) for step in users]
 
 
-def _differences(store: Store, sections: Sections, trainings: list[Step]) -> list[JsonObject]:
-    """In what trainings of one kind differ from the first of them."""
+def _differences(
+    store: Store, sections: Sections, steps: Iterable[Step], key: Callable[[Step], object]
+) -> list[JsonObject]:
+    """In what steps of one `key` differ from the first of them."""
+    alike: dict[object, list[Step]] = {}
+    for step in steps:
+        if step.payload is not None:
+            alike.setdefault(key(step), []).append(step)
     found = []
-    for kind in dict.fromkeys(step.kind for step in trainings):
-        same = [step for step in trainings if step.kind == kind and step.payload is not None]
-        if same:
-            found += sections.parts(same[1:], functools.partial(_difference, store, same[0]))
+    for first, *others in alike.values():
+        found += sections.parts(others, functools.partial(_difference, store, first))
     return found
 
 
@@ -186,7 +191,7 @@ def _difference(store: Store, first: Step, other: Step) -> JsonObject:
     assert first.payload is not None and other.payload is not None
     fields = explanation.differences(store, first.payload, other.payload)
     texts = [difference_text((str(field), old, new)) for field, old, new in fields]
-    return {"of": first.directory, "step": other.directory, "fields": texts}
+    return {"name": other.name, "of": first.directory, "step": other.directory, "fields": texts}
 
 
 def _evaluations(store: Store, sections: Sections, steps: list[Step]) -> list[JsonObject]:

@@ -183,6 +183,21 @@ def test_a_failed_launch(tmp_path):
     assert found["trainings"][0]["last"]["loss"] == 2.0, "of a training that failed, too"
 
 
+def test_two_launches_compared(tmp_path):
+    prefix = str(tmp_path / "store")
+    for text in ("one", "two"):
+        step = ExecutorStep("checkpoints/a", wait, WaitConfig(text))
+        Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([step])
+    store = open_store(prefix)
+    newest, oldest = (launch.name for launch in read_launches(store))
+    found = report_contents(store, [oldest, newest])
+    assert found["about"] == "several" and [launch["run"] for launch in found["launches"]] == [oldest, newest]
+    (change,) = found["changes"]
+    assert change["fields"] == ["text one -> two"] and change["name"] == "checkpoints/a"
+    assert len({one["label"] for one in found["trainings"]}) == 2, "each with its fingerprint"
+    assert {step["outcome"] for step in found["steps"]} == {"ran"}
+
+
 def test_a_running_launch(tmp_path):
     prefix, flag = str(tmp_path / "store"), tmp_path / "flag"
     flag.touch()
