@@ -24,6 +24,7 @@ from marin_sft.run.report.subject import Subject
 from marin_sft.training.metrics.metrics_log import NAME as METRICS
 
 T = TypeVar("T")
+R = TypeVar("R")
 _POINTS = 8000  # of each metric, over all trainings
 _FEWEST_POINTS, _MOST_POINTS = 120, 800
 _LOG_BYTES = 2 << 20  # of the ends of all logs
@@ -34,7 +35,8 @@ _GOING = ("running", "not ended")
 class Sections:
     """Collects parts of a page. A part that cannot be read is told, and does not keep the others from the page."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self.problems: list[str] = []
 
     def part(self, where: str, read: Callable[[], T]) -> T | None:
@@ -44,23 +46,24 @@ class Sections:
             self.problems.append(f"{where}: {error if str(error) else type(error).__name__}")
             return None
 
-    def parts(self, steps: Iterable[Step], read: Callable[[Step], T | None]) -> list[T]:
-        found = (self.part(step.name, lambda step=step: read(step)) for step in steps)  # type: ignore[misc]
+    def parts(self, items: Iterable[T], name: Callable[[T], str], read: Callable[[T], R | None]) -> list[R]:
+        """`read` of each, in parallel where it takes round trips; without those that cannot be read."""
+        found = in_parallel(self._store, lambda item: self.part(name(item), lambda: read(item)), items)
         return [item for item in found if item is not None]
+
+    def of_steps(self, steps: Iterable[Step], read: Callable[[Step], R | None]) -> list[R]:
+        return self.parts(steps, lambda step: step.name, read)
 
 
 def contents(store: Store, subject: Subject, prices: Prices | None = None) -> JsonObject:
     """The content of a page about `subject`; with `prices`, also what was spent on it."""
-    sections = Sections()
-    read = in_parallel(
-        store, lambda planned: sections.part(planned.name, lambda: read_step(store, planned)), subject.steps
-    )
-    steps = [step for step in read if step is not None]
+    sections = Sections(store)
+    steps = sections.parts(subject.steps, lambda planned: planned.name, lambda planned: read_step(store, planned))
     begun, going = _window(subject)
     trainings = [step for step in steps if METRICS in step.files]
     log_bytes = min(_LONGEST_LOG, _LOG_BYTES // max(1, len(steps)))
     points = min(_MOST_POINTS, max(_FEWEST_POINTS, _POINTS // max(1, len(trainings))))
-    found_curves = sections.parts(trainings, lambda step: training_json(store, step, points))
+    found_curves = sections.of_steps(trainings, lambda step: training_json(store, step, points))
     epochs = {item["step"]: item["last"].get("epoch") for item in found_curves}
     scores = _evaluations(store, sections, steps)
     label([*found_curves, *(step for group in scores for step in group["steps"])])
@@ -72,7 +75,7 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
         "prefix": store.prefix,
         "launches": list(subject.launches),
         "cost": _total(spent, prices),
-        "steps": sections.parts(
+        "steps": sections.of_steps(
             steps,
             lambda step: {
                 **step_json(store, step, outcome(step, begun, going), log_bytes),
@@ -82,16 +85,16 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
         "trainings": found_curves,
         "differences": _differences(store, sections, trainings, lambda step: step.kind),
         "changes": _differences(store, sections, steps, lambda step: step.name),
-        "datasets": sections.parts(
+        "datasets": sections.of_steps(
             (step for step in steps if step.kind == "tokenize" and "stats.json" in step.files),
             lambda step: datasets.dataset_json(store, step),
         ),
-        "mixtures": sections.parts(
+        "mixtures": sections.of_steps(
             (step for step in steps if "mixture.json" in step.files),
             lambda step: datasets.mixture_json(store, step, _users(store, step, trainings, epochs)),
         ),
         "evaluations": scores,
-        "exports": sections.parts(filter(exports.is_export, steps), lambda step: exports.export_json(store, step)),
+        "exports": sections.of_steps(filter(exports.is_export, steps), lambda step: exports.export_json(store, step)),
         "problems": sections.problems,
     }
     return {key: _finite(value) for key, value in found.items()}
@@ -183,7 +186,7 @@ def _differences(
             alike.setdefault(key(step), []).append(step)
     found = []
     for first, *others in alike.values():
-        found += sections.parts(others, functools.partial(_difference, store, first))
+        found += sections.of_steps(others, functools.partial(_difference, store, first))
     return found
 
 
@@ -195,10 +198,5 @@ def _difference(store: Store, first: Step, other: Step) -> JsonObject:
 
 
 def _evaluations(store: Store, sections: Sections, steps: list[Step]) -> list[JsonObject]:
-    chosen = [step for step in steps if evaluations.is_evaluation(step)]
-    grouped = evaluations.groups(chosen)
-    found = (
-        sections.part(group[0].name, lambda group=group: evaluations.group_json(store, group))  # type: ignore[misc]
-        for group in grouped
-    )
-    return [item for item in found if item is not None]
+    grouped = evaluations.groups(step for step in steps if evaluations.is_evaluation(step))
+    return sections.parts(grouped, lambda group: group[0].name, lambda group: evaluations.group_json(store, group))
