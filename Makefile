@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel card-wheels quickstart test test-pythons coverage torture hosts slurm prometheus check format docs infra lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage torture served hosts slurm prometheus browser check format docs infra lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -43,12 +43,29 @@ peers-peft: .peers-peft/.done
 # EasyDeL's DPOTrainer, compared with ours in benchmarks/dpo.py.
 peers-easydel: .peers-easydel/.done
 
+# vLLM for CPUs, in which `served` and `marin-sft serve-check` load exports.
+peers-vllm: .peers-vllm/.done
+
 # --no-deps: the lock files hold all dependencies except torch.
 .peers-%/.done: requirements-%.lock | $(BIN)/python
 	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
 	$(UV) pip install --quiet --compile-bytecode --python $(@D)/bin/python --no-deps --require-hashes -r $<
 	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps torch==2.13.0
 	@touch $@
+
+# llama.cpp, to load GGUF files with: `make gguf`. It is compiled, for any x86-64 with AVX2, in about 20 minutes on two cores.
+peers-llamacpp: .peers-llamacpp/.done
+
+.peers-llamacpp/.done: export CMAKE_ARGS = -DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF
+.peers-llamacpp/.done: export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
+.peers-llamacpp/.done: requirements-llamacpp.lock | $(BIN)/python
+	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
+	$(UV) pip install --quiet --compile-bytecode --python $(@D)/bin/python --require-hashes -r $<
+	@touch $@
+
+# GGUF files of published models, computed by llama.cpp and by transformers.
+gguf: env-dev peers-llamacpp
+	$(BIN)/python benchmarks/gguf_parity.py
 
 quickstart: env
 	$(BIN)/python experiments/quickstart.py $(ARGS)
@@ -92,6 +109,10 @@ test-newest: test-python-3.13 requirements-newest.lock
 # Random crashes and races, power cuts, damaged files; ROUNDS=300 for more.
 torture: env-dev
 	$(BIN)/python -m pytest -m torture -s -x tests/execution/test_torture.py
+
+# Exports in vLLM, and in llama.cpp if its environment has been built (make peers-llamacpp). A server takes a minute to start.
+served: env-dev peers-vllm
+	$(BIN)/python -m pytest -m torture -s -x tests/evaluation/served
 
 # Several hosts on this machine, in network namespaces: killed, cut off, preempted; and under Slurm. Needs root.
 # ROUNDS=20 for more of each.
@@ -138,6 +159,15 @@ docs: .docs/.done
 	$(UV) pip install --quiet --python .docs/bin/python --require-hashes -r $<
 	@touch $@
 
+# The pages of `marin-sft report` and `marin-sft ui` in headless Chromium, which has to be on the path.
+# BROWSER_SHOTS=DIRECTORY keeps screenshots.
+browser: env-dev .browser/.done
+	PYTHONPATH="$(CURDIR)/.browser" $(BIN)/python -m pytest -m torture -s -x tests/run/report/test_browser.py
+
+.browser/.done: | $(BIN)/python
+	$(UV) pip install --quiet --python $(BIN)/python --target .browser playwright
+	@touch $@
+
 # The examples of infra/. For a cluster of your own: `python infra/make.py --help`.
 infra: env
 	$(BIN)/python infra/make.py examples
@@ -162,6 +192,8 @@ lock: | $(BIN)/python
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:trl -o requirements-trl.lock
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:peft -o requirements-peft.lock
 	$(COMPILE) --group pyproject.toml:easydel -o requirements-easydel.lock
+	$(COMPILE) --override benchmarks/peers/overrides-vllm.txt --group pyproject.toml:vllm -o requirements-vllm.lock
+	$(COMPILE) --group pyproject.toml:llamacpp -o requirements-llamacpp.lock
 	$(COMPILE) --no-deps --python-version 3.12 --group pyproject.toml:card -o requirements-card.lock
 	$(COMPILE) --python-version 3.13 --group pyproject.toml:newest -o requirements-newest.lock
 
@@ -175,4 +207,4 @@ card-wheels: requirements-card.lock env
 	du -sm wheels
 
 clean:
-	rm -rf .venv .docs .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .python-3.12 .python-3.13 wheels site coverage
+	rm -rf .venv .docs .browser .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .peers-vllm .peers-llamacpp .python-3.12 .python-3.13 wheels site coverage

@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "LoRA, two layers": {"r": 4, "alpha": 8, "target_modules": ["q_proj", "down_proj"]},
     "rsLoRA": {"r": 4, "alpha": 8, "use_rslora": True},
     "DoRA": {"r": 4, "alpha": 8, "use_dora": True},
+    "trained tokens": {"r": 4, "alpha": 8, "trainable_tokens": [7, 8, 40]},
 }
 OPTIONS: dict[str, Any] = {
     "learning_rate": 3e-3,
@@ -76,11 +77,14 @@ def write_start(model: str, variant: dict[str, Any], path: Path) -> None:
     from marin_sft.training.lora_config import LoraConfig
     from marin_sft.training.models import levanter_model, lora, peft_directory
     from marin_sft.training.models.model_directory import ModelDirectory
+    from marin_sft.training.models.token_rows import token_ids_of
 
     config = LoraConfig(**variant)
-    tensors = lora.adapter_tensors(levanter_model.load_model(model, lora=config))
+    adapted = levanter_model.load_model(model, lora=config)
+    tensors = lora.adapter_tensors(adapted)
+    ids = peft_directory.same_ids(tensors, token_ids_of(adapted))
     path.mkdir(parents=True)
-    peft_directory.write_adapter(str(path), peft_directory.Adapter(config, tensors), ModelDirectory(model))
+    peft_directory.write_adapter(str(path), peft_directory.Adapter(config, tensors, ids), ModelDirectory(model))
 
 
 def ours(model: str, start: Path, rows: Rows, output: Path) -> tuple[list[float], np.ndarray]:

@@ -15,18 +15,24 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units (None if unknown), and metrics to show, e.g. the loss. kept: see the function."""
+    """`done` of `total` units (None if unknown), and metrics to show, e.g. the loss. kept, doing: see the functions."""
 
     done: float
     total: float | None
     unit: str
     metrics: dict[str, float] = field(default_factory=dict)
     kept: float = 0
+    doing: str = ""
+
+    @property
+    def count(self) -> str:
+        """`120/400 steps`."""
+        total = f"/{self.total:g}" if self.total is not None else ""
+        return f"{self.done:g}{total} {_short(self.unit)}".rstrip()
 
     def text(self) -> str:
-        """`120/400 steps  loss 1.32  tokens/s 5,100`."""
-        total = f"/{self.total:g}" if self.total is not None else ""
-        return "  ".join([f"{self.done:g}{total} {_short(self.unit)}".rstrip(), *figure_texts(self.metrics)])
+        """`120/400 steps  loss 1.32  tokens/s 5,100`, or `0/400 steps  compiling`."""
+        return "  ".join([self.count, *([_short(self.doing)] if self.doing else []), *figure_texts(self.metrics)])
 
 
 def is_text(line: str) -> bool:
@@ -60,7 +66,7 @@ def _number(value: object) -> str:
 
 _LONGEST_NAME = 40
 _LONGEST_NUMBER = 1e15
-_TEXT = re.compile(r"\d[\d.e+]*(/\d[\d.e+]*)?( \S+)?(  \S+ -?\d[\d,.e+-]*)*")
+_TEXT = re.compile(r"\d[\d.e+]*(/\d[\d.e+]*)?( \S+)?(  compiling)?(  \S+ -?\d[\d,.e+-]*)*")
 
 Listener = Callable[[Progress], None]
 
@@ -85,6 +91,13 @@ def report(done: float, total: float | None = None, unit: str = "", **metrics: f
     hearing = _hearing.get()
     if hearing is not None:
         hearing.hear(Progress(done, total, unit, metrics, hearing.kept))
+
+
+def compiling(done: float, total: float | None = None, unit: str = "") -> None:
+    """Report that the next units have to wait until their program is compiled."""
+    hearing = _hearing.get()
+    if hearing is not None:
+        hearing.hear(Progress(done, total, unit, {}, hearing.kept, "compiling"))
 
 
 def kept(done: float) -> None:

@@ -36,15 +36,16 @@ from marin_sft.data.step_configs import (
 )
 from marin_sft.data.tokenizer import check_directory
 from marin_sft.errors import ConfigError
-from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig
+from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig, ServedConfig
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep
-from marin_sft.export.from_training import Cadence, export_fields, with_exports
-from marin_sft.export.hf_config import ExportConfig
+from marin_sft.export.from_training import Cadence, check_formats, export_fields, with_exports
+from marin_sft.export.hf_config import MAX_SHARD_BYTES, ExportConfig
 from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
 from marin_sft.training.chosen_reference import chosen_reference
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig
 from marin_sft.training.models import LlamaConfig
+from marin_sft.training.models.new_tokens_config import AddTokensConfig
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.step_inputs import adapter_found, check_inputs, check_model
@@ -153,6 +154,21 @@ def random_model(name: str, model: LlamaConfig, *, tokenizer: Source, seed: int 
 
 
 @named_arguments()
+def add_tokens(
+    name: str, model: Source, *, tokens: Sequence[str] = (), special_tokens: Sequence[str] = (), seed: int = 0
+) -> ExecutorStep[AddTokensConfig]:
+    """`models/{name}`: a model and its tokenizer with new tokens, to tokenize with and to train from.
+
+    tokens, special_tokens: those that are text, like "<tool>", and those that are markup, like "<|im_end|>".
+    seed: of their embeddings.
+    """
+    config = AddTokensConfig(
+        model=path_of(model), tokens=_tokens(tokens), special_tokens=_tokens(special_tokens), seed=seed
+    )
+    return ExecutorStep(f"models/{name}", config=config)
+
+
+@named_arguments()
 def tokenize(
     name: str,
     documents: Source | Sequence[Source],
@@ -221,18 +237,27 @@ def sft(
     steps_per_hf_export: int = -1,
     hf_save_dtype: str | None = None,
     hf_generation_eos_token_ids: Sequence[int] | None = None,
+    hf_formats: Sequence[str] = ("hf",),
+    hf_gguf_type: str | None = None,
     **training: Any,
 ) -> ExecutorStep[SFTConfig]:
     """`checkpoints/{name}_seed{seed}`: the base model trained on a mixture.
 
     steps_per_hf_export: also export to `hf/step-N` in the output, after every so many steps and the last; -1: never.
-    hf_save_dtype, hf_generation_eos_token_ids: for these exports, see `HfExport`.
+    hf_save_dtype, hf_generation_eos_token_ids, hf_formats, hf_gguf_type: for these exports, see `HfExport`.
     training: fields of `SFTConfig`.
     """
     check_inputs(f"sft '{name}'", mixture, base_model, resources, training)
     config = with_exports(
         SFTConfig,
-        Cadence(name, steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids)),
+        Cadence(
+            name,
+            steps_per_hf_export,
+            hf_save_dtype,
+            _ids(hf_generation_eos_token_ids),
+            tuple(hf_formats),
+            hf_gguf_type,
+        ),
         mixture=path_of(mixture),
         tokenized=mixture.config.data.tokenized,
         base_model=path_of(base_model),
@@ -273,6 +298,8 @@ def dpo(
     steps_per_hf_export: int = -1,
     hf_save_dtype: str | None = None,
     hf_generation_eos_token_ids: Sequence[int] | None = None,
+    hf_formats: Sequence[str] = ("hf",),
+    hf_gguf_type: str | None = None,
     **training: Any,
 ) -> ExecutorStep[DPOConfig]:
     """`checkpoints/{name}_seed{seed}`: the base model trained on a mixture of preference pairs.
@@ -293,7 +320,14 @@ def dpo(
         fields["reference_logprobs"] = reference_logprobs(mixture, against.model, resources=resources, **options)
     config = with_exports(
         DPOConfig,
-        Cadence(name, steps_per_hf_export, hf_save_dtype, _ids(hf_generation_eos_token_ids)),
+        Cadence(
+            name,
+            steps_per_hf_export,
+            hf_save_dtype,
+            _ids(hf_generation_eos_token_ids),
+            tuple(hf_formats),
+            hf_gguf_type,
+        ),
         mixture=path_of(mixture),
         tokenized=mixture.config.data.tokenized,
         base_model=path_of(base_model),
@@ -311,18 +345,30 @@ def export(
     trained: ExecutorStep[SFTConfig] | ExecutorStep[DPOConfig],
     *,
     dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
     generation_eos_token_ids: Sequence[int] | None = None,
+    formats: Sequence[str] = ("hf",),
+    gguf_type: str | None = None,
 ) -> ExecutorStep[ExportConfig]:
     """`hf/{name}`: trained weights as a Hugging Face directory, with the tokenizer and chat template of the training.
 
     dtype: of the weights; None: that of the base model.
-    generation_eos_token_ids: see `HfExport`.
+    formats: ("hf", "gguf") adds a file for llama.cpp, and a Modelfile for Ollama.
+    max_shard_bytes, generation_eos_token_ids, gguf_type: see `HfExport`.
     """
     check_step(f"export '{name}': trained", trained, TrainConfig, "sft() or dpo()")
     values = export_fields(name, trained.name, trained.config)
+    ends = _ids(generation_eos_token_ids)
     config = ExportConfig(
-        checkpoint=path_of(trained), dtype=dtype, generation_eos_token_ids=_ids(generation_eos_token_ids), **values
+        checkpoint=path_of(trained),
+        dtype=dtype,
+        max_shard_bytes=max_shard_bytes,
+        generation_eos_token_ids=ends,
+        formats=tuple(formats),
+        gguf_type=gguf_type,
+        **values,
     )
+    check_formats(config, trained.config)
     return ExecutorStep(f"hf/{name}", config=config)
 
 
@@ -393,6 +439,42 @@ def lm_eval(
         options["task_files"] = path_of(options["task_files"])
     config = LmEvalConfig(model=path_of(model), tasks=chosen, **options)  # type: ignore[arg-type]  # refused there
     return ExecutorStep(f"lm_eval/{name}", config=config, resources=resources or CpuConfig())
+
+
+@named_arguments()
+def served(
+    export: Source,
+    *,
+    with_: str = "vllm",
+    prompts: Mapping[str, Source] | None = None,
+    name: str | None = None,
+    resources: Resources | None = None,
+    **options: Any,
+) -> ExecutorStep[ServedConfig]:
+    """`served/{name}`: an export in the server "vllm", "llama.cpp" or "transformers", compared with our own generation.
+    The step fails if the server does not serve what was trained.
+
+    export: a step of `export()`, whose training then says which tokenizer and template are right; or a directory.
+    prompts: sets of held-out rows, as in `evaluate`. None: a few general questions.
+    name: None: that of the export and the server.
+    options: more fields of `ServedConfig`.
+    """
+    if isinstance(export, ExecutorStep) and isinstance(export.config, ExportConfig):
+        made = export.config
+        trained = {"tokenizer": made.tokenizer or made.base_model, "chat_template": made.chat_template}
+        options = {**trained, "chat_template_kwargs": made.chat_template_kwargs, **options}
+    config = ServedConfig(
+        model=path_of(export),
+        engine=with_,
+        prompts={name: path_of(source) for name, source in (prompts or {}).items()},
+        **options,
+    )
+    name = name or f"{last_part(export)}_{with_.replace('.', '')}"
+    return ExecutorStep(f"served/{name}", config=config, resources=resources or CpuConfig())
+
+
+def _tokens(tokens: Sequence[str]) -> tuple[str, ...]:
+    return tokens if isinstance(tokens, str) else tuple(tokens)  # type: ignore[return-value]  # refused by the config
 
 
 def _ids(ids: Sequence[int] | None) -> tuple[int, ...] | None:

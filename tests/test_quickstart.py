@@ -65,6 +65,32 @@ def store(tmp_path_factory):
     return store
 
 
+def test_a_report_of_it(store, tmp_path):
+    """Everything that a report shows, of real steps."""
+    path = tmp_path / "report.html"
+    told = [sys.executable, "-m", "marin_sft.run.command", "report", "--prefix", str(store)]
+    subprocess.run([*told, "-o", path], cwd=ROOT, check=True)
+    assert path.stat().st_size < 3_000_000
+    found = json.loads(subprocess.run([*told, "--json"], cwd=ROOT, check=True, capture_output=True).stdout)
+    assert found["problems"] == [] and len(found["steps"]) == STEPS
+    steps = {step["name"]: step for step in found["steps"]}
+    assert [attempt["state"] for attempt in steps["checkpoints/quickstart_seed0"]["attempts"]] == ["lost", "committed"]
+    sft, dpo = found["trainings"]
+    assert sft["metrics"]["loss"]["seconds"][-1] == pytest.approx(sft["summary"]["training_seconds"], rel=0.05)
+    assert {"rewards/margins", "rewards/accuracies", "kl", "grad_norm", "lr"} <= dpo["metrics"].keys()
+    splits = {one["name"]: one["splits"]["train"] for one in found["datasets"]}
+    assert all(sum(split["lengths"]) == split["documents"] and split["samples"] for split in splits.values())
+    assert {sample["role"] for sample in splits["tokenized/exclaimed"]["samples"]} == {"chosen", "rejected"}
+    groups = [[step["name"] for step in group["steps"]] for group in found["evaluations"]]
+    assert groups == [
+        ["evaluation/quickstart_base", "evaluation/quickstart"],
+        ["evaluation/quickstart_style", "evaluation/quickstart_dpo"],
+    ]
+    assert all(group["sample_count"] == 200 and group["samples"] for group in found["evaluations"])
+    assert [export["name"] for export in found["exports"]] == ["hf/quickstart", "hf/quickstart_dpo"]
+    assert all(check["good"] for export in found["exports"] for check in export["checks"])
+
+
 def test_killed_and_started_again_it_finishes_what_was_open(store):
     text = (store / "second.txt").read_text()
     ran = set(re.findall(r"^([a-z]\S+) +ran ", text, re.MULTILINE))

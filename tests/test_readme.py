@@ -50,6 +50,10 @@ def test_the_flags_exist():
         "--backend": ["inline"],
         "--prefix": ["x"],
         "--force_run": ["a"],
+        "--budget": ["200"],
+        "--prices": ["prices.toml"],
+        "--plan_out": ["plan.json"],
+        "--plan": ["plan.json"],
     }
     for flag in flags:
         parse_flags([flag, *values.get(flag, ["x"] if flag == "--run_only" else [])])

@@ -84,6 +84,8 @@ def test_it_holds_our_package_alone(wheel):
     assert folders == {"marin_sft", f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
     assert "marin_sft/py.typed" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
+    assets = {str(path.relative_to(ROOT)) for path in (ROOT / "marin_sft/run/report/assets").iterdir()}
+    assert len(assets) > 10 and assets <= set(names)
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "marin_sft").rglob("*.py")}
     assert sources == {name for name in names if name.endswith(".py")}
 

@@ -22,11 +22,17 @@ def load(model: str, adapter: str, is_trainable: bool = False) -> PeftModel:
 
 
 def train(model: PeftModel, batches: torch.Tensor, options: dict[str, float]) -> list[float]:
-    """The losses with AdamW on the adapter alone and clipped gradients."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """The losses with AdamW on the adapter alone and clipped gradients. Embeddings do not decay, as in our training."""
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parameters = list(named.values())
+    rows = {name for name in named if "trainable_tokens" in name}
+    groups = [
+        {"params": [parameter for name, parameter in named.items() if name not in rows]},
+        {"params": [named[name] for name in sorted(rows)], "weight_decay": 0.0},
+    ]
     betas = (options["beta1"], options["beta2"])
     optimizer = torch.optim.AdamW(
-        parameters, lr=options["learning_rate"], betas=betas, weight_decay=options["weight_decay"]
+        groups, lr=options["learning_rate"], betas=betas, weight_decay=options["weight_decay"]
     )
     losses = []
     for batch in batches:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -202,10 +203,19 @@ def _open_array(path: str) -> tensorstore.TensorStore:
     Opened without `levanter.store`, which imports data processing libraries that training does not need.
     """
     import tensorstore
+
+    spec = {"driver": "zarr3", "kvstore": _kvstore_spec(path)}
+    return tensorstore.open(spec, open=True, read=True, recheck_cached_data=False, context=_read_context()).result()
+
+
+def _kvstore_spec(path: str) -> dict[str, object]:
+    local = local_path(path)
+    if local is not None:  # without Levanter, whose import takes seconds
+        return {"driver": "file", "path": os.path.abspath(local)}
     from levanter.tensorstore_serialization import build_kvstore_spec
 
-    spec = {"driver": "zarr3", "kvstore": build_kvstore_spec(unchained(path))}
-    return tensorstore.open(spec, open=True, read=True, recheck_cached_data=False, context=_read_context()).result()
+    spec: dict[str, object] = build_kvstore_spec(unchained(path))
+    return spec
 
 
 @functools.cache

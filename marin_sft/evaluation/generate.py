@@ -19,6 +19,7 @@ from levanter.models.lm_model import LmHeadModel
 from marin_sft import progress
 from marin_sft.data.chat.renderer import ChatRenderer
 from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.data.messages.examples import Dialogue
 from marin_sft.data.messages.reading import BadRow, dialogue_of
 from marin_sft.data.rows.row_files import find_files, read_rows
 from marin_sft.data.rows.source_rows import SourceRow
@@ -39,12 +40,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt, its token ids, and the answer that the assistant should give. `set`: its set in the config."""
+    """A rendered prompt, its token ids, and the answer that the assistant should give. `set`: its set in the config.
+    `asked`: what was rendered."""
 
     set: str
     text: str
     tokens: list[int]
     reference: str
+    asked: Dialogue
 
 
 def generate(config: GenerateConfig) -> None:
@@ -111,12 +114,13 @@ def _prompt(renderer: ChatRenderer, name: str, source: SourceRow) -> Prompt:
         )
     try:
         dialogue = dialogue_of(source.row, renderer.format)
-        text = renderer.prompt(replace(dialogue, messages=dialogue.messages[:-1]))
+        asked = replace(dialogue, messages=dialogue.messages[:-1])
+        text = renderer.prompt(asked)
     except BadRow as bad:
         raise DataError(f"{source.file.path}:{source.line}: {bad.message}") from bad
     # The template writes the special tokens itself; adding them again would double the BOS.
     tokens = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Prompt(name, text, tokens, dialogue.messages[-1]["content"])
+    return Prompt(name, text, tokens, dialogue.messages[-1]["content"], asked)
 
 
 def end_ids(model: ModelDirectory) -> list[int]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from marin_sft.data.formats import TEMPLATE_DATE, check_template_date, check_template_kwargs
-from marin_sft.execution.step import StepConfig, execution_only, omitted_when, this_output_path
+from marin_sft.execution.step import (
+    SizesOfInputs,
+    StepConfig,
+    execution_only,
+    omitted_when,
+    this_output_path,
+    total,
+)
 from marin_sft.inputs import Source
 from marin_sft.training.checks import require, unresolved
 
 PRECISIONS = ("fp32", "bf16")
+ENGINES = ("vllm", "llama.cpp", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +44,11 @@ class PerplexityConfig(
 
     batch_size: int = execution_only(default=8)
     """Rows per batch, over all devices."""
+
+    @classmethod
+    def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:
+        """Tokens of the mixture, times the bytes of the model."""
+        return total(inputs, "mixture", of="tokens") * (total(inputs, "model") or 1.0)
 
     def __post_init__(self) -> None:
         if unresolved(self):
@@ -80,6 +95,11 @@ class GenerateConfig(
 
     batch_size: int = execution_only(default=16)
     """Prompts per batch."""
+
+    @classmethod
+    def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:
+        """Bytes of the prompts, times those of the model."""
+        return (total(inputs, "prompts") or 1.0) * (total(inputs, "model") or 1.0)
 
     def __post_init__(self) -> None:
         if unresolved(self):
@@ -157,3 +177,76 @@ class LmEvalConfig(
             "{} where apply_chat_template is False",
         )
         require(self, "batch_size", self.batch_size >= 1, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedConfig(
+    StepConfig,
+    kind="served",
+    version=1,
+    body="marin_sft.evaluation.served.served:served",
+    fresh_process=True,
+    one_host=True,
+):
+    """An export in a server that people use, compared with our own generation from its weights."""
+
+    model: str
+    """An exported directory."""
+
+    engine: str = "vllm"
+    """The server: "vllm", "llama.cpp" or "transformers"."""
+
+    prompts: dict[str, str] = field(default_factory=dict)
+    """By set name, a path or glob of rows as `GenerateConfig.prompts` has them. {}: a few general ones."""
+
+    max_prompts: int = 20
+    """The first rows of the sets in turn, so many in all."""
+
+    max_new_tokens: int = 64
+    """The most tokens of an answer."""
+
+    tokenizer: str | None = None
+    """The directory of the tokenizer used in training. None: the export's own."""
+
+    chat_template: str | None = None
+    """The chat template used in training. None: the tokenizer's own."""
+
+    chat_template_kwargs: dict[str, object] = field(default_factory=dict)
+    """The template's arguments in training, which are defaults of the export's template."""
+
+    dtype: str = "float32"
+    """The type in which the server computes, such as "float32" or "bfloat16"; "auto": that of the weights. In shorter
+    types than float32, answers differ from ours by rounding."""
+
+    max_model_len: int | None = None
+    """The longest sequence that the server is to take. None: the model's."""
+
+    tie_gap: float = 1e-3
+    """An answer may take another token where ours has at most so much more log-probability: rounding decides there."""
+
+    logprob_tolerance: float = 0.01
+    """How far the log-probability of a token may be from ours. Shorter types than float32 need more."""
+
+    output_path: str = this_output_path()
+
+    on_difference: str = execution_only(default="fail")
+    """"fail": the step fails, and names the first difference. "report": differences are counted."""
+
+    python: str | None = execution_only(default=None)
+    """The Python of the server's environment. None: see the guide."""
+
+    start_seconds: float = execution_only(default=900.0)
+    """How long the server may take to start."""
+
+    def __post_init__(self) -> None:
+        if unresolved(self):
+            return
+        require(self, "engine", self.engine in ENGINES, f"one of {', '.join(ENGINES)}")
+        require(self, "max_prompts", self.max_prompts >= 1, "at least 1")
+        require(self, "max_new_tokens", self.max_new_tokens >= 1, "at least 1")
+        require(self, "max_model_len", self.max_model_len is None or self.max_model_len >= 1, "at least 1, or None")
+        require(self, "tie_gap", self.tie_gap >= 0, "at least 0")
+        require(self, "logprob_tolerance", self.logprob_tolerance >= 0, "at least 0")
+        require(self, "on_difference", self.on_difference in ("fail", "report"), "'fail' or 'report'")
+        require(self, "start_seconds", self.start_seconds > 0, "above 0")
+        check_template_kwargs("ServedConfig.chat_template_kwargs", self.chat_template_kwargs)

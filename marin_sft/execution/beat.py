@@ -37,12 +37,15 @@ class Beat:
         self._own_process = own_process
         self._log = log
         self._logged, self._logged_text = -LOG_SECONDS, ""
-        self._newest: Progress | None = None
+        self.first: Progress | None = None
+        self.newest: Progress | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def hear(self, news: Progress) -> None:
-        self._newest = news
+        if self.first is None or self.first.unit != news.unit:
+            self.first = news
+        self.newest = news
         due = news.done == news.total or time.monotonic() - self._logged >= LOG_SECONDS
         if due and (text := news.text()) != self._logged_text:
             self._logged, self._logged_text = time.monotonic(), text
@@ -65,7 +68,7 @@ class Beat:
                 self._stop_body()
 
     def _news(self) -> dict[str, object] | None:
-        return asdict(self._newest) if self._newest else None
+        return asdict(self.newest) if self.newest else None
 
     def _stop_body(self) -> None:
         print(f"stopped: another launch took over {self._directory} from claim {self._claim.number}", file=sys.stderr)

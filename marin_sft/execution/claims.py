@@ -13,7 +13,7 @@ import dataclasses
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from marin_sft.errors import DamagedFile
 from marin_sft.execution.clock import now, seconds_since_epoch
@@ -25,13 +25,19 @@ from marin_sft.progress import Progress
 
 @dataclass(frozen=True)
 class Claim:
-    """Who works on a step. `number` is the epoch: a higher number fences off lower ones."""
+    """Who works on a step. `number` is the epoch: a higher number fences off lower ones.
+
+    run: the launch. resources: what the attempt holds, as `record.describe` writes it. Both tell what an attempt cost
+        that was lost, and so has no record. None: an older version made the claim.
+    """
 
     number: int
     aim: int
     fingerprint: str
     owner: ProcessIdentity
     time: str
+    run: str | None = None
+    resources: JsonObject | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,17 @@ def read_claim(store: Store, directory: str, number: int) -> Claim | None:
     )
 
 
-def take_claim(store: Store, directory: str, number: int, aim: int, fingerprint: str) -> Claim | None:
+def take_claim(
+    store: Store,
+    directory: str,
+    number: int,
+    aim: int,
+    fingerprint: str,
+    run: str | None = None,
+    resources: JsonObject | None = None,
+) -> Claim | None:
     """Claim the step for this process. None if another launch took the number first."""
-    claim = Claim(number, aim, fingerprint, ProcessIdentity.current(), now())
+    claim = Claim(number, aim, fingerprint, ProcessIdentity.current(), now(), run, resources)
     if store.create_exclusive(f"{store.path(directory)}/claims/{number:06}.json", to_json(claim)):
         return claim
     return None

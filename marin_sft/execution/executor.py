@@ -8,12 +8,13 @@ Exit codes: 0 done, 1 a step failed, 2 a user error before anything ran, 130 int
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from marin_sft.execution.backends import Backend, InlineBackend
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
 from marin_sft.execution.plan import Plan, make_plan
-from marin_sft.execution.ray_connection import act_as_script, in_worker
+from marin_sft.execution.ray_connection import act_as_script, in_worker, would_be_private
 from marin_sft.execution.ray_environment import LAUNCHER
 from marin_sft.execution.record import RunRecord
 from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
@@ -59,6 +60,9 @@ from marin_sft.execution.terminal import complain, early_end_allowed, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from marin_sft.execution.estimates import Estimates
+    from marin_sft.execution.plan_file import PlanFile
+
 __all__ = [
     "THIS_OUTPUT_PATH",
     "CpuConfig",
@@ -81,6 +85,9 @@ __all__ = [
     "unversioned",
     "versioned",
 ]
+
+
+_CHOICES = ("run_only", "force_run", "cascade", "plan")  # flags that choose steps
 
 
 @dataclass(frozen=True)
@@ -122,8 +129,50 @@ class Executor:
         """
         act_as_script()
         graph = build_graph(steps)
+        planned = self._plan_file()
         store = open_reachable(self.flags.prefix)
-        return Run(graph, make_plan(graph, store, self._selection()))
+        return Run(graph, self._make_plan(graph, store, planned))
+
+    def _plan_file(self) -> PlanFile | None:
+        """The plan of `--plan`.
+
+        Raises:
+            UserError: it cannot be read, or was made for another prefix or with other flags.
+        """
+        if self.flags.plan is None:
+            return None
+        from marin_sft.execution.plan_changes import check_place  # few launches have such a file
+        from marin_sft.execution.plan_file import read_plan
+
+        planned = read_plan(self.flags.plan)
+        check_place(self.flags.plan, planned, self.flags.prefix, self.flags.choosing)
+        return planned
+
+    def _make_plan(self, graph: Graph, store: Store, planned: PlanFile | None) -> Plan:
+        """planned: what the plan has to be, except for what launches of `planned` have done of it before."""
+        selection = self._selection()
+        if planned is None:
+            return make_plan(graph, store, selection)
+        from marin_sft.execution.plan_changes import check_unchanged
+        from marin_sft.execution.plan_file import carried_out, plan_file
+
+        before = carried_out(planned, store)
+        done = frozenset(node.directory for node in graph if store.path(node.directory) in before.made)
+        plan = make_plan(graph, store, dataclasses.replace(selection, done=done))
+        check_unchanged(str(self.flags.plan), planned, plan_file(plan, self.flags.choosing, None), before, store)
+        return plan
+
+    def _estimates(self, plan: Plan) -> Estimates | None:
+        """None if there is nothing to run, or nothing to go by."""
+        flags, store = self.flags, plan.store
+        if not plan.to_do or flags.budget is None and not store.folders(store.prefix):
+            return None
+        from marin_sft.execution.estimates import estimate  # not needed to plan what is cached or new
+        from marin_sft.execution.prices import read_prices
+        from marin_sft.execution.room import Room
+
+        room = Room.of(flags.backend, would_be_private(), flags.max_concurrent)
+        return estimate(plan, read_prices(flags.prices), room)
 
     def _selection(self) -> Selection:
         flags = self.flags
@@ -136,20 +185,22 @@ class Executor:
             UserError: before anything ran.
             RunFailed: a step failed; everything that does not depend on it has run.
         """
-        if self.flags.dry_run or self.flags.json:
+        if self.flags.dry_run or self.flags.json or self.flags.plan_out:
             return self._dry_run(steps)
         act_as_script()
         graph = build_graph(steps)
         check_selection(graph, self._selection())
+        planned = self._plan_file()
         store = open_reachable(self.flags.prefix)
-        record = RunRecord(store)
+        record = RunRecord(store, planned.digest if planned else None)
         # Before reading any step, so that gc does not remove what this launch finds.
         unrecorded = record.begin(description, graph)
         answers = True
         plan, results = Plan((), store), list[StepResult]()
         status = "refused"
         try:
-            plan = make_plan(graph, store, self._selection())
+            plan = self._make_plan(graph, store, planned)
+            self._show(plan)
             _check_writable(plan, unrecorded)
             status = "interrupted"
             run = self._carry_out(Run(graph, plan), results, record.provenance)
@@ -168,24 +219,44 @@ class Executor:
         return run
 
     def _dry_run(self, steps: Sequence[AnyStep]) -> Run:
-        planned = self.plan(steps)
-        if self.flags.json:
-            with early_end_allowed():
-                print(json.dumps(planned.plan.to_json(), indent=1))
-            return planned
-        from marin_sft.execution.console import make_console
-        from marin_sft.execution.view import print_plan
+        run = self.plan(steps)
+        estimates = self._show(run.plan)
+        if self.flags.plan_out:
+            from marin_sft.execution.plan_file import plan_file
 
-        print_plan(make_console(), planned.plan)
-        return planned
+            command = _this_command(leaving_out=("plan_out", "dry_run", "json"))
+            plan_file(run.plan, self.flags.choosing, estimates, command).write(self.flags.plan_out)
+            print(visible(f"Plan written. To carry it out: {command} --plan {self.flags.plan_out}"), file=sys.stderr)
+        return run
+
+    def _show(self, plan: Plan) -> Estimates | None:
+        """Print the plan with its estimates.
+
+        Raises:
+            UserError: it may cost more than the budget.
+        """
+        estimates = self._estimates(plan)
+        if self.flags.json:
+            of = {node: found.to_json() for node, found in estimates.of.items()} if estimates else {}
+            values = zip(plan.to_json(), plan, strict=True)
+            items = [{**value, "estimate": of.get(item.node)} for value, item in values]
+            with early_end_allowed():
+                print(json.dumps(items, indent=1))
+        else:
+            from marin_sft.execution.console import make_console
+            from marin_sft.execution.view import print_plan
+
+            print_plan(make_console(), plan, estimates)
+        if estimates and self.flags.budget is not None:
+            estimates.check_budget(self.flags.budget)
+        return estimates
 
     def _carry_out(self, planned: Run, results: list[StepResult], provenance: dict[str, object]) -> Run:
         """Fills `results`, even if it is interrupted."""
         from marin_sft.execution.console import make_console
-        from marin_sft.execution.view import print_failures, print_plan, print_results
+        from marin_sft.execution.view import print_failures, print_results
 
         console, begun, store = make_console(), time.monotonic(), planned.plan.store
-        print_plan(console, planned.plan)
         if planned.plan.to_do:
             self._schedule(planned, console, results, provenance)
         else:
@@ -268,18 +339,15 @@ def _result_json(store: Store, result: StepResult) -> dict[str, object]:
     }
 
 
-def _this_command() -> str:
-    """The command of this launch, without its choice of steps."""
-    kept, choosing = [], False
+def _this_command(leaving_out: Collection[str] = _CHOICES) -> str:
+    """The command of this launch, by itself without its choice of steps. leaving_out: names of flags."""
+    kept, left_out = [], False
     for word in sys.argv[1:]:
         if word.startswith("--"):
-            choosing = word.removeprefix("--").partition("=")[0] in _CHOICES
-        if not choosing:
+            left_out = word.removeprefix("--").partition("=")[0] in leaving_out
+        if not left_out:
             kept.append(word)
     return _launcher() + shlex.join(["python", sys.argv[0], *kept])
-
-
-_CHOICES = ("run_only", "force_run", "cascade")
 
 
 def _launcher() -> str:

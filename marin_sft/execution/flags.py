@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -60,6 +61,20 @@ class ExecutorFlags(metaclass=NamedFields):
     fail_fast: bool = False
     backend: BackendName = "ray"
     beat_timeout: float = 90.0
+    prices: str | None = None
+    budget: float | None = None
+    plan_out: str | None = None
+    plan: str | None = None
+
+    @property
+    def choosing(self) -> dict[str, object]:
+        """The flags that choose which steps run, as JSON."""
+        return {
+            "force_run": list(self.force_run),
+            "cascade": self.cascade,
+            "force_run_failed": self.force_run_failed,
+            "run_only": list(self.run_only),
+        }
 
 
 BOOLEANS = ("dry_run", "json", "cascade", "force_run_failed", "fail_fast")
@@ -75,6 +90,10 @@ HELP = {
     "max_concurrent": "how many steps may run at once (default: as many as the backend can hold)",
     "fail_fast": "stop at the first failure instead of finishing steps that do not depend on it",
     "beat_timeout": "seconds without a heartbeat after which another launch's step is taken over (default: 90)",
+    "prices": "the file with the prices of machines (default: $MARIN_SFT_PRICES, else ./prices.toml)",
+    "budget": "refuse a plan that costs more than this, or whose cost is unknown; in the currency of --prices",
+    "plan_out": "write the plan to this file instead of running it",
+    "plan": "carry out the plan in this file exactly, or refuse with what has changed since",
     "backend": "where steps run: ray (default) or inline, in this process, for debugging",
     "debug": "also show the traceback of an error",
 }
@@ -97,6 +116,10 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     parser.add_argument("--prefix", type=prefix, default=argparse.SUPPRESS, help=HELP["prefix"])
     parser.add_argument("--max_concurrent", type=positive, default=argparse.SUPPRESS, help=HELP["max_concurrent"])
     parser.add_argument("--beat_timeout", type=_seconds, default=argparse.SUPPRESS, help=HELP["beat_timeout"])
+    for name in ("plan_out", "plan"):
+        parser.add_argument(f"--{name}", type=path, metavar="FILE", default=argparse.SUPPRESS, help=HELP[name])
+    parser.add_argument("--prices", type=path, default=argparse.SUPPRESS, help=HELP["prices"])
+    parser.add_argument("--budget", type=_cost, default=argparse.SUPPRESS, help=HELP["budget"])
     parser.add_argument("--backend", choices=get_args(BackendName), default=argparse.SUPPRESS, help=HELP["backend"])
     found, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -109,6 +132,8 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
     for name in LISTS:
         if name in values:
             values[name] = tuple(item for text in values[name] for item in _list(text, name))
+    if {"plan", "plan_out"} <= values.keys():
+        raise UserError("--plan carries out a plan, and --plan_out writes a new one; expected one of them")
     return ExecutorFlags(**values)
 
 
@@ -149,13 +174,24 @@ def prefix(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
+    seconds = _number(text)
+    if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number of seconds > 0, got {text!r}")
     return seconds
+
+
+def _cost(text: str) -> float:
+    cost = _number(text)
+    if not 0 <= cost < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a cost >= 0, such as 200, got {text!r}")
+    return cost
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _list(text: str, name: str) -> list[str]:

@@ -43,6 +43,11 @@ class Node:
     def name(self) -> str:
         return self.step.name
 
+    @property
+    def uses(self) -> tuple[Node, ...]:
+        """All steps that it uses, whether it waits for them or not."""
+        return (*self.inputs, *self.nonblocking)
+
     def __repr__(self) -> str:
         return f"Node({self.directory!r})"
 

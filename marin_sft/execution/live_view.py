@@ -9,28 +9,30 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
 from marin_sft import progress
 from marin_sft.errors import InfrastructureLoss
-from marin_sft.execution.claims import attempt_path, read_beat
+from marin_sft.execution.claims import attempt_path, read_beat, read_claim
+from marin_sft.execution.live_line import LiveLine
 from marin_sft.execution.live_output import LiveOutput
 from marin_sft.execution.patience import no_patience
 from marin_sft.execution.plan import PlanItem
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.store import Store
-from marin_sft.execution.tables import duration_text
+from marin_sft.execution.tables import duration_text, shortened
 from marin_sft.execution.terminal import visible
 from marin_sft.execution.view import COLOURS
 
+_QUEUED_SECONDS = 15.0  # until a step that has not begun is said to wait, without a terminal
 _PLAIN_SECONDS = 15.0  # between two progress lines of a step, without a terminal
 _ANSI = re.compile(r"\x1b\[[0-9;:]*m")
 
 
 class LiveView:
-    """Shows running steps: their output and, on a terminal, a progress bar each. It is the scheduler's listener.
+    """Shows running steps: their output and, on a terminal, a line each with a bar. It is the scheduler's listener.
 
     Progress comes from the beat of a step's claim, output from its log, so it does not matter where the step runs.
 
@@ -45,8 +47,8 @@ class LiveView:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
-        self._bars = _progress_bars(console) if elsewhere and console.is_terminal else None
-        self._bar_of: dict[str, TaskID] = {}
+        self._lines_of: dict[str, LiveLine] = {}
+        self._bars = self._live() if elsewhere and console.is_terminal else None
         self._output = LiveOutput(store, self._show, self._print_shown) if elsewhere else None
         # A thread of its own, so that the scheduler does not wait for the screen.
         self._teller = ThreadPoolExecutor(1) if elsewhere else None
@@ -96,39 +98,55 @@ class LiveView:
         with self._lock:
             self._running[name] = (item, claim)
             self._told[name] = (time.monotonic(), "")
-        if self._bars:
-            self._bar_of[name] = self._bars.add_task(name, total=None, news="")
-        else:
-            self._console.print(Text(f"{_clock()} start  {name}"))
+            self._lines_of[name] = LiveLine(name, time.monotonic())
+        if not self._output:
+            self._begin(name)
         if self._output:
             self._output.follow(name, f"{attempt_path(self._store, item.node.directory, claim)}/.log")
+
+    def _begin(self, name: str) -> None:
+        """Its attempt has begun. Until then a step is queued: it waits for cores, devices or machines."""
+        with self._lock:
+            line = self._lines_of.get(name)
+            if line is None or line.claimed is not None:
+                return
+            line.claimed = time.monotonic()
+        if not self._bars:
+            self._event("start", name)
+
+    def _event(self, what: str, name: str, more: str = "", style: str = "") -> None:
+        if self._console.is_terminal:
+            name = shortened(name, max(20, self._console.width - len(more) - 16))
+        self._console.print(Text(f"{_clock()} {what:6} {name}{more}", style=style))
 
     def _wait(self, item: PlanItem) -> None:
         if self._output:
             self._output.stop(item.node.name)
-        self._console.print(Text(f"{_clock()} wait   {item.node.name}: another launch is running it"))
+        self._event("wait", item.node.name, ": another launch is running it")
 
     def _lose(self, item: PlanItem, loss: InfrastructureLoss) -> None:
         self._stop_showing(item.node.name)
         reason = visible(str(loss).splitlines()[0])
-        self._console.print(Text(f"{_clock()} lost   {item.node.name}: {reason}; a new attempt begins"))
+        self._event("lost", item.node.name, f": {reason}; a new attempt begins")
 
     def _stop_showing(self, name: str) -> None:
         with self._lock:
             self._running.pop(name, None)
+            self._lines_of.pop(name, None)
         if self._output:
             self._output.stop(name)
-        if self._bars and name in self._bar_of:
-            self._bars.remove_task(self._bar_of.pop(name))
 
     def _finish(self, result: StepResult) -> None:
         name = result.item.node.name
+        if result.status in ("ran", "failed"):
+            self._begin(name)  # if it ended before anybody looked
         self._stop_showing(name)
         if result.status != "cached":
             took = f" in {duration_text(result.seconds)}" if result.seconds else ""
-            self._console.print(Text(f"{_clock()} {result.status:6} {name}{took}", style=COLOURS[result.status]))
+            self._event(result.status, name, took, COLOURS[result.status])
 
     def _show(self, name: str, line: str) -> None:
+        self._begin(name)
         if self._bars and progress.is_text(line):
             return  # the bar shows it already
         self._lines.append((f"{name} | ", line))
@@ -150,31 +168,42 @@ class LiveView:
             for item, claim in running:
                 # An unreadable beat may be readable at the next poll, and a step may report invalid progress.
                 with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+                    self._see_claim(item, claim)
                     news = read_beat(self._store, item.node.directory, claim).get("progress")
                     if news:
                         self._tell(item.node.name, progress.Progress(**news))
 
+    def _see_claim(self, item: PlanItem, claim: int) -> None:
+        name = item.node.name
+        line = self._lines_of.get(name)
+        if line is None or line.claimed is not None:
+            return
+        if read_claim(self._store, item.node.directory, claim):
+            self._begin(name)
+        elif not self._bars and not line.told_queued and time.monotonic() - line.submitted > _QUEUED_SECONDS:
+            line.told_queued = True
+            self._event("queued", name, ": waits for cores, devices or machines")
+
+    def _live(self) -> Live:
+        return Live(get_renderable=self._shown_lines, console=self._console, transient=True, refresh_per_second=4)
+
+    def _shown_lines(self) -> Group:
+        """As many as fit on the screen."""
+        with self._lock:
+            lines = list(self._lines_of.values())
+        most, now, width = max(1, self._console.height - 2), time.monotonic(), self._console.width
+        texts = [line.text(width, now) for line in lines[:most]]
+        return Group(*texts, *([Text(f"and {len(lines) - most} more", style="dim")] if len(lines) > most else []))
+
     def _tell(self, name: str, news: progress.Progress) -> None:
         if self._bars:
-            if name in self._bar_of:
-                self._bars.update(self._bar_of[name], completed=news.done, total=news.total, news=news.text())
+            with self._lock:
+                if name in self._lines_of:
+                    self._lines_of[name].hear(news, time.monotonic())
         elif not self._output and time.monotonic() - self._told[name][0] > _PLAIN_SECONDS:
             if (text := news.text()) != self._told[name][1]:
                 self._told[name] = (time.monotonic(), text)
                 self._console.print(Text(f"{_clock()}        {name}: {text}"))
-
-
-def _progress_bars(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[news]}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
 
 
 def _clock() -> str:

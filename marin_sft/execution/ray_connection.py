@@ -75,6 +75,11 @@ def connect(metadata: Mapping[str, str] | None = None) -> Connection:
     return Connection(ray, False, address is None, context.dashboard_url and f"http://{context.dashboard_url}")
 
 
+def would_be_private() -> bool:
+    """Whether `connect` would start a Ray of this machine alone."""
+    return _found() is None and not os.environ.get("RAY_ADDRESS")
+
+
 def in_worker() -> bool:
     """Whether this process is a Ray worker, which runs a task or an actor."""
     ray = _found()

@@ -122,12 +122,15 @@ class RunRecord:
     `.end.json` has the plan and the results. A third file, `.diff`, has uncommitted changes.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, plan: str | None = None) -> None:
+        """plan: the digest of the file whose plan the launch carries out."""
         script = os.path.splitext(os.path.basename(sys.argv[0] or "python"))[0]
         self._store = store
         self.name = f"{now().replace(':', '')}-{script}-{uuid.uuid4().hex[:6]}"
         diff = f"{RUNS}/{self.name}.diff" if _uncommitted(_folder_of_script()) else None
         self.provenance = {**launch_provenance(), "run": self.name, "git_diff": diff}
+        if plan is not None:
+            self.provenance["plan"] = plan
 
     def begin(self, description: str | None, graph: Graph) -> OSError | None:
         """Returns the error if the record cannot be written: a launch with nothing to run does not need it.
@@ -139,7 +142,10 @@ class RunRecord:
             "description": description and redacted(description),
             "time": now(),
             "owner": dataclasses.asdict(ProcessIdentity.current()),
-            "steps": [{"name": node.name, "directory": node.directory} for node in graph],
+            "steps": [
+                {"name": node.name, "directory": node.directory, "inputs": [used.directory for used in node.uses]}
+                for node in graph
+            ],
             "paths": sorted({without_signature(path) for node in graph for path in hardcoded_paths(node.step.config)}),
             "launch": self.provenance,
         }
@@ -207,6 +213,7 @@ def read_launches(store: Store) -> list[Launch]:
 class _Step:
     name: str
     directory: str
+    inputs: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -287,6 +294,12 @@ def describe(value: object, name: str = "") -> object:
     if isinstance(value, list | tuple | set | frozenset):
         return [describe(part.value, name) for part in parts]
     return {part.key: describe(part.value, part.key) for part in parts}
+
+
+def asked(resources: Resources) -> JsonObject:
+    """A request as JSON, without its environment."""
+    found = {"class": type(resources).__qualname__, **dataclasses.asdict(resources)}
+    return {name: value for name, value in found.items() if name != "runtime_env"}
 
 
 def _user() -> str | None:

@@ -205,6 +205,7 @@ class Scheduler:
             beat_timeout=self._policy.beat_timeout,
             settings=settings_of(step.config),
             contents=node.contents,
+            sources=self._sources(node),
             provenance=self._provenance,
             hosts=hosts_of(step.resources),
         )
@@ -213,6 +214,11 @@ class Scheduler:
         """The newest outputs of the item's inputs, by directory."""
         commits = {node: self._results[node].commit for node in item.node.inputs if node in self._results}
         return {n.directory: consumed(item.node, n, c) for n, c in commits.items() if c is not None}
+
+    def _sources(self, node: Node) -> dict[str, str]:
+        """The outputs that the step uses, by the fingerprints of their steps."""
+        used = {n: self._results[n].commit for n in node.inputs if n in self._results}
+        return {n.fingerprint: attempt_path(self._store, n.directory, c.attempt) for n, c in used.items() if c}
 
     def _path_of_input(self, leaf: object) -> object:
         if isinstance(leaf, ExecutorStep):

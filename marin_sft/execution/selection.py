@@ -13,12 +13,16 @@ from marin_sft.nearest import nearest_text
 
 @dataclass(frozen=True)
 class Selection:
-    """The flags that select steps. force_run: names or globs. run_only: regular expressions."""
+    """The flags that select steps. force_run: names or globs. run_only: regular expressions.
+
+    done: directories of steps that need not be forced, since an earlier launch of the same plan did so.
+    """
 
     force_run: tuple[str, ...] = ()
     cascade: bool = False
     run_only: tuple[str, ...] = ()
     force_run_failed: bool = True
+    done: frozenset[str] = frozenset()
 
 
 def check_selection(graph: Graph, selection: Selection) -> None:
@@ -28,7 +32,8 @@ def check_selection(graph: Graph, selection: Selection) -> None:
 
 
 def forced_nodes(graph: Graph, selection: Selection) -> set[Node]:
-    """The steps of `force_run`; with `cascade` also all steps that depend on them.
+    """The steps of `force_run`; with `cascade` also all steps that depend on them, of those that `run_only` selects and
+    their inputs.
 
     Raises:
         GraphError: a name or glob matches no step; `cascade` without `force_run`.
@@ -45,10 +50,11 @@ def forced_nodes(graph: Graph, selection: Selection) -> set[Node]:
             raise GraphError(f"--force_run {pattern!r}: no step has that name{nearest_text(pattern, names)}")
         forced |= matched
     if selection.cascade:
+        selected = _with_inputs(graph, target_nodes(graph, selection)) if selection.run_only else set(graph.nodes)
         for node in graph:
-            if any(upstream in forced for upstream in node.inputs):
+            if node in selected and any(upstream in forced for upstream in node.inputs):
                 forced.add(node)
-    return forced
+    return {node for node in forced if node.directory not in selection.done}
 
 
 def target_nodes(graph: Graph, selection: Selection) -> set[Node]:
@@ -76,8 +82,12 @@ def nodes_in_scope(graph: Graph, selection: Selection, forced: set[Node]) -> set
     """All steps; with --run_only the selected and forced ones, and all their inputs."""
     if not selection.run_only:
         return set(graph.nodes)
-    scope = target_nodes(graph, selection) | forced
+    return _with_inputs(graph, target_nodes(graph, selection) | forced)
+
+
+def _with_inputs(graph: Graph, nodes: set[Node]) -> set[Node]:
+    found = set(nodes)
     for node in reversed(graph.nodes):
-        if node in scope:
-            scope.update(node.inputs)
-    return scope
+        if node in found:
+            found.update(node.inputs)
+    return found

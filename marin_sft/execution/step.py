@@ -23,7 +23,7 @@ import dataclasses
 import fnmatch
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -249,6 +249,16 @@ class Body:
         return self.path
 
 
+SizesOfInputs = Mapping[str, Sequence[Mapping[str, float]]]
+"""By the config's fields, for each output that a field refers to: its `bytes`, and the `tokens`, `rows` and `documents`
+that its metrics.json counts."""
+
+
+def total(inputs: SizesOfInputs, *fields: str, of: str = "bytes") -> float:
+    """The sum over the outputs in these fields; of their bytes if they do not count `of`."""
+    return sum(sizes.get(of, sizes["bytes"]) for field in fields for sizes in inputs.get(field, ()))
+
+
 class StepConfig(metaclass=NamedFields):
     """Base of configs that name the function that does the work, so that their steps need no `fn`.
 
@@ -282,6 +292,14 @@ class StepConfig(metaclass=NamedFields):
                 'body="my_package.counting:count_words"'
             )
         cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process, log, one_host))
+
+    @classmethod
+    def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:
+        """How large a step is, in a unit that its time grows with, for estimates. By itself: the bytes of its inputs.
+
+        config: that of the step's identity, as JSON. inputs: those that are outputs of steps.
+        """
+        return total(inputs, *inputs) or 1.0
 
     def advice(self, resources: Resources) -> str | None:
         """A line below a plan in which such a step runs on these. None: there is nothing to say."""

@@ -9,20 +9,32 @@ from rich.table import Table
 from rich.text import Text
 
 Cell = str | Text
+_LEAST_NAME = 20  # columns
 
 
-def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Print a table, folded to the console's width unless the console does not fold lines."""
+def print_table(
+    console: Console, columns: Sequence[str], rows: Iterable[Sequence[Cell]], names: str | None = None
+) -> None:
+    """Print a table, folded to the console's width unless the console does not fold lines.
+
+    names: a column whose cells are shortened rather than folded, so that they can be found.
+    """
     if console.soft_wrap:
         # Without rich, which takes longer to lay out a plan of a thousand steps than planning takes.
         print_lines(console, [columns, *rows])
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == names)
+    longest = max(_LEAST_NAME, console.width // 2)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(shortened(str(c), longest) if of == names else c for of, c in zip(columns, row, strict=True)))
     console.print(table)
+
+
+def shortened(name: str, width: int) -> str:
+    """A name without its beginning, which says less than its end, if it has more than `width` columns."""
+    return name if len(name) <= width else f"...{name[-max(1, width - 3) :]}"
 
 
 def print_lines(console: Console, rows: Sequence[Sequence[Cell]]) -> None:

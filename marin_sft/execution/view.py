@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -11,7 +12,9 @@ from rich.text import Text
 from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.differences import difference_text
+from marin_sft.execution.estimates import Estimates
 from marin_sft.execution.plan import Action, Plan, PlanItem
+from marin_sft.execution.prices import Prices
 from marin_sft.execution.scheduler import StepResult
 from marin_sft.execution.step import StepConfig
 from marin_sft.execution.store import Store
@@ -38,14 +41,26 @@ COLOURS = {
 }
 
 
-def print_plan(console: Console, plan: Plan) -> None:
-    """One line per step: name, action, reason, path."""
+def print_plan(console: Console, plan: Plan, estimates: Estimates | None) -> None:
+    """One line per step: name, action, estimates as far as there are some, reason, path."""
     to_run = sum(item.action is not Action.SKIP for item in plan)
     steps = counted(len(plan.items), "step")
     console.print(Text.assemble(("Plan", "bold"), f": {steps}, {to_run} to run. Prefix {plan.store.prefix}"))
     short = console.width < _NARROW  # a path adds little to the step's name
-    columns = ("step", "action", "reason", "fingerprint" if short else "path")
-    print_table(console, columns, (_plan_row(item, short) for item in plan))
+    known = estimates is not None and estimates.any_known
+    shown = {
+        "step": True,
+        "action": True,
+        "time": known,
+        "cost": estimates is not None and known and estimates.prices is not None,
+        "reason": True,
+        "fingerprint": short and not known,
+        "path": not short,
+    }
+    rows = (_plan_row(item, estimates) for item in plan)
+    print_table(console, list(itertools.compress(shown, shown.values())), _columns(rows, list(shown.values())), "step")
+    for line in estimates.lines() if estimates else ():
+        console.print(Text(line))
     for line in dict.fromkeys(filter(None, map(_advice, plan.to_do))):
         console.print(Text(line, style="dim"))
 
@@ -55,10 +70,21 @@ def _advice(item: PlanItem) -> str | None:
     return step.config.advice(step.resources) if isinstance(step.config, StepConfig) else None
 
 
-def _plan_row(item: PlanItem, short: bool) -> tuple[Cell, ...]:
-    path = item.node.directory
-    path = path.removeprefix(f"{item.node.name}-") if short else path
-    return item.node.name, _coloured(item.action), _reason(item), path
+def _columns(rows: Iterable[tuple[Cell, ...]], shown: Sequence[bool]) -> Iterator[tuple[Cell, ...]]:
+    return (tuple(itertools.compress(row, shown)) for row in rows)
+
+
+def _plan_row(item: PlanItem, estimates: Estimates | None) -> tuple[Cell, ...]:
+    path, found = item.node.directory, estimates and estimates.of.get(item.node)
+    times = estimate_texts(found.seconds, found.cost, estimates.prices) if estimates and found else ("", "")
+    fingerprint = path.removeprefix(f"{item.node.name}-")
+    return item.node.name, _coloured(item.action), *times, _reason(item), fingerprint, path
+
+
+def estimate_texts(seconds: float | None, cost: float | None, prices: Prices | None) -> tuple[str, str]:
+    """Time and cost, with "?" for what is unknown."""
+    time = "?" if seconds is None else duration_text(seconds)
+    return time, "?" if cost is None or prices is None else prices.text(cost)
 
 
 def _reason(item: PlanItem) -> str:
@@ -71,9 +97,10 @@ def print_results(console: Console, store: Store, results: list[StepResult], sec
     ran = [r for r in results if r.status in ("ran", "adopted")]
     failed = [r for r in results if r.status in ("failed", "blocked", "cancelled")]
     shown = results if len(results) <= _SHOWN_RESULTS else [*ran, *failed]
-    columns = ("step", "result", "time", "figures", "output")
+    columns = ("step", "result", "time", "figures", *(() if console.width < _NARROW else ("output",)))
     if shown:
-        print_table(console, columns, in_parallel(store, lambda result: _result_row(store, result), shown))
+        rows = in_parallel(store, lambda result: _result_row(store, result)[: len(columns)], shown)
+        print_table(console, columns, rows, "step")
     for result in ran:
         output = result_output(store, result)
         if output and store.size(f"{output}/{_DROPPED}"):

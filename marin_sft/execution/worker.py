@@ -21,12 +21,13 @@ from marin_sft.execution.configs import resolve
 from marin_sft.execution.contents import LocalContent, Look, look_at
 from marin_sft.execution.identity import Payload
 from marin_sft.execution.ray_environment import fresh_process_variables, secrets_of_this_process
-from marin_sft.execution.record import describe, telling_environment
+from marin_sft.execution.record import asked, describe, telling_environment
 from marin_sft.execution.resources import Resources, demand
 from marin_sft.execution.step import EarlierAttempts, OutputName, kind_of, path_of_function
 from marin_sft.execution.step_state import Failure, resumable_attempts, write_failure
 from marin_sft.execution.store import FileInfo, Store
 from marin_sft.execution.stores import open_store
+from marin_sft.execution.work import Work, work_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Task:
     beat_timeout: seconds without a beat after which others consider an owner dead.
     settings: the config fields that are not part of the identity.
     contents: the local files that are part of it.
+    sources: the outputs that it uses, by the fingerprints of their steps.
     hosts: the number of machines that the body runs on.
     """
 
@@ -59,6 +61,7 @@ class Task:
     beat_timeout: float
     settings: dict[str, object]
     contents: tuple[LocalContent, ...]
+    sources: dict[str, str]
     provenance: dict[str, object]
     hosts: int = 1
 
@@ -84,7 +87,10 @@ def run_attempt(
     listeners: hear the body's progress, too.
     """
     store = open_store(task.prefix)
-    claim = take_claim(store, task.directory, task.claim, task.aim, task.fingerprint)
+    run, resources = task.provenance.get("run"), asked(task.resources)
+    claim = take_claim(
+        store, task.directory, task.claim, task.aim, task.fingerprint, str(run) if run else None, resources
+    )
     if claim is None:
         return Outcome("elsewhere", task.claim)
     output = attempt_path(store, task.directory, claim.number)
@@ -107,7 +113,8 @@ def run_attempt(
         files = None if failure else _files(store, output)  # while the owner still beats: a large output takes time
         if isinstance(files, Failure):
             files, failure = None, files
-        record = json.dumps(_record(task, claim, config, started, seconds, failure), indent=1).encode()
+        work = work_of(store, output, files, task.sources, beat.first, beat.newest)
+        record = json.dumps(_record(task, claim, config, started, seconds, failure, work), indent=1).encode()
         store.replace(f"{output}/.record.json", record, durable=failure is not None)
         if files is not None:
             _settle(store, output, files)
@@ -207,7 +214,13 @@ def _commit(store: Store, task: Task, claim: Claim, files: list[FileInfo]) -> Co
 
 
 def _record(
-    task: Task, claim: Claim, config: object, started: str, seconds: float, failure: Failure | None
+    task: Task,
+    claim: Claim,
+    config: object,
+    started: str,
+    seconds: float,
+    failure: Failure | None,
+    work: Work,
 ) -> dict[str, object]:
     return {
         "name": task.name,
@@ -223,6 +236,7 @@ def _record(
         "start": started,
         "end": now(),
         "seconds": round(seconds, 3),
+        "work": asdict(work),
         "exit": failure.error if failure else "ok",
         "environment": telling_environment(),
         "launch": task.provenance,

@@ -5,6 +5,7 @@ config.json               rope in both forms, one dtype, no generation fields
 generation_config.json    the base model's sampling, and every id that ends an answer
 tokenizer files           with the chat template of training, in chat_template.jinja and in tokenizer_config.json
 README.md                 the model card
+model-*.gguf, Modelfile   if `formats` asks for them: see `marin_sft.export.gguf.file`
 
 The same weights and config always give the same bytes.
 """
@@ -30,7 +31,13 @@ from marin_sft.export.model_card import model_card
 from marin_sft.export.verify import verify_files, verify_names, verify_upload, verify_weights
 from marin_sft.training.models.model_check import check_tokenizer
 from marin_sft.training.models.model_config import Fields, with_dtype
-from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
+from marin_sft.training.models.model_directory import (
+    SENTENCEPIECE,
+    ModelDirectory,
+    write_json,
+    write_tensors,
+    writing,
+)
 from marin_sft.training.models.stored_tensors import LazyTensors, LocalFile, StoredTensors, shapes_of
 
 if TYPE_CHECKING:
@@ -77,6 +84,7 @@ class _Files:
     meant: fields of a config.json that describe the trained model.
     tokenizer: with the chat template of training, which was rendered with `kwargs`.
     template: the exported chat template, which renders the same without them.
+    sentencepiece: the tokenizer's tokenizer.model, if it has one.
     """
 
     config: Fields
@@ -85,6 +93,7 @@ class _Files:
     tokenizer: PreTrainedTokenizerFast
     template: str | dict[str, str] | None
     kwargs: Mapping[str, object]
+    sentencepiece: bytes | None
     origin: Fields | None
 
     @property
@@ -95,7 +104,7 @@ class _Files:
         write_json(local, "config.json", self.config)
         write_json(local, "generation_config.json", self.generation)
         trained_with, self.tokenizer.chat_template = self.tokenizer.chat_template, self.template
-        tokenizer_files.save(local, self.tokenizer)
+        tokenizer_files.save(local, self.tokenizer, self.sentencepiece)
         self.tokenizer.chat_template = trained_with
 
     def verify(self, local: str) -> None:
@@ -112,7 +121,7 @@ def _files(export: HfExport, trained: Fields, base: ModelDirectory, tensors: Map
     tokenizer = base.tokenizer(template) if other is None else load_tokenizer(other, template)
     stored = base.json("generation_config.json")
     generation = serving.generation_config(tokenizer, trained, stored, export.generation_eos_token_ids)
-    config = serving.model_config(trained, tensors, export.dtype or _dtype_of(base.config), generation["eos_token_id"])
+    config = serving.model_config(trained, tensors, export.dtype or _dtype_of(base), generation["eos_token_id"])
     changed = ("torch_dtype", "architectures", "tie_word_embeddings", "eos_token_id", "pad_token_id")
     if other is not None:
         try:
@@ -127,6 +136,7 @@ def _files(export: HfExport, trained: Fields, base: ModelDirectory, tensors: Map
         tokenizer=tokenizer,
         template=serving.with_defaults(tokenizer.chat_template, export.chat_template_kwargs),
         kwargs=export.chat_template_kwargs,
+        sentencepiece=(base if other is None else ModelDirectory(other)).file(SENTENCEPIECE),
         origin=base.json(PROVENANCE),
     )
 
@@ -139,6 +149,10 @@ def check_export(export: HfExport, trained_config: Fields, base: ModelDirectory)
     with tempfile.TemporaryDirectory() as local:
         files.write(local)
         files.verify(local)
+        if "gguf" in export.formats:
+            from marin_sft.export.gguf.file import gguf_file
+
+            gguf_file(local, export.gguf_type)
 
 
 def write_export(
@@ -157,8 +171,8 @@ def write_export(
     metrics: of training, for the card.
 
     Raises:
-        ExportError: what was written is not what was trained, the tokenizer does not fit the model, or nothing would
-            end an answer.
+        ExportError: what was written is not what was trained, the tokenizer does not fit the model, nothing would end
+            an answer, or llama.cpp would compute something else.
         TrainingError: there is no base model directory.
         ConfigError: there is no usable tokenizer.
     """
@@ -175,9 +189,16 @@ def write_export(
             file.write(model_card(export, files.origin, files.dtype, metrics, path))
         files.verify(local)
         verify_names(local, ModelDirectory(local).tensors(), cast)
+        limits = tokenizer_files.limits(files.tokenizer, files.config["model_type"])
+        if "gguf" in export.formats:
+            from marin_sft.export.gguf.file import license_of, write_gguf
+
+            limits += write_gguf(
+                local, export.gguf_type, title=export.card.title, origin=files.origin, license=license_of(base)
+            )
         sizes = _sizes(local)
     verify_upload(path, sizes)
-    for limit in tokenizer_files.limits(files.tokenizer, files.config["model_type"]):
+    for limit in limits:
         print(f"{path}: {limit}", file=sys.stderr)
 
 
@@ -187,8 +208,12 @@ def _sizes(local: str) -> dict[str, int]:
     return {file.relative_to(local).as_posix(): file.stat().st_size for file in found}
 
 
-def _dtype_of(config: Fields) -> str:
-    dtype = config.get("torch_dtype") or config.get("dtype") or "float32"
+def _dtype_of(base: ModelDirectory) -> str:
+    """What config.json says, which servers compute with; else the type of the embedding."""
+    dtype = base.config.get("torch_dtype") or base.config.get("dtype")
+    if dtype is None:
+        ((_, row),) = base.tensors().read([serving.EMBEDDING], lambda _: slice(0, 1))
+        dtype = row.dtype.name
     if dtype not in DTYPES:
-        raise ExportError(f"the base model's config.json has dtype {dtype!r}, expected one of {DTYPES}; set dtype")
-    return dtype
+        raise ExportError(f"the base model has dtype {dtype!r}, expected one of {DTYPES}; set dtype")
+    return str(dtype)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from marin_sft.data.formats import ChatLmDatasetFormat, PreferenceChatLmDatasetFormat
 from marin_sft.data.step_configs import DownloadConfig, TokenizeConfig
-from marin_sft.errors import ConfigError
+from marin_sft.errors import ConfigError, ExportError
 from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.export.card_config import CardConfig
+from marin_sft.export.gguf.architectures import check_config
+from marin_sft.export.hf_config import HfExport
 from marin_sft.export.periodic import PeriodicExports
+from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.train_config import TrainConfig
 
 Trained = TypeVar("Trained", bound=TrainConfig)
@@ -25,11 +31,18 @@ class Cadence:
     steps: int
     dtype: str | None
     generation_eos_token_ids: tuple[int, ...] | None
+    formats: tuple[str, ...] = ("hf",)
+    gguf_type: str | None = None
 
 
 def with_exports(of: type[Trained], cadence: Cadence, /, **settings: Any) -> Trained:
     """The config of a training that exports as `cadence` says."""
     if cadence.steps == -1:
+        if cadence.formats != ("hf",) or cadence.gguf_type is not None:
+            raise ConfigError(
+                f"step '{cadence.name}': hf_formats={cadence.formats}, hf_gguf_type={cadence.gguf_type!r}, but "
+                "training exports nothing; set steps_per_hf_export, or give formats and gguf_type to export(...)"
+            )
         return of(**settings)
     needs_exports: dict[str, Any] = {"hf_exports_kept": None, "save_optimizer_state": False}
     config = of(**{**settings, **needs_exports})
@@ -37,8 +50,11 @@ def with_exports(of: type[Trained], cadence: Cadence, /, **settings: Any) -> Tra
         steps=cadence.steps,
         dtype=cadence.dtype,
         generation_eos_token_ids=cadence.generation_eos_token_ids,
+        formats=cadence.formats,
+        gguf_type=cadence.gguf_type,
         **export_fields(cadence.name, cadence.name, config),
     )
+    check_formats(exports, config)
     return replace(
         config, hf_exports=exports, **{key: settings.get(key, value) for key, value in needs_exports.items()}
     )
@@ -66,6 +82,25 @@ def export_fields(title: str, trained: str, config: TrainConfig) -> dict[str, An
             hyperparameters=_hyperparameters(config),
         ),
     }
+
+
+def check_formats(export: HfExport, config: TrainConfig) -> None:
+    """Raise ConfigError if the base model of a training, where its config is known now, cannot be exported in these
+    formats."""
+    if "gguf" not in export.formats:
+        return
+    source, fields = config.base_model, None
+    made_by = _config_of(source)
+    if isinstance(made_by, RandomModelConfig):
+        fields = made_by.model.hf_config(vocab_size=1)
+    elif isinstance(source, str | Path) and os.path.isdir(source):
+        fields = ModelDirectory(source, config.rope_scaling).config
+    if fields is None:
+        return
+    try:
+        check_config(fields)
+    except ExportError as error:
+        raise ConfigError(f"model {source}: {error}") from error
 
 
 def _tokenization_of(trained: str, config: TrainConfig) -> TokenizeConfig:

@@ -8,10 +8,11 @@ splits text as tokenizer.json does. Otherwise it becomes the plain one, for whic
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marin_sft.data.tokenizer import PLAIN_CLASS
-from marin_sft.training.models.model_directory import ModelDirectory, save_tokenizer, write_json
+from marin_sft.training.models.model_directory import SENTENCEPIECE, ModelDirectory, save_tokenizer, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -20,9 +21,15 @@ if TYPE_CHECKING:
 IMPOSED = {"qwen2": "Qwen2Tokenizer"}
 
 
-def save(directory: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Write the tokenizer's files with a class that splits text as tokenizer.json does."""
+def save(directory: str, tokenizer: PreTrainedTokenizerFast, sentencepiece: bytes | None = None) -> None:
+    """Write the tokenizer's files with a class that splits text as tokenizer.json does.
+
+    sentencepiece: the content of `SENTENCEPIECE`, if the tokenizer has that file. transformers alone would lose it if
+    the tokenizer came from an object store.
+    """
     save_tokenizer(directory, tokenizer)
+    if sentencepiece is not None:
+        Path(directory, SENTENCEPIECE).write_bytes(sentencepiece)
     config = dict(ModelDirectory(directory).json("tokenizer_config.json") or {})
     if not splits_as(tokenizer, str(config.get("tokenizer_class"))):
         # The padding side that the class would have set.

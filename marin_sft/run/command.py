@@ -28,10 +28,11 @@ from marin_sft.execution.console import make_console
 from marin_sft.execution.flags import HELP, default_prefix
 from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
+from marin_sft.execution.prices import read_prices
 from marin_sft.execution.reachability import GcPolicy, find_garbage
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import did_you_mean, nearest_text
-from marin_sft.run import explanation, garbage, launches, logs, status, verification
+from marin_sft.run import cost, explanation, garbage, launches, logs, planned, status, verification
 from marin_sft.run.answer_commands import chat, generate
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
@@ -48,10 +49,13 @@ from marin_sft.run.command_flags import (
     add_gc_flags,
     add_generate_flags,
     add_preview_flags,
+    add_report_flags,
+    add_serve_check_flags,
 )
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
+from marin_sft.run.model_path import find_model
 from marin_sft.run.script import run_script
 
 if TYPE_CHECKING:
@@ -181,6 +185,22 @@ def runs(context: Context) -> None:
     context.say(facts, lambda: launches.print_details(console, facts))
 
 
+def report(context: Context) -> None:
+    """write a page about launches, steps or an experiment: one file to open in a browser"""
+    from marin_sft.run.report import command  # loads what each section reads with
+
+    arguments = context.arguments
+    found = command.report_contents(context.store, arguments.subjects, read_prices(arguments.prices))
+    context.say(found, lambda: context.console.print(command.write_report(found, arguments.output)))
+
+
+def ui(context: Context) -> None:
+    """show the same pages live in a browser on this machine"""
+    from marin_sft.run.report.server import serve  # as in `report`
+
+    serve(context.store, context.arguments.port, read_prices(context.arguments.prices))
+
+
 def pin(context: Context) -> None:
     """protect a step from gc"""
     made = pin_step(context.store, context.step(context.arguments.step).directory, context.arguments.note)
@@ -261,6 +281,15 @@ def import_config(context: Context) -> None:
     context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
 
 
+def serve_check(context: Context) -> None:
+    """load a model in a server that people use, and compare it with ours"""
+    model = find_model(context, context.arguments.model)
+    from marin_sft.run.serve_check import check  # imports what evaluations are configured with
+
+    metrics = check(model, context.arguments)
+    context.say(metrics, lambda: None)  # the check has printed its table
+
+
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "plan": plan,
     "status": status_of_steps,
@@ -269,6 +298,10 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "logs": log,
     "diff": diff,
     "runs": runs,
+    "report": report,
+    "ui": ui,
+    "cost": cost.cost,
+    "show": planned.show,
     "pin": pin,
     "unpin": unpin,
     "gc": gc,
@@ -278,6 +311,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "import": import_config,
     "chat": chat,
     "generate": generate,
+    "serve-check": serve_check,
     "jobs": list_jobs,
     "stop": stop,
 }
@@ -331,6 +365,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_job_flags(parsers)
     parsers["plan"].add_argument("script", metavar="SCRIPT")
     parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
+    parsers["show"].add_argument("file", type=flags.path, metavar="FILE", help="the file of the plan")
     for name in ("status", "verify"):
         parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
     for name in ("why", "path", "pin", "unpin"):
@@ -341,12 +376,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parsers["logs"].add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
     parsers["diff"].add_argument("old", metavar="A")
     parsers["diff"].add_argument("new", metavar="B")
+    parsers["cost"].add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
+    for name in ("cost", "report", "ui"):
+        parsers[name].add_argument("--prices", type=flags.path, metavar="FILE", help=HELP["prices"])
     parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
     parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
     parsers["pin"].add_argument("--note", default="", help="why you keep it")
     add_answer_flags(parsers["chat"])
     add_answer_flags(parsers["generate"])
     add_generate_flags(parsers["generate"])
+    add_serve_check_flags(parsers["serve-check"])
+    add_report_flags(parsers["report"], parsers["ui"])
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])
@@ -363,7 +403,7 @@ def _add_command(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
     parser.set_defaults(run=run)
-    if run not in WITHOUT_STORE:
+    if run not in (*WITHOUT_STORE, planned.show):
         parser.add_argument(
             "--prefix", type=flags.prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from marin_sft.data.data_configs import POLICIES
+from marin_sft.evaluation.step_configs import ENGINES, ServedConfig
 from marin_sft.execution.flags import path, positive, whole_number
 from marin_sft.execution.reachability import GcPolicy
 
@@ -61,12 +62,66 @@ def add_preview_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_chat_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a directory or a step")
+    parser.add_argument("--system", metavar="TEXT", help="a system message")
+    parser.add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="(default: 512)")
+    parser.add_argument(
+        "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
+    )
+
+
+def add_report_flags(parser: argparse.ArgumentParser, live: argparse.ArgumentParser) -> None:
+    """Those of `report`, and those of `ui`."""
+    live.add_argument(
+        "--port", type=whole_number, default=8710, metavar="N", help="(default: 8710; 0: any that is free)"
+    )
+    parser.add_argument(
+        "subjects",
+        nargs="*",
+        metavar="RUN|STEP|EXPERIMENT.py",
+        help="a part of a launch's name, a step, or the file of an experiment; several are compared (default: the "
+        "newest launch)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=path, default="report.html", metavar="FILE", help="where to (default: report.html)"
+    )
+
+
 def add_fit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("script", metavar="SCRIPT", help="the file of an experiment")
     parser.add_argument("--device", metavar="NAME", help="such as H100 or v5e (default: as in the step's resources)")
     parser.add_argument("--devices", type=positive, metavar="N", help="how many (default: as in the step's resources)")
     parser.add_argument(
         "--steps", metavar="NAME", help="only training steps with this, or a match of it, in their name"
+    )
+
+
+def add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
+    fields = ServedConfig.__dataclass_fields__
+    parser.add_argument("model", metavar="MODEL", help="an exported directory, or a step that exported it")
+    parser.add_argument(
+        "--with",
+        dest="engine",
+        choices=ENGINES,
+        default="vllm",
+        metavar="SERVER",
+        help=", ".join(ENGINES),
+    )
+    parser.add_argument("--prompts", type=path, metavar="FILE", help="held-out chats (default: general questions)")
+    parser.add_argument("--python", type=path, metavar="FILE", help="the Python of the server's environment")
+    parser.add_argument("--tokenizer", type=path, metavar="DIR", help="that of training (default: the model's own)")
+    parser.add_argument("-o", "--output", type=path, metavar="DIR", help="keep answers, metrics and the server's log")
+    for name, metavar, about in (
+        ("max_prompts", "N", "ask so many"),
+        ("max_new_tokens", "N", "the longest answer"),
+        ("max_model_len", "N", "the longest sequence that the server is to take"),
+    ):
+        default = fields[name].default
+        told = about if default is None else f"{about} (default: {default})"
+        parser.add_argument(f"--{name}", type=positive, default=default, metavar=metavar, help=told)
+    parser.add_argument(
+        "--dtype", default="float32", metavar="T", help="that the server computes in (default: float32)"
     )
 
 

@@ -35,12 +35,15 @@ def _summary(store: Store, launch: Launch) -> JsonObject:
     except DamagedFile:  # the details of the launch name the file
         end, status = None, "damaged"
     return {
-        "run": launch.name,
-        "time": _time(launch),
-        "script": launch.script,
+        **named(launch),
         "status": status,
         "results": dict(Counter(result["result"] for result in end["results"])) if end else {},
     }
+
+
+def named(launch: Launch) -> JsonObject:
+    """What the name of a launch tells."""
+    return {"run": launch.name, "time": _time(launch), "script": launch.script}
 
 
 def status_of(begin: JsonObject | None, end: JsonObject | None) -> str:
@@ -135,7 +138,7 @@ def print_details(console: Console, details: JsonObject) -> None:
     }
     print_facts(console, [(f"  {name}", value) for name, value in facts.items() if value])
     rows = [(step["name"], step["result"] or "-", _took(step["seconds"]), _why(step)) for step in details["steps"]]
-    print_table(console, ("step", "result", "took", "why"), rows)
+    print_table(console, ("step", "result", "took", "why"), rows, "step")
 
 
 def _took(seconds: float | None) -> str:

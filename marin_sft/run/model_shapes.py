@@ -15,6 +15,7 @@ from marin_sft.execution.step import AnyStep, ExecutorStep, InputName
 from marin_sft.export.hf_config import ExportConfig
 from marin_sft.training.models.model_config import Fields, with_older_fields
 from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.models.new_tokens_config import AddTokensConfig
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.models.vocabulary import tokenizer_size
 from marin_sft.training.train_config import TrainConfig
@@ -44,6 +45,8 @@ class ModelShapes:
             return config.model.hf_config(self._vocabulary(config.tokenizer))
         if isinstance(config, TrainConfig | ExportConfig):
             return self.shape_of(config.base_model)
+        if isinstance(config, AddTokensConfig):  # a few rows more, which do not matter here
+            return self.shape_of(config.model)
         raise self._unknown(step, "the shape of its model")
 
     def _vocabulary(self, source: object) -> int:

@@ -16,7 +16,7 @@ from marin_sft.execution.catalog import in_parallel, location, step_directories,
 from marin_sft.execution.claims import attempt_path, read_beat, read_claim
 from marin_sft.execution.clock import seconds_since_epoch
 from marin_sft.execution.pins import read_pins
-from marin_sft.execution.record import read_begin, read_launches
+from marin_sft.execution.record import Launch, read_begin, read_launches
 from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
@@ -65,12 +65,17 @@ def state_name(state: StepState) -> StateName:
     return "FAILED" if state.failure is not None else "INTERRUPTED"
 
 
-def read_statuses(store: Store, pattern: str | None, known: Sequence[str] | None = None) -> list[StepStatus]:
+def read_statuses(
+    store: Store,
+    pattern: str | None,
+    known: Sequence[str] | None = None,
+    recorded: Sequence[Launch] | None = None,
+) -> list[StepStatus]:
     """Steps whose name or directory matches the glob `pattern`, or whose name contains it; without a pattern, all.
 
     Includes, as ABSENT, the steps of the newest launch that were never started.
 
-    known: the steps' directories, if known already.
+    known, recorded: the steps' directories, and the launches, newest first, if known already.
 
     Raises:
         UserError: the pattern matches no step; with the nearest name.
@@ -78,7 +83,7 @@ def read_statuses(store: Store, pattern: str | None, known: Sequence[str] | None
     known = step_directories(store) if known is None else known
     places = {location(store, directory) for directory in known}
     planned: set[str] = set()
-    for launch in read_launches(store)[:1]:
+    for launch in (read_launches(store) if recorded is None else recorded)[:1]:
         named = (step["directory"] for step in read_begin(store, launch)["steps"])
         planned = {directory for directory in named if location(store, directory) not in places}
     chosen = sorted(d for d in {*known, *planned} if pattern is None or matches(d, pattern))

@@ -40,6 +40,7 @@ class PeftLoraConfig(metaclass=NamedFields):
     bias: str = "none"
     task_type: str | None = None
     modules_to_save: Sequence[str] | None = None
+    trainable_token_indices: Sequence[int] | Mapping[str, Sequence[int]] | None = None
 
 
 def lora_of(config: object) -> lora_config.LoraConfig:
@@ -67,7 +68,20 @@ def lora_of(config: object) -> lora_config.LoraConfig:
         use_rslora=getattr(config, "use_rslora", False),
         use_dora=getattr(config, "use_dora", False),
         init_lora_weights=getattr(config, "init_lora_weights", True),
+        trainable_tokens=_token_ids(getattr(config, "trainable_token_indices", None)),
     )
+
+
+def _token_ids(listed: Sequence[int] | Mapping[str, Sequence[int]] | None) -> tuple[int, ...] | None:
+    """PEFT lists them for the embedding, or by matrix. Here, embedding and head have the same."""
+    if not listed:
+        return None
+    given = {tuple(sorted(ids)) for ids in (listed.values() if isinstance(listed, Mapping) else [listed])}
+    if len(given) > 1:
+        raise ConfigError(
+            f"peft_config.trainable_token_indices = {listed!r}: expected the same ids for the embedding and the head"
+        )
+    return given.pop()
 
 
 def _names(modules: Sequence[str] | str) -> tuple[str, ...] | str:

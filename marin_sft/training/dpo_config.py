@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from marin_sft.arguments import part_of_config
-from marin_sft.execution.step import StepConfig, execution_only, omitted_when, this_output_path
+from marin_sft.execution.step import (
+    SizesOfInputs,
+    StepConfig,
+    execution_only,
+    omitted_when,
+    this_output_path,
+    total,
+)
 from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.dpo_loss_types import LOSS_TYPES, LossOptions
 from marin_sft.training.metrics.reporting import LOG
@@ -53,6 +61,11 @@ class ReferenceConfig(
 
     batch_size: int = execution_only(default=16)
     """Pairs per batch. It changes the result by rounding only."""
+
+    @classmethod
+    def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:
+        """Tokens of the mixture, times the bytes of the model."""
+        return total(inputs, "mixture", of="tokens") * (total(inputs, "model") or 1.0)
 
     def __post_init__(self) -> None:
         if not unresolved(self):

@@ -155,6 +155,7 @@ class Loop:
         if self.evaluate and self.steps_per_eval and settings.eval_on_start and int(state.step) == 0:
             with meter.paused():
                 before = {f"before/{name}": figure for name, figure in self.evaluate(state).items()}
+        report.compiles(int(state.step))
         for step in range(int(state.step), self.num_steps):
             this, done = step_input(step), step + 1
             if under_way and jax.default_backend() == "cpu":

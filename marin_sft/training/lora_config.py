@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
+from marin_sft.execution.step import omitted_when
 from marin_sft.training.checks import check_types, require, unresolved
 
 ALL_LINEAR = "all-linear"
@@ -63,6 +64,11 @@ class LoraConfig(metaclass=NamedFields):
     adapter_path: str | None = None
     """The directory of a PEFT adapter to start from. Fields left out here are as in the adapter; the others, except
     dropout, must agree with it."""
+
+    trainable_tokens: Sequence[str | int] | None = omitted_when(None, default=None)
+    """Tokens of the base model's tokenizer, or their ids, whose embeddings are trained too, as with PEFT's
+    `trainable_token_indices`; in a head of its own as well. None: those that the step `add_tokens` added to the base
+    model. Those of the adapter at `adapter_path` and `reinit_tokens` are always trained."""
 
     def __post_init__(self) -> None:
         if self.dropout is None and self.adapter_path is None:

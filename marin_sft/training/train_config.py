@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from marin_sft.arguments import part_of_config
 from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig
-from marin_sft.execution.step import earlier_attempts, execution_only, omitted_when, this_output_path
+from marin_sft.execution.step import (
+    SizesOfInputs,
+    earlier_attempts,
+    execution_only,
+    omitted_when,
+    this_output_path,
+    total,
+)
 from marin_sft.training.checkpoints import CheckpointSettings
 from marin_sft.training.checks import check_types, require, unresolved
 from marin_sft.training.devices import DeviceSettings
@@ -66,7 +73,7 @@ class TrainingSettings(
             "use frozen_parameters"
         )
         require(self, "unfreeze", trained, expected)
-        for field in ("frozen_parameters", "unfreeze", "reinit_tokens", "weight_decay_parameters"):
+        for field in ("frozen_parameters", "unfreeze", "weight_decay_parameters"):
             alone = self.lora is None or not getattr(self, field)
             require(self, field, alone, "no value with lora, which trains only adapters: LoraConfig chooses the layers")
 
@@ -97,6 +104,17 @@ class TrainConfig(TrainingSettings):
     output_path: str = this_output_path()
 
     earlier_attempts: tuple[str, ...] = earlier_attempts()
+
+    @classmethod
+    def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:
+        """Tokens to train on, times the bytes of the model."""
+        tokens, rows = (total(inputs, "mixture", of=count) for count in ("tokens", "rows"))
+        steps, batch = config.get("num_train_steps"), config.get("train_batch_size")
+        if isinstance(steps, int) and isinstance(batch, int) and rows:
+            trained = tokens * steps * batch / rows
+        else:
+            trained = tokens * float(config.get("num_train_epochs") or 1)
+        return trained * (total(inputs, "base_model") or 1.0)
 
     def advice(self, resources: Resources) -> str | None:
         on_cpus = not isinstance(resources, GpuConfig | TpuPodConfig)

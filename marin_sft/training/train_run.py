@@ -26,11 +26,13 @@ from marin_sft.training.length import epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput, weights_of, windows
 from marin_sft.training.models import levanter_model, lora, peft_directory, recomputation
-from marin_sft.training.models.model_check import check_tokenizers
+from marin_sft.training.models.model_check import check_new_tokens, check_tokenizers
 from marin_sft.training.models.model_config import Fields, with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
 from marin_sft.training.models.peft_directory import Adapter
+from marin_sft.training.models.reinit import token_ids
 from marin_sft.training.models.tensor_names import require_match
+from marin_sft.training.models.trained_tokens import trained_ids
 from marin_sft.training.objective import Evaluate, Layout, Objective
 from marin_sft.training.optimization import optimizers
 from marin_sft.training.optimization.freezing import Freezing, freezing
@@ -54,6 +56,8 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     base = config.base()
     mesh.check_model(base.config, settings.device_mesh.shape)
     check_tokenizers(config.tokenized, base)
+    if config.lora is not None:
+        check_new_tokens(config.tokenized, base, trained_ids(config.lora, base, token_ids(base, config.reinit_tokens)))
     if config.hf_exports is not None:
         config.hf_exports.check(base)
     layout = levanter_trainer.layout(
@@ -174,7 +178,11 @@ def recomputed_by_memory(
 def _throughput(shape: Fields, model: LmHeadModel, frozen: Freezing | None) -> Throughput:
     """`shape`: the base model's config.json."""
     shapes = levanter_model.state_shapes(model)
-    adapter = {name: shapes[name] for name in shapes if name.endswith((peft_directory.A, peft_directory.B))}
+    adapter = {
+        name: shapes[name]
+        for name in shapes
+        if name.endswith((peft_directory.A, peft_directory.B, peft_directory.ROWS))
+    }
     untrained = shapes.keys() - adapter.keys() if adapter else frozen.frozen() if frozen else ()
     head = "lm_head.weight" if "lm_head.weight" in shapes else "model.embed_tokens.weight"
     return throughput(

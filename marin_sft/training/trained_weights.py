@@ -9,13 +9,14 @@ import numpy as np
 from levanter.models.lm_model import LmHeadModel
 
 from marin_sft.training import processes
-from marin_sft.training.models import levanter_model, lora
+from marin_sft.training.models import levanter_model, lora, peft_directory
 from marin_sft.training.models.adapted_weights import Merged
 from marin_sft.training.models.device_tensors import DeviceTensors, read_by_first
 from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.peft_directory import Adapter
 from marin_sft.training.models.stored_tensors import LazyTensors, StoredTensors, shapes_of
 from marin_sft.training.models.tensor_names import names_of
+from marin_sft.training.models.token_rows import token_ids_of
 from marin_sft.training.optimization.freezing import freezing
 from marin_sft.training.train_config import TrainConfig
 
@@ -31,7 +32,8 @@ def used_by_first(config: TrainConfig, base: ModelDirectory, model: LmHeadModel,
     type. Each tensor is read when it is needed, so process 0 never holds a whole copy, and the others hold none.
     """
     if config.lora is not None:
-        adapter = Adapter(config.lora, lora.adapter_tensors(model))
+        tensors = lora.adapter_tensors(model)
+        adapter = Adapter(config.lora, tensors, peft_directory.same_ids(tensors, token_ids_of(model)))
         names = levanter_model.state_shapes(model).keys() - adapter.tensors.keys()
         return processes.by_first(lambda: use(Merged(base.tensors(), adapter, names), adapter))
     frozen = freezing(config)

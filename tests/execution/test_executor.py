@@ -262,6 +262,17 @@ def test_run_only(pipeline):
     assert pipeline.bodies() == ["c"]
 
 
+def test_cascade_stays_within_run_only(pipeline):
+    a = pipeline.step("a")
+    steps = [pipeline.step("c", pipeline.step("b", a)), pipeline.step("d", a)]
+    pipeline.run(*steps)
+    pipeline.bodies()
+    pipeline.run(*steps, force_run=("a",), cascade=True, run_only=("^b$",))
+    assert pipeline.bodies() == ["a", "b"]
+    pipeline.run(*steps, force_run=("a",), cascade=True)
+    assert sorted(pipeline.bodies()) == ["a", "b", "c", "d"]
+
+
 @pytest.mark.parametrize("order", [0, 1])
 def test_nonblocking_inputs(pipeline, order):
     base = pipeline.step("base")

@@ -192,6 +192,32 @@ def test_the_scheduler_does_not_wait_for_the_screen(live):
     assert [line.split()[-1] for line in screen.getvalue().splitlines()] == ["a", "first", "last", "a"]
 
 
+def test_a_step_is_said_to_begin_when_it_has_begun(live, monkeypatch):
+    """Until its attempt has a claim it is queued, which is said after a while."""
+    from marin_sft.execution import live_view
+
+    monkeypatch.setattr(live_view, "_QUEUED_SECONDS", 0.0)
+    claims = Path(live.store.path("a-0123456789/claims"))
+    claims.rename(claims.with_name("later"))
+    said = {word: threading.Event() for word in ("queued", "start")}
+
+    class Screen(io.StringIO):
+        def write(self, text):
+            for word, event in said.items():
+                if word in text:
+                    event.set()
+            return super().write(text)
+
+    screen = Screen()
+    with live.view(screen, terminal=False) as view:
+        view.started(live.item, 1)
+        assert said["queued"].wait(timeout=30) and not said["start"].is_set()
+        claims.with_name("later").rename(claims)
+        assert said["start"].wait(timeout=30)
+        view.finished(StepResult(live.item, "ran"))
+    assert [line.split()[1] for line in screen.getvalue().splitlines()] == ["queued", "start", "ran"]
+
+
 def test_what_goes_wrong_in_telling_is_not_lost(live):
     class Closed(io.StringIO):
         def write(self, text):
@@ -199,6 +225,7 @@ def test_what_goes_wrong_in_telling_is_not_lost(live):
 
     with pytest.raises(OSError, match="no space left"), live.view(Closed(), terminal=False) as view:
         view.started(live.item, 1)
+        view.finished(StepResult(live.item, "ran"))  # a step that is only submitted is not said to have begun
 
 
 def test_visible():

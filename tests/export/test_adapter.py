@@ -14,9 +14,11 @@ from marin_sft.errors import TrainingError
 from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.fakes import CountingBatches
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.models import peft_directory
+from marin_sft.training.models import levanter_model, lora, peft_directory
+from marin_sft.training.models.adapted_weights import Merged
 from marin_sft.training.models.model_directory import ModelDirectory
-from marin_sft.training.models.peft_directory import Adapter, read_adapter, write_adapter
+from marin_sft.training.models.peft_directory import Adapter, read_adapter, same_ids, write_adapter
+from marin_sft.training.models.token_rows import token_ids_of
 from marin_sft.training.sft import train
 from marin_sft.training.sft_config import SFTConfig
 
@@ -95,6 +97,20 @@ def test_models_are_merged_by_the_formula(trained, published):
             expected = m[:, None] * whole / whole.norm(dim=1, keepdim=True)
             assert np.abs(merged[name] - tensor).max() > 1e-3
         np.testing.assert_allclose(merged[name], expected, atol=1e-6 if layer in LAYERS else 0, err_msg=name)
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"trainable_tokens": ["<|end|>"]}])
+def test_a_new_adapter_merged_is_the_base_model_bit_for_bit(published, settings, tmp_path):
+    shutil.copytree(published, tmp_path / "base")
+    stored = {name: np.array(tensor) for name, tensor in ModelDirectory(published).tensors().items()}
+    stored["model.layers.0.mlp.up_proj.weight"][0, 0] = -0.0  # plus 0 it would be another 0
+    save_file(stored, tmp_path / "base/model.safetensors", metadata={"format": "pt"})
+    base, config = ModelDirectory(tmp_path / "base"), LoraConfig(r=2, alpha=4, **settings)
+    model = levanter_model.load_model(base, lora=config)
+    tensors = lora.adapter_tensors(model)
+    merged = Merged(base.tensors(), Adapter(config, tensors, same_ids(tensors, token_ids_of(model))), stored)
+    for name, tensor in stored.items():
+        assert merged[name].tobytes() == tensor.tobytes(), name
 
 
 def test_exports_on_the_way_are_whole_models(trained):

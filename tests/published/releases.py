@@ -33,6 +33,7 @@ class Release:
     sizes: instead of SIZES; None: the field is left out. tokenizer, template: of `tiny_tokenizers`. tokenizer_files:
     the form of its files, see `_FORMS`. beyond: tokens of the tokenizer that have no row in the embeddings.
     shard_bytes: of a file of weights. extra: tensors stored though the model has no use for them, by shape.
+    sentencepiece: tokenizer.model, which nothing that reads tokenizer.json looks into.
     """
 
     config: Mapping[str, Any]
@@ -44,6 +45,7 @@ class Release:
     beyond: tuple[str, ...] = ()
     shard_bytes: int = 10**9
     extra: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sentencepiece: bytes | None = None
 
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "initializer_range": 0.02}
@@ -116,6 +118,7 @@ RELEASES = {
         },
         sizes={"num_key_value_heads": 4},
         shard_bytes=10_000,
+        sentencepiece=b"a SentencePiece model",
     ),
     "vicuna 16k": Release(
         {
@@ -426,6 +429,8 @@ def write(directory: Path, release: Release) -> Path:
         _write_json(directory / "generation_config.json", _with_ids(release.generation, tokenizer))
     tokenizer.save_pretrained(directory)
     _FORMS[release.tokenizer_files](directory, tokenizer)
+    if release.sentencepiece is not None:
+        (directory / "tokenizer.model").write_bytes(release.sentencepiece)
     _write_weights(directory, config, release)
     return directory
 

@@ -15,6 +15,8 @@ from marin_sft.errors import ConfigError, ExportError, TrainingError
 from marin_sft.export.periodic import PeriodicExports
 from marin_sft.steps import dpo, mixture, sft, tokenize
 from marin_sft.training.fakes import CountingBatches
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models.model_check import check_new_tokens
 from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.sft import train
 from tests.published.releases import RELEASES, write
@@ -147,6 +149,19 @@ def test_a_tokenizer_larger_than_the_model_is_refused_before_the_first_step(base
         with pytest.raises(TrainingError, match=message):
             train_with(base, tmp_path / f"out{len(changes)}", tmp_path / "tokenizer", **changes)
     assert not list(tmp_path.glob("out*/metrics.jsonl"))
+
+
+def test_new_tokens_that_an_adapter_would_not_train_are_refused(base, tmp_path):
+    """The embeddings have rows for them that nobody trained."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    first = len(tokenizer)
+    tokenizer.add_tokens(["<tool>", "</tool>"])
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    message = rf"2 tokens that the tokenizer of .* does not have, ids {first} to {first + 1}: an adapter .*add_tokens"
+    with pytest.raises(TrainingError, match=message):
+        train_with(base, tmp_path / "out", tmp_path / "tokenizer", lora=LoraConfig(r=1, alpha=1))
+    assert not (tmp_path / "out/metrics.jsonl").exists()
+    check_new_tokens({"chat": str(tmp_path / "out")}, ModelDirectory(base), [first, first + 1])
 
 
 def test_a_tokenizer_with_other_ids_than_the_models_own_is_refused(base, tmp_path):

@@ -62,6 +62,69 @@ def test_it_serves_as_the_published_model_does(exported):
         np.testing.assert_allclose(ours(torch.tensor([[1, 2, 3, 4]])).logits.numpy(), trained, atol=1e-4)
 
 
+def test_every_tensor_is_the_published_one_bit_for_bit(exported):
+    release, base, path = exported
+    published, written = (dict(ModelDirectory(directory).tensors()) for directory in (base, path))
+    assert written.keys() == published.keys() - release.extra.keys()
+    for name, tensor in written.items():
+        assert (tensor.dtype, tensor.tobytes()) == (published[name].dtype, published[name].tobytes()), name
+
+
+def test_every_other_file_is_there(exported):
+    _, base, path = exported
+    published, written = ({file.name for file in directory.rglob("*")} for directory in (base, path))
+    lost = {name for name in published - written if "safetensors" not in name}
+    assert not lost
+    for name in {"merges.txt", "tokenizer.model"} & published:
+        assert (path / name).read_bytes() == (base / name).read_bytes(), name
+    for name in {"vocab.json", "tokenizer.json"} & published:
+        assert json.loads((path / name).read_text()) == json.loads((base / name).read_text()), name
+
+
+# What docs/guides/serve.md explains, under "What an export changes".
+ROPE = {"rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq"}
+TYPE = {"torch_dtype", "dtype"}
+WRITTEN = {"architectures", "eos_token_id", "pad_token_id", "tie_word_embeddings", *ROPE, *TYPE}
+DROPPED = {"auto_map", "quantization_config"}
+MOVED = {"cache_implementation"}
+
+
+def test_config_json_is_the_published_one_but_for_what_is_explained(exported):
+    _, base, path = exported
+    published, written, generation = (
+        json.loads((directory / name).read_text())
+        for directory, name in ((base, "config.json"), (path, "config.json"), (path, "generation_config.json"))
+    )
+    changed = {*WRITTEN, *DROPPED, *MOVED, *(["hidden_act"] if published["model_type"] == "gemma" else [])}
+    kept = {name: value for name, value in published.items() if name not in changed and not name.startswith("_")}
+    assert {name: written.get(name) for name in kept} == kept
+    assert written.keys() - published.keys() <= WRITTEN
+    assert all(generation[name] == published[name] for name in MOVED & published.keys())
+
+
+def test_the_tokenizers_settings_are_the_published_ones_but_for_what_is_explained(exported):
+    release, base, path = exported
+    published, written = (json.loads((d / "tokenizer_config.json").read_text()) for d in (base, path))
+    explained = {"tokenizer_class", "padding_side", "model_input_names", "chat_template"}
+    if release.tokenizer_files == "vocabulary and merges":  # ids of the added tokens are those that readers give them
+        explained |= {"added_tokens_decoder", "errors", "split_special_tokens"}
+    differ = {name for name in {*published, *written} if published.get(name) != written.get(name)}
+    assert differ <= explained
+    texts = [json.loads((d / "special_tokens_map.json").read_text()) for d in (base, path)]
+    assert _contents(texts[0]).items() <= _contents(texts[1]).items()
+
+
+def _contents(tokens: dict) -> dict:
+    """Tokens by name, whether each is written as text or with its settings."""
+
+    def text_of(token):
+        if isinstance(token, list):
+            return [text_of(each) for each in token]
+        return token["content"] if isinstance(token, dict) else token
+
+    return {name: text_of(token) for name, token in tokens.items()}
+
+
 def test_the_weights_are_stored_in_the_published_type(exported):
     release, _, path = exported
     config = json.loads((path / "config.json").read_text())

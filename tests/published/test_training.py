@@ -9,7 +9,8 @@ import torch
 import transformers
 
 from marin_sft import Executor, ExecutorFlags
-from marin_sft.steps import dpo, export, mixture, sft, tokenize
+from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.steps import add_tokens, dpo, export, mixture, sft, tokenize
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_directory import ModelDirectory
@@ -19,6 +20,13 @@ ROWS = [("What is 2 + 2?", "It is 4.", "No idea."), ("Count.", "1, 2, 3", "3, 2,
 SETTINGS = {"learning_rate": 1e-2, "num_train_steps": 2, "train_batch_size": 2, "gradient_checkpointing": False}
 SETTINGS |= {"steps_per_hf_export": 1, "precision": "fp32"}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 208}
+
+
+TURNS = (
+    "{% for message in messages %}<|turn|>{{ message['role'] }}\n{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] }}<|done|>{% endgeneration %}{% else %}{{ message['content'] }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
 
 
 def chat(question: str, answer: str) -> list[dict[str, str]]:
@@ -77,3 +85,30 @@ def test_training_ends_in_exports_that_serve(name, kind, settings, tmp_path):
         adapter = json.loads((output / "adapter" / "adapter_config.json").read_text())
         assert (adapter["base_model_name_or_path"], adapter["r"]) == (str(base), 4)
         assert (output / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_an_adapter_learns_new_tokens_and_one_of_them_ends_answers(tmp_path):
+    base = write(tmp_path / "base", RELEASES["qwen 3"])
+    more = add_tokens("more", base, tokens=["<tool>"], special_tokens=["<|turn|>", "<|done|>"])
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": chat("2 + 2?", "<tool> 4")}) + "\n")
+    format = ChatLmDatasetFormat(chat_template=TURNS)
+    tokens = {"chat": tokenize("chat", tmp_path / "rows.jsonl", tokenizer=more, format=format)}
+    blend = mixture("chat", tokens, weights={"chat": 1}, seq_len=64)
+    settings = {"learning_rate": 2e-2, "num_train_steps": 60, "train_batch_size": 1, "gradient_checkpointing": False}
+    lora = LoraConfig(r=8, alpha=16)
+    trained = sft("chat", mixture=blend, base_model=more, lora=lora, precision="fp32", **settings)
+    exported = export("chat", trained, dtype="float32")
+    outputs = Executor(ExecutorFlags(prefix=str(tmp_path / "store"), backend="inline")).run([exported])
+    path = Path(str(outputs.output_path(exported)))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    done = tokenizer.convert_tokens_to_ids("<|done|>")
+    generation = json.loads((path / "generation_config.json").read_text())
+    assert done in generation["eos_token_id"]
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False)
+    assert model.config.vocab_size == model.get_input_embeddings().weight.shape[0] > done
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "2 + 2?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = model.generate(**asked, max_new_tokens=30, do_sample=False)[0, asked["input_ids"].shape[1] :]
+    assert answer[-1] == done and len(answer) < 30
+    assert tokenizer.decode(answer, skip_special_tokens=True) == "<tool> 4"

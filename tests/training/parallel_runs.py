@@ -142,7 +142,7 @@ def main(base_model: str, output: str) -> None:
             np.savez(f"{output}/{name}.npz", **steps(base_model, Batches(packed=True), 4, -1, mesh))
     packed, per_device = ways[-1]
     train(config_for(base_model, f"{output}/logged", 4 if packed else 8, per_device), Batches(packed))
-    adapter = LoraConfig(r=2, alpha=4, use_dora=True)
+    adapter = LoraConfig(r=2, alpha=4, use_dora=True, trainable_tokens=[5, 6])
     train(config_for(base_model, f"{output}/lora", 4, -1, lora=adapter), Batches(packed=True))
 
 

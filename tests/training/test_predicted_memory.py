@@ -1,6 +1,9 @@
 """Predictions against what JAX says of the program that training compiles, and against sizes counted by hand."""
 
 import math
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 
 import jax
@@ -117,3 +120,30 @@ def test_nothing_is_compiled_if_the_state_alone_is_too_large():
     need = predict(training(), GPU, most=1000)
     assert need.peak is None and need.least > 1000
     assert predict(training(), GPU, most=need.least).peak is not None
+
+
+TEMPORARY = """
+    import jax, jax.numpy as jnp
+    from marin_sft.training.short_products import use_them
+
+    matrix = jax.ShapeDtypeStruct((512, 512), jnp.bfloat16)
+
+    def temporary():
+        compiled = jax.jit(lambda x, y: x @ y).lower(matrix, matrix).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    plain = temporary()
+    use_them()
+    jax.clear_caches()
+    print(plain, temporary())
+"""
+
+
+def test_the_copies_that_only_a_cpu_makes_do_not_count():
+    """In a process of its own: it can compute nothing with 16-bit numbers afterwards."""
+    code = textwrap.dedent(TEMPORARY)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    plain, short = map(int, done.stdout.split())
+    copies = 2 * 4 * 512 * 512
+    assert plain >= copies and short <= plain - copies

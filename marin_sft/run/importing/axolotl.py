@@ -95,7 +95,7 @@ LEFT_OUT = {
     "optim_target_modules": "one optimizer updates all weights",
     "adam_beta3": "there are two betas",
     "adam_epsilon2": "there is one epsilon",
-    "tokens": "add tokens to the model and tokenizer files first",
+    "tokens": "use add_tokens of marin_sft.steps, and its step as model and tokenizer",
     "added_tokens_overrides": "change the tokenizer files first",
     "resize_token_embeddings_to_32x": "embeddings keep their size",
     "fix_untrained_tokens": "use reinit_tokens, a list of tokens",

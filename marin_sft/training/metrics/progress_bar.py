@@ -27,6 +27,11 @@ class ProgressBar:
         self._style, self._total, self._shows = style, total, shows
         self._bar: Any = None
 
+    def compiles(self, step: int) -> None:
+        """After so many steps, the next one is compiled."""
+        if self._style != "none" and step < self._total:
+            progress.compiling(step, self._total, "steps")
+
     def update(self, metrics: Mapping[str, float | None]) -> None:
         """`metrics` of a step, including "step"."""
         if self._style == "none":

@@ -124,6 +124,10 @@ class Report:
         self._first_process, self._told = first_process, False
         self._trackers, self._progress_bar, self._memory = trackers, progress_bar, memory
 
+    def compiles(self, step: int) -> None:
+        """After so many steps, the next one is compiled."""
+        self._progress_bar.compiles(step)
+
     def add(self, metrics: Mapping[str, float | None], *, logged: bool = True, reported: bool = True) -> None:
         """`metrics` of a step, "step" among them; null where a figure is not known.
 

@@ -10,8 +10,9 @@
     levanter_model  a directory -> a model on the devices, and back
     model_check     whether a downloaded model is what the experiment says
     random_model    the step: a model with random weights
-    reinit          new embeddings for named tokens
+    new_tokens      the step: a model with more tokens; reinit: new embeddings for named tokens
     lora            low-rank adapters in a model; adapted_weights: base and adapter merged
+    token_rows      tokens that an adapter trains (trained_tokens: which)
 
 Importing this package loads no JAX.
 """

@@ -8,7 +8,7 @@ import numpy as np
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.models.peft_directory import MAGNITUDE, A, Adapter, B, layers_of, read_adapter
+from marin_sft.training.models.peft_directory import MAGNITUDE, ROWS, A, Adapter, B, layers_of, read_adapter
 from marin_sft.training.models.stored_tensors import LazyTensors, shapes_of
 
 
@@ -33,7 +33,8 @@ def starting_tensors(
     new = _new_tensors(config, layers, shapes, weights, seed)
     if config.adapter_path is None:
         return {name: _part(tensor, shape, rows) for name, (tensor, shape) in new.items()}
-    stored = read_adapter(config.adapter_path).tensors
+    read = read_adapter(config.adapter_path).tensors
+    stored = {name: tensor for name, tensor in read.items() if not name.endswith(ROWS)}
     got, expected = {name: tensor.shape for name, tensor in stored.items()}, {name: new[name][1] for name in new}
     wrong = sorted(name for name in {*got, *expected} if got.get(name) != expected.get(name))
     if wrong:
@@ -75,6 +76,36 @@ def _new_tensors(
     return tensors
 
 
+def starting_rows(
+    config: LoraConfig, ids: Sequence[int], matrices: Mapping[str, np.ndarray], reinitialised: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """The initial rows of the tokens `ids`, float32, named as in `Adapter`: those of `matrices`, the model's embedding
+    and head by name, or of the adapter at `adapter_path`.
+
+    Raises:
+        TrainingError: the adapter has rows of tokens that are `reinitialised`, or rows of another length.
+    """
+    found = {name: np.asarray(matrix[list(ids)], np.float32) for name, matrix in matrices.items()}
+    stored = None if config.adapter_path is None else read_adapter(config.adapter_path)
+    for matrix, stored_ids in (stored.token_ids if stored else {}).items():
+        assert stored is not None
+        rows, own = stored.tensors[matrix + ROWS], found.get(f"{matrix}.weight")
+        expected = None if own is None else (len(stored_ids), own.shape[1])
+        if own is None or rows.shape != expected:
+            raise TrainingError(
+                f"{config.adapter_path}: {matrix}{ROWS} is {rows.shape}, expected {expected or 'none'}; give the base "
+                "model that the adapter was trained on"
+            )
+        both = sorted(set(stored_ids) & set(reinitialised))
+        if both:
+            raise TrainingError(
+                f"reinit_tokens: the adapter at {config.adapter_path} has trained the embeddings of ids {both}; "
+                "expected reinit_tokens without these tokens"
+            )
+        own[[ids.index(id) for id in stored_ids]] = rows
+    return {name.removesuffix(".weight") + ROWS: rows for name, rows in found.items()}
+
+
 class Merged(LazyTensors):
     """The weights of base and adapter merged into one model, float32, each computed when it is read.
 
@@ -88,10 +119,13 @@ class Merged(LazyTensors):
 
     def __getitem__(self, name: str) -> np.ndarray:
         weight = self._base[name].astype(np.float32)
+        layer, tensors = name.removesuffix(".weight"), self._adapter.tensors
+        if layer in self._adapter.token_ids:
+            weight[list(self._adapter.token_ids[layer])] = tensors[layer + ROWS]
         if name not in self._adapted:
             return weight
-        layer, tensors = name.removesuffix(".weight"), self._adapter.tensors
-        weight += np.float32(self._adapter.config.scale) * (tensors[layer + B] @ tensors[layer + A])
+        if tensors[layer + B].any():  # else the sign of a zero would change
+            weight += np.float32(self._adapter.config.scale) * (tensors[layer + B] @ tensors[layer + A])
         if layer + MAGNITUDE in tensors:
             weight *= (tensors[layer + MAGNITUDE] / np.linalg.norm(weight, axis=1))[:, None]
         return weight

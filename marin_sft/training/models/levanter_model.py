@@ -27,7 +27,7 @@ from levanter.models.lm_model import LmHeadModel
 from marin_sft.errors import TrainingError
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig
-from marin_sft.training.models.adapted_weights import starting_tensors
+from marin_sft.training.models.adapted_weights import starting_rows, starting_tensors
 from marin_sft.training.models.architectures import levanter_config
 from marin_sft.training.models.lora import with_adapters
 from marin_sft.training.models.model_check import check_model
@@ -37,6 +37,8 @@ from marin_sft.training.models.peft_directory import resolved
 from marin_sft.training.models.reinit import MATRICES, token_ids, with_new_rows
 from marin_sft.training.models.row_placement import RowPlacement
 from marin_sft.training.models.stored_tensors import StoredTensors
+from marin_sft.training.models.token_rows import with_token_rows
+from marin_sft.training.models.trained_tokens import trained_ids
 
 
 def random_model(config: Fields, seed: int) -> LmHeadModel:
@@ -85,24 +87,31 @@ def load_model(
     mesh, template = jax.sharding.get_mesh(), abstract_model(config, gradient_checkpointing, attention_backend)
     shapes, tensors = state_shapes(template), model.tensors()
     _check_tensors(model.path, tensors, shapes, template.config.tie_word_embeddings)
-    new_rows = token_ids(model, reinit_tokens) if reinit_tokens else []
+    new_rows = token_ids(model, reinit_tokens)
+    own_rows = trained_ids(lora, model, new_rows) if lora is not None else ()
+    needs_whole = MATRICES if new_rows or own_rows else ()  # new rows depend on all others
     placement = RowPlacement(None if axis_mapping is None or mesh.empty else mesh)
 
     def rows(name: str) -> slice | None:
-        whole = name in MATRICES and new_rows  # new rows depend on all others
-        return None if whole else placement.rows(shapes[name])
+        return None if name in needs_whole else placement.rows(shapes[name])
 
     parts: dict[str, np.ndarray] = {}
+    matrices: dict[str, np.ndarray] = {}
     for name, tensor in tensors.read(shapes, rows):
-        if name in MATRICES and new_rows:
-            tensor = with_new_rows({name: tensor}, new_rows, seed)[name][placement.rows(shapes[name]) or slice(None)]
+        if name in needs_whole:
+            matrices[name] = with_new_rows({name: tensor}, new_rows, seed)[name] if new_rows else tensor
+            tensor = matrices[name][placement.rows(shapes[name]) or slice(None)]
         parts[name] = np.asarray(tensor, dtype)
     if lora is not None:
         lora = resolved(lora)
         template, layers = with_adapters(template, lora)
         # DoRA needs the norms of the weights as `dtype`. Norms are of rows, so those of parts are parts of them.
         parts.update(starting_tensors(lora, layers, shapes, parts, placement.rows, seed))
+        template = with_token_rows(template, own_rows)
         shapes = state_shapes(template)
+        if own_rows:
+            starting = starting_rows(lora, own_rows, matrices, new_rows)
+            parts.update({name: own[placement.rows(own.shape) or slice(None)] for name, own in starting.items()})
     placed = {name: placement.place(shapes[name], parts.pop(name)) for name in sorted(parts)}
     place = hax.named_jit(from_torch_compatible_state_dict, out_axis_resources=axis_mapping)
     return place(template, placed)

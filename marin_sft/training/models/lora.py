@@ -22,6 +22,7 @@ from levanter.trainer_state import trainables_only
 from marin_sft.errors import TrainingError
 from marin_sft.training import processes
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models.token_rows import EmbeddingRows
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -165,11 +166,12 @@ def trainable(model: LmHeadModel) -> PyTree:
     """A tree like `model`, for Levanter's trainer: True for the arrays of adapters, else False."""
 
     def mark(node: object) -> PyTree:
-        if not isinstance(node, LoraLinear):
+        if not isinstance(node, adapters):
             return False
         return dataclasses.replace(_filled(node, True), wrapped=_filled(node.wrapped, False))
 
-    return jax.tree_util.tree_map(mark, model, is_leaf=lambda node: isinstance(node, LoraLinear) or _is_named(node))
+    adapters = (LoraLinear, EmbeddingRows)
+    return jax.tree_util.tree_map(mark, model, is_leaf=lambda node: isinstance(node, adapters) or _is_named(node))
 
 
 def _filled(node: PyTree, value: bool) -> PyTree:

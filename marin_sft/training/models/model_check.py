@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from marin_sft.data.files import read_json
@@ -101,6 +101,25 @@ def check_tokenizers(tokenized: Mapping[str, str], base: ModelDirectory) -> None
         check_tokenizer(stats["vocabulary_size"], vocabulary, sample, base, base.config["vocab_size"])
 
 
+def check_new_tokens(tokenized: Mapping[str, str], base: ModelDirectory, trained: Collection[int]) -> None:
+    """Raise TrainingError if the data have tokens that the base model's tokenizer does not have, and that an adapter
+    that trains the tokens `trained` would leave as they are. `tokenized`: outputs of tokenize steps."""
+    from marin_sft.data.tokenizer import vocabulary_size
+
+    try:
+        own = vocabulary_size(base.tokenizer())
+    except ConfigError:  # the base model comes without one
+        return
+    sizes = [read_json(f"{path}/stats.json").get("vocabulary_size", 0) for path in tokenized.values()]
+    new = [id for id in range(own, max(sizes, default=0)) if id not in trained]
+    if new:
+        raise TrainingError(
+            f"the data were tokenized with {len(new)} tokens that the tokenizer of {base.path} does not have, ids "
+            f"{new[0]} to {new[-1]}: an adapter would leave their embeddings as they are. Make the base model with "
+            "add_tokens of marin_sft.steps, or give their ids as LoraConfig.trainable_tokens"
+        )
+
+
 def check_tokenizer(
     tokens: int, vocabulary: str, sample: Mapping[str, int], base: ModelDirectory, vocab_size: int
 ) -> None:
@@ -136,5 +155,5 @@ def check_tokens(tokens: np.ndarray, length: int, limits: Limits) -> None:
         raise TrainingError(
             f"got token id {largest}, expected ids below {limits.vocab_size}, the model's vocabulary size: "
             "the data were tokenized with another model's tokenizer, or tokens were added to the tokenizer later; "
-            "in that case resize the model's embeddings with transformers, and train the result"
+            "in that case resize the model's embeddings: add_tokens of marin_sft.steps adds tokens to both"
         )

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SENTENCEPIECE = "tokenizer.model"
+"""A tokenizer as SentencePiece has it, from which converters to other formats read it."""
 MAX_SHARD_BYTES = 5 * 10**9
 
 
@@ -74,6 +76,13 @@ class ModelDirectory:
             )
         return with_scaling(with_older_fields(stored, f"{self.path}/config.json"), self._rope_scaling)
 
+    def file(self, name: str) -> bytes | None:
+        """The content of the file `name`; None if there is no such file."""
+        try:
+            return self._read(name)
+        except FileNotFoundError:
+            return None
+
     def json(self, name: str) -> Fields | None:
         """The object in the file `name`; None if there is no such file. Raises TrainingError if it is not an object."""
         if name not in self._objects:
@@ -81,9 +90,8 @@ class ModelDirectory:
         return self._objects[name]
 
     def _read_json(self, name: str) -> Fields | None:
-        try:
-            content = self._read(name)
-        except FileNotFoundError:
+        content = self.file(name)
+        if content is None:
             return None
         path = f"{self.path}/{name}"
         try:
@@ -93,6 +101,13 @@ class ModelDirectory:
         if not isinstance(value, dict):
             raise TrainingError(f"{path}: expected a JSON object, got {type(value).__name__}; {AGAIN}")
         return value
+
+    def text(self, name: str) -> str | None:
+        """The file `name`, which anyone may have written. None: there is none."""
+        try:
+            return self._read(name).decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
 
     def _read(self, name: str) -> bytes:
         if self._local is not None:

@@ -3,6 +3,8 @@
 adapter_config.json          rank, scale, which layers
 adapter_model.safetensors    base_model.model.{layer}.lora_A.weight [r, in], .lora_B.weight [out, r] and, for DoRA,
                              .lora_magnitude_vector [out]
+                             base_model.model.{matrix}.token_adapter.trainable_tokens_delta [tokens, embed]: the rows of
+                             trained tokens, whose ids are `trainable_token_indices` in adapter_config.json
 
 In this module, tensor names are what comes after "base_model.model.".
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,16 +21,19 @@ from marin_sft.data.download import PROVENANCE
 from marin_sft.errors import TrainingError
 from marin_sft.training.lora_config import ALL_LINEAR, LoraConfig
 from marin_sft.training.models.model_directory import ModelDirectory, write_json
+from marin_sft.training.models.stored_tensors import AGAIN
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 A, B, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+ROWS = ".token_adapter.trainable_tokens_delta"
+TOKENS = "trainable_token_indices"
 # The fields of adapter_config.json that we read, and those that do not change what the adapter computes. If any other
 # field is set, we would compute the adapter differently from PEFT.
 READ = {
     "peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "use_rslora", "use_dora",
-    "init_lora_weights", "bias",
+    "init_lora_weights", "bias", TOKENS,
 }  # fmt: skip
 WITHOUT_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "inference_mode",
@@ -39,10 +44,19 @@ WITHOUT_EFFECT = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """config: with r and alpha. tensors: float32, by names like "model.layers.0.mlp.up_proj.lora_A.weight"."""
+    """config: with r and alpha. tensors: float32, by names like "model.layers.0.mlp.up_proj.lora_A.weight".
+
+    token_ids: of the rows of trained tokens, by the matrix that they belong to, e.g. "model.embed_tokens".
+    """
 
     config: LoraConfig
     tensors: Mapping[str, np.ndarray]
+    token_ids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def same_ids(tensors: Mapping[str, np.ndarray], ids: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """`Adapter.token_ids` where the rows of all matrices are those of the tokens `ids`."""
+    return {name.removesuffix(ROWS): ids for name in tensors if name.endswith(ROWS)}
 
 
 def layers_of(tensors: Mapping[str, np.ndarray]) -> list[str]:
@@ -64,10 +78,14 @@ def read_adapter(path: str) -> Adapter:
         raise TrainingError(
             f"{path}: no {WEIGHTS}; expected the directory of a PEFT adapter saved as safetensors"
         ) from error
-    strange = sorted(name for name in stored if not _plain(name).endswith((A, B, MAGNITUDE)))
+    strange = sorted(name for name in stored if not _plain(name).endswith((A, B, MAGNITUDE, ROWS)))
     if strange:
-        raise TrainingError(f"{path}: tensor {strange[0]}; expected names {PREFIX}LAYER{A}, {B} and {MAGNITUDE}")
-    return Adapter(config, {_plain(name): tensor.astype(np.float32) for name, tensor in stored.items()})
+        raise TrainingError(
+            f"{path}: tensor {strange[0]}; expected names {PREFIX}LAYER{A}, {B} and {MAGNITUDE}, and "
+            f"{PREFIX}MATRIX{ROWS}"
+        )
+    tensors = {_plain(name): tensor.astype(np.float32) for name, tensor in stored.items()}
+    return Adapter(config, tensors, _token_ids(directory, tensors))
 
 
 def resolved(config: LoraConfig) -> LoraConfig:
@@ -95,7 +113,8 @@ def resolved(config: LoraConfig) -> LoraConfig:
             "out, or start a new adapter without adapter_path"
         )
     dropout = stored.dropout if config.dropout is None else config.dropout
-    return replace(stored, dropout=dropout, adapter_path=config.adapter_path)
+    tokens = config.trainable_tokens
+    return replace(stored, dropout=dropout, adapter_path=config.adapter_path, trainable_tokens=tokens)
 
 
 def write_adapter(directory: str, adapter: Adapter, base: ModelDirectory) -> None:
@@ -128,6 +147,8 @@ def write_adapter(directory: str, adapter: Adapter, base: ModelDirectory) -> Non
         "fan_in_fan_out": False,
         "modules_to_save": None,
     }
+    if adapter.token_ids:
+        plain[TOKENS] = {matrix.rpartition(".")[2]: list(ids) for matrix, ids in sorted(adapter.token_ids.items())}
     write_json(directory, CONFIG, plain)
     named = {PREFIX + name: np.ascontiguousarray(tensors[name], np.float32) for name in sorted(tensors)}
     save_file(named, os.path.join(directory, WEIGHTS), metadata={"format": "pt"})
@@ -155,6 +176,29 @@ def _config_in(directory: ModelDirectory) -> LoraConfig:
         use_rslora=bool(stored.get("use_rslora")),
         use_dora=bool(stored.get("use_dora")),
     )
+
+
+def stored_token_ids(directory: ModelDirectory) -> set[int]:
+    """The ids of all tokens that the adapter has rows of, by its adapter_config.json."""
+    listed = (directory.json(CONFIG) or {}).get(TOKENS) or []
+    return {id for ids in listed.values() for id in ids} if isinstance(listed, dict) else set(listed)
+
+
+def _token_ids(directory: ModelDirectory, tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """`Adapter.token_ids`. Raises TrainingError if they are not those of the rows that are stored."""
+    listed = (directory.json(CONFIG) or {}).get(TOKENS) or {}
+    found: dict[str, tuple[int, ...]] = {}
+    for name in sorted(name for name in tensors if name.endswith(ROWS)):
+        matrix, rows = name.removesuffix(ROWS), len(tensors[name])
+        by_name = listed if isinstance(listed, dict) else {matrix: listed}
+        ids: list[int] = next((ids for ending, ids in by_name.items() if f".{matrix}".endswith(f".{ending}")), [])
+        if len(ids) != rows:
+            raise TrainingError(
+                f"{directory.path}: {name} has the rows of {rows} tokens, expected as many as {TOKENS} of {CONFIG} "
+                f"names, {len(ids)}; {AGAIN}"
+            )
+        found[matrix] = tuple(ids)
+    return found
 
 
 def _plain(name: str) -> str:

@@ -13,17 +13,22 @@ MATRICES = ("model.embed_tokens.weight", "lm_head.weight")
 TRUNCATION = 3.0  # standard deviations
 
 
-def token_ids(model: ModelDirectory | str, tokens: Sequence[str]) -> list[int]:
-    """The ids of tokens in the tokenizer of a Hugging Face model directory.
+def token_ids(model: ModelDirectory | str, tokens: Sequence[str], setting: str = "reinit_tokens") -> list[int]:
+    """The ids of tokens in the tokenizer of a Hugging Face model directory. `setting`: where they are named.
 
     Raises:
         TrainingError: the tokenizer has no such token.
     """
+    if not tokens:
+        return []
     model = opened(model)
     vocabulary = model.tokenizer().get_vocab()
     unknown = [token for token in tokens if token not in vocabulary]
     if unknown:
-        raise TrainingError(f"reinit_tokens: got {unknown}, expected tokens of the tokenizer in {model.path}")
+        raise TrainingError(
+            f"{setting}: got {unknown}, expected tokens of the tokenizer in {model.path}; "
+            "new ones are added by add_tokens of marin_sft.steps"
+        )
     return [vocabulary[token] for token in tokens]
 
 

@@ -8,6 +8,7 @@ there the longest document decides for every batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -89,6 +90,19 @@ def longest_of(config: Fields) -> int | None:
     if longest is None or scaling.get("rope_type") != "yarn" or not scaling.get(ORIGINAL):
         return longest
     return max(longest, int(scaling["factor"] * scaling[ORIGINAL]))
+
+
+def attention_factor(scaling: Fields) -> float:
+    """By how much YaRN scales queries and keys, with the defaults of transformers."""
+    factor, given = scaling["factor"], scaling.get("attention_factor")
+    above, below = scaling.get("mscale"), scaling.get("mscale_all_dim")
+
+    def scale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    if given is not None:
+        return float(given)
+    return scale(above) / scale(below) if above and below else scale(1)
 
 
 def with_scaling(config: Fields, given: Fields | None) -> Fields:

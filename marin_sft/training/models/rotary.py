@@ -16,6 +16,7 @@ from haliax import Axis, NamedArray
 from levanter.layers.rotary import RotaryEmbeddings
 
 from marin_sft.training.models.model_config import Fields
+from marin_sft.training.models.rope_scaling import attention_factor
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,11 @@ class Yarn:
     @classmethod
     def of(cls, theta: float, scaling: Fields, max_position_embeddings: int) -> Yarn:
         """The fields `scaling` of a config.json (`rope_scaling`), with the defaults of transformers."""
-        factor, given = scaling["factor"], scaling.get("attention_factor")
         return cls(
             theta=theta,
-            factor=factor,
+            factor=scaling["factor"],
             original_max_position_embeddings=scaling.get("original_max_position_embeddings") or max_position_embeddings,
-            attention_factor=_attention_factor(factor, scaling) if given is None else given,
+            attention_factor=attention_factor(scaling),
             beta_fast=scaling.get("beta_fast") or 32,
             beta_slow=scaling.get("beta_slow") or 1,
             truncate=scaling.get("truncate", True),
@@ -85,11 +85,3 @@ class YarnEmbeddings(RotaryEmbeddings):
         )
         first, second = q[self.HeadSize, :half], q[self.HeadSize, half:]
         return hax.concatenate(self.HeadSize, (first * cos - second * sin, second * cos + first * sin))
-
-
-def _attention_factor(factor: float, scaling: Fields) -> float:
-    def scale(weight: float) -> float:
-        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-    above, below = scaling.get("mscale"), scaling.get("mscale_all_dim")
-    return scale(above) / scale(below) if above and below else scale(1)

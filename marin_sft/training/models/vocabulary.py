@@ -23,7 +23,7 @@ def too_many_tokens(tokens: int, vocab_size: int, base_model: str) -> str | None
     return (
         f"the tokenizer has {tokens} tokens, expected at most vocab_size = {vocab_size} of the model "
         f"({base_model}/config.json): take the model's own tokenizer; or, if tokens were added to it, resize the "
-        "model's embeddings with transformers, and train the result"
+        "model's embeddings: add_tokens of marin_sft.steps adds tokens to both"
     )
 
 

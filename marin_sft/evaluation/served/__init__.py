@@ -1,0 +1,1 @@
+"""Exports, checked in the servers that people use: see `served.served`."""

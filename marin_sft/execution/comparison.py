@@ -1,0 +1,123 @@
+"""A step to run, compared with earlier attempts: what their times, or the sizes of their outputs, make of its own.
+
+The values are fitted as `fixed + per_unit * x`. The fixed part of a time is for starting and compiling. x is the size
+that the step's config class says (`StepConfig.size`), or that times a number in the config with which the values grew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from marin_sft.execution.differences import leaf_differences
+from marin_sft.execution.past import PastAttempt, size_of
+from marin_sft.execution.step import StepConfig
+from marin_sft.execution.work import Amounts
+
+_NEAR = 1.1  # ratio of sizes that count as the same
+_SPAN = 1.5  # ratio of the largest to the smallest size from which on they show what is fixed and what grows
+_ADVANTAGE = 0.05  # by how much a number in the config must explain the values better than the size alone does
+_CODES = (".$input", ".$code", ".$function")
+_LEAST = 1e-3  # of a value, in seconds or bytes, so that relative distances exist
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """config: that of the step's identity. size: None if the size of an input is not known."""
+
+    config: Any
+    size: float | None
+    of_class: type[StepConfig] | None
+
+    def seconds(self, attempts: Sequence[PastAttempt]) -> float | None:
+        """None: there is nothing to go by."""
+        near = self.nearest(attempts)
+        return self._value(near, [attempt.seconds for attempt in near])
+
+    def amounts(self, attempts: Sequence[PastAttempt]) -> Amounts:
+        """Of the step's output; empty if there is nothing to go by."""
+        near = [attempt for attempt in self.nearest(attempts) if attempt.work.made]
+        names = set.intersection(*(set(attempt.work.made) for attempt in near)) if near else set()
+        values = {name: self._value(near, [attempt.work.made[name] for attempt in near]) for name in sorted(names)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def nearest(self, attempts: Sequence[PastAttempt]) -> list[PastAttempt]:
+        """Those whose configs differ least from the step's in what is no number: a flag, a class, a file."""
+        differing = [_other_differences(attempt.config, self.config) for attempt in attempts]
+        least = min(differing, default=0)
+        return [attempt for attempt, count in zip(attempts, differing, strict=True) if count == least]
+
+    def _value(self, attempts: Sequence[PastAttempt], values: Sequence[float]) -> float | None:
+        found = [_fitted(x, others, values) for x, others in self._scales(attempts)]
+        if not found:
+            return None
+        first, *rest = found
+        best = min(rest, key=lambda line: line.error, default=first)
+        return (best if best.error + _ADVANTAGE < first.error else first).value
+
+    def _scales(self, attempts: Sequence[PastAttempt]) -> Iterator[tuple[float, list[float]]]:
+        """x of the step and of the attempts: the size, then the size times each number in which the attempts differ."""
+        sizes = [size_of(self.of_class, attempt.config, attempt.work.read) for attempt in attempts]
+        known = [size for size in sizes if size]
+        if not self.size or not known or len(known) < len(sizes):
+            return
+        yield self.size, known
+        theirs = [dict(_numbers(attempt.config)) for attempt in attempts]
+        for field, number in _numbers(self.config):
+            numbers = [of.get(field, 0.0) for of in theirs]
+            if number > 0 and min(numbers) > 0 and len(set(numbers)) > 1:
+                yield self.size * number, [size * n for size, n in zip(known, numbers, strict=True)]
+
+
+def _other_differences(old: object, new: object) -> int:
+    found = leaf_differences(old, new)
+    return sum(not field.endswith(_CODES) and not (_is_number(a) and _is_number(b)) for field, a, b in found)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _numbers(value: object, field: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _numbers(child, f"{field}.{key}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield field, value
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """value: at the step. error: the mean relative distance of the attempts from the line."""
+
+    value: float
+    error: float
+
+
+def _fitted(at: float, xs: Sequence[float], values: Sequence[float]) -> _Fit:
+    """The line a + b * x with a, b >= 0 from which the values have the least relative distances."""
+    ys = [max(y, _LEAST) for y in values]
+    a, b = _line(at, xs, ys)
+    return _Fit(a + b * at, sum(abs(a + b * x - y) / y for x, y in zip(xs, ys, strict=True)) / len(ys))
+
+
+def _line(at: float, xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
+    constant, proportional = (_level(ys), 0.0), (0.0, _level([y / x for x, y in zip(xs, ys, strict=True)]))
+    if max(xs) < _SPAN * min(xs):  # sizes that are too close tell nothing of what is fixed
+        return constant if min(xs) / _NEAR <= at <= max(xs) * _NEAR else proportional
+    weights = [y**-2 for y in ys]
+    mean_x, mean_y = _mean(xs, weights), _mean(ys, weights)
+    covariance = _mean([(x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)], weights)
+    b = covariance / _mean([(x - mean_x) ** 2 for x in xs], weights)
+    a = mean_y - b * mean_x
+    return constant if b < 0 else proportional if a < 0 else (a, b)
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
+def _level(ys: Sequence[float]) -> float:
+    """The number from which these have the least squared relative distances."""
+    return sum(1 / y for y in ys) / sum(y**-2 for y in ys)

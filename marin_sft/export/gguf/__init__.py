@@ -1,0 +1,1 @@
+"""A GGUF file of an exported Hugging Face directory, for llama.cpp and Ollama."""

@@ -1,0 +1,1 @@
+"""Pages about launches: a report in one file, and the same live. Made from the store alone."""

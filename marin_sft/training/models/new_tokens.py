@@ -1,0 +1,127 @@
+"""Tokens added to a model and its tokenizer, with embeddings that training can start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from marin_sft.data.tokenizer import vocabulary_size
+from marin_sft.errors import TrainingError
+from marin_sft.training.models.families import check_family
+from marin_sft.training.models.levanter_bridge import with_defaults
+from marin_sft.training.models.model_directory import (
+    SENTENCEPIECE,
+    ModelDirectory,
+    save_tokenizer,
+    write_json,
+    write_tensors,
+    writing,
+)
+from marin_sft.training.models.new_tokens_config import NEW_TOKENS, AddTokensConfig
+from marin_sft.training.models.reinit import MATRICES, with_new_rows
+from marin_sft.training.models.stored_tensors import LazyTensors, shapes_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+EMBEDDING, HEAD = MATRICES
+_MULTIPLE = 128
+
+
+def add_tokens(config: AddTokensConfig) -> None:
+    """Write the model of `config` with the new tokens: its tokenizer, embeddings, `vocab_size`, and `NEW_TOKENS`.
+
+    All other weights and fields stay as they are. The new embeddings are drawn as those of `reinit_tokens`.
+
+    Raises:
+        TrainingError: the tokenizer already has one of the tokens, the model cannot be trained here, or no tensor of it
+            is an embedding.
+    """
+    base = ModelDirectory(config.model)
+    check_family(base.config)
+    tokenizer = base.tokenizer()
+    new = _added(tokenizer, config, base.path)
+    size = _padded(base.config["vocab_size"], vocabulary_size(tokenizer))
+    stored = base.json("config.json")
+    assert stored is not None
+    tensors = base.tensors()
+    tied = with_defaults(base.config)["tie_word_embeddings"]
+    matrices = (EMBEDDING,) if tied else MATRICES
+    missing = [name for name in matrices if name not in tensors]
+    if missing:
+        raise TrainingError(f"{base.path}: no tensor {missing[0]}; expected the weights that config.json describes")
+    copied = [name for name in tensors if not (tied and name == HEAD)]  # a copy, kept by some writers
+    generation, sentencepiece = base.json("generation_config.json"), base.file(SENTENCEPIECE)
+    with writing(config.output_path) as local:
+        write_json(local, "config.json", {**stored, "vocab_size": size})
+        write_tensors(local, _Resized(tensors, copied, matrices, size, list(new.values()), config.seed))
+        if generation is not None:
+            write_json(local, "generation_config.json", generation)
+        save_tokenizer(local, tokenizer)
+        if sentencepiece is not None:
+            Path(local, SENTENCEPIECE).write_bytes(sentencepiece)
+        write_json(local, NEW_TOKENS, {"tokens": new})
+    print(f"{len(new)} tokens added; vocab_size {base.config['vocab_size']} -> {size}")
+
+
+def _added(tokenizer: PreTrainedTokenizerFast, config: AddTokensConfig, path: str) -> dict[str, int]:
+    """Add the tokens to `tokenizer`; their ids by token."""
+    from tokenizers import AddedToken
+
+    known = sorted({*config.tokens, *config.special_tokens} & tokenizer.get_vocab().keys())
+    if known:
+        raise TrainingError(
+            f"add_tokens: the tokenizer of {path} already has {known}; expected new tokens. To start the embeddings of "
+            "tokens that it has afresh, use reinit_tokens of the training"
+        )
+    kinds = ((config.tokens, False), (config.special_tokens, True))
+    for tokens, special in kinds:
+        tokenizer.add_tokens([AddedToken(token, special=special, normalized=False) for token in tokens], special)
+    vocabulary = tokenizer.get_vocab()
+    return {token: vocabulary[token] for tokens, _ in kinds for token in tokens}
+
+
+def _padded(rows: int, tokens: int) -> int:
+    """The number of rows for so many tokens. A model with `rows` that are enough keeps them; else, they stay divisible
+    by the powers of 2 that divide `rows`, so that as many devices can share them."""
+    multiple = min(rows & -rows, _MULTIPLE)
+    return rows if tokens <= rows else -(-tokens // multiple) * multiple
+
+
+class _Resized(LazyTensors):
+    """`tensors` named in `names`, those in `matrices` with `size` rows. Rows of the ids `new`, and those that were not
+    there, are drawn with `seed`."""
+
+    def __init__(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        names: Sequence[str],
+        matrices: Sequence[str],
+        size: int,
+        new: Sequence[int],
+        seed: int,
+    ) -> None:
+        self._tensors, self._names, self._matrices = tensors, tuple(names), matrices
+        self._size, self._new, self._seed = size, new, seed
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        tensor = self._tensors[name]
+        if name not in self._matrices:
+            return tensor
+        added = max(self._size - len(tensor), 0)
+        whole = np.concatenate([tensor, np.zeros((added, tensor.shape[1]), tensor.dtype)])
+        drawn = sorted({*self._new, *range(len(tensor), len(whole))})
+        return with_new_rows({name: whole}, drawn, self._seed)[name].astype(tensor.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = {name: shape for name, shape in shapes_of(self._tensors).items() if name in self._names}
+        return {name: (self._size, *shape[1:]) if name in self._matrices else shape for name, shape in shapes.items()}

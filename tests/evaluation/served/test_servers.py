@@ -1,0 +1,63 @@
+"""Exports of every family in vLLM, and in llama.cpp where its environment has been built: `make served`.
+
+FAMILY=olmo chooses those with that in their names: a server takes a minute or more to start.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from marin_sft.errors import ConfigError, ExportError
+from marin_sft.evaluation.served.engines import ENGINES
+from marin_sft.evaluation.served.served import served
+from marin_sft.evaluation.step_configs import ServedConfig
+from tests.evaluation.served.families import FAMILIES, exported
+
+pytestmark = pytest.mark.torture
+NEW_TOKENS = 24
+CHOSEN = [name for name in FAMILIES if os.environ.get("FAMILY", "") in name]
+
+# llama.cpp has no sliding window for this architecture, so it serves no more than a window.
+REFUSED = {("llama.cpp", "mistral 0.1"): "the model takes 256 tokens, in llama.cpp 8, too few for prompt 1"}
+
+
+def is_there(engine: str) -> bool:
+    try:
+        return bool(ENGINES[engine].python(None))
+    except ConfigError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """The export of a family, made once; None without a file that the engine reads."""
+    made: dict[str, Path] = {}
+
+    def export(name: str) -> Path:
+        if name not in made:
+            made[name] = exported(tmp_path_factory.mktemp("family"), name)
+        return made[name]
+
+    return export
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("engine", ["vllm", "llama.cpp"])
+def test_a_family_is_served_as_we_compute_it(engine, name, export, tmp_path):
+    if not is_there(engine):
+        pytest.skip(f"{engine} is not there; make peers-{engine.replace('.', '')}")
+    path = export(name)
+    if engine == "llama.cpp" and not list(path.glob("*.gguf")):
+        pytest.skip("llama.cpp has no such architecture")
+    options = {"engine": engine, "tokenizer": str(path.with_name("base")), "max_new_tokens": NEW_TOKENS}
+    config = ServedConfig(model=str(path), output_path=str(tmp_path), **options)
+    if (engine, name) in REFUSED:
+        with pytest.raises(ExportError, match=REFUSED[engine, name]):
+            served(config)
+        return
+    served(config)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["prompts"] == 20 == metrics["answers_equal"] + metrics["near_ties"]
+    assert metrics["stopped"] == metrics["stopped_ours"] > 0 and metrics["prompt_ids_equal"] == 20

@@ -1,0 +1,291 @@
+"""Estimates from records of earlier attempts. The records are real; only the times in them are set by the tests."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marin_sft.errors import UserError
+from marin_sft.execution.executor import (
+    CpuConfig,
+    ExecutorStep,
+    GpuConfig,
+    TpuPodConfig,
+    executor_main,
+    step_fn,
+    this_output_path,
+)
+from marin_sft.execution.graph import build_graph
+from marin_sft.execution.local_store import LocalStore
+from marin_sft.execution.prices import Machines, machines_of, read_prices
+from marin_sft.execution.record import asked
+from marin_sft.execution.room import Room, wall_seconds
+from marin_sft.training.sft_config import SFTConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RowsConfig:
+    rows: int
+    flavour: str = "plain"
+    output_path: str = this_output_path()
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyConfig:
+    source: Any
+    passes: int = 1
+    fails: bool = False
+    output_path: str = this_output_path()
+
+
+@step_fn(kind="rows")
+def make_rows(config: RowsConfig) -> None:
+    Path(config.output_path, "rows.txt").write_text("row\n" * config.rows)
+
+
+@step_fn(kind="copy")
+def copy_rows(config: CopyConfig) -> None:
+    if config.fails:
+        raise ValueError("as asked")
+    text = Path(config.source, "rows.txt").read_text()
+    Path(config.output_path, "rows.txt").write_text(text * 2)
+
+
+def rows(count: int, **fields: Any) -> ExecutorStep:
+    return ExecutorStep("raw/rows", make_rows, RowsConfig(count, **fields))
+
+
+def copied(count: int, resources: Any = None, **fields: Any) -> ExecutorStep:
+    config = CopyConfig(rows(count), **fields)
+    return ExecutorStep("copied/rows", copy_rows, config, resources=resources or CpuConfig())
+
+
+def set_seconds(prefix: Path, seconds: Any) -> None:
+    """seconds(record): of every attempt in the store."""
+    for path in prefix.rglob(".record.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "seconds": seconds(record)}))
+
+
+def row_count(record: dict[str, Any]) -> float:
+    """Of the rows that an attempt read, or wrote if it read none, at four bytes a row."""
+    read = sum(amounts["bytes"] for amounts in record["work"]["read"].values())
+    return (read or record["work"]["made"]["bytes"]) / 4
+
+
+def estimates(pipeline, *steps: ExecutorStep, **flags: Any) -> dict[str, Any]:
+    return {name: item.estimate for name, item in pipeline.plan(*steps, **flags).items()}
+
+
+def test_what_is_fixed_and_what_grows_is_known_after_three_sizes(pipeline):
+    noise = iter([1.04, 0.97, 1.02, 0.96, 1.03, 0.99])
+    for count in (1000, 2000, 4000):
+        pipeline.run(copied(count))
+    set_seconds(pipeline.prefix, lambda record: (60 + 0.01 * row_count(record)) * next(noise))
+    for count in (1500, 8000):
+        found = estimates(pipeline, copied(count))
+        for estimate in found.values():  # the second step's input does not exist yet
+            assert estimate["seconds"] == pytest.approx(60 + 0.01 * count, rel=0.2)
+    assert found["copied/rows"]["ground"] == "3 runs of copy on 1 CPU"
+
+
+def test_one_size_is_scaled_by_the_bytes_of_the_inputs(pipeline):
+    pipeline.run(copied(1000))
+    set_seconds(pipeline.prefix, lambda record: 50.0)
+    pipeline.run(rows(3000))
+    found = estimates(pipeline, copied(3000))["copied/rows"]
+    assert found == {"seconds": 150.0, "cost": None, "ground": "1 run of copy on 1 CPU"}
+
+
+def test_a_number_in_the_config_counts_if_the_times_grew_with_it(pipeline):
+    for passes in (1, 2, 4):
+        pipeline.run(copied(1000, passes=passes))
+    set_seconds(pipeline.prefix, lambda record: 10 * record["payload"]["config"].get("passes", 1))
+    assert estimates(pipeline, copied(1000, passes=8))["copied/rows"]["seconds"] == pytest.approx(80, rel=0.01)
+    set_seconds(pipeline.prefix, lambda record: 30.0)
+    assert estimates(pipeline, copied(1000, passes=8))["copied/rows"]["seconds"] == pytest.approx(30, rel=0.01)
+
+
+def test_runs_with_the_same_flags_are_preferred(pipeline):
+    for flavour, count in (("plain", 1000), ("slow", 1001)):
+        pipeline.run(rows(count, flavour=flavour))
+    set_seconds(pipeline.prefix, lambda record: {"plain": 5.0, "slow": 500.0}[record["config"]["flavour"]])
+    assert estimates(pipeline, rows(1002))["raw/rows"]["seconds"] == pytest.approx(5)
+    assert estimates(pipeline, rows(1002, flavour="slow"))["raw/rows"]["seconds"] == pytest.approx(500)
+
+
+def test_what_is_unknown_is_said(pipeline, capsys):
+    assert estimates(pipeline, copied(1000))["copied/rows"] is None  # in a new store, there is nothing to say
+    pipeline.run(rows(1000))
+    found = estimates(pipeline, copied(1000))["copied/rows"]
+    assert found == {"seconds": None, "cost": None, "ground": "no earlier run of copy"}
+    pipeline.run(copied(1000))
+    capsys.readouterr()
+    pipeline.run(copied(2000, resources=TpuPodConfig(tpu_type="v4-8")), dry_run=True)
+    text = capsys.readouterr().out
+    assert "unknown: copied/rows (no earlier run of copy on v4-8)" in text
+    assert "Estimate: at least " in text and "1 run of rows on 1 CPU" in text
+
+
+def test_failed_and_continued_attempts_tell_nothing(pipeline):
+    with pytest.raises(Exception, match="1 step"):
+        pipeline.run(copied(1000, fails=True))
+    assert estimates(pipeline, copied(1000))["copied/rows"]["seconds"] is None
+    pipeline.run(copied(1000))
+
+    def as_if_continued(record):
+        record["config"]["earlier_attempts"] = ["an/earlier/attempt"]
+        record["work"].update(begun=500.0, done=1000.0, total=1000.0)
+        return 3.0
+
+    set_seconds(pipeline.prefix, as_if_continued)
+    assert estimates(pipeline, copied(2000))["copied/rows"]["seconds"] is None
+
+
+def test_a_damaged_record_is_passed_over(pipeline):
+    pipeline.run(copied(1000))
+    (path,) = pipeline.prefix.glob("copied/*/1/.record.json")
+    for text in ("", "{}", '{"seconds": "long"}', "[" * 100_000):
+        path.write_text(text)
+        assert estimates(pipeline, copied(2000))["copied/rows"]["seconds"] is None
+
+
+def test_cached_steps_cost_no_look_and_many_siblings_few(pipeline, monkeypatch):
+    pipeline.run(copied(1000))
+    (made,) = pipeline.prefix.glob("copied/rows-*")
+    for number in range(300):
+        shutil.copytree(made, made.with_name(f"rows-{number:010x}"))
+    looked = []
+    read = LocalStore.read
+    monkeypatch.setattr(
+        LocalStore,
+        "read",
+        lambda store, path: (looked.append(path) if ".record" in path else None) or read(store, path),
+    )
+    estimates(pipeline, copied(1000))
+    assert looked == []
+    assert estimates(pipeline, copied(2000))["copied/rows"]["seconds"] is not None
+    assert 0 < len(looked) <= 96
+
+
+def test_the_size_of_a_training():
+    size = SFTConfig.size
+    inputs = {"mixture": [{"bytes": 10, "tokens": 5000, "rows": 50}], "base_model": [{"bytes": 1e6}]}
+    by_epochs = size({"num_train_epochs": 2.0, "num_train_steps": None, "train_batch_size": 10}, inputs)
+    by_steps = size({"num_train_epochs": 1.0, "num_train_steps": 10, "train_batch_size": 10}, inputs)
+    assert by_epochs == by_steps == 10_000 * 1e6
+
+
+PRICES = 'currency = "EUR"\n[device_hour]\nCPU = 0.5\nv4 = {on_demand = 3.0, spot = 1.0}\nH100 = 2.0\n'
+
+
+def machines(resources: Any) -> Machines:
+    found = machines_of(asked(resources))
+    assert found is not None
+    return found
+
+
+def test_prices(tmp_path, monkeypatch):
+    file = tmp_path / "prices.toml"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MARIN_SFT_PRICES", raising=False)
+    assert read_prices(None) is None
+    file.write_text(PRICES)
+    prices = read_prices(None)
+    assert prices is not None and prices.text(12.5) == "12.50 EUR"
+    costs = {
+        CpuConfig(cpus=4): 2.0,
+        TpuPodConfig(tpu_type="v4-8"): 12.0,
+        TpuPodConfig(tpu_type="v4-64", slice_count=2): 192.0,
+        GpuConfig(gpu_count=8, accelerator_type="H100", hosts=2): 32.0,
+        GpuConfig(gpu_count=8): None,
+    }
+    assert {of: prices.cost(machines(of), 3600) for of in costs} == costs
+    file.write_text(f"spot = true\n{PRICES}[host_hour]\nGPU = 7.0\n")
+    spot = read_prices(None)
+    assert spot is not None and spot.cost(machines(TpuPodConfig(tpu_type="v4-8")), 1800) == 2.0
+    assert spot.cost(machines(GpuConfig(gpu_count=8, hosts=2)), 3600) == 14.0
+    monkeypatch.setenv("MARIN_SFT_PRICES", str(tmp_path / "none.toml"))
+    with pytest.raises(UserError, match=r"MARIN_SFT_PRICES .*none.toml: no such file"):
+        read_prices(None)
+    assert read_prices(str(file)) is not None
+
+
+def test_the_example_is_a_table_of_prices():
+    prices = read_prices(str(Path(__file__).parents[2] / "infra/prices.toml"))
+    assert prices is not None and prices.cost(machines(TpuPodConfig(tpu_type="v5e-8")), 3600) == pytest.approx(9.6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[device_hour", r"expected a table of prices in TOML"),
+        ("curency = 'EUR'", r"unknown 'curency'; did you mean 'currency'\?"),
+        ("[device_hour]\nH1000 = 1", r"device_hour.H1000: no such device; did you mean 'H100'\?"),
+        ("[device_hour]\nH100 = 'two'", r"device_hour.H100: expected a price of an hour, a number >= 0, got 'two'"),
+        ("[device_hour]\nH100 = -1", "expected a price of an hour, a number >= 0, got -1"),
+        ("[device_hour]\nH100 = nan", "expected a price of an hour"),
+        ("[device_hour]\nH100 = {spot = 1}", r"expected a price, or { on_demand = 2.0, spot = 1.0 }"),
+        ("[device_hour]\nv5e = 1\n[host_hour]\nv5litepod = 2", "v5litepod has a price in device_hour and in host_hour"),
+        ("spot = 'yes'", "spot: expected true or false, got 'yes'"),
+        ("device_hour = 3", "device_hour: expected prices by the names of devices, got 3"),
+    ],
+)
+def test_prices_that_are_refused(tmp_path, text, message):
+    file = tmp_path / "prices.toml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_prices(str(file))
+
+
+def test_a_budget_refuses_before_anything_runs(pipeline, tmp_path, capsys):
+    (tmp_path / "prices.toml").write_text("[device_hour]\nCPU = 100.0\n")
+    prices = ["--prices", str(tmp_path / "prices.toml"), "--prefix", str(pipeline.prefix), "--backend", "inline"]
+
+    def code_of(*flags: str, step: ExecutorStep) -> tuple[Any, str]:
+        with pytest.raises(SystemExit) as exit_:
+            executor_main([step], argv=[*prices, *flags])
+        return exit_.value.code, capsys.readouterr().err
+
+    code, said = code_of("--budget", "200", step=copied(1000))
+    assert code == 2 and "the cost of 2 step(s) is unknown: raw/rows (no earlier run of rows), copied/rows" in said
+    pipeline.run(copied(1000))
+    set_seconds(pipeline.prefix, lambda record: 3600.0)
+    pipeline.bodies()
+    code, said = code_of("--budget", "150", step=copied(1050))
+    assert code == 2 and "--budget 150: the plan costs about 200.00" in said and "copied/rows 100.00" in said
+    assert len(list(pipeline.prefix.glob("copied/rows-*/1"))) == 1
+    code, said = code_of("--budget", "150", "--dry_run", step=copied(1050))
+    assert code == 2
+    code, said = code_of("--budget", "9", step=copied(1050, resources=GpuConfig()))
+    assert "copied/rows (no earlier run of copy on 1 GPU)" in said
+    executor_main([copied(1050)], argv=[*prices, "--budget", "250"])
+    shown = capsys.readouterr().out
+    assert "Estimate: about 2 h 00 min, 200.00, one step at a time" in shown
+    assert len(list(pipeline.prefix.glob("copied/rows-*/1"))) == 2
+    (tmp_path / "prices.toml").write_text("[device_hour]\nH100 = 1.0\n")
+    code, said = code_of("--budget", "9", step=copied(1051))
+    assert "has no price of CPU" in said
+
+
+def test_a_budget_without_prices_is_refused(pipeline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MARIN_SFT_PRICES", raising=False)
+    with pytest.raises(UserError, match="there are no prices, so the cost is unknown; name a file of prices with"):
+        pipeline.run(rows(1), budget=5.0)
+
+
+def test_wall_time_follows_the_critical_path_in_the_room_that_there_is(pipeline):
+    a = pipeline.step("a")
+    b, c = pipeline.step("b", a), pipeline.step("c", a)
+    graph = build_graph([pipeline.step("d", b, c)])
+    seconds = {node: {"a": 1.0, "b": 10.0, "c": 20.0, "d": 100.0}[node.name] for node in graph}
+    assert wall_seconds(seconds, Room()) == 121
+    assert wall_seconds(seconds, Room(slots=1)) == wall_seconds(seconds, Room(cpus=1, gpus=0)) == 131
+    assert wall_seconds(seconds, Room(cpus=2, gpus=0)) == 121
+    assert Room(slots=1).text == "one step at a time"
+    assert Room(None, 8, 0).text == "on the 8 cores of this machine"
+    assert Room(4).text == "if all that is ready can run, at most 4 steps at once"

@@ -1,0 +1,100 @@
+"""A launch of every kind of step that a page shows, with texts that try to break out of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn
+from marin_sft.execution.step import this_output_path, unversioned
+from marin_sft.execution.stores import open_store
+from marin_sft.steps import mixture, tokenize, train_tokenizer
+from marin_sft.training.metrics.metrics_log import MetricsLog
+from tests.gcs_server import GcsServer
+
+HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
+
+
+@dataclass(frozen=True)
+class TrainedConfig:
+    mixture: str
+    rate: float
+    output_path: str = this_output_path()
+
+
+@dataclass(frozen=True)
+class AnsweredConfig:
+    model: str
+    right: object
+    prompts: str = "held_out"
+    output_path: str = this_output_path()
+
+
+@step_fn(kind="trained")
+def trained(config: TrainedConfig) -> None:
+    """Logs as a training does: 100 tokens a step at 50 tokens/s; the third loss is not finite."""
+    print(HOSTILE)
+    log = MetricsLog(config.output_path, [])
+    for step in range(1, 11):
+        loss = float("nan") if step == 3 else 5 / step + config.rate
+        known = {"step": step, "epoch": step / 5, "loss": loss, "mfu": None}
+        log.add({**known, "tokens": 100 * step, "trained_tokens": 10 * step, "tokens_per_second": 50.0})
+    log.close({"training_seconds": 20.0})
+
+
+@step_fn(kind="generate")
+def answered(config: AnsweredConfig) -> None:
+    """Answers as `generate` writes them."""
+    rows = [
+        {"set": name, "prompt": f"{name} {n} {HOSTILE}", "reference": HOSTILE, "finish": "stop"}
+        for name in ("easy", "hard")
+        for n in range(20)
+    ]
+    given = [{**row, "generation": f"{HOSTILE} {config.right}", "exact_match": config.right} for row in rows]
+    text = "".join(json.dumps(row) + "\n" for row in given)
+    Path(config.output_path, "generations.jsonl").write_text(text)
+    Path(config.output_path, "metrics.json").write_text(json.dumps({"exact_match": float(config.right), "prompts": 40}))
+
+
+def turns(question: str, answer: str) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+@pytest.fixture(scope="session")
+def launched(tmp_path_factory):
+    """`prefix` and `store` of the launch, and its directory."""
+    folder = tmp_path_factory.mktemp("report")
+    rows = [turns(f"What is {n} + {n}?", f"{2 * n}") for n in range(60)] + [turns(HOSTILE, HOSTILE)]
+    bad = [{"messages": [{"role": "user", "content": f"no answer {HOSTILE}"}]}] * 2
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *bad]))
+
+    tokenizer = train_tokenizer("tiny", [str(data)], vocab_size=320)
+    tokens = {"mine": tokenize("mine", str(data), tokenizer=tokenizer, format=ChatLmDatasetFormat())}
+    blend = mixture("mine", tokens, weights={"mine": 2}, seq_len=512)
+    runs = [ExecutorStep(f"checkpoints/rate{rate}", trained, TrainedConfig(blend, rate)) for rate in (0.1, 0.2)]
+    scores = [
+        ExecutorStep(f"evaluation/{name}", answered, AnsweredConfig(model, unversioned(right)))
+        for name, model, right in (("before", tokenizer, False), ("after", runs[0], True))
+    ]
+    prefix = str(folder / "store")
+    run = Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([*scores, *runs], description=HOSTILE)
+    assert not run.failed
+    return SimpleNamespace(prefix=prefix, store=open_store(prefix), folder=folder)
+
+
+@pytest.fixture
+def gcs(monkeypatch):
+    """Google Cloud Storage on loopback, with an empty bucket."""
+    import gcsfs
+
+    with GcsServer() as server:
+        server.create_bucket("bucket")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        yield server
+        gcsfs.GCSFileSystem.clear_instance_cache()
