@@ -150,11 +150,11 @@ def checked(name: str, model: Path, folder: Path) -> list[Line]:
     options = {"dtype": torch.float32, "attn_implementation": "eager", "config": config}
     reference = transformers.AutoModelForCausalLM.from_pretrained(model, **options).eval()
     chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    special = [str(token) for id, token in tokenizer.added_tokens_decoder.items() if id < config.vocab_size]
     texts = [
         *TEXTS,
         "".join(special),
-        *(f"a {token} b" for token in special if tokenizer.convert_tokens_to_ids(token) < config.vocab_size),
+        *(f"a {token} b" for token in special),
     ]
     prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
     prompts = [list(getattr(prompt, "input_ids", prompt)) for prompt in prompts]
