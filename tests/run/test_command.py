@@ -453,7 +453,7 @@ def test_plan(world, tmp_path, monkeypatch):
 def test_mistakes(capsys):
     assert command.main(["statu"]) == 2
     assert capsys.readouterr().err == "error: no command 'statu'; did you mean 'status'?\n"
-    for word in ("serve", "train"):
+    for word in ("brew", "train"):
         assert command.main([word]) == 2
         assert f"error: no command {word!r}; there are: sft, dpo, plan, status" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
