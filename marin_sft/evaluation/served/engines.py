@@ -128,8 +128,7 @@ ENGINES = {
                 "VLLM_WORKER_MULTIPROC_METHOD": "fork",
             },
             (
-                (r"larger than the maximum number of tokens that can be stored in KV cache", _LONGER),
-                (r"max seq len .* (KV cache|memory)", _LONGER),
+                (r"max seq len .* KV cache", _LONGER),
                 (
                     r"User-specified max_model_len .* is greater than the derived",
                     "max_model_len is above the context length of the export: leave it out, or lower it",

@@ -176,7 +176,7 @@ def fingerprint(step: ExecutorStep) -> str:
     ("engine", "line", "advice"),
     [
         ("vllm", "ValueError: Model architectures ['XForCausalLM'] are not supported for now.", "architecture"),
-        ("vllm", "larger than the maximum number of tokens that can be stored in KV cache (4096).", "max_model_len"),
+        ("vllm", "the model's max seq len (4000000), (3.81 GiB KV cache is needed, which is larger", "max_model_len"),
         ("vllm", "ValueError: User-specified max_model_len (512) is greater than the derived", "max_model_len"),
         ("llama.cpp", "llama_model_load: error loading model: unknown model architecture: 'x'", "architecture"),
         ("llama.cpp", "error loading model vocabulary: unknown pre-tokenizer type: 'y'", "pre-tokenizer"),
