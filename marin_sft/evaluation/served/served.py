@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from marin_sft import progress
-from marin_sft.data.files import Json, write_json, write_json_lines
+from marin_sft.data.files import Json, write_json, write_json_lines, write_text
 from marin_sft.errors import ExportError
 from marin_sft.evaluation.served.comparison import Answered, Served, first_difference, table
 from marin_sft.evaluation.served.engines import ENGINES, TOGETHER
@@ -142,7 +143,8 @@ def _answered(ours: Ours, question: Question, ids: list[int], said: Answer, room
 
 
 def _write(output: str, found: Served, engine: str) -> None:
-    write_json(f"{output}/metrics.json", found.metrics())
+    # Not sorted: tables show the first ones.
+    write_text(f"{output}/metrics.json", json.dumps(found.metrics(), indent=2) + "\n")
     write_json_lines(f"{output}/answers.jsonl", [answer.row(found.tie_gap) for answer in found.answers])
     checks: list[Json] = [
         {"check": check.name, "compared": check.count, "difference": check.difference} for check in found.checks()
