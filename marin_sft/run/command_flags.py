@@ -88,6 +88,13 @@ def add_fit_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_samples_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help="an evaluation: a step, or the directory of its output")
+    parser.add_argument("b", nargs="?", metavar="B", help="another one, of the same prompts, to show next to it")
+    parser.add_argument("--set", metavar="NAME", help="only this set of prompts")
+    parser.add_argument("--limit", type=positive, default=20, metavar="N", help="so many prompts (default: 20)")
+
+
 def add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
     fields = ServedConfig.__dataclass_fields__
     parser.add_argument("model", metavar="MODEL", help="an exported directory, or a step that exported it")
