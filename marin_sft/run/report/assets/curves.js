@@ -26,18 +26,11 @@ function trainingsOf(contents) {
 function kindOf(kind, trainings, differences) {
   if (!kept.has(kind)) kept.set(kind, {axis: "step", smooth: 0, hidden: new Set(), log: false});
   const state = kept.get(kind);
-  const grid = h("div", {class: "charts"});
-  const draw = () => {
-    for (const one of [...charts]) if (grid.contains(one.holder)) one.destroy();
-    grid.replaceChildren(...metricsIn(trainings).map(([group, names]) => h("div", {class: "group"},
-      h("h4", {}, group), h("div", {class: "grid"}, names.map((name) => chartOf(name, trainings, state))))));
-  };
+  const {grid, draw} = drawnCharts(h("div", {class: "charts"}), () => metricsIn(trainings).map(([group, names]) => h("div", {class: "group"},
+    h("h4", {}, group), h("div", {class: "grid"}, names.map((name) => chartOf(name, trainings, state))))));
   const choice = (label, values, run) => h("label", {}, label, h("select", {onchange: (event) => (run(event.target.value), draw())}, values.map(([value, text]) => h("option", {value, selected: value === state.axis}, text))));
   const axes = Object.entries(AXES).filter(([axis]) => axis === "step" || trainings.some((one) => one.metrics.loss && one.metrics.loss[axis]));
   const noted = differences.filter((one) => trainings.some((training) => training.step === one.step));
-  requestAnimationFrame(draw);
-  charts.redraw = charts.redraw || [];
-  charts.redraw.push(draw);
   return h("div", {class: "kind"},
     h("h3", {}, {sft: "Supervised fine-tuning", dpo: "Preference optimization"}[kind] || kind || "Training"),
     h("div", {class: "controls"},
@@ -55,13 +48,25 @@ function kindOf(kind, trainings, differences) {
       }})),
       h("label", {}, h("input", {type: "checkbox", checked: state.log, onchange: (event) => ((state.log = event.target.checked), draw())}), "log scale")),
     summaryOf(trainings), grid,
-    noted.length > 0 && fold(`In what ${noted.length > 1 ? "they differ" : "it differs"} from ${labelIn(trainings, noted[0].of)}`, true, table(["training", "fields"],
+    noted.length > 0 && fold(`How ${noted.length > 1 ? "they differ" : "it differs"} from ${labelIn(trainings, noted[0].of)}`, true, table(["training", "fields"],
       noted.map((one) => [labelIn(trainings, one.step), one.fields.map((field) => h("div", {}, h("code", {}, field)))]), {label: "Differences between trainings"})),
     trainings.filter((one) => !one.whole).map((one) => h("p", {class: "note"}, `${one.name}: its log has ${bytes(one.bytes)}. The curves show ${number(one.lines)} of its lines, spread over it.`)),
     unknownOf(trainings));
 }
 
 const labelIn = (trainings, step) => trainings.find((one) => one.step === step)?.label || step;
+
+// Draws charts once the grid is on the page, and again in other colors.
+function drawnCharts(grid, make) {
+  const draw = () => {
+    for (const one of [...charts]) if (grid.contains(one.holder)) one.destroy();
+    grid.replaceChildren(...make());
+  };
+  requestAnimationFrame(draw);
+  charts.redraw = charts.redraw || [];
+  charts.redraw.push(draw);
+  return {grid, draw};
+}
 
 function unknownOf(trainings) {
   const names = [...new Set(trainings.flatMap((one) => one.unknown))].filter((name) => trainings.every((one) => !one.metrics[name]));
