@@ -65,7 +65,7 @@ class GgufTensors:
         self.all = list(self._found())
 
     def _found(self) -> Iterator[GgufTensor]:
-        shapes = shapes_of(self._tensors)
+        shapes = dict(shapes_of(self._tensors))
         if self._config["tie_word_embeddings"]:  # stored or not, the head is the embedding
             shapes.pop(HEAD, None)
         for source, shape in sorted(shapes.items()):
