@@ -327,7 +327,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "jobs": list_jobs,
     "stop": stop,
 }
-WITHOUT_TORCH = ("chat", "generate")
+WITHOUT_TORCH = ("chat", "generate", "serve-check")
 _PROSE = 80  # columns of rows of data, without a terminal
 _CLUSTER = "start, look at or check a Ray cluster"
 

@@ -62,15 +62,6 @@ def add_preview_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_chat_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a directory or a step")
-    parser.add_argument("--system", metavar="TEXT", help="a system message")
-    parser.add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="(default: 512)")
-    parser.add_argument(
-        "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
-    )
-
-
 def add_report_flags(parser: argparse.ArgumentParser, live: argparse.ArgumentParser) -> None:
     """Those of `report`, and those of `ui`."""
     live.add_argument(
