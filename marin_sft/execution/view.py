@@ -117,7 +117,7 @@ def print_results(console: Console, store: Store, results: list[StepResult], sec
 
 def _result_row(store: Store, result: StepResult) -> tuple[Cell, ...]:
     output = result_output(store, result)
-    figures = _figures(store, output) if output else ""
+    figures = figures_text(store, output) if output else ""
     took = duration_text(result.seconds) if result.status in ("ran", "failed") else ""
     return result.item.node.name, _coloured(result.status), took, figures, _relative(store, output)
 
@@ -148,7 +148,7 @@ def result_output(store: Store, result: StepResult) -> str | None:
     return attempt_path(store, result.item.node.directory, result.commit.attempt)
 
 
-def _figures(store: Store, output: str) -> str:
+def figures_text(store: Store, output: str) -> str:
     """The first top-level numbers in the output's metrics.json, with which a step shows its result.
 
     The file is untrusted: a repository on a hub may contain one of that name.
