@@ -183,4 +183,4 @@ class _Judge:
         of_class = type(node.step.config) if isinstance(node.step.config, StepConfig) else None
         read = {used.fingerprint[:10]: self.made.get(used, {}) for used in node.inputs}
         config = node.payload["config"]
-        return Comparison(config, size_of(of_class, config, read), of_class)
+        return Comparison(node.name, config, size_of(of_class, config, read), of_class)

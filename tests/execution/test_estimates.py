@@ -109,6 +109,28 @@ def test_a_number_in_the_config_counts_if_the_times_grew_with_it(pipeline):
     assert estimates(pipeline, copied(1000, passes=8))["copied/rows"]["seconds"] == pytest.approx(30, rel=0.01)
 
 
+def test_one_run_on_a_busy_machine_does_not_move_the_rest(pipeline):
+    counts = (1000, 1500, 2000, 3000, 4000)
+    for count in counts:
+        pipeline.run(copied(count))
+    set_seconds(
+        pipeline.prefix, lambda record: (60 + 0.01 * row_count(record)) * (9 if row_count(record) == 2000 else 1)
+    )
+    found = estimates(pipeline, copied(2500))
+    assert found["raw/rows"]["seconds"] == pytest.approx(85, rel=0.1)
+    assert found["copied/rows"]["seconds"] == pytest.approx(85, rel=0.1)
+
+
+def test_runs_of_the_same_name_are_preferred(pipeline):
+    def named(name: str, count: int) -> ExecutorStep:
+        return dataclasses.replace(rows(count), name=name)
+
+    pipeline.run(named("raw/small", 1000), named("raw/large", 1001))
+    set_seconds(pipeline.prefix, lambda record: {"raw/small": 1.0, "raw/large": 100.0}[record["name"]])
+    found = estimates(pipeline, named("raw/small", 1002), named("raw/large", 1003), named("raw/new", 1004))
+    assert [found[f"raw/{name}"]["seconds"] for name in ("small", "large", "new")] == [1.0, 100.0, 50.5]
+
+
 def test_runs_with_the_same_flags_are_preferred(pipeline):
     for flavour, count in (("plain", 1000), ("slow", 1001)):
         pipeline.run(rows(count, flavour=flavour))
