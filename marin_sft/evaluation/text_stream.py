@@ -67,12 +67,15 @@ class ThoughtStream:
         if self._state == "inside":
             thought, closed, rest = self._text.partition(self._close)
             if closed:
-                self._state, self._text = "after", rest.lstrip()
+                self._state, self._text = "between", rest
             else:
                 keep = max(n for n in range(len(self._close)) if thought.endswith(self._close[:n]))
                 thought, self._text = thought[: len(thought) - keep], thought[len(thought) - keep :]
             if thought:
                 yield True, thought
+        if self._state == "between":
+            self._text = self._text.lstrip()
+            self._state = "after" if self._text else "between"
         if self._state == "after":
             yield from self.rest()
 

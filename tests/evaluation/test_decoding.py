@@ -80,7 +80,6 @@ def test_what_is_drawn_is_the_same_in_any_batch(model):
     ] == together
     assert list(stream(model, prompts[1], [], 8, drawing, number=1)) == together[1]
     assert decode(model, prompts[::-1], [], 8, sampling=drawing, numbers=[2, 1, 0], rows=4) == together[::-1]
-    assert list(stream(model, prompts[1], [], 8)) == decode(model, prompts, [], 8)[1]
 
 
 def test_top_k_draws_from_the_likeliest_tokens(model):
@@ -119,7 +118,7 @@ def test_text_comes_in_whole_characters(kind):
 
 def test_text_that_ends_within_a_character_is_not_lost():
     tokenizer = tiny_tokenizers.qwen()
-    ids = tokenizer("é", add_special_tokens=False)["input_ids"][:1]
+    ids = tokenizer("😀", add_special_tokens=False)["input_ids"][:1]
     texts = TextStream(tokenizer)
     assert (texts.add(ids[0]), texts.rest()) == ("", "\ufffd")
 

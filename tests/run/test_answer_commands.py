@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -207,32 +208,59 @@ def test_a_directory_without_a_model_names_those_below_it(model, tmp_path, capsy
     assert "is no model: it has neither config.json nor adapter_config.json" in err
 
 
-def test_in_a_terminal_an_interrupt_stops_the_answer_and_not_the_chat(model):
+def test_an_interrupt_stops_the_answer_and_not_the_chat(answerer, monkeypatch):
+    class Interrupting(io.StringIO):
+        """Ctrl-C at the first piece of an answer."""
+
+        left = 1
+
+        def write(self, text: str) -> int:
+            written = super().write(text)
+            if self.left:
+                self.left = 0
+                signal.raise_signal(signal.SIGINT)
+            return written
+
+    out, err = Interrupting(), io.StringIO()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Count.\nOn.\n"))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    chat = Chat(answerer, 16, GREEDY)
+    Talk(chat).run("model")
+    assert err.getvalue().startswith("[stopped]\n")
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    first, second = chat.messages[1]["content"], chat.messages[3]["content"]
+    assert first and len(first) < len(second)
+    assert out.getvalue() == f"{first}\n{second}\n"
+
+
+def test_in_a_terminal(model):
     """The command itself, in a pseudoterminal, without torch."""
     ours, theirs = pty.openpty()
     code = "import sys; from marin_sft.run.command import main; sys.exit(main() or 'torch' in sys.modules)"
-    command = [sys.executable, "-c", code, "chat", model, "--max_new_tokens", "200"]
+    command = [sys.executable, "-c", code, "chat", model, "--max_new_tokens", "2"]
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": ""}
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=_own
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True, preexec_fn=_own
     )
     os.close(theirs)
-    screen = b""
+    unread = b""
 
-    def until(mark: bytes) -> None:
-        nonlocal screen
-        start = len(screen)
-        while mark not in screen[start:]:
-            screen += os.read(ours, 4096)
+    def until(mark: bytes) -> bytes:
+        """What came until the mark."""
+        nonlocal unread
+        while mark not in unread:
+            unread += os.read(ours, 4096)
+        found, _, unread = unread.partition(mark)
+        return found
 
-    until(b"> ")
-    os.write(ours, b"Count.\n")
-    until(b"Count.\r\n")
-    until(b"\x1b[K")  # where the answer begins
-    until(b"\x1b[K")
+    assert b"Ctrl-D ends" in until(b"> ")
     os.write(ours, b"\x03")
-    until(b"[stopped]")
-    until(b"> ")
-    os.write(ours, b"/quit\n")
+    assert b"/quit ends the chat" in until(b"> ")
+    os.write(ours, "Größe\n".encode())
+    answer = until(b"> ")
+    assert b"\x1b[2m...\x1b[0m\r\x1b[K" in answer and b"\x1b[2m[cut after 2 tokens" in answer
+    os.write(ours, b"\x04")
     assert process.wait() == 0
     os.close(ours)
 
