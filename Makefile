@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage torture served hosts slurm prometheus browser check format docs infra lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-lmeval lm-eval peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage torture served hosts slurm prometheus browser check format docs infra lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -42,6 +42,20 @@ peers-trl: .peers-trl/.done
 peers-peft: .peers-peft/.done
 # EasyDeL's DPOTrainer, compared with ours in benchmarks/dpo.py.
 peers-easydel: .peers-easydel/.done
+
+# The LM Evaluation Harness, with which its step is tested on a task of local files: `make lm-eval`. It sees the packages
+# of .venv, too.
+peers-lmeval: .peers-lmeval/.done
+
+.peers-lmeval/.done: requirements-lmeval.lock .venv/.dev
+	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
+	$(UV) pip install --quiet --compile-bytecode --python $(@D)/bin/python --no-deps --require-hashes -r $<
+	echo "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > \
+		"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
+	@touch $@
+
+lm-eval: peers-lmeval
+	.peers-lmeval/bin/python -m pytest tests/evaluation/test_lm_eval.py
 
 # vLLM for CPUs, in which `served` and `marin-sft serve-check` load exports.
 peers-vllm: .peers-vllm/.done
@@ -192,19 +206,22 @@ lock: | $(BIN)/python
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:trl -o requirements-trl.lock
 	$(COMPILE) --override benchmarks/peers/overrides.txt --group pyproject.toml:peft -o requirements-peft.lock
 	$(COMPILE) --group pyproject.toml:easydel -o requirements-easydel.lock
+	$(COMPILE) --override benchmarks/peers/overrides.txt -c requirements.lock -c requirements-dev.lock \
+		--group pyproject.toml:lmeval -o requirements-lmeval.lock
 	$(COMPILE) --override benchmarks/peers/overrides-vllm.txt --group pyproject.toml:vllm -o requirements-vllm.lock
 	$(COMPILE) --group pyproject.toml:llamacpp -o requirements-llamacpp.lock
 	$(COMPILE) --no-deps --python-version 3.12 --group pyproject.toml:card -o requirements-card.lock
 	$(COMPILE) --python-version 3.13 --group pyproject.toml:newest -o requirements-newest.lock
 
-# What benchmarks/card.sh needs on a machine without a registry, under 60 MiB: wheels for Python 3.12 on Linux x86-64, data.
+# What benchmarks/card.sh needs on a machine without a registry, under 52 MiB: wheels for Python 3.12 on Linux x86-64, data.
 card-wheels: requirements-card.lock env
 	rm -rf wheels
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --require-hashes --dest wheels -r $< \
 		--python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
 		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux1_x86_64
+	$(BIN)/python benchmarks/smaller_wheels.py wheels
 	$(BIN)/python benchmarks/gpu_checks.py prepare wheels/prepared
 	du -sm wheels
 
 clean:
-	rm -rf .venv .docs .browser .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .peers-vllm .peers-llamacpp .python-3.12 .python-3.13 wheels site coverage
+	rm -rf .venv .docs .browser .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .peers-lmeval .peers-vllm .peers-llamacpp .python-3.12 .python-3.13 wheels site coverage

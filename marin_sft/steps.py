@@ -36,6 +36,7 @@ from marin_sft.data.step_configs import (
 )
 from marin_sft.data.tokenizer import check_directory
 from marin_sft.errors import ConfigError
+from marin_sft.evaluation.exports import evaluate_exports as evaluate_exports
 from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig, ServedConfig
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep

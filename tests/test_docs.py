@@ -30,7 +30,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 OUTSIDE = set(
-    "cd chmod cp docker export gcloud git kubectl llama-server ls pip prometheus ray sbatch sky source vllm".split()
+    "cd chmod cp docker export gcloud git kubectl llama-server ls ollama pip prometheus ray sbatch sky source "
+    "vllm".split()
 )
 """Commands that are not ours."""
 

@@ -116,7 +116,14 @@ def of_kinds() -> dict[str, str]:
     answers = steps.evaluate("e", exported, {"held_out": documents / "test/*"}, max_new_tokens=8, temperature=0.5)
     nll = steps.perplexity("p", exported, {"chat": chat}, seq_len=64)
     harness = steps.lm_eval("h", exported, ["arc_easy"], num_fewshot=2)
-    last = [many, further, weighted, preference, synced, simpo, answers, nll, harness, steps.export("y", many)]
+    scores = steps.evaluate_exports(
+        "kinds",
+        many,
+        {"nll": lambda name, model: steps.perplexity(name, model, {"chat": chat}, seq_len=64)},
+        at=[10, 100],
+    )
+    exports = [steps.export("y", many), scores.table, scores.best("nll/loss")]
+    last = [many, further, weighted, preference, synced, simpo, answers, nll, harness, *exports]
     return {node.name: node.directory for node in build_graph(last)}
 
 

@@ -4,6 +4,16 @@ from marin_sft import progress
 from marin_sft.progress import Progress
 
 
+def test_compiling_is_said_with_the_count():
+    heard = []
+    with progress.listening(heard.append):
+        progress.kept(2)
+        progress.compiling(3, 9, "steps")
+    assert heard == [Progress(3, 9, "steps", {}, 2, "compiling")]
+    assert heard[0].text() == "3/9 steps  compiling" and progress.is_text(heard[0].text())
+    assert not progress.is_text("3/9 steps  compilingx")
+
+
 def test_reports_reach_the_listener_and_nobody_else():
     heard = []
     progress.report(1, 2)

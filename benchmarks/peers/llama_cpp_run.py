@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def outcome(job: dict) -> dict:
-    options = {"n_ctx": job["context"], "logits_all": True, "type_k": F32, "type_v": F32, "n_threads": 2}
+    options = {"n_ctx": job["context"], "logits_all": True, "type_k": F32, "type_v": F32, "n_threads": 1}
     try:
         model = llama_cpp.Llama(job["file"], verbose=False, **options)
     except Exception as error:

@@ -1,6 +1,7 @@
 """Answers of an exported model to the prompts of a chat data set, and how many match the reference exactly.
 
 {output_path}/generations.jsonl   {"set", "prompt", "reference", "generation", "exact_match", "finish"} per prompt
+{output_path}/samples.jsonl       the same for people, see `samples`: the prompt as messages
 {output_path}/metrics.json        {"exact_match": fraction, "exact_match/SET": fraction of each set, "prompts": n,
                                    "stopped": fraction that ended with an EOS token}
 """
@@ -25,6 +26,7 @@ from marin_sft.data.rows.row_files import find_files, read_rows
 from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation import decoding
+from marin_sft.evaluation.samples import write_samples
 from marin_sft.evaluation.sampling import Sampling
 from marin_sft.evaluation.step_configs import GenerateConfig
 from marin_sft.paths import file_system
@@ -75,7 +77,7 @@ def generate(config: GenerateConfig) -> None:
         answers.update(chain(*found))
         progress.report(len(answers), len(prompts), "prompts")
     results = [_result(tokenizer, prompt, answers[number], ends) for number, prompt in enumerate(prompts)]
-    processes.by_first(lambda: _write(config.output_path, results))
+    processes.by_first(lambda: _write(config, prompts, results))
 
 
 def read_prompts(config: GenerateConfig, tokenizer: PreTrainedTokenizerFast, max_length: int) -> list[Prompt]:
@@ -158,11 +160,12 @@ def _result(tokenizer: PreTrainedTokenizerFast, prompt: Prompt, answer: list[int
     }
 
 
-def _write(output_path: str, results: list[Fields]) -> None:
-    filesystem, plain = file_system(output_path)
+def _write(config: GenerateConfig, prompts: list[Prompt], results: list[Fields]) -> None:
+    filesystem, plain = file_system(config.output_path)
     filesystem.makedirs(plain, exist_ok=True)
     with filesystem.open(f"{plain}/generations.jsonl", "w") as file:
         file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+    write_samples(config.output_path, config.model, [prompt.asked.messages for prompt in prompts], results)
     by_set: dict[str, list[Fields]] = {}
     for result in results:
         by_set.setdefault(result["set"], []).append(result)

@@ -59,7 +59,7 @@ class PerplexityConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(
-    StepConfig, kind="generate", version=3, body="marin_sft.evaluation.generate:generate", fresh_process=True
+    StepConfig, kind="generate", version=4, body="marin_sft.evaluation.generate:generate", fresh_process=True
 ):
     """A model's answers to prompts, compared with reference answers."""
 
@@ -177,6 +177,43 @@ class LmEvalConfig(
             "{} where apply_chat_template is False",
         )
         require(self, "batch_size", self.batch_size >= 1, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportTableConfig(
+    StepConfig, kind="export_table", version=1, body="marin_sft.evaluation.export_table:export_table"
+):
+    """The figures of all exports of a training, by training step."""
+
+    evaluations: dict[str, dict[str, str]]
+    """Outputs with a metrics.json, by training step and name of the evaluation."""
+
+    output_path: str = this_output_path()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestExportConfig(
+    StepConfig, kind="best_export", version=1, body="marin_sft.evaluation.export_table:best_export", one_host=True
+):
+    """The export of a training that is best by one figure, as a Hugging Face directory."""
+
+    table: str
+    """Output of a table of exports."""
+
+    trained: str
+    """Output of the training."""
+
+    metric: str
+    """A column of the table, such as "answers/exact_match"."""
+
+    direction: str
+    """"max" or "min"."""
+
+    output_path: str = this_output_path()
+
+    def __post_init__(self) -> None:
+        if not unresolved(self):
+            require(self, "direction", self.direction in ("max", "min"), "'max' or 'min'")
 
 
 @dataclass(frozen=True, kw_only=True)

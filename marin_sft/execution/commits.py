@@ -14,7 +14,7 @@ import math
 import sys
 from dataclasses import dataclass, field
 
-from marin_sft.errors import StoreError
+from marin_sft.errors import MarinSftError, StoreError
 from marin_sft.execution.clock import seconds_since_epoch
 from marin_sft.execution.documents import canonical_json, numbers_of, read_document, to_json
 from marin_sft.execution.identity import Payload
@@ -23,11 +23,16 @@ from marin_sft.execution.store import FileInfo, Store
 
 @dataclass(frozen=True)
 class Consumed:
-    """An input as it was used: the step's directory, its commit number and its output digest (None: unknown)."""
+    """An input as it was used: the step's directory, its commit number and its output digest (None: unknown).
+
+    parts: if only these parts of the output were used, to which the digest then belongs. They may have been used before
+        the step committed: then `commit` is the number that it aimed at.
+    """
 
     directory: str
     commit: int
     digest: str | None
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,29 @@ def output_digest(files: list[FileInfo]) -> str | None:
     if any(file.digest is None for file in files):
         return None
     return hashlib.sha256(canonical_json([list(file) for file in files]).encode()).hexdigest()
+
+
+def check_whole(store: Store, name: str, output: str) -> None:
+    """Raise MarinSftError unless the committed `output` of the step `name` has all its files."""
+    if not store.names(output):
+        raise MarinSftError(
+            f"its input '{name}' is committed, but the output {output} is gone; rerun it with --force_run {name}"
+        )
+    if damaged := damaged_files(store, output):
+        shown = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
+        raise MarinSftError(
+            f"its input '{name}' is incomplete: {shown} of {output} is missing or has another size than when it was "
+            f"committed; restore it, or rerun the step with --force_run {name}"
+        )
+
+
+def check_part(store: Store, name: str, output: str, part: str) -> None:
+    """Raise MarinSftError unless the `output` of the step `name` has this part."""
+    parent, _, leaf = part.rpartition("/")
+    there = store.names(f"{output}/{parent}".rstrip("/"))
+    if leaf not in there:
+        shown = ", ".join(there) or "nothing"
+        raise MarinSftError(f"its input '{name}' has no {part}; {parent or 'it'} has {shown}, in {output}")
 
 
 def damaged_files(store: Store, output: str) -> list[str]:

@@ -35,7 +35,8 @@ from marin_sft.execution.ray_connection import act_as_script, in_worker, would_b
 from marin_sft.execution.ray_environment import LAUNCHER
 from marin_sft.execution.record import RunRecord
 from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
-from marin_sft.execution.scheduler import Policy, Scheduler, StepResult
+from marin_sft.execution.results import Policy, StepResult
+from marin_sft.execution.scheduler import Scheduler
 from marin_sft.execution.selection import Selection, check_selection
 from marin_sft.execution.signals import sigterm_as_interrupt
 from marin_sft.execution.step import (

@@ -12,7 +12,7 @@ from marin_sft.execution.differences import leaf_differences
 from marin_sft.execution.identity import Payload, fingerprint_of_payload, payload_of
 from marin_sft.execution.resources import check_resources, hosts_of
 from marin_sft.execution.source import source_digest
-from marin_sft.execution.step import AnyStep, ExecutorStep, kind_of, path_of_function
+from marin_sft.execution.step import AnyStep, ExecutorStep, InputName, kind_of, path_of_function
 from marin_sft.redaction import has_token
 
 _NAME_BYTES = 255
@@ -28,6 +28,7 @@ class Node:
     nonblocking: the steps it uses without waiting, also once each.
     contents: the local files in its config.
     reads_logs_of: the directories of inputs whose log it uses by a file's name.
+    parts: the inputs that it uses before they end, with the parts of their outputs that it uses.
     """
 
     step: AnyStep
@@ -38,6 +39,7 @@ class Node:
     nonblocking: tuple[Node, ...]
     contents: tuple[LocalContent, ...]
     reads_logs_of: frozenset[str]
+    parts: dict[Node, tuple[str, ...]]
 
     @property
     def name(self) -> str:
@@ -111,7 +113,18 @@ def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
     directory = (step.override_output_path or f"{step.name}-{fingerprint[:10]}").rstrip("/")
     _check_lengths(step.name, directory)
     logs = {node.directory for node, ref in names if ref.name and kind_of(node.step.fn).has_log_at(ref.name)}
-    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents), frozenset(logs))
+    parts = _parts([(node, ref) for node, ref in names if ref.block_on_step])
+    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents), frozenset(logs), parts)
+
+
+def _parts(names: list[tuple[Node, InputName]]) -> dict[Node, tuple[str, ...]]:
+    """The parts of each input of which only parts are used, each of them early."""
+    waits = {node for node, ref in names if not ref.is_early}
+    parts: dict[Node, tuple[str, ...]] = {}
+    for node, ref in names:
+        if node not in waits:
+            parts[node] = tuple(sorted({*parts.get(node, ()), ref.name or ""}))
+    return parts
 
 
 def _check_hosts(step: AnyStep) -> None:

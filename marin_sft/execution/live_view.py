@@ -15,12 +15,14 @@ from rich.text import Text
 
 from marin_sft import progress
 from marin_sft.errors import InfrastructureLoss
+from marin_sft.execution.catalog import step_name
 from marin_sft.execution.claims import attempt_path, read_beat, read_claim
+from marin_sft.execution.commits import Consumed
 from marin_sft.execution.live_line import LiveLine
 from marin_sft.execution.live_output import LiveOutput
 from marin_sft.execution.patience import no_patience
 from marin_sft.execution.plan import PlanItem
-from marin_sft.execution.scheduler import StepResult
+from marin_sft.execution.results import StepResult
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import duration_text, shortened
 from marin_sft.execution.terminal import visible
@@ -84,6 +86,12 @@ class LiveView:
     def lost(self, item: PlanItem, loss: InfrastructureLoss) -> None:
         self._in_order(self._lose, item, loss)
 
+    def early(self, result: StepResult) -> None:
+        self._in_order(self._end_early, result)
+
+    def outdated(self, item: PlanItem, by: Consumed) -> None:
+        self._in_order(self._start_again, item, by)
+
     def finished(self, result: StepResult) -> None:
         self._in_order(self._finish, result)
 
@@ -128,6 +136,17 @@ class LiveView:
         self._stop_showing(item.node.name)
         reason = visible(str(loss).splitlines()[0])
         self._event("lost", item.node.name, f": {reason}; a new attempt begins")
+
+    def _end_early(self, result: StepResult) -> None:
+        node = result.item.node
+        self._stop_showing(node.name)
+        took = f" in {duration_text(result.seconds)}" if result.seconds else ""
+        running = ", ".join(used.name for used in node.parts)
+        self._event("early", node.name, f"{took}; it counts once {running} has ended")
+
+    def _start_again(self, item: PlanItem, by: Consumed) -> None:
+        what = f"{step_name(by.directory)} ended with another {', '.join(by.parts)} than it used"
+        self._event("again", item.node.name, f": {what}")
 
     def _stop_showing(self, name: str) -> None:
         with self._lock:

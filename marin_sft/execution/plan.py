@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from marin_sft.errors import DamagedFile, PreviousTaskFailedError, StoreError
 from marin_sft.execution.catalog import comparable_commits, in_parallel, read_states, step_name
 from marin_sft.execution.claims import attempt_path
-from marin_sft.execution.commits import Commit, Consumed
+from marin_sft.execution.commits import Commit
 from marin_sft.execution.configs import settings_of
+from marin_sft.execution.consumption import Consumption, changed_inputs, unconfirmed
 from marin_sft.execution.differences import (
     Difference,
     difference_text,
@@ -120,8 +121,10 @@ def make_plan(graph: Graph, store: Store, selection: Selection) -> Plan:
     read = read_states(store, [node.directory for node in nodes])
     states = {node: read[node.directory] for node in nodes}
     commits = {node: _valid_commit(node, states[node], store) for node in nodes}
-    reruns, needed = _what_runs(nodes, commits, forced, target_nodes(graph, selection), store)
-    launch = _Launch(store, reruns, needed, {})
+    consumption = Consumption(store)
+    found = _Found(store, consumption, states, commits)
+    reruns, needed = _what_runs(nodes, found, forced, target_nodes(graph, selection))
+    launch = _Launch(store, consumption, reruns, needed, {})
     for node in nodes:
         commit = commits[node] if reruns.get(node) is not Reason.GONE else None
         decide = _decide_committed if commit else _decide_missing
@@ -132,30 +135,6 @@ def make_plan(graph: Graph, store: Store, selection: Selection) -> Plan:
     return Plan(tuple(launch.items.values()), store)
 
 
-def consumed(node: Node, used: Node, commit: Commit) -> Consumed:
-    """An input's commit as the step uses it: without the input's log, unless the step names a file of it."""
-    whole = commit.result is None or used.directory in node.reads_logs_of
-    return Consumed(used.directory, commit.number, commit.digest if whole else commit.result)
-
-
-def changed_inputs(commit: Commit, current: Mapping[str, Consumed]) -> list[Consumed]:
-    """The inputs whose content differs from what was consumed. Without digests, another commit counts as changed.
-
-    A missing input has not changed. If an input's newest commit was removed, the newest remaining one counts.
-    """
-    return [
-        current[used.directory]
-        for used in commit.inputs
-        if used.directory in current and _differs(current[used.directory], used)
-    ]
-
-
-def _differs(now: Consumed, used: Consumed) -> bool:
-    if used.digest is None or now.digest is None:
-        return now.commit != used.commit
-    return now.digest != used.digest
-
-
 Decision = tuple[Action, Reason, str, tuple[Difference, ...]]
 
 
@@ -164,6 +143,7 @@ class _Launch:
     """What a step's decision depends on, besides its state. items: the steps decided so far, inputs first."""
 
     store: Store
+    consumption: Consumption
     reruns: dict[Node, Reason]
     needed: set[Node]
     items: dict[Node, PlanItem]
@@ -178,8 +158,8 @@ def _decide_committed(node: Node, state: StepState, launch: _Launch) -> Decision
         detail = f"continues attempt {state.claim.number}" if state.claim else f"replaces commit {commit.number}"
         return Action.RUN, Reason.FORCED, detail, ()
     if rerun is Reason.UPSTREAM:
-        inputs = {i.node.directory: i for i in items.values()}
-        current = {d: consumed(node, i.node, i.commit) for d, i in inputs.items() if i.commit}
+        inputs, of = {i.directory: items[i] for i in node.inputs if i in items}, launch.consumption.of
+        current = {d: of(node, i.node, i.commit) for d, i in inputs.items() if i.commit}
         changed = changed_inputs(commit, current)
         if changed:
             return Action.RUN, Reason.UPSTREAM, f"new output of {inputs[changed[0].directory].node.name}", ()
@@ -317,17 +297,35 @@ def _valid_commit(node: Node, state: StepState, store: Store) -> Commit | None:
     return commit
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What the store holds of the steps of a launch."""
+
+    store: Store
+    consumption: Consumption
+    states: dict[Node, StepState]
+    commits: dict[Node, Commit | None]
+
+    def may_be_outdated(self, node: Node, commit: Commit) -> bool:
+        """Whether the step used an input that has changed, or parts of one that may still change."""
+        of = self.consumption.of
+        current = {used.directory: of(node, used, c) for used in node.inputs if (c := self.commits.get(used))}
+        states = {used.directory: self.states[used] for used in node.parts if used in self.states}
+        return bool(changed_inputs(commit, current)) or unconfirmed(commit, states)
+
+
 def _what_runs(
-    nodes: list[Node], commits: dict[Node, Commit | None], forced: set[Node], targets: set[Node], store: Store
+    nodes: list[Node], found: _Found, forced: set[Node], targets: set[Node]
 ) -> tuple[dict[Node, Reason], set[Node]]:
     """The steps that rerun, or may rerun, and the steps that are needed.
 
     Committed outputs are looked up only for needed steps. If one is gone, its step needs its inputs in turn.
     """
+    store, commits = found.store, found.commits
     reruns = dict.fromkeys(forced, Reason.FORCED)
     seen: set[Node] = set()
     while True:
-        reruns = _reruns(nodes, commits, reruns)
+        reruns = _reruns(nodes, found, reruns)
         needed = _needed(nodes, commits, reruns, targets)
         open_nodes = [n for n in nodes if n in needed and n not in seen and commits[n] and n not in forced]
         if not open_nodes:
@@ -341,16 +339,16 @@ def _is_there(store: Store, node: Node, commit: Commit | None) -> bool:
     return commit is not None and bool(store.names(attempt_path(store, node.directory, commit.attempt)))
 
 
-def _reruns(nodes: list[Node], commits: dict[Node, Commit | None], known: Mapping[Node, Reason]) -> dict[Node, Reason]:
+def _reruns(nodes: list[Node], found: _Found, known: Mapping[Node, Reason]) -> dict[Node, Reason]:
     """The committed steps that rerun, or may rerun: the `known` ones, and UPSTREAM those with a newer input."""
     reruns: dict[Node, Reason] = {}
+    commits = found.commits
     for node in nodes:
         commit = commits[node]
-        current = {used.directory: consumed(node, used, c) for used in node.inputs if (c := commits.get(used))}
         if node in known:
             reruns[node] = known[node]
         elif commit and (
-            changed_inputs(commit, current) or any(i in reruns and commits.get(i) is not None for i in node.inputs)
+            any(i in reruns and commits.get(i) is not None for i in node.inputs) or found.may_be_outdated(node, commit)
         ):
             reruns[node] = Reason.UPSTREAM
     return reruns

@@ -1,7 +1,7 @@
 """Carries out a Plan: starts steps that are ready, continues after failures, retries lost workers.
 
 It is event-driven: it only sleeps while it waits for the next attempt to end. While another launch runs one of the
-steps, it wakes up every tick to check that step's claim. Other steps continue meanwhile.
+steps, or a step may begin early, it wakes up every tick to check that. Other steps continue meanwhile.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import dataclasses
 import time
 from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal, Protocol
 
 from marin_sft import preemption
-from marin_sft.errors import InfrastructureLoss, MarinSftError, OutOfMemory, Preempted, StoreError, StoreUnavailable
+from marin_sft.errors import InfrastructureLoss, OutOfMemory, Preempted, StoreError, StoreUnavailable
 from marin_sft.execution.backends import Backend
 from marin_sft.execution.claims import Watch, attempt_path, write_beat
-from marin_sft.execution.commits import Commit, Consumed, damaged_files
+from marin_sft.execution.commits import Consumed, check_part, check_whole
 from marin_sft.execution.configs import resolve, settings_of
+from marin_sft.execution.consumption import Consumption, changed_inputs
+from marin_sft.execution.early import EarlyUsers
 from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.patience import no_patience, seconds_of_patience
-from marin_sft.execution.plan import Action, Plan, PlanItem, Reason, changed_inputs, consumed
+from marin_sft.execution.plan import Action, Plan, PlanItem, Reason
 from marin_sft.execution.resources import hosts_of
+from marin_sft.execution.results import Listener, Policy, Status, StepResult
 from marin_sft.execution.signals import Terminated
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step import ExecutorStep, InputName, kind_of
@@ -33,53 +34,6 @@ from marin_sft.execution.worker import Outcome, Task
 from marin_sft.paths import local_path
 
 _TICK = 1.0  # seconds between two checks of a step that another launch runs
-
-
-Status = Literal["cached", "ran", "adopted", "failed", "blocked", "cancelled", "unneeded"]
-
-
-@dataclass(frozen=True, eq=False)
-class StepResult:
-    """How a step of this launch ended.
-
-    cached: an existing output was used.
-    ran: this launch committed it.
-    adopted: another launch committed it.
-    failed: its attempt failed.
-    blocked: an input failed.
-    cancelled: it was not started, because of --fail_fast.
-    unneeded: no step needed it.
-    """
-
-    item: PlanItem
-    status: Status
-    commit: Commit | None = None
-    attempt: int | None = None
-    seconds: float = 0.0
-    failure: Failure | None = None
-
-
-class Listener(Protocol):
-    """Notified of events."""
-
-    def started(self, item: PlanItem, claim: int) -> None: ...
-
-    def waiting(self, item: PlanItem) -> None: ...
-
-    def lost(self, item: PlanItem, loss: InfrastructureLoss) -> None:
-        """An attempt was lost, and the next one begins."""
-
-    def finished(self, result: StepResult) -> None: ...
-
-
-@dataclass(frozen=True)
-class Policy:
-    """beat_timeout: seconds without a beat after which an owner is considered dead."""
-
-    max_concurrent: int | None = None
-    fail_fast: bool = False
-    infrastructure_retries: int = 3
-    beat_timeout: float = 90.0
 
 
 class Scheduler:
@@ -111,12 +65,16 @@ class Scheduler:
         self._kept: dict[Node, float] = {}
         self._open_inputs: dict[Node, set[Node]] = {}
         self._users: dict[Node, list[PlanItem]] = {}
+        self._consumption = Consumption(plan.store)
+        self._early = EarlyUsers(plan.store, self._consumption)
+        self._held: dict[Node, StepResult] = {}  # of steps that used parts of steps which have not ended
         self._whole: set[str] = set()  # outputs found complete when a step of this launch first used them
 
     @property
     def results(self) -> list[StepResult]:
         """The results so far, in the order of the plan."""
-        return [self._results[item.node] for item in self._plan if item.node in self._results]
+        ended = {**self._held, **self._results}
+        return [ended[item.node] for item in self._plan if item.node in ended]
 
     def run(self) -> list[StepResult]:
         """Run the plan; returns the results in its order. If interrupted, stops the steps and releases their claims."""
@@ -147,6 +105,7 @@ class Scheduler:
                 break
             self._harvest()
             self._look_at_waiting()
+            self._ready.extend(self._early.ready(self._open_inputs))
         return self.results
 
     def _queue(self) -> None:
@@ -160,6 +119,8 @@ class Scheduler:
                 self._users.setdefault(node, []).append(item)
             if not self._open_inputs[item.node]:
                 self._ready.append(item)
+            else:
+                self._early.add(item)
 
     def _has_room(self) -> bool:
         limits = [limit for limit in (self._policy.max_concurrent, self._backend.capacity) if limit is not None]
@@ -177,6 +138,7 @@ class Scheduler:
         try:
             task = self._task(item)
             self._listener.started(item, task.claim)
+            self._early.running[item.node] = task.claim
             self._running[self._backend.submit(task)] = item
         except StoreUnavailable:
             raise
@@ -190,7 +152,7 @@ class Scheduler:
         return Task(
             name=step.name,
             fn=step.fn,
-            config=resolve(step.config, self._path_of_input),
+            config=resolve(step.config, lambda leaf: self._path_of_input(node, leaf)),
             prefix=self._store.prefix,
             directory=node.directory,
             claim=state.last_claim + 1,
@@ -213,14 +175,18 @@ class Scheduler:
     def _current(self, item: PlanItem) -> dict[str, Consumed]:
         """The newest outputs of the item's inputs, by directory."""
         commits = {node: self._results[node].commit for node in item.node.inputs if node in self._results}
-        return {n.directory: consumed(item.node, n, c) for n, c in commits.items() if c is not None}
+        of = self._consumption.of
+        committed = {n.directory: of(item.node, n, c) for n, c in commits.items() if c is not None}
+        return {**committed, **self._early.consumed(item.node)}
 
     def _sources(self, node: Node) -> dict[str, str]:
         """The outputs that the step uses, by the fingerprints of their steps."""
-        used = {n: self._results[n].commit for n in node.inputs if n in self._results}
-        return {n.fingerprint: attempt_path(self._store, n.directory, c.attempt) for n, c in used.items() if c}
+        commits = {n: self._results[n].commit for n in node.inputs if n in self._results}
+        paths = {n: attempt_path(self._store, n.directory, c.attempt) for n, c in commits.items() if c}
+        found = {n: self._early.path(node, n) or paths.get(n) for n in node.inputs}
+        return {n.fingerprint: path for n, path in found.items() if path}
 
-    def _path_of_input(self, leaf: object) -> object:
+    def _path_of_input(self, user: Node, leaf: object) -> object:
         if isinstance(leaf, ExecutorStep):
             leaf = InputName(leaf, None)
         if isinstance(leaf, PurePath):
@@ -230,26 +196,20 @@ class Scheduler:
         if leaf.step is None:
             return self._store.path(leaf.name or "")
         node = self._graph.node(leaf.step)
-        root = self._nonblocking_path(node) if not leaf.block_on_step else self._pinned_path(node)
+        if leaf.block_on_step:
+            root = self._early.path(user, node) or self._pinned_path(node)
+        else:
+            root = self._nonblocking_path(node)
+        if leaf.is_early and leaf.name:
+            check_part(self._store, node.name, root, leaf.name)
         return f"{root}/{leaf.name}" if leaf.name else root
 
     def _pinned_path(self, node: Node) -> str:
         commit = self._results[node].commit
         assert commit is not None, f"{node} is used before it is committed"
         path = attempt_path(self._store, node.directory, commit.attempt)
-        if not self._store.names(path):
-            raise MarinSftError(
-                f"its input '{node.name}' is committed, but the output {path} is gone; "
-                f"rerun it with --force_run {node.name}"
-            )
-        if path in self._whole:
-            return path
-        if damaged := damaged_files(self._store, path):
-            shown = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
-            raise MarinSftError(
-                f"its input '{node.name}' is incomplete: {shown} of {path} is missing or has another size than "
-                f"when it was committed; restore it, or rerun the step with --force_run {node.name}"
-            )
+        if path not in self._whole:
+            check_whole(self._store, node.name, path)
         self._whole.add(path)
         return path
 
@@ -263,7 +223,8 @@ class Scheduler:
         if not self._running:
             time.sleep(_TICK)  # all remaining steps run in other launches
             return
-        for future in self._backend.wait(self._running, timeout=_TICK if self._waiting else None):
+        ticks = self._waiting or self._early
+        for future in self._backend.wait(self._running, timeout=_TICK if ticks else None):
             item = self._running.pop(future)
             try:
                 self._take(item, future.result())
@@ -280,7 +241,34 @@ class Scheduler:
             self._wait_for(item)
             return
         status: Status = "failed" if outcome.status == "failed" else "ran"
-        self._finish(StepResult(item, status, outcome.commit, outcome.attempt, outcome.seconds, outcome.failure))
+        self._end(StepResult(item, status, outcome.commit, outcome.attempt, outcome.seconds, outcome.failure))
+
+    def _end(self, result: StepResult) -> None:
+        """Finish a step, unless it must wait for the commits of inputs whose parts it used."""
+        node = result.item.node
+        if result.commit is None or not self._early.have_begun(node):
+            self._finish(result)
+        elif any(used not in self._results for used in self._open_inputs[node]):
+            self._held[node] = result
+            self._listener.early(result)
+        elif self._open_inputs[node]:
+            self._finish(*self._unconfirmed(result))
+        else:
+            self._confirm(result)
+
+    def _confirm(self, result: StepResult) -> None:
+        """Finish a step that used parts of its inputs if they have committed the same parts, else run it again."""
+        item = result.item
+        self._held.pop(item.node, None)
+        self._early.leave(item.node)
+        assert result.commit is not None
+        changed = changed_inputs(result.commit, self._current(item))
+        if not changed:
+            self._finish(result)
+            return
+        self._listener.outdated(item, changed[0])
+        state = read_state(self._store, item.node.directory)
+        self._ready.append(dataclasses.replace(item, action=Action.RUN, reason=Reason.UPSTREAM, state=state))
 
     def _retry(self, item: PlanItem, loss: InfrastructureLoss) -> None:
         if preemption.expected():  # this process itself has been told to end
@@ -345,14 +333,16 @@ class Scheduler:
         before = item.state.commit.number if item.state.commit else 0  # even if its output is gone
         if state.commit and state.commit.fingerprint == node.fingerprint and state.commit.number > before:
             del self._waiting[node]
-            self._finish(StepResult(item, "adopted", state.commit, state.commit.attempt))
-        elif not state.running or stands_still:
+            self._end(StepResult(item, "adopted", state.commit, state.commit.attempt))
+        elif claim is not None and not stands_still:
+            self._early.running[node] = claim.number
+        else:
             del self._waiting[node]
             self._ready.append(dataclasses.replace(item, action=Action.RUN, reason=Reason.RESUME, state=state))
 
-    def _finish(self, result: StepResult) -> None:
-        """Record a result, then start the steps that use it or mark them as blocked."""
-        unfinished = deque([result])
+    def _finish(self, *results: StepResult) -> None:
+        """Record results, then start the steps that use them or mark them as blocked."""
+        unfinished = deque(results)
         while unfinished:
             result = unfinished.popleft()
             node = result.item.node
@@ -360,15 +350,40 @@ class Scheduler:
                 continue
             self._results[node] = result
             self._listener.finished(result)
+            self._early.running.pop(node, None)
+            self._early.leave(node)
             for user in self._users.get(node, ()):
                 if result.status in ("failed", "blocked", "cancelled"):
-                    unfinished.append(StepResult(user, "blocked"))
-                    continue
-                self._open_inputs[user.node].discard(node)
-                if not self._open_inputs[user.node] and user.node not in self._results:
-                    self._ready.append(user)
+                    unfinished.extend(self._without_input(user))
+                else:
+                    self._open_inputs[user.node].discard(node)
+                    self._go_on(user)
             if result.status == "failed" and self._policy.fail_fast:
                 unfinished.extend(self._cancel())
+
+    def _go_on(self, item: PlanItem) -> None:
+        """An input of the step has ended well."""
+        node = item.node
+        if self._open_inputs[node] or node in self._results:
+            return
+        if held := self._held.get(node):
+            self._confirm(held)
+        elif not self._early.have_begun(node):
+            self._early.leave(node)
+            self._ready.append(item)
+
+    def _without_input(self, item: PlanItem) -> list[StepResult]:
+        """An input of the step has failed."""
+        if held := self._held.pop(item.node, None):
+            return self._unconfirmed(held)
+        return [] if self._early.have_begun(item.node) else [StepResult(item, "blocked")]
+
+    def _unconfirmed(self, result: StepResult) -> list[StepResult]:
+        """The step used parts of one that failed. It stands until they are known to be others; nothing is made of it.
+
+        Its users come first, since they begin when it finishes.
+        """
+        return [*(StepResult(user, "blocked") for user in self._users.get(result.item.node, ())), result]
 
     def _cancel(self) -> list[StepResult]:
         """Drop all unfinished steps. Closing the backend stops those that run."""
@@ -377,4 +392,5 @@ class Scheduler:
         self._running.clear()
         self._waiting.clear()
         self._ready.clear()
-        return [StepResult(item, "cancelled") for item in self._plan.to_do if item.node not in self._results]
+        open_items = [item for item in self._plan.to_do if item.node not in self._results]
+        return [self._held.pop(item.node, StepResult(item, "cancelled")) for item in open_items]

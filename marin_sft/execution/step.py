@@ -96,6 +96,10 @@ class ExecutorStep(Generic[ConfigT], metaclass=NamedFields):
         """This step's output without waiting for it: as it is when the step that uses it starts."""
         return InputName(self, None, block_on_step=False)
 
+    def early(self, name: str) -> InputName:
+        """A directory in this step's output, for use as soon as it is whole, see `InputName.early`."""
+        return InputName(self, name).early()
+
     def as_input_name(self) -> InputName:
         return InputName(self, None)
 
@@ -109,11 +113,16 @@ AnyStep = ExecutorStep[Any]
 
 @dataclass(frozen=True, eq=False)
 class InputName:
-    """The output of `step`, or `name` inside it. Without a step: a fixed path, see `hardcoded`."""
+    """The output of `step`, or `name` inside it. Without a step: a fixed path, see `hardcoded`.
+
+    is_early: use it as soon as it is whole. The same place is the same input whenever it is used, so this is not part
+        of the identity.
+    """
 
     step: AnyStep | None
     name: str | None
     block_on_step: bool = True
+    is_early: bool = False
 
     def cd(self, name: str) -> InputName:
         return dataclasses.replace(self, name=f"{self.name.rstrip('/')}/{name}" if self.name else name)
@@ -122,6 +131,19 @@ class InputName:
 
     def nonblocking(self) -> InputName:
         return dataclasses.replace(self, block_on_step=False)
+
+    def early(self) -> InputName:
+        """This directory as soon as the running step declares it whole (`marin_sft.parts`), before the step ends.
+
+        What was made from it counts once the step has committed the same files. If it commits others, because a later
+        attempt did the work, what was made from it is made again.
+
+        Raises:
+            ConfigError: it is no place in a step's output, or one that does not wait for the step.
+        """
+        if self.step is None or not self.name or not self.block_on_step or any(c in self.name for c in "*?["):
+            raise ConfigError(f"early: expected a directory in a step's output, like step / 'hf/step-100', got {self}")
+        return dataclasses.replace(self, name=self.name.strip("/"), is_early=True)
 
     @staticmethod
     def hardcoded(path: str) -> InputName:

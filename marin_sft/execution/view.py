@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -12,14 +13,16 @@ from rich.text import Text
 from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.differences import difference_text
-from marin_sft.execution.estimates import Estimates
 from marin_sft.execution.plan import Action, Plan, PlanItem
-from marin_sft.execution.prices import Prices
-from marin_sft.execution.scheduler import StepResult
+from marin_sft.execution.results import StepResult
 from marin_sft.execution.step import StepConfig
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
 from marin_sft.progress import figure_texts
+
+if TYPE_CHECKING:
+    from marin_sft.execution.estimates import Estimates
+    from marin_sft.execution.prices import Prices
 
 _SHOWN_RESULTS = 60  # with more steps, the closing table omits cached ones
 _LARGEST_METRICS = 1 << 20  # bytes

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,6 +162,7 @@ def write_export(
     export: HfExport,
     base: ModelDirectory,
     metrics: Mapping[str, float],
+    list_files: Callable[[str], None] = lambda local: None,
 ) -> None:
     """Write the directory at `path` (local or remote), read it back and compare.
 
@@ -169,6 +170,7 @@ def write_export(
     trained_config: the config.json of the trained model.
     base: the model at `export.base_model`.
     metrics: of training, for the card.
+    list_files: called with a local directory that has the files.
 
     Raises:
         ExportError: what was written is not what was trained, the tokenizer does not fit the model, nothing would end
@@ -197,6 +199,7 @@ def write_export(
                 local, export.gguf_type, title=export.card.title, origin=files.origin, license=license_of(base)
             )
         sizes = _sizes(local)
+        list_files(local)
     verify_upload(path, sizes)
     for limit in limits:
         print(f"{path}: {limit}", file=sys.stderr)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from marin_sft.export.hf_config import HfExport
+from marin_sft.parts import File, files_of
 from marin_sft.training.checks import require, unresolved
 from marin_sft.training.models.model_directory import ModelDirectory
 
@@ -38,11 +39,21 @@ class PeriodicExports(HfExport):
         tensors: Mapping[str, np.ndarray],
         base: ModelDirectory,
         metrics: Mapping[str, float],
-    ) -> None:
-        """Export `tensors`, the weights of a model trained from `base`. Raises ExportError."""
+    ) -> list[File]:
+        """Export `tensors`, the weights of a model trained from `base`. Returns the files. Raises ExportError."""
         from marin_sft.export.directory import write_export
 
-        write_export(path, tensors, base.config, self, self._directory(base), metrics)
+        files: list[File] = []
+        write_export(
+            path,
+            tensors,
+            base.config,
+            self,
+            self._directory(base),
+            metrics,
+            lambda local: files.extend(files_of(local)),
+        )
+        return files
 
     def _directory(self, base: ModelDirectory) -> ModelDirectory:
         """The base model of this config: `base`, unless the config was handwritten for another one."""

@@ -50,6 +50,7 @@ from marin_sft.run.command_flags import (
     add_generate_flags,
     add_preview_flags,
     add_report_flags,
+    add_samples_flags,
     add_serve_check_flags,
 )
 from marin_sft.run.context import Context
@@ -290,6 +291,16 @@ def serve_check(context: Context) -> None:
     context.say(metrics, lambda: None)  # the check has printed its table
 
 
+def samples(context: Context) -> None:
+    """show the answers of an evaluation, or of two side by side"""
+    from marin_sft.run import samples as shown  # loads what evaluation is configured with
+
+    arguments = context.arguments
+    found = shown.find_samples(context, [arguments.a, *([arguments.b] if arguments.b else [])], arguments.set)
+    show = make_console(_PROSE)
+    context.say(shown.samples_json(found, arguments.limit), lambda: shown.print_samples(show, found, arguments.limit))
+
+
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "plan": plan,
     "status": status_of_steps,
@@ -310,12 +321,13 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "fit": fit,
     "import": import_config,
     "chat": chat,
+    "samples": samples,
     "generate": generate,
     "serve-check": serve_check,
     "jobs": list_jobs,
     "stop": stop,
 }
-WITHOUT_TORCH = ("chat", "generate")
+WITHOUT_TORCH = ("chat", "generate", "serve-check")
 _PROSE = 80  # columns of rows of data, without a terminal
 _CLUSTER = "start, look at or check a Ray cluster"
 
@@ -387,6 +399,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_generate_flags(parsers["generate"])
     add_serve_check_flags(parsers["serve-check"])
     add_report_flags(parsers["report"], parsers["ui"])
+    add_samples_flags(parsers["samples"])
     add_gc_flags(parsers["gc"])
     add_preview_flags(parsers["preview"])
     add_fit_flags(parsers["fit"])

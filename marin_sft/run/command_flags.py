@@ -62,15 +62,6 @@ def add_preview_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_chat_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a directory or a step")
-    parser.add_argument("--system", metavar="TEXT", help="a system message")
-    parser.add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="(default: 512)")
-    parser.add_argument(
-        "--temperature", type=amount, default=0.0, metavar="T", help="0 for greedy decoding (default), or higher"
-    )
-
-
 def add_report_flags(parser: argparse.ArgumentParser, live: argparse.ArgumentParser) -> None:
     """Those of `report`, and those of `ui`."""
     live.add_argument(
@@ -95,6 +86,13 @@ def add_fit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", metavar="NAME", help="only training steps with this, or a match of it, in their name"
     )
+
+
+def add_samples_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help="an evaluation: a step, or the directory of its output")
+    parser.add_argument("b", nargs="?", metavar="B", help="another one, of the same prompts, to show next to it")
+    parser.add_argument("--set", metavar="NAME", help="only this set of prompts")
+    parser.add_argument("--limit", type=positive, default=20, metavar="N", help="so many prompts (default: 20)")
 
 
 def add_serve_check_flags(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,8 @@ from rich.text import Text
 from marin_sft.errors import UserError
 from marin_sft.execution.catalog import Found, comparable_commits, location, step_directories, step_name
 from marin_sft.execution.claims import attempt_path, claim_numbers
-from marin_sft.execution.commits import Commit
+from marin_sft.execution.commits import Commit, Consumed
+from marin_sft.execution.consumption import Consumption
 from marin_sft.execution.differences import (
     difference_text,
     field_of_content,
@@ -105,14 +106,23 @@ def _nearest(store: Store, directory: str, payload: Payload) -> JsonObject | Non
 
 def _inputs(store: Store, commit: Commit) -> list[JsonObject]:
     """The inputs of the output, and whether each has changed since."""
-    found = []
-    for used in commit.inputs:
-        now = read_state(store, used.directory).commit
-        differs = now and (used.digest not in (now.digest, now.result) if used.digest else now.number != used.commit)
-        other = "newer output" if now and now.number > used.commit else "another output"
-        state = "gone" if now is None else other if differs else "unchanged"
-        found.append({**asdict(used), "name": step_name(used.directory), "now": state})
-    return found
+    return [
+        {**asdict(used), "name": step_name(used.directory), "now": _state_of_input(store, used)}
+        for used in commit.inputs
+    ]
+
+
+def _state_of_input(store: Store, used: Consumed) -> str:
+    state = read_state(store, used.directory)
+    now = state.commit
+    if now is None:
+        return "not committed yet" if used.parts and state.claim else "gone"
+    digests = {now.digest, now.result}
+    if used.parts:
+        digests = {Consumption(store).digest_of_parts(used.directory, now.attempt, used.parts)}
+    if (used.digest in digests) if used.digest else (now.number == used.commit):
+        return "unchanged"
+    return "newer output" if now.number > used.commit else "another output"
 
 
 def _failure(store: Store, directory: str, state: StepState) -> JsonObject | None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from marin_sft.execution.differences import difference_text
-from marin_sft.execution.plan_file import PlanFile, PlannedStep, read_plan
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
-from marin_sft.execution.view import COLOURS
 from marin_sft.run.context import Context
 from marin_sft.run.launches import print_facts
+
+if TYPE_CHECKING:
+    from marin_sft.execution.plan_file import PlanFile, PlannedStep
 
 
 def show(context: Context) -> None:
     """show a plan that --plan_out wrote"""
+    from marin_sft.execution.plan_file import read_plan  # few look at such a file
+
     file = context.arguments.file
     planned = read_plan(file)
     context.say(asdict(planned), lambda: print_planned(context.console, file, planned))
@@ -40,6 +44,8 @@ def print_planned(console: Console, file: str, planned: PlanFile) -> None:
 
 
 def _row(step: PlannedStep, known: bool) -> tuple[Cell, ...]:
+    from marin_sft.execution.view import COLOURS  # as in `show`
+
     seconds = (step.estimate or {}).get("seconds")
     time = duration_text(seconds) if isinstance(seconds, int | float) else "?" if step.estimate else ""
     differences = [difference_text((str(name), old, new)) for name, old, new in step.diff]

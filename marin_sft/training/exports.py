@@ -1,15 +1,17 @@
 """Exports written during training: where they are, and which ones a resumed attempt keeps.
 
-{output_path}/hf/step-{N}/    the weights after N steps, as `marin_sft.export` writes them
+{output_path}/hf/step-{N}/    the weights after N steps, as `marin_sft.export` writes them; see `marin_sft.parts`
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from marin_sft import parts
 from marin_sft.paths import file_system, names_in, remove_all
 from marin_sft.training.checkpoints import Checkpoint
+from marin_sft.training.export_names import part_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,11 +36,11 @@ class Exporter(Protocol):
         tensors: Mapping[str, np.ndarray],
         base: ModelDirectory,
         metrics: Mapping[str, float],
-    ) -> None: ...
+    ) -> Sequence[parts.File]: ...
 
 
 def export_path(output_path: str, step: int) -> str:
-    return f"{output_path}/hf/step-{step}"
+    return f"{output_path}/{part_of(step)}"
 
 
 def carry_over(start: Checkpoint, output_path: str) -> None:
@@ -57,11 +59,13 @@ def carry_over(start: Checkpoint, output_path: str) -> None:
             copy = target + file.removeprefix(source)
             filesystem.makedirs(copy.rpartition("/")[0], exist_ok=True)
             filesystem.cp_file(file, copy)
+        parts.carry_over(part_of(step), start.output_path, output_path)
 
 
 def prune(output_path: str, keep: int) -> None:
     """Remove all exports below `output_path` except the `keep` newest."""
     for step in sorted(_steps(output_path))[:-keep]:
+        parts.withdraw(output_path, part_of(step))
         remove_all(export_path(output_path, step))
 
 

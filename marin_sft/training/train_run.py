@@ -20,8 +20,10 @@ from levanter.trainer import Trainer, TrainerConfig
 from marin_sft import disk
 from marin_sft.data.batches.prefetch import Prefetched
 from marin_sft.errors import TrainingError
+from marin_sft.parts import declare_whole
 from marin_sft.training import checkpoints, device_memory, exports, levanter_trainer, mesh, processes
 from marin_sft.training.attention import choice
+from marin_sft.training.export_names import part_of
 from marin_sft.training.length import epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput, weights_of, windows
@@ -255,7 +257,12 @@ def _export(
 ) -> None:
     exporter, path = config.hf_exports, exports.export_path(config.output_path, step)
     if exporter is not None:
-        used_by_first(config, base, model, lambda weights, _: exporter.write(path, weights, base, metrics))
+
+        def write(weights: Mapping[str, np.ndarray], _: Adapter | None) -> None:
+            files = exporter.write(path, weights, base, metrics)
+            declare_whole(config.output_path, part_of(step), files)
+
+        used_by_first(config, base, model, write)
 
 
 def _write_model(config: TrainConfig, base: ModelDirectory, model: LmHeadModel) -> None:

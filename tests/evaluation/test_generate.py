@@ -9,6 +9,7 @@ import transformers
 from marin_sft.errors import ConfigError, DataError, TrainingError
 from marin_sft.evaluation.decoding import decode
 from marin_sft.evaluation.generate import GenerateConfig, generate, read_prompts
+from marin_sft.evaluation.samples import read_samples
 from marin_sft.evaluation.sampling import Sampling
 from marin_sft.execution.graph import build_graph
 from marin_sft.steps import download_urls, evaluate
@@ -114,6 +115,20 @@ def test_the_step_answers_every_prompt_and_counts_matches(model_path, tmp_path):
     lines = [json.loads(line) for line in (output / "generations.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [f"<|start|>user {q}<|end|><|start|>assistant " for q in questions]
     assert lines[3]["generation"] == right and lines[3]["exact_match"]
+    samples = read_samples(str(output))
+    assert [sample["messages"] for sample in samples] == [[{"role": "user", "content": q}] for q in questions]
+    assert [(sample["answer"], sample["finish"]) for sample in samples] == [
+        (line["generation"], line["finish"]) for line in lines
+    ]
+    assert samples[3] | {"messages": []} == {
+        "set": "questions",
+        "index": 3,
+        "step": None,
+        "messages": [],
+        "reference": right,
+        "answer": right,
+        "finish": lines[3]["finish"],
+    }
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["prompts"] == 5
     assert metrics["exact_match"] == sum(line["exact_match"] for line in lines) / 5 >= 1 / 5

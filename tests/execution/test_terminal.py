@@ -15,7 +15,7 @@ import pytest
 from marin_sft.execution.claims import take_claim, write_beat
 from marin_sft.execution.console import TextConsole
 from marin_sft.execution.live_view import LiveView
-from marin_sft.execution.scheduler import StepResult
+from marin_sft.execution.results import StepResult
 from marin_sft.execution.stores import open_store
 from marin_sft.execution.terminal import complain, visible, without_colours, write_log
 from tests.execution.test_gc import run, step

@@ -529,7 +529,7 @@ def test_it_starts_light_and_fast(tmp_path):
 def test_the_docs_list_every_command(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     table = (ROOT / "docs/guides/history.md").read_text().split("| `marin-sft` |")[1].split("\n\n")[0]
-    assert set(re.findall(r"`([a-z]+) ", table)) - {"ls"} == {*command.COMMANDS, "cluster"}
+    assert set(re.findall(r"`([a-z-]+) ", table)) - {"ls"} == {*command.COMMANDS, "cluster"}
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"])
     shown = capsys.readouterr().out

@@ -78,7 +78,8 @@ def test_metrics_go_to_the_log_the_trackers_and_the_screen(base_model, tmp_path,
     expected = {"step", "epoch", "loss", "lr", "grad_norm", "tokens", "trained_tokens", "tokens_per_second", "mfu"}
     assert expected <= lines[0].keys() and [line["mfu"] for line in lines] == [None] * 3  # no known peak
     assert 0.1 < lines[0]["memory/host_peak_gib"] <= lines[2]["memory/host_peak_gib"] < 100
-    assert [report.done for report in reports] == [1, 2, 3] and reports[2].metrics["loss"] == lines[2]["loss"]
+    assert [report.done for report in reports] == [0, 1, 2, 3] and reports[3].metrics["loss"] == lines[2]["loss"]
+    assert [report.doing for report in reports] == ["compiling", "", "", ""]
 
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [line["loss"] for line in shown] == [round(line["loss"], 3) for line in lines]

@@ -181,10 +181,10 @@ class Served:
     def _tokens(self, ours: Sequence[int], theirs: Sequence[int]) -> str:
         at = first_difference(ours, theirs)
         assert at is not None
-        one, other = (
-            f"{self.token(ids[at])!r} (id {ids[at]})" if at < len(ids) else "its end" for ids in (ours, theirs)
-        )
-        return f"token {at + 1} is {one}, and {other} in the server"
+        return f"token {at + 1} is {self._named(ours, at)}, and {self._named(theirs, at)} in the server"
+
+    def _named(self, ids: Sequence[int], at: int) -> str:
+        return f"{self.token(ids[at])!r} (id {ids[at]})" if at < len(ids) else "missing"
 
 
 def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int | None:

@@ -88,7 +88,7 @@ class Engine:
 
     def environment(self) -> dict[str, str]:
         """That of this process, without what points to its own packages; nothing is downloaded or reported."""
-        own = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+        own = {name: value for name, value in os.environ.items() if name not in _OURS}
         return {**own, **{name: os.environ.get(name, value) for name, value in (_QUIET | dict(self.variables)).items()}}
 
     def advice(self, log: str) -> str:
@@ -104,6 +104,7 @@ def gguf_file(model: str) -> str:
     return str(found[0])
 
 
+_OURS = ("PYTHONPATH", "PYTHONHOME", "USE_TORCH")  # for this process' packages
 _QUIET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",

@@ -68,8 +68,7 @@ class Ours:
         found: list[list[int]] = []
         for start in range(0, len(questions), _BATCH):
             ids = [question.ids for question in questions[start : start + _BATCH]]
-            filled = ids + ids[:1] * (_BATCH - len(ids))  # another batch size would be compiled again
-            found += decode(self.model, filled, self.ends, max_new_tokens, longest)[: len(ids)]
+            found += decode(self.model, ids, self.ends, max_new_tokens, longest, rows=_BATCH)
         return found
 
     def logprobs(self, prompt: list[int], answer: list[int], room: int) -> np.ndarray:

@@ -29,10 +29,10 @@ def write_report(found: JsonObject, path: str) -> str:
     """
     text = page(found)
     try:
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as error:
         near = nearest_path(os.path.dirname(os.path.abspath(path)))
         raise UserError(f"{path}: the report cannot be written: {error.strerror}{near}") from error
     steps = counted(len(found["steps"]), "step")
-    return f"wrote {path} ({len(text.encode()) / 1e6:.2f} MB): {found['title']}, {steps}. Open it in a browser"
+    return f"wrote {path} ({os.path.getsize(path) / 1e6:.2f} MB): {found['title']}, {steps}. Open it in a browser"

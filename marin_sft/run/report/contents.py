@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from marin_sft.run.report.subject import Subject
 from marin_sft.training.metrics.metrics_log import NAME as METRICS
 
 T = TypeVar("T")
+R = TypeVar("R")
 _POINTS = 8000  # of each metric, over all trainings
 _FEWEST_POINTS, _MOST_POINTS = 120, 800
 _LOG_BYTES = 2 << 20  # of the ends of all logs
@@ -33,7 +35,8 @@ _GOING = ("running", "not ended")
 class Sections:
     """Collects parts of a page. A part that cannot be read is told, and does not keep the others from the page."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self.problems: list[str] = []
 
     def part(self, where: str, read: Callable[[], T]) -> T | None:
@@ -43,35 +46,36 @@ class Sections:
             self.problems.append(f"{where}: {error if str(error) else type(error).__name__}")
             return None
 
-    def parts(self, steps: Iterable[Step], read: Callable[[Step], T | None]) -> list[T]:
-        found = (self.part(step.name, lambda step=step: read(step)) for step in steps)  # type: ignore[misc]
+    def parts(self, items: Iterable[T], name: Callable[[T], str], read: Callable[[T], R | None]) -> list[R]:
+        """`read` of each, in parallel where it takes round trips; without those that cannot be read."""
+        found = in_parallel(self._store, lambda item: self.part(name(item), lambda: read(item)), items)
         return [item for item in found if item is not None]
+
+    def of_steps(self, steps: Iterable[Step], read: Callable[[Step], R | None]) -> list[R]:
+        return self.parts(steps, lambda step: step.name, read)
 
 
 def contents(store: Store, subject: Subject, prices: Prices | None = None) -> JsonObject:
     """The content of a page about `subject`; with `prices`, also what was spent on it."""
-    sections = Sections()
-    read = in_parallel(
-        store, lambda planned: sections.part(planned.name, lambda: read_step(store, planned)), subject.steps
-    )
-    steps = [step for step in read if step is not None]
+    sections = Sections(store)
+    steps = sections.parts(subject.steps, lambda planned: planned.name, lambda planned: read_step(store, planned))
     begun, going = _window(subject)
     trainings = [step for step in steps if METRICS in step.files]
     log_bytes = min(_LONGEST_LOG, _LOG_BYTES // max(1, len(steps)))
     points = min(_MOST_POINTS, max(_FEWEST_POINTS, _POINTS // max(1, len(trainings))))
-    found_curves = sections.parts(trainings, lambda step: training_json(store, step, points))
+    found_curves = sections.of_steps(trainings, lambda step: training_json(store, step, points))
     epochs = {item["step"]: item["last"].get("epoch") for item in found_curves}
     scores = _evaluations(store, sections, steps)
     label([*found_curves, *(step for group in scores for step in group["steps"])])
     spent = _costs(store, subject, steps, prices)
-    return {
+    found = {
         "title": subject.title,
         "about": subject.about,
         "made": now(),
         "prefix": store.prefix,
         "launches": list(subject.launches),
         "cost": _total(spent, prices),
-        "steps": sections.parts(
+        "steps": sections.of_steps(
             steps,
             lambda step: {
                 **step_json(store, step, outcome(step, begun, going), log_bytes),
@@ -79,19 +83,30 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
             },
         ),
         "trainings": found_curves,
-        "differences": _differences(store, sections, trainings),
-        "datasets": sections.parts(
+        "differences": _differences(store, sections, trainings, lambda step: step.kind),
+        "changes": _differences(store, sections, steps, lambda step: step.name),
+        "datasets": sections.of_steps(
             (step for step in steps if step.kind == "tokenize" and "stats.json" in step.files),
             lambda step: datasets.dataset_json(store, step),
         ),
-        "mixtures": sections.parts(
+        "mixtures": sections.of_steps(
             (step for step in steps if "mixture.json" in step.files),
             lambda step: datasets.mixture_json(store, step, _users(store, step, trainings, epochs)),
         ),
         "evaluations": scores,
-        "exports": sections.parts(filter(exports.is_export, steps), lambda step: exports.export_json(store, step)),
+        "exports": sections.of_steps(filter(exports.is_export, steps), lambda step: exports.export_json(store, step)),
         "problems": sections.problems,
     }
+    return {key: _finite(value) for key, value in found.items()}
+
+
+def _finite(value: object) -> object:
+    """The value with numbers that JSON lacks as words: a browser's JSON has no NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def label(items: Iterable[JsonObject]) -> None:
@@ -161,13 +176,17 @@ def _users(
     return [(step, epochs.get(step.directory)) for step in users]
 
 
-def _differences(store: Store, sections: Sections, trainings: list[Step]) -> list[JsonObject]:
-    """In what trainings of one kind differ from the first of them."""
+def _differences(
+    store: Store, sections: Sections, steps: Iterable[Step], key: Callable[[Step], object]
+) -> list[JsonObject]:
+    """In what steps of one `key` differ from the first of them."""
+    alike: dict[object, list[Step]] = {}
+    for step in steps:
+        if step.payload is not None:
+            alike.setdefault(key(step), []).append(step)
     found = []
-    for kind in dict.fromkeys(step.kind for step in trainings):
-        same = [step for step in trainings if step.kind == kind and step.payload is not None]
-        if same:
-            found += sections.parts(same[1:], functools.partial(_difference, store, same[0]))
+    for first, *others in alike.values():
+        found += sections.of_steps(others, functools.partial(_difference, store, first))
     return found
 
 
@@ -175,14 +194,9 @@ def _difference(store: Store, first: Step, other: Step) -> JsonObject:
     assert first.payload is not None and other.payload is not None
     fields = explanation.differences(store, first.payload, other.payload)
     texts = [difference_text((str(field), old, new)) for field, old, new in fields]
-    return {"of": first.directory, "step": other.directory, "fields": texts}
+    return {"name": other.name, "of": first.directory, "step": other.directory, "fields": texts}
 
 
 def _evaluations(store: Store, sections: Sections, steps: list[Step]) -> list[JsonObject]:
-    chosen = [step for step in steps if evaluations.is_evaluation(step)]
-    grouped = evaluations.groups(chosen)
-    found = (
-        sections.part(group[0].name, lambda group=group: evaluations.group_json(store, group))  # type: ignore[misc]
-        for group in grouped
-    )
-    return [item for item in found if item is not None]
+    grouped = evaluations.groups(step for step in steps if evaluations.is_evaluation(step))
+    return sections.parts(grouped, lambda group: group[0].name, lambda group: evaluations.group_json(store, group))

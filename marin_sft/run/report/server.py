@@ -11,6 +11,7 @@ import hmac
 import http.cookies
 import json
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -136,6 +137,11 @@ class Server(ThreadingHTTPServer):
         self.answers = Answers(store, prices)
         self.token = secrets.token_urlsafe(16)
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that goes away is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.server_port}/?token={self.token}"
@@ -186,6 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(HTTPStatus.NOT_FOUND, str(error))
         except (MarinSftError, OSError) as error:
             return self._refuse(HTTPStatus.BAD_GATEWAY, str(error))
+        except (ValueError, KeyError, TypeError) as error:  # of a record that another version wrote
+            return self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
         self._send(HTTPStatus.OK, json.dumps(found, allow_nan=False).encode(), "application/json")
 
     def _is_token(self, given: str) -> bool:

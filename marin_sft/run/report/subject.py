@@ -79,6 +79,8 @@ def subject_of(store: Store, texts: Sequence[str], files: bool = True) -> Subjec
 def _of_text(store: Store, text: str, files: bool) -> Subject:
     if files and text.endswith(".py"):
         return _of_experiment(store, text)
+    if Launch(text, ended=False).is_ours:  # spares the search for a step
+        return _of_launch(store, launches.find_launch(store, text))
     try:
         found = find_step(store, text)
     except UserError as no_step:

@@ -183,6 +183,21 @@ def test_a_failed_launch(tmp_path):
     assert found["trainings"][0]["last"]["loss"] == 2.0, "of a training that failed, too"
 
 
+def test_two_launches_compared(tmp_path):
+    prefix = str(tmp_path / "store")
+    for text in ("one", "two"):
+        step = ExecutorStep("checkpoints/a", wait, WaitConfig(text))
+        Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([step])
+    store = open_store(prefix)
+    newest, oldest = (launch.name for launch in read_launches(store))
+    found = report_contents(store, [oldest, newest])
+    assert found["about"] == "several" and [launch["run"] for launch in found["launches"]] == [oldest, newest]
+    (change,) = found["changes"]
+    assert change["fields"] == ["text one -> two"] and change["name"] == "checkpoints/a"
+    assert len({one["label"] for one in found["trainings"]}) == 2, "each with its fingerprint"
+    assert {step["outcome"] for step in found["steps"]} == {"ran"}
+
+
 def test_a_running_launch(tmp_path):
     prefix, flag = str(tmp_path / "store"), tmp_path / "flag"
     flag.touch()
@@ -264,6 +279,17 @@ def test_steps_of_one_name_have_their_fingerprint_too():
     ]
     label(items)
     assert [item["label"] for item in items] == ["a 1111aa", "a 2222bb", "b"]
+
+
+def test_numbers_that_json_lacks_are_words(tmp_path):
+    prefix = str(tmp_path / "store")
+    Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([ExecutorStep("a", wait, WaitConfig("a"))])
+    (output,) = Path(prefix).glob("a-*/1")
+    (output / "metrics.json").write_text('{"loss": NaN, "first_loss": Infinity}')
+    (output / ".files.json").unlink()
+    found = report_contents(open_store(prefix), [])
+    assert found["trainings"][0]["summary"] == {"loss": "nan", "first_loss": "inf"}
+    json.dumps(found, allow_nan=False)
 
 
 def test_inputs_stand_before_what_uses_them():

@@ -12,6 +12,7 @@ const NAMES = {
   "rewards/accuracies": "accuracy of rewards", "rewards/chosen": "reward of chosen", "rewards/rejected": "reward of rejected", kl: "KL",
 };
 const AXES = {step: "step", tokens: "tokens", seconds: "training time"};
+const MOST_TOLD = 4; // runs whose values stand above a chart
 const kept = new Map(); // what was chosen for the charts of a kind, also when the page is drawn again
 const charts = new Set(); // that are on the page, to be drawn again in other colors
 
@@ -167,7 +168,8 @@ function readoutOf(data, series, index, state) {
     while (near > 0 && (ys[near] === null || ys[near] === undefined)) near -= 1;
     return h("span", {}, h("i", {style: {background: `var(${runColor(run.index)})`}}), number(ys[near]), run.curve.gaps ? h("em", {}, ` ${run.curve.gaps} not finite`) : null);
   });
-  return [h("span", {class: "at"}, at), ...values];
+  const more = values.length > MOST_TOLD ? h("span", {}, `and ${values.length - MOST_TOLD} more`) : null;
+  return [h("span", {class: "at"}, at), ...values.slice(0, MOST_TOLD), more].filter(Boolean);
 }
 
 function valuesOf(label, runs, state) {

@@ -12,7 +12,14 @@ function stepsOf(contents, open) {
   const few = drawn.length < contents.steps.length
     && h("p", {class: "about"}, `The graph shows ${drawn.length} of ${contents.steps.length} steps: those that did not end well and those next to them, then the first ones. The table has all.`);
   return section("steps", "Steps", "What a step uses stands before it. Choose a step to see all its inputs, its config, files, log and origin.",
-    legendOf(contents.steps), few, holder, fold("All steps as a table", contents.steps.length <= 12, stepTable(contents.steps, open)));
+    legendOf(contents.steps), few, holder, changesOf(contents), fold("All steps as a table", contents.steps.length <= 12, stepTable(contents.steps, open)));
+}
+
+function changesOf(contents) {
+  if (!contents.changes.length) return null;
+  const short = (directory) => shortName(directory).slice(-10);
+  return fold(`${plural(contents.changes.length, "step")} of the same name that differ`, true, table(["step", "before", "after", "fields"], contents.changes.map((one) => [
+    one.name, h("code", {}, short(one.of)), h("code", {}, short(one.step)), one.fields.map((field) => h("div", {}, h("code", {}, field)))]), {label: "Steps of the same name that differ"}));
 }
 
 function throttled(run) {

@@ -1,6 +1,8 @@
 "use strict";
 // Where time went: for each step when it waited for a worker, was claimed, and ran.
 
+const MOST_BARS = 150;
+
 function timelineOf(contents, open) {
   const launches = contents.launches.length ? contents.launches : [null];
   const parts = launches.map((launch) => [launch, ganttOf(contents, launch, open)]).filter(([, part]) => part);
@@ -10,16 +12,18 @@ function timelineOf(contents, open) {
 
 function ganttOf(contents, launch, open) {
   const begun = launch ? secondsAt(launch) : null;
-  const rows = spansOf(contents, launch, begun);
-  if (!rows.length) return null;
+  const all = spansOf(contents, launch, begun);
+  if (!all.length) return null;
+  const rows = longest(all);
   const now = Date.parse(contents.made) / 1000;
   const start = begun ?? Math.min(...rows.map((row) => row.spans[0].from));
   const end = Math.max(...rows.flatMap((row) => row.spans.map((span) => span.to ?? now)), start + 1);
   const at = (time) => `${(100 * (Math.min(Math.max(time, start), end) - start)) / (end - start)}%`;
   const ticks = ticksOf(end - start);
-  const resting = contents.steps.length - rows.length;
+  const resting = contents.steps.length - all.length;
   const words = [...new Set(rows.flatMap((row) => row.spans.map((span) => span.word)))];
   return h("div", {}, resting > 0 && h("p", {class: "about"}, `${plural(resting, "step")} took no time in this launch.`),
+    rows.length < all.length && h("p", {class: "about"}, `The ${rows.length} longest of ${number(all.length)} steps are shown.`),
     h("p", {class: "legend"}, words.map((word) => h("span", {class: "chip"}, h("i", {class: `span ${word}`, "aria-hidden": "true"}), word))),
     h("div", {class: contents.cost ? "gantt priced" : "gantt"},
       h("div", {class: "axis", "aria-hidden": "true"}, h("span", {class: "label"}), h("div", {class: "track"}, ticks.map((tick) => h("span", {style: {left: at(start + tick)}}, tick ? duration(tick).replace(/ 0 (s|min|h)$/, "") : "0")))),
@@ -32,6 +36,12 @@ function ganttOf(contents, launch, open) {
         contents.cost && h("span", {class: "took"}, row.step.cost)))),
     fold("These times as a table", false, table(["step", "waited for a worker", "claimed", "ran", "lost", ...(contents.cost ? ["cost"] : [])],
       rows.map((row) => [row.step.name, ...["queued", "claimed", "running", "lost"].map((word) => sumOf(row.spans, word, now)), ...(contents.cost ? [row.step.cost || ""] : [])]), {numeric: [1, 2, 3, 4, 5], label: "Where time went"})));
+}
+
+function longest(rows) {
+  const now = Date.now() / 1000;
+  const kept = new Set([...rows].sort((a, b) => b.took(now) - a.took(now)).slice(0, MOST_BARS));
+  return rows.filter((row) => kept.has(row));
 }
 
 const secondsAt = (launch) => Date.parse(`${launch.time.replace(" ", "T")}Z`) / 1000;
