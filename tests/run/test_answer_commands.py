@@ -200,12 +200,12 @@ def test_an_adapter_answers_on_its_base_here_and_in_a_bucket(model, adapter, tmp
 
 
 def test_a_directory_without_a_model_names_those_below_it(model, tmp_path, capsys):
-    (tmp_path / "outer" / "hf").mkdir(parents=True)
-    os.symlink(model, tmp_path / "outer" / "hf" / "step-5")
+    shutil.copytree(model, tmp_path / "outer" / "hf" / "step-5")
     (tmp_path / "rows.txt").write_text("Hi\n")
     assert ask(str(tmp_path / "outer"), tmp_path / "rows.txt", tmp_path / "x.jsonl") == 2
     err = capsys.readouterr().err
     assert "is no model: it has neither config.json nor adapter_config.json" in err
+    assert f"below it are {tmp_path}/outer/hf/step-5" in err
 
 
 def test_an_interrupt_stops_the_answer_and_not_the_chat(answerer, monkeypatch):
@@ -216,7 +216,7 @@ def test_an_interrupt_stops_the_answer_and_not_the_chat(answerer, monkeypatch):
 
         def write(self, text: str) -> int:
             written = super().write(text)
-            if self.left:
+            if self.left and text:  # input() writes an empty prompt
                 self.left = 0
                 signal.raise_signal(signal.SIGINT)
             return written
@@ -237,11 +237,13 @@ def test_an_interrupt_stops_the_answer_and_not_the_chat(answerer, monkeypatch):
 def test_in_a_terminal(model):
     """The command itself, in a pseudoterminal, without torch."""
     ours, theirs = pty.openpty()
-    code = "import sys; from marin_sft.run.command import main; sys.exit(main() or 'torch' in sys.modules)"
+    # It makes the terminal its own, so that Ctrl-C reaches it.
+    code = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from marin_sft.run.command import main; "
+    code += "sys.exit(main() or 'torch' in sys.modules)"
     command = [sys.executable, "-c", code, "chat", model, "--max_new_tokens", "2"]
     environment = {**os.environ, "TERM": "xterm", "NO_COLOR": ""}
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True, preexec_fn=_own
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
     )
     os.close(theirs)
     unread = b""
@@ -263,11 +265,3 @@ def test_in_a_terminal(model):
     os.write(ours, b"\x04")
     assert process.wait() == 0
     os.close(ours)
-
-
-def _own() -> None:
-    """Makes the terminal that of the process, so that Ctrl-C reaches it."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
