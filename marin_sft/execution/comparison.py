@@ -6,8 +6,10 @@ that the step's config class says (`StepConfig.size`), or that times a number in
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from marin_sft.execution.differences import leaf_differences
@@ -18,14 +20,16 @@ from marin_sft.execution.work import Amounts
 _NEAR = 1.1  # ratio of sizes that count as the same
 _SPAN = 1.5  # ratio of the largest to the smallest size from which on they show what is fixed and what grows
 _ADVANTAGE = 0.05  # by how much a number in the config must explain the values better than the size alone does
+_MOST = 24  # attempts that are compared with
 _CODES = (".$input", ".$code", ".$function")
 _LEAST = 1e-3  # of a value, in seconds or bytes, so that relative distances exist
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """config: that of the step's identity. size: None if the size of an input is not known."""
+    """name, config: of the step, and of its identity. size: None if the size of an input is not known."""
 
+    name: str
     config: Any
     size: float | None
     of_class: type[StepConfig] | None
@@ -43,10 +47,11 @@ class Comparison:
         return {name: value for name, value in values.items() if value is not None}
 
     def nearest(self, attempts: Sequence[PastAttempt]) -> list[PastAttempt]:
-        """Those whose configs differ least from the step's in what is no number: a flag, a class, a file."""
-        differing = [_other_differences(attempt.config, self.config) for attempt in attempts]
-        least = min(differing, default=0)
-        return [attempt for attempt, count in zip(attempts, differing, strict=True) if count == least]
+        """Those whose configs differ least from the step's in what is no number: a flag, a class, a file; of these, the
+        ones of the same name, if there are some."""
+        differing = [(_other_differences(a.config, self.config), a.name != self.name) for a in attempts]
+        least = min(differing, default=None)
+        return [attempt for attempt, count in zip(attempts, differing, strict=True) if count == least][:_MOST]
 
     def _value(self, attempts: Sequence[PastAttempt], values: Sequence[float]) -> float | None:
         found = [_fitted(x, others, values) for x, others in self._scales(attempts)]
@@ -96,28 +101,19 @@ class _Fit:
 
 
 def _fitted(at: float, xs: Sequence[float], values: Sequence[float]) -> _Fit:
-    """The line a + b * x with a, b >= 0 from which the values have the least relative distances."""
+    """By a line a + b * x with a, b >= 0."""
     ys = [max(y, _LEAST) for y in values]
     a, b = _line(at, xs, ys)
     return _Fit(a + b * at, sum(abs(a + b * x - y) / y for x, y in zip(xs, ys, strict=True)) / len(ys))
 
 
 def _line(at: float, xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
-    constant, proportional = (_level(ys), 0.0), (0.0, _level([y / x for x, y in zip(xs, ys, strict=True)]))
+    """The line of the median slope (Theil and Sen): one time of a machine that was busy does not move it."""
+    constant = (median(ys), 0.0)
+    proportional = (0.0, median(y / x for x, y in zip(xs, ys, strict=True)))
     if max(xs) < _SPAN * min(xs):  # sizes that are too close tell nothing of what is fixed
         return constant if min(xs) / _NEAR <= at <= max(xs) * _NEAR else proportional
-    weights = [y**-2 for y in ys]
-    mean_x, mean_y = _mean(xs, weights), _mean(ys, weights)
-    covariance = _mean([(x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)], weights)
-    b = covariance / _mean([(x - mean_x) ** 2 for x in xs], weights)
-    a = mean_y - b * mean_x
+    pairs = itertools.combinations(zip(xs, ys, strict=True), 2)
+    b = median((y - other_y) / (x - other_x) for (x, y), (other_x, other_y) in pairs if x != other_x)
+    a = median(y - b * x for x, y in zip(xs, ys, strict=True))
     return constant if b < 0 else proportional if a < 0 else (a, b)
-
-
-def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
-
-
-def _level(ys: Sequence[float]) -> float:
-    """The number from which these have the least squared relative distances."""
-    return sum(1 / y for y in ys) / sum(y**-2 for y in ys)

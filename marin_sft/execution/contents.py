@@ -7,14 +7,19 @@ Names that start with a dot, and files that Windows creates in every folder, are
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pathlib
 import re
 import socket
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from marin_sft.errors import ConfigError
+from marin_sft.execution.documents import as_document
+from marin_sft.execution.store import Store
 from marin_sft.paths import find_local, nearest_path
 
 _HUB_NAME = re.compile(r"\w[\w.-]*")
@@ -22,7 +27,20 @@ _OF_MODELS = ("hf_model_id", "default_sft")
 _OF_FIELD = {"tokenizer": ("hf_tokenizer_id", "default_tokenize"), "_paths": ("hf_dataset_id", "default_tokenize")}
 _LITTER = ("desktop.ini", "Thumbs.db")
 _COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
+_NAMED = 500  # files of a directory whose digests are kept, to name those that change
+_SHOWN = 3  # of these that are named
 _SETTLING = 2_000_000_000  # ns: every file system in use gives different times to writes further apart than this
+
+
+FilesOfFields = dict[str, dict[str, str]]
+"""By the config's fields, the beginning of the digest of each of several files, by name."""
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What is read of an attempt's .record.json."""
+
+    contents: FilesOfFields = field(default_factory=dict)
 
 
 class _File(NamedTuple):
@@ -39,6 +57,7 @@ class LocalContent(NamedTuple):
     location: an absolute path or glob.
     stamp: digest of their names, sizes, times and inodes.
     settled: none had been written to just before it was read, so an equal stamp means equal bytes.
+    files: of several files, each name and the first digits of its digest; empty if there are too many to keep.
     """
 
     field: str
@@ -46,6 +65,7 @@ class LocalContent(NamedTuple):
     digest: str
     stamp: str
     settled: bool
+    files: tuple[tuple[str, str], ...] = ()
 
 
 def read_content(location: str, field: str) -> LocalContent:
@@ -66,7 +86,25 @@ def read_content(location: str, field: str) -> LocalContent:
         )
     stamp, newest = _stamp(files)  # before the files are read, so that a write in between changes the stamp
     settled = newest < time.time_ns() - _SETTLING
-    return LocalContent(field, location, _digest(files), stamp, settled)
+    digest, each = _digests(files)
+    return LocalContent(field, location, digest, stamp, settled, each if len(each) <= _NAMED else ())
+
+
+def recorded_files(store: Store, output: str) -> FilesOfFields:
+    """The local files that an attempt used, as its record has them; empty if it does not say."""
+    try:
+        return as_document(_Recorded, json.loads(store.read(f"{output}/.record.json") or b"{}")).contents
+    except (ValueError, RecursionError):
+        return {}
+
+
+def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """`b.jsonl changed, c.jsonl is new`: which of several files differ, by name and digest; empty if nothing tells."""
+    if not before or not now:
+        return ""
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    said = [f"{n} {'is new' if n not in before else 'is gone' if n not in now else 'changed'}" for n in names[:_SHOWN]]
+    return ", ".join(said) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _hub_id_text(location: str, field: str) -> str:
@@ -101,13 +139,13 @@ def look_at(content: LocalContent, before: Look | None = None) -> Look:
             return Look(f"{where} does not exist on {socket.gethostname()}")
         stamp = _stamp(files)[0]
         same = content.settled and stamp == content.stamp
-        digest = content.digest if same else _digest(files)
+        digest, each = (content.digest, content.files) if same else _digests(files)
     except OSError as error:
         return Look(f"{where} cannot be read on {socket.gethostname()}: {error}")
     if digest != content.digest:
         return Look(
             f"{where} has changed since the plan was made: its digest was {content.digest[:10]} then and is "
-            f"{digest[:10]} now",
+            f"{digest[:10]} now{f'; {which}' if (which := changed_files(dict(content.files), dict(each))) else ''}",
             stamp,
         )
     if before is not None and stamp != before.stamp:
@@ -154,13 +192,14 @@ def _stamp(files: list[_File]) -> tuple[str, int]:
     return digest.hexdigest(), newest
 
 
-def _digest(files: list[_File]) -> str:
-    """sha256 of a single file; for several, sha256 over their names and digests."""
-    digest = hashlib.sha256()
+def _digests(files: list[_File]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """sha256 of a single file; for several, sha256 over their names and digests, and the beginning of each."""
+    digest, each = hashlib.sha256(), []
     for name, path in files:
         with open(path, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         if not name:
-            return content
+            return content, ()
         digest.update(f"{name}\0{content}\n".encode())
-    return digest.hexdigest()
+        each.append((name, content[:16]))
+    return digest.hexdigest(), tuple(each)

@@ -30,13 +30,14 @@ _SHOWN = 5  # steps that an error names
 class Estimate:
     """What one step will take. seconds, cost: None if unknown. ground: what it rests on, or why it is unknown.
 
-    machines: what it runs on. None: they are not understood.
+    machines: what it runs on. None: they are not understood. runs: how many earlier runs it rests on.
     """
 
     seconds: float | None
     ground: str
     machines: Machines | None
     cost: float | None = None
+    runs: int = 0
 
     def to_json(self) -> dict[str, object]:
         seconds = None if self.seconds is None else round(self.seconds, 1)
@@ -72,7 +73,8 @@ class Estimates:
         unknown = {node: of for node, of in self.of.items() if of.seconds is None}
         costs = f", {self.prices.text(self.cost)}" if self.prices else ""
         yield f"Estimate: {'at least' if unknown else 'about'} {duration_text(self.wall_seconds)}{costs}, {self.room}"
-        yield f"  from {', '.join(dict.fromkeys(of.ground for of in known))}"
+        grounds = {of.ground.partition(" of ")[2]: of.ground for of in sorted(known, key=lambda of: -of.runs)}
+        yield f"  from {', '.join(grounds.values())}"  # of each kind, the fewest
         for ground in dict.fromkeys(of.ground for of in unknown.values()):
             names = [node.name for node, of in unknown.items() if of.ground == ground]
             yield f"  unknown: {', '.join(names[:_SHOWN])}{' ...' if names[_SHOWN:] else ''} ({ground})"
@@ -177,10 +179,10 @@ class _Judge:
         seconds *= 1 - self.kept_shares.get(node, 0.0)
         runs = "1 run" if len(here) == 1 else f"{len(here)} runs"
         cost = self.prices.cost(machines, seconds) if self.prices else None
-        return Estimate(seconds, f"{runs} of {kind} on {machines}", machines, cost)
+        return Estimate(seconds, f"{runs} of {kind} on {machines}", machines, cost, len(here))
 
     def _comparison(self, node: Node) -> Comparison:
         of_class = type(node.step.config) if isinstance(node.step.config, StepConfig) else None
         read = {used.fingerprint[:10]: self.made.get(used, {}) for used in node.inputs}
         config = node.payload["config"]
-        return Comparison(config, size_of(of_class, config, read), of_class)
+        return Comparison(node.name, config, size_of(of_class, config, read), of_class)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from marin_sft.errors import DamagedFile, PreviousTaskFailedError, StoreError
@@ -19,6 +19,7 @@ from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.commits import Commit
 from marin_sft.execution.configs import settings_of
 from marin_sft.execution.consumption import Consumption, changed_inputs, unconfirmed
+from marin_sft.execution.contents import FilesOfFields, changed_files, recorded_files
 from marin_sft.execution.differences import (
     Difference,
     difference_text,
@@ -215,12 +216,12 @@ def _explain_miss(node: Node, items: dict[Node, PlanItem], store: Store) -> Deci
     siblings = _siblings(node, store)
     if not siblings:
         return Action.RUN, Reason.NEW, "", ()
-    alike = [commit for commit in siblings if commit.payload["schema"] == SCHEMA]
+    alike = [(output, commit) for output, commit in siblings if commit.payload["schema"] == SCHEMA]
     if not alike:
-        schema = siblings[0].payload["schema"]
+        schema = siblings[0][1].payload["schema"]
         return Action.RUN, Reason.VERSION, f"the format of identities changed: schema {schema} -> {SCHEMA}", ()
-    nearest = min(alike, key=lambda commit: len(leaf_differences(commit.payload, node.payload)))
-    fields, inputs = _config_differences(node, nearest)
+    output, nearest = min(alike, key=lambda found: len(leaf_differences(found[1].payload, node.payload)))
+    fields, inputs = _config_differences(node, nearest, lambda: recorded_files(store, output))
     if fields:
         return Action.RUN, Reason.CONFIG, "; ".join(difference_text(d) for d in fields), tuple(fields)
     old, new = ((payload["kind"], payload["version"]) for payload in (nearest.payload, node.payload))
@@ -229,18 +230,23 @@ def _explain_miss(node: Node, items: dict[Node, PlanItem], store: Store) -> Deci
     return Action.RUN, Reason.UPSTREAM, _root_cause(node, inputs, items), ()
 
 
-def _config_differences(node: Node, nearest: Commit) -> tuple[list[Difference], set[str]]:
+def _config_differences(
+    node: Node, nearest: Commit, files_then: Callable[[], FilesOfFields]
+) -> tuple[list[Difference], set[str]]:
     """The fields in which the configs differ, including inputs that are other steps; and the fingerprints of inputs
-    that are the same steps with another identity."""
+    that are the same steps with another identity. files_then: see `recorded_files`."""
     used = {node.fingerprint[:10]: node.directory for node in (*node.inputs, *node.nonblocking)}
     names = {**{consumed.directory[-10:]: consumed.directory for consumed in nearest.inputs}, **used}
-    locations = {content.field.removeprefix("config").removeprefix("."): content.location for content in node.contents}
+    contents = {content.field.removeprefix("config").removeprefix("."): content for content in node.contents}
     fields: list[Difference] = []
     inputs: set[str] = set()
     for field, old, new in leaf_differences(nearest.payload["config"], node.payload["config"]):
         of_input, of_file = field_of_input(field), field_of_content(field)
-        if of_file in locations:
-            fields.append((f"{of_file} ({locations[of_file]}) content".lstrip(), str(old)[:10], str(new)[:10]))
+        if of_file in contents:
+            content = contents[of_file]
+            which = changed_files(files_then().get(content.field, {}), dict(content.files)) if content.files else ""
+            where = f"{content.location}: {which}" if which else content.location
+            fields.append((f"{of_file} ({where}) content".lstrip(), str(old)[:10], str(new)[:10]))
             continue
         if of_input is None:
             fields.append((field, with_names(old, names), with_names(new, names)))
@@ -262,15 +268,19 @@ def _root_cause(node: Node, changed: set[str], items: dict[Node, PlanItem]) -> s
     return f"{cause.name}: {item.detail}" if item is not None and item.reason is Reason.CONFIG else cause.name
 
 
-def _siblings(node: Node, store: Store) -> list[Commit]:
-    """Commits of the same name, newest first; if the path is overridden, commits of the same path."""
+def _siblings(node: Node, store: Store) -> list[tuple[str, Commit]]:
+    """Outputs and commits of the same name, newest first; if the path is overridden, those of the same path."""
     parent, _, leaf = store.path(node.directory).rpartition("/")
     siblings = [d for d in store.names(parent) if name_of_directory(d) == node.name.rpartition("/")[2]]
     if node.step.override_output_path:
         siblings = [leaf]
-    commits = comparable_commits(store, (f"{parent}/{sibling}" for sibling in siblings[:_SIBLINGS])).values()
-    others = [commit for commit in commits if commit.fingerprint != node.fingerprint]
-    return sorted(others, key=lambda commit: commit.time, reverse=True)
+    commits = comparable_commits(store, (f"{parent}/{sibling}" for sibling in siblings[:_SIBLINGS]))
+    others = [
+        (attempt_path(store, directory, commit.attempt), commit)
+        for directory, commit in commits.items()
+        if commit.fingerprint != node.fingerprint
+    ]
+    return sorted(others, key=lambda found: found[1].time, reverse=True)
 
 
 def _first_line(text: str) -> str:

@@ -89,9 +89,13 @@ class Prices:
         return None
 
     def text(self, cost: float) -> str:
-        """`12.40 USD`; of less than a hundredth, the first digit."""
-        number = f"{cost:,.2f}" if cost >= 0.01 or cost == 0 else f"{cost:.1g}"
-        return f"{number} {self.currency}".rstrip()
+        """`12.40 USD`."""
+        return f"{cost_text(cost)} {self.currency}".rstrip()
+
+
+def cost_text(cost: float) -> str:
+    """`12.40`, `<0.01`."""
+    return f"{cost:,.2f}" if cost >= 0.01 or cost == 0 else "<0.01"
 
 
 def prices_file(named: str | None) -> str | None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.differences import difference_text
 from marin_sft.execution.plan import Action, Plan, PlanItem
+from marin_sft.execution.prices import cost_text
 from marin_sft.execution.results import StepResult
 from marin_sft.execution.step import StepConfig
 from marin_sft.execution.store import Store
-from marin_sft.execution.tables import Cell, counted, duration_text, print_table
+from marin_sft.execution.tables import Cell, counted, duration_text, print_table, shortened
 from marin_sft.progress import figure_texts
 
 if TYPE_CHECKING:
     from marin_sft.execution.estimates import Estimates
-    from marin_sft.execution.prices import Prices
 
 _SHOWN_RESULTS = 60  # with more steps, the closing table omits cached ones
 _LARGEST_METRICS = 1 << 20  # bytes
@@ -50,19 +50,13 @@ def print_plan(console: Console, plan: Plan, estimates: Estimates | None) -> Non
     steps = counted(len(plan.items), "step")
     console.print(Text.assemble(("Plan", "bold"), f": {steps}, {to_run} to run. Prefix {plan.store.prefix}"))
     short = console.width < _NARROW  # a path adds little to the step's name
-    known = estimates is not None and estimates.any_known
-    shown = {
-        "step": True,
-        "action": True,
-        "time": known,
-        "cost": estimates is not None and known and estimates.prices is not None,
-        "reason": True,
-        "fingerprint": short and not known,
-        "path": not short,
-    }
-    rows = (_plan_row(item, estimates) for item in plan)
-    print_table(console, list(itertools.compress(shown, shown.values())), _columns(rows, list(shown.values())), "step")
-    for line in estimates.lines() if estimates else ():
+    known = estimates if estimates and estimates.any_known else None
+    if known and short:
+        _print_in_lines(console, plan, known)
+    else:
+        columns = ("step", "action", *_time_columns(known), "reason", "fingerprint" if short else "path")
+        print_table(console, columns, (_plan_row(item, known, short) for item in plan), "step")
+    for line in known.lines() if known else ():
         console.print(Text(line))
     for line in dict.fromkeys(filter(None, map(_advice, plan.to_do))):
         console.print(Text(line, style="dim"))
@@ -73,26 +67,52 @@ def _advice(item: PlanItem) -> str | None:
     return step.config.advice(step.resources) if isinstance(step.config, StepConfig) else None
 
 
-def _columns(rows: Iterable[tuple[Cell, ...]], shown: Sequence[bool]) -> Iterator[tuple[Cell, ...]]:
-    return (tuple(itertools.compress(row, shown)) for row in rows)
+def _time_columns(estimates: Estimates | None) -> tuple[str, ...]:
+    return () if estimates is None else ("time", "cost") if estimates.prices else ("time",)
 
 
-def _plan_row(item: PlanItem, estimates: Estimates | None) -> tuple[Cell, ...]:
-    path, found = item.node.directory, estimates and estimates.of.get(item.node)
-    times = estimate_texts(found.seconds, found.cost, estimates.prices) if estimates and found else ("", "")
-    fingerprint = path.removeprefix(f"{item.node.name}-")
-    return item.node.name, _coloured(item.action), *times, _reason(item), fingerprint, path
+def _plan_row(item: PlanItem, estimates: Estimates | None, short: bool) -> tuple[Cell, ...]:
+    path = item.node.directory
+    path = path.removeprefix(f"{item.node.name}-") if short else path
+    return (
+        item.node.name,
+        _coloured(item.action),
+        *_times(item, estimates),
+        f"{item.reason} {_detail(item)}".rstrip(),
+        path,
+    )
 
 
-def estimate_texts(seconds: float | None, cost: float | None, prices: Prices | None) -> tuple[str, str]:
-    """Time and cost, with "?" for what is unknown."""
-    time = "?" if seconds is None else duration_text(seconds)
-    return time, "?" if cost is None or prices is None else prices.text(cost)
+def _times(item: PlanItem, estimates: Estimates | None) -> tuple[str, ...]:
+    """The cells of `_time_columns`; "?" for what is unknown."""
+    columns, found = _time_columns(estimates), estimates and estimates.of.get(item.node)
+    if not found:
+        return ("",) * len(columns)
+    time = "?" if found.seconds is None else duration_text(found.seconds)
+    return (time, "?" if found.cost is None else cost_text(found.cost))[: len(columns)]
 
 
-def _reason(item: PlanItem) -> str:
-    detail = "; ".join(map(difference_text, item.diff)) or item.detail
-    return f"{item.reason} {detail}".rstrip()
+def _print_in_lines(console: Console, plan: Plan, estimates: Estimates) -> None:
+    """For a narrow terminal: what a reason says beyond its word is on a line of its own, and said once."""
+    columns = ("step", "action", *_time_columns(estimates), "reason")
+    longest = console.width // 2
+    rows = [
+        (shortened(item.node.name, longest), str(item.action), *_times(item, estimates), str(item.reason))
+        for item in plan
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    console.print(Text("  ".join(map(str.ljust, columns, widths)).rstrip(), style="bold"))
+    said = {""}
+    for item, row in zip(plan, rows, strict=True):
+        cells = list(map(str.ljust, row, widths))
+        console.print(Text.assemble(cells[0], "  ", (cells[1], COLOURS[row[1]]), "  ", "  ".join(cells[2:]).rstrip()))
+        if (detail := _detail(item)) not in said:
+            said.add(detail)
+            console.print(Padding(Text(detail, style="dim"), (0, 0, 0, 2)))
+
+
+def _detail(item: PlanItem) -> str:
+    return "; ".join(map(difference_text, item.diff)) or item.detail
 
 
 def print_results(console: Console, store: Store, results: list[StepResult], seconds: float) -> None:
@@ -117,7 +137,7 @@ def print_results(console: Console, store: Store, results: list[StepResult], sec
 
 def _result_row(store: Store, result: StepResult) -> tuple[Cell, ...]:
     output = result_output(store, result)
-    figures = _figures(store, output) if output else ""
+    figures = figures_text(store, output) if output else ""
     took = duration_text(result.seconds) if result.status in ("ran", "failed") else ""
     return result.item.node.name, _coloured(result.status), took, figures, _relative(store, output)
 
@@ -148,7 +168,7 @@ def result_output(store: Store, result: StepResult) -> str | None:
     return attempt_path(store, result.item.node.directory, result.commit.attempt)
 
 
-def _figures(store: Store, output: str) -> str:
+def figures_text(store: Store, output: str) -> str:
     """The first top-level numbers in the output's metrics.json, with which a step shows its result.
 
     The file is untrusted: a repository on a hub may contain one of that name.

@@ -230,6 +230,7 @@ def _record(
         "payload": task.payload,
         "config": describe(config),
         "inputs": [asdict(used) for used in task.inputs],
+        "contents": {content.field: dict(content.files) for content in task.contents if content.files},
         "resources": describe(task.resources),
         "claim": asdict(claim),
         "retries": task.retries,

@@ -20,6 +20,7 @@ from marin_sft.execution.record import Launch, read_begin, read_launches
 from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
+from marin_sft.execution.view import figures_text
 from marin_sft.nearest import nearest_text
 from marin_sft.progress import Progress
 
@@ -43,6 +44,7 @@ class StepStatus:
     age: seconds since the commit, else since the newest claim.
     seconds: how long the attempt took, or has been running.
     news: progress of a running attempt, and other remarks; for a DAMAGED step, the unreadable file.
+    figures: what the output's metrics.json says first, of steps of the newest launch.
     """
 
     name: str
@@ -52,6 +54,7 @@ class StepStatus:
     age: float | None
     seconds: float | None
     news: str
+    figures: str = ""
 
 
 def state_name(state: StepState) -> StateName:
@@ -73,7 +76,7 @@ def read_statuses(
 ) -> list[StepStatus]:
     """Steps whose name or directory matches the glob `pattern`, or whose name contains it; without a pattern, all.
 
-    Includes, as ABSENT, the steps of the newest launch that were never started.
+    First those of the newest launch, inputs first, with those that were never started, as ABSENT; then others by name.
 
     known, recorded: the steps' directories, and the launches, newest first, if known already.
 
@@ -81,14 +84,16 @@ def read_statuses(
         UserError: the pattern matches no step; with the nearest name.
     """
     known = step_directories(store) if known is None else known
-    places = {location(store, directory) for directory in known}
-    planned: set[str] = set()
+    places = {location(store, directory): directory for directory in known}
+    newest: list[str] = []
     for launch in (read_launches(store) if recorded is None else recorded)[:1]:
         named = (step["directory"] for step in read_begin(store, launch)["steps"])
-        planned = {directory for directory in named if location(store, directory) not in places}
-    chosen = sorted(d for d in {*known, *planned} if pattern is None or matches(d, pattern))
+        newest = [places.get(location(store, directory), directory) for directory in named]
+    of_launch, planned = set(newest), set(newest) - set(known)
+    ordered = dict.fromkeys([*newest, *sorted(known)])
+    chosen = [directory for directory in ordered if pattern is None or matches(directory, pattern)]
     pinned = {location(store, pin.directory) for pin in read_pins(store)}
-    found = in_parallel(store, lambda d: _read_status(store, d, location(store, d) in pinned), chosen)
+    found = in_parallel(store, lambda d: _read_status(store, d, location(store, d) in pinned, d in of_launch), chosen)
     # A directory without claims that no launch planned only looks like a step.
     statuses = [s for d, s in zip(chosen, found, strict=True) if s.state != "ABSENT" or d in planned]
     if not statuses and pattern is not None:
@@ -105,14 +110,14 @@ def matches(directory: str, pattern: str) -> bool:
     return pattern in step_name(directory) or directory.startswith(pattern)  # not within fingerprints
 
 
-def _read_status(store: Store, directory: str, pinned: bool) -> StepStatus:
+def _read_status(store: Store, directory: str, pinned: bool, with_figures: bool) -> StepStatus:
     try:
-        return _status_of(store, directory, pinned)
+        return _status_of(store, directory, pinned, with_figures)
     except DamagedFile as error:
         return StepStatus(step_name(directory), store.path(directory), None, "DAMAGED", None, None, str(error))
 
 
-def _status_of(store: Store, directory: str, pinned: bool) -> StepStatus:
+def _status_of(store: Store, directory: str, pinned: bool, with_figures: bool) -> StepStatus:
     state = read_state(store, directory)
     name = state_name(state)
     age = seconds = output = None
@@ -127,7 +132,8 @@ def _status_of(store: Store, directory: str, pinned: bool) -> StepStatus:
         age = time.time() - begun
         seconds = (time.time() if state.running else state.beat_time or begun) - begun
     news = [*_news(store, directory, state), *(["pinned"] if pinned else [])]
-    return StepStatus(step_name(directory), store.path(directory), output, name, age, seconds, "; ".join(news))
+    figures = figures_text(store, output) if output and with_figures else ""
+    return StepStatus(step_name(directory), store.path(directory), output, name, age, seconds, "; ".join(news), figures)
 
 
 def _news(store: Store, directory: str, state: StepState) -> list[str]:
@@ -165,8 +171,8 @@ def print_stores(console: Console, store: Store, below: Sequence[str]) -> None:
 
 def _status_row(store: Store, status: StepStatus) -> tuple[Cell, ...]:
     step = Text(status.path.removeprefix(f"{store.prefix}/"))
-    if status.news:
-        step.append(f"\n  {status.news}", style="dim")
+    for line in filter(None, (status.figures, status.news)):
+        step.append(f"\n  {line}", style="dim")
     return Text(status.state, style=_COLOURS[status.state]), age_text(status.age), _took(status.seconds), step
 
 

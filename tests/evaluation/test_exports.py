@@ -42,11 +42,11 @@ SCRIPT = """
     data = mixture("m", {"a": tokenize("a", "rows.jsonl", tokenizer="tokenizer")}, weights={"a": 1}, seq_len=32)
     trained = sft(
         "t", mixture=data, base_model=random_model("r", shape, tokenizer="tokenizer"), learning_rate=1e-3,
-        train_batch_size=4, num_train_steps=STEPS, steps_per_hf_export=STEPS // 10, steps_per_checkpoint=STEPS // 20,
+        train_batch_size=4, num_train_steps=STEPS, steps_per_hf_export=STEPS // 5, steps_per_checkpoint=STEPS // 20,
         precision="fp32", gradient_checkpointing=False, resources=CpuConfig(cpus=1), steps_per_log=STEPS,
     )
     own = lambda name, model: ExecutorStep(name, size, SizeConfig(model), resources=CpuConfig(cpus=0))
-    scores = evaluate_exports("e", trained, {"size": own}, every=STEPS // 5)
+    scores = evaluate_exports("e", trained, {"size": own})
     executor_main(steps=[scores.table, scores.best("size/bytes", "max")])
 """
 SHAPE = LlamaConfig(max_seq_len=64, hidden_dim=32, intermediate_dim=64, num_layers=2, num_heads=4, num_kv_heads=2)

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.contents import LocalContent, kind_in_name, look_at, read_content
+from marin_sft.execution.executor import ExecutorStep, step_fn, this_output_path
 
 
 def written(path: Path, text: str) -> Path:
@@ -114,3 +116,35 @@ def test_every_change_is_seen_and_nothing_else(tmp_path, make):
     assert look_at(content).change is not None
     file.parent.rmdir()
     assert f"config.data: {tmp_path / 'data'} does not exist on " in look_at(content).change
+
+
+@dataclasses.dataclass(frozen=True)
+class LookConfig:
+    data: Path
+    output_path: str = this_output_path()
+
+
+@step_fn(kind="look")
+def look(config: LookConfig) -> None: ...
+
+
+def test_a_changed_directory_says_which_file_changed(pipeline, tmp_path):
+    data = tmp_path / "data"
+    for name in "abcdef":
+        written(data / f"{name}.txt", name)
+    pipeline.run(ExecutorStep("looks", look, LookConfig(data)))
+    written(data / "b.txt", "other")
+    (data / "c.txt").unlink()
+    written(data / "sub" / "g.txt", "g")
+    (item,) = pipeline.plan(ExecutorStep("looks", look, LookConfig(data))).values()
+    ((field, old, new),) = item.diff
+    assert field == f"data ({data}: b.txt changed, c.txt is gone, sub/g.txt is new) content" and old != new
+    content = settled(data)
+    for name in "abdef":
+        written(data / f"{name}.txt", "y")
+    said = look_at(content).change
+    assert said is not None and said.endswith("; a.txt changed, b.txt changed, d.txt changed and 2 more")
+    for record in pipeline.prefix.rglob(".record.json"):
+        record.write_text("{}")  # as an older version left it
+    (item,) = pipeline.plan(ExecutorStep("looks", look, LookConfig(data))).values()
+    assert item.diff[0][0] == f"data ({data}) content"

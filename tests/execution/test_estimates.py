@@ -1,6 +1,7 @@
 """Estimates from records of earlier attempts. The records are real; only the times in them are set by the tests."""
 
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any
 import pytest
 
 from marin_sft.errors import UserError
+from marin_sft.execution.console import TextConsole
+from marin_sft.execution.estimates import estimate
 from marin_sft.execution.executor import (
     CpuConfig,
+    Executor,
+    ExecutorFlags,
     ExecutorStep,
     GpuConfig,
     TpuPodConfig,
@@ -20,9 +25,10 @@ from marin_sft.execution.executor import (
 )
 from marin_sft.execution.graph import build_graph
 from marin_sft.execution.local_store import LocalStore
-from marin_sft.execution.prices import Machines, machines_of, read_prices
+from marin_sft.execution.prices import Machines, Prices, machines_of, read_prices
 from marin_sft.execution.record import asked
 from marin_sft.execution.room import Room, wall_seconds
+from marin_sft.execution.view import print_plan
 from marin_sft.training.sft_config import SFTConfig
 
 
@@ -87,8 +93,8 @@ def test_what_is_fixed_and_what_grows_is_known_after_three_sizes(pipeline):
     set_seconds(pipeline.prefix, lambda record: (60 + 0.01 * row_count(record)) * next(noise))
     for count in (1500, 8000):
         found = estimates(pipeline, copied(count))
-        for estimate in found.values():  # the second step's input does not exist yet
-            assert estimate["seconds"] == pytest.approx(60 + 0.01 * count, rel=0.2)
+        for one in found.values():  # the second step's input does not exist yet
+            assert one["seconds"] == pytest.approx(60 + 0.01 * count, rel=0.2)
     assert found["copied/rows"]["ground"] == "3 runs of copy on 1 CPU"
 
 
@@ -107,6 +113,28 @@ def test_a_number_in_the_config_counts_if_the_times_grew_with_it(pipeline):
     assert estimates(pipeline, copied(1000, passes=8))["copied/rows"]["seconds"] == pytest.approx(80, rel=0.01)
     set_seconds(pipeline.prefix, lambda record: 30.0)
     assert estimates(pipeline, copied(1000, passes=8))["copied/rows"]["seconds"] == pytest.approx(30, rel=0.01)
+
+
+def test_one_run_on_a_busy_machine_does_not_move_the_rest(pipeline):
+    counts = (1000, 1500, 2000, 3000, 4000)
+    for count in counts:
+        pipeline.run(copied(count))
+    set_seconds(
+        pipeline.prefix, lambda record: (60 + 0.01 * row_count(record)) * (9 if row_count(record) == 2000 else 1)
+    )
+    found = estimates(pipeline, copied(2500))
+    assert found["raw/rows"]["seconds"] == pytest.approx(85, rel=0.1)
+    assert found["copied/rows"]["seconds"] == pytest.approx(85, rel=0.1)
+
+
+def test_runs_of_the_same_name_are_preferred(pipeline):
+    def named(name: str, count: int) -> ExecutorStep:
+        return dataclasses.replace(rows(count), name=name)
+
+    pipeline.run(named("raw/small", 1000), named("raw/large", 1001))
+    set_seconds(pipeline.prefix, lambda record: {"raw/small": 1.0, "raw/large": 100.0}[record["name"]])
+    found = estimates(pipeline, named("raw/small", 1002), named("raw/large", 1003), named("raw/new", 1004))
+    assert [found[f"raw/{name}"]["seconds"] for name in ("small", "large", "new")] == [1.0, 100.0, 50.5]
 
 
 def test_runs_with_the_same_flags_are_preferred(pipeline):
@@ -128,6 +156,25 @@ def test_what_is_unknown_is_said(pipeline, capsys):
     text = capsys.readouterr().out
     assert "unknown: copied/rows (no earlier run of copy on v4-8)" in text
     assert "Estimate: at least " in text and "1 run of rows on 1 CPU" in text
+
+
+def test_at_80_columns_names_and_times_stay_whole(pipeline):
+    pipeline.run(copied(1000))
+    set_seconds(pipeline.prefix, lambda record: 100.0)
+    run = Executor(ExecutorFlags(prefix=str(pipeline.prefix))).plan([copied(3000)])
+    prices = Prices("prices.toml", "EUR", {"CPU": 36.0})
+    screen = io.StringIO()
+    print_plan(TextConsole(file=screen, width=80), run.plan, estimate(run.plan, prices, Room(1)))
+    lines = [line.rstrip() for line in screen.getvalue().splitlines()]
+    start = lines.index("step         action  time        cost  reason")
+    assert lines[start + 1 : start + 5] == [
+        "raw/rows     RUN     1 min 40 s  1.00  CONFIG",
+        "  rows 1000 -> 3000",
+        "copied/rows  RUN     1 min 40 s  1.00  UPSTREAM",
+        "  raw/rows: rows 1000 -> 3000",
+    ]
+    assert lines[start + 5] == "Estimate: about 3 min 20 s, 2.00 EUR, one step at a time"
+    assert lines[start + 6] == "  from 1 run of rows on 1 CPU, 1 run of copy on 1 CPU"
 
 
 def test_failed_and_continued_attempts_tell_nothing(pipeline):

@@ -1,6 +1,7 @@
 """Exports that training writes on its way."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def test_every_so_many_steps_and_after_the_last(trained):
     assert all(np.array_equal(last[name], final[name]) for name in final)
     earlier = dict(ModelDirectory(str(trained / "hf" / "step-3")).tensors())
     assert not np.array_equal(earlier["model.norm.weight"], final["model.norm.weight"])
+
+
+def test_each_is_declared_whole_with_its_files(trained):
+    assert sorted(bytes_of(trained / ".parts")) == ["hf/step-3.json", "hf/step-6.json", "hf/step-7.json"]
+    (declared,) = json.loads((trained / ".parts" / "hf" / "step-3.json").read_text()).values()
+    files = bytes_of(trained / "hf" / "step-3")
+    assert {file["path"]: (file["size"], file["sha256"]) for file in declared} == {
+        name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()
+    }
 
 
 @pytest.mark.parametrize("step", [3, 7])
@@ -102,6 +112,7 @@ def test_a_resumed_run_has_the_exports_of_an_uninterrupted_one(trained, base_mod
     train(config_for(base_model, second, first), BATCHES)
 
     assert bytes_of(second / "hf") == bytes_of(trained / "hf")
+    assert bytes_of(second / ".parts") == bytes_of(trained / ".parts")
 
 
 def test_the_cadence_is_at_least_one_step():

@@ -90,6 +90,19 @@ def test_status(edited):
     assert error.startswith("error: no step matches 'raw/b'") and "did you mean 'raw/a'?" in error
 
 
+def test_status_follows_the_newest_launch_and_shows_figures(world):
+    def measure(config):
+        Path(config["out"], "metrics.json").write_text('{"loss": 0.5, "name": "x", "step": 7}')
+
+    last = world.step("a_last", world.step("m_middle", world.step("z_first")))
+    world.launch(world.step("b_other"))
+    world.launch(dataclasses.replace(last, fn=step_fn(kind="measure")(measure)))
+    found = world.json("status")
+    assert [item["name"] for item in found] == ["z_first", "m_middle", "a_last", "b_other"]
+    assert [item["figures"] for item in found] == ["", "", "loss 0.5, step 7", ""]
+    assert "a_last" in world.text("status") and "loss 0.5, step 7" in world.text("status", "a_last")
+
+
 def test_status_of_what_fails_runs_and_waits(world):
     world.stop.touch()
     with pytest.raises(RunFailed):
@@ -453,7 +466,7 @@ def test_plan(world, tmp_path, monkeypatch):
 def test_mistakes(capsys):
     assert command.main(["statu"]) == 2
     assert capsys.readouterr().err == "error: no command 'statu'; did you mean 'status'?\n"
-    for word in ("serve", "train"):
+    for word in ("brew", "train"):
         assert command.main([word]) == 2
         assert f"error: no command {word!r}; there are: sft, dpo, plan, status" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
@@ -533,5 +546,6 @@ def test_the_docs_list_every_command(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"])
     shown = capsys.readouterr().out
-    assert all(f"    {name} " in shown for name in (*command.COMMANDS, "cluster"))
+    listed = re.findall(r"^    ([a-z-]+)(?: +|$)", shown, re.MULTILINE)  # a long name has a line of its own
+    assert {*command.COMMANDS, "cluster"} <= {*listed}
     assert max(map(len, shown.splitlines())) <= 80

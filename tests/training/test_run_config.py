@@ -9,6 +9,7 @@ import pytest
 
 from marin_sft import progress
 from marin_sft.errors import ConfigError, TrainingError
+from marin_sft.parts import files_of
 from marin_sft.training import checkpoints
 from marin_sft.training.fakes import CountingBatches, pack
 from marin_sft.training.lora_config import LoraConfig
@@ -180,6 +181,7 @@ class Exports:
     def write(self, path, tensors, config, metrics):
         with writing(path) as local:
             write_json(local, "config.json", {"step": metrics["step"]})
+            return files_of(local)
 
 
 def test_so_many_checkpoints_and_exports_are_kept(base_model, tmp_path):
@@ -198,6 +200,7 @@ def test_so_many_checkpoints_and_exports_are_kept(base_model, tmp_path):
             train(config(base_model, output, save_total_limit=limit, **kept), BATCHES)
         assert sorted(int(path.name[5:]) for path in output.glob("checkpoints/step-*")) == expected
         assert sorted(path.name for path in output.glob("hf/*")) == ["step-4", "step-5"]
+        assert sorted(path.name for path in output.glob(".parts/hf/*")) == ["step-4.json", "step-5.json"]
 
 
 PAUSE = 2.0  # seconds
@@ -218,7 +221,7 @@ class SlowExports(Exports):
 
     def write(self, *args):
         self.clock.put_forward += PAUSE
-        super().write(*args)
+        return super().write(*args)
 
 
 class SlowBatches(list):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Engine:
         if chosen is None and self.folder is None:
             return sys.executable
         places = [os.path.expanduser(chosen)] if chosen else self._places()
-        found = next((place for place in places if os.access(place, os.X_OK) and os.path.isfile(place)), None)
+        found = next(filter(None, map(shutil.which, places)), None)
         if found is None:
             make = f"`make {self.folder[1:]}` in a checkout builds its environment, or " if self.folder else ""
             raise ConfigError(
@@ -128,8 +129,7 @@ ENGINES = {
                 "VLLM_WORKER_MULTIPROC_METHOD": "fork",
             },
             (
-                (r"larger than the maximum number of tokens that can be stored in KV cache", _LONGER),
-                (r"max seq len .* (KV cache|memory)", _LONGER),
+                (r"max seq len .* KV cache", _LONGER),
                 (
                     r"User-specified max_model_len .* is greater than the derived",
                     "max_model_len is above the context length of the export: leave it out, or lower it",

@@ -24,6 +24,7 @@ from marin_sft.evaluation.step_configs import ServedConfig
 _GUARD = Path(__file__).with_name("guard.py")
 _LAST_LINES = 15
 _ERROR = re.compile(r"\b[A-Za-z.]*(Error|Exception): ")
+_LONGEST_LINE = 300
 _READY_SECONDS = 10.0
 _ASKING_SECONDS = 600.0  # the first answer may be compiled for
 _BETWEEN_TRIES = 0.2
@@ -118,12 +119,17 @@ class Server:
     def refused(self, what: str) -> ExportError:
         """An error with the last lines of its log, and what to do."""
         text = self.log.read_text(errors="replace")
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [_shortened(line) for line in text.splitlines() if line.strip()]
         # Of servers of several processes, the last lines are about the end of the others.
-        errors = [line for line in lines[:-_LAST_LINES] if _ERROR.search(line)]
+        errors = [line for line in lines[:-_LAST_LINES] if _ERROR.search(line) and "WARNING" not in line]
         shown = [*errors[:1], *(["..."] if errors else []), *lines[-_LAST_LINES:]]
         do = self.engine.advice(text) or "the reason stands in its log"
         return ExportError("\n  ".join([f"{self.engine.name} {what}; {do}. The end of its log, {self.log}:", *shown]))
+
+
+def _shortened(line: str) -> str:
+    """Some servers list all that they know."""
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
 
 
 @contextmanager

@@ -65,7 +65,9 @@ class GgufTensors:
         self.all = list(self._found())
 
     def _found(self) -> Iterator[GgufTensor]:
-        shapes = shapes_of(self._tensors)
+        shapes = dict(shapes_of(self._tensors))
+        if self._config["tie_word_embeddings"]:  # stored or not, the head is the embedding
+            shapes.pop(HEAD, None)
         for source, shape in sorted(shapes.items()):
             yield GgufTensor(self._name(source), source, shape, self._type_of(shape))
         if self._architecture.needs_output and HEAD not in shapes:

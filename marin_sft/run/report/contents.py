@@ -94,6 +94,10 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
             lambda step: datasets.mixture_json(store, step, _users(store, step, trainings, epochs)),
         ),
         "evaluations": scores,
+        "export_tables": sections.of_steps(
+            (step for step in steps if evaluations.TABLE in step.files),
+            lambda step: evaluations.table_json(store, step, points),
+        ),
         "exports": sections.of_steps(filter(exports.is_export, steps), lambda step: exports.export_json(store, step)),
         "problems": sections.problems,
     }
@@ -133,7 +137,7 @@ def _window(subject: Subject) -> tuple[float | None, bool]:
 def training_json(store: Store, step: Step, points: int) -> JsonObject | None:
     """The curves of a training, and the figures of the whole run if it has ended."""
     assert step.output is not None
-    found = curves(store, step.output, points)
+    found = curves(store, f"{step.output}/{METRICS}", points)
     if found is None:
         return None
     summary = read_json(store, f"{step.output}/metrics.json") if "metrics.json" in step.files else None

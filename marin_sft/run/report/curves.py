@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.store import Store
-from marin_sft.training.metrics.metrics_log import NAME
 
 COUNTERS = ("step", "epoch", "tokens", "trained_tokens")
 _WHOLE = 32 << 20  # bytes of a log that is read whole; of a larger one, blocks spread over it
@@ -70,12 +69,12 @@ def training_seconds(lines: Sequence[JsonObject]) -> list[float | None]:
     return found
 
 
-def curves(store: Store, output: str, points: int) -> JsonObject | None:
-    """Each metric against step, tokens and seconds, with at most `points` points; None without a log.
+def curves(store: Store, path: str, points: int) -> JsonObject | None:
+    """Each metric of a log against step, tokens and seconds, with at most `points` points; None without a log.
 
     `gaps`: how many values of a metric are not finite. A metric that was never known is listed in `unknown`.
     """
-    read = read_lines(store, f"{output}/{NAME}")
+    read = read_lines(store, path)
     if not read.lines:
         return None
     seconds = training_seconds(read.lines) if read.whole else [None] * len(read.lines)

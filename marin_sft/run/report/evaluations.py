@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
+from marin_sft.evaluation.samples import FILE, is_exact
 from marin_sft.execution.documents import JsonObject, canonical_json
 from marin_sft.execution.store import Store
+from marin_sft.run.report.curves import curves
 from marin_sft.run.report.documents import read_json, read_rows
 from marin_sft.run.report.steps import Step
 
 KINDS = ("generate", "perplexity", "lm_eval")
-SAMPLES = ("samples.jsonl", "generations.jsonl")
+SAMPLES = (FILE, "generations.jsonl")  # the second of an older version
+TABLE = "table.jsonl"
 _BYTES = 8 << 20  # of a file of samples
 _SHOWN = 12  # samples of a group
 _TEXT = 4000  # characters of a prompt or an answer
@@ -85,14 +88,18 @@ def _answers(store: Store, step: Step) -> tuple[dict[str, JsonObject], int]:
     return found, bad
 
 
+def table_json(store: Store, step: Step, points: int) -> JsonObject | None:
+    """The figures of a training's exports, by training step."""
+    found = curves(store, f"{step.output}/{TABLE}", points)
+    return found and {"step": step.directory, "name": step.name, "metrics": found["metrics"]}
+
+
 def is_right(row: JsonObject) -> bool | None:
     """Whether the answer is exactly the reference but for spaces around it; None if the row does not tell."""
     if isinstance(row.get("exact_match"), bool):
         return bool(row["exact_match"])
-    answer, reference = row.get("answer"), row.get("reference")
-    if not isinstance(answer, str) or not isinstance(reference, str):
-        return None
-    return answer.strip() == reference.strip()
+    known = isinstance(row.get("answer"), str) and isinstance(row.get("reference"), str)
+    return is_exact(row) if known else None
 
 
 def _cut(value: object) -> object:

@@ -109,6 +109,11 @@ def test_a_server_that_does_not_start(export, check, tmp_path):
     why = r"exit code 3; the reason stands in its log(.|\n)*server.log:\n  no luck today"
     with pytest.raises(ExportError, match=why):
         check(export, python=program(tmp_path / "python", "echo no luck today", "exit 3"))
+    long = program(tmp_path / "python", "echo ValueError: first", "seq 40", "printf 'x%.0s' $(seq 2000)", "exit 3")
+    with pytest.raises(
+        ExportError, match=r"(.|\n)*server.log:\n  ValueError: first\n  ...\n  27\n(.|\n)*x{300}\.\.\.$"
+    ):
+        check(export, python=long)
     with pytest.raises(ExportError, match=r"did not start within 0.2 s \(start_seconds\)"):
         check(export, python=program(tmp_path / "python", "sleep 1000"), start_seconds=0.2)
 
@@ -171,7 +176,7 @@ def fingerprint(step: ExecutorStep) -> str:
     ("engine", "line", "advice"),
     [
         ("vllm", "ValueError: Model architectures ['XForCausalLM'] are not supported for now.", "architecture"),
-        ("vllm", "larger than the maximum number of tokens that can be stored in KV cache (4096).", "max_model_len"),
+        ("vllm", "the model's max seq len (4000000), (3.81 GiB KV cache is needed, which is larger", "max_model_len"),
         ("vllm", "ValueError: User-specified max_model_len (512) is greater than the derived", "max_model_len"),
         ("llama.cpp", "llama_model_load: error loading model: unknown model architecture: 'x'", "architecture"),
         ("llama.cpp", "error loading model vocabulary: unknown pre-tokenizer type: 'y'", "pre-tokenizer"),

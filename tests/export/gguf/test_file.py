@@ -11,9 +11,11 @@ import gguf
 import numpy as np
 import pytest
 import transformers
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from marin_sft.errors import ExportError
 from marin_sft.export.gguf.file import write_gguf
+from marin_sft.export.gguf.metadata import rope_factors
 from marin_sft.export.hf import ExportConfig, export_hf
 from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.models.model_directory import ModelDirectory
@@ -121,13 +123,7 @@ def test_positions_are_those_of_the_config(models):
     llama = read(models("llama 3.1 instruct"))
     assert value(llama, "ARCH.rope.freq_base") == 500000.0
     factors = next(tensor.data for tensor in llama.tensors if tensor.name == "rope_freqs.weight")
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    config = transformers.AutoConfig.from_pretrained(models("llama 3.1 instruct"))
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
-    plain = 500000.0 ** -(np.arange(0, 8, 2) / 8)
-    np.testing.assert_allclose(plain / factors, scaled.numpy(), rtol=1e-5)
-    assert LLAMA_3_ROPE["factor"] == 8.0 and factors.max() == pytest.approx(8.0) and factors.min() == 1.0
+    assert LLAMA_3_ROPE["factor"] == 8.0 and factors.tolist() == [1.0, 8.0, 8.0, 8.0]
 
     qwen = read(models("qwen 3, with the yarn of its card"))
     assert value(qwen, "ARCH.rope.scaling.type") == "yarn"
@@ -147,6 +143,23 @@ def test_positions_are_those_of_the_config(models):
     capped = read(models("gemma 2 it"))
     assert value(capped, "ARCH.attn_logit_softcapping") == 50.0
     assert value(capped, "ARCH.final_logit_softcapping") == 30.0
+
+
+def test_a_head_that_is_tied_is_left_out(tmp_path):
+    model = published(tmp_path / "model", "llama 3.2, its tied head stored")
+    assert "lm_head.weight" in ModelDirectory(model).tensors()
+    write_gguf(str(model), "f32", title="m")
+    assert "output.weight" not in [tensor.name for tensor in read(model).tensors]
+
+
+def test_frequencies_of_llama_3_are_slowed_as_in_transformers():
+    scaling = {**LLAMA_3_ROPE, "original_max_position_embeddings": 8192}
+    fields = {"hidden_size": 64, "num_attention_heads": 1, "head_dim": 64, "rope_theta": 5e5, "rope_scaling": scaling}
+    config = transformers.LlamaConfig(**fields, max_position_embeddings=131072)
+    expected, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    factors = np.array(rope_factors(fields))
+    np.testing.assert_allclose(5e5 ** -(np.arange(0, 64, 2) / 64) / factors, expected.numpy(), rtol=1e-5)
+    assert len({round(factor, 3) for factor in factors}) > 4  # some are in between
 
 
 def test_a_window_that_llama_cpp_does_not_know_limits_the_context(tmp_path, models):

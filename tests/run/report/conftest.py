@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.evaluation.step_configs import ExportTableConfig
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn
 from marin_sft.execution.step import this_output_path, unversioned
 from marin_sft.execution.stores import open_store
+from marin_sft.inputs import path_of
 from marin_sft.steps import mixture, tokenize, train_tokenizer
 from marin_sft.training.metrics.metrics_log import MetricsLog
 from tests.gcs_server import GcsServer
@@ -80,8 +82,10 @@ def launched(tmp_path_factory):
         ExecutorStep(f"evaluation/{name}", answered, AnsweredConfig(model, unversioned(right)))
         for name, model, right in (("before", tokenizer, False), ("after", runs[0], True))
     ]
+    by_step = {str(step): {"held": path_of(score)} for step, score in zip((100, 200), scores, strict=True)}
+    exports = ExecutorStep("evaluation/tiny_exports", config=ExportTableConfig(evaluations=by_step))
     prefix = str(folder / "store")
-    run = Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([*scores, *runs], description=HOSTILE)
+    run = Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([exports, *runs], description=HOSTILE)
     assert not run.failed
     return SimpleNamespace(prefix=prefix, store=open_store(prefix), folder=folder)
 

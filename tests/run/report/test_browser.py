@@ -67,7 +67,7 @@ def test_it_fits_and_nothing_breaks_out(opened, report, width, theme):
     assert page.title() == "__main__", "a text that became a script would have changed it"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator("main img, main script").count() == 0
-    assert page.locator(".node").count() == 7 and page.locator("canvas").count() == 2
+    assert page.locator(".node").count() == 8 and page.locator("canvas").count() == 4
 
 
 def test_trained_tokens_are_marked(opened, report):

@@ -134,6 +134,12 @@ def test_what_was_spent_with_failed_attempts(launched, found, tmp_path, capsys):
     assert all(step["cost"].endswith(" USD") for step in told["steps"])
 
 
+def test_exports_of_a_training_by_their_step(found):
+    (table,) = found["export_tables"]
+    match = table["metrics"]["held/exact_match"]
+    assert (table["name"], match["step"], match["value"]) == ("evaluation/tiny_exports", [100, 200], [0.0, 1.0])
+
+
 def test_right_answers_are_those_that_match_exactly():
     assert [is_right({"answer": answer, "reference": "a b"}) for answer in (" a b\n", "a  b", None)] == [
         True,
@@ -253,7 +259,7 @@ def test_the_same_from_an_object_store(launched, found, gcs):
             gcs.put("bucket", f"store/{file.relative_to(root)}", file.read_bytes())
     there = report_contents(open_store("gs://bucket/store"), [])
     assert there["problems"] == []
-    for section in ("trainings", "evaluations", "mixtures", "differences", "datasets"):
+    for section in ("trainings", "evaluations", "mixtures", "differences", "datasets", "export_tables"):
         assert there[section] == found[section], section
     assert [step["outcome"] for step in there["steps"]] == [step["outcome"] for step in found["steps"]]
     assert there["steps"][0]["output"].startswith("gs://bucket/store/")

@@ -73,11 +73,11 @@ def test_the_overview_and_a_launch(launched, serving):
     get = serving(launched.store).get
     overview = get("/api/overview").body
     assert [launch["script"] for launch in overview["launches"]] and overview["prefix"] == launched.prefix
-    assert {step["state"] for step in overview["steps"]} == {"COMMITTED"} and len(overview["steps"]) == 7
+    assert {step["state"] for step in overview["steps"]} == {"COMMITTED"} and len(overview["steps"]) == 8
     run = overview["launches"][0]["run"]
     assert get("/api/launches").body["launches"][0]["status"] == "done"
     found = get(f"/api/contents?of={quote(run)}").body
-    assert len(found["steps"]) == 7 and found["launches"][0]["run"] == run
+    assert len(found["steps"]) == 8 and found["launches"][0]["run"] == run
     assert get(f"/api/contents?of={quote(overview['steps'][0]['directory'])}").body["about"] == "step"
 
 

@@ -26,18 +26,11 @@ function trainingsOf(contents) {
 function kindOf(kind, trainings, differences) {
   if (!kept.has(kind)) kept.set(kind, {axis: "step", smooth: 0, hidden: new Set(), log: false});
   const state = kept.get(kind);
-  const grid = h("div", {class: "charts"});
-  const draw = () => {
-    for (const one of [...charts]) if (grid.contains(one.holder)) one.destroy();
-    grid.replaceChildren(...metricsIn(trainings).map(([group, names]) => h("div", {class: "group"},
-      h("h4", {}, group), h("div", {class: "grid"}, names.map((name) => chartOf(name, trainings, state))))));
-  };
+  const {grid, draw} = drawnCharts(h("div", {class: "charts"}), () => metricsIn(trainings).map(([group, names]) => h("div", {class: "group"},
+    h("h4", {}, group), h("div", {class: "grid"}, names.map((name) => chartOf(name, trainings, state))))));
   const choice = (label, values, run) => h("label", {}, label, h("select", {onchange: (event) => (run(event.target.value), draw())}, values.map(([value, text]) => h("option", {value, selected: value === state.axis}, text))));
   const axes = Object.entries(AXES).filter(([axis]) => axis === "step" || trainings.some((one) => one.metrics.loss && one.metrics.loss[axis]));
   const noted = differences.filter((one) => trainings.some((training) => training.step === one.step));
-  requestAnimationFrame(draw);
-  charts.redraw = charts.redraw || [];
-  charts.redraw.push(draw);
   return h("div", {class: "kind"},
     h("h3", {}, {sft: "Supervised fine-tuning", dpo: "Preference optimization"}[kind] || kind || "Training"),
     h("div", {class: "controls"},
@@ -47,7 +40,7 @@ function kindOf(kind, trainings, differences) {
           state.hidden[hide ? "add" : "delete"](training.step);
           event.currentTarget.setAttribute("aria-pressed", String(!hide));
           draw();
-        }}, h("i", {style: {background: `var(${runColor(index)})`}, "aria-hidden": "true"}), training.label))),
+        }}, swatch(index), training.label))),
       choice("against", axes, (value) => (state.axis = value)),
       h("label", {}, "smoothing", h("input", {type: "range", min: "0", max: "0.98", step: "0.02", value: state.smooth, oninput: (event) => {
         state.smooth = Number(event.target.value);
@@ -55,12 +48,25 @@ function kindOf(kind, trainings, differences) {
       }})),
       h("label", {}, h("input", {type: "checkbox", checked: state.log, onchange: (event) => ((state.log = event.target.checked), draw())}), "log scale")),
     summaryOf(trainings), grid,
-    noted.map((one) => fold(`${labelIn(trainings, one.step)} differs from ${labelIn(trainings, one.of)} in ${plural(one.fields.length, "field")}`, true, h("ul", {class: "diff"}, one.fields.map((field) => h("li", {}, h("code", {}, field)))))),
+    noted.length > 0 && fold(`How ${noted.length > 1 ? "they differ" : "it differs"} from ${labelIn(trainings, noted[0].of)}`, true, table(["training", "fields"],
+      noted.map((one) => [labelIn(trainings, one.step), one.fields.map((field) => h("div", {}, h("code", {}, field)))]), {label: "Differences between trainings"})),
     trainings.filter((one) => !one.whole).map((one) => h("p", {class: "note"}, `${one.name}: its log has ${bytes(one.bytes)}. The curves show ${number(one.lines)} of its lines, spread over it.`)),
     unknownOf(trainings));
 }
 
 const labelIn = (trainings, step) => trainings.find((one) => one.step === step)?.label || step;
+
+// Draws charts once the grid is on the page, and again in other colors.
+function drawnCharts(grid, make) {
+  const draw = () => {
+    for (const one of [...charts]) if (grid.contains(one.holder)) one.destroy();
+    grid.replaceChildren(...make());
+  };
+  requestAnimationFrame(draw);
+  charts.redraw = charts.redraw || [];
+  charts.redraw.push(draw);
+  return {grid, draw};
+}
 
 function unknownOf(trainings) {
   const names = [...new Set(trainings.flatMap((one) => one.unknown))].filter((name) => trainings.every((one) => !one.metrics[name]));
@@ -84,6 +90,12 @@ function metricsIn(trainings) {
     if (index >= 0 && there.delete(name)) groups[index][1].push(name);
   }
   return [...groups, ["Other", [...there]]].filter(([, names]) => names.length);
+}
+
+// From the ninth run on colors come again, dashed.
+function swatch(index) {
+  const of = `var(${runColor(index)})`;
+  return h("i", {"aria-hidden": "true", style: {background: index < RUN_COLORS ? of : `repeating-linear-gradient(90deg, ${of} 0 4px, transparent 4px 6px)`}});
 }
 
 function smoothed(values, weight) {
@@ -115,7 +127,7 @@ function chartOf(name, trainings, state) {
       series.push({stroke: `${stroke}40`, width: 1, points: {show: false}, spanGaps: true});
     }
     tables.push([run.curve[state.axis], ys]);
-    series.push({stroke, width: 1.75, points: {show: run.curve.value.length < 12, size: 5, fill: stroke}, spanGaps: true, run});
+    series.push({stroke, width: 1.75, dash: run.index >= RUN_COLORS ? [5, 4] : [], points: {show: run.curve.value.length < 12, size: 5, fill: stroke}, spanGaps: true, run});
   }
   const data = uPlot.join(tables);
   const positive = data.slice(1).every((values) => values.every((value) => value === null || value === undefined || value > 0));
@@ -163,13 +175,17 @@ const textOf = ({training, curve}) => `${training.label} from ${number(curve.val
 function readoutOf(data, series, index, state) {
   const x = data[0][index];
   const at = state.axis === "seconds" ? duration(x) : `${AXES[state.axis]} ${number(x)}`;
-  const values = series.map((one, place) => [one.run, data[place]]).filter(([run]) => run).map(([run, ys]) => {
+  const found = series.map((one, place) => [one.run, data[place]]).filter(([run]) => run).map(([run, ys]) => {
     let near = index;
     while (near > 0 && (ys[near] === null || ys[near] === undefined)) near -= 1;
-    return h("span", {}, h("i", {style: {background: `var(${runColor(run.index)})`}}), number(ys[near]), run.curve.gaps ? h("em", {}, ` ${run.curve.gaps} not finite`) : null);
+    return [run, ys[near]];
   });
-  const more = values.length > MOST_TOLD ? h("span", {}, `and ${values.length - MOST_TOLD} more`) : null;
-  return [h("span", {class: "at"}, at), ...values.slice(0, MOST_TOLD), more].filter(Boolean);
+  const start = h("span", {class: "at"}, at);
+  if (found.length > MOST_TOLD) {
+    const values = found.map(([, value]) => value).filter((value) => value !== null && value !== undefined);
+    return [start, h("span", {}, `${number(Math.min(...values))} to ${number(Math.max(...values))}`)];
+  }
+  return [start, ...found.map(([run, value]) => h("span", {}, swatch(run.index), number(value), run.curve.gaps ? h("em", {}, ` ${run.curve.gaps} not finite`) : null))];
 }
 
 function valuesOf(label, runs, state) {

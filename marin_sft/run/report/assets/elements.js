@@ -60,7 +60,8 @@ const moment = (text) => (text ? `${text.slice(0, 10)} ${text.slice(11, 19)} UTC
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const runColor = (index) => `--run${index % 8}`;
+const RUN_COLORS = 8;
+const runColor = (index) => `--run${index % RUN_COLORS}`;
 
 function chip(word) {
   return h("span", {class: `chip ${word.replace(/\W/g, "_")}`}, h("i", {"aria-hidden": "true"}), word);

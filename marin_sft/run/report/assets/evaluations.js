@@ -2,8 +2,19 @@
 // Evaluations of the same prompts: their figures, and answers side by side with differences marked.
 
 function evaluationsOf(contents) {
-  if (!contents.evaluations.length) return null;
-  return section("evaluation", "Evaluation", null, contents.evaluations.map(groupOf));
+  if (!contents.evaluations.length && !contents.export_tables.length) return null;
+  return section("evaluation", "Evaluation", null, contents.export_tables.map(exportTableOf), contents.evaluations.map(groupOf));
+}
+
+// The exports of a training, each evaluated.
+function exportTableOf(one) {
+  const names = Object.keys(one.metrics);
+  const steps = [...new Set(names.flatMap((name) => one.metrics[name].step))].sort((a, b) => a - b);
+  const at = (name, step) => number(one.metrics[name].value[one.metrics[name].step.indexOf(step)]);
+  const state = {axis: "step", smooth: 0, hidden: new Set(), log: false};
+  return h("div", {class: "evaluation"}, h("h3", {}, one.name),
+    table(["training step", ...names], steps.map((step) => [number(step), ...names.map((name) => at(name, step))]), {numeric: [0, ...names.map((_, index) => index + 1)], label: "Figures of each export"}),
+    drawnCharts(h("div", {class: "grid"}), () => names.map((name) => chartOf(name, [{...one, label: shortName(one.name)}], state))).grid);
 }
 
 function groupOf(group) {

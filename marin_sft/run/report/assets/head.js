@@ -25,7 +25,10 @@ function keyFigures(contents, counts) {
   const times = contents.launches.filter((launch) => launch.ended);
   if (contents.about === "launch" && times.length === 1) figures.push(["took", duration(secondsOf(times[0]))]);
   if (contents.cost) figures.push(["cost", contents.cost.total, contents.cost.unknown ? `without ${plural(contents.cost.unknown, "step")}: ${contents.cost.why.join("; ")}` : null]);
-  for (const training of contents.trainings.slice(0, 3)) {
+  const [few, many] = contents.trainings.length <= 3 ? [contents.trainings, []] : [[], contents.trainings];
+  const lost = many.filter((training) => training.metrics.loss).sort((a, b) => a.metrics.loss.value.at(-1) - b.metrics.loss.value.at(-1));
+  if (lost.length) figures.push(["lowest last loss", number(lost[0].metrics.loss.value.at(-1)), `${lost[0].label}, of ${lost.length} trainings`]);
+  for (const training of few) {
     const loss = training.metrics.loss;
     const last = training.last;
     if (loss) figures.push([`loss, ${training.label}`, number(loss.value.at(-1)), `${number(loss.value[0])} at first, ${plural(last.step, "step")}`]);
