@@ -10,7 +10,7 @@ from marin_sft.data.chat.renderer import ChatRenderer
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.examples import Dialogue
 from marin_sft.errors import ConfigError, TrainingError
-from marin_sft.evaluation import decoding
+from marin_sft.evaluation import decoding, kv_cache
 from marin_sft.evaluation.sampling import Sampling
 from marin_sft.training.compilation_cache import use_compilation_cache
 from marin_sft.training.lora_config import LoraConfig
@@ -56,7 +56,8 @@ class Answerer:
         renderer.prompt(Dialogue([{"role": "user", "content": "a question"}]))  # without a template, nothing is loaded
         ends = _ends(directory, base, tokenizer)
         lora = LoraConfig(adapter_path=path) if is_adapter else None
-        return Answerer(levanter_model.load_model(base or directory, lora=lora), renderer, ends)
+        model = levanter_model.load_model(base or directory, lora=lora)
+        return Answerer(kv_cache.unstacked(model), renderer, ends)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:

@@ -15,7 +15,7 @@ import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
-from haliax.nn.scan import BlockFoldable
+from haliax.nn.scan import BlockFoldable, BlockSeq, ScanCheckpointPolicy
 from levanter.layers.attention import Attention, AttentionMask, simple_attention_with_dropout
 
 from marin_sft.training.attention.packed import GROUP, KV_HEAD, SIZE
@@ -121,6 +121,23 @@ def _through(
     return x, attention.made[0]
 
 
+def unstacked(model: LmHeadModel) -> LmHeadModel:
+    """The same model, with arrays of its own for each layer. `add` would copy them out of the stack in each call."""
+    name, layers = _layers_of(model)
+    plain = BlockSeq(list(layers.unstacked()), model.config.Layers, ScanCheckpointPolicy._mk(False))
+    return _with_layers(model, name, plain)
+
+
+def _layers_of(model: LmHeadModel) -> tuple[str, BlockFoldable]:
+    """What the transformer calls its layers, and these."""
+    name = "_layers" if hasattr(model.transformer, "_layers") else "layers"  # OLMo 3's `layers` is a property
+    return name, getattr(model.transformer, name)
+
+
+def _with_layers(model: LmHeadModel, name: str, layers: object) -> LmHeadModel:
+    return dataclasses.replace(model, transformer=dataclasses.replace(model.transformer, **{name: layers}))
+
+
 def _hidden(
     model: LmHeadModel,
     tokens: jax.Array,
@@ -129,10 +146,9 @@ def _hidden(
     positions: hax.NamedArray | None,
 ) -> tuple[hax.NamedArray, list[Cache]]:
     """Hidden states of `tokens`, [batch, position], where `through_all` loops over the layers; and the caches."""
-    transformer = model.transformer
-    name = "_layers" if hasattr(transformer, "_layers") else "layers"  # OLMo 3's `layers` is a property
-    layers = _Layers(getattr(transformer, name), through_all)
-    model = dataclasses.replace(model, transformer=dataclasses.replace(transformer, **{name: layers}))
+    name, there = _layers_of(model)
+    layers = _Layers(there, through_all)
+    model = _with_layers(model, name, layers)
     hidden = model.activations(hax.named(tokens, (BATCH, POSITION)), attn_mask=mask, pos_ids=positions)
     return hidden, layers.caches
 
