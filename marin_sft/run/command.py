@@ -43,16 +43,7 @@ from marin_sft.run.cluster_commands import (
     log_of_job,
     stop,
 )
-from marin_sft.run.command_flags import (
-    add_answer_flags,
-    add_fit_flags,
-    add_gc_flags,
-    add_generate_flags,
-    add_preview_flags,
-    add_report_flags,
-    add_samples_flags,
-    add_serve_check_flags,
-)
+from marin_sft.run.command_flags import add_flags
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
@@ -375,39 +366,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     of_cluster = cluster.add_subparsers(required=True, metavar="COMMAND")
     add_cluster_flags({name: _add_command(of_cluster, name, run) for name, run in CLUSTER_COMMANDS.items()})
     add_job_flags(parsers)
-    parsers["plan"].add_argument("script", metavar="SCRIPT")
-    parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
-    parsers["show"].add_argument("file", type=flags.path, metavar="FILE", help="the file of the plan")
-    for name in ("status", "verify"):
-        parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
-    for name in ("why", "path", "pin", "unpin"):
-        parsers[name].add_argument("step", metavar="STEP")
-    parsers["logs"].add_argument("step", metavar="STEP|JOB")
-    parsers["logs"].add_argument("-f", "--follow", action="store_true", help="print on until it ends")
-    parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="its number (default: the newest)")
-    parsers["logs"].add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
-    parsers["diff"].add_argument("old", metavar="A")
-    parsers["diff"].add_argument("new", metavar="B")
-    parsers["cost"].add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
-    for name in ("cost", "report", "ui"):
-        parsers[name].add_argument("--prices", type=flags.path, metavar="FILE", help=HELP["prices"])
-    parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
-    parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
-    parsers["pin"].add_argument("--note", default="", help="why you keep it")
-    add_answer_flags(parsers["chat"])
-    add_answer_flags(parsers["generate"])
-    add_generate_flags(parsers["generate"])
-    add_serve_check_flags(parsers["serve-check"])
-    add_report_flags(parsers["report"], parsers["ui"])
-    add_samples_flags(parsers["samples"])
-    add_gc_flags(parsers["gc"])
-    add_preview_flags(parsers["preview"])
-    add_fit_flags(parsers["fit"])
-    parsers["import"].add_argument("config", type=flags.path, metavar="YAML")
-    parsers["import"].add_argument(
-        "-o", "--output", type=flags.path, required=True, metavar="FILE", help="the experiment file"
-    )
-    parsers["import"].add_argument("--force", action="store_true", help="write over a file that is there")
+    add_flags(parsers)
     return parser.parse_args(argv)
 
 

@@ -1,16 +1,54 @@
-"""The flags of the commands of `marin-sft` that have many, and the types of their values."""
+"""The arguments of the commands of `marin-sft`, and the types of their values."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from marin_sft.data.data_configs import POLICIES
 from marin_sft.evaluation.step_configs import ENGINES, ServedConfig
-from marin_sft.execution.flags import path, positive, whole_number
+from marin_sft.execution.flags import HELP, path, positive, whole_number
 from marin_sft.execution.reachability import GcPolicy
 
 
-def add_gc_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parsers: Mapping[str, argparse.ArgumentParser]) -> None:
+    """The arguments of the commands that have any of their own."""
+    parsers["plan"].add_argument("script", metavar="SCRIPT")
+    parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
+    parsers["show"].add_argument("file", type=path, metavar="FILE", help="the file of the plan")
+    for name in ("status", "verify"):
+        parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
+    for name in ("why", "path", "pin", "unpin"):
+        parsers[name].add_argument("step", metavar="STEP")
+    parsers["logs"].add_argument("step", metavar="STEP|JOB")
+    parsers["logs"].add_argument("-f", "--follow", action="store_true", help="print on until it ends")
+    parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="its number (default: the newest)")
+    parsers["logs"].add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
+    parsers["diff"].add_argument("old", metavar="A")
+    parsers["diff"].add_argument("new", metavar="B")
+    parsers["cost"].add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
+    for name in ("cost", "report", "ui"):
+        parsers[name].add_argument("--prices", type=path, metavar="FILE", help=HELP["prices"])
+    parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
+    parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
+    parsers["pin"].add_argument("--note", default="", help="why you keep it")
+    _add_answer_flags(parsers["chat"])
+    _add_answer_flags(parsers["generate"])
+    _add_generate_flags(parsers["generate"])
+    _add_serve_check_flags(parsers["serve-check"])
+    _add_report_flags(parsers["report"], parsers["ui"])
+    _add_samples_flags(parsers["samples"])
+    _add_gc_flags(parsers["gc"])
+    _add_preview_flags(parsers["preview"])
+    _add_fit_flags(parsers["fit"])
+    parsers["import"].add_argument("config", type=path, metavar="YAML")
+    parsers["import"].add_argument(
+        "-o", "--output", type=path, required=True, metavar="FILE", help="the experiment file"
+    )
+    parsers["import"].add_argument("--force", action="store_true", help="write over a file that is there")
+
+
+def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
     policy = GcPolicy()
     parser.add_argument("--delete", action="store_true", help="remove it; without this flag gc only lists it")
     parser.add_argument("--why", metavar="STEP", help="show what keeps this step")
@@ -37,7 +75,7 @@ def add_gc_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_preview_flags(parser: argparse.ArgumentParser) -> None:
+def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="the file of an experiment")
     parser.add_argument("step", nargs="?", metavar="STEP", help="its tokenize step, if it has several")
     parser.add_argument("--tokenizer", type=path, metavar="T", help="without an experiment: a directory, or a hub id")
@@ -62,7 +100,7 @@ def add_preview_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_report_flags(parser: argparse.ArgumentParser, live: argparse.ArgumentParser) -> None:
+def _add_report_flags(parser: argparse.ArgumentParser, live: argparse.ArgumentParser) -> None:
     """Those of `report`, and those of `ui`."""
     live.add_argument(
         "--port", type=whole_number, default=8710, metavar="N", help="(default: 8710; 0: any that is free)"
@@ -79,7 +117,7 @@ def add_report_flags(parser: argparse.ArgumentParser, live: argparse.ArgumentPar
     )
 
 
-def add_fit_flags(parser: argparse.ArgumentParser) -> None:
+def _add_fit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("script", metavar="SCRIPT", help="the file of an experiment")
     parser.add_argument("--device", metavar="NAME", help="such as H100 or v5e (default: as in the step's resources)")
     parser.add_argument("--devices", type=positive, metavar="N", help="how many (default: as in the step's resources)")
@@ -88,14 +126,14 @@ def add_fit_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_samples_flags(parser: argparse.ArgumentParser) -> None:
+def _add_samples_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="an evaluation: a step, or the directory of its output")
     parser.add_argument("b", nargs="?", metavar="B", help="another one, of the same prompts, to show next to it")
     parser.add_argument("--set", metavar="NAME", help="only this set of prompts")
     parser.add_argument("--limit", type=positive, default=20, metavar="N", help="so many prompts (default: 20)")
 
 
-def add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
+def _add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
     fields = ServedConfig.__dataclass_fields__
     parser.add_argument("model", metavar="MODEL", help="an exported directory, or a step that exported it")
     parser.add_argument(
@@ -123,7 +161,7 @@ def add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_answer_flags(parser: argparse.ArgumentParser) -> None:
+def _add_answer_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=path, metavar="MODEL", help="a directory, local or remote, or a step")
     parser.add_argument("--base", type=path, metavar="B", help="for an adapter: its base model (default: as it says)")
     parser.add_argument("--system", metavar="TEXT", help="a system message")
@@ -138,7 +176,7 @@ def add_answer_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole_number, default=0, metavar="N", help="of what is drawn (default: 0)")
 
 
-def add_generate_flags(parser: argparse.ArgumentParser) -> None:
+def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         type=path,
