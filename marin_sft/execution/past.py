@@ -109,8 +109,8 @@ def size_of(kind: type[StepConfig] | None, config: Any, read: Mapping[str, Mappi
     """
     fields: dict[str, list[Mapping[str, float]]] = {}
     for name, fingerprint in inputs_of(config):
-        amounts = read.get(fingerprint[:10])
-        if not amounts:
+        amounts = read.get(fingerprint[:10], {})
+        if not any(amounts.values()):  # also of an input that had not ended when a part of it was read
             return None
         fields.setdefault(name, []).append(amounts)
     return (kind or StepConfig).size(config, fields)

@@ -69,4 +69,8 @@ def _answerer(context: Context) -> tuple[str, Answerer]:
 def _sampling(arguments: argparse.Namespace) -> Sampling:
     from marin_sft.evaluation.sampling import Sampling  # imports JAX
 
+    asked = {"--top_p": arguments.top_p < 1, "--top_k": arguments.top_k is not None, "--seed": arguments.seed != 0}
+    if not arguments.temperature and any(asked.values()):
+        given = next(name for name, is_given in asked.items() if is_given)
+        raise UserError(f"{given} changes nothing without a --temperature above 0: the likeliest token is taken")
     return Sampling(arguments.temperature, arguments.top_p, arguments.seed, arguments.top_k)

@@ -159,6 +159,13 @@ def _add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="float32", metavar="T", help="that the server computes in (default: float32)"
     )
+    parser.add_argument(
+        "--logprob_tolerance",
+        type=amount,
+        default=fields["logprob_tolerance"].default,
+        metavar="X",
+        help="how far log-probabilities may differ (default: %(default)s; about 0.2 for bfloat16)",
+    )
 
 
 def _add_answer_flags(parser: argparse.ArgumentParser) -> None:
@@ -196,7 +203,7 @@ def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
 def _share(text: str) -> float:
     value = amount(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a probability above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a probability above 0, at most 1, got {text!r}")
     return value
 
 

@@ -21,7 +21,13 @@ def find_model(context: Context, text: str) -> str:
         UserError: there is no such directory or step, or it holds no model; with those that are below it.
     """
     path = text if "://" in text else os.path.expanduser(text)
+    if os.path.isfile(path):
+        raise UserError(f"{path} is a file: expected the directory of a model in safetensors")
     names = names_in(path)
+    if not names and (os.path.isabs(path) or text.startswith((".", "~"))):
+        raise UserError(
+            f"{path} {'is empty' if os.path.isdir(path) else 'does not exist'}: expected a model's directory"
+        )
     if not names or (_is_step(names) and not _is_model(names)):
         if names and LATEST in names:
             path = f"{path.rstrip('/')}/{LATEST}"

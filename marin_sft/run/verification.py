@@ -81,11 +81,13 @@ def _compared(store: Store, output: str, digest: str | None) -> tuple[Result, di
     committed = committed_files(store, output)
     if digest is not None and output_digest(committed) != digest:
         return "changed", {".files.json": "does not match the commit"}
-    files = _changes({file.path: file for file in committed}, {file.path: file for file in found})
+    files = changes(committed, found)
     return ("unverifiable" if digest is None and not files else "changed"), files
 
 
-def _changes(committed: dict[str, FileInfo], found: dict[str, FileInfo]) -> dict[str, str]:
+def changes(files: list[FileInfo], files_now: list[FileInfo]) -> dict[str, str]:
+    """What is no longer as it was committed, by path."""
+    committed, found = {file.path: file for file in files}, {file.path: file for file in files_now}
     changes = {path: "gone" for path in committed if path not in found}
     changes |= {path: "added" for path in found if path not in committed}
     for path in committed.keys() & found.keys():

@@ -25,6 +25,7 @@ from marin_sft.execution.executor import (
 )
 from marin_sft.execution.graph import build_graph
 from marin_sft.execution.local_store import LocalStore
+from marin_sft.execution.past import size_of
 from marin_sft.execution.prices import Machines, Prices, machines_of, read_prices
 from marin_sft.execution.record import asked
 from marin_sft.execution.room import Room, wall_seconds
@@ -224,6 +225,13 @@ def test_the_size_of_a_training():
     by_epochs = size({"num_train_epochs": 2.0, "num_train_steps": None, "train_batch_size": 10}, inputs)
     by_steps = size({"num_train_epochs": 1.0, "num_train_steps": 10, "train_batch_size": 10}, inputs)
     assert by_epochs == by_steps == 10_000 * 1e6
+
+
+def test_an_input_that_had_not_ended_has_no_size():
+    """A step that used a part of it early says nothing of how time grows."""
+    config = {"model": {"$input": "0123456789abcdef"}}
+    assert size_of(None, config, {"0123456789": {"bytes": 7}}) == 7
+    assert size_of(None, config, {"0123456789": {"bytes": 0}}) is None
 
 
 PRICES = 'currency = "EUR"\n[device_hour]\nCPU = 0.5\nv4 = {on_demand = 3.0, spot = 1.0}\nH100 = 2.0\n'

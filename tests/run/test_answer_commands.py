@@ -166,6 +166,8 @@ def test_what_cannot_be_answered_is_told_with_its_place(model, tmp_path, capsys)
     assert f"{rows}:2: " in refused(good + "{broken\n")
     assert f"{rows}:1: the prompt has" in refused(json.dumps({"prompt": "long " * 300}) + "\n")
     assert "expected a --temperature above 0" in refused(good, "--n", "2")
+    for flag, value in (("--top_k", "5"), ("--top_p", "0.5"), ("--seed", "1")):
+        assert f"{flag} changes nothing without a --temperature above 0" in refused(good, flag, value)
     assert not output.exists()
     output.write_text("mine")
     assert "exists already" in refused(good) and output.read_text() == "mine"

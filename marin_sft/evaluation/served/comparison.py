@@ -173,7 +173,10 @@ class Served:
         return f"{self._tokens(answer.ids, answer.server_ids)}{gap}; ours {answer.text!r}, there {answer.server_text!r}"
 
     def _ends_alike(self, answer: Answered) -> bool:
-        return answer.first is not None or answer.finish == answer.server_finish
+        """One that stops where ours does not, or goes on where ours stops. Other answers may end otherwise."""
+        at = answer.first
+        other = at is not None and at < min(len(answer.ids), len(answer.server_ids))
+        return other or answer.finish == answer.server_finish
 
     def _finish(self, _: int, answer: Answered) -> str:
         return f"ours ends with {answer.finish!r}, the server's with {answer.server_finish!r}: {answer.server_text!r}"

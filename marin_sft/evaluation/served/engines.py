@@ -98,11 +98,13 @@ class Engine:
 
 
 def gguf_file(model: str) -> str:
-    """The GGUF file to serve in an export: the one with the most bytes per weight. Raises ExportError: none."""
-    found = sorted(Path(model).rglob("*.gguf"), key=lambda file: -file.stat().st_size)
+    """The GGUF file of an export. Raises ExportError: there is none, or more than one."""
+    found = sorted(str(file.relative_to(model)) for file in Path(model).rglob("*.gguf"))
     if not found:
         raise ExportError(f"{model}: no .gguf file, which llama.cpp needs; export with formats=('hf', 'gguf')")
-    return str(found[0])
+    if len(found) > 1:
+        raise ExportError(f"{model}: expected one .gguf file to serve, got {', '.join(found)}; leave only one there")
+    return str(Path(model, found[0]))
 
 
 _OURS = ("PYTHONPATH", "PYTHONHOME", "USE_TORCH")  # for this process' packages

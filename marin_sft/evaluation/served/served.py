@@ -117,6 +117,11 @@ def _check_room(config: ServedConfig, asked: list[Question], expected: int, leng
 
 def _answered(ours: Ours, question: Question, ids: list[int], said: Answer, room: int) -> Answered:
     gap, difference = None, 0.0
+    if unknown := [id for id in (*said.prompt_ids, *said.ids) if id >= ours.vocabulary_size]:
+        raise ExportError(
+            f"the server has a token with id {unknown[0]}, and the model has {ours.vocabulary_size} embeddings: it "
+            "serves another model; is the .gguf file, or the tokenizer, that of another export?"
+        )
     if said.ids:
         # Of the server's own prompt: what it computes is compared even if the prompts differ.
         scores = ours.logprobs(said.prompt_ids, said.ids, max(room, len(said.prompt_ids) + len(said.ids)))

@@ -10,8 +10,14 @@ import pytest
 
 import marin_sft.evaluation.served
 from marin_sft.errors import ConfigError, ExportError
-from marin_sft.evaluation.served.engines import ENGINES
+from marin_sft.evaluation.served.engines import ENGINES, gguf_file
+from marin_sft.evaluation.served.ours import Ours
+from marin_sft.evaluation.served.questions import Question
+from marin_sft.evaluation.served.served import _answered
+from marin_sft.evaluation.served.server import Answer
+from marin_sft.evaluation.step_configs import ServedConfig
 from marin_sft.execution.graph import build_graph
+from marin_sft.execution.local_store import LocalStore
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.run.command import main
 from marin_sft.steps import export as export_step
@@ -43,6 +49,40 @@ def test_a_sound_export_is_served_as_it_was_trained(export, prompts, capsys, tmp
     assert all(row["equal"] and row["same"] == {"prompt": True, "prompt_ids": True} for row in rows)
     assert {row["finish"]["server"] for row in rows} == {"stop", "length"}
     assert all((row["ids"]["server"][-1] == 3) == (row["finish"]["server"] == "stop") for row in rows)
+
+
+def test_files_that_are_not_as_they_were_exported_are_named(copy, capsys, tmp_path):
+    files = [file._asdict() for file in LocalStore(str(tmp_path)).files(str(copy))]
+    (copy / ".files.json").write_text(json.dumps(files))
+    template = (copy / "chat_template.jinja").read_text()
+    (copy / "chat_template.jinja").write_text(template.replace("message", "massage", 1))
+    (copy / "README.md").write_text("my own words")
+    (copy / "tokenizer_config.json").unlink()
+    words = ["serve-check", str(copy), "--with", "transformers"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "not as it was exported (chat_template.jinja: " in said and "; tokenizer_config.json: gone)" in said
+    assert "README" not in said and "--tokenizer DIR" in said
+    (tmp_path / "metrics.json").write_text("{}")
+    assert main([*words, "-o", str(tmp_path)]) == 2
+    assert "has the result of a check; expected another directory" in capsys.readouterr().err
+
+
+def test_one_gguf_file_is_served(copy):
+    with pytest.raises(ExportError, match="no .gguf file"):
+        gguf_file(str(copy))
+    for name in ("a.gguf", "b.gguf"):
+        (copy / name).touch()
+    with pytest.raises(ExportError, match="expected one .gguf file to serve, got a.gguf, b.gguf; leave only one"):
+        gguf_file(str(copy))
+
+
+def test_a_token_that_the_model_does_not_have_is_told(export):
+    config = ServedConfig(model=str(export), engine="transformers")
+    ours = Ours(config, ModelDirectory(str(export)))
+    said = Answer(prompt_text=None, prompt_ids=[1], ids=[5, 9999], logprobs=[-1.0, -1.0], text="", finish="stop")
+    with pytest.raises(ExportError, match=r"id 9999, and the model has \d+ embeddings: it serves another model"):
+        _answered(ours, Question("set", [], None, {}, "", [1]), [5], said, 8)
 
 
 def test_a_tokenizer_and_end_tokens_that_are_not_those_of_training(export, copy, check, tmp_path):
