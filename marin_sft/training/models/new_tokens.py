@@ -92,8 +92,11 @@ def _padded(rows: int, tokens: int) -> int:
 
 
 class _Resized(LazyTensors):
-    """`tensors` named in `names`, those in `matrices` with `size` rows. Rows of the ids `new`, and those that were not
-    there, are drawn with `seed`."""
+    """`tensors` named in `names`, those in `matrices` with `size` rows. Rows of the ids `new` are drawn with `seed`.
+
+    Further rows, which no token has, are the mean of the others: then their logit is the mean logit, so none of them is
+    sampled with a probability above 1 / vocabulary (https://nlp.stanford.edu/~johnhew/vocab-expansion.html).
+    """
 
     def __init__(
         self,
@@ -113,8 +116,10 @@ class _Resized(LazyTensors):
             return tensor
         added = max(self._size - len(tensor), 0)
         whole = np.concatenate([tensor, np.zeros((added, tensor.shape[1]), tensor.dtype)])
-        drawn = sorted({*self._new, *range(len(tensor), len(whole))})
-        return with_new_rows({name: whole}, drawn, self._seed)[name].astype(tensor.dtype)
+        unused = sorted({*range(len(tensor), len(whole))} - {*self._new})
+        rows = with_new_rows({name: whole}, sorted({*self._new, *unused}), self._seed)[name]
+        rows[unused] = np.delete(whole, [*self._new, *unused], axis=0).mean(0, dtype=np.float32)
+        return rows.astype(tensor.dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
