@@ -144,11 +144,11 @@ def checked(name: str, model: Path, folder: Path) -> list[Line]:
         limits = gguf_file(str(model), None).limits
     except ExportError as error:
         return [Line(name, "-", said=str(error))]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     fields = dict(config_of(model))
     config = transformers.AutoConfig.for_model(**fields)
     options = {"dtype": torch.float32, "attn_implementation": "eager", "config": config}
-    reference = transformers.AutoModelForCausalLM.from_pretrained(model, **options).eval()
+    reference = transformers.AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **options).eval()
     chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
     special = [str(token) for id, token in tokenizer.added_tokens_decoder.items() if id < config.vocab_size]
     texts = [

@@ -28,8 +28,10 @@ class Transformers:
         self.version = transformers.__version__
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         # Eager: the fused attention of transformers 4 leaves out Gemma 2's soft caps.
-        options = {"dtype": dtype, "attn_implementation": "eager", "trust_remote_code": False}
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(path, **options).eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation="eager", trust_remote_code=False
+        )
+        self.model = model.eval()
         self.max_model_len = max_model_len or self.model.config.max_position_embeddings
         template = self.tokenizer.chat_template
         self.chat_template = template.get("default") if isinstance(template, dict) else template

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.catalog import read_catalog
@@ -144,7 +144,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.server_port}/?token={self.token}"
+        return f"http://{HOST}:{self.server_port}/?{urlencode({'token': self.token})}"
 
 
 def serve(store: Store, port: int, prices: Prices | None) -> None:
