@@ -38,7 +38,7 @@ def generate(context: Context) -> None:
         raise UserError(f"--n {arguments.n}: all answers to a prompt would be equal; expected a --temperature above 0")
     from marin_sft.run import generate as generation  # imports rich
 
-    generation.check_output(arguments.output, arguments.force)
+    generation.check_output(arguments.output, arguments.prompts, arguments.force)
     _, answerer = _answerer(context)
     request = generation.Request(
         prompts=os.path.expanduser(arguments.prompts),

@@ -157,7 +157,11 @@ def _add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
         told = about if default is None else f"{about} (default: {default})"
         parser.add_argument(f"--{name}", type=positive, default=default, metavar=metavar, help=told)
     parser.add_argument(
-        "--dtype", default="float32", metavar="T", help="that the server computes in (default: float32)"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        metavar="T",
+        help="that the server computes in: float32 (default), bfloat16 or float16",
     )
     parser.add_argument(
         "--logprob_tolerance",

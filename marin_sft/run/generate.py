@@ -32,9 +32,11 @@ class Request:
     batch_size: int
 
 
-def check_output(path: str, force: bool) -> None:
+def check_output(path: str, prompts: str, force: bool) -> None:
     """Raise UserError if the file may not be written. A directory for it is made when it is written."""
     filesystem, plain = file_system(path)
+    if (filesystem, plain) == file_system(os.path.expanduser(prompts)):
+        raise UserError(f"--output: {path} has the prompts; expected another file")
     if filesystem.isdir(plain):
         raise UserError(f"{path} is a directory; expected the name of a file to write")
     if not force and filesystem.exists(plain):

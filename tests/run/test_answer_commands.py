@@ -172,6 +172,7 @@ def test_what_cannot_be_answered_is_told_with_its_place(model, tmp_path, capsys)
     output.write_text("mine")
     assert "exists already" in refused(good) and output.read_text() == "mine"
     rows.write_text(good)
+    assert ask(model, rows, rows, "--force") == 2 and rows.read_text() == good
     assert ask(model, rows, output, "--force") == 0 and len(read(output)) == 1
 
 
