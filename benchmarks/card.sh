@@ -39,10 +39,10 @@ PY
 
 cp -r wheels/prepared "$WORK" || exit 1
 DATA=$WORK/prepared
-if [ -n "$TINY_FLAG" ]; then ROWS=2 PAIRS=4; else ROWS=8 PAIRS=16; fi
+if [ -n "$TINY_FLAG" ]; then ROWS=2 PAIRS=4 FITS=llama_96m; else ROWS=8 PAIRS=16 FITS=llama_1b; fi
 part attention 70 "$PYTHON" benchmarks/gpu_checks.py attention
 part compare 50 "$PYTHON" benchmarks/gpu_checks.py compare "$DATA"
-part fit 60 "$PYTHON" benchmarks/fit.py llama_1b
+part fit 60 "$PYTHON" benchmarks/fit.py "$FITS"
 part sft 100 "$PYTHON" benchmarks/gpu_sft.py default/save_products/$ROWS default/recompute/$ROWS jax_flash/recompute/$ROWS \
     --profile "$OUT/profile" $TINY_FLAG
 part trl_sft 70 "$PYTHON" benchmarks/peers/trl_gpu.py sft sdpa/mixed/$ROWS flex_attention/mixed/$ROWS \
