@@ -251,14 +251,7 @@ def sft(
     check_inputs(f"sft '{name}'", mixture, base_model, resources, training)
     config = with_exports(
         SFTConfig,
-        Cadence(
-            name,
-            steps_per_hf_export,
-            hf_save_dtype,
-            _ids(hf_generation_eos_token_ids),
-            tuple(hf_formats),
-            hf_gguf_type,
-        ),
+        Cadence(name, steps_per_hf_export, hf_save_dtype, hf_generation_eos_token_ids, hf_formats, hf_gguf_type),
         mixture=path_of(mixture),
         tokenized=mixture.config.data.tokenized,
         base_model=path_of(base_model),
@@ -321,14 +314,7 @@ def dpo(
         fields["reference_logprobs"] = reference_logprobs(mixture, against.model, resources=resources, **options)
     config = with_exports(
         DPOConfig,
-        Cadence(
-            name,
-            steps_per_hf_export,
-            hf_save_dtype,
-            _ids(hf_generation_eos_token_ids),
-            tuple(hf_formats),
-            hf_gguf_type,
-        ),
+        Cadence(name, steps_per_hf_export, hf_save_dtype, hf_generation_eos_token_ids, hf_formats, hf_gguf_type),
         mixture=path_of(mixture),
         tokenized=mixture.config.data.tokenized,
         base_model=path_of(base_model),

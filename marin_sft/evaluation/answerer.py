@@ -70,9 +70,7 @@ class Answerer:
 
     def prompt(self, dialogue: Dialogue) -> list[int]:
         """The ids that the model continues. Raises BadRow if the template refuses the dialogue."""
-        # The template writes the special tokens itself; adding them again would double the BOS.
-        ids: list[int] = self.tokenizer(self.renderer.prompt(dialogue), add_special_tokens=False)["input_ids"]
-        return ids
+        return self.renderer.prompt_ids(self.renderer.prompt(dialogue))
 
     def stream(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, number: int) -> Iterator[int]:
         """See `decoding.stream`."""
@@ -80,8 +78,7 @@ class Answerer:
 
     def text(self, answer: Sequence[int]) -> str:
         """Of an answer's ids, without the one that ends it."""
-        ended = bool(answer) and answer[-1] in self.ends
-        return text_of(self.tokenizer, answer[:-1] if ended else answer)
+        return text_of(self.tokenizer, answer[:-1] if decoding.has_ended(answer, self.ends) else answer)
 
 
 def text_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from marin_sft.data.messages.examples import BadRow, Dialogue, Message
 from marin_sft.errors import DataError
 from marin_sft.evaluation.answerer import Answerer
+from marin_sft.evaluation.decoding import has_ended
 from marin_sft.evaluation.sampling import Sampling
 from marin_sft.evaluation.text_stream import TextStream, ThoughtStream, tags_of
 
@@ -93,7 +94,7 @@ class Chat:
     @property
     def unfinished(self) -> str | None:
         """Why the last answer, whose tokens have all come, ends in the middle. None: it does not."""
-        if not self.answered or self.answered[-1] in self.answerer.ends:
+        if not self.answered or has_ended(self.answered, self.answerer.ends):
             return None
         if len(self.asked) + len(self.answered) >= self.answerer.longest:
             return f"cut: the model takes {self.answerer.longest} tokens; /reset starts a new dialogue"

@@ -68,6 +68,11 @@ def stream(
         yield int(np.asarray(state.last)[0])
 
 
+def has_ended(answer: Sequence[int], ends: Sequence[int]) -> bool:
+    """Whether an answer of `decode` or `stream` ended by itself, with one of `ends`, and was not cut."""
+    return bool(answer) and answer[-1] in ends
+
+
 def prompt_columns(length: int) -> int:
     """How many columns of a batch a prompt of so many tokens needs."""
     return rounded(length, _SHORTEST_PROMPT)

@@ -120,9 +120,7 @@ def _prompt(renderer: ChatRenderer, name: str, source: SourceRow) -> Prompt:
         text = renderer.prompt(asked)
     except BadRow as bad:
         raise DataError(f"{source.file.path}:{source.line}: {bad.message}") from bad
-    # The template writes the special tokens itself; adding them again would double the BOS.
-    tokens = renderer.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Prompt(name, text, tokens, dialogue.messages[-1]["content"], asked)
+    return Prompt(name, text, renderer.prompt_ids(text), dialogue.messages[-1]["content"], asked)
 
 
 def end_ids(model: ModelDirectory) -> list[int]:
@@ -148,7 +146,7 @@ def _answers(
 
 
 def _result(tokenizer: PreTrainedTokenizerFast, prompt: Prompt, answer: list[int], ends: list[int]) -> Fields:
-    stopped = bool(answer) and answer[-1] in ends
+    stopped = decoding.has_ended(answer, ends)
     generation = tokenizer.decode(answer[:-1] if stopped else answer)
     return {
         "set": prompt.set,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,17 +30,18 @@ class Cadence:
     name: str
     steps: int
     dtype: str | None
-    generation_eos_token_ids: tuple[int, ...] | None
-    formats: tuple[str, ...] = ("hf",)
+    generation_eos_token_ids: Sequence[int] | None
+    formats: Sequence[str] = ("hf",)
     gguf_type: str | None = None
 
 
 def with_exports(of: type[Trained], cadence: Cadence, /, **settings: Any) -> Trained:
     """The config of a training that exports as `cadence` says."""
+    formats, ends = tuple(cadence.formats), cadence.generation_eos_token_ids
     if cadence.steps == -1:
-        if cadence.formats != ("hf",) or cadence.gguf_type is not None:
+        if formats != ("hf",) or cadence.gguf_type is not None:
             raise ConfigError(
-                f"step '{cadence.name}': hf_formats={cadence.formats}, hf_gguf_type={cadence.gguf_type!r}, but "
+                f"step '{cadence.name}': hf_formats={formats}, hf_gguf_type={cadence.gguf_type!r}, but "
                 "training exports nothing; set steps_per_hf_export, or give formats and gguf_type to export(...)"
             )
         return of(**settings)
@@ -49,8 +50,8 @@ def with_exports(of: type[Trained], cadence: Cadence, /, **settings: Any) -> Tra
     exports = PeriodicExports(
         steps=cadence.steps,
         dtype=cadence.dtype,
-        generation_eos_token_ids=cadence.generation_eos_token_ids,
-        formats=cadence.formats,
+        generation_eos_token_ids=None if ends is None else tuple(ends),
+        formats=formats,
         gguf_type=cadence.gguf_type,
         **export_fields(cadence.name, cadence.name, config),
     )

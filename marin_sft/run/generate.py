@@ -88,7 +88,7 @@ def _rows(answerer: Answerer, request: Request, prompts: Sequence[FilePrompt]) -
 
 
 def _row(answerer: Answerer, prompt: FilePrompt, sample: int | None, answer: list[int]) -> Json:
-    stopped = bool(answer) and answer[-1] in answerer.ends
+    stopped = decoding.has_ended(answer, answerer.ends)
     said = {"role": "assistant", "content": answerer.text(answer)}
     return {
         "line": prompt.line,

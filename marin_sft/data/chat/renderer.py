@@ -81,6 +81,11 @@ class ChatRenderer:
         chat = self._chat(dialogue)
         return _checked_text(chat.render(chat.messages, add_generation_prompt=True))
 
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """The ids of the text of a prompt. The template writes the special tokens; adding them would double the BOS."""
+        ids: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return ids
+
     def _spanned(self, chat: _Chat, chosen: TrainOn, flags: dict[int, bool]) -> SpannedText:
         text, tagged = chat.render_tagged()
         _checked_text(text)

@@ -49,7 +49,7 @@ class Transformers:
         import torch
 
         ids = torch.tensor([prompt])
-        # Greedy, whatever generation_config.json says of sampling; the ids that end an answer are from there.
+        # Greedy: of generation_config.json, only the ids that end an answer count.
         plain = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
         with torch.no_grad():
             made = self.model.generate(

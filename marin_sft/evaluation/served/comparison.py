@@ -212,6 +212,6 @@ def table(served: Served) -> Iterator[str]:
     found = served.metrics()
     yield (
         f"{found['answers_equal']:g} of {found['prompts']:g} answers equal token by token, {found['near_ties']:g} more "
-        f"but for a near tie; {found['stopped']:g} stopped by themselves (ours: {found['stopped_ours']:g}); "
+        f"up to a near tie; {found['stopped']:g} stopped by themselves (ours: {found['stopped_ours']:g}); "
         f"log-probabilities differ by at most {found['logprob_difference']:.1g}"
     )

@@ -142,7 +142,7 @@ ENGINES = {
                 ),
                 (
                     r"Transformers does not recognize this architecture",
-                    "the transformers beside this vLLM does not know the architecture: see `model_type` in config.json",
+                    "transformers in this environment does not know the architecture: see `model_type` in config.json",
                 ),
                 (r"Unsupported CPU attention configuration", "vLLM computes no attention of this head_dim on CPUs"),
                 _MISSING,

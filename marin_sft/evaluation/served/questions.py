@@ -85,7 +85,7 @@ def _general(renderer: ChatRenderer, turns: tuple[str, ...]) -> Question:
         text = renderer.prompt(asked)
     except BadRow as bad:
         raise DataError(f"the chat template refuses {turns[0]!r}: {bad.message}; give prompts of your own") from bad
-    return _question("general", asked, text, renderer.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _question("general", asked, text, renderer.prompt_ids(text))
 
 
 def _question(name: str, asked: Dialogue, text: str, ids: list[int]) -> Question:

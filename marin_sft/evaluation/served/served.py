@@ -18,6 +18,7 @@ import numpy as np
 from marin_sft import progress
 from marin_sft.data.files import Json, write_json, write_json_lines, write_text
 from marin_sft.errors import ExportError
+from marin_sft.evaluation.decoding import has_ended
 from marin_sft.evaluation.served.comparison import Answered, Served, first_difference, table
 from marin_sft.evaluation.served.engines import ENGINES, TOGETHER
 from marin_sft.evaluation.served.ours import Ours
@@ -140,7 +141,7 @@ def _answered(ours: Ours, question: Question, ids: list[int], said: Answer, room
         server_ids=said.ids,
         text=ours.tokenizer.decode(ids),
         server_text=ours.tokenizer.decode(said.ids),
-        finish="stop" if ids and ids[-1] in ours.ends else "length",
+        finish="stop" if has_ended(ids, ours.ends) else "length",
         server_finish=said.finish,
         gap=gap,
         logprob_difference=difference,

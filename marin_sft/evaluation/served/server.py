@@ -67,7 +67,7 @@ class Server:
         return list(self._post("/tokenize", asked)["tokens"])
 
     def answer(self, question: Question, max_new_tokens: int) -> Answer:
-        """Greedy, whatever generation_config.json says of sampling."""
+        """Greedy: what generation_config.json says about sampling does not count."""
         asked: Json = {
             "model": MODEL,
             "messages": question.messages,
@@ -134,7 +134,7 @@ def _shortened(line: str) -> str:
 
 @contextmanager
 def running(engine: Engine, python: str, model: str, log: Path, config: ServedConfig) -> Iterator[Server]:
-    """The server, ready for questions. It ends with the block, and with this process, whatever ends that.
+    """The server, ready for questions. It ends with the block, and when this process ends or is killed.
 
     Raises:
         ExportError: it does not start.
