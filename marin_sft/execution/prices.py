@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from marin_sft.errors import UserError
 from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.resources import ACCELERATORS
+from marin_sft.execution.tables import cost_text
 from marin_sft.machines import OTHER_NAMES, TPUS, slice_of
 from marin_sft.nearest import did_you_mean, nearest_text
 
@@ -91,11 +92,6 @@ class Prices:
     def text(self, cost: float) -> str:
         """`12.40 USD`."""
         return f"{cost_text(cost)} {self.currency}".rstrip()
-
-
-def cost_text(cost: float) -> str:
-    """`12.40`, `<0.01`."""
-    return f"{cost:,.2f}" if cost >= 0.01 or cost == 0 else "<0.01"
 
 
 def prices_file(named: str | None) -> str | None:

@@ -45,6 +45,11 @@ def print_lines(console: Console, rows: Sequence[Sequence[Cell]]) -> None:
     console.out("\n".join(lines), highlight=False)
 
 
+def cost_text(cost: float) -> str:
+    """`12.40`, `<0.01`."""
+    return f"{cost:,.2f}" if cost >= 0.01 or cost == 0 else "<0.01"
+
+
 def duration_text(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -14,11 +14,10 @@ from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.differences import difference_text
 from marin_sft.execution.plan import Action, Plan, PlanItem
-from marin_sft.execution.prices import cost_text
 from marin_sft.execution.results import StepResult
 from marin_sft.execution.step import StepConfig
 from marin_sft.execution.store import Store
-from marin_sft.execution.tables import Cell, counted, duration_text, print_table, shortened
+from marin_sft.execution.tables import Cell, cost_text, counted, duration_text, print_table, shortened
 from marin_sft.progress import figure_texts
 
 if TYPE_CHECKING:
