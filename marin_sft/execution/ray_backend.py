@@ -302,10 +302,7 @@ def _ray_options(
     options: dict[str, object] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
     options["memory"] = rest.pop("memory", None)
     options["resources"] = rest or None
-    variables = {
-        **(ray_environment.fresh_process_variables(asked, kind.torch) if kind.fresh_process else {}),
-        **(env.env_vars if env else {}),
-    }
+    variables = {**ray_environment.variables_of_workers(kind, asked), **(env.env_vars if env else {})}
     runtime_env: dict[str, object] = {"env_vars": variables} if variables else {}
     if env and env.pip:
         runtime_env |= _packages(env.pip, inherited)

@@ -15,6 +15,7 @@ import urllib.parse
 from collections.abc import Collection
 
 from marin_sft.errors import UserError
+from marin_sft.execution.step import StepKind
 from marin_sft.machines import GPU_SHARE
 from marin_sft.redaction import looks_secret, shown_value
 
@@ -62,24 +63,32 @@ def secrets_of_this_process() -> dict[str, str]:
 GPU_MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
-def fresh_process_variables(asked: Collection[str], torch: bool = True) -> dict[str, str]:
+def variables_of_workers(kind: StepKind, asked: Collection[str]) -> dict[str, str]:
+    """The environment of workers for steps of a kind, with these Ray resources.
+
+    Workers of one environment serve any task that has the same, and keep what they have imported.
+    """
+    variables = fresh_process_variables(asked) if kind.fresh_process else {}
+    if not kind.torch and importlib.util.find_spec("torch"):
+        variables["USE_TORCH"] = os.environ.get("USE_TORCH", "0")  # read by transformers and datasets
+    return variables
+
+
+def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
     """The environment of workers for `fresh_process` steps with these Ray resources.
 
     On some CPUs a training step takes a fifth to a quarter less time with huge pages, if the system grants them. It is
     faster still if freed memory is kept, since each step would otherwise get it back zeroed. Only the main arena keeps
     large blocks. glibc reads these variables when a process starts, so they cannot be set later.
-
-    torch: whether the step may need PyTorch.
     """
     malloc = {"hugetlb": 1}
     if {*asked} <= {"CPU", "memory"}:
         malloc |= {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
     tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())
     return {
-        # Workers of one runtime environment serve any task. This variable reserves these workers for such steps.
+        # Reserves these workers for such steps.
         "MARIN_SFT_FRESH_PROCESS": "1",
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
-        **({} if torch else {"USE_TORCH": os.environ.get("USE_TORCH", "0")}),  # read by transformers and datasets
         **({GPU_MEMORY: os.environ.get(GPU_MEMORY, str(GPU_SHARE))} if "GPU" in asked else {}),
     }
 
