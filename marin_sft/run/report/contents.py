@@ -152,7 +152,7 @@ def _costs(store: Store, subject: Subject, steps: list[Step], prices: Prices | N
     if prices is None:
         return {}
     runs = {launch["run"] for launch in subject.launches} if subject.about in ("launch", "several") else None
-    of_each = in_parallel(store, lambda step: spent_on(store, step.directory), steps)
+    of_each = in_parallel(store, lambda step: spent_on(store, step.directory, step.state), steps)
     chosen = [one for spent in of_each for one in spent if runs is None or one.run in runs]
     return {step.directory: step for step in step_costs(chosen, prices)}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from marin_sft.execution.attempt_record import AttemptRecord
+from marin_sft.execution.attempts import Attempt, newest_record, read_attempts
 from marin_sft.execution.claims import attempt_path, read_beat
 from marin_sft.execution.clock import seconds_since_epoch
 from marin_sft.execution.commits import committed_files
@@ -15,11 +17,11 @@ from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
 from marin_sft.progress import Progress
 from marin_sft.redaction import redacted
-from marin_sft.run.report.attempts import Attempt, Record, newest_record, read_attempts
 from marin_sft.run.report.subject import Planned
 from marin_sft.run.status import state_name
 
 _SHOWN_FILES = 200
+_SHOWN_ATTEMPTS = 20
 _RESULTS = {"ran": "ran", "adopted": "ran", "cached": "reused", "unneeded": "reused"}
 _PROVENANCE = ("user", "host", "python", "git_commit", "git_dirty", "argv", "run")
 
@@ -37,7 +39,7 @@ class Step:
     state: StepState
     attempts: tuple[Attempt, ...]
     output: str | None
-    record: Record | None
+    record: AttemptRecord | None
     files: Mapping[str, int]
 
     @property
@@ -70,13 +72,14 @@ class Step:
         """The directories of the steps that it uses."""
         if self.planned.inputs is not None:
             return self.planned.inputs
-        used = self.state.commit.inputs if self.state.commit else self.record.inputs if self.record else ()
-        return tuple(item.directory for item in used)
+        if self.state.commit is not None:
+            return tuple(used.directory for used in self.state.commit.inputs)
+        return self.record.uses if self.record else ()
 
 
 def read_step(store: Store, planned: Planned) -> Step:
     state = read_state(store, planned.directory)
-    attempts = tuple(read_attempts(store, planned.directory, state)) if state.begun else ()
+    attempts = tuple(read_attempts(store, planned.directory, state, _SHOWN_ATTEMPTS)) if state.begun else ()
     number = state.commit.attempt if state.commit else state.last_claim or None
     output = attempt_path(store, planned.directory, number) if number else None
     record = newest_record(store, planned.directory, state) if state.begun else None
@@ -138,7 +141,7 @@ def step_json(store: Store, step: Step, word: str, log_bytes: int) -> JsonObject
         "diff": decided.get("diff") or [],
         "error": decided.get("error") and redacted(decided["error"]),
         "seconds": _seconds(step),
-        "attempts": [asdict(attempt) for attempt in step.attempts],
+        "attempts": [_attempt_json(attempt) for attempt in step.attempts],
         "reused_from": _made_by(step) if word == "reused" else None,
         "inputs": list(step.inputs),
         "config": dict(step.config),
@@ -158,6 +161,20 @@ def step_json(store: Store, step: Step, word: str, log_bytes: int) -> JsonObject
     }
 
 
+def _attempt_json(attempt: Attempt) -> JsonObject:
+    return {
+        "number": attempt.number,
+        "state": attempt.how,
+        "host": attempt.claim.owner.host,
+        "pid": attempt.claim.owner.pid,
+        "claimed": attempt.claimed,
+        "started": attempt.started,
+        "ended": attempt.ended,
+        "run": attempt.run,
+        "error": attempt.error and redacted(attempt.error),
+    }
+
+
 def _seconds(step: Step) -> float | None:
     """How long the attempt took that made the output, else the newest one so far."""
     if not step.attempts:
@@ -168,8 +185,8 @@ def _seconds(step: Step) -> float | None:
 
 
 def _made_by(step: Step) -> JsonObject:
-    run = step.record.launch.get("run") if step.record else None
-    return {"run": run, "time": step.state.commit.time if step.state.commit else None}
+    commit, record = step.state.commit, step.record
+    return {"run": record.run if record else None, "time": commit.time if commit else None}
 
 
 def _failure(step: Step) -> JsonObject | None:
