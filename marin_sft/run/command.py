@@ -116,6 +116,13 @@ def status_of_steps(context: Context) -> None:
     context.say([asdict(item) for item in found], show)
 
 
+def watch(context: Context) -> None:
+    """show a launch live on the whole terminal: steps, progress, logs"""
+    from marin_sft.run.watch import command  # few commands draw
+
+    command.watch(context)
+
+
 def why(context: Context) -> None:
     """explain why a step last ran or was cached"""
     facts = explanation.explain(context.store, context.step(context.arguments.step))
@@ -295,6 +302,7 @@ def samples(context: Context) -> None:
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "plan": plan,
     "status": status_of_steps,
+    "watch": watch,
     "why": why,
     "path": path,
     "logs": log,

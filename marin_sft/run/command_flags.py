@@ -18,6 +18,9 @@ def add_flags(parsers: Mapping[str, argparse.ArgumentParser]) -> None:
     parsers["show"].add_argument("file", type=path, metavar="FILE", help="the file of the plan")
     for name in ("status", "verify"):
         parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
+    parsers["watch"].add_argument(
+        "launch", nargs="?", metavar="RUN|EXPERIMENT.py", help="a part of a launch's name, or the file of an experiment"
+    )
     for name in ("why", "path", "pin", "unpin"):
         parsers[name].add_argument("step", metavar="STEP")
     parsers["logs"].add_argument("step", metavar="STEP|JOB")

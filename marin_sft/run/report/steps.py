@@ -8,21 +8,18 @@ from dataclasses import dataclass
 
 from marin_sft.execution.attempt_record import AttemptRecord
 from marin_sft.execution.attempts import Attempt, newest_record, read_attempts
-from marin_sft.execution.claims import attempt_path, read_beat
-from marin_sft.execution.clock import seconds_since_epoch
+from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.commits import committed_files
 from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.identity import Payload
 from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
-from marin_sft.progress import Progress
 from marin_sft.redaction import redacted
 from marin_sft.run.report.subject import Planned
 from marin_sft.run.status import state_name
 
 _SHOWN_FILES = 200
 _SHOWN_ATTEMPTS = 20
-_RESULTS = {"ran": "ran", "adopted": "ran", "cached": "reused", "unneeded": "reused"}
 _PROVENANCE = ("user", "host", "python", "git_commit", "git_dirty", "argv", "run")
 
 
@@ -105,25 +102,6 @@ def input_path(store: Store, step: Step, field: str) -> str | None:
     return path
 
 
-def outcome(step: Step, begun: float | None, going: bool) -> str:
-    """One word for what became of the step: ran, reused, running, failed, blocked, cancelled, interrupted, waiting,
-    or "not run".
-
-    begun: when the launch began, in seconds since the epoch. going: whether it has not ended.
-    """
-    result = step.planned.decided.get("result")
-    if result is not None:
-        return _RESULTS.get(str(result), str(result))
-    name = state_name(step.state)
-    if name == "COMMITTED":
-        assert step.state.commit is not None
-        made_before = begun is None or seconds_since_epoch(step.state.commit.time) < begun
-        return "reused" if made_before and begun is not None else "ran"
-    if name == "ABSENT":
-        return "waiting" if going else "not run"
-    return name.lower()
-
-
 def step_json(store: Store, step: Step, word: str, log_bytes: int) -> JsonObject:
     """Everything about the step that a page shows."""
     state, record, decided = step.state, step.record, step.planned.decided
@@ -154,7 +132,7 @@ def step_json(store: Store, step: Step, word: str, log_bytes: int) -> JsonObject
         "file_count": len(step.files),
         "files": list(step.files.items())[:_SHOWN_FILES],
         "failure": _failure(step),
-        "progress": _progress(store, step),
+        "progress": _progress(step),
         "log": log_end(store, step, log_bytes),
         "provenance": {key: launch[key] for key in _PROVENANCE if launch.get(key) is not None},
         "environment": record.environment if record else {},
@@ -201,18 +179,15 @@ def _failure(step: Step) -> JsonObject | None:
     }
 
 
-def _progress(store: Store, step: Step) -> JsonObject | None:
-    if step.state.claim is None or not step.state.running:
+def _progress(step: Step) -> JsonObject | None:
+    state = step.state
+    if not state.running:
         return None
-    beat = read_beat(store, step.directory, step.state.claim.number)
-    if not beat or not beat.get("progress"):
-        return {"text": "started", "done": 0, "total": None, "beat_age": _age(beat)}
-    news = Progress(**beat["progress"])
-    return {"text": news.text(), "done": news.done, "total": news.total, "beat_age": _age(beat)}
-
-
-def _age(beat: JsonObject) -> float | None:
-    return max(0.0, time.time() - beat["time"]) if beat else None
+    age = None if state.beat_time is None else max(0.0, time.time() - state.beat_time)
+    news = state.progress
+    if news is None:
+        return {"text": "started", "done": 0, "total": None, "beat_age": age}
+    return {"text": news.text(), "done": news.done, "total": news.total, "beat_age": age}
 
 
 def log_end(store: Store, step: Step, limit: int) -> JsonObject | None:
