@@ -49,8 +49,8 @@ class StepCost:
     why: str | None
 
 
-def cost(context: Context) -> None:
-    """what launches really spent, failed and lost attempts included"""
+def print_cost(context: Context) -> None:
+    """See `command.cost`."""
     arguments, store = context.arguments, context.store
     prices = read_prices(arguments.prices)
     launch = find_launch(store, arguments.run_name) if arguments.run_name else None
