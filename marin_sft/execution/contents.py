@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from marin_sft.errors import ConfigError
+from marin_sft.nearest import listed
 from marin_sft.paths import find_local, nearest_path
 
 _HUB_NAME = re.compile(r"\w[\w.-]*")
@@ -84,8 +85,8 @@ def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     if not before or not now:
         return ""
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    said = [f"{n} {'is new' if n not in before else 'is gone' if n not in now else 'changed'}" for n in names[:_SHOWN]]
-    return ", ".join(said) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    said = [f"{n} {'is new' if n not in before else 'is gone' if n not in now else 'changed'}" for n in names]
+    return listed(said, most=_SHOWN)
 
 
 def _hub_id_text(location: str, field: str) -> str:

@@ -27,7 +27,7 @@ from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
 from marin_sft.execution.flags import HELP, default_prefix
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
-from marin_sft.nearest import did_you_mean, nearest_text
+from marin_sft.nearest import did_you_mean
 from marin_sft.run import status
 from marin_sft.run.answer_commands import chat, generate
 from marin_sft.run.command_flags import add_flags
@@ -395,7 +395,8 @@ class _Parser(argparse.ArgumentParser):
 def _parse(words: list[str]) -> argparse.Namespace:
     known = [*TRAINERS, *COMMANDS, "cluster"]
     if words and not words[0].startswith("-") and words[0] not in known:
-        raise UserError(f"no command {words[0]!r}{nearest_text(words[0], known)}")
+        hint = did_you_mean(words[0], known) or f"; there are: {', '.join(known)}"
+        raise UserError(f"no command {words[0]!r}{hint}")
     return make_parser(words[0] if words else None).parse_args(words)
 
 

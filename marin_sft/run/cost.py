@@ -18,6 +18,7 @@ from marin_sft.execution.record import read_begin
 from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
+from marin_sft.nearest import listed
 from marin_sft.run.context import Context
 from marin_sft.run.launches import find_launch
 
@@ -150,8 +151,7 @@ def _print(console: Console, store: Store, steps: list[StepCost], prices: Prices
     unknown = {step.why for step in steps if step.cost is None and prices}
     if unknown:
         names = [step.name for step in steps if step.cost is None]
-        shown = f"{', '.join(names[:5])}{' ...' if names[5:] else ''}"
-        console.print(Text(f"not in it: {shown}, since {'; '.join(sorted(map(str, unknown)))}"))
+        console.print(Text(f"not in it: {listed(names, most=5)}, since {'; '.join(sorted(map(str, unknown)))}"))
     if untold:
         console.print(Text(f"{counted(untold, 'attempt')} of these steps do not say which launch made them"))
 
