@@ -18,21 +18,18 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 from marin_sft.errors import MarinSftError, UserError
-from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
-from marin_sft.execution.flags import HELP, default_prefix
+from marin_sft.execution.flags import default_prefix
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
-from marin_sft.nearest import did_you_mean
 from marin_sft.run import status
 from marin_sft.run.answer_commands import chat, generate
-from marin_sft.run.command_flags import add_flags
+from marin_sft.run.command_parser import TRAINERS, make_parser, parse
 from marin_sft.run.context import Context
-from marin_sft.version import add_version
 
 # What only some commands need is imported by them: a command starts in 0.2 s.
 
@@ -42,6 +39,10 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, see `completion`
+        from marin_sft.run.completion import answer
+
+        answer(lambda wanted: make_parser(wanted, str(__doc__), COMMANDS))
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None and words and words[0] in WITHOUT_TORCH:  # in a process of its own
         os.environ.setdefault("USE_TORCH", "0")  # transformers would import it where it is installed
@@ -59,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(error, 1)
     except KeyboardInterrupt:
         return 130
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    return parse(words, str(__doc__), COMMANDS)
 
 
 def _train(method: str, flags: Sequence[str]) -> int:
@@ -326,6 +331,13 @@ def show(context: Context) -> None:
     show_plan(context)
 
 
+def completion(context: Context) -> None:
+    """print what lets bash, zsh or fish complete commands, flags, steps and runs"""
+    from marin_sft.run.completion import script
+
+    print(script(context.arguments.shell))
+
+
 def jobs(context: Context) -> None:
     """list the jobs of a Ray cluster, the newest first"""
     from marin_sft.run.cluster_commands import list_jobs
@@ -364,80 +376,12 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "samples": samples,
     "generate": generate,
     "serve-check": serve_check,
+    "completion": completion,
     "jobs": jobs,
     "stop": stop,
 }
-_WITHOUT_STORE = ("show", "jobs", "stop")
 WITHOUT_TORCH = ("chat", "generate", "serve-check")
 _PROSE = 80  # columns of rows of data, without a terminal
-_CLUSTER = "start, look at or check a Ray cluster"
-
-
-TRAINERS = {
-    "sft": "train a model on a file of chats, or with TRL's flags",
-    "dpo": "train a model on preferences, or with TRL's flags",
-}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Refuses the unknown here, since the parser of a command is asked for what it knows."""
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            hint = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
-            raise UserError(f"{self.prog}: unknown {unknown[0]}{hint or f'; see {self.prog} --help'}")
-        return found, unknown
-
-
-def _parse(words: list[str]) -> argparse.Namespace:
-    known = [*TRAINERS, *COMMANDS, "cluster"]
-    if words and not words[0].startswith("-") and words[0] not in known:
-        hint = did_you_mean(words[0], known) or f"; there are: {', '.join(known)}"
-        raise UserError(f"no command {words[0]!r}{hint}")
-    return make_parser(words[0] if words else None).parse_args(words)
-
-
-def make_parser(wanted: str | None) -> argparse.ArgumentParser:
-    """wanted: the command whose arguments the parser has to know. Of others it knows only what they are for."""
-    parser = _Parser(
-        prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add_version(parser)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, about in TRAINERS.items():
-        commands.add_parser(name, help=about)
-    for name, run in COMMANDS.items():
-        if name == wanted:
-            add_flags(name, _add_command(commands, name, run, name not in _WITHOUT_STORE))
-        else:
-            commands.add_parser(name, help=run.__doc__)
-    cluster = commands.add_parser("cluster", help=_CLUSTER, description=_CLUSTER, allow_abbrev=False)
-    if wanted == "cluster":
-        from marin_sft.run.cluster_commands import CLUSTER_COMMANDS, WITHOUT_STORE, add_cluster_flags
-
-        add_version(cluster)
-        of_cluster = cluster.add_subparsers(required=True, metavar="COMMAND")
-        items = CLUSTER_COMMANDS.items()
-        add_cluster_flags({name: _add_command(of_cluster, name, run, name not in WITHOUT_STORE) for name, run in items})
-    return parser
-
-
-def _add_command(
-    commands: argparse._SubParsersAction[_Parser], name: str, run: Callable[[Context], int | None], with_store: bool
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
-    parser.set_defaults(run=run)
-    if with_store:
-        parser.add_argument(
-            "--prefix", type=flags.prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
-        )
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    parser.add_argument("--debug", action="store_true", help=HELP["debug"])
-    add_version(parser)
-    return parser
 
 
 if __name__ == "__main__":

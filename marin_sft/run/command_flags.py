@@ -49,6 +49,10 @@ def _add_logs_flags(parser: argparse.ArgumentParser) -> None:
     _add_address(parser)
 
 
+def _add_completion_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+
+
 def _add_jobs_flags(parser: argparse.ArgumentParser) -> None:
     _add_address(parser)
     parser.add_argument("--limit", type=positive, default=30, help="how many to list (default: 30)")
@@ -297,6 +301,7 @@ _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "samples": _add_samples_flags,
     "generate": _add_generate_flags,
     "serve-check": _add_serve_check_flags,
+    "completion": _add_completion_flags,
     "jobs": _add_jobs_flags,
     "stop": _add_stop_flags,
 }
