@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from marin_sft.execution.attempt_record import AttemptRecord
@@ -79,8 +79,15 @@ def read_step(store: Store, planned: Planned) -> Step:
     attempts = tuple(read_attempts(store, planned.directory, state, _SHOWN_ATTEMPTS)) if state.begun else ()
     number = state.commit.attempt if state.commit else state.last_claim or None
     output = attempt_path(store, planned.directory, number) if number else None
-    record = newest_record(store, planned.directory, state) if state.begun else None
+    record = _record(store, planned.directory, state, attempts) if state.begun else None
     return Step(planned, state, attempts, output, record, _files(store, state, output))
+
+
+def _record(store: Store, directory: str, state: StepState, attempts: Sequence[Attempt]) -> AttemptRecord | None:
+    """See `newest_record`; most have been read with the attempts."""
+    wanted = state.commit.attempt if state.commit else None
+    read = (attempt.record for attempt in reversed(attempts) if wanted in (None, attempt.number))
+    return next(filter(None, read), None) or newest_record(store, directory, state)
 
 
 def _files(store: Store, state: StepState, output: str | None) -> dict[str, int]:

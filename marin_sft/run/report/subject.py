@@ -95,7 +95,7 @@ def _of_text(store: Store, text: str, files: bool) -> Subject:
 
 def _of_launch(store: Store, launch: Launch) -> Subject:
     begin = read_begin(store, launch)
-    told = launches.details(store, launch)
+    told = launches.details_of(store, launch, begin)
     steps = [_planned(step, decided) for step, decided in zip(begin["steps"], told["steps"], strict=True)]
     return Subject(launch.script, "launch", (launch_facts(store, launch, begin, told),), tuple(steps))
 
@@ -203,7 +203,8 @@ def _recorded(store: Store, names: Iterable[str]) -> tuple[JsonObject, ...]:
     told = []
     for launch in there:
         try:
-            told.append(launch_facts(store, launch, read_begin(store, launch), launches.details(store, launch)))
+            begin = read_begin(store, launch)
+            told.append(launch_facts(store, launch, begin, launches.details_of(store, launch, begin)))
         except DamagedFile:
             continue
     return tuple(told)
