@@ -19,11 +19,15 @@ import pytest
 from marin_sft.errors import UserError
 from marin_sft.execution.catalog import read_catalog
 from marin_sft.execution.console import TextConsole
+from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.record import read_launches
+from marin_sft.execution.stores import open_store
 from marin_sft.progress import Progress
 from marin_sft.run import command, status
+from marin_sft.run.watch.command import log_end
 from marin_sft.run.watch.launch import Moment, WatchedLaunch, WatchedStep, find_watched
 from marin_sft.run.watch.screen import View, arranged, pressed, screen
+from tests.execution.conftest import gcs, prefix, s3  # noqa: F401
 from tests.run.report.test_server import CountingStore
 
 ROOT = Path(__file__).parents[3]
@@ -129,6 +133,21 @@ def test_no_more_store_calls_than_status(launched):
     assert len(counted.calls) < of_status and set(counted.calls) <= {"read", "read_from", "names", "names_of"}
 
 
+@pytest.mark.parametrize("prefix", ["s3", "gcs"], indirect=True)
+def test_in_a_bucket(prefix):  # noqa: F811
+    step = ExecutorStep("some/step", spoken, {"out": this_output_path()})
+    Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([step])
+    store = open_store(prefix)
+    moment = WatchedLaunch(store, find_watched(store, None)).look()
+    assert moment.status == "done" and [found.word for found in moment.steps] == ["ran"]
+    assert log_end(store, moment.steps[0].log) == ["one", "three"]
+
+
+@step_fn(kind="spoken")
+def spoken(config):
+    print("one\n\ntwo\rthree", flush=True)
+
+
 def test_which_launch(launched):
     (launch,) = read_launches(launched.store)
     for text in (None, "script", launch.name[-6:], f"/elsewhere/{Path(launched.script).name}"):
@@ -148,7 +167,7 @@ def test_without_a_terminal_it_prints_once(launched, capsys):
 class Terminal:
     """`marin-sft watch` in a pseudoterminal of its own."""
 
-    def __init__(self, prefix, size=(24, 80)):
+    def __init__(self, store, size=(24, 80)):
         self.ours, self.its = pty.openpty()
         fcntl.ioctl(self.its, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         self.before = termios.tcgetattr(self.its)
@@ -158,7 +177,7 @@ class Terminal:
         env = {name: value for name, value in os.environ.items() if name not in hidden}
         env |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "watch", "--prefix", prefix],
+            [sys.executable, "-c", code, "watch", "--prefix", store],
             stdin=self.its,
             stdout=self.its,
             stderr=self.its,
