@@ -15,11 +15,12 @@ from argcomplete.completers import DirectoriesCompleter
 
 from marin_sft.errors import MarinSftError
 from marin_sft.execution.catalog import step_directories, step_name
-from marin_sft.execution.flags import default_prefix
+from marin_sft.execution.flags import HELP, default_prefix
 from marin_sft.execution.record import read_launches
 from marin_sft.execution.store import Store
 from marin_sft.execution.stores import open_store
 from marin_sft.paths import local_path
+from marin_sft.run.command_parser import TRAINERS
 
 NAME = "marin-sft"
 _MOST = 500  # steps, so that a listing stays readable
@@ -36,11 +37,22 @@ def answer(make_parser: Callable[[str | None], argparse.ArgumentParser]) -> None
     wanted = words[1] if len(words) > 1 else None
     parser = make_parser(wanted)
     for each in _parsers(parser):
+        if wanted in TRAINERS and each.prog.endswith(f" {wanted}"):
+            _add_settings(each, wanted == "dpo")
         for action in each._actions:
             completer = _COMPLETERS.get(str(action.metavar), _COMPLETERS.get(action.dest))
             if completer is not None:
                 action.completer = completer  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser, always_complete_options=False)
+
+
+def _add_settings(parser: argparse.ArgumentParser, pairs: bool) -> None:
+    """The flags of a training, which otherwise another parser reads."""
+    from marin_sft.trainers.settings import SETTINGS, Group  # slow to import, see `command._train`
+
+    usable = [one for one in SETTINGS if one.kind not in (dict, object) and (pairs or one.group is not Group.DPO)]
+    for name in dict.fromkeys([*(one.name for one in usable), *HELP]):
+        parser.add_argument(f"--{name}", nargs="?")
 
 
 def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -69,6 +69,8 @@ def test_bash(place):
         "marin-sft st": ["status", "stop"],
         "marin-sft cluster ": ["up", "down", "status", "doctor"],
         "marin-sft runs --l": ["--limit"],
+        "marin-sft sft --learning_rate_e": ["--learning_rate_end"],
+        "marin-sft dpo --loss_t": ["--loss_type"],
         "marin-sft serve-check --with l": ["llama.cpp"],
         "marin-sft why raw/": ["raw/one", "raw/two"],
         "marin-sft why raw/one-": [f"raw/{found.name}" for found in fingerprinted],
