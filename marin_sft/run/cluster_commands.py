@@ -117,14 +117,14 @@ CLUSTER_COMMANDS: dict[str, Callable[[Context], int | None]] = {
 
 
 def list_jobs(context: Context) -> None:
-    """list the jobs of a Ray cluster, the newest first"""
+    """See `command.jobs`."""
     client = job_client.connect(context.arguments.address)
     found = jobs.read_jobs(client)[: context.arguments.limit]
     context.say([asdict(job) for job in found], lambda: jobs.print_jobs(context.console, found, client.get_address()))
 
 
-def stop(context: Context) -> int:
-    """stop a job of a Ray cluster; its launch releases its steps"""
+def stop_job(context: Context) -> int:
+    """See `command.stop`."""
     client = job_client.connect(context.arguments.address)
     job = jobs.find_job(client, context.arguments.job)
     for text in jobs.stop_job(client, job):
@@ -147,7 +147,7 @@ def log_of_job(context: Context, name: str) -> int | None:
     return None
 
 
-WITHOUT_STORE = (up, down, status, list_jobs, stop)
+WITHOUT_STORE = ("up", "down", "status")
 
 
 def add_cluster_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
@@ -158,11 +158,3 @@ def add_cluster_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
     for name in ("status", "doctor"):
         help_ = "the head, such as 10.0.0.2:6379 (default: $RAY_ADDRESS, else the head that `up` started)"
         parsers[name].add_argument("--address", metavar="A", help=help_)
-
-
-def add_job_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
-    for name in ("jobs", "logs", "stop"):
-        help_ = "of a job: the cluster's dashboard or head (default: as for ray_run)"
-        parsers[name].add_argument("--address", metavar="A", help=help_)
-    parsers["jobs"].add_argument("--limit", type=positive, default=30, help="how many to list (default: 30)")
-    parsers["stop"].add_argument("job", metavar="JOB", help="its name, or a part of it")

@@ -29,6 +29,7 @@ from marin_sft.run.job import Job, check_script, make_job, parse_variables
 from marin_sft.run.job_client import connect, follow, forget_secrets, head_is_here, submit
 from marin_sft.run.job_packages import requirements_in, requirements_of_extras, words
 from marin_sft.run.launcher_file import find_launcher_file, tunnel_to_dashboard
+from marin_sft.version import add_version
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -47,7 +48,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     Raises:
         UserError: no command, or an unknown flag. The message repeats no possible secret.
     """
-    if not {"-h", "--help"} & set(argv) and "--" not in argv:
+    if not {"-h", "--help", "--version"} & set(argv) and "--" not in argv:
         raise UserError("expected: ray_run [flags] -- python script.py [its flags]; got no --")
     split = argv.index("--") if "--" in argv else len(argv)
     own, command = [_underscored(word) for word in argv[:split]], list(argv[split + 1 :])
@@ -70,6 +71,7 @@ def _underscored(word: str) -> str:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="ray_run", usage="ray_run [flags] -- command", allow_abbrev=False)
+    add_version(parser)
     add = parser.add_argument
 
     def add_list(*names: str, **options: Any) -> None:
