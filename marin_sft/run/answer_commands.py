@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from marin_sft.errors import UserError
 from marin_sft.execution.console import TextConsole
-from marin_sft.execution.terminal import visible
+from marin_sft.execution.terminal import libraries_print_to_stderr, visible
 from marin_sft.run.context import Context
 from marin_sft.run.model_path import find_model
 
@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 def chat(context: Context) -> None:
     """talk to a model: a directory, or a step that exported it; /help in the chat lists its commands"""
     arguments = context.arguments
+    if sys.stdin is None:
+        raise UserError("chat: the input is closed; expected a terminal, or lines to answer")
     path, answerer = _answerer(context)
     from marin_sft.evaluation.chat import Chat
     from marin_sft.run.chat import Talk
+    from marin_sft.run.chat_lines import answer_lines
 
     chat = Chat(answerer, arguments.max_new_tokens, _sampling(arguments))
     if arguments.system:
         chat.set_system(arguments.system)
-    Talk(chat).run(path)
+    if sys.stdin.isatty() and not context.json:
+        Talk(chat).run(path)
+    else:
+        answer_lines(chat, sys.stdin.buffer, context.json)
 
 
 def generate(context: Context) -> None:
@@ -63,7 +69,8 @@ def _answerer(context: Context) -> tuple[str, Answerer]:
         print(visible(f"loading {path}"), file=sys.stderr)
     from marin_sft.evaluation.answerer import Answerer  # imports JAX
 
-    return path, Answerer.load(path, base)
+    with libraries_print_to_stderr():  # tokenizers warns of gaps between ids
+        return path, Answerer.load(path, base)
 
 
 def _sampling(arguments: argparse.Namespace) -> Sampling:

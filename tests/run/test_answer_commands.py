@@ -15,10 +15,12 @@ import pytest
 
 from marin_sft.data.chat.renderer import ChatRenderer
 from marin_sft.data.messages.examples import Dialogue
+from marin_sft.errors import UserError
 from marin_sft.evaluation.answerer import FORMAT, Answerer
 from marin_sft.evaluation.chat import Chat
 from marin_sft.evaluation.sampling import GREEDY
 from marin_sft.run.chat import Talk
+from marin_sft.run.chat_lines import answer_lines
 from marin_sft.run.command import main
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model
@@ -83,15 +85,16 @@ def test_the_commands_of_a_chat(answerer, capsys, monkeypatch):
     out, err = talk(
         answerer, capsys, monkeypatch, "/tokens", "/rest", "/system Be brief.", "Hi", "/tokens", "/tokens ids"
     )
-    shown = [line for line in out.split("\n") if line]
-    assert "<|im_start|>system" in out and "Be brief.<|im_end|>" in out and "<|im_start|>assistant" in out
+    shown = [line for line in err.split("\n") if line]
+    assert "<|im_start|>system" in err and "Be brief.<|im_end|>" in err and "<|im_start|>assistant" in err
+    assert "<|im_" not in out  # where stdout is no terminal, only answers go there
     assert any(
         line.startswith(f"{answerer.tokenizer.convert_tokens_to_ids('<|im_start|>')}:<|im_start|>") for line in shown
     )
     assert "nothing is said yet" in err and "no command /rest" in err and "did you mean 'reset'" in err
     assert "tokens of prompt, " in err
     out, err = talk(answerer, capsys, monkeypatch, "/help", "/reset", "/quit", "never said")
-    assert "/think" in err and "new dialogue" in err and not out
+    assert "/think" in err and "new dialogue" in err and out == "> " * 3
 
 
 def test_a_system_message_that_the_template_leaves_out_is_refused(answerer, capsys, monkeypatch):
@@ -102,17 +105,98 @@ def test_a_system_message_that_the_template_leaves_out_is_refused(answerer, caps
 
 def test_thoughts_are_one_line(answerer, capsys, monkeypatch):
     out, err = talk(with_template(answerer, THINKING), capsys, monkeypatch, "Hi", "/think")
-    assert "[thought for 6 tokens; /think shows it]" in err
-    assert out.strip() and "thought" not in out
+    assert "[thought for 6 tokens; /think shows it]\n" in err and "thought" not in out
+    assert err.rstrip().rpartition("/think shows it]\n")[2]
 
 
 def test_a_dialogue_longer_than_the_model_takes_is_told(answerer, capsys, monkeypatch):
     _, err = talk(answerer, capsys, monkeypatch, "long " * 300, new_tokens=1000)
+    assert f"and the model takes {answerer.longest}: expected a shorter one" in err
+    _, err = talk(answerer, capsys, monkeypatch, "Hi", "long " * 300, new_tokens=2)
     assert f"and the model takes {answerer.longest}: start a new one with /reset" in err
     _, err = talk(answerer, capsys, monkeypatch, "Hi", new_tokens=1000)
     assert f"[cut: the model takes {answerer.longest} tokens; /reset starts a new dialogue]" in err
     _, err = talk(answerer, capsys, monkeypatch, "Hi", new_tokens=2)
     assert "[cut after 2 tokens, the --max_new_tokens]" in err
+
+
+PIPED = ["Count.", "", "/reset", "/tokens", "long " * 300, "Count."]
+
+
+def piped(answerer: Answerer, capsys, as_json: bool, *lines: str) -> tuple[list[str], str, str]:
+    """What comes out of a pipe, in lines; what is told, and the error that ends it."""
+    error = ""
+    try:
+        answer_lines(Chat(answerer, 6, GREEDY), [f"{line}\n".encode() for line in lines], as_json)
+    except UserError as found:
+        error = str(found)
+    out, err = capsys.readouterr()
+    assert out.endswith("\n")
+    return out.split("\n")[:-1], err, error
+
+
+def test_each_line_of_a_pipe_gives_one_line(answerer, capsys):
+    chat = Chat(answerer, 6, GREEDY)
+    list(chat.say("Count."))
+    answer = chat.messages[-1]["content"]
+    lines, told, error = piped(answerer, capsys, False, *PIPED[:4], " /Count.", "/quit", "never said")
+    assert len(lines) == 6 and lines[0] == answer.replace("\n", "\\n") and lines[1:4] == ["", "", ""] and lines[4]
+    assert told.startswith("line 1: cut after 6 tokens, the --max_new_tokens\nnew dialogue\nnothing is said yet\n")
+    assert not error
+    lines, _, error = piped(answerer, capsys, False, *PIPED)
+    assert lines[1:] == ["", "", ""]  # what follows an error is not answered
+    assert error.startswith("line 5: the message has ") and f"the model takes {answerer.longest}" in error
+    assert piped(answerer, capsys, False, "Count.", "/rest")[2].startswith("line 2: no command /rest (a space before /")
+
+
+def test_each_line_of_a_pipe_gives_one_object(answerer, capsys):
+    lines, told, error = piped(answerer, capsys, True, *PIPED)
+    rows = [json.loads(line) for line in lines]
+    first, blank, reset, tokens, long, last = rows
+    assert [row["line"] for row in rows] == [1, 2, 3, 4, 5, 6] and not told
+    assert {key: first[key] for key in ("prompt", "finish", "tokens")} == {
+        "prompt": "Count.",
+        "finish": "length",
+        "tokens": 6,
+    }
+    chat = Chat(answerer, 6, GREEDY)
+    assert first["answer"] == "".join(piece for _, piece in chat.say("Count."))
+    assert (
+        first["prompt_tokens"] == len(chat.asked) == last["prompt_tokens"]
+    )  # of a new dialogue, without the refused line
+    assert blank == {"line": 2, "prompt": "", "skipped": True} and reset["command"] == "/reset" and tokens["text"]
+    assert long["prompt"] == PIPED[4].strip() and "the message has " in long["error"] and "answer" not in long
+    assert last["answer"] == first["answer"]
+    assert error == "1 of 6 lines could not be answered; their error says why"
+    thinking = with_template(answerer, THINKING)
+    row = json.loads(piped(thinking, capsys, True, "Hi")[0][0])
+    assert row["thought"] and row["answer"] == ""
+
+
+def test_lines_that_are_no_text_are_refused(answerer, capsys):
+    chat = Chat(answerer, 2, GREEDY)
+    with pytest.raises(UserError, match="line 2: expected UTF-8"):
+        answer_lines(chat, ["\ufeffHi\r\n".encode(), b"\xff\n"], False)
+    assert chat.messages[0]["content"] == "Hi"
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_through_a_real_pipe(model, capfd, monkeypatch, flags):
+    """The command itself, in this process."""
+    read, write = os.pipe()
+    with open(read) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with open(write, "w") as pipe:
+            pipe.write(f"Hi\n/tokens\n{'long ' * 300}\nHi\n")
+        assert main(["chat", model, "--max_new_tokens", "2", *flags]) == 2
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    if flags:
+        assert ["error" in json.loads(line) for line in lines] == [False, False, True, False]
+        assert err.endswith("error: 1 of 4 lines could not be answered; their error says why\n")
+    else:
+        assert len(lines) == 2 and lines[0] and not lines[1]
+        assert "<|im_start|>assistant" in err and "\nerror: line 3: the dialogue has " in err
 
 
 def with_template(answerer: Answerer, template: str) -> Answerer:
@@ -219,7 +303,7 @@ def test_an_interrupt_stops_the_answer_and_not_the_chat(answerer, monkeypatch):
 
         def write(self, text: str) -> int:
             written = super().write(text)
-            if self.left and text:  # input() writes an empty prompt
+            if self.left and text != "> ":
                 self.left = 0
                 signal.raise_signal(signal.SIGINT)
             return written
@@ -230,11 +314,11 @@ def test_an_interrupt_stops_the_answer_and_not_the_chat(answerer, monkeypatch):
     monkeypatch.setattr(sys, "stderr", err)
     chat = Chat(answerer, 16, GREEDY)
     Talk(chat).run("model")
-    assert err.getvalue().startswith("[stopped]\n")
+    assert err.getvalue().splitlines()[1] == "[stopped]"
     assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
     first, second = chat.messages[1]["content"], chat.messages[3]["content"]
     assert first and len(first) < len(second)
-    assert out.getvalue() == f"{first}\n{second}\n"
+    assert out.getvalue() == f"> {first}\n> {second}\n> \n"
 
 
 def test_in_a_terminal(model):
