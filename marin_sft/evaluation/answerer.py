@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from marin_sft.data.chat.renderer import ChatRenderer
+from marin_sft.data.download import PROVENANCE
 from marin_sft.data.formats import ChatLmDatasetFormat
-from marin_sft.data.messages.examples import Dialogue
+from marin_sft.data.messages.examples import BadRow, Dialogue
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.evaluation import decoding, kv_cache
 from marin_sft.evaluation.sampling import Sampling
@@ -45,19 +47,21 @@ class Answerer:
         use_compilation_cache()
         directory = ModelDirectory(path)
         is_adapter = directory.json(ADAPTER) is not None
-        if base is None and is_adapter:
-            base = _base_of(directory)
-        elif base is not None and not is_adapter:
+        if is_adapter:
+            base = base or _base_of(directory)
+        elif base is not None:
             raise ConfigError(
                 f"base {base!r}: {path} is a model and no adapter: it has no {ADAPTER}; leave the base out"
             )
         tokenizer = _tokenizer(directory, base)
+        check_template(path, tokenizer)
         renderer = ChatRenderer(tokenizer, FORMAT)
-        renderer.prompt(Dialogue([{"role": "user", "content": "a question"}]))  # without a template, nothing is loaded
+        try:  # before anything large is loaded
+            renderer.prompt(Dialogue([{"role": "user", "content": "a question"}]))
+        except BadRow as error:
+            raise ConfigError(f"{path}: its chat template cannot be used: {error.message}") from error
         ends = _ends(directory, base, tokenizer)
-        lora = LoraConfig(adapter_path=path) if is_adapter else None
-        model = levanter_model.load_model(base or directory, lora=lora)
-        return Answerer(kv_cache.unstacked(model), renderer, ends)
+        return Answerer(kv_cache.unstacked(_model(directory, base)), renderer, ends)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -87,17 +91,55 @@ def text_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     return text
 
 
-def _base_of(adapter: ModelDirectory) -> str:
-    base = (adapter.json(ADAPTER) or {}).get("base_model_name_or_path")
+def check_template(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise ConfigError if the tokenizer of the model at `path` has no chat template."""
     try:
-        if base:
-            return ModelDirectory(str(base)).path
+        tokenizer.get_chat_template()
+    except ValueError as error:
+        several = tokenizer.chat_template
+        what = f"several chat templates, {', '.join(several)}, and no default" if several else "no chat template"
+        raise ConfigError(
+            f"{path} has {what}, so it is not known how it was asked in training; expected the template in "
+            f"{path}/chat_template.jinja, or in chat_template of its tokenizer_config.json, as the exports of chat "
+            "models have it"
+        ) from error
+
+
+def _model(directory: ModelDirectory, base: str | None) -> LmHeadModel:
+    """The model, or the adapter on its base."""
+    if base is None:
+        return levanter_model.load_model(directory)
+    try:
+        return levanter_model.load_model(base, lora=LoraConfig(adapter_path=directory.path))
+    except TrainingError as error:
+        named = _named_base(directory)
+        raise TrainingError(f"{error}. The base is {base}; {directory.path}/{ADAPTER} names {named!r}") from error
+
+
+def _base_of(adapter: ModelDirectory) -> str:
+    """The directory of its base model."""
+    named = _named_base(adapter)
+    try:
+        if named:
+            return ModelDirectory(named).path
     except TrainingError:
         pass
+    what = f"base_model_name_or_path = {named!r}: no such directory" if named else "it names no base model"
     raise ConfigError(
-        f"{adapter.path}/{ADAPTER}: base_model_name_or_path = {base!r}: no such directory; give that of the base model "
-        "with --base"
+        f"{adapter.path}/{ADAPTER}: {what}; give the directory of the model that the adapter was trained on with --base"
     )
+
+
+def _named_base(adapter: ModelDirectory) -> str:
+    return str((adapter.json(ADAPTER) or {}).get("base_model_name_or_path") or "")
+
+
+def other_base(path: str, base: str) -> str | None:
+    """The base that the adapter at `path` names, if it may be another model than the one in the directory `base`."""
+    named, origin = _named_base(ModelDirectory(path)), (ModelDirectory(base).json(PROVENANCE) or {}).get("id")
+    name = os.path.basename(named.rstrip("/"))
+    same = named in ("", base, origin) or os.path.realpath(named) == os.path.realpath(base)
+    return None if same or (name == os.path.basename(base.rstrip("/")) and not name.isdecimal()) else named
 
 
 def _tokenizer(directory: ModelDirectory, base: str | None) -> PreTrainedTokenizerFast:
