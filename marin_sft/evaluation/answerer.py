@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,8 +74,20 @@ class Answerer:
         return int(self.model.max_length)
 
     def prompt(self, dialogue: Dialogue) -> list[int]:
-        """The ids that the model continues. Raises BadRow if the template refuses the dialogue."""
-        return self.renderer.prompt_ids(self.renderer.prompt(dialogue))
+        """The ids that the model continues.
+
+        Raises:
+            BadRow: the template refuses the dialogue, or the model has no embedding for a token of it.
+        """
+        ids = self.renderer.prompt_ids(self.renderer.prompt(dialogue))
+        if ids and max(ids) >= self.model.Vocab.size:
+            token, rows = self.tokenizer.convert_ids_to_tokens(max(ids)), self.model.Vocab.size
+            raise BadRow(
+                "unknown_token",
+                f"token {token!r} has id {max(ids)}, and the model has {rows} embeddings: it was made for another "
+                "tokenizer",
+            )
+        return ids
 
     def stream(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, number: int) -> Iterator[int]:
         """See `decoding.stream`."""
@@ -107,24 +120,27 @@ def check_template(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
 
 def _model(directory: ModelDirectory, base: str | None) -> LmHeadModel:
     """The model, or the adapter on its base."""
-    if base is None:
-        return levanter_model.load_model(directory)
+    place = base or directory.path
     try:
+        if base is None:
+            return levanter_model.load_model(directory)
         return levanter_model.load_model(base, lora=LoraConfig(adapter_path=directory.path))
     except TrainingError as error:
-        named = _named_base(directory)
-        raise TrainingError(f"{error}. The base is {base}; {directory.path}/{ADAPTER} names {named!r}") from error
+        text = str(error) if any(path in str(error) for path in (place, directory.path)) else f"{place}: {error}"
+        if base is not None and (place in text or "base model" in text):
+            text += f". The base is {base}; {directory.path}/{ADAPTER} names {_named_base(directory)!r}"
+        raise TrainingError(text) from error
 
 
 def _base_of(adapter: ModelDirectory) -> str:
     """The directory of its base model."""
     named = _named_base(adapter)
-    try:
-        if named:
-            return ModelDirectory(named).path
-    except TrainingError:
-        pass
     what = f"base_model_name_or_path = {named!r}: no such directory" if named else "it names no base model"
+    with suppress(TrainingError):
+        base = ModelDirectory(named)
+        if named and base.json("config.json") is not None:
+            return base.path
+        what = f"base_model_name_or_path = {named!r}: that directory has no config.json" if named else what
     raise ConfigError(
         f"{adapter.path}/{ADAPTER}: {what}; give the directory of the model that the adapter was trained on with --base"
     )
@@ -153,6 +169,11 @@ def _ends(directory: ModelDirectory, base: str | None, tokenizer: PreTrainedToke
     stored = directory.json("generation_config.json")
     if stored is None and base is not None:
         stored = ModelDirectory(base).json("generation_config.json")
+    listed = (stored or {}).get("eos_token_id")
+    if not all(end is None or type(end) is int for end in (listed if isinstance(listed, list) else [listed])):
+        raise TrainingError(
+            f"generation_config.json of {directory.path}: eos_token_id = {listed!r}: expected ids of tokens"
+        )
     ends: list[int] = generation_config(tokenizer, stored)["eos_token_id"]
     if not ends:
         raise TrainingError(
