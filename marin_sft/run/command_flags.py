@@ -36,6 +36,11 @@ def _add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("step", metavar="STEP")
 
 
+def _add_copy_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("step", metavar="STEP", help="a step, or a directory, local or remote")
+    parser.add_argument("directory", type=path, metavar="DIRECTORY", help="a new one")
+
+
 def _add_pin_flags(parser: argparse.ArgumentParser) -> None:
     _add_step(parser)
     parser.add_argument("--note", default="", help="why you keep it")
@@ -283,6 +288,7 @@ _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "watch": _add_watch_flags,
     "why": _add_step,
     "path": _add_step,
+    "copy": _add_copy_flags,
     "logs": _add_logs_flags,
     "diff": _add_diff_flags,
     "runs": _add_runs_flags,
