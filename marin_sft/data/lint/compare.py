@@ -152,7 +152,7 @@ def _length_outliers(sizes: np.ndarray, start: int) -> tuple[list[Seen], Json]:
         if len(there) < _ENOUGH or name == "rejected":
             continue
         away = np.log(lengths[there]) - np.log(median)
-        spread = np.where(away > 0, _spread(away[away > 0]), _spread(away[away < 0]))
+        spread = np.where(away > 0, _spread(away[away >= 0]), _spread(away[away <= 0]))
         far = (0.6745 * np.abs(away) > _FAR * spread) & (np.abs(away) > np.log(_TIMES))
         for row, how_far in zip(there[far].tolist(), np.abs(away[far]).tolist(), strict=True):
             text = f"{name} of {lengths[row]:,} characters; the median is {median:,.0f}"
@@ -163,7 +163,7 @@ def _length_outliers(sizes: np.ndarray, start: int) -> tuple[list[Seen], Json]:
 
 def _spread(away: np.ndarray) -> float:
     """The median distance from the median, of one side: short answers spread otherwise than long ones."""
-    return float(np.median(np.abs(away))) if len(away) else 0.0
+    return float(np.median(np.abs(away)))
 
 
 def _length_bias(sizes: np.ndarray) -> Json:

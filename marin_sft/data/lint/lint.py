@@ -50,33 +50,44 @@ def lint(config: LintConfig) -> None:
     """Write the findings in the rows of `config`.
 
     Raises:
-        DataError: unreadable files, a component without rows, a test set without prompts, or more findings than
-            `fail_above` allows. Then they are written all the same.
+        DataError: as `findings_in` does, or there are more findings than `fail_above` allows. Then they are written
+            all the same.
+    """
+    special = frozenset() if config.tokenizer is None else special_tokens(load_tokenizer(config.tokenizer))
+    report, samples = findings_in(config, special)
+    write_findings(config.output_path, report, samples)
+    check_findings(config.fail_above, report, samples, f"{config.output_path}/{SAMPLE_ROWS}")
+
+
+def findings_in(config: LintConfig, special: frozenset[str]) -> tuple[Json, list[Json]]:
+    """The content of findings.json, and the samples. Writes nothing but copies of rows, which are removed.
+
+    special: tokens that no text should hold, besides those of common chat formats.
+
+    Raises:
+        DataError: unreadable files, a component without rows, or a test set without prompts.
     """
     tests = read_test_sets(config.test_sets, config.leak_words)
-    special = CHAT_TOKENS
-    if config.tokenizer is not None:
-        special |= special_tokens(load_tokenizer(config.tokenizer))
     try:
         components = {
-            name: _component(config, name, source, special, tests) for name, source in sorted(config.components.items())
+            name: _component(config, name, source, special | CHAT_TOKENS, tests)
+            for name, source in sorted(config.components.items())
         }
         report, samples = _compared(config, components)
     finally:
         remove_all(f"{config.output_path}/{COPIES}")
-    report["test_sets"] = {
-        name: {
-            "prompts": len(index.sizes),
-            "leaked": len(set().union(*(component.leaked[name] for component in components.values()))),
-        }
-        for name, index in tests.items()
-    }
-    write_json(f"{config.output_path}/{REPORT}", report)
-    write_json_lines(f"{config.output_path}/{SAMPLE_ROWS}", samples)
+    for name, index in tests.items():
+        leaked = set().union(*(component.leaked[name] for component in components.values()))
+        report["test_sets"][name] = {"prompts": len(index.sizes), "leaked": len(leaked)}
+    return report, samples
+
+
+def write_findings(directory: str, report: Json, samples: list[Json]) -> None:
+    write_json(f"{directory}/{REPORT}", report)
+    write_json_lines(f"{directory}/{SAMPLE_ROWS}", samples)
     found = [one["findings"] for one in report["components"].values()]
     totals = {name: sum(one[name]["count"] for one in found if name in one) for name in FINDINGS}
-    write_json(f"{config.output_path}/metrics.json", {"rows": report["rows"], **totals})
-    _check(config, report, samples)
+    write_json(f"{directory}/metrics.json", {"rows": report["rows"], **totals})
 
 
 def _component(
@@ -149,20 +160,19 @@ def _wanted(together: Together, finding: str, seen: Seen) -> Wanted:
     return Wanted(finding, seen.message, row, other)
 
 
-def _check(config: LintConfig, report: Json, samples: list[Json]) -> None:
-    """Raises DataError for each share that is above its threshold."""
+def check_findings(fail_above: Mapping[str, float], report: Json, samples: list[Json], where: str) -> None:
+    """Raises DataError for each share that is above its threshold. where: the samples are."""
     wrong = []
-    for finding, most in config.fail_above.items():
+    for finding, most in fail_above.items():
         for name, component in report["components"].items():
             found = component["findings"].get(finding)
             share = component.get(finding, 0.0) if found is None else found["share"]
             if share > most:
                 first = (one for one in samples if (one["component"], one["finding"]) == (name, finding))
-                where = "".join(f", as {one['file']}:{one['line']}: {one['message']}" for one in list(first)[:1])
-                wrong.append(f"{name}: {finding} {share:.2%}, at most {most:.2%} allowed{where}")
+                shown = "".join(f", as {one['file']}:{one['line']}: {one['message']}" for one in list(first)[:1])
+                wrong.append(f"\n  {name}: {finding} {share:.2%}, at most {most:.2%} allowed{shown}")
     if wrong:
-        more = "\n  ".join(wrong)
         raise DataError(
-            f"more findings than fail_above allows:\n  {more}\nSamples are in {config.output_path}/{SAMPLE_ROWS}. "
-            "Mend the rows, or raise fail_above"
+            f"more findings than fail_above allows:{''.join(wrong)}\nSamples are in {where}. Mend the rows, or raise "
+            "fail_above"
         )

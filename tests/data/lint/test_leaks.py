@@ -5,7 +5,11 @@ from marin_sft.data.lint.words import codes_of, words_of
 
 QUESTION = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."
 SHORT = "What is the capital of France?"
-TESTS = [QUESTION, SHORT, "One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"]
+TESTS = [
+    QUESTION,
+    SHORT,
+    "One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen",
+]
 
 
 def found(prompt, other="", run=8, least=0.5):

@@ -29,6 +29,10 @@ def result(text="sunny", **more):
     return {"role": "tool", "content": text, **more}
 
 
+def told(id):
+    return result(tool_call_id=id)
+
+
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
@@ -43,7 +47,13 @@ RIGHT = {
     "an answer": [user(), says()],
     "several turns": [SYSTEM, user(), says(), user("And tomorrow?"), says("Rain.")],
     "a call, its result": [user(), calls("weather"), result(), says()],
-    "two calls, two results": [user(), calls("a", "b", ids="12"), result(tool_call_id="2"), result(tool_call_id="1"), says()],
+    "two calls, two results": [
+        user(),
+        calls("a", "b", ids="12"),
+        result(tool_call_id="2"),
+        result(tool_call_id="1"),
+        says(),
+    ],
     "two calls, results in one": [user(), calls("a", "b"), result("[1, 2]"), says()],
     "the same call after the user spoke": [user(), calls("a"), result(), says(), user(), calls("a"), result(), says()],
     "other arguments": [user(), calls("a", x=1), result(), calls("a", x=2), result(), says()],
@@ -85,7 +95,7 @@ def test_nothing_is_found_where_nothing_is_wrong(name):
         ("calls_without_results", [user(), calls("a", "b", ids="12"), result(tool_call_id="1"), says()]),
         ("results_without_calls", [user(), result(), says()]),
         ("results_without_calls", [user(), says("I shall look."), result(), says()]),
-        ("results_without_calls", [user(), calls("a", ids="1"), result(tool_call_id="1"), result(tool_call_id="7"), says()]),
+        ("results_without_calls", [user(), calls("a", ids="1"), *map(told, "17"), says()]),
         ("unanswered_thinking", [user(), says("<think>Hm.")]),
         ("unanswered_thinking", [user(), says("<think>Hm.</think>\n")]),
         ("unanswered_thinking", [user(), says("", reasoning_content="Hm.")]),

@@ -47,7 +47,13 @@ def test_texts_without_words():
 def test_runs_of_words_stay_within_their_text():
     found = words_of(codes_of(["a b c d", "a b", "", "b c d", "c d"]))
     grams = grams_of(found, 3)
-    assert list(zip(grams.texts.tolist(), grams.places.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 0), (3, 0), (4, 0)]
+    assert list(zip(grams.texts.tolist(), grams.places.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (3, 0),
+        (4, 0),
+    ]
     assert grams.hashes[1] == grams.hashes[3] and len(set(grams.hashes.tolist())) == 4
     assert grams_of(found, 3, short=False).texts.tolist() == [0, 0, 3]
 
