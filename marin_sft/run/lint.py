@@ -16,6 +16,7 @@ from marin_sft.data.lint.findings import FINDINGS
 from marin_sft.data.lint.lint import SAMPLE_ROWS, check_findings, findings_in, write_findings
 from marin_sft.data.tokenizer import load_tokenizer, load_tokenizer_by_name
 from marin_sft.execution.tables import counted
+from marin_sft.execution.terminal import visible
 from marin_sft.run.context import Context
 from marin_sft.run.lint_request import read_request
 
@@ -87,7 +88,7 @@ def _print_sample(console: Console, sample: Json) -> None:
 
 
 def _print_line(console: Console, text: str, style: str) -> None:
-    line = Text(" " * _INDENT + text, style=style)
+    line = Text(" " * _INDENT + visible(text), style=style)
     line.truncate(console.width, overflow="ellipsis")
     console.print(line, soft_wrap=True)
 

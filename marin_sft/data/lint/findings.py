@@ -24,7 +24,7 @@ FINDINGS = {
     "empty_answers": "an answer without text and calls",
     "copied_prompts": "an answer that repeats the prompt",
     "role_order": "turns in an unusual order",
-    "special_tokens_in_text": "a message holds text that is a special token of chat formats",
+    "special_tokens_in_text": "a text holds a special token, such as <|im_end|>",
     "secrets": "a key or token of a known service",
     "duplicate_rows": "equal to an earlier row",
     "duplicate_prompts": "the prompt of an earlier row, with another answer",

@@ -86,7 +86,7 @@ def write_findings(directory: str, report: Json, samples: list[Json]) -> None:
     write_json(f"{directory}/{REPORT}", report)
     write_json_lines(f"{directory}/{SAMPLE_ROWS}", samples)
     found = [one["findings"] for one in report["components"].values()]
-    totals = {name: sum(one[name]["count"] for one in found if name in one) for name in FINDINGS}
+    totals = {name: total for name in FINDINGS if (total := sum(one[name]["count"] for one in found if name in one))}
     write_json(f"{directory}/metrics.json", {"rows": report["rows"], **totals})
 
 
