@@ -28,6 +28,7 @@ from marin_sft.run.preview_request import FORMAT_FLAGS, format_of
 from marin_sft.steps import lint
 
 _NAMED = re.compile(r"([A-Za-z][\w.-]*)=(.+)", re.DOTALL)
+_URL = re.compile(r"[a-z][a-z0-9+]*://")
 _OF_EXPERIMENT = (MixtureConfig, TokenizeConfig, TransformConfig)
 
 
@@ -110,7 +111,10 @@ def _sources(context: Context, words: Iterable[str], format: LmDatasetFormat | N
 
 
 def _is_data(word: str) -> bool:
-    return "://" in word.partition("=")[0] or bool(find(os.path.expanduser(word)).names)
+    if "://" in word:
+        return _URL.match(word) is not None
+    path = os.path.expanduser(word)
+    return bool(word.strip()) and (os.path.exists(path) or bool(find(path).names))
 
 
 def _path(context: Context, data: str) -> str:

@@ -81,6 +81,8 @@ def test_thresholds(lint):
     [
         (["rwos.jsonl"], ["'rwos.jsonl': no such file", "did you mean", "rows.jsonl"]),
         (["rows.jsonl", "rows.jsonl", "rows.jsonl"], ["rows.jsonl: named twice"]),
+        (["exam=gs:/rows.jsonl"], ["'gs:/rows.jsonl': no such file"]),
+        ([""], ["'': no such file"]),
         (["rows.jsonl", "--format", "alpca"], ["--format 'alpca'", "alpaca"]),
         (["rows.jsonl", "--fail_above", "duplicates=0.1"], ["no finding 'duplicates'", "duplicate_rows"]),
         (["rows.jsonl", "--fail_above", "duplicate_rows"], ["expected a share of the rows, as in duplicate_rows=0.01"]),

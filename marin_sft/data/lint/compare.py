@@ -6,7 +6,7 @@ of several equal rows is none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -41,13 +41,20 @@ class Copies(NamedTuple):
 
 
 class Together:
-    """The rows of all components, one after the other. bounds: where each component begins, and the end."""
+    """The rows of all components, one after the other. bounds: where each component begins, and the end.
 
-    def __init__(self, components: Mapping[str, Sequence[Rows]]) -> None:
+    The lists of rows are emptied, which saves memory.
+    """
+
+    def __init__(self, components: Mapping[str, list[Rows]]) -> None:
         self.names = list(components)
         counts = [sum(len(part.numbers) for part in parts) for parts in components.values()]
         self.bounds = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self.rows = Rows.together([part for parts in components.values() for part in parts])
+        together: list[Rows] = []
+        for parts in components.values():
+            together += parts
+            parts.clear()
+        self.rows = Rows.together(together)
         self.groups = np.repeat(np.arange(len(counts)), counts)
 
     def name_of(self, row: int) -> tuple[str, int]:

@@ -5,7 +5,7 @@
 {output_path}/findings.jsonl  the first few rows of each finding in each component: file, line, what is wrong, the text
 {output_path}/metrics.json    the totals
 
-The same rows give the same bytes, however the work is split up. In memory are a few rows, and some 300 bytes of each.
+The same rows give the same bytes, however the work is split up. In memory are a few rows, and some 500 bytes of each.
 """
 
 from __future__ import annotations

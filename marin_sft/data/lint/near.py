@@ -8,7 +8,7 @@ else by the 64 with the smallest hashes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -29,12 +29,14 @@ class Sketches(NamedTuple):
     bounds: np.ndarray
 
     @staticmethod
-    def together(parts: Sequence[Sketches]) -> Sketches:
-        counts = [np.diff(part.bounds) for part in parts]
-        bounds = np.concatenate([[0], np.cumsum(np.concatenate(counts))]) if parts else np.zeros(1, np.int64)
-        bands = [part.bands for part in parts] or [np.zeros((0, _BANDS), np.uint32)]
-        runs = [part.runs for part in parts] or [np.zeros(0, np.uint32)]
-        return Sketches(np.concatenate(bands), np.concatenate(runs), bounds)
+    def together(parts: list[Sketches]) -> Sketches:
+        """All of `parts`, which is emptied to save memory."""
+        counts = np.concatenate([np.diff(part.bounds) for part in parts])
+        bands, runs = [part.bands for part in parts], [part.runs for part in parts]
+        parts.clear()
+        all_bands = np.concatenate(bands)
+        bands.clear()
+        return Sketches(all_bands, np.concatenate(runs), np.concatenate([[0], np.cumsum(counts)]))
 
     def of(self, text: int) -> np.ndarray:
         return self.runs[self.bounds[text] : self.bounds[text + 1]]

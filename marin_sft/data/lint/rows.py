@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,10 +73,13 @@ class Rows:
     sketches: Sketches
 
     @staticmethod
-    def together(parts: Sequence[Rows]) -> Rows:
-        names = ("numbers", *_KEYS, "sizes", "scripts")
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return Rows(**arrays, sketches=Sketches.together([part.sketches for part in parts]))
+    def together(parts: list[Rows]) -> Rows:
+        """All of `parts`, which is emptied: so no value but those of one kind is in memory twice."""
+        columns = {name: [getattr(part, name) for part in parts] for name in (*_KEYS, "numbers", "sizes", "scripts")}
+        sketches = [part.sketches for part in parts]
+        parts.clear()
+        arrays = {name: np.concatenate(columns.pop(name)) for name in list(columns)}
+        return Rows(**arrays, sketches=Sketches.together(sketches))
 
 
 @dataclass
