@@ -283,7 +283,7 @@ class LintConfig(StepConfig, kind="lint", version=1, body="marin_sft.data.lint.l
     def __post_init__(self) -> None:
         if not self.components:
             raise ConfigError("components is empty; expected rows to look at")
-        for name, most in self.fail_above.items():
+        for name, most in self.fail_above.items() if isinstance(self.fail_above, dict) else ():
             check_choice("fail_above", name, THRESHOLDS)
             _check_share(f"fail_above[{name!r}]", most)
         _check_share("near_similarity", self.near_similarity)

@@ -89,7 +89,8 @@ def _steps(script: str, names: list[str]) -> dict[str, Any]:
         if isinstance(config, MixtureConfig):
             found |= {part: config.data.tokenized[part] for part in config.data.training or config.data.tokenized}
         else:
-            found[name] = known[name]
+            short = name.rpartition("/")[2]
+            found[name if short in found else short] = known[name]
     return found
 
 

@@ -125,8 +125,8 @@ def test_steps_of_an_experiment_and_of_the_store(lint, tmp_path, monkeypatch, ca
     capsys.readouterr()
 
     found = lint("mine.py", "--json")["components"]
-    assert {name: one["rows"] for name, one in found.items()} == {"tokenized/chats": 23, "tokenized/named": 1}
-    assert found["tokenized/named"]["findings"].keys() == {"empty_answers"}
+    assert {name: one["rows"] for name, one in found.items()} == {"chats": 23, "named": 1}
+    assert found["named"]["findings"].keys() == {"empty_answers"}
     assert lint("mine.py", "mixtures/blend", "--json")["components"].keys() == {"chats"}
     assert counts(lint("documents/chats", "--json"), "chats")["duplicate_rows"] == 1
     both = lint("documents/chats", "named.jsonl", "--columns", "instruction=q,output=a", "--json")["components"]

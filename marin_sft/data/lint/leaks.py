@@ -1,9 +1,10 @@
 """Prompts of test sets in other rows, by runs of words that both have.
 
 A row holds a test prompt if runs of 8 words that it shares with the prompt cover at least half of the prompt's words:
-the rule by which Tülu 3 was decontaminated (Lambert and others 2024, section 3.2). A single common run, as in GPT-3's
-rule of 13 words (Brown and others 2020, appendix C), would also mark rows that only quote the same instructions. A
-prompt of fewer than 8 words counts if it is all that the user says.
+the rule by which Tülu 3 was decontaminated (Lambert and others 2024, section 3.2). They must also cover 13 words, the
+length of GPT-3's runs (Brown and others 2020, appendix C), or all of a shorter prompt: else a template with short gaps,
+such as "Give the opposite of each word: hot, near", is a prompt of its own with any filling. A prompt of fewer than 8
+words counts if it is all that the user says.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from marin_sft.data.lint.words import Words, codes_of, grams_of, words_of
+
+
+_FEWEST = 13  # words that both have, unless the prompt has fewer
 
 
 class Leak(NamedTuple):
@@ -64,14 +68,20 @@ def leaks_in(index: TestPrompts, prompts: Words, others: Words, least: float) ->
             for at in range(start, stop):
                 place = int(index.places[at])
                 of_text.setdefault(int(index.prompts[at]), set()).update(range(place, place + index.run))
-    return [leak for text, found in sorted(covered.items()) if (leak := _most(index, text, found)).share >= least]
+    leaks = (_most(index, text, found, least) for text, found in sorted(covered.items()))
+    return [leak for leak in leaks if leak is not None]
 
 
 def _last_bits(known: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     return hashes & np.uint64(len(known) - 1)
 
 
-def _most(index: TestPrompts, text: int, covered: Mapping[int, set[int]]) -> Leak:
-    shares = {prompt: min(1.0, len(words) / int(index.sizes[prompt])) for prompt, words in covered.items()}
-    prompt = max(shares, key=lambda one: (shares[one], -one))
-    return Leak(text, prompt, shares[prompt])
+def _most(index: TestPrompts, text: int, covered: Mapping[int, set[int]], least: float) -> Leak | None:
+    """The test prompt of which most words are covered, of those of which enough are."""
+    found = []
+    for prompt, words in covered.items():
+        size = int(index.sizes[prompt])
+        count = min(size, len(words))
+        if count >= max(least * size, min(size, _FEWEST)):
+            found.append(Leak(text, prompt, count / size))
+    return max(found, key=lambda leak: (leak.share, -leak.prompt), default=None)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import statistics
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.lint import lint as module
+from marin_sft.data.lint.findings import FINDINGS
 from marin_sft.data.lint.lint import lint
 from marin_sft.data.step_configs import LintConfig, RowSource
 from marin_sft.errors import ConfigError, DataError
@@ -253,3 +255,8 @@ def test_steps_and_mixtures(tmp_path, helpers, tokenizer_path):
     assert report["components"].keys() == {"chats", "odd"} and report["components"]["chats"]["rows"] == 20
     assert counts(report, "odd") == {"special_tokens_in_text": 3, "duplicate_prompts": 3}
     assert counts(read(run.output_path(steps[1]))[0], "mine") == {}
+
+
+def test_the_page_names_all_findings():
+    text = (Path(__file__).parents[3] / "docs/guides/lint.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(FINDINGS)
