@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from marin_sft.data.files import Json
-from marin_sft.data.lint.findings import LONGER_CHOSEN
+from marin_sft.data.lint.findings import LONGER_CHOSEN, SAMPLES
 from marin_sft.data.lint.near import near_earlier
 from marin_sft.data.lint.rows import Rows
 from marin_sft.data.lint.words import script_names
@@ -21,6 +21,12 @@ _ONE_SCRIPT = 0.9  # the share of rows from which on a component counts as writt
 _FAR = 3.5  # modified z-scores, the usual bound of Iglewicz and Hoaglin (1993)
 _TIMES = 8.0  # how many times longer or shorter than the median an outlier is at least
 _ENOUGH = 50  # rows to tell what is usual
+_MESSAGES = {
+    "duplicate_rows": "equal to another row",
+    "duplicate_prompts": "the same prompt as another row",
+    "near_duplicate_prompts": "nearly the prompt of another row",
+    "swapped_pairs": "another row has chosen and rejected swapped",
+}
 
 
 class Seen(NamedTuple):
@@ -31,13 +37,26 @@ class Seen(NamedTuple):
     other: int = -1
 
 
-class Copies(NamedTuple):
-    """Findings about copies. within: rows that repeat one of their own component. across: how many, by component of the
-    copy and of the row that is repeated."""
+class Counted(NamedTuple):
+    """A finding in one component. rows: how many. first: a few of them. within: how many repeat a row of the same
+    component; None for what is no copy."""
 
-    seen: list[Seen]
-    within: dict[str, int]
-    across: dict[tuple[str, str], int]
+    rows: int
+    first: list[Seen]
+    within: int | None = None
+
+
+class Copies(NamedTuple):
+    """Rows that repeat another, ascending, and for each the earliest such row.
+
+    within: of each component, how many repeat a row of it. across: component of the copy, that of the row which is
+    repeated, and how many.
+    """
+
+    rows: np.ndarray
+    others: np.ndarray
+    within: np.ndarray
+    across: list[tuple[int, int, int]]
 
 
 class Together:
@@ -62,56 +81,59 @@ class Together:
         return self.names[int(self.groups[row])], int(self.rows.numbers[row])
 
     def copies(self, similarity: float) -> dict[str, Copies]:
+        """By finding, those of `_MESSAGES`."""
         rows = self.rows
         first_row, last_row = _earlier(rows.row_keys)
         first_prompt, last_prompt = _earlier(rows.prompt_keys)
-        again = (first_row < 0) & (first_prompt >= 0) & (rows.sizes[:, 0] > 0)
-        swapped = self._swapped()
+        equal = np.flatnonzero(first_row >= 0)
+        again = np.flatnonzero((first_row < 0) & (first_prompt >= 0) & (rows.sizes[:, 0] > 0))
         new = np.flatnonzero(_earlier(rows.user_keys)[0] < 0)  # another system turn alone makes no near-duplicate
         near = near_earlier(rows.sketches, new, similarity, self.groups)
-        pairs = {
-            "duplicate_rows": self._pairs(np.flatnonzero(first_row >= 0), first_row, last_row),
-            "duplicate_prompts": self._pairs(np.flatnonzero(again), first_prompt, last_prompt),
-            "near_duplicate_prompts": {row: set(others.values()) for row, others in sorted(near.items())},
-            "swapped_pairs": self._pairs(np.flatnonzero(swapped >= 0), swapped, swapped),
+        near_pairs = [(row, other) for row, others in sorted(near.items()) for other in others.values()]
+        return {
+            "duplicate_rows": self._copies(np.tile(equal, 2), np.concatenate([first_row[equal], last_row[equal]])),
+            "duplicate_prompts": self._copies(
+                np.tile(again, 2), np.concatenate([first_prompt[again], last_prompt[again]])
+            ),
+            "near_duplicate_prompts": self._copies(*np.array(near_pairs, np.int64).reshape(-1, 2).T),
+            "swapped_pairs": self._copies(*self._swapped()),
         }
-        words = {
-            "duplicate_rows": "equal to another row",
-            "duplicate_prompts": "the same prompt as another row",
-            "near_duplicate_prompts": "nearly the prompt of another row",
-            "swapped_pairs": "another row has chosen and rejected swapped",
-        }
-        return {name: self._copies(found, words[name]) for name, found in pairs.items()}
 
-    def _pairs(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> dict[int, set[int]]:
-        return {int(row): {int(first[row]), int(last[row])} for row in rows}
+    def _copies(self, rows: np.ndarray, others: np.ndarray) -> Copies:
+        """Of pairs of a row and an earlier one; a row may be in several."""
+        order = np.lexsort((others, rows))
+        distinct, first = np.unique(rows[order], return_index=True)
+        count = len(self.names)
+        pairs = np.unique(rows * count + self.groups[others])  # of a row and a component
+        own, of = self.groups[pairs // count], pairs % count
+        kinds, sizes = np.unique((own * count + of)[own != of], return_counts=True)
+        return Copies(
+            distinct,
+            others[order][first],
+            np.bincount(own[own == of], minlength=count),
+            [(int(kind // count), int(kind % count), int(size)) for kind, size in zip(kinds, sizes, strict=True)],
+        )
 
-    def _copies(self, found: Mapping[int, set[int]], words: str) -> Copies:
-        seen, within, across = [], dict.fromkeys(self.names, 0), dict[tuple[str, str], int]()
-        for row, others in found.items():
-            own = int(self.groups[row])
-            groups = {int(self.groups[other]) for other in others}
-            within[self.names[own]] += own in groups
-            for group in sorted(groups - {own}):
-                pair = self.names[own], self.names[group]
-                across[pair] = across.get(pair, 0) + 1
-            seen.append(Seen(row, words, min(others)))
-        return Copies(seen, within, across)
+    def copies_in(self, group: int, finding: str, copies: Copies) -> Counted:
+        """Those of one component."""
+        start, stop = np.searchsorted(copies.rows, self.bounds[group : group + 2])
+        some = slice(start, min(stop, start + SAMPLES))
+        pairs = zip(copies.rows[some].tolist(), copies.others[some].tolist(), strict=True)
+        first = [Seen(row, _MESSAGES[finding], other) for row, other in pairs]
+        return Counted(int(stop - start), first, int(copies.within[group]))
 
-    def _swapped(self) -> np.ndarray:
-        """For each row, an earlier one with its sides swapped, else -1."""
+    def _swapped(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of which an earlier one has the sides swapped, and that one."""
         keys, swapped = self.rows.row_keys, self.rows.swapped_keys
         pairs = np.flatnonzero(swapped)
         order = pairs[np.argsort(keys[pairs], kind="stable")]
-        found = np.full(len(keys), -1, np.int64)
-        if len(order):
-            at = np.minimum(np.searchsorted(keys[order], swapped[pairs]), len(order) - 1)
-            other = order[at]
-            same = (keys[other] == swapped[pairs]) & (other < pairs)
-            found[pairs[same]] = other[same]
-        return found
+        if not len(order):
+            return pairs, pairs
+        other = order[np.minimum(np.searchsorted(keys[order], swapped[pairs]), len(order) - 1)]
+        same = (keys[other] == swapped[pairs]) & (other < pairs)
+        return pairs[same], other[same]
 
-    def outliers(self, group: int) -> tuple[dict[str, list[Seen]], Json]:
+    def outliers(self, group: int) -> tuple[dict[str, Counted], Json]:
         """Of one component: rows unlike the others, and what is usual in it."""
         start, stop = self.bounds[group : group + 2]
         scripts, script_facts = _script_outliers(self.rows.scripts[start:stop], int(start))
@@ -132,23 +154,26 @@ def _earlier(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found[0], found[1]
 
 
-def _script_outliers(scripts: np.ndarray, start: int) -> tuple[list[Seen], Json]:
+def _script_outliers(scripts: np.ndarray, start: int) -> tuple[Counted, Json]:
     counts = np.bincount(scripts, minlength=1)
     written = counts[1:].sum()
     names = script_names()
     facts = {names[i]: int(counts[i]) for i in np.argsort(-counts, kind="stable") if counts[i]}
     if not written or written < _ENOUGH or counts[1:].max() < _ONE_SCRIPT * written:
-        return [], facts
+        return Counted(0, []), facts
     usual = int(counts[1:].argmax()) + 1
     others = np.flatnonzero((scripts != usual) & (scripts != 0))
     text = f"while {counts[usual] / written:.1%} of the component are {names[usual]}"
-    return [Seen(start + int(row), f"mostly {names[scripts[row]]}, {text}") for row in others], facts
+    first = [Seen(start + int(row), f"mostly {names[scripts[row]]}, {text}") for row in others[:SAMPLES]]
+    return Counted(len(others), first), facts
 
 
-def _length_outliers(sizes: np.ndarray, start: int) -> tuple[list[Seen], Json]:
-    """By the logarithm of their length: the median absolute deviation is not moved by the outliers themselves."""
-    found: dict[int, tuple[float, str]] = {}
+def _length_outliers(sizes: np.ndarray, start: int) -> tuple[Counted, Json]:
+    """By the logarithm of their length: the median absolute deviation is not moved by the outliers themselves. Those
+    that are farthest from the median come first."""
+    found = np.zeros(len(sizes), bool)
     facts: Json = {}
+    texts: dict[int, tuple[float, str]] = {}
     for column, name in enumerate(("prompt", "answer", "rejected")):
         lengths = sizes[:, column]
         there = np.flatnonzero(lengths > 0)
@@ -161,11 +186,13 @@ def _length_outliers(sizes: np.ndarray, start: int) -> tuple[list[Seen], Json]:
         away = np.log(lengths[there]) - np.log(median)
         spread = np.where(away > 0, _spread(away[away >= 0]), _spread(away[away <= 0]))
         far = (0.6745 * np.abs(away) > _FAR * spread) & (np.abs(away) > np.log(_TIMES))
-        for row, how_far in zip(there[far].tolist(), np.abs(away[far]).tolist(), strict=True):
+        found[there[far]] = True
+        for row in there[far][np.argsort(-np.abs(away[far]), kind="stable")][:SAMPLES].tolist():
+            how_far = abs(float(np.log(lengths[row]) - np.log(median)))
             text = f"{name} of {lengths[row]:,} characters; the median is {median:,.0f}"
-            found[row] = max(found.get(row, (0.0, "")), (how_far, text))
-    far_first = sorted(found, key=lambda row: (-found[row][0], row))
-    return [Seen(start + row, found[row][1]) for row in far_first], facts
+            texts[row] = max(texts.get(row, (0.0, "")), (how_far, text))
+    first = sorted(texts, key=lambda row: (-texts[row][0], row))[:SAMPLES]
+    return Counted(int(np.count_nonzero(found)), [Seen(start + row, texts[row][1]) for row in first]), facts
 
 
 def _spread(away: np.ndarray) -> float:

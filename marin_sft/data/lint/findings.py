@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from marin_sft.data.files import Json
 from marin_sft.data.rows.source_rows import SourceRow
-from marin_sft.redaction import has_token, redacted
+from marin_sft.redaction import REDACTED, has_token, redacted
 
 FINDINGS = {
     "unusable_rows": "cannot be read as any known format",
@@ -105,5 +105,14 @@ def excerpt(text: str) -> str:
 
 def around(text: str, start: int, end: int) -> str:
     """The surroundings of a place in a text."""
+    if has_token(text):  # cut off, a secret might not be known for one
+        return redacted(text)
     begin, stop = max(0, start - _TEXT // 4), end + _TEXT // 4
     return f"{'...' if begin else ''}{text[begin:stop]}{'...' if stop < len(text) else ''}"
+
+
+def around_secret(text: str) -> str:
+    """The surroundings of the first secret in a text, without the secret."""
+    text = redacted(text)
+    start = text.find(REDACTED)
+    return around(text, start, start + len(REDACTED))

@@ -16,7 +16,6 @@ import numpy as np
 
 from marin_sft.data.lint.words import Words, codes_of, grams_of, words_of
 
-
 _FEWEST = 13  # words that both have, unless the prompt has fewer
 
 
@@ -52,7 +51,7 @@ def index_of(texts: Sequence[str], run: int) -> TestPrompts:
 
 
 def leaks_in(index: TestPrompts, prompts: Words, others: Words, least: float) -> list[Leak]:
-    """Of each text, the test prompt that it holds most of, if that is at least the share `least`.
+    """Of each text, the test prompts of which it holds at least the share `least`; that of which it holds most first.
 
     prompts, others: what the user says in each row, and its other texts.
     """
@@ -68,20 +67,19 @@ def leaks_in(index: TestPrompts, prompts: Words, others: Words, least: float) ->
             for at in range(start, stop):
                 place = int(index.places[at])
                 of_text.setdefault(int(index.prompts[at]), set()).update(range(place, place + index.run))
-    leaks = (_most(index, text, found, least) for text, found in sorted(covered.items()))
-    return [leak for leak in leaks if leak is not None]
+    return [leak for text, found in sorted(covered.items()) for leak in _enough(index, text, found, least)]
 
 
 def _last_bits(known: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     return hashes & np.uint64(len(known) - 1)
 
 
-def _most(index: TestPrompts, text: int, covered: Mapping[int, set[int]], least: float) -> Leak | None:
-    """The test prompt of which most words are covered, of those of which enough are."""
+def _enough(index: TestPrompts, text: int, covered: Mapping[int, set[int]], least: float) -> list[Leak]:
+    """The test prompts of which enough words are covered, those with most of them first."""
     found = []
     for prompt, words in covered.items():
         size = int(index.sizes[prompt])
         count = min(size, len(words))
         if count >= max(least * size, min(size, _FEWEST)):
             found.append(Leak(text, prompt, count / size))
-    return max(found, key=lambda leak: (leak.share, -leak.prompt), default=None)
+    return sorted(found, key=lambda leak: (-leak.share, leak.prompt))

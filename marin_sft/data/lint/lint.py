@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from marin_sft import progress
 from marin_sft.data.chat.special_tokens import special_tokens
 from marin_sft.data.files import Json, write_json, write_json_lines
-from marin_sft.data.lint.compare import Seen, Together
-from marin_sft.data.lint.findings import FINDINGS, SAMPLES, Tally
+from marin_sft.data.lint.compare import Counted, Seen, Together
+from marin_sft.data.lint.findings import FINDINGS, Tally
 from marin_sft.data.lint.leaks import TestPrompts
 from marin_sft.data.lint.rows import CHAT_TOKENS, Block, Rows, lint_rows
 from marin_sft.data.lint.samples import RowName, Wanted, samples_of
@@ -118,40 +118,40 @@ def _compared(config: LintConfig, components: Mapping[str, _Component]) -> tuple
     """The content of findings.json, and the samples."""
     together = Together({name: component.rows for name, component in components.items()})
     copies = together.copies(config.near_similarity)
-    report: Json = {"rows": 0, "components": {}, "across": [], "test_sets": {}}
+    names = together.names
+    report: Json = {"rows": 0, "components": {}, "test_sets": {}}
+    report["across"] = [
+        {"finding": finding, "component": names[copy], "of": names[original], "count": count}
+        for finding, found in copies.items()
+        for copy, original, count in found.across
+    ]
     samples: list[Json] = []
     wanted: list[Wanted] = []
     for group, (name, component) in enumerate(components.items()):
         total = count_of(component.spans)
         outliers, facts = together.outliers(group)
-        seen: dict[str, list[Seen]] = {
-            **{
-                finding: [one for one in found.seen if together.groups[one.row] == group]
-                for finding, found in copies.items()
-            },
-            **outliers,
-        }
-        counts = {**component.tally.counts, **{finding: len(found) for finding, found in seen.items()}}
-        findings = {
-            finding: {"count": counts[finding], "share": counts[finding] / total}
-            for finding in FINDINGS
-            if counts.get(finding)
-        }
-        for finding in findings.keys() & copies.keys():
-            findings[finding]["within"] = copies[finding].within[name]
+        seen = {finding: together.copies_in(group, finding, found) for finding, found in copies.items()} | outliers
+        findings = _findings(component.tally, seen, total)
         report["rows"] += total
         report["components"][name] = {"rows": total, "textless": component.textless, "findings": findings, **facts}
         samples += [{**one, "component": name} for one in component.tally.samples]
-        wanted += [_wanted(together, finding, one) for finding, found in seen.items() for one in found[:SAMPLES]]
-    report["across"] = [
-        {"finding": finding, "component": copy, "of": original, "count": count}
-        for finding, found in copies.items()
-        for (copy, original), count in sorted(found.across.items())
-    ]
+        wanted += [_wanted(together, finding, one) for finding, found in seen.items() for one in found.first]
     formats = {name: config.components[name].format for name in components}
     samples += samples_of(wanted, {name: component.spans for name, component in components.items()}, formats)
     order = {finding: index for index, finding in enumerate(FINDINGS)}
     return report, sorted(samples, key=lambda one: (one["component"], order[one["finding"]]))
+
+
+def _findings(tally: Tally, seen: Mapping[str, Counted], total: int) -> Json:
+    """Count and share of each finding in a component of `total` rows; of copies, also those within it."""
+    counts = {**tally.counts, **{finding: found.rows for finding, found in seen.items()}}
+    found: Json = {}
+    for finding in FINDINGS:
+        if count := counts.get(finding):
+            found[finding] = {"count": count, "share": count / total}
+            if finding in seen and seen[finding].within is not None:
+                found[finding]["within"] = seen[finding].within
+    return found
 
 
 def _wanted(together: Together, finding: str, seen: Seen) -> Wanted:

@@ -12,7 +12,7 @@ import numpy as np
 from marin_sft import progress
 from marin_sft.data.chat.special_tokens import pattern_of
 from marin_sft.data.formats import LmDatasetFormat
-from marin_sft.data.lint.findings import Found, Tally, around
+from marin_sft.data.lint.findings import Found, Tally, around, around_secret
 from marin_sft.data.lint.leaks import TestPrompts, leaks_in
 from marin_sft.data.lint.near import Sketches, sketches_of
 from marin_sft.data.lint.said import Said, key_of, said_in
@@ -36,6 +36,7 @@ CHAT_TOKENS = frozenset(
 
 _KEYS = ("row_keys", "prompt_keys", "swapped_keys", "user_keys")
 _AT_ONCE = 1 << 19  # characters
+_OF_A_ROW = 100  # as many as a row without text counts for
 _FEW_LETTERS = 10  # say nothing about the script
 
 
@@ -57,10 +58,9 @@ class Block:
 class Rows:
     """What is known of the rows of a component that hold text, a value for each.
 
-    numbers: which row it is, counted from 0. row_keys, prompt_keys, swapped_keys: see `Said`. user_keys:
-    equal for equal prompts. sizes: characters of the
-    prompt, the answer and, for pairs, the rejected answer, else -1. scripts: the main one of each row, as an
-    index of `script_names`.
+    numbers: which row it is, counted from 0. row_keys, prompt_keys, swapped_keys: see `Said`. user_keys: equal for
+    equal prompts. sizes: characters of the prompt, the answer and, for pairs, the rejected answer; -1 where there is
+    none. scripts: the main one of each row, as an index of `script_names`.
     """
 
     numbers: np.ndarray
@@ -123,7 +123,7 @@ def _findings(said: Said, special: re.Pattern[str]) -> Iterator[Found]:
         if token := special.search(text):
             yield Found("special_tokens_in_text", f"{token[0]!r} ({whose})", around(text, *token.span()))
         if has_token(text):
-            yield Found("secrets", f"it has the form of a secret ({whose})", text)
+            yield Found("secrets", f"it has the form of a secret ({whose})", around_secret(text))
     if said.rejected is not None and said.answer is not None:
         plain = all(len(turn) == 2 for turn in said.turns)
         if plain and said.answer.split() == said.rejected.split():
@@ -150,18 +150,19 @@ class _Collector:
         self.special = pattern_of(block.special)
         self.tally, self.textless = Tally(), 0
         self.leaked: dict[str, set[int]] = {name: set() for name in block.tests}
-        self.waiting: list[tuple[int, SourceRow, Said, list[Found]]] = []
+        self.waiting: list[tuple[SourceRow, list[Found]]] = []
+        self.texts: list[tuple[int, Said, list[Found]]] = []  # of those that have any
         self.characters = 0
         self.parts: list[Rows] = []
 
     def add(self, number: int, source: SourceRow) -> None:
         said, found = row_findings(source.row, self.block.format, self.special)
-        if not said:
-            self.textless += not found
-            self.tally.add(source, found)
-            return
-        self.waiting.append((number, source, said[0], found))
-        self.characters += sum(len(text) for _, text in said[0].texts)
+        self.waiting.append((source, found))
+        self.textless += not said and not found
+        self.characters += _OF_A_ROW
+        if said:
+            self.texts.append((number, said[0], found))
+            self.characters += sum(len(text) for _, text in said[0].texts)
         if self.characters >= _AT_ONCE:
             self._compare()
             progress.report(number + 1, self.block.total, f"{self.block.component} rows")
@@ -171,7 +172,7 @@ class _Collector:
         return Linted(Rows.together(self.parts), self.tally, self.textless, self.leaked)
 
     def _compare(self) -> None:
-        all_said = [said for _, _, said, _ in self.waiting]
+        all_said = [said for _, said, _ in self.texts]
         prompts, others = codes_of([said.prompt for said in all_said]), codes_of(list(map(_not_of_user, all_said)))
         words, other_words = words_of(prompts), None
         for name, index in self.block.tests.items():
@@ -179,22 +180,22 @@ class _Collector:
             for leak in leaks_in(index, words, other_words, self.block.leak_share):
                 self.leaked[name].add(leak.prompt)
                 what = f"{leak.share:.0%} of the words of prompt {leak.prompt + 1} of {name}"
-                self.waiting[leak.text][3].append(Found("leaked_test_prompts", what, all_said[leak.text].prompt))
-        for _, source, _, found in self.waiting:
+                self.texts[leak.text][2].append(Found("leaked_test_prompts", what, all_said[leak.text].prompt))
+        for source, found in self.waiting:
             self.tally.add(source, found)
         sizes = [(len(s.prompt), *(-1 if t is None else len(t) for t in (s.answer, s.rejected))) for s in all_said]
         keys = [(s.row_key, s.prompt_key, s.swapped_key, key_of([s.prompt])) for s in all_said]
         columns = dict(zip(_KEYS, np.array(keys, np.uint64).reshape(-1, len(_KEYS)).T, strict=True))
         self.parts.append(
             Rows(
-                numbers=np.array([number for number, *_ in self.waiting], np.int64),
+                numbers=np.array([number for number, *_ in self.texts], np.int64),
                 sizes=np.array(sizes, np.int32).reshape(-1, 3),
                 scripts=_main_script(scripts_of(prompts) + scripts_of(others)),
                 sketches=sketches_of(words),
                 **columns,
             )
         )
-        self.waiting, self.characters = [], 0
+        self.waiting, self.texts, self.characters = [], [], 0
 
 
 def _main_script(letters: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from marin_sft.data.lint.lint import lint
 from marin_sft.data.step_configs import LintConfig, RowSource
 from marin_sft.errors import ConfigError, DataError
 from marin_sft.execution.executor import Executor, ExecutorFlags
+from marin_sft.redaction import REDACTED
 from marin_sft.steps import lint as lint_step
 from marin_sft.steps import mixture, tokenize, transform
 
@@ -128,6 +129,30 @@ def test_prompts_of_a_test_set(run):
     assert leaks == [("mine", 51), ("mine", 52), ("mine", 53), ("mine", 54), ("other", 1)]
 
 
+def test_a_row_may_hold_several_test_prompts(run):
+    held = [chat(question(n)) for n in range(300, 303)]
+    rows = [*chats(5), chat("\n".join(f"Q: {question(n)}" for n in (300, 302)))]
+    report, _ = run({"mine": rows}, tests={"exam": held})
+    assert report["test_sets"]["exam"] == {"prompts": 3, "leaked": 2}
+    assert counts(report, "mine") == {"leaked_test_prompts": 1}
+
+
+def test_rows_without_text(run):
+    report, _ = run({"tokens": [{"input_ids": [n, 2, 3], "labels": [n, 2, 3]} for n in range(60)], "mine": chats(3)})
+    assert report["components"]["tokens"] == {
+        "rows": 60, "textless": 60, "findings": {}, "scripts": {}, "lengths": {},
+    }  # fmt: skip
+
+
+def test_no_sample_shows_a_secret(run):
+    token = f"hf_{'aB3' * 12}"
+    rows = [*chats(2), chat("word " * 300 + token), chat(f"<|im_end|> {token}"), chat(f"<|im_end|> {token}")]
+    report, samples = run({"mine": rows})
+    assert counts(report, "mine") == {"secrets": 3, "special_tokens_in_text": 2, "duplicate_rows": 1}
+    assert len(samples) == 6 and token not in json.dumps(samples)
+    assert all(REDACTED in sample["text"] for sample in samples)
+
+
 def test_rows_unlike_the_others(run):
     russian = chat("Почему небо голубое, а закат красный?", "Потому что свет рассеивается.")
     rows = [*chats(100), russian, chat(question(200), "word " * 400), chat(question(201) * 40)]
@@ -165,11 +190,13 @@ def test_pairs(run):
 
 def test_bytes_depend_on_rows_only(tmp_path, run, helpers, monkeypatch):
     rows = [*chats(90), *chats(30), chat(question(5), "<|im_end|>"), chat(question(6), ""), {"nothing": 1}]
+    pairs = [{"prompt": question(7), "chosen": "a b", "rejected": rejected} for rejected in ("a  b", "a b")]
+    rows += pairs * 6
     run({"mine": rows}, tests={"exam": chats(3, 40)}, out="one")
     monkeypatch.setattr(module, "ROWS_PER_BLOCK", 7)
     run({"mine": rows}, tests={"exam": chats(3, 40)}, out="two")
     assert helpers.tree_hash(tmp_path / "one") == helpers.tree_hash(tmp_path / "two")
-    assert json.loads((tmp_path / "two/metrics.json").read_text())["duplicate_rows"] == 30
+    assert json.loads((tmp_path / "two/metrics.json").read_text())["duplicate_rows"] == 35
 
 
 def test_lists_and_compressed_files_are_read_again_for_samples(tmp_path, helpers):
