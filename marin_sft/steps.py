@@ -25,12 +25,11 @@ from marin_sft.data.data_configs import (
     weights_of,
 )
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
-from marin_sft.data.lint.sources import Rows, row_sources
+from marin_sft.data.lint.step import lint as lint
 from marin_sft.data.step_configs import (
     TOKENIZER_FILES,
     DownloadConfig,
     DownloadUrlsConfig,
-    LintConfig,
     MixtureConfig,
     TokenizeConfig,
     TrainTokenizerConfig,
@@ -193,40 +192,6 @@ def tokenize(
         max_dropped=max_dropped,
     )
     return ExecutorStep(f"tokenized/{name}", config=config, resources=resources or CpuConfig())
-
-
-@named_arguments()
-def lint(
-    name: str,
-    rows: LmDataConfig | Mapping[str, Rows] | Rows,
-    *,
-    format: LmDatasetFormat | None = None,
-    test_sets: Mapping[str, Rows] | None = None,
-    tokenizer: Source | None = None,
-    fail_above: Mapping[str, float] | None = None,
-    resources: Resources | None = None,
-    **options: Any,
-) -> ExecutorStep[LintConfig]:
-    """`lint/{name}`: what is wrong with rows: broken tool calls and thoughts, copies, leaked test prompts, outliers.
-
-    rows: a mixture step, for all that it trains on; or rows by component; or rows. Each may be a tokenize step, for the
-        rows that it reads, a transform step, or paths.
-    format: of rows that no tokenize step reads.
-    test_sets: rows of evaluations by name, whose prompts should not be in `rows`.
-    tokenizer: whose special tokens no text should hold. None: that of the tokenize steps, if there are any.
-    fail_above: for findings, the share of a component's rows above which the step fails.
-    options: more fields of `LintConfig`.
-    """
-    components, used = row_sources(f"lint '{name}'", rows, format)
-    tests, _ = row_sources(f"lint '{name}': test_sets", test_sets or {})
-    config = LintConfig(
-        components=components,
-        test_sets=tests,
-        tokenizer=used if tokenizer is None else path_of(tokenizer),
-        fail_above=dict(fail_above or {}),
-        **options,
-    )
-    return ExecutorStep(f"lint/{name}", config=config, resources=resources or CpuConfig())
 
 
 @named_arguments(options=lm_mixture_data_config, other_names=OTHER_NAMES)

@@ -12,7 +12,7 @@ from typing import Any
 
 from marin_sft.data.formats import LmDatasetFormat
 from marin_sft.data.lint.findings import THRESHOLDS
-from marin_sft.data.lint.sources import ROWS
+from marin_sft.data.lint.step import ROWS
 from marin_sft.data.step_configs import LintConfig, MixtureConfig, RowSource, TokenizeConfig, TransformConfig
 from marin_sft.errors import DataError, UserError
 from marin_sft.execution.claims import attempt_path
