@@ -280,6 +280,13 @@ def preview_rows(context: Context) -> None:
         preview.print_previews(make_console(_PROSE), previews)
 
 
+def lint(context: Context) -> None:
+    """look for what is wrong with rows: copies, broken tool calls, leaked test prompts"""
+    from marin_sft.run import lint as linting  # imports numpy
+
+    linting.lint_rows(context, make_console(_PROSE))
+
+
 def fit(context: Context) -> int:
     """whether the trainings of an experiment fit into the memory of their devices"""
     from marin_sft.run import fit as fitting
@@ -377,6 +384,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "gc": gc,
     "verify": verify,
     "preview": preview_rows,
+    "lint": lint,
     "fit": fit,
     "import": import_config,
     "chat": chat,
@@ -387,7 +395,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "jobs": jobs,
     "stop": stop,
 }
-WITHOUT_TORCH = ("chat", "generate", "serve-check")
+WITHOUT_TORCH = ("chat", "generate", "serve-check", "lint")
 _PROSE = 80  # columns of rows of data, without a terminal
 
 
