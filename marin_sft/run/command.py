@@ -41,6 +41,7 @@ from marin_sft.run.cluster_commands import (
     add_job_flags,
     list_jobs,
     log_of_job,
+    open_dashboard,
     stop,
 )
 from marin_sft.run.command_flags import add_flags
@@ -315,6 +316,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "samples": samples,
     "generate": generate,
     "serve-check": serve_check,
+    "dashboard": open_dashboard,
     "jobs": list_jobs,
     "stop": stop,
 }

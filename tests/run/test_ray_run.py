@@ -254,7 +254,10 @@ def test_secrets_can_be_taken_only_once_and_go_when_nobody_takes_them(head, work
         made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(work), here=True)
         job_client.submit(asked, made)
         assert ray_run.follow(asked, made.submission_id) == 0
-        assert asked.get_job_info(made.submission_id).metadata == {"marin_sft_secrets": made.secrets_key}
+        assert asked.get_job_info(made.submission_id).metadata == {
+            "job_name": "true",
+            "marin_sft_secrets": made.secrets_key,
+        }
         assert not asked._package_exists(f"gcs://{job_secrets._name(made.secrets_key)}")
         again = dataclasses.replace(made, submission_id="again", secrets={})
         job_client.submit(asked, again)
