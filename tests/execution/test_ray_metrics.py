@@ -189,3 +189,10 @@ def test_what_a_step_may_report():
     labels = (("step", "a"),)
     values = gauge_values(Progress(1, None, "", {"a b/ü": 1, "big": 10**400, "none": None, "list": [1]}), labels)
     assert values == {("marin_sft_a_b__", labels): 1.0, ("marin_sft_step", (*labels, ("unit", ""))): 1.0}
+    aside = {"tokens": 4096, "loss": 3.0, "step": 7, "mfu": None}
+    values = gauge_values(Progress(1, None, "", {"loss": 2.0}, aside=aside), labels)
+    assert {name: value for (name, _), value in values.items()} == {
+        "marin_sft_tokens": 4096,
+        "marin_sft_loss": 2,
+        "marin_sft_step": 1,
+    }
