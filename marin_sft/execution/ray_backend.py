@@ -78,11 +78,7 @@ class RayBackend:
     def start(self, store: Store | None = None) -> None:
         """Raises StoreError if a node does not share the prefix of the store."""
         if store is not None:
-            prefix = shlex.quote(store.prefix)
-            self._about = {
-                "steps": f"marin-sft status --prefix {prefix}",
-                "logs of steps": f"marin-sft logs STEP --prefix {prefix}",
-            }
+            self._about = {ray_environment.LOGS_OF_STEPS: f"marin-sft logs STEP --prefix {shlex.quote(store.prefix)}"}
         try:
             ray = self._connected().ray
             for host in check_shared(ray, store) if store else ():

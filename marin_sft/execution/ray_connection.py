@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from marin_sft.errors import UserError
 from marin_sft.execution import ray_environment, ray_start
 from marin_sft.execution.process import descendants
-from marin_sft.execution.ray_environment import NAME_OF_JOB
+from marin_sft.execution.ray_environment import NAME_OF_JOB, OUTPUT_OF_JOB
 from marin_sft.execution.signals import handler_of_sigterm_kept
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _about_driver() -> dict[str, str]:
     """What Ray shows of the job that this process is. The dashboard has no log of what it prints."""
     return {
         NAME_OF_JOB: os.path.basename(sys.argv[0]).removesuffix(".py") or "python",
-        "log": f"where it was started: process {os.getpid()} on {socket.gethostname()}",
+        OUTPUT_OF_JOB: f"where it was started: process {os.getpid()} on {socket.gethostname()}",
     }
 
 

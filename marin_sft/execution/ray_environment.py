@@ -38,7 +38,8 @@ LAUNCHER = "MARIN_SFT_LAUNCHER"  # set by ray_run in a job: the words to put bef
 LAUNCH_DIR = "MARIN_SFT_LAUNCH_DIR"  # set by ray_run in a job: the directory that relative prefixes start from
 
 _OF_A_LAUNCH = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_", "MARIN_SFT_")
-NAME_OF_JOB = "job_name"  # in the metadata of a job: what the dashboard shows as its name
+# In the metadata of a job: what the dashboard shows as its name; and where output is that Ray does not have.
+NAME_OF_JOB, OUTPUT_OF_JOB, LOGS_OF_STEPS = "job_name", "output", "logs of steps"
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job
 
 

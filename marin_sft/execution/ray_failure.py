@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from marin_sft.execution.step_state import Failure
 
-_ERROR = 240  # bytes
-_LOCATION = 160
+_ERROR = 300  # bytes
+_LOCATION = 140
 
 
 def shown_by_ray(who: str, failure: Failure | None) -> str:
@@ -13,7 +13,10 @@ def shown_by_ray(who: str, failure: Failure | None) -> str:
     if failure is None:
         return who
     error = _cut(f"{who}: {failure.error.strip()}", _ERROR)
-    return f"{error}\nat {_cut(failure.location, _LOCATION)}" if failure.location else error
+    if not failure.location:
+        return error
+    place = failure.location.partition(": ")[0]  # without the line of code; of a long path, the end tells more
+    return f"{error}\nat {_cut(place[::-1], _LOCATION)[::-1]}"
 
 
 def _cut(text: str, most: int) -> str:

@@ -35,7 +35,7 @@ SCRIPT = """
     def reports(config):
         if config["earlier"]:
             return
-        progress.aside({"tokens": 4096, "lr": 1e-4})
+        progress.aside({"tokens": 4096, "lr": 1e-4, "grad_norm": 2.0, "validation/loss": 1.75})
         progress.report(3, 10, "steps", loss=1.5, tokens_per_second=5000.0, mfu=0.5)
         open(HERE / config["how"]).close()  # a named pipe
         if config["how"] == "killed":

@@ -51,7 +51,8 @@ SCRIPT = """
             return
         if how == "returns":
             (out / "titles.json").write_text(json.dumps([shard(0), *map_shards(shard, range(2))]))
-        progress.report(2, 10, "rows", tokens=5)
+        progress.report(2, 10, "rows", dropped=5)
+        progress.aside({"tokens": 4096, "lr": 0.001, "grad_norm": 2.0, "validation/loss": 1.75})
         progress.report(3, 10, "steps", loss=1.5, tokens_per_second=5000, mfu=0.5, **{"eval/loss": 2.5, "odd": "word"})
         open(HERE / how).close()  # a named pipe
         if how == "fails":
@@ -126,7 +127,7 @@ def seen(tmp_path_factory):
     ) as script:
         try:
             port = json.loads(script.stdout.readline())
-            running, names = scrape_until(port, lambda ours: len(ours) >= 6 * len(WAYS))
+            running, names = scrape_until(port, lambda ours: len(ours) >= 10 * len(WAYS))
             for way in WAYS:
                 (tmp_path / way).open("w").close()
             ended, _ = scrape_until(port, lambda ours: {step for step, *_ in ours} <= {"ways/killed"})
@@ -139,7 +140,8 @@ def seen(tmp_path_factory):
 
 def test_the_newest_report_of_a_running_step_is_shown(seen):
     """With a name that Prometheus takes for each figure; without those of an earlier report, and what is no number."""
-    figures = {"loss": 1.5, "tokens_per_second": 5000, "mfu": 0.5, "eval_loss": 2.5}
+    aside = {"tokens": 4096, "lr": 0.001, "grad_norm": 2.0, "validation_loss": 1.75}
+    figures = {"loss": 1.5, "tokens_per_second": 5000, "mfu": 0.5, "eval_loss": 2.5, **aside}
     for way in WAYS:
         of_step = {key[2:]: value for key, value in seen.running.items() if key[:2] == (f"ways/{way}", "1")}
         assert of_step == {
