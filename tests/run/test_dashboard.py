@@ -5,6 +5,7 @@ import http.cookies
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -118,3 +119,22 @@ def test_from_another_machine_it_is_a_tunnel():
         "The dashboard is at http://10.0.0.2:8265. First, here: ssh -N -L 8265:127.0.0.1:8265 10.0.0.2"
     )
     assert " -L 8265:10.0.0.2:8265 -L 4321:127.0.0.1:4321 " in far[-1]
+
+
+@pytest.mark.torture
+def test_a_browser_that_opens_the_link_sees_the_job_and_no_box_that_asks_for_a_token(head, job):
+    """In headless Chromium, `make browser`: the dashboard's own scripts do the rest."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: `make browser`")
+    if (chromium := shutil.which("chromium") or shutil.which("google-chrome")) is None:
+        pytest.skip("needs chromium on the path")
+    with running("--address", head.url, JOB, env=head.env) as (process, line), playwright.sync_playwright() as runs:
+        browser = runs.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--no-proxy-server"])
+        page = browser.new_context().new_page()
+        page.goto(head.url)
+        page.get_by_text("Authentication Token Required").wait_for(timeout=60_000)
+        page.goto(line.removeprefix("Open ").strip())
+        page.get_by_text("SUCCEEDED").first.wait_for(timeout=60_000)
+        assert page.url == f"{head.url}/#/jobs/{JOB}" and process.wait(timeout=60) == 0
+        page.goto(f"{head.url}/#/jobs")
+        page.get_by_role("cell", name="exec true").first.wait_for(timeout=60_000)
+        assert not page.get_by_text("Authentication Token Required").count(), "the address itself is open, too"
