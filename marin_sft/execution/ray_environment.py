@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import secrets
+import shlex
 import urllib.parse
 from collections.abc import Collection
 
@@ -38,6 +39,8 @@ LAUNCHER = "MARIN_SFT_LAUNCHER"  # set by ray_run in a job: the words to put bef
 LAUNCH_DIR = "MARIN_SFT_LAUNCH_DIR"  # set by ray_run in a job: the directory that relative prefixes start from
 
 _OF_A_LAUNCH = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_", "MARIN_SFT_")
+# In the metadata of a job: what the dashboard shows as its name; and where output is that Ray does not have.
+NAME_OF_JOB, OUTPUT_OF_JOB, LOGS_OF_STEPS = "job_name", "output", "logs of steps"
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job
 
 
@@ -130,6 +133,33 @@ def has_token() -> bool:
 
 def token_path() -> str:
     return os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+
+
+def read_token() -> str | None:
+    """The token that this process would use. For those who are asked for it; never to be printed."""
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    with contextlib.suppress(OSError), open(token_path()) as file:
+        return file.read().strip()
+    return None
+
+
+def how_to_see_token() -> str:
+    """A command that prints it."""
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return "echo $RAY_AUTH_TOKEN"
+    path, home = token_path(), os.path.expanduser("~/")
+    return f"cat {shlex.quote(path) if not path.startswith(home) else '~/' + shlex.quote(path.removeprefix(home))}"
+
+
+def asks_for_token() -> bool:
+    """Whether the dashboard of a Ray that this process starts, or has joined, asks for a token."""
+    return os.environ.get("RAY_AUTH_MODE") != "disabled" and has_token()
+
+
+def how_to_open(dashboard: str) -> str:
+    """A command. Ray's page itself only asks for a token, and says not where it is."""
+    return f"marin-sft dashboard --address {shlex.quote(dashboard)}"
 
 
 def keep_token_private() -> None:

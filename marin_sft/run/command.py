@@ -351,6 +351,13 @@ def completion(context: Context) -> None:
     print(script(context.arguments.shell))
 
 
+def dashboard(context: Context) -> None:
+    """open Ray's dashboard, or a job in it, with its token: prints a link for a browser"""
+    from marin_sft.run.cluster_commands import open_dashboard
+
+    open_dashboard(context)
+
+
 def jobs(context: Context) -> None:
     """list the jobs of a Ray cluster, the newest first"""
     from marin_sft.run.cluster_commands import list_jobs
@@ -392,6 +399,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "generate": generate,
     "serve-check": serve_check,
     "completion": completion,
+    "dashboard": dashboard,
     "jobs": jobs,
     "stop": stop,
 }

@@ -63,6 +63,12 @@ def _add_jobs_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, default=30, help="how many to list (default: 30)")
 
 
+def _add_dashboard_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", nargs="?", metavar="JOB", help="the page of a job: its name, or a part of it")
+    parser.add_argument("--address", metavar="A", help="a dashboard or a head (default: as for ray_run)")
+    parser.add_argument("--port", type=positive, default=0, metavar="N", help="of the link (default: any free one)")
+
+
 def _add_stop_flags(parser: argparse.ArgumentParser) -> None:
     _add_address(parser)
     parser.add_argument("job", metavar="JOB", help="its name, or a part of it")
@@ -340,6 +346,7 @@ _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "generate": _add_generate_flags,
     "serve-check": _add_serve_check_flags,
     "completion": _add_completion_flags,
+    "dashboard": _add_dashboard_flags,
     "jobs": _add_jobs_flags,
     "stop": _add_stop_flags,
 }
