@@ -155,7 +155,12 @@ class TransformConfig(
 
 @dataclass(frozen=True)
 class TrainTokenizerConfig(
-    StepConfig, kind="train_tokenizer", version=2, body="marin_sft.data.train_tokenizer:train_tokenizer", one_host=True
+    StepConfig,
+    kind="train_tokenizer",
+    version=2,
+    body="marin_sft.data.train_tokenizer:train_tokenizer",
+    one_host=True,
+    torch=False,
 ):
     """A byte-level BPE trained on all texts of the rows."""
 
@@ -182,7 +187,9 @@ class TrainTokenizerConfig(
 
 
 @dataclass(frozen=True)
-class TokenizeConfig(StepConfig, kind="tokenize", version=6, body="marin_sft.data.tokenize:tokenize", one_host=True):
+class TokenizeConfig(
+    StepConfig, kind="tokenize", version=6, body="marin_sft.data.tokenize:tokenize", one_host=True, torch=False
+):
     """Rows -> token caches."""
 
     train_paths: tuple[str, ...]

@@ -105,6 +105,17 @@ def test_a_step_opens_and_closes_from_the_keyboard(opened, report):
     assert not page.locator("dialog").is_visible()
 
 
+def test_a_table_is_made_when_it_is_opened_or_printed(opened, report):
+    for show in (lambda page: page.get_by_text("These times as a table").click(), lambda page: page.pdf()):
+        page = opened(report)
+        rows = page.locator("#time td")
+        assert rows.count() == 0
+        show(page)
+        rows.first.wait_for(state="attached")
+        assert "mixtures/mine" in "".join(rows.all_inner_texts() + rows.all_text_contents())
+        assert page.complaints == []
+
+
 def test_charts_smooth_change_their_axis_and_hide_runs(opened, report):
     page = opened(report)
     first = page.locator(".chart").first

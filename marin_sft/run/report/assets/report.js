@@ -58,7 +58,10 @@ let onScreen = "auto";
 addEventListener("beforeprint", () => {
   onScreen = theme;
   useTheme("light");
-  for (const part of document.querySelectorAll("main details:not(.values)")) if (!part.open) part.dataset.opened = part.open = true;
+  for (const part of document.querySelectorAll("main details:not(.values)")) {
+    part.unfold?.();
+    if (!part.open) part.dataset.opened = part.open = true;
+  }
 });
 addEventListener("afterprint", () => {
   useTheme(onScreen);
