@@ -15,11 +15,11 @@ PACKAGE = ROOT / "marin_sft"
 LAYERS = [
     "errors", "progress", "preemption", "machines", "redaction", "nearest", "arguments", "paths", "disk", "parts",
     "execution", "inputs",
-    "data", "processing", "training", "export", "evaluation", "steps", "recipes", "executor", "trainers", "trl",
-    "scripts", "run",
+    "data", "processing", "training", "export", "evaluation", "sweeps", "steps", "recipes", "executor", "trainers",
+    "trl", "scripts", "run",
 ]  # fmt: skip
 VALUES_OF_EXECUTION = {"step", "resources", "shards"}
-BELOW_EXECUTION = {"data", "processing", "training", "export", "evaluation"}
+BELOW_EXECUTION = {"data", "processing", "training", "export", "evaluation", "sweeps"}
 
 
 def module_of(file: Path) -> str:

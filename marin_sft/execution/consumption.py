@@ -81,7 +81,9 @@ def changed_inputs(commit: Commit, current: Mapping[str, Consumed]) -> list[Cons
     A missing input has not changed. If an input's newest commit was removed, the newest remaining one counts.
     """
     consumed = {used.directory: used for used in commit.inputs}
-    return [now for directory, now in current.items() if directory not in consumed or _differs(now, consumed[directory])]
+    return [
+        now for directory, now in current.items() if directory not in consumed or _differs(now, consumed[directory])
+    ]
 
 
 def _differs(now: Consumed, used: Consumed) -> bool:

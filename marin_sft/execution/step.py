@@ -345,6 +345,10 @@ class StepConfig(metaclass=NamedFields):
         """A line below a plan in which such a step runs on these. None: there is nothing to say."""
         return None
 
+    def when_blocked(self) -> str | None:
+        """What to do if an input has failed, besides running it again. None: there is nothing to say."""
+        return None
+
 
 def step_fn(
     *, kind: str, version: int = 1, fresh_process: bool = False, log: tuple[str, ...] = (), one_host: bool = False

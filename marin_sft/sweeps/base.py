@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from marin_sft.errors import ConfigError
@@ -40,9 +40,13 @@ def check_names(what: str, base: Base, names: list[str]) -> None:
         if name in without_effect:
             raise ConfigError(f"{what}: over has {name!r}, which cannot change the result; expected settings that can")
         if isinstance(base.config, DPOConfig) and name in (*_OF_REFERENCE, "lora.adapter_path"):
-            raise ConfigError(f"{what}: over has {name!r}, on which the reference of {base.name!r} depends; {_FUNCTION}")
+            raise ConfigError(
+                f"{what}: over has {name!r}, on which the reference of {base.name!r} depends; {_FUNCTION}"
+            )
         if name.startswith("lora.") and base.config.lora is None:
-            raise ConfigError(f"{what}: over has {name!r}, but '{base.name}' trains no adapter; give it lora=LoraConfig(...)")
+            raise ConfigError(
+                f"{what}: over has {name!r}, but '{base.name}' trains no adapter; give it lora=LoraConfig(...)"
+            )
         if name not in known:
             of_others = {"mixture", "weights", "base_model", "seq_len", "tokenizer", "reference"}
             answer = _FUNCTION if name in of_others else INSTEAD.get(name, "")
@@ -60,7 +64,9 @@ def _check_arguments(what: str, base: object, names: list[str]) -> None:
         return  # what takes them says which it does not know
     for name in names:
         if name not in parameters:
-            raise ConfigError(f"{what}: over has {name!r}, which the function does not take{nearest_text(name, parameters)}")
+            raise ConfigError(
+                f"{what}: over has {name!r}, which the function does not take{nearest_text(name, parameters)}"
+            )
 
 
 def _settings_of(config: TrainConfig) -> tuple[list[str], set[str]]:
@@ -74,10 +80,17 @@ def _settings_of(config: TrainConfig) -> tuple[list[str], set[str]]:
     return [*counted, *nested], without
 
 
-def same_names(over: Mapping[str, object]) -> dict[str, Any]:
+def over_of(what: str, over: object) -> Any:
     """`over` with the names that SimpleSFTConfig has for fields of LoraConfig, such as lora_r, as lora.r."""
     known = {f"lora_{field.name}": f"lora.{field.name}" for field in dataclasses.fields(LoraConfig)}
-    return {known.get(name, name): values for name, values in over.items()}
+    if isinstance(over, Mapping):
+        named = {known.get(name, name): values for name, values in over.items()}
+        if len(named) < len(over):
+            raise ConfigError(f"{what}: over has {sorted(over)}, and one setting under two names; expected one")
+        return named
+    if isinstance(over, Sequence) and all(isinstance(one, Mapping) for one in over):
+        return [over_of(what, one) for one in over]
+    return over  # refused with the points
 
 
 def trained(what: str, base: Base, settings: Settings, title: str) -> ExecutorStep[Any]:

@@ -14,7 +14,9 @@ from typing import Any
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.inputs import last_part
-from marin_sft.sweeps.searches import Between, RandomSearch, Space
+from marin_sft.sweeps.searches import Between, RandomSearch
+
+Space = Mapping[str, tuple[object, ...] | Between]
 
 Settings = Mapping[str, Any]
 Over = Mapping[str, Sequence[object] | Between] | Sequence[Settings]
@@ -55,7 +57,9 @@ def points_of(what: str, over: Over, search: RandomSearch | None) -> list[Settin
 def space_of(what: str, over: Mapping[str, Any]) -> Space:
     """`over` by name, checked."""
     if not over:
-        raise ConfigError(f"{what}: over = {{}}; expected lists of values by setting, like {{'learning_rate': [1e-5, 1e-4]}}")
+        raise ConfigError(
+            f"{what}: over = {{}}; expected lists of values by setting, like {{'learning_rate': [1e-5, 1e-4]}}"
+        )
     for name, values in over.items():
         if isinstance(values, Between):
             continue
@@ -82,15 +86,17 @@ def _listed(what: str, over: Any, search: RandomSearch | None) -> list[Settings]
     if not over or not all(over):
         raise ConfigError(f"{what}: over = {list(over)!r}; expected at least one point, each with its settings")
     if search is not None:
-        raise ConfigError(f"{what}: over lists the points, and search = {search} would choose them; expected one of both")
+        raise ConfigError(
+            f"{what}: over lists the points, and search = {search} would choose them; expected one of both"
+        )
     first = set(over[0])
     for index, point in enumerate(over):
         if other := first.symmetric_difference(point):
             raise ConfigError(
-                f"{what}: over[{index}] and over[0] do not set the same: {sorted(other)}; expected the same settings in "
-                "all points"
+                f"{what}: over[{index}] and over[0] do not set the same: {sorted(other)}; expected the same settings "
+                "in all points"
             )
-    points = [{name: point[name] for name in over[0]} for point in over]
+    points: list[Settings] = [{name: point[name] for name in over[0]} for point in over]
     _refuse_twice(f"{what}: over", [repr(point) for point in points])
     return points
 
@@ -114,7 +120,8 @@ def _drawn(what: str, space: Space, search: RandomSearch) -> Iterator[Settings]:
         seen.add(repr(point))
         yield point
     raise ConfigError(
-        f"{what}: search = {search}: only {len(seen)} different points were found; expected wider ranges or fewer points"
+        f"{what}: search = {search}: only {len(seen)} different points were found; expected wider ranges, or fewer "
+        "points"
     )
 
 
@@ -151,7 +158,9 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return "-".join(map(_text, value)) or "none"
     plain = value if isinstance(value, str) else str(shown_value(value))
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", plain.lower() if isinstance(value, bool) or value is None else plain).strip("-")
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", plain.lower() if isinstance(value, bool) or value is None else plain).strip(
+        "-"
+    )
 
 
 def shown_value(value: object) -> object:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from marin_sft.arguments import NamedFields
 from marin_sft.errors import ConfigError
 from marin_sft.training.checks import is_number
-
-Choices = Sequence[object]
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,6 @@ class Between(metaclass=NamedFields):
         rounded = float(f"{found:.3g}")
         within = min(max(round(found) if self.whole else rounded, self.low), self.high)
         return int(within) if self.whole else float(within)
-
-
-Space = Mapping[str, Choices | Between]
 
 
 @dataclass(frozen=True, kw_only=True)

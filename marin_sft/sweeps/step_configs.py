@@ -1,4 +1,4 @@
-"""The configs of the steps of a sweep, other than its trainings: light values that name the functions that do the work."""
+"""The configs of a sweep's steps, except its trainings: light values that name the functions that do the work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SweptRunSpec:
     """The name of its point; for one whose settings a step chooses, its own."""
 
     settings: dict[str, object] = field(default_factory=dict)
-    """As the table shows them. {}: a step chooses them."""
+    """JSON values. {}: a step chooses them."""
 
     seed: int | None = None
     """Of the training, where points are trained with several."""
@@ -66,8 +66,8 @@ class SweepTableConfig(StepConfig, kind="sweep_table", version=1, body="marin_sf
 
     def when_blocked(self) -> str | None:
         return (
-            "A failed point keeps the others, but the table and the best wait for it. Run it again, leave it out of "
-            "the sweep, or make both of the points that finish: sweep(..., finished_only=True)"
+            "a point has failed. All others are kept. Run it again, leave it out of the sweep, or make the table of "
+            "the points that finish: sweep(..., finished_only=True)"
         )
 
 
@@ -144,8 +144,8 @@ class BestPointConfig(
 ):
     """The model of the best point of a sweep, as a Hugging Face directory."""
 
-    table: str
-    """Output of the sweep's table."""
+    runs: tuple[SweptRunSpec, ...]
+    """All trainings."""
 
     metric: str
     """See `SweepTableConfig`."""
@@ -153,11 +153,8 @@ class BestPointConfig(
     direction: str
     """"max" or "min"."""
 
-    trained: dict[str, str | None]
-    """Outputs of the trainings, by name. None: it failed."""
-
     exports: dict[str, HfExport]
-    """How to export each."""
+    """How to export each, by its name."""
 
     output_path: str = this_output_path()
 

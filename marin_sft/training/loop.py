@@ -127,9 +127,7 @@ class Loop:
         if start:
             self._tell_of_other_devices(start)
             processes.by_first(functools.partial(exports.carry_over, start, self.output_path))
-        report = self.settings.report(
-            self.output_path, self.end, start, config=self.about, first_process=first_process
-        )
+        report = self.settings.report(self.output_path, self.end, start, config=self.about, first_process=first_process)
         meter = Meter() if start is None else Meter.of(start.about["meter"])
         try:
             with preemption.told_by_sigterm(), CheckpointWriter(self.output_path) as writer:

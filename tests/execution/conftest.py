@@ -23,7 +23,7 @@ from tests.gcs_server import GcsServer
 
 @dataclasses.dataclass(frozen=True)
 class WriteConfig:
-    """Writes `text` and the texts of the `inputs` that are there to `text.txt`; fails while the file `fail_while` exists."""
+    """Writes `text` and the texts of the `inputs` that are there to `text.txt`; fails while `fail_while` exists."""
 
     text: str = ""
     inputs: Any = ()
