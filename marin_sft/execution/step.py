@@ -345,6 +345,10 @@ class StepConfig(metaclass=NamedFields):
         """A line below a plan in which such a step runs on these. None: there is nothing to say."""
         return None
 
+    def told(self) -> Mapping[str, Any] | None:
+        """What a report says of the step before it has run, as JSON. None: there is nothing to say."""
+        return None
+
     def when_blocked(self) -> str | None:
         """What to do if an input has failed, besides running it again. None: there is nothing to say."""
         return None

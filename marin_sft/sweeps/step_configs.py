@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from marin_sft.execution.resources import Resources
-from marin_sft.execution.step import SizesOfInputs, StepConfig, omitted_when, this_output_path, total
+from marin_sft.execution.step import (
+    ExecutorStep,
+    InputName,
+    SizesOfInputs,
+    StepConfig,
+    omitted_when,
+    this_output_path,
+    total,
+)
 from marin_sft.export.hf_config import HfExport
 from marin_sft.sweeps.searches import Between
 from marin_sft.training.checks import require, unresolved
@@ -64,11 +72,31 @@ class SweepTableConfig(StepConfig, kind="sweep_table", version=1, body="marin_sf
         if not unresolved(self):
             require(self, "direction", self.direction in DIRECTIONS, "'max' or 'min'")
 
+    def told(self) -> Mapping[str, Any]:
+        runs = [
+            {
+                "point": run.point,
+                "settings": run.settings,
+                "seed": run.seed,
+                "rung": run.rung,
+                "trained": _name_of(run.trained),
+                "evaluations": {label: _name_of(step) for label, step in run.evaluations.items()},
+            }
+            for run in self.runs
+        ]
+        return {"metric": self.metric, "direction": self.direction, "promoted": self.promoted, "runs": runs}
+
     def when_blocked(self) -> str | None:
         return (
             "a point has failed. All others are kept. Run it again, leave it out of the sweep, or make the table of "
             "the points that finish: sweep(..., finished_only=True)"
         )
+
+
+def _name_of(source: Any) -> str | None:
+    """The name of the step that makes an output."""
+    step = source.step if isinstance(source, InputName) else source
+    return step.name if isinstance(step, ExecutorStep) else None
 
 
 @dataclass(frozen=True, kw_only=True)

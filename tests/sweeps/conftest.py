@@ -26,7 +26,7 @@ def parts(tmp_path_factory) -> SimpleNamespace:
     base = random_model("r", SHAPE, tokenizer=tokenizer)
 
     def train(**changes):
-        fields = {"learning_rate": 1e-2, "train_batch_size": 4, "num_train_steps": 6, "steps_per_eval": 6, **changes}
+        fields = {"learning_rate": 1e-2, "train_batch_size": 4, "num_train_steps": 6, "steps_per_eval": 3, **changes}
         return sft(
             "base",
             mixture=blend,

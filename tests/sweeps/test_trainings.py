@@ -1,15 +1,16 @@
 """Sweeps of real trainings, inline: what finishes, what fails, and what goes on from where another has ended."""
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import transformers
 
-from marin_sft import Executor, ExecutorFlags
+from marin_sft import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
 from marin_sft.errors import RunFailed
-from marin_sft.steps import Between, Halving, OptunaSearch, evaluate, sweep
+from marin_sft.steps import Between, Halving, OptunaSearch, sweep
 from marin_sft.training.models.model_directory import ModelDirectory
 
 DIVERGES = 1e30
@@ -19,24 +20,23 @@ DIVERGES = 1e30
 def launch(tmp_path_factory):
     store = str(tmp_path_factory.mktemp("sweeps") / "store")
 
-    def run(*steps, json=False):
-        return Executor(ExecutorFlags(prefix=store, backend="inline", json=json)).run(list(steps))
+    executor = Executor(ExecutorFlags(prefix=store, backend="inline"))
 
-    run.output = lambda step: Path(run_of(step).output_path(step))
-    run_of = lambda step: Executor(ExecutorFlags(prefix=store, backend="inline")).plan([step])  # noqa: E731
+    def run(*steps):
+        return executor.run(list(steps))
+
+    run.output = lambda step: Path(executor.plan([step]).output_path(step))
     return run
 
 
+def halved(parts, **changes):
+    """A sweep of three points, one of which fails."""
+    fields = {"metric": "validation/loss", "halving": Halving(rungs=(0.5, 1.0)), "finished_only": True, **changes}
+    return sweep(parts.train(), {"learning_rate": [1e-3, 3e-3, DIVERGES]}, name="halved", **fields)
+
+
 def test_the_better_half_goes_on_to_the_bits_of_an_undisturbed_training(parts, launch, capsys):
-    rates = [1e-3, 3e-3, DIVERGES]
-    found = sweep(
-        parts.train(),
-        {"learning_rate": rates},
-        name="halved",
-        metric="validation/loss",
-        halving=Halving(rungs=(0.5, 1.0)),
-        finished_only=True,
-    )
+    found = halved(parts)
     assert list(found.trained) == ["lr=0.001", "lr=0.003", "lr=1e30", "rung2_1"]
     with pytest.raises(RunFailed):
         launch(found.table, found.best())
@@ -49,15 +49,15 @@ def test_the_better_half_goes_on_to_the_bits_of_an_undisturbed_training(parts, l
 
     alone = parts.train(learning_rate=3e-3)
     launch(alone)
-    whole, halved = launch.output(alone), launch.output(found.trained["rung2_1"])
-    weights = [dict(ModelDirectory(str(output / "model")).tensors()) for output in (whole, halved)]
+    whole, last = launch.output(alone), launch.output(found.trained["rung2_1"])
+    weights = [dict(ModelDirectory(str(output / "model")).tensors()) for output in (whole, last)]
     assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
-    rates_of = [[json.loads(line)["lr"] for line in (o / "metrics.jsonl").open()] for o in (whole, halved)]
+    rates_of = [[json.loads(line)["lr"] for line in (o / "metrics.jsonl").open()] for o in (whole, last)]
     assert rates_of[0] == rates_of[1] and len(rates_of[0]) == 6
     first = launch.output(found.trained["lr=0.003"])
     assert len((first / "metrics.jsonl").read_text().splitlines()) == 3
     assert [path.name for path in (first / "checkpoints").iterdir()] == ["step-3"]
-    assert "going on from lr=0.003" in (halved / ".log").read_text()
+    assert "going on from lr=0.003" in (last / ".log").read_text()
 
     best = launch.output(found.best())
     transformers.AutoModelForCausalLM.from_pretrained(best, local_files_only=True)
@@ -65,32 +65,35 @@ def test_the_better_half_goes_on_to_the_bits_of_an_undisturbed_training(parts, l
 
 
 def test_a_failed_point_keeps_the_table_and_says_what_to_do(parts, launch, capsys):
-    found = sweep(parts.train(), {"learning_rate": [DIVERGES, 5e-3]}, name="strict", metric="loss")
+    """All other trainings are those of the sweep above."""
+    found = halved(parts, finished_only=False)
     with pytest.raises(RunFailed):
         launch(found.table)
-    said = capsys.readouterr().out
-    assert launch.output(found.trained["lr=0.005"]).exists(), "the others are trained"
-    assert "finished_only=True" in said and "sweeps/strict" in said
-    rest = sweep(parts.train(), {"learning_rate": [5e-3]}, name="strict", metric="loss")
-    run = launch(rest.table)
-    assert {result.item.node.name: result.status for result in run.results}["checkpoints/strict/lr=0.005"] == "cached"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "sweeps/halved was not made: a point has failed" in said and "finished_only=True" in said
+    assert launch.output(found.trained["lr=0.003"]).exists()
 
 
-def test_an_evaluation_decides(parts, launch):
-    def answers(name, model):
-        return evaluate(name, model, {"held_out": parts.rows}, max_new_tokens=4, max_prompts=8)
+@step_fn(kind="digest_of_model")
+def digest(config):
+    score = zlib.crc32(Path(config["model"], "model.safetensors").read_bytes())
+    Path(config["out"], "metrics.json").write_text(json.dumps({"score": score}))
 
-    found = sweep(
-        parts.train(num_train_steps=2),
-        {"learning_rate": [1e-9, 0.05]},
-        name="scored",
-        metric="answers/exact_match",
-        evaluations={"answers": answers},
-    )
-    launch(found.table, found.best("loss"))
+
+def test_an_evaluation_of_each_point_decides(parts, launch):
+    own = lambda name, model: ExecutorStep(name, digest, {"model": model, "out": this_output_path()})  # noqa: E731
+    found = halved(parts, metric="own/score", direction="max", evaluations={"own": own})
+    with pytest.raises(RunFailed):
+        launch(found.table)
     table = json.loads((launch.output(found.table) / "sweep.json").read_text())
-    assert table["direction"] == "max" and "answers/exact_match" in table["points"][0]["figures"]
-    assert json.loads((launch.output(found.best("loss")) / "metrics.json").read_text())["loss"] > 0
+    points = table["points"]
+    assert [point["rung"] for point in points] == [1, 0, 0] and points[2]["failed"] == ["lr=1e30"]
+    scores = {}
+    for run in ("lr=0.001", "lr=0.003"):
+        (path,) = launch.output(found.table).parents[2].glob(f"halved/{run}_own-*/1/metrics.json")
+        scores[run] = json.loads(path.read_text())["score"]
+    assert points[0]["point"] == max(scores, key=scores.get)
+    assert points[0]["figures"]["own/score"] == points[0]["value"]
 
 
 def test_optuna_chooses_from_results_and_chooses_the_same_again(parts, launch):

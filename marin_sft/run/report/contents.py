@@ -16,7 +16,7 @@ from marin_sft.execution.prices import Prices
 from marin_sft.execution.store import Store
 from marin_sft.run import explanation
 from marin_sft.run.cost import StepCost, spent_on, step_costs
-from marin_sft.run.report import datasets, evaluations, exports
+from marin_sft.run.report import datasets, evaluations, exports, sweeps
 from marin_sft.run.report.curves import curves
 from marin_sft.run.report.documents import read_json
 from marin_sft.run.report.steps import Step, outcome, read_step, step_json
@@ -92,6 +92,9 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
         "mixtures": sections.of_steps(
             (step for step in steps if "mixture.json" in step.files),
             lambda step: datasets.mixture_json(store, step, _users(store, step, trainings, epochs)),
+        ),
+        "sweeps": sections.of_steps(
+            filter(sweeps.is_sweep, steps), lambda step: sweeps.sweep_json(store, step, steps, begun, going)
         ),
         "evaluations": scores,
         "export_tables": sections.of_steps(

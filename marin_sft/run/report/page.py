@@ -22,6 +22,7 @@ SECTIONS = (
     "curves.js",
     "datasets.js",
     "evaluations.js",
+    "sweeps.js",
     "exports.js",
     "report.js",
 )
