@@ -150,7 +150,11 @@ GRID = {"learning_rate": [1e-4]}
         (GRID, {"halving": Halving(), "base": lambda **s: None}, "with a function as base; expected a step"),
         (GRID, {"halving": Halving(), "search": OptunaSearch(points=2)}, "expected one of both: each decides"),
         ({"learning_rate": [-1.0, 1.0]}, {"search": OptunaSearch(points=2)}, "learning_rate = -1.0: expected a number"),
-        ({"lora": [LoraConfig(r=1, alpha=1)]}, {"search": OptunaSearch(points=2)}, "expected numbers, texts, lists or mappings"),
+        (
+            {"lora": [LoraConfig(r=1, alpha=1)]},
+            {"search": OptunaSearch(points=2)},
+            "expected numbers, texts, lists or mappings",
+        ),
         (GRID, {"base": 3}, "base = 3; expected a step that sft() or dpo() has made, or a function"),
         (GRID, {"base": ExecutorStep("tokenized/mine", print, {})}, "got the step 'tokenized/mine'"),
         (GRID, {"base": lambda learning_rte: None}, "which the function does not take; did you mean 'learning_rte'?"),
