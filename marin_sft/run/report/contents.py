@@ -60,12 +60,16 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
     sections = Sections(store)
     steps = sections.parts(subject.steps, lambda planned: planned.name, lambda planned: read_step(store, planned))
     begun, going = _window(subject)
-    trainings = [step for step in steps if METRICS in step.files]
+    found_sweeps = sections.of_steps(
+        filter(sweeps.is_sweep, steps), lambda step: sweeps.sweep_json(store, step, steps, begun, going)
+    )
+    left_out = sweeps.left_out(found_sweeps)
+    trainings = [step for step in steps if METRICS in step.files and step.directory not in left_out]
     log_bytes = min(_LONGEST_LOG, _LOG_BYTES // max(1, len(steps)))
     points = min(_MOST_POINTS, max(_FEWEST_POINTS, _POINTS // max(1, len(trainings))))
     found_curves = sections.of_steps(trainings, lambda step: training_json(store, step, points))
     epochs = {item["step"]: item["last"].get("epoch") for item in found_curves}
-    scores = _evaluations(store, sections, steps)
+    scores = _evaluations(store, sections, [step for step in steps if step.directory not in left_out])
     label([*found_curves, *(step for group in scores for step in group["steps"])])
     spent = _costs(store, subject, steps, prices)
     found = {
@@ -93,9 +97,7 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
             (step for step in steps if "mixture.json" in step.files),
             lambda step: datasets.mixture_json(store, step, _users(store, step, trainings, epochs)),
         ),
-        "sweeps": sections.of_steps(
-            filter(sweeps.is_sweep, steps), lambda step: sweeps.sweep_json(store, step, steps, begun, going)
-        ),
+        "sweeps": found_sweeps,
         "evaluations": scores,
         "export_tables": sections.of_steps(
             (step for step in steps if evaluations.TABLE in step.files),

@@ -19,6 +19,7 @@ from marin_sft.training.metrics.metrics_log import NAME as METRICS
 _LINE = 64 << 10  # bytes of the end of a log in which its last line is
 _GONE = ("failed", "blocked", "cancelled", "interrupted")
 _KIND = "sweep_table"
+_CURVES, _ANSWERS = 24, 3  # points of a sweep whose curves, and whose answers, a page shows
 
 
 def is_sweep(step: Step) -> bool:
@@ -49,6 +50,7 @@ def sweep_json(
     sign = -1 if told["direction"] == "max" else 1
     order = lambda p: (p["value"] is None, -p["rung"], sign * (p["value"] or 0.0))  # noqa: E731
     names = dict.fromkeys(name for point in points for name in point["settings"])
+    points.sort(key=order)
     return {
         "step": step.directory,
         "name": step.name,
@@ -56,8 +58,18 @@ def sweep_json(
         "direction": told["direction"],
         "settings": list(names),
         "made": sweep is not None,
-        "points": sorted(points, key=order),
+        "points": points,
+        "left_out": sum(len(point["steps"]) for point in points[_CURVES:]),
     }
+
+
+def left_out(sweeps: Iterable[JsonObject]) -> set[str]:
+    """The trainings whose curves, and evaluations whose answers, would be too many: those of all but the best."""
+    found: set[str] = set()
+    for sweep in sweeps:
+        found.update(step for point in sweep["points"][_CURVES:] for step in point["steps"])
+        found.update(step for point in sweep["points"][_ANSWERS:] for step in point["evaluated"])
+    return found
 
 
 def _row(
@@ -83,6 +95,7 @@ def _row(
         "value": value,
         "state": state,
         "step": trained.directory if trained is not None else None,
+        "evaluated": [one.directory for one in used],
     }
 
 
@@ -133,12 +146,13 @@ def _point(point: str, rows: Sequence[JsonObject]) -> JsonObject:
         "spread": statistics.stdev(values) if whole and len(values) > 1 else None,
         "state": unlike[0] if unlike else "ran",
         "steps": [row["step"] for row in those if row["step"]],
+        "evaluated": [directory for row in those for directory in row["evaluated"]],
     }
 
 
 def _of_table(point: JsonObject, known: Sequence[JsonObject]) -> JsonObject:
     """A point of the table, with the steps and states that the launch knows."""
-    same = next((one for one in known if one["point"] == point["point"]), {"steps": [], "state": "ran"})
+    same = next((one for one in known if one["point"] == point["point"]), {"steps": [], "evaluated": []})
     return {
         "point": str(point["point"]),
         "settings": {name: shown_value(value) for name, value in point["settings"].items()},
@@ -147,4 +161,5 @@ def _of_table(point: JsonObject, known: Sequence[JsonObject]) -> JsonObject:
         "spread": point["spread"],
         "state": "failed" if point["failed"] else "ran",
         "steps": same["steps"],
+        "evaluated": same["evaluated"],
     }

@@ -22,7 +22,8 @@ function sweepOf(sweep, open) {
     best && h("p", {class: "lead best"}, h("b", {}, number(best.value)), best.spread !== null && ` ± ${number(best.spread, 2)}`, " with ", sweep.settings.map((name, index) => [index > 0 && ", ", h("code", {}, `${name} ${settingText(best.settings[name])}`)])),
     !sweep.made && done.length > 0 && h("p", {class: "note"}, lost.length > 0 ? "The sweep's own table was not made, since points have failed. These are the figures of those that finished." : "The sweep has not ended. These are the figures so far."),
     done.length > 1 && swept.length > 0 && h("div", {class: "grid"}, swept.map((name) => sweepChart(sweep, name, done, lost))),
-    sweepTable(sweep, open));
+    sweepTable(sweep, open),
+    sweep.left_out > 0 && h("p", {class: "about"}, `Curves and answers below are those of the best points; ${plural(sweep.left_out, "training")} more ${sweep.left_out === 1 ? "is" : "are"} in the table alone.`));
 }
 
 const settingText = (value) => (value === null || value === undefined ? "none" : typeof value === "number" ? String(value).replace(/e([+-])0*/, "e$1") : String(value));
@@ -30,14 +31,14 @@ const settingText = (value) => (value === null || value === undefined ? "none" :
 function sweepTable(sweep, open) {
   const spreads = sweep.points.some((point) => point.spread !== null);
   const rungs = sweep.points.some((point) => point.rung > 0);
-  const heads = ["", sweep.metric, ...(spreads ? ["± over seeds"] : []), ...(rungs ? ["rung"] : []), ...sweep.settings, "training"];
+  const heads = ["", sweep.metric, ...(spreads ? ["± over seeds"] : []), ...(rungs ? ["rung"] : []), ...sweep.settings, sweep.points.some((point) => point.steps.length > 1) ? "trainings" : "training"];
   const rows = sweep.points.map((point, index) => [
     point.value === null ? "" : String(index + 1),
     point.value === null ? chip(point.state === "ran" ? "no figure" : point.state) : number(point.value, 6),
     ...(spreads ? [point.spread === null ? "–" : number(point.spread, 2)] : []),
     ...(rungs ? [String(point.rung + 1)] : []),
     ...sweep.settings.map((name) => settingText(point.settings[name])),
-    point.steps.length ? point.steps.map((step, at) => h("button", {class: "link", type: "button", onclick: () => open(step)}, point.steps.length > 1 ? `seed ${at + 1}` : "details", h("span", {class: "hidden"}, ` of ${point.point}`), " ")) : "–",
+    point.steps.length ? point.steps.map((step, at) => h("button", {class: "link", type: "button", "aria-label": `details of ${point.point}${point.steps.length > 1 ? `, training ${at + 1}` : ""}`, onclick: () => open(step)}, point.steps.length > 1 ? `${at + 1} ` : "details")) : "–",
   ]);
   const numeric = heads.map((_, index) => index).filter((index) => index < heads.length - 1);
   const shownTable = (some, label) => table(heads, some, {numeric, label, class: "points"});
