@@ -41,9 +41,9 @@ answers = evaluate("quickstart_sweep_best", best, held_out, max_new_tokens=16)
 
 
 def report(run: Run) -> None:
+    points.print_results(run)
     if run.results and (path := run.output_path(best)):
         print(f"\nThe best point: {path}\nChat with it: marin-sft chat {path}")
-        print(f"All points: {run.output_path(points.table, 'table.txt')}")
 
 
 if __name__ == "__main__":

@@ -176,7 +176,11 @@ class RunRecord:
 def _step_json(node: Node) -> dict[str, object]:
     config = node.step.config
     told = config.told() if isinstance(config, StepConfig) else None
-    about = {"name": node.name, "directory": node.directory, "inputs": [used.directory for used in node.uses]}
+    about: dict[str, object] = {
+        "name": node.name,
+        "directory": node.directory,
+        "inputs": [used.directory for used in node.uses],
+    }
     return about if told is None else {**about, "told": told}
 
 

@@ -11,9 +11,10 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from marin_sft.arguments import named_arguments
+from marin_sft.data.files import open_file
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.directions import direction_of
 from marin_sft.execution.step import AnyStep, ExecutorStep, InputName, kind_of
@@ -35,6 +36,14 @@ from marin_sft.sweeps.step_configs import (
 
 Evaluation = Callable[[str, AnyStep], AnyStep]
 """Makes a step from its name and the export of a point. Its output has a metrics.json."""
+
+
+class Launched(Protocol):
+    """What `executor_main` returns."""
+
+    @property
+    def results(self) -> Sequence[object]: ...
+    def output_path(self, step: AnyStep, name: str | None = None) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,13 @@ class Sweep:
             raise ConfigError(f"best of '{self.name}': direction={direction!r} without metric; expected both")
         config = BestPointConfig(runs=of_table.runs, metric=chosen, direction=way, exports=dict(self._exports))
         return ExecutorStep(f"hf/{self.name}_best", config=config)
+
+    def print_results(self, run: Launched) -> None:
+        """Print the table that a launch has made or found. Nothing after a dry run, or if there is none."""
+        path = run.output_path(self.table, "table.txt")
+        if run.results and path is not None:
+            with open_file(path, "rb") as file:
+                print(f"\n{file.read().decode()}", end="")
 
 
 @named_arguments()

@@ -6,8 +6,11 @@ import pytest
 
 from marin_sft.errors import ConfigError
 from marin_sft.execution.graph import build_graph
+from marin_sft.execution.resources import CpuConfig
 from marin_sft.execution.step import ExecutorStep
-from marin_sft.steps import Between, Halving, OptunaSearch, RandomSearch, mixture, sweep
+from marin_sft.recipes.defaults import default_sft
+from marin_sft.recipes.simple_configs import SimpleSFTConfig
+from marin_sft.steps import Between, Halving, OptunaSearch, RandomSearch, dpo, mixture, sweep
 from marin_sft.sweeps.points import names_of, points_of
 from marin_sft.training.lora_config import LoraConfig
 
@@ -67,6 +70,26 @@ def test_a_function_may_vary_what_other_steps_depend_on(parts):
     found = plan(parts, {"weight": [1, 2], "learning_rate": [1e-4]}, base=train)
     assert [node.name for node in build_graph([found.table])].count("mixtures/m") == 2
     assert list(found.trained) == ["weight=1_lr=0.0001", "weight=2_lr=0.0001"]
+
+
+def test_recipes_and_preferences_are_varied_like_steps(parts):
+    settings = SimpleSFTConfig(
+        resources=CpuConfig(), train_batch_size=4, num_train_steps=6, model_name_or_path=parts.base, max_seq_len=32
+    )
+    found = plan(parts, {"learning_rate": [1e-4, 1e-3]}, base=default_sft("r", parts.tokens["a"], None, settings))
+    made = [step.config for step in found.trained.values()]
+    assert [config.hf_exports.card.hyperparameters["learning_rate"] for config in made] == [1e-4, 1e-3]
+    pairs = ExecutorStep("mixtures/pairs", config=mixture("m", parts.tokens, weights={"a": 1}, seq_len=32).config)
+    fields = {"train_batch_size": 4, "num_train_steps": 6, "learning_rate": 1e-4}
+    base = dpo("d", mixture=pairs, base_model=parts.base, **fields)
+    found = plan(parts, {"beta": [0.1, 0.5], "loss_type": ["sigmoid", "ipo"]}, base=base)
+    assert list(found.points)[0] == "beta=0.1_loss_type=sigmoid"
+    names = [node.name for node in build_graph([found.table])]
+    assert sum(name.startswith("reference_logprobs/") for name in names) == 1, "all points share it"
+    with pytest.raises(
+        ConfigError, match="over has 'precision', on which the reference of 'checkpoints/d_seed0' depends"
+    ):
+        plan(parts, {"precision": ["fp32"]}, base=base)
 
 
 def test_adapters_are_varied_by_either_name(parts):

@@ -152,7 +152,7 @@ def _point(point: str, rows: Sequence[JsonObject]) -> JsonObject:
 
 def _of_table(point: JsonObject, known: Sequence[JsonObject]) -> JsonObject:
     """A point of the table, with the steps and states that the launch knows."""
-    same = next((one for one in known if one["point"] == point["point"]), {"steps": [], "evaluated": []})
+    same: JsonObject = next((one for one in known if one["point"] == point["point"]), {"steps": [], "evaluated": []})
     return {
         "point": str(point["point"]),
         "settings": {name: shown_value(value) for name, value in point["settings"].items()},

@@ -37,14 +37,14 @@ def swept(config: SweptConfig) -> None:
 def launch(tmp_path):
     """Runs a sweep of these rates, of which 0.4 fails; returns its section."""
 
-    def run(rates=(0.1, 0.2, 0.3, 0.4), finished_only=False, run_only=(), failing=0.4):
+    def run(rates=(0.1, 0.2, 0.3, 0.4), finished_only=False, run_only=(), prefix=str(tmp_path / "store")):
         runs = []
         for rate in rates:
-            step = ExecutorStep(f"checkpoints/s/lr={rate}", swept, SweptConfig(rate, unversioned(rate == failing)))
+            step = ExecutorStep(f"checkpoints/s/lr={rate}", swept, SweptConfig(rate, unversioned(rate == 0.4)))
             used = step.optional() if finished_only else step
             runs.append(SweptRunSpec(point=f"lr={rate}", settings={"lr": rate, "text": HOSTILE}, trained=used))
         table = ExecutorStep("sweeps/s", config=SweepTableConfig(runs=tuple(runs), metric="loss", direction="min"))
-        flags = ExecutorFlags(prefix=str(tmp_path / "store"), backend="inline", run_only=run_only)
+        flags = ExecutorFlags(prefix=prefix, backend="inline", run_only=run_only)
         try:
             Executor(flags).run([table])
         except RunFailed:
@@ -86,3 +86,7 @@ def test_what_a_launch_records_of_a_sweep_is_json(launch, tmp_path):
     (begin,) = (tmp_path / "store/_runs").glob("*.begin.json")
     (table,) = [step for step in json.loads(begin.read_text())["steps"] if "told" in step]
     assert table["told"]["runs"][0]["trained"] == "checkpoints/s/lr=0.1"
+
+
+def test_names_of_points_are_paths_on_an_object_store(launch, gcs):
+    assert rows(launch(rates=(0.1, 0.3), prefix="gs://bucket/sweeps"))[1][0] == ("lr=0.3", 0.0, "ran")
