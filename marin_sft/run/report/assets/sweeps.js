@@ -21,7 +21,8 @@ function sweepOf(sweep, open) {
     h("p", {class: "about"}, `${about.filter(Boolean).join(", ")}. Decided by the ${way} `, h("code", {}, sweep.metric), "."),
     best && h("p", {class: "lead best"}, h("b", {}, number(best.value)), best.spread !== null && ` ± ${number(best.spread, 2)}`, " with ", sweep.settings.map((name, index) => [index > 0 && ", ", h("code", {}, `${name} ${settingText(best.settings[name])}`)])),
     !sweep.made && done.length > 0 && h("p", {class: "note"}, lost.length > 0 ? "The sweep's own table was not made, since points have failed. These are the figures of those that finished." : "The sweep has not ended. These are the figures so far."),
-    done.length > 1 && swept.length > 0 && h("div", {class: "grid"}, swept.map((name) => sweepChart(sweep, name, done, lost))),
+    done.length > 1 && swept.length > 0 && [h("div", {class: "grid"}, swept.map((name) => sweepChart(sweep, name, done, lost))),
+      h("p", {class: "legend"}, `${sweep.metric}: a dot for each point, the best one larger, and a line through the best at each value`, lost.length > 0 && "; × for a point that failed", ".")],
     sweepTable(sweep, open),
     sweep.left_out > 0 && h("p", {class: "about"}, `Curves and answers below are those of the best points; ${plural(sweep.left_out, "training")} more ${sweep.left_out === 1 ? "is" : "are"} in the table alone.`));
 }
@@ -52,7 +53,7 @@ function sweepChart(sweep, name, done, lost) {
   const values = [...new Map([...done, ...lost].map((point) => [JSON.stringify(point.settings[name]), point.settings[name]])).values()];
   const numbers = values.every((value) => typeof value === "number");
   if (numbers) values.sort((a, b) => a - b);
-  const log = numbers && values[0] > 0 && values.at(-1) / values[0] >= 8;
+  const log = numbers && values[0] > 0 && values.at(-1) / values[0] >= 4;
   const spaced = numbers && (log || values.length > 2);
   const place = (value) => (log ? Math.log(value) : value);
   const x = (value) => {
