@@ -39,9 +39,10 @@ function sweepTable(sweep, open) {
     ...(spreads ? [point.spread === null ? "–" : number(point.spread, 2)] : []),
     ...(rungs ? [String(point.rung + 1)] : []),
     ...sweep.settings.map((name) => settingText(point.settings[name])),
-    point.steps.length ? point.steps.map((step, at) => h("button", {class: "link", type: "button", "aria-label": `details of ${point.point}${point.steps.length > 1 ? `, training ${at + 1}` : ""}`, onclick: () => open(step)}, point.steps.length > 1 ? `${at + 1} ` : "details")) : "–",
+    point.steps.length ? point.steps.map((step, at) => h("button", {class: "link", type: "button", "aria-label": `details of ${point.point}${point.steps.length > 1 ? `, training ${at + 1}` : ""}`, onclick: () => open(step)}, point.steps.length > 1 ? at + 1 : "details")) : "–",
   ]);
-  const numeric = heads.map((_, index) => index).filter((index) => index < heads.length - 1);
+  const texts = sweep.settings.filter((name) => sweep.points.some((point) => typeof point.settings[name] === "string"));
+  const numeric = heads.map((_, index) => index).filter((index) => index < heads.length - 1 && !texts.includes(heads[index]));
   const shownTable = (some, label) => table(heads, some, {numeric, label, class: "points"});
   return [shownTable(rows.slice(0, SWEEP_ROWS), `Points of ${sweep.name}, best first`),
     rows.length > SWEEP_ROWS && fold(`${number(rows.length - SWEEP_ROWS)} more points`, false, shownTable(rows.slice(SWEEP_ROWS), `More points of ${sweep.name}`))];
@@ -65,7 +66,8 @@ function sweepChart(sweep, name, done, lost) {
   const [low, high] = [Math.min(...figures), Math.max(...figures)];
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   const ticks = niceTicks(low - room, high + room, 4);
-  const y = (value) => top + (height - top - bottom) * (1 - (value - (low - room)) / (high - low + 2 * room));
+  const lane = lost.length ? 20 : 0; // for the crosses
+  const y = (value) => top + (height - top - bottom - lane) * (1 - (value - (low - room)) / (high - low + 2 * room));
   const better = (a, b) => (sweep.direction === "max" ? a > b : a < b);
   const bests = values.map((value) => done.filter((point) => JSON.stringify(point.settings[name]) === JSON.stringify(value)).reduce((best, point) => (best === null || better(point.value, best.value) ? point : best), null)).filter(Boolean);
   const text = (point) => `${sweep.settings.map((one) => `${one} ${settingText(point.settings[one])}`).join(", ")}: ${point.value === null ? point.state : number(point.value)}`;
