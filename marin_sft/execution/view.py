@@ -159,10 +159,12 @@ def print_failures(
         if result.attempt:
             console.print(Text(f"  log   {attempt_path(store, result.item.node.directory, result.attempt)}/.log"))
         console.print(Text(f"  again {command} --run_only '^{name}$'" if takes_flags else f"  again {command}"))
+    told: set[str] = set()
     for result in results:
         config = result.item.node.step.config
         advice = config.when_blocked() if result.status == "blocked" and isinstance(config, StepConfig) else None
-        if advice:
+        if advice and advice not in told:
+            told.add(advice)
             console.print(Text(f"\n{result.item.node.name} was not made: {advice}"))
 
 

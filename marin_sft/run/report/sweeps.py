@@ -58,6 +58,7 @@ def sweep_json(
         "direction": told["direction"],
         "settings": list(names),
         "made": sweep is not None,
+        "rungs": 1 + max((run["rung"] for run in told["runs"]), default=0),
         "points": points,
         "left_out": sum(len(point["steps"]) for point in points[_CURVES:]),
     }

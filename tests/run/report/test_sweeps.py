@@ -22,8 +22,10 @@ def test_a_finished_sweep(swept_launch):
     assert HOSTILE not in page(contents), "texts reach the page escaped"
 
 
-def test_a_failed_point_leaves_the_figures_of_the_others(swept_launch):
+def test_a_failed_point_leaves_the_figures_of_the_others(swept_launch, capsys):
     contents = swept_launch()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "sweeps/s was not made: a point has failed" in said and "finished_only=True" in said
     made, found = rows(contents)
     assert not made and found[0] == ("lr=0.3", 0.0, "ran") and found[3] == ("lr=0.4", None, "failed")
     assert contents["problems"] == []

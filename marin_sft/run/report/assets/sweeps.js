@@ -16,7 +16,7 @@ function sweepOf(sweep, open) {
   const way = sweep.direction === "max" ? "highest" : "lowest";
   const best = done[0];
   const swept = sweep.settings.filter((name) => new Set(sweep.points.map((point) => JSON.stringify(point.settings[name]))).size > 1);
-  const about = [`${plural(sweep.points.length, "point")}, ${number(done.length)} finished`, lost.length && `${number(lost.length)} failed`, open_points > 0 && `${number(open_points)} to go`];
+  const about = [`${plural(sweep.points.length, "point")}, ${number(done.length)} ${sweep.rungs > 1 ? "with a figure" : "finished"}`, lost.length && `${number(lost.length)} failed`, open_points > 0 && `${number(open_points)} to go`];
   return h("div", {class: "sweep"}, h("h3", {}, sweep.name),
     h("p", {class: "about"}, `${about.filter(Boolean).join(", ")}. Decided by the ${way} `, h("code", {}, sweep.metric), "."),
     best && h("p", {class: "lead best"}, h("b", {}, number(best.value)), best.spread !== null && ` ± ${number(best.spread, 2)}`, " with ", sweep.settings.map((name, index) => [index > 0 && ", ", h("code", {}, `${name} ${settingText(best.settings[name])}`)])),
@@ -31,13 +31,13 @@ const settingText = (value) => (value === null || value === undefined ? "none" :
 
 function sweepTable(sweep, open) {
   const spreads = sweep.points.some((point) => point.spread !== null);
-  const rungs = sweep.points.some((point) => point.rung > 0);
+  const rungs = sweep.rungs > 1;
   const heads = ["", sweep.metric, ...(spreads ? ["± over seeds"] : []), ...(rungs ? ["rung"] : []), ...sweep.settings, sweep.points.some((point) => point.steps.length > 1) ? "trainings" : "training"];
   const rows = sweep.points.map((point, index) => [
     point.value === null ? "" : String(index + 1),
     point.value === null ? chip(point.state === "ran" ? "no figure" : point.state) : number(point.value, 6),
     ...(spreads ? [point.spread === null ? "–" : number(point.spread, 2)] : []),
-    ...(rungs ? [String(point.rung + 1)] : []),
+    ...(rungs ? [`${point.rung + 1} of ${sweep.rungs}`] : []),
     ...sweep.settings.map((name) => settingText(point.settings[name])),
     point.steps.length ? point.steps.map((step, at) => h("button", {class: "link", type: "button", "aria-label": `details of ${point.point}${point.steps.length > 1 ? `, training ${at + 1}` : ""}`, onclick: () => open(step)}, point.steps.length > 1 ? at + 1 : "details")) : "–",
   ]);
