@@ -8,7 +8,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from marin_sft.errors import ConfigError
@@ -176,7 +176,9 @@ def shown_value(value: object) -> object:
     return repr(value)
 
 
-def drawn_ends(space: Space, make: Callable[[Settings], object]) -> None:
-    """Call `make` with the first and the last value of each range or list, so that what it refuses is known now."""
-    for end in (0, -1):
-        make({n: (v.low, v.high)[end] if isinstance(v, Between) else v[end] for n, v in space.items()})
+def each_value(space: Space) -> Iterator[Settings]:
+    """Points with each value of each list, and both ends of each range, to see what a training refuses of them."""
+    values = {name: (of.low, of.high) if isinstance(of, Between) else of for name, of in space.items()}
+    first = {name: of[0] for name, of in values.items()}
+    yield first
+    yield from ({**first, name: value} for name, of in values.items() for value in of[1:])

@@ -21,10 +21,10 @@ from marin_sft.execution.step import AnyStep, ExecutorStep, InputName, kind_of
 from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig, HfExport
 from marin_sft.inputs import path_of
-from marin_sft.nearest import nearest_text
+from marin_sft.nearest import did_you_mean
 from marin_sft.sweeps.base import Base, check_names, over_of, trained
 from marin_sft.sweeps.figures import run_name
-from marin_sft.sweeps.points import Over, Settings, drawn_ends, names_of, points_of, shown_value, space_of
+from marin_sft.sweeps.points import Over, Settings, each_value, names_of, points_of, shown_value, space_of
 from marin_sft.sweeps.searches import Halving, OptunaSearch, Search
 from marin_sft.sweeps.step_configs import (
     BestPointConfig,
@@ -36,6 +36,7 @@ from marin_sft.sweeps.step_configs import (
 
 Evaluation = Callable[[str, AnyStep], AnyStep]
 """Makes a step from its name and the export of a point. Its output has a metrics.json."""
+_OF_TRAININGS = ("validation", "train", "before", "rewards", "logps", "logits")  # first parts of their figures
 
 
 class Launched(Protocol):
@@ -146,8 +147,9 @@ def _direction(what: str, metric: str, given: str | None, evaluations: Mapping[s
     first, _, figure = metric.partition("/")
     if first in evaluations and not figure:
         raise ConfigError(f"{what}: metric = {metric!r}: expected one figure of that evaluation, like '{first}/loss'")
-    if first not in evaluations and nearest_text(first, evaluations).startswith("; did"):
-        raise ConfigError(f"{what}: metric = {metric!r}: no such evaluation{nearest_text(first, evaluations)}")
+    meant = did_you_mean(first, evaluations)
+    if first not in (*evaluations, *_OF_TRAININGS) and meant:
+        raise ConfigError(f"{what}: metric = {metric!r}: no such evaluation{meant}")
     return direction_of(what, metric, figure if first in evaluations else metric, given)
 
 
@@ -235,7 +237,8 @@ class _Making:
             raise ConfigError(f"{self.what}: {search} with a list of points; expected what to choose from by setting")
         space = space_of(self.what, over)
         check_names(self.what, self.base, list(space))
-        drawn_ends(space, lambda settings: trained(self.what, self.base, settings, self.name))
+        for settings in each_value(space):
+            trained(self.what, self.base, settings, self.name)
         for values in space.values():
             self._require_plain(dict(enumerate(values)) if isinstance(values, tuple) else {}, search)
         for number, count in enumerate(search.rounds, 1):

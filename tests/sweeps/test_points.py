@@ -172,7 +172,11 @@ GRID = {"learning_rate": [1e-4]}
         ({"num_train_steps": [4, 6]}, {"halving": Halving()}, "a decay whose length differs is another schedule"),
         (GRID, {"halving": Halving(), "base": lambda **s: None}, "with a function as base; expected a step"),
         (GRID, {"halving": Halving(), "search": OptunaSearch(points=2)}, "expected one of both: each decides"),
-        ({"learning_rate": [-1.0, 1.0]}, {"search": OptunaSearch(points=2)}, "learning_rate = -1.0: expected a number"),
+        (
+            {"learning_rate": [0.1, -1.0, 1.0]},
+            {"search": OptunaSearch(points=2)},
+            "learning_rate = -1.0: expected a num",
+        ),
         (
             {"lora": [LoraConfig(r=1, alpha=1)]},
             {"search": OptunaSearch(points=2)},
@@ -215,6 +219,8 @@ def test_searches_refuse_what_is_none(make, said):
 
 
 def test_best_by_another_metric(parts):
+    like = {"validation_answers": lambda name, model: ExecutorStep(name, print, {"model": model})}
+    assert plan(parts, GRID, evaluations=like).best().config.metric == "validation/loss"
     found = plan(parts, GRID)
     assert found.best().config.metric == "validation/loss"
     assert (found.best("loss").config.metric, found.best("loss").config.direction) == ("loss", "min")
