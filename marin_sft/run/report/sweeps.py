@@ -49,7 +49,7 @@ def sweep_json(
         points = [_of_table(point, points) for point in sweep["points"]]
     sign = -1 if told["direction"] == "max" else 1
     order = lambda p: (p["value"] is None, -p["rung"], sign * (p["value"] or 0.0))  # noqa: E731
-    names = dict.fromkeys(name for point in points for name in point["settings"])
+    names = sweep["settings"] if sweep else dict.fromkeys(name for point in points for name in point["settings"])
     points.sort(key=order)
     return {
         "step": step.directory,

@@ -114,12 +114,16 @@ def swept(config: SweptConfig) -> None:
 def swept_launch(tmp_path):
     """Runs a sweep of these rates, of which 0.4 fails; returns its section."""
 
-    def run(rates=(0.1, 0.2, 0.3, 0.4), finished_only=False, run_only=(), prefix=str(tmp_path / "store")):
+    def run(
+        rates=(0.1, 0.2, 0.3, 0.4), finished_only=False, run_only=(), settings=None, prefix=str(tmp_path / "store")
+    ):
         runs = []
         for rate in rates:
             step = ExecutorStep(f"checkpoints/s/lr={rate}", swept, SweptConfig(rate, unversioned(rate == 0.4)))
             used = step.optional() if finished_only else step
-            runs.append(SweptRunSpec(point=f"lr={rate}", settings={"lr": rate, "text": HOSTILE}, trained=used))
+            runs.append(
+                SweptRunSpec(point=f"lr={rate}", settings=settings or {"lr": rate, "text": HOSTILE}, trained=used)
+            )
         table = ExecutorStep("sweeps/s", config=SweepTableConfig(runs=tuple(runs), metric="loss", direction="min"))
         flags = ExecutorFlags(prefix=prefix, backend="inline", run_only=run_only)
         try:

@@ -22,6 +22,11 @@ def test_a_finished_sweep(swept_launch):
     assert HOSTILE not in page(contents), "texts reach the page escaped"
 
 
+def test_settings_stay_in_their_order(swept_launch):
+    settings = {"zeta": 1, "alpha": 2}
+    assert swept_launch(rates=(0.1,), settings=settings)["sweeps"][0]["settings"] == ["zeta", "alpha"]
+
+
 def test_a_failed_point_leaves_the_figures_of_the_others(swept_launch, capsys):
     contents = swept_launch()
     said = " ".join(capsys.readouterr().out.split())

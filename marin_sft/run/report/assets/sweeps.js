@@ -22,7 +22,7 @@ function sweepOf(sweep, open) {
     best && h("p", {class: "lead best"}, h("b", {}, number(best.value)), best.spread !== null && ` ± ${number(best.spread, 2)}`, " with ", sweep.settings.map((name, index) => [index > 0 && ", ", h("code", {}, `${name} ${settingText(best.settings[name])}`)])),
     !sweep.made && done.length > 0 && h("p", {class: "note"}, lost.length > 0 ? "The sweep's own table was not made, since points have failed. These are the figures of those that finished." : "The sweep has not ended. These are the figures so far."),
     done.length > 1 && swept.length > 0 && [h("div", {class: "grid"}, swept.map((name) => sweepChart(sweep, name, done, lost))),
-      h("p", {class: "legend"}, `${sweep.metric}: a dot for each point, the best one larger, and a line through the best at each value`, lost.length > 0 && "; × for a point that failed", ".")],
+      h("p", {class: "legend"}, `${sweep.metric}: a dot for each point, the best one larger, and a line through the best at each value`, sweep.rungs > 1 && "; hollow ones stopped on an earlier rung", lost.length > 0 && "; × for a point that failed", ".")],
     sweepTable(sweep, open),
     sweep.left_out > 0 && h("p", {class: "about"}, `Curves and answers below are those of the best points; ${plural(sweep.left_out, "training")} more ${sweep.left_out === 1 ? "is" : "are"} in the table alone.`));
 }
@@ -68,8 +68,7 @@ function sweepChart(sweep, name, done, lost) {
   const ticks = niceTicks(low - room, high + room, 4);
   const lane = lost.length ? 20 : 0; // for the crosses
   const y = (value) => top + (height - top - bottom - lane) * (1 - (value - (low - room)) / (high - low + 2 * room));
-  const better = (a, b) => (sweep.direction === "max" ? a > b : a < b);
-  const bests = values.map((value) => done.filter((point) => JSON.stringify(point.settings[name]) === JSON.stringify(value)).reduce((best, point) => (best === null || better(point.value, best.value) ? point : best), null)).filter(Boolean);
+  const bests = values.map((value) => done.find((point) => JSON.stringify(point.settings[name]) === JSON.stringify(value))).filter(Boolean);
   const text = (point) => `${sweep.settings.map((one) => `${one} ${settingText(point.settings[one])}`).join(", ")}: ${point.value === null ? point.state : number(point.value)}`;
   const shownValues = labelled(values, x, spaced);
   const label = `${sweep.metric} against ${name}: ${bests.map((point) => `${settingText(point.settings[name])} at best ${number(point.value)}`).join(", ")}${lost.length ? `; ${plural(lost.length, "point")} failed` : ""}`;
@@ -81,7 +80,7 @@ function sweepChart(sweep, name, done, lost) {
       bests.length > 1 && numbers && s("polyline", {class: "through", points: bests.map((point) => `${x(point.settings[name])},${y(point.value)}`).join(" ")}),
       done.filter((point) => point.spread).map((point) => s("line", {class: "spread", x1: x(point.settings[name]), x2: x(point.settings[name]), y1: y(point.value - point.spread), y2: y(point.value + point.spread)})),
       lost.map((point) => s("text", {class: "lost", x: x(point.settings[name]), y: height - bottom - 3, "text-anchor": "middle"}, "×", s("title", {}, text(point)))),
-      [...done].reverse().map((point) => s("circle", {class: point === done[0] ? "dot first" : "dot", cx: x(point.settings[name]), cy: y(point.value), r: point === done[0] ? 6 : 4}, s("title", {}, text(point))))));
+      [...done].reverse().map((point) => s("circle", {class: `dot${point === done[0] ? " first" : ""}${point.rung + 1 < sweep.rungs ? " early" : ""}`, cx: x(point.settings[name]), cy: y(point.value), r: point === done[0] ? 6 : 4}, s("title", {}, text(point))))));
 }
 
 const shortened = (text) => (text.length > 14 ? `${text.slice(0, 13)}…` : text);
