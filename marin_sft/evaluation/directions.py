@@ -18,7 +18,7 @@ def direction_of(what: str, metric: str, figure: str, given: str | None) -> str:
     """
     if given is not None:
         if given not in DIRECTIONS:
-            raise ConfigError(f"{what}: direction = {given!r}; expected 'max' or 'min'")
+            raise ConfigError(f"{what}: direction = {given!r}: expected 'max' or 'min'")
         return given
     words = set(figure.split("/"))
     directions = {"max": words & _HIGHER, "min": words & _LOWER}

@@ -352,7 +352,7 @@ class StepConfig(metaclass=NamedFields):
         return None
 
     def when_blocked(self) -> str | None:
-        """What to do if an input has failed, besides running it again. None: there is nothing to say."""
+        """What else to do than to run a failed input again. None: there is nothing to say."""
         return None
 
 

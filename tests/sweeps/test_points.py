@@ -164,7 +164,7 @@ GRID = {"learning_rate": [1e-4]}
         ([{"warmup": 1}], {"search": RandomSearch(points=1)}, "over lists the points, and search = RandomSearch"),
         (GRID, {"search": RandomSearch(points=2)}, "but the lists have only 1 combinations"),
         (GRID, {"metric": "score"}, "whether a high or a low score is good is not known; give direction="),
-        (GRID, {"direction": "up"}, "direction = 'up'; expected 'max' or 'min'"),
+        (GRID, {"direction": "up"}, "direction = 'up': expected 'max' or 'min'"),
         (GRID, {"seeds": [1, 1]}, "seeds = [1, 1]; expected a number of seeds, or a list of different ones"),
         (GRID, {"seeds": 0}, "seeds = 0; expected a number of seeds"),
         ({"seed": [0, 1]}, {"seeds": 2}, "over has 'seed', and seeds = 2; expected one of both"),
@@ -228,8 +228,8 @@ def test_best_by_another_metric(parts):
         found.best(direction="max")
 
 
-def test_a_thousand_points_are_planned_in_time_proportional_to_them(parts):
-    """Counted in configs looked at, not in seconds: a point adds the same number of steps and of inputs."""
+def test_each_point_adds_the_same_to_a_plan(parts):
+    """So that a thousand points are planned in a time proportional to them."""
     sizes = []
     for count in (10, 20):
         found = plan(parts, {"learning_rate": [n * 1e-5 for n in range(1, count + 1)]})

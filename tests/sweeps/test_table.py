@@ -68,7 +68,7 @@ def test_seeds_become_a_mean_and_a_spread(tmp_path, trained):
     runs = [trained("1", loss=loss, seed=seed) for seed, loss in enumerate((1.0, 2.0, 6.0))]
     runs += [trained("2", loss=2.0, seed=0), lost("2", seed=1)]
     order, found = table(tmp_path, *runs)
-    assert order == [("1", 3.0), ("2", None)], "a point of which a seed has failed has no mean"
+    assert order == [("1", 3.0), ("2", None)], "without one of its seeds a point has no mean"
     first = found["points"][0]
     assert first["spread"] == pytest.approx(7**0.5), "the standard deviation of a sample"
     assert first["values"] == {"1_seed=0": 1.0, "1_seed=1": 2.0, "1_seed=2": 6.0}

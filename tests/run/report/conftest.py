@@ -112,7 +112,7 @@ def swept(config: SweptConfig) -> None:
 
 @pytest.fixture
 def swept_launch(tmp_path):
-    """Runs a sweep of these rates, of which 0.4 fails; returns its section."""
+    """Runs a sweep of these rates; 0.4 fails. Returns the contents of its report."""
 
     def run(
         rates=(0.1, 0.2, 0.3, 0.4), finished_only=False, run_only=(), settings=None, prefix=str(tmp_path / "store")
