@@ -1,5 +1,5 @@
 """A sweep at the size of a laptop: the quickstart's data and base model, four learning rates with three batch sizes,
-and the best of the twelve as a model. Two or three minutes.
+and the best of the twelve as a model. About three minutes on two cores.
 
     python experiments/quickstart_sweep.py                       # data, base model and mixture are made once
     python experiments/quickstart_sweep.py --dry_run             # all points in one plan
