@@ -7,9 +7,9 @@ and the best of the twelve as a model. About three minutes on two cores.
     marin-sft report -o report.html                              # the points as a table and as charts
 """
 
-from experiments.quickstart import SEQ_LEN, base_model, held_out, tokenized
+from experiments.quickstart import SEQ_LEN, base_model, tokenized
 from marin_sft import CpuConfig, Run, executor_main
-from marin_sft.steps import evaluate, mixture, sft, sweep
+from marin_sft.steps import mixture, sft, sweep
 
 blend = mixture(
     "quickstart_sweep",
@@ -37,7 +37,6 @@ points = sweep(
     metric="validation/loss",
 )
 best = points.best()
-answers = evaluate("quickstart_sweep_best", best, held_out, max_new_tokens=16)
 
 
 def report(run: Run) -> None:
@@ -47,4 +46,4 @@ def report(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    report(executor_main(steps=[points.table, answers], description="Learning rates and batch sizes side by side"))
+    report(executor_main(steps=[points.table, best], description="Learning rates and batch sizes side by side"))
