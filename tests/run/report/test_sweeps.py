@@ -1,9 +1,11 @@
 """The section of a sweep: finished, half finished, and with a point that failed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from marin_sft.run.experiment import steps_of
 from marin_sft.run.report.page import page
 from tests.run.report.conftest import HOSTILE
 
@@ -51,3 +53,12 @@ def test_what_a_launch_records_of_a_sweep_is_json(swept_launch, tmp_path):
 
 def test_names_of_points_are_paths_on_an_object_store(swept_launch, gcs):
     assert rows(swept_launch(rates=(0.1, 0.3), prefix="gs://bucket/sweeps"))[1][0] == ("lr=0.3", 0.0, "ran")
+
+
+@pytest.mark.parametrize(("script", "table"), [("quickstart_sweep", "sweeps/"), ("evaluate_exports", "evaluation/")])
+def test_the_table_of_an_experiment_file_is_found_without_a_variable_of_its_own(script, table, monkeypatch):
+    root = Path(__file__).parents[3]
+    monkeypatch.chdir(root)
+    monkeypatch.syspath_prepend(str(root))
+    names = [step.name for step in steps_of(f"experiments/{script}.py")]
+    assert any(name.startswith(table) and name.endswith(("_sweep", "_exports")) for name in names)
