@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from marin_sft.arguments import named_arguments
 from marin_sft.data.files import open_file
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.directions import direction_of
+from marin_sft.evaluation.exports import Evaluation
 from marin_sft.execution.step import AnyStep, ExecutorStep, InputName, kind_of
 from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig, HfExport
@@ -34,8 +35,6 @@ from marin_sft.sweeps.step_configs import (
     SweptRunSpec,
 )
 
-Evaluation = Callable[[str, AnyStep], AnyStep]
-"""Makes a step from its name and the export of a point. Its output has a metrics.json."""
 _OF_TRAININGS = ("validation", "train", "before", "rewards", "logps", "logits")  # first parts of their figures
 
 

@@ -16,11 +16,12 @@ from marin_sft.execution.prices import Prices
 from marin_sft.execution.store import Store
 from marin_sft.run import explanation
 from marin_sft.run.cost import StepCost, spent_on, step_costs
-from marin_sft.run.report import datasets, evaluations, exports, sweeps
+from marin_sft.run.report import datasets, evaluations, exports, lints, sweeps
 from marin_sft.run.report.curves import curves
 from marin_sft.run.report.documents import read_json
-from marin_sft.run.report.steps import Step, outcome, read_step, step_json
+from marin_sft.run.report.steps import Step, read_step, step_json
 from marin_sft.run.report.subject import Subject
+from marin_sft.run.status import outcome
 from marin_sft.training.metrics.metrics_log import NAME as METRICS
 
 T = TypeVar("T")
@@ -60,8 +61,9 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
     sections = Sections(store)
     steps = sections.parts(subject.steps, lambda planned: planned.name, lambda planned: read_step(store, planned))
     begun, going = _window(subject)
+    words = {step.name: _outcome(step, begun, going) for step in steps}
     found_sweeps = sections.of_steps(
-        filter(sweeps.is_sweep, steps), lambda step: sweeps.sweep_json(store, step, steps, begun, going)
+        filter(sweeps.is_sweep, steps), lambda step: sweeps.sweep_json(store, step, steps, words)
     )
     left_out = sweeps.left_out(found_sweeps)
     trainings = [step for step in steps if METRICS in step.files and step.directory not in left_out]
@@ -82,7 +84,7 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
         "steps": sections.of_steps(
             steps,
             lambda step: {
-                **step_json(store, step, outcome(step, begun, going), log_bytes),
+                **step_json(store, step, _outcome(step, begun, going), log_bytes),
                 "cost": _cost_text(spent.get(step.directory), prices),
             },
         ),
@@ -98,6 +100,7 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
             lambda step: datasets.mixture_json(store, step, _users(store, step, trainings, epochs)),
         ),
         "sweeps": found_sweeps,
+        "lints": sections.of_steps(filter(lints.is_lint, steps), lambda step: lints.lint_json(store, step)),
         "evaluations": scores,
         "export_tables": sections.of_steps(
             (step for step in steps if evaluations.TABLE in step.files),
@@ -107,6 +110,11 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
         "problems": sections.problems,
     }
     return {key: _finite(value) for key, value in found.items()}
+
+
+def _outcome(step: Step, begun: float | None, going: bool) -> str:
+    result = step.planned.decided.get("result")
+    return outcome(step.state, None if result is None else str(result), begun, going)
 
 
 def _finite(value: object) -> object:
@@ -157,7 +165,7 @@ def _costs(store: Store, subject: Subject, steps: list[Step], prices: Prices | N
     if prices is None:
         return {}
     runs = {launch["run"] for launch in subject.launches} if subject.about in ("launch", "several") else None
-    of_each = in_parallel(store, lambda step: spent_on(store, step.directory), steps)
+    of_each = in_parallel(store, lambda step: spent_on(store, step.directory, step.state), steps)
     chosen = [one for spent in of_each for one in spent if runs is None or one.run in runs]
     return {step.directory: step for step in step_costs(chosen, prices)}
 

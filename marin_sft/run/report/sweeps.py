@@ -11,7 +11,7 @@ from typing import Any
 from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.store import Store
 from marin_sft.run.report.documents import read_json
-from marin_sft.run.report.steps import Step, outcome
+from marin_sft.run.report.steps import Step
 from marin_sft.sweeps.figures import CHOICE
 from marin_sft.sweeps.points import shown_value
 from marin_sft.training.metrics.metrics_log import NAME as METRICS
@@ -35,14 +35,11 @@ def _told(step: Step) -> Mapping[str, Any]:
     return {**config, "runs": runs}
 
 
-def sweep_json(
-    store: Store, step: Step, steps: Sequence[Step], begun: float | None = None, going: bool = False
-) -> JsonObject:
-    """begun, going: see `outcome`."""
+def sweep_json(store: Store, step: Step, steps: Sequence[Step], words: Mapping[str, str]) -> JsonObject:
+    """words: what became of each step, by name, see `outcome`."""
     told = _told(step)
     sweep = read_json(store, f"{step.output}/sweep.json") if step.output and "sweep.json" in step.files else None
     by_name = {one.name: one for one in steps}
-    words = {one.name: outcome(one, begun, going) for one in steps}
     rows = [_row(store, run, told["metric"], by_name, words) for run in told["runs"]]
     points = _points(rows)
     if sweep is not None:
