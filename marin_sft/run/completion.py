@@ -108,8 +108,14 @@ def _anything(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list
     return [*_steps(prefix, parsed_args), *_runs_and_experiments(prefix, parsed_args)]
 
 
+def _models(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    return [*_steps(prefix, parsed_args), *_DIRECTORIES(prefix)]
+
+
+_DIRECTORIES = DirectoriesCompleter()
 _COMPLETERS: dict[str, Callable[..., object]] = {
-    "prefix": DirectoriesCompleter(),
+    "prefix": _DIRECTORIES,
+    "MODEL": _models,
     "STEP": _steps,
     "STEP|JOB": _steps,
     "PATTERN": _steps,
