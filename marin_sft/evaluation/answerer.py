@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from marin_sft.data.chat.renderer import ChatRenderer
+from marin_sft.data.download import PROVENANCE
 from marin_sft.data.formats import ChatLmDatasetFormat
-from marin_sft.data.messages.examples import Dialogue
+from marin_sft.data.messages.examples import BadRow, Dialogue
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.evaluation import decoding, kv_cache
 from marin_sft.evaluation.sampling import Sampling
@@ -45,19 +48,21 @@ class Answerer:
         use_compilation_cache()
         directory = ModelDirectory(path)
         is_adapter = directory.json(ADAPTER) is not None
-        if base is None and is_adapter:
-            base = _base_of(directory)
-        elif base is not None and not is_adapter:
+        if is_adapter:
+            base = base or _base_of(directory)
+        elif base is not None:
             raise ConfigError(
                 f"base {base!r}: {path} is a model and no adapter: it has no {ADAPTER}; leave the base out"
             )
         tokenizer = _tokenizer(directory, base)
+        check_template(path, tokenizer)
         renderer = ChatRenderer(tokenizer, FORMAT)
-        renderer.prompt(Dialogue([{"role": "user", "content": "a question"}]))  # without a template, nothing is loaded
+        try:  # before anything large is loaded
+            renderer.prompt(Dialogue([{"role": "user", "content": "a question"}]))
+        except BadRow as error:
+            raise ConfigError(f"{path}: its chat template cannot be used: {error.message}") from error
         ends = _ends(directory, base, tokenizer)
-        lora = LoraConfig(adapter_path=path) if is_adapter else None
-        model = levanter_model.load_model(base or directory, lora=lora)
-        return Answerer(kv_cache.unstacked(model), renderer, ends)
+        return Answerer(kv_cache.unstacked(_model(directory, base)), renderer, ends)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -69,8 +74,20 @@ class Answerer:
         return int(self.model.max_length)
 
     def prompt(self, dialogue: Dialogue) -> list[int]:
-        """The ids that the model continues. Raises BadRow if the template refuses the dialogue."""
-        return self.renderer.prompt_ids(self.renderer.prompt(dialogue))
+        """The ids that the model continues.
+
+        Raises:
+            BadRow: the template refuses the dialogue, or the model has no embedding for a token of it.
+        """
+        ids = self.renderer.prompt_ids(self.renderer.prompt(dialogue))
+        if ids and max(ids) >= self.model.Vocab.size:
+            token, rows = self.tokenizer.convert_ids_to_tokens(max(ids)), self.model.Vocab.size
+            raise BadRow(
+                "unknown_token",
+                f"token {token!r} has id {max(ids)}, and the model has {rows} embeddings: it was made for another "
+                "tokenizer",
+            )
+        return ids
 
     def stream(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, number: int) -> Iterator[int]:
         """See `decoding.stream`."""
@@ -87,17 +104,58 @@ def text_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     return text
 
 
-def _base_of(adapter: ModelDirectory) -> str:
-    base = (adapter.json(ADAPTER) or {}).get("base_model_name_or_path")
+def check_template(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise ConfigError if the tokenizer of the model at `path` has no chat template."""
     try:
-        if base:
-            return ModelDirectory(str(base)).path
-    except TrainingError:
-        pass
+        tokenizer.get_chat_template()
+    except ValueError as error:
+        several = tokenizer.chat_template
+        what = f"several chat templates, {', '.join(several)}, and no default" if several else "no chat template"
+        raise ConfigError(
+            f"{path} has {what}, so it is not known how it was asked in training; expected the template in "
+            f"{path}/chat_template.jinja, or in chat_template of its tokenizer_config.json, as the exports of chat "
+            "models have it"
+        ) from error
+
+
+def _model(directory: ModelDirectory, base: str | None) -> LmHeadModel:
+    """The model, or the adapter on its base."""
+    place = base or directory.path
+    try:
+        if base is None:
+            return levanter_model.load_model(directory)
+        return levanter_model.load_model(base, lora=LoraConfig(adapter_path=directory.path))
+    except TrainingError as error:
+        text = str(error) if any(path in str(error) for path in (place, directory.path)) else f"{place}: {error}"
+        if base is not None and (place in text or "base model" in text):
+            text += f". The base is {base}; {directory.path}/{ADAPTER} names {_named_base(directory)!r}"
+        raise TrainingError(text) from error
+
+
+def _base_of(adapter: ModelDirectory) -> str:
+    """The directory of its base model."""
+    named = _named_base(adapter)
+    what = f"base_model_name_or_path = {named!r}: no such directory" if named else "it names no base model"
+    with suppress(TrainingError):
+        base = ModelDirectory(named)
+        if named and base.json("config.json") is not None:
+            return base.path
+        what = f"base_model_name_or_path = {named!r}: that directory has no config.json" if named else what
     raise ConfigError(
-        f"{adapter.path}/{ADAPTER}: base_model_name_or_path = {base!r}: no such directory; give that of the base model "
-        "with --base"
+        f"{adapter.path}/{ADAPTER}: {what}; give the directory of the model that the adapter was trained on with --base"
     )
+
+
+def _named_base(adapter: ModelDirectory) -> str:
+    return str((adapter.json(ADAPTER) or {}).get("base_model_name_or_path") or "")
+
+
+def other_base(path: str, base: str) -> str | None:
+    """The base that the adapter at `path` names, if it may be another model than the one in the directory `base`."""
+    named, origin = _named_base(ModelDirectory(path)), (ModelDirectory(base).json(PROVENANCE) or {}).get("id")
+    name = os.path.basename(named.rstrip("/"))
+    same = named in ("", base, origin) or os.path.realpath(named) == os.path.realpath(base)
+    return None if same or (name == os.path.basename(base.rstrip("/")) and not name.isdecimal()) else named
 
 
 def _tokenizer(directory: ModelDirectory, base: str | None) -> PreTrainedTokenizerFast:
@@ -111,6 +169,11 @@ def _ends(directory: ModelDirectory, base: str | None, tokenizer: PreTrainedToke
     stored = directory.json("generation_config.json")
     if stored is None and base is not None:
         stored = ModelDirectory(base).json("generation_config.json")
+    listed = (stored or {}).get("eos_token_id")
+    if not all(end is None or type(end) is int for end in (listed if isinstance(listed, list) else [listed])):
+        raise TrainingError(
+            f"generation_config.json of {directory.path}: eos_token_id = {listed!r}: expected ids of tokens"
+        )
     ends: list[int] = generation_config(tokenizer, stored)["eos_token_id"]
     if not ends:
         raise TrainingError(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow, Dialogue, Message
 from marin_sft.data.messages.reading import dialogue_of
-from marin_sft.data.rows.row_files import find_files, read_rows
+from marin_sft.data.rows.row_files import PROMPTS, find_files, read_rows
 from marin_sft.errors import DataError
 from marin_sft.evaluation.answerer import FORMAT, Answerer
-from marin_sft.paths import file_system
+
+_DIALOGUES = ("messages", "conversations", "conversation")
 
 
 @dataclass(frozen=True)
 class FilePrompt:
-    """`line` of the file. reference: the answer that the row ends with, which is not part of the prompt."""
+    """`line` of the `file`, None if there is only one. reference: the answer that the row ends with, which is not part
+    of the prompt."""
 
+    file: str | None
     line: int
     messages: list[Message]
     tokens: list[int]
@@ -25,43 +28,25 @@ class FilePrompt:
 
 
 def read_prompts(path: str, answerer: Answerer, system: str | None) -> list[FilePrompt]:
-    """All prompts of a file. system: for those without a system message.
+    """All prompts of a file, or of the files in a directory or matching a glob. system: for those without a system
+    message.
 
     Raises:
         DataError: no such file, no prompts, or a row that is none, with its file and line.
     """
     prompts = []
-    for file, line, row in _lines(path) if path.endswith(".txt") else _rows(path):
+    files = find_files([path], PROMPTS)
+    for file, line, row in chain.from_iterable(map(read_rows, files)):
         try:
-            prompts.append(_prompt(answerer, line, row, system))
+            prompts.append(_prompt(answerer, file.path if len(files) > 1 else None, line, row, system))
         except BadRow as bad:
-            raise DataError(f"{file}:{line}: {bad.message}") from bad
+            raise DataError(f"{file.path}:{line}: {bad.what}") from bad
     if not prompts:
         raise DataError(f"{path}: no prompts; expected at least one")
     return prompts
 
 
-def _lines(path: str) -> Iterator[tuple[str, int, object]]:
-    """A row for each line that is not blank."""
-    filesystem, plain = file_system(path)
-    try:
-        text = filesystem.cat_file(plain).decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected UTF-8: {error}") from error
-    for line, prompt in enumerate(text.split("\n"), 1):
-        if prompt.strip():
-            yield path, line, {"prompt": prompt.strip()}
-
-
-def _rows(path: str) -> Iterator[tuple[str, int, object]]:
-    for file in find_files([path]):
-        for source in read_rows(file):
-            yield file.path, source.line, source.row
-
-
-def _prompt(answerer: Answerer, line: int, row: object, system: str | None) -> FilePrompt:
+def _prompt(answerer: Answerer, file: str | None, line: int, row: object, system: str | None) -> FilePrompt:
     if isinstance(row, BadRow):
         raise row
     dialogue = dialogue_of(_as_messages(row), FORMAT)
@@ -80,15 +65,16 @@ def _prompt(answerer: Answerer, line: int, row: object, system: str | None) -> F
             f"the prompt has {len(tokens)} tokens, expected fewer than the model's {answerer.longest}: remove the row "
             "from the prompts",
         )
-    return FilePrompt(line, messages, tokens, reference)
+    return FilePrompt(file, line, messages, tokens, reference)
 
 
 def _as_messages(row: object) -> Json:
-    if not isinstance(row, dict) or ("messages" in row) == ("prompt" in row):
+    found = [key for key in ("prompt", *_DIALOGUES) if isinstance(row, dict) and key in row]
+    if not isinstance(row, dict) or len(found) != 1:
         keys = f"keys {sorted(row)}" if isinstance(row, dict) else f"{str(row)[:80]!r}"
         raise BadRow("unknown_format", f'expected an object with either "messages" or "prompt", got {keys}')
-    if "messages" in row:
+    if found != ["prompt"]:
         return row
     prompt = row["prompt"]
     messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-    return {key: row[key] for key in ("tools", "chat_template_kwargs") if key in row} | {"messages": messages}
+    return {key: row[key] for key in ("system", "tools", "chat_template_kwargs") if key in row} | {"messages": messages}

@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING
 
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.catalog import read_catalog, step_name
-from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
 from marin_sft.execution.flags import default_prefix
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.run import status
 from marin_sft.run.answer_commands import chat, generate
 from marin_sft.run.command_parser import TRAINERS, make_parser, parse
-from marin_sft.run.context import Context
+from marin_sft.run.context import Context, wrong_input
 
 # What only some commands need is imported by them: a command starts in 0.2 s.
 
@@ -126,15 +125,21 @@ def why(context: Context) -> None:
 
 def path(context: Context) -> None:
     """print only the path of a step's committed output"""
-    found = context.step(context.arguments.step)
-    commit = found.state.commit
-    if commit is None:
-        raise UserError(
-            f"{found.directory} has no committed output: it is {status.state_name(found.state)}; "
-            f"see marin-sft why {found.directory}"
-        )
-    output = attempt_path(context.store, found.directory, commit.attempt)
-    context.say({"name": step_name(found.directory), "output": output, "commit": commit.number}, lambda: print(output))
+    found, output = context.output(context.arguments.step)
+    assert found.state.commit is not None
+    facts = {"name": step_name(found.directory), "output": output, "commit": found.state.commit.number}
+    context.say(facts, lambda: print(output))
+
+
+def copy(context: Context) -> None:
+    """copy a step's output to a new directory, without the store's own files"""
+    from marin_sft.execution.tables import counted
+    from marin_sft.run import copying
+
+    arguments = context.arguments
+    names = copying.copy_output(context, arguments.step, arguments.directory)
+    facts = {"directory": os.path.abspath(arguments.directory), "files": names}
+    context.say(facts, lambda: context.console.print(f"{counted(len(names), 'file')} in {facts['directory']}"))
 
 
 def log(context: Context) -> int | None:
@@ -275,6 +280,13 @@ def preview_rows(context: Context) -> None:
         preview.print_previews(make_console(_PROSE), previews)
 
 
+def lint(context: Context) -> None:
+    """look for what is wrong with rows: copies, broken tool calls, leaked test prompts"""
+    from marin_sft.run import lint as linting  # imports numpy
+
+    linting.lint_rows(context, make_console(_PROSE))
+
+
 def fit(context: Context) -> int:
     """whether the trainings of an experiment fit into the memory of their devices"""
     from marin_sft.run import fit as fitting
@@ -307,6 +319,7 @@ def serve_check(context: Context) -> None:
     context.say(metrics, lambda: None)  # the check has printed its table
 
 
+@wrong_input()
 def samples(context: Context) -> None:
     """show the answers of an evaluation, or of two side by side"""
     from marin_sft.run import samples as shown  # loads what evaluation is configured with
@@ -338,6 +351,13 @@ def completion(context: Context) -> None:
     print(script(context.arguments.shell))
 
 
+def dashboard(context: Context) -> None:
+    """open Ray's dashboard, or a job in it, with its token: prints a link for a browser"""
+    from marin_sft.run.cluster_commands import open_dashboard
+
+    open_dashboard(context)
+
+
 def jobs(context: Context) -> None:
     """list the jobs of a Ray cluster, the newest first"""
     from marin_sft.run.cluster_commands import list_jobs
@@ -358,6 +378,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "watch": watch,
     "why": why,
     "path": path,
+    "copy": copy,
     "logs": log,
     "diff": diff,
     "runs": runs,
@@ -370,6 +391,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "gc": gc,
     "verify": verify,
     "preview": preview_rows,
+    "lint": lint,
     "fit": fit,
     "import": import_config,
     "chat": chat,
@@ -377,10 +399,11 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "generate": generate,
     "serve-check": serve_check,
     "completion": completion,
+    "dashboard": dashboard,
     "jobs": jobs,
     "stop": stop,
 }
-WITHOUT_TORCH = ("chat", "generate", "serve-check")
+WITHOUT_TORCH = ("chat", "generate", "serve-check", "lint")
 _PROSE = 80  # columns of rows of data, without a terminal
 
 

@@ -36,6 +36,11 @@ def _add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("step", metavar="STEP")
 
 
+def _add_copy_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("step", metavar="STEP", help="a step, or a directory, local or remote")
+    parser.add_argument("directory", type=path, metavar="DIRECTORY", help="a new one")
+
+
 def _add_pin_flags(parser: argparse.ArgumentParser) -> None:
     _add_step(parser)
     parser.add_argument("--note", default="", help="why you keep it")
@@ -56,6 +61,12 @@ def _add_completion_flags(parser: argparse.ArgumentParser) -> None:
 def _add_jobs_flags(parser: argparse.ArgumentParser) -> None:
     _add_address(parser)
     parser.add_argument("--limit", type=positive, default=30, help="how many to list (default: 30)")
+
+
+def _add_dashboard_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", nargs="?", metavar="JOB", help="the page of a job: its name, or a part of it")
+    parser.add_argument("--address", metavar="A", help="a dashboard or a head (default: as for ray_run)")
+    parser.add_argument("--port", type=positive, default=0, metavar="N", help="of the link (default: any free one)")
 
 
 def _add_stop_flags(parser: argparse.ArgumentParser) -> None:
@@ -129,15 +140,8 @@ def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("step", nargs="?", metavar="STEP", help="its tokenize step, if it has several")
     parser.add_argument("--tokenizer", type=path, metavar="T", help="without an experiment: a directory, or a hub id")
     parser.add_argument("--data", type=path, metavar="FILE", help="without an experiment: a file, directory or glob")
-    parser.add_argument("--format", metavar="F", help="the row format, or auto (default)")
-    parser.add_argument(
-        "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"
-    )
-    parser.add_argument("--role_map", metavar="THEIRS=OUR,..", help="role names of the rows: bot=assistant")
+    _add_format_flags(parser)
     parser.add_argument("--train_on", metavar="W", help="assistant (default), last, all, completion or everything")
-    parser.add_argument(
-        "--format_options", metavar="JSON", help="more fields of ChatLmDatasetFormat: '{\"drop_system\": true}'"
-    )
     parser.add_argument("--max_length", type=positive, metavar="N", help="maximal number of tokens in a row")
     parser.add_argument("--over_length", default="truncate", choices=POLICIES, metavar="P", help=", ".join(POLICIES))
     parser.add_argument(
@@ -147,6 +151,44 @@ def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="show so many rows (default: 3); up to 1,000 are looked at",
     )
+
+
+def _add_format_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", metavar="F", help="the row format, or auto (default)")
+    parser.add_argument(
+        "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"
+    )
+    parser.add_argument("--role_map", metavar="THEIRS=OUR,..", help="role names of the rows: bot=assistant")
+    parser.add_argument(
+        "--format_options", metavar="JSON", help="more fields of ChatLmDatasetFormat: '{\"drop_system\": true}'"
+    )
+
+
+def _add_lint_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data",
+        nargs="+",
+        metavar="[NAME=]DATA",
+        help="files, directories, globs, steps with rows, or datasets of the hub; or EXPERIMENT.py, and perhaps names "
+        "of its steps",
+    )
+    _add_format_flags(parser)
+    parser.set_defaults(train_on=None)
+    parser.add_argument("--split", default="train", metavar="S", help="of datasets of the hub (default: train)")
+    parser.add_argument("--tokenizer", type=path, metavar="T", help="whose special tokens no text should hold")
+    parser.add_argument(
+        "--test", action="append", metavar="[NAME=]DATA", help="a test set, whose prompts should not be in the rows"
+    )
+    parser.add_argument(
+        "--fail_above",
+        action="append",
+        metavar="NAME=SHARE,..",
+        help="exit code 1 if a finding is in more than this share of the rows: duplicate_rows=0.01",
+    )
+    parser.add_argument(
+        "--samples", type=whole_number, default=2, metavar="N", help="of each finding, at most 5 (default: 2)"
+    )
+    parser.add_argument("-o", "--output", type=path, metavar="DIR", help="keep the findings, with 5 samples of each")
 
 
 def _add_ui_flags(parser: argparse.ArgumentParser) -> None:
@@ -283,6 +325,7 @@ _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "watch": _add_watch_flags,
     "why": _add_step,
     "path": _add_step,
+    "copy": _add_copy_flags,
     "logs": _add_logs_flags,
     "diff": _add_diff_flags,
     "runs": _add_runs_flags,
@@ -295,6 +338,7 @@ _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "gc": _add_gc_flags,
     "verify": _add_pattern,
     "preview": _add_preview_flags,
+    "lint": _add_lint_flags,
     "fit": _add_fit_flags,
     "import": _add_import_flags,
     "chat": _add_answer_flags,
@@ -302,6 +346,7 @@ _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "generate": _add_generate_flags,
     "serve-check": _add_serve_check_flags,
     "completion": _add_completion_flags,
+    "dashboard": _add_dashboard_flags,
     "jobs": _add_jobs_flags,
     "stop": _add_stop_flags,
 }

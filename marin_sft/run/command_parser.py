@@ -21,7 +21,7 @@ TRAINERS = {
     "dpo": "train a model on preferences, or with TRL's flags",
 }
 _CLUSTER = "start, look at or check a Ray cluster"
-_WITHOUT_STORE = ("show", "jobs", "stop", "completion")
+_WITHOUT_STORE = ("show", "dashboard", "jobs", "stop", "completion")
 
 
 class _Parser(argparse.ArgumentParser):

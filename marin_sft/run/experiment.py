@@ -36,10 +36,19 @@ def tokenization(script: str, name: str | None, prefix: str) -> TokenizeConfig:
     step = steps.get(name or next(iter(steps)))
     if step is None:
         raise UserError(f"{script}: no tokenize step {name!r}{nearest_text(str(name), sorted(steps))}")
-    run = Executor(ExecutorFlags(prefix=prefix)).plan([step])
-    config = resolve(step.config, lambda leaf: _path(leaf, run, script))
+    config = resolved_config(script, step, prefix)
     assert isinstance(config, TokenizeConfig)
     return config
+
+
+def resolved_config(script: str, step: AnyStep, prefix: str) -> object:
+    """The config of a step of the file, with its inputs as paths under `prefix`.
+
+    Raises:
+        UserError: an input has no output yet.
+    """
+    run = Executor(ExecutorFlags(prefix=prefix)).plan([step])
+    return resolve(step.config, lambda leaf: _path(leaf, run, script))
 
 
 def steps_of(script: str) -> Iterator[AnyStep]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 
 from marin_sft.errors import UserError
-from marin_sft.execution.claims import attempt_path
-from marin_sft.execution.local_store import LATEST
 from marin_sft.paths import file_system, names_in
-from marin_sft.run.context import Context
+from marin_sft.run.context import Context, output_in
 
 _MARKS = ("config.json", "adapter_config.json")
 _DEPTH = 3
@@ -24,15 +22,13 @@ def find_model(context: Context, text: str) -> str:
     if os.path.isfile(path):
         raise UserError(f"{path} is a file: expected the directory of a model in safetensors")
     names = names_in(path)
-    if not names and (os.path.isabs(path) or text.startswith((".", "~"))):
+    remote = "://" in text and not text.startswith(f"{context.prefix}/")
+    if not names and (remote or os.path.isabs(path) or text.startswith((".", "~"))):
         raise UserError(
             f"{path} {'is empty' if os.path.isdir(path) else 'does not exist'}: expected a model's directory"
         )
     if not names or (_is_step(names) and not _is_model(names)):
-        if names and LATEST in names:
-            path = f"{path.rstrip('/')}/{LATEST}"
-        else:
-            path = _output(context, text)
+        path = output_in(path) if names else _output(context, text)
         names = names_in(path)
     if not _is_model(names):
         raise UserError(f"{path} is no model: it has neither {' nor '.join(_MARKS)}{_hint(path)}")
@@ -40,10 +36,13 @@ def find_model(context: Context, text: str) -> str:
 
 
 def _output(context: Context, text: str) -> str:
-    found = context.step(text)
-    if found.state.commit is None:
-        raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
-    return attempt_path(context.store, found.directory, found.state.commit.attempt)
+    try:
+        return context.output(text)[1]
+    except UserError as error:
+        raise UserError(
+            f"no directory {text!r}, local or remote (a hub id becomes one with: hf download ID --local-dir "
+            f"DIRECTORY); and as a step: {error}"
+        ) from error
 
 
 def _is_model(names: list[str]) -> bool:

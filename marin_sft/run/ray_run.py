@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from marin_sft.errors import UserError
 from marin_sft.execution.flags import path
+from marin_sft.execution.ray_environment import asks_for_token, how_to_open
 from marin_sft.execution.resources import TpuPodConfig
 from marin_sft.execution.terminal import complain
 from marin_sft.machines import named, nearest_types, slice_of
@@ -179,7 +180,7 @@ def _run(flags: argparse.Namespace, command: Sequence[str], address: str | None)
         reserved=_reserved(flags),
     )
     submit(client, job)
-    print(f"Job {job.submission_id}: {client.get_address()}/#/jobs/{job.submission_id}", flush=True)
+    print(_where(client.get_address(), job.submission_id), flush=True)
     if flags.no_wait:
         return 0
     if flags.auto_stop:
@@ -193,6 +194,12 @@ def _run(flags: argparse.Namespace, command: Sequence[str], address: str | None)
         return complain(f"the cluster no longer answers; job {job.submission_id} may still be running: {error}", 1)
     forget_secrets(client, job.secrets_key)
     return code
+
+
+def _where(address: str, submission_id: str) -> str:
+    """One line."""
+    way = f"  (to open it: {how_to_open(address)} {shlex.quote(submission_id)})" if asks_for_token() else ""
+    return f"Job {submission_id}: {address}/#/jobs/{submission_id}{way}"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

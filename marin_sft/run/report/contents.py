@@ -16,7 +16,7 @@ from marin_sft.execution.prices import Prices
 from marin_sft.execution.store import Store
 from marin_sft.run import explanation
 from marin_sft.run.cost import StepCost, spent_on, step_costs
-from marin_sft.run.report import datasets, evaluations, exports
+from marin_sft.run.report import datasets, evaluations, exports, lints
 from marin_sft.run.report.curves import curves
 from marin_sft.run.report.documents import read_json
 from marin_sft.run.report.steps import Step, read_step, step_json
@@ -94,6 +94,7 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
             (step for step in steps if "mixture.json" in step.files),
             lambda step: datasets.mixture_json(store, step, _users(store, step, trainings, epochs)),
         ),
+        "lints": sections.of_steps(filter(lints.is_lint, steps), lambda step: lints.lint_json(store, step)),
         "evaluations": scores,
         "export_tables": sections.of_steps(
             (step for step in steps if evaluations.TABLE in step.files),

@@ -76,6 +76,22 @@ def test_trained_tokens_are_marked(opened, report):
     assert "</script>" in "".join(marked.all_inner_texts())
 
 
+@pytest.mark.parametrize(("width", "theme"), SIZES)
+def test_findings_in_rows_unfold(opened, linted, tmp_path, width, theme):
+    write_report(linted, str(tmp_path / "page.html"))
+    page = opened((tmp_path / "page.html").as_uri(), width, theme)
+    samples = page.locator("#findings .sample")
+    assert not samples.first.is_visible()
+    page.locator("#findings summary", has_text="empty_answers").first.click()
+    shown = samples.filter(visible=True)
+    assert shown.count() == 1 and "<img src=x" in shown.inner_text() and "rows.jsonl:61" in shown.inner_text()
+    assert page.locator("#findings .toomany").inner_text().startswith("40")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.complaints == [] and page.title() != "broken"
+    if os.environ.get("BROWSER_SHOTS"):
+        page.locator("#findings").screenshot(path=f"{os.environ['BROWSER_SHOTS']}/findings_{width}_{theme}.png")
+
+
 def test_a_step_opens_and_closes_from_the_keyboard(opened, report):
     page = opened(report)
     node = page.get_by_role("button", name="mixtures/mine: ran")
