@@ -291,8 +291,8 @@ def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
         type=path,
         required=True,
         metavar="FILE",
-        help='rows with "messages" or "prompt" (.jsonl and other kinds), or .txt with a prompt on each line; an answer '
-        "that a row ends with is kept as its reference",
+        help='a file, directory or glob: rows with "messages" or "prompt" (.jsonl and other kinds), or .txt with a '
+        "prompt on each line; an answer that a row ends with is kept as its reference",
     )
     parser.add_argument("-o", "--output", type=path, required=True, metavar="OUT.jsonl", help="the file to write")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
