@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from marin_sft.data.chat.renderer import ChatRenderer
+from marin_sft.data.download import PROVENANCE
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.examples import Dialogue
 from marin_sft.errors import ConfigError, TrainingError
@@ -44,20 +46,12 @@ class Answerer:
         """
         use_compilation_cache()
         directory = ModelDirectory(path)
-        is_adapter = directory.json(ADAPTER) is not None
-        if base is None and is_adapter:
-            base = _base_of(directory)
-        elif base is not None and not is_adapter:
-            raise ConfigError(
-                f"base {base!r}: {path} is a model and no adapter: it has no {ADAPTER}; leave the base out"
-            )
-        tokenizer = _tokenizer(directory, base)
+        base = base_of(directory, base)
+        tokenizer = tokenizer_of(directory, base)
         renderer = ChatRenderer(tokenizer, FORMAT)
         renderer.prompt(Dialogue([{"role": "user", "content": "a question"}]))  # without a template, nothing is loaded
         ends = _ends(directory, base, tokenizer)
-        lora = LoraConfig(adapter_path=path) if is_adapter else None
-        model = levanter_model.load_model(base or directory, lora=lora)
-        return Answerer(kv_cache.unstacked(model), renderer, ends)
+        return Answerer(kv_cache.unstacked(load_model(directory, base)), renderer, ends)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -87,20 +81,56 @@ def text_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     return text
 
 
-def _base_of(adapter: ModelDirectory) -> str:
-    base = (adapter.json(ADAPTER) or {}).get("base_model_name_or_path")
+def base_of(directory: ModelDirectory, base: str | None) -> str | None:
+    """Where the base model of an adapter is: `base`, or what the adapter says. None: the directory has a model itself.
+
+    Raises:
+        ConfigError: there is no such directory, it has an adapter too, or a base is given for a model.
+    """
+    stored = directory.json(ADAPTER)
+    if stored is None:
+        if base is None:
+            return None
+        raise ConfigError(
+            f"base {base!r}: {directory.path} is a model and no adapter: it has no {ADAPTER}; leave the base out"
+        )
+    named = stored.get("base_model_name_or_path")
+    said = f"base {base!r}" if base else f"{directory.path}/{ADAPTER}: base_model_name_or_path = {named!r}"
+    advice = "give that of the base model with --base"
+    if not (base or named):
+        raise ConfigError(f"{said}; {advice}")
     try:
-        if base:
-            return ModelDirectory(str(base)).path
-    except TrainingError:
-        pass
-    raise ConfigError(
-        f"{adapter.path}/{ADAPTER}: base_model_name_or_path = {base!r}: no such directory; give that of the base model "
-        "with --base"
+        found = ModelDirectory(base or str(named))
+    except TrainingError as error:
+        raise ConfigError(f"{said}: no such directory; {advice}") from error
+    if found.json("config.json") is None:
+        what = "an adapter too" if found.json(ADAPTER) is not None else "no model: it has no config.json"
+        raise ConfigError(f"base {found.path!r} is {what}; give the model that the adapter was trained on with --base")
+    return found.path
+
+
+def other_base(adapter: ModelDirectory, base: ModelDirectory) -> str | None:
+    """A sentence if the adapter says that it was trained on another model than `base`, as far as can be told.
+
+    An adapter of another model of the same shapes can be loaded, and computes nonsense.
+    """
+    named = (adapter.json(ADAPTER) or {}).get("base_model_name_or_path")
+    names = {base.path, os.path.realpath(base.path), (base.json(PROVENANCE) or {}).get("id")}
+    if not named or named in names or os.path.realpath(named) in names:
+        return None
+    return (
+        f"{adapter.path} says that its base is {named}, and {base.path} is used: answers make sense if it is the same"
     )
 
 
-def _tokenizer(directory: ModelDirectory, base: str | None) -> PreTrainedTokenizerFast:
+def load_model(directory: ModelDirectory, base: str | None) -> LmHeadModel:
+    """The model, or the adapter on its `base`: see `base_of`."""
+    if base is None:
+        return levanter_model.load_model(directory)
+    return levanter_model.load_model(base, lora=LoraConfig(adapter_path=directory.path))
+
+
+def tokenizer_of(directory: ModelDirectory, base: str | None) -> PreTrainedTokenizerFast:
     """That of an adapter, if it has one: its template may be another than the base's."""
     if base is None or directory.json("tokenizer_config.json") is not None:
         return directory.tokenizer()

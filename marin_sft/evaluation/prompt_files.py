@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from marin_sft.data.files import Json
 from marin_sft.data.messages.examples import BadRow, Dialogue, Message
@@ -12,6 +12,15 @@ from marin_sft.data.rows.row_files import find_files, read_rows
 from marin_sft.errors import DataError
 from marin_sft.evaluation.answerer import FORMAT, Answerer
 from marin_sft.paths import file_system
+
+
+@dataclass(frozen=True)
+class Place:
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True)
@@ -31,14 +40,29 @@ def read_prompts(path: str, answerer: Answerer, system: str | None) -> list[File
         DataError: no such file, no prompts, or a row that is none, with its file and line.
     """
     prompts = []
-    for file, line, row in _lines(path) if path.endswith(".txt") else _rows(path):
+    for where, dialogue, reference in read_dialogues(path):
         try:
-            prompts.append(_prompt(answerer, line, row, system))
+            prompts.append(_prompt(answerer, where.line, dialogue, reference, system))
+        except BadRow as bad:
+            raise DataError(f"{where}: {bad.message}") from bad
+    return prompts
+
+
+def read_dialogues(path: str) -> Iterator[tuple[Place, Dialogue, str | None]]:
+    """Each prompt of a file, as far as the model is to answer it, and the answer that its row ends with.
+
+    Raises:
+        DataError: as `read_prompts`.
+    """
+    are_any = False
+    for file, line, row in _lines(path) if path.endswith(".txt") else _rows(path):
+        are_any = True
+        try:
+            yield Place(file, line), *_asked(row)
         except BadRow as bad:
             raise DataError(f"{file}:{line}: {bad.message}") from bad
-    if not prompts:
+    if not are_any:
         raise DataError(f"{path}: no prompts; expected at least one")
-    return prompts
 
 
 def _lines(path: str) -> Iterator[tuple[str, int, object]]:
@@ -61,19 +85,23 @@ def _rows(path: str) -> Iterator[tuple[str, int, object]]:
             yield file.path, source.line, source.row
 
 
-def _prompt(answerer: Answerer, line: int, row: object, system: str | None) -> FilePrompt:
+def _asked(row: object) -> tuple[Dialogue, str | None]:
     if isinstance(row, BadRow):
         raise row
     dialogue = dialogue_of(_as_messages(row), FORMAT)
-    messages, reference = dialogue.messages, None
-    if messages[-1]["role"] == "assistant":
-        *messages, last = messages
-        reference = last["content"]
-    if not messages:
+    *before, last = dialogue.messages
+    if last["role"] != "assistant":
+        return dialogue, None
+    if not before:
         raise BadRow("empty_dialogue", "the row has an answer and no prompt")
+    return replace(dialogue, messages=before), last["content"]
+
+
+def _prompt(answerer: Answerer, line: int, asked: Dialogue, reference: str | None, system: str | None) -> FilePrompt:
+    messages = asked.messages
     if system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
-    tokens = answerer.prompt(Dialogue(messages, dialogue.tools, dialogue.chat_template_kwargs))
+    tokens = answerer.prompt(replace(asked, messages=messages))
     if len(tokens) >= answerer.longest:
         raise BadRow(
             "too_long",
@@ -84,7 +112,7 @@ def _prompt(answerer: Answerer, line: int, row: object, system: str | None) -> F
 
 
 def _as_messages(row: object) -> Json:
-    if not isinstance(row, dict) or ("messages" in row) == ("prompt" in row):
+    if not isinstance(row, dict) or not ("messages" in row or "prompt" in row):
         keys = f"keys {sorted(row)}" if isinstance(row, dict) else f"{str(row)[:80]!r}"
         raise BadRow("unknown_format", f'expected an object with either "messages" or "prompt", got {keys}')
     if "messages" in row:

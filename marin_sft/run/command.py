@@ -47,8 +47,8 @@ from marin_sft.run.command_flags import add_flags
 from marin_sft.run.context import Context
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
-from marin_sft.run.model_path import find_model
 from marin_sft.run.script import run_script
+from marin_sft.run.server_commands import serve_check, write_gguf
 
 if TYPE_CHECKING:
     from marin_sft.trainers.trainer import SFTTrainer
@@ -273,15 +273,6 @@ def import_config(context: Context) -> None:
     context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
 
 
-def serve_check(context: Context) -> None:
-    """load a model in a server that people use, and compare it with ours"""
-    model = find_model(context, context.arguments.model)
-    from marin_sft.run.serve_check import check  # imports what evaluations are configured with
-
-    metrics = check(model, context.arguments)
-    context.say(metrics, lambda: None)  # the check has printed its table
-
-
 def samples(context: Context) -> None:
     """show the answers of an evaluation, or of two side by side"""
     from marin_sft.run import samples as shown  # loads what evaluation is configured with
@@ -315,10 +306,11 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "samples": samples,
     "generate": generate,
     "serve-check": serve_check,
+    "gguf": write_gguf,
     "jobs": list_jobs,
     "stop": stop,
 }
-WITHOUT_TORCH = ("chat", "generate", "serve-check")
+WITHOUT_TORCH = ("chat", "generate", "serve-check", "gguf")
 _PROSE = 80  # columns of rows of data, without a terminal
 _CLUSTER = "start, look at or check a Ray cluster"
 

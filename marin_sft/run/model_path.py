@@ -22,7 +22,7 @@ def find_model(context: Context, text: str) -> str:
     """
     path = text if "://" in text else os.path.expanduser(text)
     if os.path.isfile(path):
-        raise UserError(f"{path} is a file: expected the directory of a model in safetensors")
+        raise UserError(f"{path} is a file: expected the directory of a model in safetensors{_of_gguf([path])}")
     names = names_in(path)
     if not names and (os.path.isabs(path) or text.startswith((".", "~"))):
         raise UserError(
@@ -35,8 +35,34 @@ def find_model(context: Context, text: str) -> str:
             path = _output(context, text)
         names = names_in(path)
     if not _is_model(names):
-        raise UserError(f"{path} is no model: it has neither {' nor '.join(_MARKS)}{_hint(path)}")
+        raise UserError(f"{path} is no model: it has neither {' nor '.join(_MARKS)}{_of_gguf(names)}{_hint(path)}")
     return path
+
+
+def find_tokenizer(context: Context, text: str) -> str:
+    """A directory, local or remote, the output of a step, or a hub id as it is.
+
+    Raises:
+        UserError: the step has no output, or nothing has this name.
+    """
+    path = text if "://" in text else os.path.expanduser(text)
+    if names := names_in(path):
+        return f"{path.rstrip('/')}/{LATEST}" if _is_step(names) and LATEST in names else path
+    try:
+        found = context.step(text)
+    except UserError as error:
+        if text.count("/") <= 1 and not text.startswith((".", "/", "~")) and "://" not in text:
+            return text  # perhaps the id of one on the hub
+        raise UserError(f"no tokenizer {text!r}: no such directory, and {error}") from error
+    if found.state.commit is None:
+        raise UserError(f"{found.directory} has no committed output, so there is no tokenizer yet")
+    return attempt_path(context.store, found.directory, found.state.commit.attempt)
+
+
+def _of_gguf(names: list[str]) -> str:
+    """What to do with a GGUF file instead of a model."""
+    is_there = any(name.endswith(".gguf") for name in names)
+    return "; a GGUF file alone cannot be read here: give the export that it was made of" if is_there else ""
 
 
 def _output(context: Context, text: str) -> str:
