@@ -109,18 +109,18 @@ def base_of(directory: ModelDirectory, base: str | None) -> str | None:
     return found.path
 
 
-def other_base(adapter: ModelDirectory, base: ModelDirectory) -> str | None:
-    """A sentence if the adapter says that it was trained on another model than `base`, as far as can be told.
+def other_base(path: str, base: str | None) -> str | None:
+    """A sentence if the adapter at `path` says that it was trained on another model than `base`, which was given.
 
     An adapter of another model of the same shapes can be loaded, and computes nonsense.
     """
-    named = (adapter.json(ADAPTER) or {}).get("base_model_name_or_path")
-    names = {base.path, os.path.realpath(base.path), (base.json(PROVENANCE) or {}).get("id")}
+    if base is None:
+        return None
+    named = (ModelDirectory(path).json(ADAPTER) or {}).get("base_model_name_or_path")
+    names = {base, os.path.realpath(base), (ModelDirectory(base).json(PROVENANCE) or {}).get("id")}
     if not named or named in names or os.path.realpath(named) in names:
         return None
-    return (
-        f"{adapter.path} says that its base is {named}, and {base.path} is used: answers make sense if it is the same"
-    )
+    return f"{path} says that its base is {named}, and {base} is used: answers make sense only if it is the same model"
 
 
 def load_model(directory: ModelDirectory, base: str | None) -> LmHeadModel:

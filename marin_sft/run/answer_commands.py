@@ -61,9 +61,12 @@ def _answerer(context: Context) -> tuple[str, Answerer]:
     base = find_model(context, arguments.base) if arguments.base else None
     if sys.stderr.isatty():
         print(visible(f"loading {path}"), file=sys.stderr)
-    from marin_sft.evaluation.answerer import Answerer  # imports JAX
+    from marin_sft.evaluation.answerer import Answerer, other_base  # imports JAX
 
-    return path, Answerer.load(path, base)
+    answerer = Answerer.load(path, base)
+    if other := other_base(path, base):
+        print(visible(other), file=sys.stderr)
+    return path, answerer
 
 
 def _sampling(arguments: argparse.Namespace) -> Sampling:

@@ -12,7 +12,7 @@ from typing import Any
 
 from marin_sft.data.files import read_json
 from marin_sft.errors import UserError
-from marin_sft.evaluation.answerer import ADAPTER, base_of, other_base
+from marin_sft.evaluation.answerer import ADAPTER, other_base
 from marin_sft.evaluation.served import served
 from marin_sft.evaluation.step_configs import ServedConfig
 from marin_sft.execution.commits import committed_files
@@ -39,12 +39,10 @@ def check(model: str, base: str | None, tokenizer: str | None, arguments: argpar
     prompts = {"prompts": os.fspath(path_of(arguments.prompts))} if arguments.prompts else {}
     if arguments.output and os.path.exists(f"{arguments.output}/metrics.json"):
         raise UserError(f"--output: {arguments.output} has the result of a check; expected another directory")
-    directory = ModelDirectory(model)
-    if directory.json(ADAPTER) is not None:
-        _note_base(directory, base)
-        is_listed = False
-    else:
-        is_listed = tokenizer is None and _is_as_exported(model)
+    if other := other_base(model, base):
+        print(other, file=sys.stderr)
+    is_adapter = ModelDirectory(model).json(ADAPTER) is not None
+    is_listed = not is_adapter and tokenizer is None and _is_as_exported(model)
     with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout), _output(arguments.output) as output:
         config = ServedConfig(prompts=prompts, output_path=output, **options)
         found = served.check(config, is_kept=arguments.output is not None)
@@ -61,13 +59,6 @@ def _output(asked: str | None) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="serve-check-") as scratch:
         yield scratch
-
-
-def _note_base(adapter: ModelDirectory, base: str | None) -> None:
-    found = base_of(adapter, base)
-    assert found is not None
-    if other := other_base(adapter, ModelDirectory(found)):
-        print(other, file=sys.stderr)
 
 
 def _is_as_exported(model: str) -> bool:

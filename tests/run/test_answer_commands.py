@@ -198,6 +198,12 @@ def test_an_adapter_answers_on_its_base_here_and_in_a_bucket(model, adapter, tmp
     (lost / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/gone"}))
     assert ask(str(lost), tmp_path / "rows.txt", tmp_path / "x.jsonl") == 2
     assert "base_model_name_or_path = 'org/gone': no such directory" in capsys.readouterr().err
+    assert ask(str(lost), tmp_path / "rows.txt", tmp_path / "lost.jsonl", "--base", model) == 0
+    assert f"says that its base is org/gone, and {model} is used" in capsys.readouterr().err
+    assert ask(adapter, tmp_path / "rows.txt", tmp_path / "y.jsonl", "--base", model) == 0
+    assert "says that its base" not in capsys.readouterr().err
+    assert ask(adapter, tmp_path / "rows.txt", tmp_path / "z.jsonl", "--base", adapter) == 2
+    assert "is an adapter too; give the model that the adapter was trained on" in capsys.readouterr().err
     assert ask(model, tmp_path / "rows.txt", tmp_path / "x.jsonl", "--base", model) == 2
     assert "is a model and no adapter" in capsys.readouterr().err
 
