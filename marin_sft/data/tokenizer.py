@@ -21,6 +21,8 @@ PLAIN_CLASS = "PreTrainedTokenizerFast"
 """The class for which transformers uses tokenizer.json unchanged."""
 _TEMPLATES = "additional_chat_templates"
 _TOKENIZER_FILES = ("tokenizer", "special", "chat", "added", "vocab", "merges", "config.json", _TEMPLATES)
+_VOCABULARIES = ("tokenizer.json", "vocab", "merges", "tekken")
+_VOCABULARY_KINDS = (".model", ".tiktoken")
 _HUB_SECONDS = 10.0
 _logger = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -112,6 +114,7 @@ def _is_on_hub(name: str) -> bool:
 
 
 def _from_pretrained(place: str, name: str, *, local_files_only: bool) -> PreTrainedTokenizerFast:
+    """Of a local directory, or of the hub id `place`."""
     from transformers import AutoTokenizer
 
     try:
@@ -123,15 +126,32 @@ def _from_pretrained(place: str, name: str, *, local_files_only: bool) -> PreTra
                 "never run; expected a class of transformers: if there is a tokenizer.json, remove auto_map and "
                 f"set tokenizer_class to {PLAIN_CLASS!r}"
             ) from error
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"cannot load the tokenizer {name!r}: {reason}; expected a directory with a Hugging Face tokenizer, or "
-            "the id of one on the hub that can be reached from here or is cached"
-            f"{nearest_path(name)}"
-        ) from error
+        raise ConfigError(f"cannot load the tokenizer {name!r}: {_why_not(place, name, error)}") from error
     if not tokenizer.is_fast:
         raise ConfigError(f"{name!r} holds a {type(tokenizer).__name__}; expected a fast one (with a tokenizer.json)")
     return tokenizer
+
+
+def _why_not(place: str, name: str, error: Exception) -> str:
+    """Why a tokenizer cannot be loaded, and what to do."""
+    reason = " ".join(str(error).split())
+    if not os.path.isdir(place):
+        return (
+            f"{reason}; expected a directory with a Hugging Face tokenizer, or the id of one on the hub that can be "
+            f"reached from here or is cached{nearest_path(name)}"
+        )
+    there = sorted(os.listdir(place))
+    if not any(file.startswith(_VOCABULARIES) or file.endswith(_VOCABULARY_KINDS) for file in there):
+        return f"it has no vocabulary (found {', '.join(there)}); expected tokenizer.json: copy or download it again"
+    try:
+        with open(os.path.join(place, "tokenizer.json"), "rb") as file:
+            whole = isinstance(json.load(file), dict)
+    except FileNotFoundError:
+        whole = True
+    except ValueError:
+        whole = False
+    what = reason if whole else f"tokenizer.json is not an object of JSON ({reason})"
+    return f"{what}; expected the files of a Hugging Face tokenizer, whole: copy or download them again"
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:

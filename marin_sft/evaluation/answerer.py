@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from marin_sft.data.chat.renderer import ChatRenderer
 from marin_sft.data.download import PROVENANCE
 from marin_sft.data.formats import ChatLmDatasetFormat
-from marin_sft.data.messages.examples import Dialogue
+from marin_sft.data.messages.examples import BadRow, Dialogue
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.evaluation import decoding, kv_cache
 from marin_sft.evaluation.sampling import Sampling
@@ -48,8 +48,12 @@ class Answerer:
         directory = ModelDirectory(path)
         base = base_of(directory, base)
         tokenizer = tokenizer_of(directory, base)
+        check_template(path, tokenizer)
         renderer = ChatRenderer(tokenizer, FORMAT)
-        renderer.prompt(Dialogue([{"role": "user", "content": "a question"}]))  # without a template, nothing is loaded
+        try:  # before anything large is loaded
+            renderer.prompt(Dialogue([{"role": "user", "content": "a question"}]))
+        except BadRow as error:
+            raise ConfigError(f"{path}: its chat template cannot be used: {error.message}") from error
         ends = _ends(directory, base, tokenizer)
         return Answerer(kv_cache.unstacked(load_model(directory, base)), renderer, ends)
 
@@ -81,53 +85,71 @@ def text_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     return text
 
 
-def base_of(directory: ModelDirectory, base: str | None) -> str | None:
-    """Where the base model of an adapter is: `base`, or what the adapter says. None: the directory has a model itself.
-
-    Raises:
-        ConfigError: there is no such directory, it has an adapter too, or a base is given for a model.
-    """
-    stored = directory.json(ADAPTER)
-    if stored is None:
-        if base is None:
-            return None
-        raise ConfigError(
-            f"base {base!r}: {directory.path} is a model and no adapter: it has no {ADAPTER}; leave the base out"
-        )
-    named = stored.get("base_model_name_or_path")
-    said = f"base {base!r}" if base else f"{directory.path}/{ADAPTER}: base_model_name_or_path = {named!r}"
-    advice = "give that of the base model with --base"
-    if not (base or named):
-        raise ConfigError(f"{said}; {advice}")
+def check_template(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise ConfigError if the tokenizer of the model at `path` has no chat template."""
     try:
-        found = ModelDirectory(base or str(named))
-    except TrainingError as error:
-        raise ConfigError(f"{said}: no such directory; {advice}") from error
-    if found.json("config.json") is None:
-        what = "an adapter too" if found.json(ADAPTER) is not None else "no model: it has no config.json"
-        raise ConfigError(f"base {found.path!r} is {what}; give the model that the adapter was trained on with --base")
-    return found.path
-
-
-def other_base(path: str, base: str | None) -> str | None:
-    """A sentence if the adapter at `path` says that it was trained on another model than `base`, which was given.
-
-    An adapter of another model of the same shapes can be loaded, and computes nonsense.
-    """
-    if base is None:
-        return None
-    named = (ModelDirectory(path).json(ADAPTER) or {}).get("base_model_name_or_path")
-    names = {base, os.path.realpath(base), (ModelDirectory(base).json(PROVENANCE) or {}).get("id")}
-    if not named or named in names or os.path.realpath(named) in names:
-        return None
-    return f"{path} says that its base is {named}, and {base} is used: answers make sense only if it is the same model"
+        tokenizer.get_chat_template()
+    except ValueError as error:
+        several = tokenizer.chat_template
+        what = f"several chat templates, {', '.join(several)}, and no default" if several else "no chat template"
+        raise ConfigError(
+            f"{path} has {what}, so it is not known how it was asked in training; expected the template in "
+            f"{path}/chat_template.jinja, or in chat_template of its tokenizer_config.json, as the exports of chat "
+            "models have it"
+        ) from error
 
 
 def load_model(directory: ModelDirectory, base: str | None) -> LmHeadModel:
     """The model, or the adapter on its `base`: see `base_of`."""
     if base is None:
         return levanter_model.load_model(directory)
-    return levanter_model.load_model(base, lora=LoraConfig(adapter_path=directory.path))
+    try:
+        return levanter_model.load_model(base, lora=LoraConfig(adapter_path=directory.path))
+    except TrainingError as error:
+        named = _named_base(directory)
+        raise TrainingError(f"{error}. The base is {base}; {directory.path}/{ADAPTER} names {named!r}") from error
+
+
+def base_of(directory: ModelDirectory, base: str | None) -> str | None:
+    """The directory of an adapter's base model: `base`, or what the adapter says. None: it is a model itself.
+
+    Raises:
+        ConfigError: there is no such directory, it has no model, or a base is given for a model.
+    """
+    if directory.json(ADAPTER) is None:
+        if base is None:
+            return None
+        raise ConfigError(
+            f"base {base!r}: {directory.path} is a model and no adapter: it has no {ADAPTER}; leave the base out"
+        )
+    advice = "give the directory of the model that the adapter was trained on with --base"
+    named = _named_base(directory)
+    said = f"base {base!r}" if base else f"{directory.path}/{ADAPTER}: base_model_name_or_path = {named!r}"
+    if not (base or named):
+        raise ConfigError(f"{directory.path}/{ADAPTER}: it names no base model; {advice}")
+    try:
+        found = ModelDirectory(base or named)
+    except TrainingError as error:
+        raise ConfigError(f"{said}: no such directory; {advice}") from error
+    if found.json("config.json") is None:
+        what = "an adapter too" if found.json(ADAPTER) is not None else "no model: it has no config.json"
+        raise ConfigError(f"{said} is {what}; {advice}")
+    return found.path
+
+
+def _named_base(adapter: ModelDirectory) -> str:
+    return str((adapter.json(ADAPTER) or {}).get("base_model_name_or_path") or "")
+
+
+def note_on_base(path: str, base: str) -> str | None:
+    """A sentence if the adapter at `path` names another base than the model in the directory `base`."""
+    named, origin = _named_base(ModelDirectory(path)), (ModelDirectory(base).json(PROVENANCE) or {}).get("id")
+    name = os.path.basename(named.rstrip("/"))
+    same = named in ("", base, origin) or os.path.realpath(named) == os.path.realpath(base)
+    if same or (name == os.path.basename(base.rstrip("/")) and not name.isdecimal()):
+        return None
+    what = f"{path} was trained on {named!r}, its {ADAPTER} says; on another model than that in {base}"
+    return f"note: {what}, its answers mean nothing"
 
 
 def tokenizer_of(directory: ModelDirectory, base: str | None) -> PreTrainedTokenizerFast:

@@ -57,12 +57,14 @@ class Chat:
             DataError: the template refuses the dialogue, or it has become longer than the model takes.
         """
         said = [*self.messages, {"role": "user", "content": text}]
-        prompt = self.answerer.prompt(Dialogue(said))
+        try:
+            prompt = self.answerer.prompt(Dialogue(said))
+        except BadRow as error:
+            raise DataError(f"the chat template refuses the dialogue: {error.message}") from error
         if len(prompt) >= self.answerer.longest:
-            raise DataError(
-                f"the dialogue has {len(prompt)} tokens, and the model takes {self.answerer.longest}: start a new one "
-                "with /reset"
-            )
+            begun = any(message["role"] == "assistant" for message in self.messages)
+            what, do = ("dialogue", "start a new one with /reset") if begun else ("message", "expected a shorter one")
+            raise DataError(f"the {what} has {len(prompt)} tokens, and the model takes {self.answerer.longest}: {do}")
         self.asked, self.answered = prompt, []
         self.thought, self.thought_tokens = "", 0
         try:

@@ -26,6 +26,7 @@ from marin_sft.data.rows.row_files import find_files, read_rows
 from marin_sft.data.rows.source_rows import SourceRow
 from marin_sft.errors import DataError, TrainingError
 from marin_sft.evaluation import decoding
+from marin_sft.evaluation.answerer import check_template
 from marin_sft.evaluation.samples import write_samples
 from marin_sft.evaluation.sampling import Sampling
 from marin_sft.evaluation.step_configs import GenerateConfig
@@ -64,6 +65,7 @@ def generate(config: GenerateConfig) -> None:
     use_compilation_cache()
     directory = ModelDirectory(config.model)
     tokenizer = directory.tokenizer()
+    check_template(config.model, tokenizer)
     model = levanter_model.load_model(directory)
     prompts = read_prompts(config, tokenizer, model.max_length)
     ends = end_ids(directory)
@@ -109,7 +111,8 @@ def _rows(pattern: str) -> Iterator[SourceRow]:
 def _prompt(renderer: ChatRenderer, name: str, source: SourceRow) -> Prompt:
     """The row's prompt, rendered as in training: with its tools and its own template arguments."""
     messages = source.row.get("messages") if isinstance(source.row, dict) else None
-    if not messages or messages[-1].get("role") != "assistant" or len(messages) < 2:
+    last = messages[-1] if isinstance(messages, list) and len(messages) > 1 else None
+    if not isinstance(last, dict) or last.get("role") != "assistant":
         raise DataError(
             f"{source.file.path}:{source.line}: expected a row whose 'messages' end with the assistant's reference "
             f"answer, got {str(source.row)[:200]}"
@@ -119,7 +122,7 @@ def _prompt(renderer: ChatRenderer, name: str, source: SourceRow) -> Prompt:
         asked = replace(dialogue, messages=dialogue.messages[:-1])
         text = renderer.prompt(asked)
     except BadRow as bad:
-        raise DataError(f"{source.file.path}:{source.line}: {bad.message}") from bad
+        raise DataError(f"{source.file.path}:{source.line}: {bad.what}") from bad
     return Prompt(name, text, renderer.prompt_ids(text), dialogue.messages[-1]["content"], asked)
 
 

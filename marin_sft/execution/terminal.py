@@ -55,6 +55,19 @@ def early_end_allowed() -> Iterator[None]:
         print_no_more()
 
 
+@contextlib.contextmanager
+def libraries_print_to_stderr() -> Iterator[None]:
+    """Inside the block, nothing reaches stdout, not even what libraries in other languages write there."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def print_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

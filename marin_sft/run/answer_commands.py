@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from marin_sft.errors import UserError
 from marin_sft.execution.console import TextConsole
-from marin_sft.execution.terminal import visible
-from marin_sft.run.context import Context
+from marin_sft.execution.terminal import libraries_print_to_stderr, visible
+from marin_sft.run.context import Context, wrong_input
 from marin_sft.run.model_path import find_model
 
 if TYPE_CHECKING:
@@ -18,19 +18,28 @@ if TYPE_CHECKING:
     from marin_sft.evaluation.sampling import Sampling
 
 
+@wrong_input()
 def chat(context: Context) -> None:
     """talk to a model: a directory, or a step that exported it; /help in the chat lists its commands"""
     arguments = context.arguments
-    path, answerer = _answerer(context)
+    if sys.stdin is None:
+        raise UserError("chat: the input is closed; expected a terminal, or lines to answer")
+    models = _models(context)
+    answerer = _answerer(*models)
     from marin_sft.evaluation.chat import Chat
     from marin_sft.run.chat import Talk
+    from marin_sft.run.chat_lines import answer_lines
 
     chat = Chat(answerer, arguments.max_new_tokens, _sampling(arguments))
     if arguments.system:
         chat.set_system(arguments.system)
-    Talk(chat).run(path)
+    if sys.stdin.isatty() and not context.json:
+        Talk(chat).run(models[0])
+    else:
+        answer_lines(chat, sys.stdin.buffer, context.json)
 
 
+@wrong_input()
 def generate(context: Context) -> None:
     """write a model's answers to a file of prompts"""
     arguments = context.arguments
@@ -38,9 +47,9 @@ def generate(context: Context) -> None:
         raise UserError(f"--n {arguments.n}: all answers to a prompt would be equal; expected a --temperature above 0")
     from marin_sft.run import generate as generation  # imports rich
 
-    generation.check_output(arguments.output, arguments.prompts, arguments.force)
-    _, answerer = _answerer(context)
+    models = _models(context)
     request = generation.Request(
+        models=models,
         prompts=os.path.expanduser(arguments.prompts),
         output=arguments.output,
         system=arguments.system,
@@ -49,24 +58,28 @@ def generate(context: Context) -> None:
         max_new_tokens=arguments.max_new_tokens,
         batch_size=arguments.batch_size,
     )
+    generation.check(request, arguments.force)
+    answerer = _answerer(*models)
     done = generation.generate(answerer, request, TextConsole(stderr=True))
     text = "{output}: {answers} answers, of which {stopped} ended by themselves".format(**done)
     context.say(done, lambda: context.console.print(text))
 
 
-def _answerer(context: Context) -> tuple[str, Answerer]:
-    """The model that the arguments name, and where it is."""
-    arguments = context.arguments
-    path = find_model(context, arguments.model)
-    base = find_model(context, arguments.base) if arguments.base else None
+def _models(context: Context) -> tuple[str, ...]:
+    """Where the model is that the arguments name, and the base, if they name one."""
+    named = (context.arguments.model, context.arguments.base)
+    return tuple(find_model(context, text) for text in named if text)
+
+
+def _answerer(path: str, base: str | None = None) -> Answerer:
     if sys.stderr.isatty():
         print(visible(f"loading {path}"), file=sys.stderr)
-    from marin_sft.evaluation.answerer import Answerer, other_base  # imports JAX
+    from marin_sft.evaluation.answerer import Answerer, note_on_base  # imports JAX
 
-    answerer = Answerer.load(path, base)
-    if other := other_base(path, base):
-        print(visible(other), file=sys.stderr)
-    return path, answerer
+    if base and (note := note_on_base(path, base)):
+        print(visible(note), file=sys.stderr)
+    with libraries_print_to_stderr():  # tokenizers warns of gaps between ids
+        return Answerer.load(path, base)
 
 
 def _sampling(arguments: argparse.Namespace) -> Sampling:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
-from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
 from marin_sft.execution.flags import HELP, default_prefix
 from marin_sft.execution.gc import collect_garbage
@@ -44,7 +43,7 @@ from marin_sft.run.cluster_commands import (
     stop,
 )
 from marin_sft.run.command_flags import add_flags
-from marin_sft.run.context import Context
+from marin_sft.run.context import Context, wrong_input
 from marin_sft.run.job_client import known_address
 from marin_sft.run.jobs import looks_like_a_job
 from marin_sft.run.script import run_script
@@ -124,15 +123,10 @@ def why(context: Context) -> None:
 
 def path(context: Context) -> None:
     """print only the path of a step's committed output"""
-    found = context.step(context.arguments.step)
-    commit = found.state.commit
-    if commit is None:
-        raise UserError(
-            f"{found.directory} has no committed output: it is {status.state_name(found.state)}; "
-            f"see marin-sft why {found.directory}"
-        )
-    output = attempt_path(context.store, found.directory, commit.attempt)
-    context.say({"name": step_name(found.directory), "output": output, "commit": commit.number}, lambda: print(output))
+    found, output = context.output(context.arguments.step)
+    assert found.state.commit is not None
+    facts = {"name": step_name(found.directory), "output": output, "commit": found.state.commit.number}
+    context.say(facts, lambda: print(output))
 
 
 def log(context: Context) -> int | None:
@@ -273,6 +267,7 @@ def import_config(context: Context) -> None:
     context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
 
 
+@wrong_input()
 def samples(context: Context) -> None:
     """show the answers of an evaluation, or of two side by side"""
     from marin_sft.run import samples as shown  # loads what evaluation is configured with

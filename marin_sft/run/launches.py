@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections import Counter
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from marin_sft.execution.tables import duration_text, print_lines, print_table
 from marin_sft.nearest import nearest_text
 
 _COLOURS = {"done": "green", "failed": "bold red", "running": "bold cyan", "refused": "yellow", "damaged": "bold red"}
+_LOOKED_AT = 20  # launches
 
 
 def summaries(store: Store, limit: int) -> list[JsonObject]:
@@ -94,6 +96,20 @@ def find_launch(store: Store, text: str) -> Launch:
     raise UserError(f"no run {text!r} under {store.prefix}{nearest_text(text, [run.name for run in launches[:20]])}")
 
 
+def command_that_runs(store: Store, step: str) -> str | None:
+    """The command of the newest launch with a step of this name or directory; None: none of the newest has one."""
+    for launch in read_launches(store)[:_LOOKED_AT]:
+        with contextlib.suppress(DamagedFile):
+            begin = read_begin(store, launch)
+            if any(step in (planned["name"], planned["directory"]) for planned in begin["steps"]):
+                return _command(begin["launch"])
+    return None
+
+
+def _command(provenance: JsonObject) -> str:
+    return shlex.join(["python", *(provenance.get("argv") or [])])
+
+
 def details(store: Store, launch: Launch) -> JsonObject:
     begin, end = read_begin(store, launch), read_end(store, launch)
     provenance = begin["launch"]
@@ -129,7 +145,7 @@ def print_details(console: Console, details: JsonObject) -> None:
     git = details["git_commit"] and f"{details['git_commit'][:12]}{edited}"
     ended = details["ended"] and details["ended"][:19].replace("T", " ")
     facts = {
-        "command": shlex.join(["python", *(details["argv"] or [])]),
+        "command": _command(details),
         "by": f"{details['user']} on {details['host']}",
         "code": git,
         "begun": details["time"],

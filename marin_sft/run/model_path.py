@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from marin_sft.errors import UserError
-from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.local_store import LATEST
 from marin_sft.paths import file_system, names_in
 from marin_sft.run.context import Context
@@ -32,7 +31,7 @@ def find_model(context: Context, text: str) -> str:
         if names and LATEST in names:
             path = f"{path.rstrip('/')}/{LATEST}"
         else:
-            path = _output(context, text)
+            path = _output(context, text, is_directory=bool(names))
         names = names_in(path)
     if not _is_model(names):
         raise UserError(f"{path} is no model: it has neither {' nor '.join(_MARKS)}{_of_gguf(names)}{_hint(path)}")
@@ -40,7 +39,7 @@ def find_model(context: Context, text: str) -> str:
 
 
 def find_tokenizer(context: Context, text: str) -> str:
-    """A directory, local or remote, the output of a step, or a hub id as it is.
+    """The directory of a tokenizer, local or remote, or the output of a step.
 
     Raises:
         UserError: the step has no output, or nothing has this name.
@@ -49,14 +48,9 @@ def find_tokenizer(context: Context, text: str) -> str:
     if names := names_in(path):
         return f"{path.rstrip('/')}/{LATEST}" if _is_step(names) and LATEST in names else path
     try:
-        found = context.step(text)
+        return context.output(text)[1]
     except UserError as error:
-        if text.count("/") <= 1 and not text.startswith((".", "/", "~")) and "://" not in text:
-            return text  # perhaps the id of one on the hub
         raise UserError(f"no tokenizer {text!r}: no such directory, and {error}") from error
-    if found.state.commit is None:
-        raise UserError(f"{found.directory} has no committed output, so there is no tokenizer yet")
-    return attempt_path(context.store, found.directory, found.state.commit.attempt)
 
 
 def _of_gguf(names: list[str]) -> str:
@@ -65,11 +59,16 @@ def _of_gguf(names: list[str]) -> str:
     return "; a GGUF file alone cannot be read here: give the export that it was made of" if is_there else ""
 
 
-def _output(context: Context, text: str) -> str:
-    found = context.step(text)
-    if found.state.commit is None:
-        raise UserError(f"{found.directory} has no committed output, so there is no model to talk to")
-    return attempt_path(context.store, found.directory, found.state.commit.attempt)
+def _output(context: Context, text: str, is_directory: bool) -> str:
+    try:
+        return context.output(text)[1]
+    except UserError as error:
+        if is_directory:
+            raise
+        raise UserError(
+            f"no directory {text!r}, and {error}. Expected a model's directory, local or remote, or a step that made "
+            "one (a hub id becomes a directory with: hf download ID --local-dir DIRECTORY)"
+        ) from error
 
 
 def _is_model(names: list[str]) -> bool:

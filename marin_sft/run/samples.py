@@ -14,13 +14,17 @@ from rich.text import Text
 from marin_sft.data.files import Json
 from marin_sft.errors import UserError
 from marin_sft.evaluation.samples import FILE, Compared, compare, is_exact, read_samples
+from marin_sft.execution.catalog import read_states, step_directories
 from marin_sft.execution.claims import attempt_path
+from marin_sft.execution.commits import Commit
 from marin_sft.execution.tables import counted
 from marin_sft.nearest import nearest_text
+from marin_sft.paths import names_in
 from marin_sft.run.context import Context
 
 _GUTTER = 3  # columns between two answers
 _LABEL = 11  # columns before what was asked
+_SHOWN = 6  # steps that an error names
 
 
 @dataclass(frozen=True)
@@ -35,26 +39,50 @@ class Samples:
 def find_samples(context: Context, sources: Sequence[str], of_set: str | None) -> Samples:
     """sources: one or two directories or steps. of_set: only this set of prompts."""
     found = [_output(context, source) for source in sources]
-    read = [read_samples(output) for _, output in found]
+    read = [_of_set(name, read_samples(output), of_set) for name, output in found]
     rows, only_one = compare(read[0], read[1] if len(read) == 2 else None)
-    if of_set is not None:
-        known = {row["set"] for row in read[0]}
-        if of_set not in known:
-            raise UserError(f"--set {of_set}: {found[0][0]} has no such set{nearest_text(of_set, sorted(known))}")
-        rows = [row for row in rows if row.of["set"] == of_set]
+    if not rows:
+        counts = " and ".join(
+            f"{counted(len(of), 'prompt')} of {name}" for of, (name, _) in zip(read, found, strict=True)
+        )
+        raise UserError(f"none of the {counts} are the same; expected evaluations of the same prompts")
     return Samples(tuple(name for name, _ in found), rows, only_one)
+
+
+def _of_set(name: str, rows: list[Json], of_set: str | None) -> list[Json]:
+    known = sorted({row["set"] for row in rows})
+    if of_set is not None and of_set not in known:
+        raise UserError(f"--set {of_set}: {name} has no such set{nearest_text(of_set, known)}")
+    return [row for row in rows if of_set in (None, row["set"])]
 
 
 def _output(context: Context, source: str) -> tuple[str, str]:
     """The name of an evaluation for people, and its output."""
     place = os.path.expanduser(source).removesuffix(f"/{FILE}").rstrip("/")
-    if os.path.isdir(place) or "://" in place:
+    names = names_in(place)
+    if FILE in names or "commits" not in names and (os.path.isdir(place) or "://" in place):
         return source, place
-    found = context.step(source)
-    commit = found.state.commit
-    if commit is None:
-        raise UserError(f"{found.directory} has no committed output; see marin-sft why {found.directory}")
-    return found.directory, attempt_path(context.store, found.directory, commit.attempt)
+    found, output = context.output(source)
+    if FILE not in names_in(output):
+        assert found.state.commit is not None
+        raise UserError(f"{found.directory} has no answers to show: {_those_with_samples(context, found.state.commit)}")
+    return found.directory, output
+
+
+def _those_with_samples(context: Context, commit: Commit) -> str:
+    """Of the inputs of a step, such as a table of exports; else of all steps."""
+    store = context.store
+    inputs = [used.directory for used in commit.inputs]
+    for directories, what in (
+        (inputs, "it was made from steps that have some"),
+        (step_directories(store), "these steps have some"),
+    ):
+        states = read_states(store, directories)
+        outputs = {d: attempt_path(store, d, of.commit.attempt) for d, of in states.items() if of.commit}
+        if found := [directory for directory, output in outputs.items() if FILE in names_in(output)]:
+            more = f" and {len(found) - _SHOWN} more" if found[_SHOWN:] else ""
+            return f"{what}: {', '.join(found[:_SHOWN])}{more}"
+    return "no step here has; `evaluate` makes some"
 
 
 def samples_json(found: Samples, limit: int) -> list[Json]:

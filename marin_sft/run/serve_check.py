@@ -12,11 +12,12 @@ from typing import Any
 
 from marin_sft.data.files import read_json
 from marin_sft.errors import UserError
-from marin_sft.evaluation.answerer import ADAPTER, other_base
+from marin_sft.evaluation.answerer import ADAPTER, note_on_base
 from marin_sft.evaluation.served import served
 from marin_sft.evaluation.step_configs import ServedConfig
 from marin_sft.execution.commits import committed_files
 from marin_sft.execution.stores import open_store
+from marin_sft.execution.terminal import visible
 from marin_sft.inputs import path_of
 from marin_sft.run.verification import changes
 from marin_sft.training.models.model_directory import ModelDirectory
@@ -39,8 +40,8 @@ def check(model: str, base: str | None, tokenizer: str | None, arguments: argpar
     prompts = {"prompts": os.fspath(path_of(arguments.prompts))} if arguments.prompts else {}
     if arguments.output and os.path.exists(f"{arguments.output}/metrics.json"):
         raise UserError(f"--output: {arguments.output} has the result of a check; expected another directory")
-    if other := other_base(model, base):
-        print(other, file=sys.stderr)
+    if base and (note := note_on_base(model, base)):
+        print(visible(note), file=sys.stderr)
     is_adapter = ModelDirectory(model).json(ADAPTER) is not None
     is_listed = not is_adapter and tokenizer is None and _is_as_exported(model)
     with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout), _output(arguments.output) as output:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -275,6 +276,22 @@ def test_path_without_a_commit(world):
         world.launch(world.step("a"))
     error = world.call("path", "a", code=2).err
     assert "has no committed output: it is FAILED; see marin-sft why a-" in error
+
+
+@pytest.mark.parametrize("name", ["path", "why", "chat", "samples"])
+def test_a_step_that_has_not_run_is_told_with_the_command_that_runs_it(world, name, monkeypatch):
+    world.stop.touch()
+    with pytest.raises(RunFailed):
+        world.launch(world.step("hf/mine", world.step("hf/mine_base")))
+    runs = f"to run it: {shlex.join(['python', *sys.argv])}\n"
+    told = f"hf/mine has not run under {world.prefix}; to run it: "
+    error = world.call(name, "hf/mine", code=2).err
+    assert told in error and "did you mean" not in error
+    assert "hf download ID" in error if name == "chat" else error.endswith(runs)
+    if name != "why":
+        error = world.call(name, "hf/mine_base", code=2).err
+        assert "it is FAILED; see marin-sft why hf/mine_base-" in error and "to run it: python" in error
+    assert "no step 'hf/miner'" in world.call(name, "hf/miner", code=2).err
 
 
 def test_logs(world):

@@ -107,6 +107,38 @@ def test_prompts_of_one_evaluation_alone_are_counted(call, tmp_path):
     assert call(one, other).out.endswith("1 prompt of only one of them left out\n")
 
 
+def test_evaluations_without_a_common_prompt_are_refused(call, tmp_path):
+    one, other = write(tmp_path / "a", "before"), write(tmp_path / "b", "after", count=2)
+    path = Path(other, FILE)
+    path.write_text(path.read_text().replace('"ask ', '"tell '))
+    said = f"none of the 3 prompts of {one} and 2 prompts of {other} are the same"
+    assert said in call(one, other, code=2).err and said in call(one, other, "--json", code=2).err
+    alone = write(tmp_path / "c", "after", count=2)
+    assert "of only one" not in call(one, alone, "--set", "opposites").out  # where only one has other sets, too
+    assert f"--set others: {alone} has no such set" in call(one, alone, "--set", "others", code=2).err
+
+
+@step_fn(kind="has_no_samples")
+def table(config: dict) -> None:
+    Path(config["out"], "table.txt").write_text("1")
+
+
+def test_a_step_without_samples_names_those_that_have_some(call, tmp_path):
+    before, after = (
+        ExecutorStep(f"evaluation/{n}", evaluation, {"out": this_output_path(), "name": n}) for n in ANSWERS
+    )
+    of_one = ExecutorStep("evaluation/table", table, {"out": this_output_path(), "of": before})
+    alone = ExecutorStep("hf/model", table, {"out": this_output_path()})
+    Executor(ExecutorFlags(prefix=str(tmp_path), backend="inline")).run([before, after, of_one, alone])
+    prefix = ("--prefix", str(tmp_path))
+    error = call("evaluation/table", *prefix, code=2).err
+    assert "evaluation/table-" in error and "has no answers to show: it was made from steps that have some: " in error
+    assert "evaluation/before-" in error and "evaluation/after-" not in error
+    assert "evaluation/after-" in call("hf/model", *prefix, code=2).err
+    directory = next(tmp_path.glob("evaluation/before-*"))
+    assert call(str(directory), *prefix).out == call("evaluation/before", *prefix).out  # not its newest attempt
+
+
 def test_steps_are_found_by_their_names(call, tmp_path):
     steps = [ExecutorStep(f"evaluation/{n}", evaluation, {"out": this_output_path(), "name": n}) for n in ANSWERS]
     Executor(ExecutorFlags(prefix=str(tmp_path), backend="inline")).run(steps)
@@ -127,7 +159,7 @@ def test_steps_are_found_by_their_names(call, tmp_path):
 def test_what_is_no_evaluation_is_said(call, tmp_path, content, message):
     if content is not None:
         (tmp_path / FILE).write_text(content)
-    assert message in call(str(tmp_path), code=1).err
+    assert message in call(str(tmp_path), code=2).err
 
 
 def test_a_reader_may_stop_early(tmp_path):

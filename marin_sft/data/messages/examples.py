@@ -28,12 +28,16 @@ call are an object. `reasoning`, `thinking` and all unknown keys are kept, too: 
 
 
 class BadRow(DataError):
-    """One row that cannot be used. Rows are counted by `reason`, a short slug that does not change."""
+    """One row that cannot be used. Rows are counted by `reason`, a short slug that does not change.
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)
+    what: the message without settings of a format, for rows that are read without one.
+    """
+
+    def __init__(self, reason: str, message: str, what: str = "") -> None:
+        super().__init__(reason, message, what)
         self.reason = reason
         self.message = message
+        self.what = what or message
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"

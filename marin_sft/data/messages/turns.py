@@ -179,8 +179,8 @@ def _role(raw: Message, format: MessageFormat, where: str) -> str:
     if name not in format.roles:
         near = nearest(name.lower(), format.roles)
         meant = f"; if it means {near[0]!r}, say role_map={ {name[:80]: format.roles[near[0]]} }" if near else ""
-        known = f"{meant}, expected one of {list(format.roles)}; see role_map"
-        raise BadRow("unknown_role", f"{where} has the role {name[:80]!r}{known}")
+        what, expected = f"{where} has the role {name[:80]!r}", f", expected one of {list(format.roles)}"
+        raise BadRow("unknown_role", f"{what}{meant}{expected}; see role_map", what + expected)
     return format.roles[name]
 
 

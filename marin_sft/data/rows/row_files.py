@@ -4,8 +4,9 @@
     .json            one list of rows, or {"data": [...]}; or JSON lines; or JSON objects one after another
     .csv .tsv        a header, then rows; every value is text, unchanged
     .parquet         .arrow (IPC streams and files, as `datasets` writes them)
+    .txt             a prompt a line; only where prompts are expected
 
-All but the last two may be compressed as .gz or .zst. Reading a file of any size takes little memory: a row, a batch of
+All but tables may be compressed as .gz or .zst. Reading a file of any size takes little memory: a row, a batch of
 a table, or a row group at a time.
 """
 
@@ -35,6 +36,7 @@ from marin_sft.data.rows.text_rows import (
     json_line_rows,
     json_rows,
     parsed_row,
+    prompt_lines,
     tsv_rows,
 )
 from marin_sft.errors import DataError
@@ -46,25 +48,29 @@ _TEXTS: dict[str, Callable[[BinaryIO], Iterator[RawRow]]] = {
     ".json": json_rows,
     ".csv": csv_rows,
     ".tsv": tsv_rows,
+    ".txt": prompt_lines,
 }
 _TABLES = (".parquet", ".arrow")
+ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", *_TABLES)
+"""The kinds of files that hold rows of data."""
+PROMPTS = (*ROWS, ".txt")
+"""Those that hold prompts."""
 _COMPRESSIONS = (".gz", ".zst")
 _OTHER_COMPRESSIONS = (".xz", ".bz2", ".zip", ".lz4", ".br")
-_EXPECTED = ", ".join([*_TEXTS, *_TABLES])
 _ABOUT_DATA = re.compile(r"readme|licen[cs]e|dataset_infos?\.json|.*\.md$", re.IGNORECASE)
 _SHOWN = 5  # of the skipped files
 _ROWS_WITHOUT_COPY = 8192  # of a file that can only be read from its start: it is read again at most once or twice
 _BYTES_WITHOUT_COPY = 1 << 26
 
 
-def is_readable(path: str) -> bool:
+def is_readable(path: str, kinds: Sequence[str] = ROWS) -> bool:
     """Whether the rows of a file can be read, by its name."""
-    return _kind(path) != ""
+    return _kind(path) in kinds
 
 
-def find_files(patterns: Sequence[str]) -> list[SourceFile]:
-    """The files that `patterns` (paths, directories or globs, see `paths.find`) name, each once, in order of pattern
-    and then path.
+def find_files(patterns: Sequence[str], kinds: Sequence[str] = ROWS) -> list[SourceFile]:
+    """The files of these `kinds` that `patterns` (paths, directories or globs, see `paths.find`) name, each once, in
+    order of pattern and then path.
 
     Names that start with a dot are left out. So are unreadable kinds of files in a directory. In a directory that
     `datasets` saved, only the tables count.
@@ -75,13 +81,13 @@ def find_files(patterns: Sequence[str]) -> list[SourceFile]:
     """
     found: dict[str, SourceFile] = {}
     for pattern in patterns:
-        for file in _matches(pattern):
+        for file in _matches(pattern, kinds):
             found.setdefault(file.path, file)
-    unreadable = [file.path for file in found.values() if not is_readable(file.path)]
+    unreadable = [file.path for file in found.values() if not is_readable(file.path, kinds)]
     if unreadable:
         raise DataError(
-            f"cannot read {unreadable[0]!r}; expected one of {_EXPECTED}, the text formats also with .gz or .zst; "
-            "narrow the glob"
+            f"cannot read {unreadable[0]!r}; expected one of {', '.join(kinds)}, the text formats also with .gz or "
+            ".zst; narrow the glob"
         )
     return list(found.values())
 
@@ -95,7 +101,7 @@ def files_below(directory: str) -> list[SourceFile]:
     return _named(directory, _found(directory))
 
 
-def _matches(pattern: str) -> list[SourceFile]:
+def _matches(pattern: str, kinds: Sequence[str]) -> list[SourceFile]:
     if pattern.startswith(("https://", "http://")):
         # A web server has no directories, and "?" in a URL is not a wildcard.
         return [SourceFile(pattern, _name(pattern).rsplit("/", 1)[-1])]
@@ -103,25 +109,26 @@ def _matches(pattern: str) -> list[SourceFile]:
     files = _named(pattern, found)
     if _is_directory(pattern, found):
         described = without_descriptions(files)
-        files = [file for file in described if is_readable(file.path) or _is_packed(file.path)]
-        _warn_of_skipped(pattern, [file.name for file in described if file not in files])
+        files = [file for file in described if is_readable(file.path, kinds) or _is_packed(file.path, kinds)]
+        _warn_of_skipped(pattern, [file.name for file in described if file not in files], kinds)
     if not files:
-        raise DataError(f"no file matches {pattern!r}; expected at least one of {_EXPECTED}{nearest_path(pattern)}")
+        expected = ", ".join(kinds)
+        raise DataError(f"no file matches {pattern!r}; expected at least one of {expected}{nearest_path(pattern)}")
     return files
 
 
-def _warn_of_skipped(directory: str, names: Sequence[str]) -> None:
+def _warn_of_skipped(directory: str, names: Sequence[str], kinds: Sequence[str]) -> None:
     """Warn of unreadable files in a directory of rows, except a README, a licence and the like."""
     names = [name for name in names if not _ABOUT_DATA.match(PurePosixPath(name).name)]
     if names:
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        print(f"warning: {directory}: skipped {shown}; expected {_EXPECTED}", file=sys.stderr)
+        print(f"warning: {directory}: skipped {shown}; expected {', '.join(kinds)}", file=sys.stderr)
 
 
-def _is_packed(path: str) -> bool:
+def _is_packed(path: str, kinds: Sequence[str]) -> bool:
     """Whether a file holds rows in an unsupported compression: it must not be skipped silently."""
     name = PurePosixPath(_name(path).lower())
-    return name.suffix in (*_COMPRESSIONS, *_OTHER_COMPRESSIONS) and name.with_suffix("").suffix in (*_TEXTS, *_TABLES)
+    return name.suffix in (*_COMPRESSIONS, *_OTHER_COMPRESSIONS) and name.with_suffix("").suffix in kinds
 
 
 def _found(path: str) -> Found:

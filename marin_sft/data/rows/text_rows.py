@@ -216,6 +216,18 @@ class _Scanner:
         self._ended = not chunk
 
 
+def prompt_lines(stream: BinaryIO) -> Iterator[RawRow]:
+    """A row with a prompt for each line that is not blank."""
+    for line, raw in enumerate(stream, 1):
+        try:
+            prompt = raw.decode("utf-8-sig" if line == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            yield line, BadRow("invalid_utf8", f"expected UTF-8: {error}")
+            continue
+        if prompt:
+            yield line, {"prompt": prompt}
+
+
 def csv_rows(stream: BinaryIO) -> Iterator[RawRow]:
     return _separated_rows(stream, ",")
 

@@ -69,7 +69,8 @@ def questions(config: ServedConfig, renderer: ChatRenderer, max_length: int) -> 
 
 
 def _of_file(name: str, path: str, renderer: ChatRenderer, max_length: int) -> Iterator[Question]:
-    for where, asked, _ in read_dialogues(path):
+    for file, line, asked, _ in read_dialogues(path):
+        where = f"{file}:{line}"
         try:
             text = renderer.prompt(asked)
         except BadRow as bad:
