@@ -62,7 +62,9 @@ class Files:
         named = [name for name, length in self.lengths.items() if length == theirs]
         if TOKENIZER in named:
             return f"it takes {_field(TOKENIZER)}, since that is less: correct the one that is wrong"
-        return f"so says {_field(named[0])}: write that file again with marin-sft gguf" if named else ""
+        if not named or theirs == self.llama_cpp:  # a window, beyond which llama.cpp computes something else
+            return ""
+        return f"so says {named[0]}: write that file again with marin-sft gguf"
 
     def _disagrees(self, name: str, length: int) -> bool:
         if name == CONFIG:

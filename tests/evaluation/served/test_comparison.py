@@ -145,6 +145,9 @@ def test_a_server_takes_its_length_from_a_file_that_is_named():
     )
     found = differences(compared(SAME, files=short, lengths=(64, 16)))["context length"]
     assert found.endswith("so says m.gguf: write that file again with marin-sft gguf")
+    window = replace(SILENT, lengths={"config.json": 64, "m.gguf": 16}, llama_cpp=16)
+    found = differences(compared(SAME, files=window, lengths=(64, 16)))["context length"]
+    assert found == "the model takes 64 tokens, the server 16"
 
 
 def test_answers_that_end_otherwise_and_other_scores():
