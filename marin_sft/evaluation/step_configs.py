@@ -24,7 +24,12 @@ ENGINES = ("vllm", "llama.cpp", "transformers")
 
 @dataclass(frozen=True, kw_only=True)
 class PerplexityConfig(
-    StepConfig, kind="perplexity", version=1, body="marin_sft.evaluation.perplexity:perplexity", fresh_process=True
+    StepConfig,
+    kind="perplexity",
+    version=1,
+    body="marin_sft.evaluation.perplexity:perplexity",
+    fresh_process=True,
+    torch=False,
 ):
     """How well a model predicts the validation rows of a mixture."""
 
@@ -59,7 +64,12 @@ class PerplexityConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(
-    StepConfig, kind="generate", version=4, body="marin_sft.evaluation.generate:generate", fresh_process=True
+    StepConfig,
+    kind="generate",
+    version=4,
+    body="marin_sft.evaluation.generate:generate",
+    fresh_process=True,
+    torch=False,
 ):
     """A model's answers to prompts, compared with reference answers."""
 

@@ -27,6 +27,7 @@ from marin_sft.execution.ray_metrics import AttemptGauges
 from marin_sft.execution.reservation import release
 from marin_sft.execution.resources import RuntimeEnv, demand, one_host_of
 from marin_sft.execution.shared_prefix import check_shared
+from marin_sft.execution.step import StepKind, kind_of
 from marin_sft.execution.store import Store
 from marin_sft.execution.stores import open_store
 from marin_sft.execution.terminal import without_colours
@@ -100,7 +101,7 @@ class RayBackend:
             self._notify("Ray on this machine has died; restarting it")
             self.close()
         connection = self._connected()
-        asked = demand(task.resources)
+        asked, kind = demand(task.resources), kind_of(task.fn)
         if connection.ends_with_driver:
             task = self._on_one_host(task)
             asked = self._cut_down(connection, task.name, asked)
@@ -109,11 +110,11 @@ class RayBackend:
         else:
             self._tell_if_infeasible(connection, task.name, asked)
         inherited = connection.ray.get_runtime_context().runtime_env  # of the job, too
-        options = _ray_options(asked, task.resources.runtime_env, task.fresh_process, inherited)
+        options = _ray_options(asked, task.resources.runtime_env, kind, inherited)
         if task.hosts > 1:
             # On the driver's host, if it takes tasks: if that is lost, so is the launch.
             options["scheduling_strategy"] = _on_node(connection.ray.get_runtime_context().get_node_id(), soft=True)
-        remote = self._remote[task.fresh_process].options(name=task.name, **options)
+        remote = self._remote[kind.fresh_process].options(name=task.name, **options)
         # The user's Ray may print its workers' output, and the launch already shows the logs of attempts.
         reference = remote.remote(
             task, ray_environment.secrets_of_this_process(), not connection.found, connection.ends_with_driver
@@ -294,7 +295,7 @@ def _attempt(task: Task, secrets: dict[str, str], echo: bool, alone: bool) -> Ou
 
 
 def _ray_options(
-    asked: dict[str, float], env: RuntimeEnv | None, fresh_process: bool, inherited: Mapping[str, Any]
+    asked: dict[str, float], env: RuntimeEnv | None, kind: StepKind, inherited: Mapping[str, Any]
 ) -> dict[str, object]:
     """inherited: the runtime_env that the task also gets; Ray merges the variables of both."""
     rest = dict(asked)
@@ -302,7 +303,7 @@ def _ray_options(
     options["memory"] = rest.pop("memory", None)
     options["resources"] = rest or None
     variables = {
-        **(ray_environment.fresh_process_variables(asked) if fresh_process else {}),
+        **(ray_environment.fresh_process_variables(asked, kind.torch) if kind.fresh_process else {}),
         **(env.env_vars if env else {}),
     }
     runtime_env: dict[str, object] = {"env_vars": variables} if variables else {}

@@ -62,12 +62,14 @@ def secrets_of_this_process() -> dict[str, str]:
 GPU_MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
-def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
+def fresh_process_variables(asked: Collection[str], torch: bool = True) -> dict[str, str]:
     """The environment of workers for `fresh_process` steps with these Ray resources.
 
     On some CPUs a training step takes a fifth to a quarter less time with huge pages, if the system grants them. It is
     faster still if freed memory is kept, since each step would otherwise get it back zeroed. Only the main arena keeps
     large blocks. glibc reads these variables when a process starts, so they cannot be set later.
+
+    torch: whether the step may need PyTorch.
     """
     malloc = {"hugetlb": 1}
     if {*asked} <= {"CPU", "memory"}:
@@ -77,6 +79,7 @@ def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
         # Workers of one runtime environment serve any task. This variable reserves these workers for such steps.
         "MARIN_SFT_FRESH_PROCESS": "1",
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
+        **({} if torch else {"USE_TORCH": os.environ.get("USE_TORCH", "0")}),  # read by transformers and datasets
         **({GPU_MEMORY: os.environ.get(GPU_MEMORY, str(GPU_SHARE))} if "GPU" in asked else {}),
     }
 

@@ -27,7 +27,7 @@ from marin_sft.execution.resources import hosts_of
 from marin_sft.execution.results import Listener, Policy, Status, StepResult
 from marin_sft.execution.signals import Terminated
 from marin_sft.execution.source import source_digest
-from marin_sft.execution.step import ExecutorStep, InputName, kind_of
+from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.execution.step_state import Failure, StepState, read_state, write_failure
 from marin_sft.execution.store import Store
 from marin_sft.execution.worker import Outcome, Task
@@ -148,7 +148,6 @@ class Scheduler:
 
     def _task(self, item: PlanItem) -> Task:
         node, step, state = item.node, item.node.step, item.state
-        kind = kind_of(step.fn)
         return Task(
             name=step.name,
             fn=step.fn,
@@ -162,7 +161,6 @@ class Scheduler:
             source=source_digest(step.fn),
             inputs=tuple(self._current(item).values()),
             resources=step.resources,
-            fresh_process=kind.fresh_process,
             retries=self._retries.get(node, 0),
             beat_timeout=self._policy.beat_timeout,
             settings=settings_of(step.config),

@@ -235,6 +235,7 @@ class StepKind:
     fresh_process: bool
     log: tuple[str, ...] = ()
     one_host: bool = False
+    torch: bool = True
 
     def keeps_log(self, path: str) -> bool:
         """Whether a file of the output, given by its path in it, belongs to the step's log."""
@@ -287,7 +288,7 @@ class StepConfig(metaclass=NamedFields):
     @dataclass(frozen=True)
     class CountConfig(StepConfig, kind="count_words", version=1, body="my_package.counting:count_words"): ...
 
-    kind, version, fresh_process, log, one_host: as in `step_fn`.
+    kind, version, fresh_process, log, one_host, torch: as in `step_fn`.
     body: the function, as "module:function". The process that runs the step imports it; planning does not.
 
     A subclass without a body inherits that of its base.
@@ -304,16 +305,17 @@ class StepConfig(metaclass=NamedFields):
         fresh_process: bool = False,
         log: tuple[str, ...] = (),
         one_host: bool = False,
+        torch: bool = True,
     ) -> None:
         super().__init_subclass__()
-        if (kind, version, body, fresh_process, log, one_host) == (None, 1, None, False, (), False):
+        if (kind, version, body, fresh_process, log, one_host, torch) == (None, 1, None, False, (), False, True):
             return
         if kind is None or body is None or not _BODY.fullmatch(body):
             raise ConfigError(
                 f'class {cls.__name__}: got kind={kind!r} and body={body!r}; expected both, as kind="count_words" and '
                 'body="my_package.counting:count_words"'
             )
-        cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process, log, one_host))
+        cls.__step_body__ = Body(body, StepKind(kind, version, fresh_process, log, one_host, torch))
 
     @classmethod
     def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:
@@ -329,7 +331,13 @@ class StepConfig(metaclass=NamedFields):
 
 
 def step_fn(
-    *, kind: str, version: int = 1, fresh_process: bool = False, log: tuple[str, ...] = (), one_host: bool = False
+    *,
+    kind: str,
+    version: int = 1,
+    fresh_process: bool = False,
+    log: tuple[str, ...] = (),
+    one_host: bool = False,
+    torch: bool = True,
 ) -> Callable[[FunctionT], FunctionT]:
     """Declare the identity of a step function.
 
@@ -339,10 +347,12 @@ def step_fn(
     log: patterns of the output's files that say how it was made, such as speeds. They are not part of the result: if a
         forced rerun changes only these, later steps stay cached, unless they use such a file by name.
     one_host: resources with several hosts are refused.
+    torch: False: the function does not need PyTorch, so in a fresh process transformers and datasets do not import it,
+        which takes them seconds.
     """
 
     def mark(function: FunctionT) -> FunctionT:
-        function.__step_kind__ = StepKind(kind, version, fresh_process, log, one_host)  # type: ignore[attr-defined]
+        function.__step_kind__ = StepKind(kind, version, fresh_process, log, one_host, torch)  # type: ignore[attr-defined]
         return function
 
     return mark

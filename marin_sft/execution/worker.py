@@ -56,7 +56,6 @@ class Task:
     source: str | None
     inputs: tuple[Consumed, ...]
     resources: Resources
-    fresh_process: bool
     retries: int
     beat_timeout: float
     settings: dict[str, object]
@@ -145,7 +144,8 @@ def _run(task: Task, config: object, output: str, listeners: Sequence[progress.L
         output=output,
         secrets=secrets_of_this_process(),
     )
-    variables = fresh_process_variables(demand(task.resources)) if task.fresh_process else {}
+    kind = kind_of(task.fn)
+    variables = fresh_process_variables(demand(task.resources), kind.torch) if kind.fresh_process else {}
     return Gang(work, task.name, task.resources, variables).run(*listeners)
 
 

@@ -75,6 +75,7 @@ class ExportConfig(
     body="marin_sft.export.hf:export_hf",
     one_host=True,
     fresh_process=True,
+    torch=False,
 ):
     """An export as a step of its own."""
 

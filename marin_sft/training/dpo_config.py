@@ -38,6 +38,7 @@ class ReferenceConfig(
     version=2,
     body="marin_sft.training.reference:reference_logprobs",
     fresh_process=True,
+    torch=False,
 ):
     """The log-probabilities of all pairs of a mixture under a fixed model.
 
@@ -110,6 +111,7 @@ class DPOConfig(
     version=3,
     body="marin_sft.training.dpo:dpo",
     fresh_process=True,
+    torch=False,
     log=LOG,
 ):
     """As `TrainConfig`; an example is a pair of completions of one prompt.

@@ -42,6 +42,7 @@ class SFTConfig(
     version=4,
     body="marin_sft.training.sft:sft",
     fresh_process=True,
+    torch=False,
     log=LOG,
 ):
     """As `TrainConfig`; an example is a packed row.

@@ -37,7 +37,13 @@ SCRIPT = """
     def fresh(config):
         held = b"x" * 2**26
         flags = [line for line in open("/proc/self/smaps") if line.startswith("VmFlags")]
-        note(config, f"{os.getpid()} {any('hg' in line.split() for line in flags)}")
+        import transformers
+        torch = "torch" in sys.modules
+        note(config, f"{os.getpid()} {any('hg' in line.split() for line in flags)} {torch}")
+
+    @step_fn(kind="fresh_without_torch", fresh_process=True, torch=False)
+    def fresh_without_torch(config):
+        fresh(config)
 
     def square(number):
         return number * number, os.getpid()
@@ -100,7 +106,7 @@ def launch(tmp_path_factory):
         tmp_path,
         "a = step('named/a', plain)",
         f"edited = step('edits', edits, data=Path({str(tmp_path / 'data.txt')!r}))",
-        "fresh_steps = [step(f'fresh{i}', fresh, a, number=i) for i in range(2)]",
+        "fresh_steps = [step('fresh0', fresh, a), step('fresh1', fresh_without_torch, a)]",
         "others = [step('sharded', sharded, a), step('vanish', vanish), step('killed', killed), step('leave', leave)]",
         "others += [step('crashed', crashed), step('interrupts_itself', interrupts_itself)]",
         "env = RuntimeEnv(env_vars={'FOR_THIS_STEP': 'yes'})",
@@ -209,6 +215,11 @@ def test_a_process_of_its_own_has_its_memory_in_huge_pages(launch):
     if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("this system has no huge pages")
     assert read(launch[0], "fresh0").split()[1] == "True"
+
+
+def test_only_what_needs_torch_loads_it(launch):
+    """The environment of the tests has torch, and transformers imports it if it can."""
+    assert [read(launch[0], f"fresh{i}").split()[2] for i in range(2)] == ["True", "False"]
 
 
 def test_memory_is_kept_on_cpus_alone_and_as_the_user_says(monkeypatch):

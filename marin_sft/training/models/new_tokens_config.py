@@ -19,6 +19,7 @@ class AddTokensConfig(
     version=1,
     body="marin_sft.training.models.new_tokens:add_tokens",
     fresh_process=True,
+    torch=False,
     one_host=True,
 ):
     """A model and its tokenizer with more tokens."""

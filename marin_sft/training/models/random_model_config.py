@@ -15,6 +15,7 @@ class RandomModelConfig(
     version=1,
     body="marin_sft.training.models.random_model:random_model",
     fresh_process=True,
+    torch=False,
     one_host=True,
 ):
     """A model with random weights."""
