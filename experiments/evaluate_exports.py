@@ -29,6 +29,7 @@ scores = evaluate_exports(
     trained,
     {"answers": lambda name, model: evaluate(name, model, held_out, max_new_tokens=16)},
     every=200,
+    with_base=True,
 )
 best = scores.best("answers/exact_match")
 

@@ -34,7 +34,7 @@ from marin_sft.data.step_configs import (
     TrainTokenizerConfig,
     TransformConfig,
 )
-from marin_sft.data.tokenizer import check_directory
+from marin_sft.data.tokenizer import check_directory, stored_tokens
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.exports import evaluate_exports as evaluate_exports
 from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig, ServedConfig
@@ -46,7 +46,7 @@ from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
 from marin_sft.training.chosen_reference import chosen_reference
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig
 from marin_sft.training.models import LlamaConfig
-from marin_sft.training.models.new_tokens_config import AddTokensConfig
+from marin_sft.training.models.new_tokens_config import AddTokensConfig, check_new
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.step_inputs import adapter_found, check_inputs, check_model
@@ -162,10 +162,15 @@ def add_tokens(
 
     tokens, special_tokens: those that are text, like "<tool>", and those that are markup, like "<|im_end|>".
     seed: of their embeddings.
+
+    Raises:
+        ConfigError: a model in a local directory already has one of the tokens. Of other models, the step finds out.
     """
     config = AddTokensConfig(
         model=path_of(model), tokens=_tokens(tokens), special_tokens=_tokens(special_tokens), seed=seed
     )
+    if isinstance(config.model, Path):
+        check_new(str(model), {*config.tokens, *config.special_tokens} & stored_tokens(str(config.model)))
     return ExecutorStep(f"models/{name}", config=config)
 
 

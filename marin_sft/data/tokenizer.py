@@ -60,6 +60,18 @@ def check_directory(path: str) -> None:
     _checked(path, set(os.listdir(path)))
 
 
+def stored_tokens(path: str) -> set[str]:
+    """The tokens that a local tokenizer.json lists; empty if there is none that can be read. Loads nothing else."""
+    try:
+        with open(os.path.join(path, "tokenizer.json"), "rb") as file:
+            stored = json.load(file)
+        vocabulary = stored["model"]["vocab"]  # token: id, or [token, score] where tokens have probabilities
+        tokens = vocabulary if isinstance(vocabulary, dict) else (token for token, _ in vocabulary)
+        return {*tokens, *(token["content"] for token in stored.get("added_tokens", ()))}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def _checked(path: str, names: set[str] | None) -> set[str]:
     """`names` of the files in a directory; None: there is none."""
     if names is None or not names & {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"}:

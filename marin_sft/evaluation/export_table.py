@@ -77,7 +77,7 @@ def best_export(config: BestExportConfig) -> None:
     Raises:
         DataError: the table has no such figure, or not of every export, or none of them is finite.
     """
-    rows = read_table(config.table)
+    rows = [row for row in read_table(config.table) if row[STEP]]  # the base model is no export
     known = [name for name in dict.fromkeys(name for row in rows for name in row) if name != STEP]
     lacking = [int(row[STEP]) for row in rows if config.metric not in row]
     if config.metric not in known or lacking:
@@ -96,6 +96,9 @@ def best_export(config: BestExportConfig) -> None:
     best = max(finite, key=lambda row: (sign * row[config.metric], -row[STEP]))
     step, value = int(best[STEP]), best[config.metric]
     print(f"step {step} is best: {config.metric} {value:.6g}", flush=True)
+    for base in (row.get(config.metric) for row in read_table(config.table) if not row[STEP]):
+        if base is not None and sign * base > sign * value:
+            print(f"the base model is better: {config.metric} {base:.6g}", flush=True)
     parts.copy(config.trained, part_of(step), config.output_path)
     write_json(f"{config.output_path}/metrics.json", {STEP: step, config.metric: value})
 

@@ -13,15 +13,15 @@ from typing import Any
 
 from marin_sft.arguments import named_arguments
 from marin_sft.errors import ConfigError
-from marin_sft.evaluation.step_configs import BestExportConfig, ExportTableConfig
+from marin_sft.evaluation.step_configs import BestExportConfig, ExportTableConfig, GenerateConfig, PerplexityConfig
 from marin_sft.execution.step import AnyStep, ExecutorStep, InputName
 from marin_sft.inputs import check_step, path_of
 from marin_sft.nearest import nearest_text
 from marin_sft.training.export_names import part_of
 from marin_sft.training.train_config import TrainConfig
 
-Evaluation = Callable[[str, InputName], AnyStep]
-"""Makes a step from its name and the export to evaluate. Its output has a metrics.json."""
+Evaluation = Callable[[str, Any], AnyStep]
+"""Makes a step from its name and the model to evaluate, a `Source`. Its output has a metrics.json."""
 
 _HIGHER = {"exact_match", "acc", "acc_norm", "accuracy", "f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "stopped"}
 _LOWER = {"loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter"}
@@ -32,7 +32,7 @@ class ExportEvaluations:
     """What `evaluate_exports` makes.
 
     exports: by training step.
-    evaluations: by training step and name.
+    evaluations: by training step and name; those of step 0 are of the base model.
     table: a step, the figures of all of them by training step.
     """
 
@@ -59,6 +59,13 @@ class ExportEvaluations:
                 f"best of '{self.name}': metric = {metric!r}: expected the name of an evaluation and one of its "
                 f"figures, like '{known[0]}/loss'{nearest_text(evaluation, known)}"
             )
+        step = self.evaluations[max(self.evaluations)][evaluation]
+        figures = step.config.figures if isinstance(step.config, GenerateConfig | PerplexityConfig) else (figure,)
+        if figure not in figures:
+            raise ConfigError(
+                f"best of '{self.name}': metric = {metric!r}: the step '{step.name}' has no figure {figure!r}"
+                f"{nearest_text(figure, figures)}"
+            )
         config = BestExportConfig(
             table=path_of(self.table),
             trained=path_of(self.trained),
@@ -76,6 +83,7 @@ def evaluate_exports(
     *,
     every: int | None = None,
     at: Sequence[int] | None = None,
+    with_base: bool = False,
 ) -> ExportEvaluations:
     """Evaluate the exports of a training (`steps_per_hf_export`) while it goes on, and list the results by step.
 
@@ -83,6 +91,7 @@ def evaluate_exports(
         `{"answers": lambda name, model: evaluate(name, model, prompts, max_new_tokens=64)}`.
     every: training steps between two exports to evaluate; the last is always one of them. None: every export.
     at: the training steps whose exports to evaluate. Needed if the number of steps is not known before training.
+    with_base: evaluate the model that training starts from, too, as that of training step 0.
 
     Raises:
         ConfigError: the training does not write or keep these exports.
@@ -93,12 +102,13 @@ def evaluate_exports(
         raise ConfigError(f"{what}: got no evaluations; expected functions by name, like {{'answers': ...}}")
     steps = _steps(what, trained, every, at)
     exports = {step: trained.early(part_of(step)) for step in steps}
+    models = {**({0: _base(what, trained.config)} if with_base else {}), **exports}
     made = {
         step: {
             label: _made(f"{what}: {label}", make, f"{name}_{label}_step{step}", export)
             for label, make in evaluations.items()
         }
-        for step, export in exports.items()
+        for step, export in models.items()
     }
     config = ExportTableConfig(
         evaluations={str(step): {label: path_of(each) for label, each in of.items()} for step, of in made.items()}
@@ -106,7 +116,14 @@ def evaluate_exports(
     return ExportEvaluations(name, trained, exports, made, ExecutorStep(f"evaluation/{name}_exports", config=config))
 
 
-def _made(what: str, make: Evaluation, name: str, export: InputName) -> AnyStep:
+def _base(what: str, config: TrainConfig) -> Any:
+    """What training starts from, as a model."""
+    if config.lora is not None and config.lora.adapter_path is not None:
+        raise ConfigError(f"{what}: with_base: training starts from an adapter, which is no model; leave it out")
+    return config.base_model
+
+
+def _made(what: str, make: Evaluation, name: str, export: Any) -> AnyStep:
     step = make(name, export)
     if not isinstance(step, ExecutorStep):
         raise ConfigError(f"{what}: expected a function that returns a step, got {step!r}")

@@ -50,6 +50,12 @@ class PerplexityConfig(
     batch_size: int = execution_only(default=8)
     """Rows per batch, over all devices."""
 
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What its metrics.json may have."""
+        names = ("loss", "perplexity", "trained_tokens")
+        return (*names, *(f"{name}/{component}" for name in names for component in self.tokenized))
+
     @classmethod
     def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:
         """Tokens of the mixture, times the bytes of the model."""
@@ -105,6 +111,11 @@ class GenerateConfig(
 
     batch_size: int = execution_only(default=16)
     """Prompts per batch."""
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What its metrics.json may have."""
+        return ("exact_match", "prompts", "stopped", *(f"exact_match/{name}" for name in self.prompts))
 
     @classmethod
     def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:

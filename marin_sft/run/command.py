@@ -29,9 +29,10 @@ from marin_sft.execution.gc import collect_garbage
 from marin_sft.execution.pins import pin_step, unpin_step
 from marin_sft.execution.prices import read_prices
 from marin_sft.execution.reachability import GcPolicy, find_garbage
+from marin_sft.execution.tables import counted
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
 from marin_sft.nearest import did_you_mean, nearest_text
-from marin_sft.run import cost, explanation, garbage, launches, logs, planned, status, verification
+from marin_sft.run import copying, cost, explanation, garbage, launches, logs, planned, status, verification
 from marin_sft.run.answer_commands import chat, generate
 from marin_sft.run.cluster_commands import (
     CLUSTER_COMMANDS,
@@ -127,6 +128,14 @@ def path(context: Context) -> None:
     assert found.state.commit is not None
     facts = {"name": step_name(found.directory), "output": output, "commit": found.state.commit.number}
     context.say(facts, lambda: print(output))
+
+
+def copy(context: Context) -> None:
+    """copy a step's output to a new directory, without the store's own files"""
+    arguments = context.arguments
+    names = copying.copy_output(context, arguments.step, arguments.directory)
+    facts = {"directory": os.path.abspath(arguments.directory), "files": names}
+    context.say(facts, lambda: context.console.print(f"{counted(len(names), 'file')} in {facts['directory']}"))
 
 
 def log(context: Context) -> int | None:
@@ -283,6 +292,7 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "status": status_of_steps,
     "why": why,
     "path": path,
+    "copy": copy,
     "logs": log,
     "diff": diff,
     "runs": runs,

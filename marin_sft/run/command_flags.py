@@ -24,6 +24,8 @@ def add_flags(parsers: Mapping[str, argparse.ArgumentParser]) -> None:
         parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
     for name in ("why", "path", "pin", "unpin"):
         parsers[name].add_argument("step", metavar="STEP")
+    parsers["copy"].add_argument("step", metavar="STEP", help="a step, or a directory, local or remote")
+    parsers["copy"].add_argument("directory", type=path, metavar="DIRECTORY", help="a new one")
     parsers["logs"].add_argument("step", metavar="STEP|JOB")
     parsers["logs"].add_argument("-f", "--follow", action="store_true", help="print on until it ends")
     parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="its number (default: the newest)")

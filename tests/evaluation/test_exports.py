@@ -15,8 +15,9 @@ from marin_sft import Executor, ExecutorFlags
 from marin_sft.errors import ConfigError, DataError, RunFailed
 from marin_sft.evaluation.export_table import best_export, export_table, read_table, table_text
 from marin_sft.evaluation.step_configs import BestExportConfig, ExportTableConfig
-from marin_sft.steps import evaluate, evaluate_exports, mixture, perplexity, random_model, sft, tokenize
+from marin_sft.steps import evaluate, evaluate_exports, lm_eval, mixture, perplexity, random_model, sft, tokenize
 from marin_sft.training.fakes import word_tokenizer
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.stops import EarlyStopping
@@ -185,9 +186,7 @@ def test_the_last_export_is_always_evaluated(parts):
     ],
 )
 def test_the_direction_of_a_metric_is_stated_or_known(parts, metric, direction, expected):
-    scores = evaluate_exports(
-        "e", parts.trained(), {"answers": lambda name, model: perplexity(name, model, parts.data)}
-    )
+    scores = evaluate_exports("e", parts.trained(), {"answers": lambda name, model: lm_eval(name, model, ["own"])})
     if expected in ("max", "min"):
         assert scores.best(metric, direction).config.direction == expected
     else:
@@ -195,10 +194,34 @@ def test_the_direction_of_a_metric_is_stated_or_known(parts, metric, direction, 
             scores.best(metric, direction)
 
 
-def table_of(folder: Path, *values: float | None) -> str:
-    """The table of exports of steps 1, 2, ... with these figures; None: it has another one."""
+def test_a_figure_that_an_evaluation_does_not_have_is_refused_before_anything_runs(parts):
+    made = {
+        "answers": lambda name, model: evaluate(
+            name, model, {"rows": parts.rows, "more": parts.rows}, max_new_tokens=4
+        ),
+        "nll": lambda name, model: perplexity(name, model, parts.data),
+    }
+    scores = evaluate_exports("e", parts.trained(), made)
+    for metric in (
+        "answers/exact_match",
+        "answers/exact_match/more",
+        "answers/stopped",
+        "nll/perplexity",
+        "nll/loss/a",
+    ):
+        assert scores.best(metric, "max").config.metric == metric
+    with pytest.raises(ConfigError, match="'evaluation/e_answers_step7' has no figure 'acc'; there are: exact_match,"):
+        scores.best("answers/acc", "max")
+    with pytest.raises(ConfigError, match=r"has no figure 'exact_match/mor'; did you mean 'exact_match/more'\?"):
+        scores.best("answers/exact_match/mor", "max")
+    with pytest.raises(ConfigError, match=r"has no figure 'losses'; did you mean 'loss'\?"):
+        scores.best("nll/losses", "min")
+
+
+def table_of(folder: Path, *values: float | None, first: int = 1) -> str:
+    """The table of exports of steps `first`, ... with these figures; None: it has another one."""
     evaluations = {}
-    for step, value in enumerate(values, 1):
+    for step, value in enumerate(values, first):
         output = folder / f"evaluation{step}"
         output.mkdir()
         (output / "metrics.json").write_text(json.dumps({"score": value, "n": 3} if value is not None else {"n": 3}))
@@ -224,6 +247,27 @@ def best(folder: Path, table: str, direction: str = "max") -> str:
 def test_the_best(tmp_path, capsys, values, direction, step):
     assert best(tmp_path, table_of(tmp_path, *values), direction) == str(step)
     assert ("1 of 3 exports are left out" in capsys.readouterr().out) == any(map(np.isnan, values))
+
+
+def test_the_base_model_is_evaluated_as_of_step_0(parts):
+    trained = parts.trained()
+    made = {"nll": lambda name, model: perplexity(name, model, parts.data)}
+    scores = evaluate_exports("e", trained, made, every=4, with_base=True)
+    assert list(scores.evaluations) == [0, 4, 7] and list(scores.exports) == [4, 7]
+    of_base = scores.evaluations[0]["nll"]
+    assert of_base.config.model is trained.config.base_model and of_base.name == "perplexity/e_nll_step0"
+    assert list(scores.table.config.evaluations) == ["0", "4", "7"]
+    assert "0" not in evaluate_exports("e", trained, made, every=4).table.config.evaluations
+    adapted = parts.trained(lora=LoraConfig(adapter_path="adapter"))
+    with pytest.raises(ConfigError, match="with_base: training starts from an adapter, which is no model"):
+        evaluate_exports("e", adapted, made, every=4, with_base=True)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_base_model_is_no_export_that_could_be_best(tmp_path, capsys, told):
+    table = table_of(tmp_path, 3 if told else 0, 1, 2, first=0)
+    assert best(tmp_path, table) == "2"
+    assert ("the base model is better: own/score 3" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from marin_sft.training.models.model_directory import (
     write_tensors,
     writing,
 )
-from marin_sft.training.models.new_tokens_config import NEW_TOKENS, AddTokensConfig
+from marin_sft.training.models.new_tokens_config import NEW_TOKENS, AddTokensConfig, check_new
 from marin_sft.training.models.reinit import MATRICES, with_new_rows
 from marin_sft.training.models.stored_tensors import LazyTensors, shapes_of
 
@@ -37,13 +37,13 @@ def add_tokens(config: AddTokensConfig) -> None:
     All other weights and fields stay as they are. The new embeddings are drawn as those of `reinit_tokens`.
 
     Raises:
-        TrainingError: the tokenizer already has one of the tokens, the model cannot be trained here, or no tensor of it
-            is an embedding.
+        ConfigError: the tokenizer already has one of the tokens.
+        TrainingError: the model cannot be trained here, or no tensor of it is an embedding.
     """
     base = ModelDirectory(config.model)
-    check_family(base.config)
     tokenizer = base.tokenizer()
     new = _added(tokenizer, config, base.path)
+    check_family(base.config)
     size = _padded(base.config["vocab_size"], vocabulary_size(tokenizer))
     stored = base.json("config.json")
     assert stored is not None
@@ -71,12 +71,7 @@ def _added(tokenizer: PreTrainedTokenizerFast, config: AddTokensConfig, path: st
     """Add the tokens to `tokenizer`; their ids by token."""
     from tokenizers import AddedToken
 
-    known = sorted({*config.tokens, *config.special_tokens} & tokenizer.get_vocab().keys())
-    if known:
-        raise TrainingError(
-            f"add_tokens: the tokenizer of {path} already has {known}; expected new tokens. To start the embeddings of "
-            "tokens that it has afresh, use reinit_tokens of the training"
-        )
+    check_new(path, {*config.tokens, *config.special_tokens} & tokenizer.get_vocab().keys())
     kinds = ((config.tokens, False), (config.special_tokens, True))
     for tokens, special in kinds:
         tokenizer.add_tokens([AddedToken(token, special=special, normalized=False) for token in tokens], special)

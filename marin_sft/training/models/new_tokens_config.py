@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from marin_sft.errors import ConfigError
@@ -10,6 +11,15 @@ from marin_sft.training.checks import check_types, require, unresolved
 
 NEW_TOKENS = "new_tokens.json"
 """The file with the ids of the tokens that were added, by token."""
+
+
+def check_new(model: object, known: Collection[str]) -> None:
+    """Raise ConfigError unless the tokenizer of `model` has none of the tokens to add. known: those that it has."""
+    if known:
+        raise ConfigError(
+            f"add_tokens: the tokenizer of {model} already has {sorted(known)}; expected new tokens. To start the "
+            "embeddings of tokens that it has afresh, use reinit_tokens of the training"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers
 
+from marin_sft import steps
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models import levanter_model, lora
@@ -77,7 +78,12 @@ def test_rows_that_are_there_are_used(tmp_path):
 
 
 def test_tokens_that_cannot_be_added(base_model, tmp_path):
-    with pytest.raises(TrainingError, match=r"already has \['<\|end\|>'\]; expected new tokens.*use reinit_tokens"):
+    told = r"already has \['<\|end\|>'\]; expected new tokens.*use reinit_tokens"
+    with pytest.raises(ConfigError, match=told):  # a local model, when planning
+        steps.add_tokens("more", base_model, tokens=["<new>"], special_tokens=["<|end|>"])
+    steps.add_tokens("more", base_model, tokens=["<new>"])
+    steps.add_tokens("more", "gs://bucket/model", special_tokens=["<|end|>"])
+    with pytest.raises(ConfigError, match=told):
         add_tokens(AddTokensConfig(model=base_model, special_tokens=("<|end|>",), output_path=str(tmp_path)))
     for given, message in [
         ({}, "at least one token"),
