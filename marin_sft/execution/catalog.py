@@ -17,11 +17,12 @@ from marin_sft.execution.pins import PINS
 from marin_sft.execution.record import RUNS
 from marin_sft.execution.step_state import StepState, has_step, read_state
 from marin_sft.execution.store import Store
-from marin_sft.nearest import nearest_text
+from marin_sft.nearest import did_you_mean, nearest_text
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_LISTED = 12  # steps that an error names
 _OF_A_STEP = {"claims", "commits"}
 _OF_A_STORE = {RUNS, PINS}
 
@@ -158,7 +159,8 @@ def _not_found(store: Store, text: str, wanted: str, catalog: Catalog) -> str:
     if not catalog.steps:
         return f"no step {text!r}: there are no steps under {store.prefix}; choose another store with --prefix"
     names = sorted({step_name(directory) for directory in catalog.steps})
-    return f"no step {text!r} under {store.prefix}{nearest_text(text, names)}"
+    near = did_you_mean(text, names) if len(names) > _LISTED else nearest_text(text, names)
+    return f"no step {text!r} under {store.prefix}{near or f'; marin-sft status lists the {len(names)} that there are'}"
 
 
 def _begins(directory: str, wanted: str) -> bool:

@@ -54,25 +54,33 @@ class Comparison:
         return [attempt for attempt, count in zip(attempts, differing, strict=True) if count == least][:_MOST]
 
     def _value(self, attempts: Sequence[PastAttempt], values: Sequence[float]) -> float | None:
-        found = [_fitted(x, others, values) for x, others in self._scales(attempts)]
+        sized = [
+            (attempt, size, value)
+            for attempt, value in zip(attempts, values, strict=True)
+            if (size := size_of(self.of_class, attempt.config, attempt.work.read))
+        ]
+        if values and not sized:  # as of evaluations that all began before their training had ended
+            return median(values)
+        values = [value for *_, value in sized]
+        found = [_fitted(x, others, values) for x, others in self._scales([(of, size) for of, size, _ in sized])]
         if not found:
             return None
         first, *rest = found
         best = min(rest, key=lambda line: line.error, default=first)
         return (best if best.error + _ADVANTAGE < first.error else first).value
 
-    def _scales(self, attempts: Sequence[PastAttempt]) -> Iterator[tuple[float, list[float]]]:
-        """x of the step and of the attempts: the size, then the size times each number in which the attempts differ."""
-        sizes = [size_of(self.of_class, attempt.config, attempt.work.read) for attempt in attempts]
-        known = [size for size in sizes if size]
-        if not self.size or not known or len(known) < len(sizes):
+    def _scales(self, attempts: Sequence[tuple[PastAttempt, float]]) -> Iterator[tuple[float, list[float]]]:
+        """x of the step and of the attempts, which are given with their sizes: the size, then the size times each
+        number in which the attempts differ."""
+        if not self.size or not attempts:
             return
-        yield self.size, known
-        theirs = [dict(_numbers(attempt.config)) for attempt in attempts]
+        sizes = [size for _, size in attempts]
+        yield self.size, sizes
+        theirs = [dict(_numbers(attempt.config)) for attempt, _ in attempts]
         for field, number in _numbers(self.config):
             numbers = [of.get(field, 0.0) for of in theirs]
             if number > 0 and min(numbers) > 0 and len(set(numbers)) > 1:
-                yield self.size * number, [size * n for size, n in zip(known, numbers, strict=True)]
+                yield self.size * number, [size * n for size, n in zip(sizes, numbers, strict=True)]
 
 
 def _other_differences(old: object, new: object) -> int:

@@ -18,6 +18,7 @@ from marin_sft.execution.catalog import Found, find_step
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
 from marin_sft.execution.flags import default_prefix
+from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import Store
 from marin_sft.execution.stores import open_reachable
 from marin_sft.execution.terminal import visible
@@ -37,6 +38,16 @@ def wrong_input() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
+def output_in(directory: str) -> str:
+    """The committed output in a step's directory, of any store. Raises UserError: it has none."""
+    above, _, name = (directory if "://" in directory else os.path.abspath(directory)).rstrip("/").rpartition("/")
+    store = open_reachable(above)
+    commit = read_state(store, name).commit
+    if commit is None:
+        raise UserError(f"{directory} has no committed output")
+    return attempt_path(store, name, commit.attempt)
+
+
 class Context:
     """The arguments, console and store of a command."""
 
@@ -46,8 +57,12 @@ class Context:
         self.console: Console = make_console()
 
     @functools.cached_property
+    def prefix(self) -> str:
+        return str(self.arguments.prefix or default_prefix())
+
+    @functools.cached_property
     def store(self) -> Store:
-        prefix = self.arguments.prefix or default_prefix()
+        prefix = self.prefix
         store = open_reachable(prefix)
         place = local_path(prefix)
         if place is not None and not os.path.isdir(place):

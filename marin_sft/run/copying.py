@@ -11,7 +11,7 @@ from marin_sft.disk import sync_tree
 from marin_sft.errors import UserError
 from marin_sft.execution.commits import committed_files
 from marin_sft.paths import file_system
-from marin_sft.run.context import Context
+from marin_sft.run.context import Context, output_in
 
 
 def copy_output(context: Context, source: str, target: str) -> list[str]:
@@ -52,8 +52,8 @@ def _source(context: Context, source: str) -> tuple[str, Mapping[str, int]]:
     """A directory, and the sizes of the files that its step committed."""
     place = source if "://" in source else os.path.expanduser(source)
     filesystem, plain = file_system(place)
-    if filesystem.isdir(plain) and not filesystem.isdir(f"{plain}/commits"):
-        return place, {}
+    if filesystem.isdir(plain):
+        return (output_in(place) if filesystem.isdir(f"{plain}/commits") else place), {}
     output = context.output(source)[1]
     return output, {file.path: file.size for file in committed_files(context.store, output)}
 

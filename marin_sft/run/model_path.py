@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 from marin_sft.errors import UserError
-from marin_sft.execution.local_store import LATEST
 from marin_sft.paths import file_system, names_in
-from marin_sft.run.context import Context
+from marin_sft.run.context import Context, output_in
 
 _MARKS = ("config.json", "adapter_config.json")
 _DEPTH = 3
@@ -23,15 +22,13 @@ def find_model(context: Context, text: str) -> str:
     if os.path.isfile(path):
         raise UserError(f"{path} is a file: expected the directory of a model in safetensors{_of_gguf([path])}")
     names = names_in(path)
-    if not names and (os.path.isabs(path) or text.startswith((".", "~"))):
+    remote = "://" in text and not text.startswith(f"{context.prefix}/")
+    if not names and (remote or os.path.isabs(path) or text.startswith((".", "~"))):
         raise UserError(
             f"{path} {'is empty' if os.path.isdir(path) else 'does not exist'}: expected a model's directory"
         )
     if not names or (_is_step(names) and not _is_model(names)):
-        if names and LATEST in names:
-            path = f"{path.rstrip('/')}/{LATEST}"
-        else:
-            path = _output(context, text, is_directory=bool(names))
+        path = output_in(path) if names else _output(context, text)
         names = names_in(path)
     if not _is_model(names):
         raise UserError(f"{path} is no model: it has neither {' nor '.join(_MARKS)}{_of_gguf(names)}{_hint(path)}")
@@ -46,7 +43,7 @@ def find_tokenizer(context: Context, text: str) -> str:
     """
     path = text if "://" in text else os.path.expanduser(text)
     if names := names_in(path):
-        return f"{path.rstrip('/')}/{LATEST}" if _is_step(names) and LATEST in names else path
+        return output_in(path) if _is_step(names) else path
     try:
         return context.output(text)[1]
     except UserError as error:
@@ -59,15 +56,13 @@ def _of_gguf(names: list[str]) -> str:
     return "; a GGUF file alone cannot be read here: give the export that it was made of" if is_there else ""
 
 
-def _output(context: Context, text: str, is_directory: bool) -> str:
+def _output(context: Context, text: str) -> str:
     try:
         return context.output(text)[1]
     except UserError as error:
-        if is_directory:
-            raise
         raise UserError(
-            f"no directory {text!r}, and {error}. Expected a model's directory, local or remote, or a step that made "
-            "one (a hub id becomes a directory with: hf download ID --local-dir DIRECTORY)"
+            f"no directory {text!r}, local or remote (a hub id becomes one with: hf download ID --local-dir "
+            f"DIRECTORY); and as a step: {error}"
         ) from error
 
 

@@ -20,7 +20,7 @@ from marin_sft.execution.commits import Commit
 from marin_sft.execution.tables import counted
 from marin_sft.nearest import nearest_text
 from marin_sft.paths import names_in
-from marin_sft.run.context import Context
+from marin_sft.run.context import Context, output_in
 
 _GUTTER = 3  # columns between two answers
 _LABEL = 11  # columns before what was asked
@@ -62,6 +62,8 @@ def _output(context: Context, source: str) -> tuple[str, str]:
     names = names_in(place)
     if FILE in names or "commits" not in names and (os.path.isdir(place) or "://" in place):
         return source, place
+    if "commits" in names:
+        return source, output_in(place)
     found, output = context.output(source)
     if FILE not in names_in(output):
         assert found.state.commit is not None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from marin_sft.errors import UserError
+from marin_sft.execution.comparison import Comparison
 from marin_sft.execution.console import TextConsole
 from marin_sft.execution.estimates import estimate
 from marin_sft.execution.executor import (
@@ -25,11 +26,12 @@ from marin_sft.execution.executor import (
 )
 from marin_sft.execution.graph import build_graph
 from marin_sft.execution.local_store import LocalStore
-from marin_sft.execution.past import size_of
+from marin_sft.execution.past import PastAttempt, size_of
 from marin_sft.execution.prices import Machines, Prices, machines_of, read_prices
 from marin_sft.execution.record import asked
 from marin_sft.execution.room import Room, wall_seconds
 from marin_sft.execution.view import print_plan
+from marin_sft.execution.work import Work
 from marin_sft.training.sft_config import SFTConfig
 
 
@@ -232,6 +234,21 @@ def test_an_input_that_had_not_ended_has_no_size():
     config = {"model": {"$input": "0123456789abcdef"}}
     assert size_of(None, config, {"0123456789": {"bytes": 7}}) == 7
     assert size_of(None, config, {"0123456789": {"bytes": 0}}) is None
+
+
+def test_what_began_before_its_input_had_ended_is_compared_by_its_time_alone():
+    config = {"model": {"$input": "0123456789abcdef"}}
+
+    def past(seconds: float, read: float) -> PastAttempt:
+        work = Work(read={"0123456789": {"bytes": read}})
+        return PastAttempt("evaluation/x", "generate", config, machines(CpuConfig()), seconds, work)
+
+    step = Comparison("evaluation/x", config, 100.0, None)
+    assert step.seconds([past(5, 0), past(7, 0), past(90, 0)]) == 7
+    assert step.seconds([past(5, 0), past(20, 100)]) == 20  # the one whose size is known tells more
+    unsized = Comparison("evaluation/x", config, None, None)
+    assert unsized.seconds([past(5, 0)]) == 5 and unsized.seconds([past(20, 100)]) is None
+    assert step.seconds([]) is None
 
 
 PRICES = 'currency = "EUR"\n[device_hour]\nCPU = 0.5\nv4 = {on_demand = 3.0, spot = 1.0}\nH100 = 2.0\n'

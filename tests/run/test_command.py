@@ -287,7 +287,7 @@ def test_a_step_that_has_not_run_is_told_with_the_command_that_runs_it(world, na
     told = f"hf/mine has not run under {world.prefix}; to run it: "
     error = world.call(name, "hf/mine", code=2).err
     assert told in error and "did you mean" not in error
-    assert "hf download ID" in error if name == "chat" else error.endswith(runs)
+    assert error.endswith(runs) and ("hf download ID" in error) == (name == "chat")
     if name != "why":
         error = world.call(name, "hf/mine_base", code=2).err
         assert "it is FAILED; see marin-sft why hf/mine_base-" in error and "to run it: python" in error

@@ -53,6 +53,8 @@ def test_an_output_without_the_files_of_the_store(prefix, tmp_path, capsys):
     output = capsys.readouterr().out.strip()
     call(f"{output}/onnx", tmp_path / "part", "--prefix", prefix)
     assert contents(tmp_path / "part") == {"model.onnx": "more"}
+    call(output.rpartition("/")[0], tmp_path / "of_any_store")
+    assert contents(tmp_path / "of_any_store") == published
 
 
 def test_what_cannot_be_copied_leaves_nothing(tmp_path, capsys):
