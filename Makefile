@@ -173,10 +173,10 @@ docs: .docs/.done
 	$(UV) pip install --quiet --python .docs/bin/python --require-hashes -r $<
 	@touch $@
 
-# The pages of `marin-sft report` and `marin-sft ui` in headless Chromium, which has to be on the path.
+# The pages of `marin-sft report`, `marin-sft ui` and `marin-sft dashboard` in headless Chromium, which has to be on the path.
 # BROWSER_SHOTS=DIRECTORY keeps screenshots.
 browser: env-dev .browser/.done
-	PYTHONPATH="$(CURDIR)/.browser" $(BIN)/python -m pytest -m torture -s -x tests/run/report/test_browser.py
+	PYTHONPATH="$(CURDIR)/.browser" $(BIN)/python -m pytest -m torture -s -x tests/run/report/test_browser.py tests/run/test_dashboard.py
 
 .browser/.done: | $(BIN)/python
 	$(UV) pip install --quiet --python $(BIN)/python --target .browser playwright

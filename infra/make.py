@@ -23,7 +23,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]  # the package may not be installed where clusters are started
 
-from launchers import gcp, slurm  # noqa: E402
+from launchers import gcp, grafana, slurm  # noqa: E402
 from launchers.gcp import GcpCluster  # noqa: E402
 from launchers.kuberay import RayJob  # noqa: E402
 from launchers.skypilot import SkyTask  # noqa: E402
@@ -76,7 +76,7 @@ def examples() -> dict[str, str]:
     """The files of this folder by path. What a user must set is in <...>, which no cloud accepts."""
     image = "<REGION>-docker.pkg.dev/<PROJECT>/marin-sft/marin-sft:tpu"
     place: dict[str, Any] = {"region": "<REGION>", "zone": "<ZONE>", "project": "<PROJECT>", "bucket": "<BUCKET>"}
-    made = {"slurm/job.sh": slurm.script()}
+    made = {"slurm/job.sh": slurm.script(), "grafana/marin_sft.json": grafana.dashboard()}
     for kind in KINDS:
         short = named([kind])
         for capacity in ("spot", "reserved"):

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units (None if unknown), and metrics to show, e.g. the loss. kept, doing: see the functions."""
+    """`done` of `total` units (None if unknown), and metrics to show, e.g. the loss. kept, doing, aside: see the
+    functions."""
 
     done: float
     total: float | None
@@ -23,6 +24,7 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
     kept: float = 0
     doing: str = ""
+    aside: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def count(self) -> str:
@@ -77,6 +79,7 @@ class _Hearing:
     def __init__(self, *listeners: Listener) -> None:
         self.listeners = listeners
         self.kept: float = 0
+        self.aside: dict[str, float] = {}
 
     def hear(self, news: Progress) -> None:
         for listener in self.listeners:
@@ -90,7 +93,7 @@ def report(done: float, total: float | None = None, unit: str = "", **metrics: f
     """Report the progress of this step. It is cheap, so call it as often as you like."""
     hearing = _hearing.get()
     if hearing is not None:
-        hearing.hear(Progress(done, total, unit, metrics, hearing.kept))
+        hearing.hear(Progress(done, total, unit, metrics, hearing.kept, aside=dict(hearing.aside)))
 
 
 def compiling(done: float, total: float | None = None, unit: str = "") -> None:
@@ -108,6 +111,13 @@ def kept(done: float) -> None:
     hearing = _hearing.get()
     if hearing is not None:
         hearing.kept = done
+
+
+def aside(figures: Mapping[str, float]) -> None:
+    """Set the newest of further figures, which the next reports carry for metrics of Ray, and do not show."""
+    hearing = _hearing.get()
+    if hearing is not None:
+        hearing.aside.update(figures)
 
 
 @contextmanager

@@ -48,6 +48,11 @@ _SHAPES = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+# One of these is in each of them: to look for them first takes a tenth of the time, in long texts without any.
+_IN_SHAPES = (
+    "-----BEGIN", "hf_", "gho_", "ghp_", "ghr_", "ghs_", "ghu_", "github_pat_", "glpat-", "sk-", "k_live_", "k_test_",
+    "r8_", "AKIA", "ASIA", "AIza", "ya29.", "xox", "SG.", "npm_", "pypi-", "dop_v1_", "eyJ",
+)  # fmt: skip
 _USER_IN_URL = re.compile(r"(?<=://)(?:[^/\s:@'\"?#]*:[^/\s@'\"?#]+|[^/\s:@'\"?#]{20,})(?=@)")
 _IN_QUERY = re.compile(r"([?&;]([\w.-]+)=)([^&;\s'\"#<>]+)")
 _OF_SIGNATURES = ("x-amz-", "x-goog-")
@@ -79,7 +84,7 @@ _OF_TEXT = re.compile(
 
 def has_token(text: str) -> bool:
     """Whether the text contains a token of a known service or a private key."""
-    return _SHAPES.search(text) is not None
+    return any(map(text.__contains__, _IN_SHAPES)) and _SHAPES.search(text) is not None
 
 
 def redacted(text: str) -> str:

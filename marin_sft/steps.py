@@ -25,6 +25,7 @@ from marin_sft.data.data_configs import (
     weights_of,
 )
 from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
+from marin_sft.data.lint.step import lint as lint
 from marin_sft.data.step_configs import (
     TOKENIZER_FILES,
     DownloadConfig,

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "marin_sft"
 
 # Top to bottom: a package may import from itself and from what stands above it.
 LAYERS = [
-    "errors", "progress", "preemption", "machines", "redaction", "nearest", "arguments", "paths", "disk", "parts",
+    "errors", "progress", "preemption", "machines", "redaction", "nearest", "version", "arguments", "paths", "disk",
+    "parts",
     "execution", "inputs",
     "data", "processing", "training", "export", "evaluation", "steps", "recipes", "executor", "trainers", "trl",
     "scripts", "run",

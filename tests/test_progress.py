@@ -14,6 +14,17 @@ def test_compiling_is_said_with_the_count():
     assert not progress.is_text("3/9 steps  compilingx")
 
 
+def test_what_is_told_aside_goes_with_the_next_reports_but_is_not_in_their_lines():
+    heard = []
+    with progress.listening(heard.append):
+        progress.aside({"tokens": 10, "validation/loss": 2.0})
+        progress.report(1, 2, "steps", loss=1.5)
+        progress.aside({"tokens": 20})
+        progress.report(2, 2, "steps", loss=1.4)
+    assert [news.aside for news in heard] == [{"tokens": n, "validation/loss": 2.0} for n in (10, 20)]
+    assert heard[1].text() == "2/2 steps  loss 1.4"
+
+
 def test_reports_reach_the_listener_and_nobody_else():
     heard = []
     progress.report(1, 2)

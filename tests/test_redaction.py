@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from marin_sft.redaction import REDACTED, is_secret, looks_secret, redacted, redacted_words, without_signature
+from marin_sft.redaction import (
+    REDACTED,
+    has_token,
+    is_secret,
+    looks_secret,
+    redacted,
+    redacted_words,
+    without_signature,
+)
 
 ROOT = Path(__file__).parents[1]
 RANDOM = random.Random(0)
@@ -79,6 +87,27 @@ def test_what_has_the_form_of_a_secret(line, secret):
 def test_what_stands_next_to_a_name(line, secret):
     text = redacted(line.format(secret))
     assert secret not in text.replace("hunter", "") and REDACTED in text
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        *SHAPES[:-2],
+        *(f"gh{kind}_{letters(36)}" for kind in "oprsu"),
+        *(f"{kind}k_{mode}_{letters(24)}" for kind in "rs" for mode in ("live", "test")),
+        f"r8_{letters(37)}",
+        f"ASIA{letters(16, string.ascii_uppercase)}",
+        f"ya29.{letters(40)}",
+        f"SG.{letters(22)}.{letters(43)}",
+        f"pypi-{letters(80)}",
+        f"dop_v1_{letters(64, '0123456789abcdef')}",
+        "-----BEGIN PRIVATE KEY-----",
+    ],
+)
+def test_a_token_of_a_service_is_found_in_text(token):
+    assert (
+        has_token(token) and has_token(f"it is\n'{token}', they say") and not has_token(token[:6] + " " + token[8:12])
+    )
 
 
 def test_a_private_key_goes_whole():

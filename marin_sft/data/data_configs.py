@@ -22,7 +22,7 @@ from marin_sft.data.formats import check_choice
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import ExecutorStep, InputName, UnversionedValue, omitted_when
 from marin_sft.inputs import Source
-from marin_sft.nearest import did_you_mean
+from marin_sft.nearest import did_you_mean, listed
 
 Weights = Mapping[str, float]
 Schedule = Sequence[tuple[int, Weights]]
@@ -127,7 +127,7 @@ def weights_of(name: str, components: Mapping[str, object]) -> Mapping[str, floa
     """The weights of a mixture that is given none: one component needs none."""
     if len(components) == 1:
         return dict.fromkeys(components, 1.0)
-    example = ", ".join(f"{component!r}: 1" for component in components)
+    example = listed([f"{component!r}: 1" for component in components])
     raise ConfigError(
         f"mixture {name!r}: {len(components)} components and no weights; expected weights={{{example}}} in the "
         "proportion you want; to evaluate only, use mixture_for_evaluation"
@@ -259,7 +259,7 @@ def _check_tokenizers(components: Mapping[str, object]) -> None:
             found.append((name, tokenizer))
     if len(found) > 1:
         raise ConfigError(
-            f"components have different tokenizers: {', '.join(f'{name}: {used!r}' for name, used in found)}; "
+            f"components have different tokenizers: {listed([f'{name}: {used!r}' for name, used in found])}; "
             "expected the same one for all"
         )
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from marin_sft.data.adapters import Adapter, FormatAdapter
 from marin_sft.data.data_configs import LmDataConfig, is_count
-from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat
+from marin_sft.data.formats import ChatLmDatasetFormat, LmDatasetFormat, check_choice
+from marin_sft.data.lint.findings import THRESHOLDS
 from marin_sft.errors import ConfigError
 from marin_sft.execution.step import (
     StepConfig,
@@ -154,7 +155,12 @@ class TransformConfig(
 
 @dataclass(frozen=True)
 class TrainTokenizerConfig(
-    StepConfig, kind="train_tokenizer", version=2, body="marin_sft.data.train_tokenizer:train_tokenizer", one_host=True
+    StepConfig,
+    kind="train_tokenizer",
+    version=2,
+    body="marin_sft.data.train_tokenizer:train_tokenizer",
+    one_host=True,
+    torch=False,
 ):
     """A byte-level BPE trained on all texts of the rows."""
 
@@ -181,7 +187,9 @@ class TrainTokenizerConfig(
 
 
 @dataclass(frozen=True)
-class TokenizeConfig(StepConfig, kind="tokenize", version=6, body="marin_sft.data.tokenize:tokenize", one_host=True):
+class TokenizeConfig(
+    StepConfig, kind="tokenize", version=6, body="marin_sft.data.tokenize:tokenize", one_host=True, torch=False
+):
     """Rows -> token caches."""
 
     train_paths: tuple[str, ...]
@@ -239,6 +247,58 @@ class MixtureConfig(StepConfig, kind="mixture", version=2, body="marin_sft.data.
                 raise ConfigError(f"{name}={value!r}; expected at least 1 token, or None for no limit")
 
 
+@dataclass(frozen=True)
+class RowSource:
+    """Rows of one format."""
+
+    paths: tuple[str, ...]
+    """Files, directories or globs."""
+
+    format: LmDatasetFormat = ChatLmDatasetFormat()
+    """What the rows hold."""
+
+
+@dataclass(frozen=True)
+class LintConfig(StepConfig, kind="lint", version=1, body="marin_sft.data.lint.lint:lint", one_host=True):
+    """Rows -> what is wrong with them."""
+
+    components: dict[str, RowSource]
+    """The rows to look at, by name. Copies are looked for within and across components."""
+
+    test_sets: dict[str, RowSource] = field(default_factory=dict)
+    """Rows of evaluations, by name, whose prompts should not be in the components."""
+
+    tokenizer: str | None = None
+    """The directory of a tokenizer, whose special tokens no text should hold. None: those of common chat formats."""
+
+    fail_above: dict[str, float] = field(default_factory=dict)
+    """For findings by name, the share of a component's rows above which the step fails: {"duplicate_rows": 0.01}. Also
+    "longer_chosen", the share of pairs whose chosen answer is the longer one."""
+
+    near_similarity: float = 0.8
+    """How much two prompts must have in common to count as near-duplicates: the share of the runs of 3 words in either
+    that are in both."""
+
+    leak_words: int = 8
+    """The length of the runs of words by which prompts of `test_sets` are found."""
+
+    leak_share: float = 0.5
+    """The share of a test prompt's words that such runs in one row must cover."""
+
+    output_path: str = this_output_path()
+
+    def __post_init__(self) -> None:
+        if not self.components:
+            raise ConfigError("components is empty; expected rows to look at")
+        for name, most in self.fail_above.items() if isinstance(self.fail_above, dict) else ():
+            check_choice("fail_above", name, THRESHOLDS)
+            _check_share(f"fail_above[{name!r}]", most)
+        _check_share("near_similarity", self.near_similarity)
+        _check_share("leak_share", self.leak_share)
+        if not isinstance(self.leak_words, UnversionedValue) and not is_count(self.leak_words):
+            raise ConfigError(f"leak_words={self.leak_words!r}; expected a whole number of at least 1")
+
+
 def _refuse_strings(config: StepConfig, of: str, *names: str) -> None:
     """Raise ConfigError for a string where a list of `of` belongs: its characters would be taken for the items."""
     for name in names:
@@ -248,6 +308,10 @@ def _refuse_strings(config: StepConfig, of: str, *names: str) -> None:
 
 def _check_max_dropped(value: float) -> None:
     """Raise ConfigError unless `value`, a step's `max_dropped`, is a share."""
+    _check_share("max_dropped", value)
+
+
+def _check_share(where: str, value: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not isinstance(value, UnversionedValue) and not (number and 0 <= value <= 1):
-        raise ConfigError(f"max_dropped={value!r}; expected a share of the rows, 0 to 1")
+        raise ConfigError(f"{where}={value!r}; expected a share of the rows, 0 to 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,20 @@ class Answerer:
         return int(self.model.max_length)
 
     def prompt(self, dialogue: Dialogue) -> list[int]:
-        """The ids that the model continues. Raises BadRow if the template refuses the dialogue."""
-        return self.renderer.prompt_ids(self.renderer.prompt(dialogue))
+        """The ids that the model continues.
+
+        Raises:
+            BadRow: the template refuses the dialogue, or the model has no embedding for a token of it.
+        """
+        ids = self.renderer.prompt_ids(self.renderer.prompt(dialogue))
+        if ids and max(ids) >= self.model.Vocab.size:
+            token, rows = self.tokenizer.convert_ids_to_tokens(max(ids)), self.model.Vocab.size
+            raise BadRow(
+                "unknown_token",
+                f"token {token!r} has id {max(ids)}, and the model has {rows} embeddings: it was made for another "
+                "tokenizer",
+            )
+        return ids
 
     def stream(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, number: int) -> Iterator[int]:
         """See `decoding.stream`."""
@@ -101,13 +114,16 @@ def check_template(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
 
 def load_model(directory: ModelDirectory, base: str | None) -> LmHeadModel:
     """The model, or the adapter on its `base`: see `base_of`."""
-    if base is None:
-        return levanter_model.load_model(directory)
+    place = base or directory.path
     try:
+        if base is None:
+            return levanter_model.load_model(directory)
         return levanter_model.load_model(base, lora=LoraConfig(adapter_path=directory.path))
     except TrainingError as error:
-        named = _named_base(directory)
-        raise TrainingError(f"{error}. The base is {base}; {directory.path}/{ADAPTER} names {named!r}") from error
+        text = str(error) if any(path in str(error) for path in (place, directory.path)) else f"{place}: {error}"
+        if base is not None and (place in text or "base model" in text):
+            text += f". The base is {base}; {directory.path}/{ADAPTER} names {_named_base(directory)!r}"
+        raise TrainingError(text) from error
 
 
 def base_of(directory: ModelDirectory, base: str | None) -> str | None:
@@ -122,19 +138,18 @@ def base_of(directory: ModelDirectory, base: str | None) -> str | None:
         raise ConfigError(
             f"base {base!r}: {directory.path} is a model and no adapter: it has no {ADAPTER}; leave the base out"
         )
-    advice = "give the directory of the model that the adapter was trained on with --base"
     named = _named_base(directory)
-    said = f"base {base!r}" if base else f"{directory.path}/{ADAPTER}: base_model_name_or_path = {named!r}"
-    if not (base or named):
-        raise ConfigError(f"{directory.path}/{ADAPTER}: it names no base model; {advice}")
-    try:
-        found = ModelDirectory(base or named)
-    except TrainingError as error:
-        raise ConfigError(f"{said}: no such directory; {advice}") from error
-    if found.json("config.json") is None:
-        what = "an adapter too" if found.json(ADAPTER) is not None else "no model: it has no config.json"
-        raise ConfigError(f"{said} is {what}; {advice}")
-    return found.path
+    what = f"{directory.path}/{ADAPTER}: it names no base model"
+    if place := base or named:
+        said = f"base {base!r}" if base else f"{directory.path}/{ADAPTER}: base_model_name_or_path = {named!r}"
+        what = f"{said}: no such directory"
+        with suppress(TrainingError):
+            found = ModelDirectory(place)
+            if found.json("config.json") is not None:
+                return found.path
+            is_adapter = found.json(ADAPTER) is not None
+            what = f"{said}: that directory has {'an adapter too' if is_adapter else 'no config.json'}"
+    raise ConfigError(f"{what}; give the directory of the model that the adapter was trained on with --base")
 
 
 def _named_base(adapter: ModelDirectory) -> str:
@@ -163,6 +178,11 @@ def _ends(directory: ModelDirectory, base: str | None, tokenizer: PreTrainedToke
     stored = directory.json("generation_config.json")
     if stored is None and base is not None:
         stored = ModelDirectory(base).json("generation_config.json")
+    listed = (stored or {}).get("eos_token_id")
+    if not all(end is None or type(end) is int for end in (listed if isinstance(listed, list) else [listed])):
+        raise TrainingError(
+            f"generation_config.json of {directory.path}: eos_token_id = {listed!r}: expected ids of tokens"
+        )
     ends: list[int] = generation_config(tokenizer, stored)["eos_token_id"]
     if not ends:
         raise TrainingError(

@@ -60,7 +60,7 @@ class Chat:
         try:
             prompt = self.answerer.prompt(Dialogue(said))
         except BadRow as error:
-            raise DataError(f"the chat template refuses the dialogue: {error.message}") from error
+            raise DataError(f"the dialogue cannot be a prompt: {error.message}") from error
         if len(prompt) >= self.answerer.longest:
             begun = any(message["role"] == "assistant" for message in self.messages)
             what, do = ("dialogue", "start a new one with /reset") if begun else ("message", "expected a shorter one")

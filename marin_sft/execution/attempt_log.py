@@ -22,7 +22,8 @@ class AttemptLog:
     """`{output}/.log`. Object stores cannot append, so there the log is a local file that is uploaded now and then.
 
     own_process: nothing else writes to this process's stdout and stderr.
-    echo: also write to them. May be off only if `own_process`.
+    echo: also write to stderr, which Ray's dashboard shows of a task. Without `own_process`, to both as they are. May
+        be off only if `own_process`.
     name: of the file.
     """
 
@@ -33,6 +34,7 @@ class AttemptLog:
         self._echo = echo
         self._exit = contextlib.ExitStack()
         self._file = self._path
+        self._shown: int | None = None  # the file descriptor of what Ray shows of this process
         self._uploaded = 0  # bytes
         self._next_upload = 0.0
 
@@ -41,18 +43,21 @@ class AttemptLog:
             self._file = self._exit.enter_context(tempfile.NamedTemporaryFile(suffix=".log")).name
             self._exit.callback(self.upload, now=True)
         copied = process_output_copied_to(self._file, self._echo) if self._own_process else None
-        self._exit.enter_context(copied or _python_output_copied_to(self._file))
+        self._shown = self._exit.enter_context(copied or _python_output_copied_to(self._file))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._shown = None
         self._exit.__exit__(kind, error, trace)
 
     def write(self, text: str) -> None:
-        """To the log only."""
+        """To the log, and where Ray shows it, but not to a terminal."""
         with open(self._file, "a", encoding="utf-8") as file:
             file.write(text)
+        if self._shown is not None:
+            os.write(self._shown, text.encode(errors="backslashreplace"))
 
     def since(self, position: int) -> bytes:
         """What was written after the first `position` bytes, also when the log is closed."""
@@ -80,11 +85,11 @@ class AttemptLog:
 
 
 @contextlib.contextmanager
-def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
+def process_output_copied_to(path: str, echo: bool) -> Iterator[int | None]:
     """Copy what this process and its children write to stdout and stderr into `path`, output of C++ code included, and
     the stack if native code crashes.
 
-    echo: also write it to stdout and stderr.
+    echo: also write it to stderr, whose file descriptor the block gets.
 
     It redirects file descriptors 1 and 2, so it is for worker processes that run one step at a time.
     """
@@ -93,7 +98,8 @@ def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
     saved = [os.dup(1), os.dup(2)]
     reading, writing = os.pipe()
     with open(path, "ab", buffering=0) as log:
-        pump = threading.Thread(target=_pump, args=(reading, *saved[:echo], log.fileno()), daemon=True)
+        shown = saved[1] if echo else None
+        pump = threading.Thread(target=_pump, args=(reading, log.fileno(), shown), daemon=True)
         pump.start()
         os.dup2(writing, 1)
         os.dup2(writing, 2)
@@ -102,7 +108,7 @@ def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
         had_stacks = faulthandler.is_enabled()
         faulthandler.enable(log.fileno(), all_threads=False)
         try:
-            yield
+            yield shown
         finally:
             faulthandler.disable()
             sys.stdout.flush()
@@ -116,11 +122,12 @@ def process_output_copied_to(path: str, echo: bool) -> Iterator[None]:
                 os.close(descriptor)
 
 
-def _pump(reading: int, *targets: int) -> None:
+def _pump(reading: int, log: int, shown: int | None) -> None:
     with contextlib.suppress(OSError):
         while chunk := os.read(reading, 65536):
-            for target in targets:
-                os.write(target, chunk)
+            os.write(log, chunk)
+            if shown is not None:
+                os.write(shown, chunk)
     os.close(reading)
 
 

@@ -68,7 +68,8 @@ class Beat:
                 self._stop_body()
 
     def _news(self) -> dict[str, object] | None:
-        return asdict(self.newest) if self.newest else None
+        """Without what is shown nowhere else."""
+        return {k: v for k, v in asdict(self.newest).items() if k != "aside"} if self.newest else None
 
     def _stop_body(self) -> None:
         print(f"stopped: another launch took over {self._directory} from claim {self._claim.number}", file=sys.stderr)

@@ -19,6 +19,7 @@ from marin_sft.execution.clock import seconds_since_epoch
 from marin_sft.execution.documents import canonical_json, numbers_of, read_document, to_json
 from marin_sft.execution.identity import Payload
 from marin_sft.execution.store import FileInfo, Store
+from marin_sft.nearest import listed
 
 FILES = ".files.json"
 """The list of an attempt's files, in its directory."""
@@ -108,7 +109,7 @@ def check_whole(store: Store, name: str, output: str) -> None:
             f"its input '{name}' is committed, but the output {output} is gone; rerun it with --force_run {name}"
         )
     if damaged := damaged_files(store, output):
-        shown = ", ".join(damaged[:3]) + (f" and {len(damaged) - 3} more" if len(damaged) > 3 else "")
+        shown = listed(damaged, most=3)
         raise MarinSftError(
             f"its input '{name}' is incomplete: {shown} of {output} is missing or has another size than when it was "
             f"committed; restore it, or rerun the step with --force_run {name}"
@@ -120,7 +121,7 @@ def check_part(store: Store, name: str, output: str, part: str) -> None:
     parent, _, leaf = part.rpartition("/")
     there = store.names(f"{output}/{parent}".rstrip("/"))
     if leaf not in there:
-        shown = ", ".join(there) or "nothing"
+        shown = listed(there, leaf) or "nothing"
         raise MarinSftError(f"its input '{name}' has no {part}; {parent or 'it'} has {shown}, in {output}")
 
 

@@ -7,19 +7,16 @@ Names that start with a dot, and files that Windows creates in every folder, are
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pathlib
 import re
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from marin_sft.errors import ConfigError
-from marin_sft.execution.documents import as_document
-from marin_sft.execution.store import Store
+from marin_sft.nearest import listed
 from marin_sft.paths import find_local, nearest_path
 
 _HUB_NAME = re.compile(r"\w[\w.-]*")
@@ -34,13 +31,6 @@ _SETTLING = 2_000_000_000  # ns: every file system in use gives different times 
 
 FilesOfFields = dict[str, dict[str, str]]
 """By the config's fields, the beginning of the digest of each of several files, by name."""
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """What is read of an attempt's .record.json."""
-
-    contents: FilesOfFields = field(default_factory=dict)
 
 
 class _File(NamedTuple):
@@ -90,21 +80,13 @@ def read_content(location: str, field: str) -> LocalContent:
     return LocalContent(field, location, digest, stamp, settled, each if len(each) <= _NAMED else ())
 
 
-def recorded_files(store: Store, output: str) -> FilesOfFields:
-    """The local files that an attempt used, as its record has them; empty if it does not say."""
-    try:
-        return as_document(_Recorded, json.loads(store.read(f"{output}/.record.json") or b"{}")).contents
-    except (ValueError, RecursionError):
-        return {}
-
-
 def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """`b.jsonl changed, c.jsonl is new`: which of several files differ, by name and digest; empty if nothing tells."""
     if not before or not now:
         return ""
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    said = [f"{n} {'is new' if n not in before else 'is gone' if n not in now else 'changed'}" for n in names[:_SHOWN]]
-    return ", ".join(said) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    said = [f"{n} {'is new' if n not in before else 'is gone' if n not in now else 'changed'}" for n in names]
+    return listed(said, most=_SHOWN)
 
 
 def _hub_id_text(location: str, field: str) -> str:

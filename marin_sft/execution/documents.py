@@ -69,7 +69,7 @@ def _as(kind: Any, value: object, field: str) -> Any:
         return value
     if dataclasses.is_dataclass(kind):
         return _as_dataclass(kind, value, field)
-    origin, parts = typing.get_origin(kind) or kind, typing.get_args(kind)
+    origin, parts = _origin(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in parts:
             return None
@@ -78,6 +78,8 @@ def _as(kind: Any, value: object, field: str) -> Any:
     if origin is tuple and isinstance(value, list):
         return tuple(_as(parts[0], item, f"{field}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
+        if parts[1] in (Any, object):
+            return value
         return {key: _as(parts[1], item, f"{field}.{key}") for key, item in value.items()}
     if origin is float and (type(value) is int or type(value) is float):
         return float(value)
@@ -96,6 +98,11 @@ def _as_dataclass(kind: Any, value: object, field: str) -> Any:
         elif needed:
             raise ValueError(f"no {f'{field}.{name}'.lstrip('.')}")
     return kind(**found)
+
+
+@functools.cache
+def _origin(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(kind) or kind, typing.get_args(kind)
 
 
 @functools.cache

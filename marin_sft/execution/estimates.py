@@ -21,6 +21,7 @@ from marin_sft.execution.room import Room, wall_seconds
 from marin_sft.execution.step import StepConfig
 from marin_sft.execution.tables import duration_text
 from marin_sft.execution.work import Amounts, amounts_of
+from marin_sft.nearest import listed
 
 _MAY_RUN = (Action.RUN, Action.IF_CHANGED)
 _SHOWN = 5  # steps that an error names
@@ -77,7 +78,7 @@ class Estimates:
         yield f"  from {', '.join(grounds.values())}"  # of each kind, the fewest
         for ground in dict.fromkeys(of.ground for of in unknown.values()):
             names = [node.name for node, of in unknown.items() if of.ground == ground]
-            yield f"  unknown: {', '.join(names[:_SHOWN])}{' ...' if names[_SHOWN:] else ''} ({ground})"
+            yield f"  unknown: {listed(names, most=_SHOWN)} ({ground})"
 
     def check_budget(self, budget: float) -> None:
         """Raises:
@@ -90,9 +91,7 @@ class Estimates:
             )
         unknown = [f"{node.name} ({self._why_unknown(of)})" for node, of in self.of.items() if of.cost is None]
         if unknown:
-            shown = ", ".join(unknown[:_SHOWN]) + (
-                f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-            )
+            shown = listed(unknown, most=_SHOWN)
             raise UserError(f"--budget {budget:g}: the cost of {len(unknown)} step(s) is unknown: {shown}")
         if self.cost > budget:
             costs = sorted(((of.cost or 0.0, node.name) for node, of in self.of.items()), reverse=True)

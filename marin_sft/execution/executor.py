@@ -27,12 +27,12 @@ from marin_sft.errors import (
     StoreUnavailable,
     UserError,
 )
+from marin_sft.execution import ray_environment
 from marin_sft.execution.backends import Backend, InlineBackend
 from marin_sft.execution.flags import ExecutorFlags, parse_flags
 from marin_sft.execution.graph import Graph, build_graph
 from marin_sft.execution.plan import Plan, make_plan
 from marin_sft.execution.ray_connection import act_as_script, in_worker, would_be_private
-from marin_sft.execution.ray_environment import LAUNCHER
 from marin_sft.execution.record import RunRecord
 from marin_sft.execution.resources import CpuConfig, GpuConfig, RuntimeEnv, TpuPodConfig
 from marin_sft.execution.results import Policy, StepResult
@@ -292,6 +292,8 @@ class Executor:
         backend.start(store)
         if backend.dashboard_url:
             console.print(f"Ray dashboard: {backend.dashboard_url}")
+            if ray_environment.asks_for_token() and ray_environment.IN_JOB not in os.environ:  # there, ray_run says it
+                console.print(f"  to open it: {ray_environment.how_to_open(backend.dashboard_url)}")
         return backend
 
 
@@ -353,5 +355,5 @@ def _this_command(leaving_out: Collection[str] = _CHOICES) -> str:
 
 def _launcher() -> str:
     """The words to put before this launch's command to repeat it."""
-    launcher = os.environ.get(LAUNCHER)
+    launcher = os.environ.get(ray_environment.LAUNCHER)
     return f"{launcher} " if launcher else ""

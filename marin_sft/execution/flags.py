@@ -14,6 +14,7 @@ from marin_sft.arguments import NamedFields
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_environment import LAUNCH_DIR
 from marin_sft.nearest import nearest_text
+from marin_sft.version import add_version
 
 _QUOTED_LIST = re.compile(r"""\s*\[\s*(["']|\]\s*$)""")
 
@@ -106,6 +107,7 @@ def parse_flags(argv: Sequence[str]) -> ExecutorFlags:
         UserError: an unknown flag, with the nearest one, or an invalid value.
     """
     parser = _Parser(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add_version(parser)
     for name in BOOLEANS:
         parser.add_argument(
             f"--{name}", type=_boolean, nargs="?", const=True, default=argparse.SUPPRESS, help=HELP[name]

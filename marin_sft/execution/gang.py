@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from marin_sft import preemption, progress
 from marin_sft.errors import InfrastructureLoss, OutOfMemory, Preempted
 from marin_sft.execution import out_of_memory
-from marin_sft.execution.rank import Ended, Place, Rank, Work, line_of, stacks_of
+from marin_sft.execution.rank import Ended, Place, Rank, RankEnded, Work, line_of, stacks_of
 from marin_sft.execution.reservation import Host, reserved
 from marin_sft.execution.resources import Resources, demand, hosts_of
 from marin_sft.execution.step_state import Failure
@@ -164,9 +164,11 @@ class _Watch:
         import ray
 
         try:
-            self.ended[number] = end = ray.get(run)
+            end: Ended | Exception = ray.get(run)
         except Exception as error:  # of Ray, or of the store
-            self.ended[number] = end = error
+            cause = getattr(error, "cause", None)
+            end = cause.ended if isinstance(cause, RankEnded) else error
+        self.ended[number] = end
         if isinstance(end, Exception):
             print(f"{self._who(number)} was lost: {line_of(end)}", flush=True)
         elif end.failure is not None:

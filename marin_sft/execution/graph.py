@@ -16,6 +16,7 @@ from marin_sft.execution.step import AnyStep, ExecutorStep, InputName, kind_of, 
 from marin_sft.redaction import has_token
 
 _NAME_BYTES = 255
+_LONGEST_CYCLE = 12  # steps in a message
 _PATH_BYTES = 900  # S3 and GCS allow 1,024 for a whole key
 
 
@@ -195,7 +196,10 @@ def _upstream(step: AnyStep) -> list[AnyStep]:
 
 def _cycle_text(path: list[AnyStep], start: AnyStep) -> str:
     names = [step.name for step in path[path.index(start) :]]
-    return " uses ".join(f"'{name}'" for name in [*names, start.name])
+    shown = [f"'{name}'" for name in (*names, start.name)]
+    if len(shown) > _LONGEST_CYCLE:
+        shown[3:-3] = [f"... {len(shown) - 6:,} more"]
+    return " uses ".join(shown)
 
 
 def _check_same(known: Node, node: Node) -> None:

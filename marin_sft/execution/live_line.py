@@ -48,13 +48,13 @@ class LiveLine:
             return None
         return max(0.0, (self.news.total - self.latest[1]) * since / done - (now - self.latest[0]))
 
-    def text(self, width: int, now: float) -> Text:
-        """At most `width` columns."""
+    def text(self, width: int, now: float, column: int = 0) -> Text:
+        """At most `width` columns. column: of so many columns for the name, if there is room."""
         news = self.news
         if news is None:
             state, since = ("queued", self.submitted) if self.claimed is None else ("running", self.claimed)
             end = f"{state} {clock_text(now - since)}"
-            return Text(f"{shortened(self.name, width - len(end) - 2)}  {end}")
+            return Text(f"{_name(self.name, width - len(end) - 2, column)}  {end}")
         left = self.seconds_left(now)
         end = (
             f"{clock_text(now - (self.claimed or self.submitted))} so far"
@@ -63,7 +63,7 @@ class LiveLine:
         )
         figures = [*([news.doing] if news.doing else []), *figure_texts(news.metrics)]
         parts = [news.count, *figures[:1], end]
-        name = shortened(self.name, max(_LEAST_NAME, width - len("  ".join(parts)) - 2))
+        name = _name(self.name, max(_LEAST_NAME, width - len("  ".join(parts)) - 2), column)
         room = width - len("  ".join([name, *parts]))
         for figure in figures[1:]:
             if len(figure) + 2 <= room:
@@ -77,6 +77,10 @@ class LiveLine:
         text.append("  " + "  ".join(parts))
         text.truncate(width)
         return text
+
+
+def _name(name: str, room: int, column: int) -> str:
+    return shortened(name, min(room, column)).ljust(min(room, column)) if column else shortened(name, room)
 
 
 def clock_text(seconds: float) -> str:

@@ -50,10 +50,9 @@ class _Log:
         self._leave_out(len(self.newest) if skipped else 0)
         self.left_out += skipped
         for line in lines[skipped:]:
-            # A progress bar redraws itself after carriage returns: show its last state.
-            text = line[-_CHUNK:].decode(errors="replace").rstrip("\r").rpartition("\r")[2]
+            text = line_text(line)
             if text.strip():
-                self.newest.append(_shortened(text))
+                self.newest.append(text)
                 self.characters += len(self.newest[-1])
         while len(self.newest) > most or self.characters > _MOST_CHARACTERS:
             self._leave_out(1)
@@ -64,8 +63,10 @@ class _Log:
         self.left_out += lines
 
 
-def _shortened(line: str) -> str:
-    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}... (cut short)"
+def line_text(line: bytes) -> str:
+    """A line of a log. A progress bar redraws itself after carriage returns: its last state."""
+    text = line[-_CHUNK:].decode(errors="replace").rstrip("\r").rpartition("\r")[2]
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}... (cut short)"
 
 
 class LiveOutput:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.errors import DamagedFile
+from marin_sft.execution.attempt_record import AttemptRecord, sound_record
 from marin_sft.execution.catalog import in_parallel
-from marin_sft.execution.claims import attempt_path
-from marin_sft.execution.documents import JsonObject, as_document, read_document
 from marin_sft.execution.graph import Node
-from marin_sft.execution.identity import Payload, name_of_directory
+from marin_sft.execution.identity import name_of_directory
 from marin_sft.execution.prices import Machines, machines_of
 from marin_sft.execution.step import StepConfig
 from marin_sft.execution.store import Store
@@ -21,19 +18,6 @@ from marin_sft.execution.work import Work
 _MOST = 96  # step directories whose records are read for one plan
 _MENTIONED = 0.02  # of a step's work
 _ATTEMPTS = 2  # of each directory, the newest
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What is read of an attempt's .record.json."""
-
-    name: str
-    payload: Payload
-    resources: JsonObject
-    seconds: float
-    exit: str
-    config: Any = None
-    work: Work = field(default_factory=Work)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,30 +56,24 @@ def _attempts(store: Store, directory: str) -> Iterator[PastAttempt]:
     numbers = sorted((int(name) for name in store.folders(store.path(directory)) if name.isdecimal()), reverse=True)
     for number in numbers[:_ATTEMPTS]:
         try:
-            record = read_document(
-                store, f"{attempt_path(store, directory, number)}/.record.json", JsonObject, "", _is_record
-            )
-        except (DamagedFile, OSError):  # it only makes the estimate poorer
+            record = sound_record(store, directory, number)
+        except OSError:  # it only makes the estimate poorer
             continue
-        found = record and _past(as_document(_Record, record))
+        found = record and _past(record)
         if found:
             yield found
 
 
-def _is_record(value: JsonObject) -> bool:
-    return math.isfinite(as_document(_Record, value).seconds)
-
-
-def _past(record: _Record) -> PastAttempt | None:
+def _past(record: AttemptRecord) -> PastAttempt | None:
     """None for one that failed, or continued an earlier one and so tells nothing of the whole."""
-    machines = machines_of(record.resources)
+    machines = record.resources and machines_of(record.resources)
     kind, config = record.payload.get("kind"), record.payload.get("config")
-    if record.exit != "ok" or _continued(record) or machines is None or not isinstance(kind, str):
+    if not record.ended_well or _continued(record) or not machines or not isinstance(kind, str):
         return None
     return PastAttempt(record.name, kind, config, machines, record.seconds, record.work)
 
 
-def _continued(record: _Record) -> bool:
+def _continued(record: AttemptRecord) -> bool:
     """Whether the attempt went on from an earlier one that had done a part worth mentioning."""
     earlier = isinstance(record.config, dict) and bool(record.config.get("earlier_attempts"))
     begun, total = record.work.begun or 0.0, record.work.total or 0.0

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from marin_sft.errors import DamagedFile, PreviousTaskFailedError, StoreError
+from marin_sft.execution.attempt_record import sound_record
 from marin_sft.execution.catalog import comparable_commits, in_parallel, read_states, step_name
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.commits import Commit
 from marin_sft.execution.configs import settings_of
 from marin_sft.execution.consumption import Consumption, changed_inputs, unconfirmed
-from marin_sft.execution.contents import FilesOfFields, changed_files, recorded_files
+from marin_sft.execution.contents import FilesOfFields, changed_files
 from marin_sft.execution.differences import (
     Difference,
     difference_text,
@@ -216,12 +217,12 @@ def _explain_miss(node: Node, items: dict[Node, PlanItem], store: Store) -> Deci
     siblings = _siblings(node, store)
     if not siblings:
         return Action.RUN, Reason.NEW, "", ()
-    alike = [(output, commit) for output, commit in siblings if commit.payload["schema"] == SCHEMA]
+    alike = [(directory, commit) for directory, commit in siblings if commit.payload["schema"] == SCHEMA]
     if not alike:
         schema = siblings[0][1].payload["schema"]
         return Action.RUN, Reason.VERSION, f"the format of identities changed: schema {schema} -> {SCHEMA}", ()
-    output, nearest = min(alike, key=lambda found: len(leaf_differences(found[1].payload, node.payload)))
-    fields, inputs = _config_differences(node, nearest, lambda: recorded_files(store, output))
+    directory, nearest = min(alike, key=lambda found: len(leaf_differences(found[1].payload, node.payload)))
+    fields, inputs = _config_differences(node, nearest, lambda: _recorded_files(store, directory, nearest))
     if fields:
         return Action.RUN, Reason.CONFIG, "; ".join(difference_text(d) for d in fields), tuple(fields)
     old, new = ((payload["kind"], payload["version"]) for payload in (nearest.payload, node.payload))
@@ -230,11 +231,17 @@ def _explain_miss(node: Node, items: dict[Node, PlanItem], store: Store) -> Deci
     return Action.RUN, Reason.UPSTREAM, _root_cause(node, inputs, items), ()
 
 
+def _recorded_files(store: Store, directory: str, commit: Commit) -> FilesOfFields:
+    """The local files that a commit's attempt used, as its record has them; empty if it does not say."""
+    record = sound_record(store, directory, commit.attempt)
+    return record.contents if record else {}
+
+
 def _config_differences(
     node: Node, nearest: Commit, files_then: Callable[[], FilesOfFields]
 ) -> tuple[list[Difference], set[str]]:
     """The fields in which the configs differ, including inputs that are other steps; and the fingerprints of inputs
-    that are the same steps with another identity. files_then: see `recorded_files`."""
+    that are the same steps with another identity. files_then: the local files that the nearest one used."""
     used = {node.fingerprint[:10]: node.directory for node in (*node.inputs, *node.nonblocking)}
     names = {**{consumed.directory[-10:]: consumed.directory for consumed in nearest.inputs}, **used}
     contents = {content.field.removeprefix("config").removeprefix("."): content for content in node.contents}
@@ -269,17 +276,13 @@ def _root_cause(node: Node, changed: set[str], items: dict[Node, PlanItem]) -> s
 
 
 def _siblings(node: Node, store: Store) -> list[tuple[str, Commit]]:
-    """Outputs and commits of the same name, newest first; if the path is overridden, those of the same path."""
+    """Directories and commits of the same name, newest first; if the path is overridden, those of the same path."""
     parent, _, leaf = store.path(node.directory).rpartition("/")
     siblings = [d for d in store.names(parent) if name_of_directory(d) == node.name.rpartition("/")[2]]
     if node.step.override_output_path:
         siblings = [leaf]
     commits = comparable_commits(store, (f"{parent}/{sibling}" for sibling in siblings[:_SIBLINGS]))
-    others = [
-        (attempt_path(store, directory, commit.attempt), commit)
-        for directory, commit in commits.items()
-        if commit.fingerprint != node.fingerprint
-    ]
+    others = [found for found in commits.items() if found[1].fingerprint != node.fingerprint]
     return sorted(others, key=lambda found: found[1].time, reverse=True)
 
 

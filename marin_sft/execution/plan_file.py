@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from marin_sft.disk import write_whole
 from marin_sft.errors import UserError
+from marin_sft.execution.attempt_record import sound_record
 from marin_sft.execution.catalog import in_parallel
-from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.configs import settings_of
 from marin_sft.execution.documents import JsonObject, as_document, canonical_json
 from marin_sft.execution.plan import Plan, PlanItem
@@ -213,17 +213,14 @@ def carried_out(planned: PlanFile, store: Store) -> CarriedOut:
 
 
 def _launch(store: Store, run: str) -> JsonObject:
-    return _launch_in(store, store.path(f"{RUNS}/{run}.begin.json"))
+    try:
+        launch = json.loads(store.read(store.path(f"{RUNS}/{run}.begin.json")) or b"{}")["launch"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return launch if isinstance(launch, dict) else {}
 
 
 def launch_of(store: Store, path: str, attempt: int) -> JsonObject:
     """What the record of an attempt says of its launch; empty if it cannot be read."""
-    return _launch_in(store, f"{attempt_path(store, path, attempt)}/.record.json")
-
-
-def _launch_in(store: Store, path: str) -> JsonObject:
-    try:
-        launch = json.loads(store.read(path) or b"{}")["launch"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return launch if isinstance(launch, dict) else {}
+    record = sound_record(store, path, attempt)
+    return record.launch if record else {}

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin_sft import preemption
-from marin_sft.errors import InfrastructureLoss, Preempted
+from marin_sft.errors import InfrastructureLoss, MarinSftError, Preempted
 from marin_sft.execution import drains, out_of_memory
 from marin_sft.execution.attempt_log import AttemptLog
 from marin_sft.execution.background import background
 from marin_sft.execution.body import changed_source, exits, run_body
 from marin_sft.execution.identity import Payload
+from marin_sft.execution.ray_failure import shown_by_ray
 from marin_sft.execution.step_state import Failure
 from marin_sft.execution.stores import open_store
 from marin_sft.execution.terminal import without_colours
@@ -75,6 +76,20 @@ class Ended:
     lost: str | None = None
 
 
+class RankEnded(MarinSftError):
+    """Raised by a rank that did not end well, so that Ray shows it as failed. The coordinator sees how it `ended`."""
+
+    def __init__(self, rank: int, ended: Ended) -> None:
+        super().__init__(rank, ended)
+        self.rank, self.ended = rank, ended
+
+    def __str__(self) -> str:
+        ended = self.ended
+        return shown_by_ray(
+            f"rank {self.rank}", ended.failure or Failure(ended.lost or ended.preempted or "", None, "")
+        )
+
+
 @dataclass(frozen=True)
 class Work:
     """What all ranks of an attempt get; see `Task`. coordinator: the address of jax.distributed, on rank 0's host."""
@@ -117,7 +132,18 @@ class Rank:
         )
 
     def run(self, work: Work, variables: Mapping[str, str]) -> Ended:
-        """Run the step's body with the others. Returns how it ended; raises only if the store fails."""
+        """Run the step's body with the others.
+
+        Raises:
+            RankEnded: it did not end well.
+            StoreError: the store failed.
+        """
+        ended = self._run(work, variables)
+        if ended != Ended():
+            raise RankEnded(self._number, ended)
+        return ended
+
+    def _run(self, work: Work, variables: Mapping[str, str]) -> Ended:
         os.environ.update({**work.secrets, **variables})
         store = open_store(work.prefix)
         self._log = AttemptLog(store, work.output, own_process=True, name=f".log-{self._number}")

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -23,6 +24,7 @@ from marin_sft.execution import drains, out_of_memory, ray_environment
 from marin_sft.execution.claims import read_claim
 from marin_sft.execution.gang import group_name
 from marin_sft.execution.ray_connection import Connection, connect, in_worker
+from marin_sft.execution.ray_failure import shown_by_ray
 from marin_sft.execution.ray_metrics import AttemptGauges
 from marin_sft.execution.reservation import release
 from marin_sft.execution.resources import RuntimeEnv, demand, one_host_of
@@ -51,8 +53,7 @@ class StepFailed(MarinSftError):
         self.step, self.outcome = step, outcome
 
     def __str__(self) -> str:
-        failure = self.outcome.failure
-        return f"{self.step}: {failure.error}\n{failure.traceback}" if failure else self.step
+        return shown_by_ray(self.step, self.outcome.failure)
 
 
 class RayBackend:
@@ -72,10 +73,13 @@ class RayBackend:
         self._tasks: dict[Future[Outcome], Task] = {}
         self._broken = False  # our own Ray can no longer run tasks
         self._remote: dict[bool, RemoteFunction] = {}
+        self._about: dict[str, str] = {}  # for the page of this launch in the dashboard
         self.dashboard_url: str | None = None
 
     def start(self, store: Store | None = None) -> None:
         """Raises StoreError if a node does not share the prefix of the store."""
+        if store is not None:
+            self._about = {ray_environment.LOGS_OF_STEPS: f"marin-sft logs STEP --prefix {shlex.quote(store.prefix)}"}
         try:
             ray = self._connected().ray
             for host in check_shared(ray, store) if store else ():
@@ -86,7 +90,7 @@ class RayBackend:
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            self._connection = connect()
+            self._connection = connect(self._about)
             self.dashboard_url = self._connection.dashboard_url
             remote = self._connection.ray.remote
             # We retry ourselves, so that each retry is an attempt with a record.
@@ -302,10 +306,7 @@ def _ray_options(
     options: dict[str, object] = {"num_cpus": rest.pop("CPU"), "num_gpus": rest.pop("GPU", None)}
     options["memory"] = rest.pop("memory", None)
     options["resources"] = rest or None
-    variables = {
-        **(ray_environment.fresh_process_variables(asked, kind.torch) if kind.fresh_process else {}),
-        **(env.env_vars if env else {}),
-    }
+    variables = {**ray_environment.variables_of_workers(kind, asked), **(env.env_vars if env else {})}
     runtime_env: dict[str, object] = {"env_vars": variables} if variables else {}
     if env and env.pip:
         runtime_env |= _packages(env.pip, inherited)

@@ -6,17 +6,22 @@ An existing connection, after `ray.init()` or in a task or actor, belongs to the
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from marin_sft.errors import UserError
 from marin_sft.execution import ray_environment, ray_start
 from marin_sft.execution.process import descendants
+from marin_sft.execution.ray_environment import NAME_OF_JOB, OUTPUT_OF_JOB
 from marin_sft.execution.signals import handler_of_sigterm_kept
+
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
 
 _WORKER = "default_worker.py"  # the script of Ray's worker processes
 
@@ -58,7 +63,7 @@ class Connection:
 
 
 def connect(metadata: Mapping[str, str] | None = None) -> Connection:
-    """metadata: of this driver in the cluster's list of jobs.
+    """metadata: of this driver in Ray's list of jobs, besides its name and where its output goes.
 
     Raises:
     UserError: no Ray answers at RAY_ADDRESS.
@@ -71,7 +76,8 @@ def connect(metadata: Mapping[str, str] | None = None) -> Connection:
     import ray
 
     with handler_of_sigterm_kept():  # Ray installs one that exits silently
-        context = _join(ray, address, metadata or {}) if address else ray_start.start_local(ray)
+        job = ray.job_config.JobConfig(metadata={**_about_driver(), **(metadata or {})})
+        context = _join(ray, address, job) if address else ray_start.start_local(ray, job)
     return Connection(ray, False, address is None, context.dashboard_url and f"http://{context.dashboard_url}")
 
 
@@ -104,8 +110,15 @@ def _found() -> ModuleType | None:
     return ray if ray is not None and ray.is_initialized() else None
 
 
-def _join(ray: ModuleType, address: str, metadata: Mapping[str, str]) -> RayContext:
-    job = ray.job_config.JobConfig(metadata=dict(metadata))
+def _about_driver() -> dict[str, str]:
+    """What Ray shows of the job that this process is. The dashboard has no log of what it prints."""
+    return {
+        NAME_OF_JOB: os.path.basename(sys.argv[0]).removesuffix(".py") or "python",
+        OUTPUT_OF_JOB: f"where it was started: process {os.getpid()} on {socket.gethostname()}",
+    }
+
+
+def _join(ray: ModuleType, address: str, job: JobConfig) -> RayContext:
     try:
         return ray.init(**ray_environment.cluster_options(address), job_config=job)
     except ConnectionError as error:

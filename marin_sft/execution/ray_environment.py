@@ -11,10 +11,12 @@ import importlib.util
 import os
 import re
 import secrets
+import shlex
 import urllib.parse
 from collections.abc import Collection
 
 from marin_sft.errors import UserError
+from marin_sft.execution.step import StepKind
 from marin_sft.machines import GPU_SHARE
 from marin_sft.redaction import looks_secret, shown_value
 
@@ -37,6 +39,8 @@ LAUNCHER = "MARIN_SFT_LAUNCHER"  # set by ray_run in a job: the words to put bef
 LAUNCH_DIR = "MARIN_SFT_LAUNCH_DIR"  # set by ray_run in a job: the directory that relative prefixes start from
 
 _OF_A_LAUNCH = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_", "MARIN_SFT_")
+# In the metadata of a job: what the dashboard shows as its name; and where output is that Ray does not have.
+NAME_OF_JOB, OUTPUT_OF_JOB, LOGS_OF_STEPS = "job_name", "output", "logs of steps"
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entrypoint of a job
 
 
@@ -62,24 +66,32 @@ def secrets_of_this_process() -> dict[str, str]:
 GPU_MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
-def fresh_process_variables(asked: Collection[str], torch: bool = True) -> dict[str, str]:
+def variables_of_workers(kind: StepKind, asked: Collection[str]) -> dict[str, str]:
+    """The environment of workers for steps of a kind, with these Ray resources.
+
+    Workers of one environment serve any task that has the same, and keep what they have imported.
+    """
+    variables = fresh_process_variables(asked) if kind.fresh_process else {}
+    if not kind.torch and importlib.util.find_spec("torch"):
+        variables["USE_TORCH"] = os.environ.get("USE_TORCH", "0")  # read by transformers and datasets
+    return variables
+
+
+def fresh_process_variables(asked: Collection[str]) -> dict[str, str]:
     """The environment of workers for `fresh_process` steps with these Ray resources.
 
     On some CPUs a training step takes a fifth to a quarter less time with huge pages, if the system grants them. It is
     faster still if freed memory is kept, since each step would otherwise get it back zeroed. Only the main arena keeps
     large blocks. glibc reads these variables when a process starts, so they cannot be set later.
-
-    torch: whether the step may need PyTorch.
     """
     malloc = {"hugetlb": 1}
     if {*asked} <= {"CPU", "memory"}:
         malloc |= {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
     tunables = ":".join(f"glibc.malloc.{name}={value}" for name, value in malloc.items())
     return {
-        # Workers of one runtime environment serve any task. This variable reserves these workers for such steps.
+        # Reserves these workers for such steps.
         "MARIN_SFT_FRESH_PROCESS": "1",
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", tunables),
-        **({} if torch else {"USE_TORCH": os.environ.get("USE_TORCH", "0")}),  # read by transformers and datasets
         **({GPU_MEMORY: os.environ.get(GPU_MEMORY, str(GPU_SHARE))} if "GPU" in asked else {}),
     }
 
@@ -121,6 +133,33 @@ def has_token() -> bool:
 
 def token_path() -> str:
     return os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+
+
+def read_token() -> str | None:
+    """The token that this process would use. For those who are asked for it; never to be printed."""
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    with contextlib.suppress(OSError), open(token_path()) as file:
+        return file.read().strip()
+    return None
+
+
+def how_to_see_token() -> str:
+    """A command that prints it."""
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return "echo $RAY_AUTH_TOKEN"
+    path, home = token_path(), os.path.expanduser("~/")
+    return f"cat {shlex.quote(path) if not path.startswith(home) else '~/' + shlex.quote(path.removeprefix(home))}"
+
+
+def asks_for_token() -> bool:
+    """Whether the dashboard of a Ray that this process starts, or has joined, asks for a token."""
+    return os.environ.get("RAY_AUTH_MODE") != "disabled" and has_token()
+
+
+def how_to_open(dashboard: str) -> str:
+    """A command. Ray's page itself only asks for a token, and says not where it is."""
+    return f"marin-sft dashboard --address {shlex.quote(dashboard)}"
 
 
 def keep_token_private() -> None:

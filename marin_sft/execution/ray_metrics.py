@@ -1,7 +1,7 @@
 """The progress of a running step as gauges of Ray, which Prometheus scrapes from each node.
 
     ray_marin_sft_step, ray_marin_sft_steps    what is done and the total, in the label `unit`
-    ray_marin_sft_loss, ray_marin_sft_mfu, ... each figure of a report under its own name
+    ray_marin_sft_loss, ray_marin_sft_tokens, ... each figure of a report under its own name, those told aside, too
 
 All have the labels `step`, the step's name, and `attempt`.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # step reports. It is also the only cost: a report itself sets nothing.
 SECONDS = 1.0
 
+_COUNTS = ("marin_sft_step", "marin_sft_steps")  # which have another label
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -61,9 +62,12 @@ class AttemptGauges:
 
 def gauge_values(news: Progress, labels: Labels) -> dict[tuple[str, Labels], float]:
     """The value of each gauge, by its name and labels. What is not a number is left out."""
-    of_unit = (*labels, ("unit", str(news.unit)))
-    figures = {(_name(figure), labels): value for figure, value in news.metrics.items()}
-    known = {**figures, (_name("step"), of_unit): news.done, (_name("steps"), of_unit): news.total}
+    told: dict[str, object] = {_name(figure): value for figure, value in {**news.aside, **news.metrics}.items()}
+    known: dict[tuple[str, Labels], object] = {
+        (name, labels): value for name, value in told.items() if name not in _COUNTS
+    }
+    for name, count in zip(_COUNTS, (news.done, news.total), strict=True):
+        known[name, (*labels, ("unit", str(news.unit)))] = count
     return {key: number for key, value in known.items() if (number := _number(value)) is not None}
 
 

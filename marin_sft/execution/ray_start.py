@@ -14,19 +14,22 @@ import sys
 import threading
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marin_sft.errors import InfrastructureLoss
 from marin_sft.execution import ray_environment
 from marin_sft.execution.background import background
 from marin_sft.execution.process import descendants
 
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
+
 _HEAD = ("gcs_server", "raylet")
 _SECONDS = 0.2  # between two checks of them
 
 
-def start_local(ray: ModuleType) -> Any:
-    """Call `ray.init` for this machine and return its result.
+def start_local(ray: ModuleType, job: JobConfig) -> Any:
+    """Call `ray.init` for this machine and return its result. job: this driver, for Ray's list of jobs.
 
     If a head process dies, this process exits with code 2.
 
@@ -37,7 +40,7 @@ def start_local(ray: ModuleType) -> Any:
     before = set(descendants(os.getpid()))
     try:
         with background(functools.partial(_watch, before)):
-            return ray.init(**ray_environment.local_options())
+            return ray.init(**ray_environment.local_options(), job_config=job)
     except Exception as error:
         ray.shutdown()
         _kill(set(descendants(os.getpid())) - before)

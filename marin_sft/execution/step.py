@@ -347,8 +347,8 @@ def step_fn(
     log: patterns of the output's files that say how it was made, such as speeds. They are not part of the result: if a
         forced rerun changes only these, later steps stay cached, unless they use such a file by name.
     one_host: resources with several hosts are refused.
-    torch: False: the function does not need PyTorch, so in a fresh process transformers and datasets do not import it,
-        which takes them seconds.
+    torch: False: the function does not need PyTorch, so transformers and datasets do not import it where it is
+        installed, which takes them seconds.
     """
 
     def mark(function: FunctionT) -> FunctionT:

@@ -19,6 +19,7 @@ from marin_sft.execution.commits import Commit, commit_numbers, read_commit
 from marin_sft.execution.documents import numbers_of, read_document, to_json
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.store import Store
+from marin_sft.progress import Progress
 
 _TOMBSTONE = "tombstone.json"
 
@@ -62,7 +63,7 @@ class StepState:
     owner_gone: whether the claim's owner is known to have ended, or has released the claim.
     last_claim: the highest claim number; the next owner has to create the number after it.
     beat_time: when the owner last beat, by its own clock.
-    kept: the part of its work that the next attempt can continue from, see `progress.kept`.
+    progress: what the owner last said of its progress.
     last_aim: the highest commit number that is being removed, see `Tombstone`.
     """
 
@@ -72,7 +73,7 @@ class StepState:
     owner_gone: bool = False
     last_claim: int = 0
     beat_time: float | None = None
-    kept: float = 0
+    progress: Progress | None = None
     last_aim: int = 0
 
     @property
@@ -81,6 +82,11 @@ class StepState:
         if self.claim is not None:
             return self.claim.aim
         return max(self.commit.number if self.commit else 0, self.last_aim) + 1
+
+    @property
+    def kept(self) -> float:
+        """The part of the work that the next attempt can continue from, see `progress.kept`."""
+        return self.progress.kept if self.progress else 0
 
     @property
     def begun(self) -> bool:
@@ -123,7 +129,7 @@ def read_state(store: Store, directory: str) -> StepState:
         failure=failure,
         owner_gone=gone,
         beat_time=beat.get("time"),
-        kept=(beat.get("progress") or {}).get("kept", 0),
+        progress=Progress(**beat["progress"]) if beat.get("progress") else None,
     )
 
 

@@ -20,7 +20,7 @@ from marin_sft.execution.commits import FILES, Commit, Consumed, output_digest, 
 from marin_sft.execution.configs import resolve
 from marin_sft.execution.contents import LocalContent, Look, look_at
 from marin_sft.execution.identity import Payload
-from marin_sft.execution.ray_environment import fresh_process_variables, secrets_of_this_process
+from marin_sft.execution.ray_environment import secrets_of_this_process, variables_of_workers
 from marin_sft.execution.record import asked, describe, telling_environment
 from marin_sft.execution.resources import Resources, demand
 from marin_sft.execution.step import EarlierAttempts, OutputName, kind_of, path_of_function
@@ -144,8 +144,7 @@ def _run(task: Task, config: object, output: str, listeners: Sequence[progress.L
         output=output,
         secrets=secrets_of_this_process(),
     )
-    kind = kind_of(task.fn)
-    variables = fresh_process_variables(demand(task.resources), kind.torch) if kind.fresh_process else {}
+    variables = variables_of_workers(kind_of(task.fn), demand(task.resources))
     return Gang(work, task.name, task.resources, variables).run(*listeners)
 
 

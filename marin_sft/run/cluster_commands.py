@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -13,7 +13,7 @@ from marin_sft.errors import UserError
 from marin_sft.execution import ray_environment
 from marin_sft.execution.flags import default_prefix, positive
 from marin_sft.execution.terminal import write_log
-from marin_sft.run import cluster, cluster_driver, cluster_status, doctor, job_client, jobs
+from marin_sft.run import cluster, cluster_driver, cluster_status, dashboard, doctor, job_client, jobs
 from marin_sft.run.context import Context
 
 
@@ -46,19 +46,18 @@ Ray is up at {head.address}. To use it:
   python experiments/quickstart.py                    # its steps run there
   python -m marin_sft.run.ray_run -- python SCRIPT    # all of it, as a job
 Dashboard: {head.dashboard}
-  its token: {_token()}
+{_access(head.dashboard)}
   from another machine: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}
 Metrics, for Prometheus: {head.metrics}
 To end it: marin-sft cluster down"""
 
 
-def _token() -> str:
-    if os.environ.get("RAY_AUTH_MODE") == "disabled":
-        return "none is asked for, since RAY_AUTH_MODE=disabled"
-    if "RAY_AUTH_TOKEN" in os.environ:
-        return "echo $RAY_AUTH_TOKEN"
-    path, home = ray_environment.token_path(), os.path.expanduser("~/")
-    return f"cat {shlex.quote(path) if not path.startswith(home) else '~/' + shlex.quote(path.removeprefix(home))}"
+def _access(url: str) -> str:
+    if not ray_environment.asks_for_token():
+        return "  it asks for no token, since RAY_AUTH_MODE=disabled"
+    return f"""\
+  to open it: {ray_environment.how_to_open(url)}
+  its token: {ray_environment.how_to_see_token()}"""
 
 
 def down(context: Context) -> None:
@@ -74,16 +73,16 @@ def status(context: Context) -> None:
     address = cluster_driver.address_of_cluster(context.arguments.address)
     with cluster_driver.connected(address) as connection:
         nodes = cluster_status.read_nodes(connection)
-        dashboard = connection.dashboard_url
-        found = jobs.read_jobs(job_client.client_of(dashboard)) if dashboard else []
+        url = connection.dashboard_url
+        found = jobs.read_jobs(job_client.client_of(url)) if url else []
     running = [job for job in found if not job.ended]
 
     def show() -> None:
-        context.console.print(f"Ray at {address}, dashboard {dashboard or 'none'}")
+        context.console.print(f"Ray at {address}, dashboard {url or 'none'}")
         cluster_status.print_nodes(context.console, nodes)
         jobs.print_jobs(context.console, running, address)
 
-    value = {"address": address, "dashboard": dashboard, "nodes": [asdict(node) for node in nodes]}
+    value = {"address": address, "dashboard": url, "nodes": [asdict(node) for node in nodes]}
     context.say({**value, "jobs": [asdict(job) for job in running]}, show)
 
 
@@ -116,15 +115,30 @@ CLUSTER_COMMANDS: dict[str, Callable[[Context], int | None]] = {
 }
 
 
+def open_dashboard(context: Context) -> None:
+    """See `command.dashboard`."""
+    client = dashboard.dashboard_client(context.arguments.address)
+    url, page = client.get_address(), dashboard.find_page(client, context.arguments.job)
+    token = dashboard.needed_token(client)
+    if token is None:
+        context.say({"page": page}, lambda: context.console.print(f"Open {page}, which asks for no token"))
+        return
+    with dashboard.doorkeeper(token, page, context.arguments.port) as door, door.serving():
+        ways = dashboard.ways_in(url, page, door.link)
+        context.say({"link": door.link, "page": page}, lambda: print("\n".join(ways)))
+        sys.stdout.flush()
+        door.opened.wait()
+
+
 def list_jobs(context: Context) -> None:
-    """list the jobs of a Ray cluster, the newest first"""
+    """See `command.jobs`."""
     client = job_client.connect(context.arguments.address)
     found = jobs.read_jobs(client)[: context.arguments.limit]
     context.say([asdict(job) for job in found], lambda: jobs.print_jobs(context.console, found, client.get_address()))
 
 
-def stop(context: Context) -> int:
-    """stop a job of a Ray cluster; its launch releases its steps"""
+def stop_job(context: Context) -> int:
+    """See `command.stop`."""
     client = job_client.connect(context.arguments.address)
     job = jobs.find_job(client, context.arguments.job)
     for text in jobs.stop_job(client, job):
@@ -147,7 +161,7 @@ def log_of_job(context: Context, name: str) -> int | None:
     return None
 
 
-WITHOUT_STORE = (up, down, status, list_jobs, stop)
+WITHOUT_STORE = ("up", "down", "status")
 
 
 def add_cluster_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
@@ -158,11 +172,3 @@ def add_cluster_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
     for name in ("status", "doctor"):
         help_ = "the head, such as 10.0.0.2:6379 (default: $RAY_ADDRESS, else the head that `up` started)"
         parsers[name].add_argument("--address", metavar="A", help=help_)
-
-
-def add_job_flags(parsers: dict[str, argparse.ArgumentParser]) -> None:
-    for name in ("jobs", "logs", "stop"):
-        help_ = "of a job: the cluster's dashboard or head (default: as for ray_run)"
-        parsers[name].add_argument("--address", metavar="A", help=help_)
-    parsers["jobs"].add_argument("--limit", type=positive, default=30, help="how many to list (default: 30)")
-    parsers["stop"].add_argument("job", metavar="JOB", help="its name, or a part of it")

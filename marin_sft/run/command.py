@@ -18,37 +18,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 from marin_sft.errors import MarinSftError, UserError
-from marin_sft.execution import flags
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.console import make_console
-from marin_sft.execution.flags import HELP, default_prefix
-from marin_sft.execution.gc import collect_garbage
-from marin_sft.execution.pins import pin_step, unpin_step
-from marin_sft.execution.prices import read_prices
-from marin_sft.execution.reachability import GcPolicy, find_garbage
-from marin_sft.execution.tables import counted
+from marin_sft.execution.flags import default_prefix
 from marin_sft.execution.terminal import complain, early_end_allowed, visible, write_log
-from marin_sft.nearest import did_you_mean, nearest_text
-from marin_sft.run import copying, cost, explanation, garbage, launches, logs, planned, status, verification
+from marin_sft.run import status
 from marin_sft.run.answer_commands import chat, generate
-from marin_sft.run.cluster_commands import (
-    CLUSTER_COMMANDS,
-    WITHOUT_STORE,
-    add_cluster_flags,
-    add_job_flags,
-    list_jobs,
-    log_of_job,
-    stop,
-)
-from marin_sft.run.command_flags import add_flags
+from marin_sft.run.command_parser import TRAINERS, make_parser, parse
 from marin_sft.run.context import Context, wrong_input
-from marin_sft.run.job_client import known_address
-from marin_sft.run.jobs import looks_like_a_job
-from marin_sft.run.script import run_script
 from marin_sft.run.server_commands import serve_check, write_gguf
+
+# What only some commands need is imported by them: a command starts in 0.2 s.
 
 if TYPE_CHECKING:
     from marin_sft.trainers.trainer import SFTTrainer
@@ -56,6 +39,10 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks, see `completion`
+        from marin_sft.run.completion import answer
+
+        answer(lambda wanted: make_parser(wanted, str(__doc__), COMMANDS))
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None and words and words[0] in WITHOUT_TORCH:  # in a process of its own
         os.environ.setdefault("USE_TORCH", "0")  # transformers would import it where it is installed
@@ -75,15 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _parse(words: list[str]) -> argparse.Namespace:
+    return parse(words, str(__doc__), COMMANDS)
+
+
 def _train(method: str, flags: Sequence[str]) -> int:
-    from marin_sft.trainers import commands  # slow to import, and other commands do not need it
+    from marin_sft.trainers import commands
 
     run = {"sft": commands.sft_command, "dpo": commands.dpo_command}[method]
     return run(flags, commands.dialect_of(flags), f"marin-sft {method}", _write_experiment)
 
 
 def _write_experiment(trainer: SFTTrainer, path: str) -> None:
-    from marin_sft.run import experiment_out  # with the trainers, see `_train`
+    from marin_sft.run import experiment_out
 
     experiment_out.check_target(path)
     text = experiment_out.experiment_source(trainer, " ".join(["marin-sft", *sys.argv[1:]]))
@@ -99,6 +90,8 @@ def plan(context: Context) -> int | None:
     if not os.path.isfile(script):
         raise UserError(f"plan: expected the file of an experiment, got {script!r}, which does not exist")
     prefix = ["--prefix", arguments.prefix] if arguments.prefix else []
+    from marin_sft.run.script import run_script
+
     sys.argv = [script, *prefix, *(["--json"] if context.json else []), *arguments.flags, "--dry_run"]
     run_script(script, "__main__")
     return None
@@ -116,8 +109,17 @@ def status_of_steps(context: Context) -> None:
     context.say([asdict(item) for item in found], show)
 
 
+def watch(context: Context) -> None:
+    """show a launch live on the whole terminal: steps, progress, logs"""
+    from marin_sft.run.watch import command
+
+    command.watch(context)
+
+
 def why(context: Context) -> None:
     """explain why a step last ran or was cached"""
+    from marin_sft.run import explanation
+
     facts = explanation.explain(context.store, context.step(context.arguments.step))
     context.say(facts, lambda: explanation.print_explanation(context.console, context.store, facts))
 
@@ -132,6 +134,9 @@ def path(context: Context) -> None:
 
 def copy(context: Context) -> None:
     """copy a step's output to a new directory, without the store's own files"""
+    from marin_sft.execution.tables import counted
+    from marin_sft.run import copying
+
     arguments = context.arguments
     names = copying.copy_output(context, arguments.step, arguments.directory)
     facts = {"directory": os.path.abspath(arguments.directory), "files": names}
@@ -140,6 +145,11 @@ def copy(context: Context) -> None:
 
 def log(context: Context) -> int | None:
     """print the output of a step's newest attempt, or of a job"""
+    from marin_sft.run import logs
+    from marin_sft.run.cluster_commands import log_of_job
+    from marin_sft.run.job_client import known_address
+    from marin_sft.run.jobs import looks_like_a_job
+
     arguments = context.arguments
     if arguments.address or looks_like_a_job(arguments.step):
         return log_of_job(context, arguments.step)
@@ -163,6 +173,8 @@ def log(context: Context) -> int | None:
 
 def diff(context: Context) -> None:
     """show the fields in which two steps differ"""
+    from marin_sft.run import explanation
+
     old, new = context.step(context.arguments.old), context.step(context.arguments.new)
     payloads = [explanation.payload_of_step(context.store, found) for found in (old, new)]
     found = explanation.differences(context.store, *payloads)
@@ -171,6 +183,8 @@ def diff(context: Context) -> None:
 
 def runs(context: Context) -> None:
     """list launches, or show one in detail"""
+    from marin_sft.run import launches
+
     store, console = context.store, context.console
     if context.arguments.run_name is None:
         found = launches.summaries(store, context.arguments.limit)
@@ -182,7 +196,8 @@ def runs(context: Context) -> None:
 
 def report(context: Context) -> None:
     """write a page about launches, steps or an experiment: one file to open in a browser"""
-    from marin_sft.run.report import command  # loads what each section reads with
+    from marin_sft.execution.prices import read_prices
+    from marin_sft.run.report import command
 
     arguments = context.arguments
     found = command.report_contents(context.store, arguments.subjects, read_prices(arguments.prices))
@@ -191,19 +206,24 @@ def report(context: Context) -> None:
 
 def ui(context: Context) -> None:
     """show the same pages live in a browser on this machine"""
-    from marin_sft.run.report.server import serve  # as in `report`
+    from marin_sft.execution.prices import read_prices
+    from marin_sft.run.report.server import serve
 
     serve(context.store, context.arguments.port, read_prices(context.arguments.prices))
 
 
 def pin(context: Context) -> None:
     """protect a step from gc"""
+    from marin_sft.execution.pins import pin_step
+
     made = pin_step(context.store, context.step(context.arguments.step).directory, context.arguments.note)
     context.say(asdict(made), lambda: context.console.print(f"pinned {made.directory}"))
 
 
 def unpin(context: Context) -> int:
     """remove a pin"""
+    from marin_sft.execution.pins import unpin_step
+
     directory = context.step(context.arguments.step).directory
     was = unpin_step(context.store, directory)
     text = f"unpinned {directory}" if was else f"{directory} was not pinned"
@@ -213,10 +233,14 @@ def unpin(context: Context) -> int:
 
 def gc(context: Context) -> int:
     """list what no launch, pin or claim keeps; remove it with --delete"""
+    from marin_sft.execution.gc import collect_garbage
+    from marin_sft.execution.reachability import GcPolicy, find_garbage
+    from marin_sft.run import garbage
+
     arguments, store, console = context.arguments, context.store, context.console
     policy = GcPolicy(arguments.keep_runs, arguments.keep_days, arguments.grace_hours)
     if arguments.delete and not arguments.why:
-        from marin_sft.trainers.memory import remove_abandoned  # with the trainers, see `_train`
+        from marin_sft.trainers.memory import remove_abandoned
 
         for directory in remove_abandoned(store.prefix, policy.grace_hours):
             print(visible(f"removed {directory}, which a killed script left"), file=sys.stderr)
@@ -236,6 +260,8 @@ def gc(context: Context) -> int:
 
 def verify(context: Context) -> int:
     """check that committed outputs are unchanged"""
+    from marin_sft.run import verification
+
     found = verification.verify_outputs(context.store, context.arguments.pattern)
     values = [verification.verified_json(item) for item in found]
     context.say(values, lambda: verification.print_verified(context.console, context.store, found))
@@ -244,7 +270,7 @@ def verify(context: Context) -> int:
 
 def preview_rows(context: Context) -> None:
     """show the tokens of a few rows, and which are trained"""
-    from marin_sft.run import preview, preview_request  # imports numpy
+    from marin_sft.run import preview, preview_request
 
     previews = preview_request.read_previews(context.arguments)
     if context.json:
@@ -255,9 +281,16 @@ def preview_rows(context: Context) -> None:
         preview.print_previews(make_console(_PROSE), previews)
 
 
+def lint(context: Context) -> None:
+    """look for what is wrong with rows: copies, broken tool calls, leaked test prompts"""
+    from marin_sft.run import lint as linting  # imports numpy
+
+    linting.lint_rows(context, make_console(_PROSE))
+
+
 def fit(context: Context) -> int:
     """whether the trainings of an experiment fit into the memory of their devices"""
-    from marin_sft.run import fit as fitting  # loads what training is configured with
+    from marin_sft.run import fit as fitting
 
     arguments = context.arguments
     prefix = arguments.prefix or default_prefix()
@@ -269,7 +302,7 @@ def fit(context: Context) -> int:
 
 def import_config(context: Context) -> None:
     """an experiment file from a YAML of axolotl, torchtune or LLaMA-Factory"""
-    from marin_sft.run.importing import command  # loads the tools' tables
+    from marin_sft.run.importing import command
 
     arguments = context.arguments
     imported = command.write_experiment(arguments.config, arguments.output, arguments.force)
@@ -287,9 +320,52 @@ def samples(context: Context) -> None:
     context.say(shown.samples_json(found, arguments.limit), lambda: shown.print_samples(show, found, arguments.limit))
 
 
+def cost(context: Context) -> None:
+    """what launches really spent, failed and lost attempts included"""
+    from marin_sft.run.cost import print_cost
+
+    print_cost(context)
+
+
+def show(context: Context) -> None:
+    """show a plan that --plan_out wrote"""
+    from marin_sft.run.planned import show_plan
+
+    show_plan(context)
+
+
+def completion(context: Context) -> None:
+    """print what lets bash, zsh or fish complete commands, flags, steps and runs"""
+    from marin_sft.run.completion import script
+
+    print(script(context.arguments.shell))
+
+
+def dashboard(context: Context) -> None:
+    """open Ray's dashboard, or a job in it, with its token: prints a link for a browser"""
+    from marin_sft.run.cluster_commands import open_dashboard
+
+    open_dashboard(context)
+
+
+def jobs(context: Context) -> None:
+    """list the jobs of a Ray cluster, the newest first"""
+    from marin_sft.run.cluster_commands import list_jobs
+
+    list_jobs(context)
+
+
+def stop(context: Context) -> int:
+    """stop a job of a Ray cluster; its launch releases its steps"""
+    from marin_sft.run.cluster_commands import stop_job
+
+    return stop_job(context)
+
+
 COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "plan": plan,
     "status": status_of_steps,
+    "watch": watch,
     "why": why,
     "path": path,
     "copy": copy,
@@ -298,13 +374,14 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "runs": runs,
     "report": report,
     "ui": ui,
-    "cost": cost.cost,
-    "show": planned.show,
+    "cost": cost,
+    "show": show,
     "pin": pin,
     "unpin": unpin,
     "gc": gc,
     "verify": verify,
     "preview": preview_rows,
+    "lint": lint,
     "fit": fit,
     "import": import_config,
     "chat": chat,
@@ -312,73 +389,13 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "generate": generate,
     "serve-check": serve_check,
     "gguf": write_gguf,
-    "jobs": list_jobs,
+    "completion": completion,
+    "dashboard": dashboard,
+    "jobs": jobs,
     "stop": stop,
 }
-WITHOUT_TORCH = ("chat", "generate", "serve-check", "gguf")
+WITHOUT_TORCH = ("chat", "generate", "serve-check", "lint", "gguf")
 _PROSE = 80  # columns of rows of data, without a terminal
-_CLUSTER = "start, look at or check a Ray cluster"
-
-
-TRAINERS = {
-    "sft": "train a model on a file of chats, or with TRL's flags",
-    "dpo": "train a model on preferences, or with TRL's flags",
-}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Refuses the unknown here, since the parser of a command is asked for what it knows."""
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            hint = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
-            raise UserError(f"{self.prog}: unknown {unknown[0]}{hint or f'; see {self.prog} --help'}")
-        return found, unknown
-
-
-class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> NoReturn:
-        import importlib.metadata  # slower than most commands
-
-        print(f"marin-sft {importlib.metadata.version('marin_sft')}")
-        sys.exit(0)
-
-
-def _parse(argv: list[str]) -> argparse.Namespace:
-    known = [*TRAINERS, *COMMANDS, "cluster"]
-    if argv and not argv[0].startswith("-") and argv[0] not in known:
-        raise UserError(f"no command {argv[0]!r}{nearest_text(argv[0], known)}")
-    parser = _Parser(
-        prog="marin-sft", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, about in TRAINERS.items():
-        commands.add_parser(name, help=about)
-    parsers = {name: _add_command(commands, name, run) for name, run in COMMANDS.items()}
-    cluster = commands.add_parser("cluster", help=_CLUSTER, description=_CLUSTER, allow_abbrev=False)
-    of_cluster = cluster.add_subparsers(required=True, metavar="COMMAND")
-    add_cluster_flags({name: _add_command(of_cluster, name, run) for name, run in CLUSTER_COMMANDS.items()})
-    add_job_flags(parsers)
-    add_flags(parsers)
-    return parser.parse_args(argv)
-
-
-def _add_command(
-    commands: argparse._SubParsersAction[_Parser], name: str, run: Callable[[Context], int | None]
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
-    parser.set_defaults(run=run)
-    if run not in (*WITHOUT_STORE, planned.show):
-        parser.add_argument(
-            "--prefix", type=flags.prefix, help="where outputs are stored (default: $MARIN_SFT_PREFIX, else ./store)"
-        )
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    parser.add_argument("--debug", action="store_true", help=HELP["debug"])
-    return parser
 
 
 if __name__ == "__main__":

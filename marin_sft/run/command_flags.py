@@ -3,59 +3,113 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable
 
-from marin_sft.data.data_configs import POLICIES
-from marin_sft.evaluation.step_configs import ENGINES, ServedConfig
 from marin_sft.execution.flags import HELP, path, positive, whole_number
-from marin_sft.execution.reachability import GcPolicy
-from marin_sft.export.hf_config import GGUF_TYPES
 
 _BASE = "for an adapter: its base model (default: as it says)"
 _PROMPTS = 'rows with "messages" or "prompt" (.jsonl and other kinds), or .txt with a prompt on each line'
 
 
-def add_flags(parsers: Mapping[str, argparse.ArgumentParser]) -> None:
-    """The arguments of the commands that have any of their own."""
-    parsers["plan"].add_argument("script", metavar="SCRIPT")
-    parsers["plan"].add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
-    parsers["show"].add_argument("file", type=path, metavar="FILE", help="the file of the plan")
-    for name in ("status", "verify"):
-        parsers[name].add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
-    for name in ("why", "path", "pin", "unpin"):
-        parsers[name].add_argument("step", metavar="STEP")
-    parsers["copy"].add_argument("step", metavar="STEP", help="a step, or a directory, local or remote")
-    parsers["copy"].add_argument("directory", type=path, metavar="DIRECTORY", help="a new one")
-    parsers["logs"].add_argument("step", metavar="STEP|JOB")
-    parsers["logs"].add_argument("-f", "--follow", action="store_true", help="print on until it ends")
-    parsers["logs"].add_argument("--attempt", type=int, metavar="N", help="its number (default: the newest)")
-    parsers["logs"].add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
-    parsers["diff"].add_argument("old", metavar="A")
-    parsers["diff"].add_argument("new", metavar="B")
-    parsers["cost"].add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
-    for name in ("cost", "report", "ui"):
-        parsers[name].add_argument("--prices", type=path, metavar="FILE", help=HELP["prices"])
-    parsers["runs"].add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
-    parsers["runs"].add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
-    parsers["pin"].add_argument("--note", default="", help="why you keep it")
-    _add_answer_flags(parsers["chat"])
-    _add_answer_flags(parsers["generate"])
-    _add_generate_flags(parsers["generate"])
-    _add_serve_check_flags(parsers["serve-check"])
-    _add_gguf_flags(parsers["gguf"])
-    _add_report_flags(parsers["report"], parsers["ui"])
-    _add_samples_flags(parsers["samples"])
-    _add_gc_flags(parsers["gc"])
-    _add_preview_flags(parsers["preview"])
-    _add_fit_flags(parsers["fit"])
-    parsers["import"].add_argument("config", type=path, metavar="YAML")
-    parsers["import"].add_argument(
-        "-o", "--output", type=path, required=True, metavar="FILE", help="the experiment file"
+def add_flags(name: str, parser: argparse.ArgumentParser) -> None:
+    """The arguments of a command, apart from those of all commands."""
+    _FLAGS[name](parser)
+
+
+def _add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("script", metavar="SCRIPT")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="flags of the script")
+
+
+def _add_show_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=path, metavar="FILE", help="the file of the plan")
+
+
+def _add_pattern(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pattern", nargs="?", metavar="PATTERN", help="a glob, or a part of a name")
+
+
+def _add_watch_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "launch", nargs="?", metavar="RUN|EXPERIMENT.py", help="a part of a launch's name, or the file of an experiment"
     )
-    parsers["import"].add_argument("--force", action="store_true", help="write over a file that is there")
+
+
+def _add_step(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("step", metavar="STEP")
+
+
+def _add_copy_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("step", metavar="STEP", help="a step, or a directory, local or remote")
+    parser.add_argument("directory", type=path, metavar="DIRECTORY", help="a new one")
+
+
+def _add_pin_flags(parser: argparse.ArgumentParser) -> None:
+    _add_step(parser)
+    parser.add_argument("--note", default="", help="why you keep it")
+
+
+def _add_logs_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("step", metavar="STEP|JOB")
+    parser.add_argument("-f", "--follow", action="store_true", help="print on until it ends")
+    parser.add_argument("--attempt", type=int, metavar="N", help="its number (default: the newest)")
+    parser.add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
+    _add_address(parser)
+
+
+def _add_completion_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+
+
+def _add_jobs_flags(parser: argparse.ArgumentParser) -> None:
+    _add_address(parser)
+    parser.add_argument("--limit", type=positive, default=30, help="how many to list (default: 30)")
+
+
+def _add_dashboard_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", nargs="?", metavar="JOB", help="the page of a job: its name, or a part of it")
+    parser.add_argument("--address", metavar="A", help="a dashboard or a head (default: as for ray_run)")
+    parser.add_argument("--port", type=positive, default=0, metavar="N", help="of the link (default: any free one)")
+
+
+def _add_stop_flags(parser: argparse.ArgumentParser) -> None:
+    _add_address(parser)
+    parser.add_argument("job", metavar="JOB", help="its name, or a part of it")
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    help_ = "of a job: the cluster's dashboard or head (default: as for ray_run)"
+    parser.add_argument("--address", metavar="A", help=help_)
+
+
+def _add_diff_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="A")
+    parser.add_argument("new", metavar="B")
+
+
+def _add_cost_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
+    _add_prices(parser)
+
+
+def _add_prices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prices", type=path, metavar="FILE", help=HELP["prices"])
+
+
+def _add_runs_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
+    parser.add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
+
+
+def _add_import_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=path, metavar="YAML")
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="FILE", help="the experiment file")
+    parser.add_argument("--force", action="store_true", help="write over a file that is there")
 
 
 def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
+    from marin_sft.execution.reachability import GcPolicy  # no other command removes anything
+
     policy = GcPolicy()
     parser.add_argument("--delete", action="store_true", help="remove it; without this flag gc only lists it")
     parser.add_argument("--why", metavar="STEP", help="show what keeps this step")
@@ -83,19 +137,14 @@ def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
+    from marin_sft.data.data_configs import POLICIES  # loads how data is configured
+
     parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="the file of an experiment")
     parser.add_argument("step", nargs="?", metavar="STEP", help="its tokenize step, if it has several")
     parser.add_argument("--tokenizer", type=path, metavar="T", help="without an experiment: a directory, or a hub id")
     parser.add_argument("--data", type=path, metavar="FILE", help="without an experiment: a file, directory or glob")
-    parser.add_argument("--format", metavar="F", help="the row format, or auto (default)")
-    parser.add_argument(
-        "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"
-    )
-    parser.add_argument("--role_map", metavar="THEIRS=OUR,..", help="role names of the rows: bot=assistant")
+    _add_format_flags(parser)
     parser.add_argument("--train_on", metavar="W", help="assistant (default), last, all, completion or everything")
-    parser.add_argument(
-        "--format_options", metavar="JSON", help="more fields of ChatLmDatasetFormat: '{\"drop_system\": true}'"
-    )
     parser.add_argument("--max_length", type=positive, metavar="N", help="maximal number of tokens in a row")
     parser.add_argument("--over_length", default="truncate", choices=POLICIES, metavar="P", help=", ".join(POLICIES))
     parser.add_argument(
@@ -107,11 +156,52 @@ def _add_preview_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_report_flags(parser: argparse.ArgumentParser, live: argparse.ArgumentParser) -> None:
-    """Those of `report`, and those of `ui`."""
-    live.add_argument(
+def _add_format_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", metavar="F", help="the row format, or auto (default)")
+    parser.add_argument(
+        "--columns", metavar="OUR=THEIRS,..", help="keys of the rows: instruction=question,output=reply"
+    )
+    parser.add_argument("--role_map", metavar="THEIRS=OUR,..", help="role names of the rows: bot=assistant")
+    parser.add_argument(
+        "--format_options", metavar="JSON", help="more fields of ChatLmDatasetFormat: '{\"drop_system\": true}'"
+    )
+
+
+def _add_lint_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data",
+        nargs="+",
+        metavar="[NAME=]DATA",
+        help="files, directories, globs, steps with rows, or datasets of the hub; or EXPERIMENT.py, and perhaps names "
+        "of its steps",
+    )
+    _add_format_flags(parser)
+    parser.set_defaults(train_on=None)
+    parser.add_argument("--split", default="train", metavar="S", help="of datasets of the hub (default: train)")
+    parser.add_argument("--tokenizer", type=path, metavar="T", help="whose special tokens no text should hold")
+    parser.add_argument(
+        "--test", action="append", metavar="[NAME=]DATA", help="a test set, whose prompts should not be in the rows"
+    )
+    parser.add_argument(
+        "--fail_above",
+        action="append",
+        metavar="NAME=SHARE,..",
+        help="exit code 1 if a finding is in more than this share of the rows: duplicate_rows=0.01",
+    )
+    parser.add_argument(
+        "--samples", type=whole_number, default=2, metavar="N", help="of each finding, at most 5 (default: 2)"
+    )
+    parser.add_argument("-o", "--output", type=path, metavar="DIR", help="keep the findings, with 5 samples of each")
+
+
+def _add_ui_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--port", type=whole_number, default=8710, metavar="N", help="(default: 8710; 0: any that is free)"
     )
+    _add_prices(parser)
+
+
+def _add_report_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "subjects",
         nargs="*",
@@ -122,6 +212,7 @@ def _add_report_flags(parser: argparse.ArgumentParser, live: argparse.ArgumentPa
     parser.add_argument(
         "-o", "--output", type=path, default="report.html", metavar="FILE", help="where to (default: report.html)"
     )
+    _add_prices(parser)
 
 
 def _add_fit_flags(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +232,8 @@ def _add_samples_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
+    from marin_sft.evaluation.step_configs import ENGINES, ServedConfig  # loads how evaluations are configured
+
     fields = ServedConfig.__dataclass_fields__
     parser.add_argument("model", type=path, metavar="MODEL", help="an export or adapter: a directory or a step")
     parser.add_argument("--base", type=path, metavar="B", help=_BASE)
@@ -186,6 +279,8 @@ def _add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_gguf_flags(parser: argparse.ArgumentParser) -> None:
+    from marin_sft.export.hf_config import GGUF_TYPES  # loads how exports are configured
+
     parser.add_argument("model", type=path, metavar="MODEL", help="an export: a directory, local or remote, or a step")
     parser.add_argument("-o", "--output", type=path, required=True, metavar="FILE.gguf", help="the file to write")
     parser.add_argument(
@@ -213,6 +308,7 @@ def _add_answer_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
+    _add_answer_flags(parser)
     parser.add_argument(
         "--prompts",
         type=path,
@@ -243,3 +339,37 @@ def amount(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number >= 0, got {text!r}")
     return value
+
+
+_FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "plan": _add_plan_flags,
+    "status": _add_pattern,
+    "watch": _add_watch_flags,
+    "why": _add_step,
+    "path": _add_step,
+    "copy": _add_copy_flags,
+    "logs": _add_logs_flags,
+    "diff": _add_diff_flags,
+    "runs": _add_runs_flags,
+    "report": _add_report_flags,
+    "ui": _add_ui_flags,
+    "cost": _add_cost_flags,
+    "show": _add_show_flags,
+    "pin": _add_pin_flags,
+    "unpin": _add_step,
+    "gc": _add_gc_flags,
+    "verify": _add_pattern,
+    "preview": _add_preview_flags,
+    "lint": _add_lint_flags,
+    "fit": _add_fit_flags,
+    "import": _add_import_flags,
+    "chat": _add_answer_flags,
+    "samples": _add_samples_flags,
+    "generate": _add_generate_flags,
+    "serve-check": _add_serve_check_flags,
+    "gguf": _add_gguf_flags,
+    "completion": _add_completion_flags,
+    "dashboard": _add_dashboard_flags,
+    "jobs": _add_jobs_flags,
+    "stop": _add_stop_flags,
+}

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
 from rich.text import Text
 
 from marin_sft.errors import DamagedFile
+from marin_sft.execution.attempts import Attempt, How, read_attempts
 from marin_sft.execution.catalog import in_parallel, step_directories, step_name
-from marin_sft.execution.claims import Claim, attempt_path, claim_numbers, read_beat, read_claim
-from marin_sft.execution.clock import seconds_since_epoch
-from marin_sft.execution.documents import JsonObject, as_document, read_document
+from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.prices import Machines, Prices, machines_of, read_prices
 from marin_sft.execution.record import read_begin
+from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
+from marin_sft.nearest import listed
 from marin_sft.run.context import Context
 from marin_sft.run.launches import find_launch
-
-How = Literal["ended", "failed", "lost", "running"]
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What is read of an attempt's .record.json."""
-
-    seconds: float
-    exit: str
-    resources: JsonObject
-    launch: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,7 +28,6 @@ class Spent:
     """One attempt. machines: None if nothing tells what it ran on."""
 
     directory: str
-    attempt: int
     how: How
     seconds: float
     machines: Machines | None
@@ -64,8 +50,8 @@ class StepCost:
     why: str | None
 
 
-def cost(context: Context) -> None:
-    """what launches really spent, failed and lost attempts included"""
+def print_cost(context: Context) -> None:
+    """See `command.cost`."""
     arguments, store = context.arguments, context.store
     prices = read_prices(arguments.prices)
     launch = find_launch(store, arguments.run_name) if arguments.run_name else None
@@ -73,7 +59,7 @@ def cost(context: Context) -> None:
         directories = step_directories(store)
     else:
         directories = [step["directory"] for step in read_begin(store, launch)["steps"]]
-    of_each = in_parallel(store, lambda directory: spent_on(store, directory), directories)
+    of_each = in_parallel(store, lambda directory: spent_on(store, directory, _state(store, directory)), directories)
     found = [spent for all_spent in of_each for spent in all_spent if launch is None or spent.run == launch.name]
     steps = step_costs(found, prices)
     untold = sum(spent.run is None for all_spent in of_each for spent in all_spent) if launch else 0
@@ -83,47 +69,25 @@ def cost(context: Context) -> None:
     )
 
 
-def spent_on(store: Store, directory: str) -> list[Spent]:
+def _state(store: Store, directory: str) -> StepState:
+    """Attempts of a step whose claims or commits are damaged cost what they cost."""
+    try:
+        return read_state(store, directory)
+    except DamagedFile:
+        return StepState()
+
+
+def spent_on(store: Store, directory: str, state: StepState) -> list[Spent]:
     """Every attempt of a step that the store still has, oldest first."""
-    claims = [_claim(store, directory, number) for number in claim_numbers(store, directory)]
-    found = [_attempt(store, directory, claim, claim is claims[-1]) for claim in claims if claim is not None]
+    found = [_spent(directory, attempt) for attempt in read_attempts(store, directory, state)]
     known = [spent.machines for spent in found if spent.machines]
     # An older version's claims do not say what they hold. Attempts of one step rarely hold different machines.
-    return [
-        spent if spent.machines or not known else Spent(**{**vars(spent), "machines": known[-1]}) for spent in found
-    ]
+    return [spent if spent.machines or not known else replace(spent, machines=known[-1]) for spent in found]
 
 
-def _claim(store: Store, directory: str, number: int) -> Claim | None:
-    try:
-        return read_claim(store, directory, number)
-    except DamagedFile:
-        return None
-
-
-def _attempt(store: Store, directory: str, claim: Claim, newest: bool) -> Spent:
-    record = _record(store, f"{attempt_path(store, directory, claim.number)}/.record.json")
-    if record is not None:
-        how: How = "ended" if record.exit == "ok" else "failed"
-        run = claim.run or record.launch.get("run")
-        return Spent(directory, claim.number, how, record.seconds, machines_of(record.resources), run)
-    beat = read_beat(store, directory, claim.number)
-    # Both times are by the owner's clock. An attempt that never beat ended within seconds.
-    seconds = max(0.0, beat["time"] - seconds_since_epoch(claim.time)) if beat else 0.0
-    gone = not newest or claim.owner.is_gone() or beat.get("released", False)
-    machines = machines_of(claim.resources) if claim.resources else None
-    return Spent(directory, claim.number, "lost" if gone else "running", seconds, machines, claim.run)
-
-
-def _record(store: Store, path: str) -> _Record | None:
-    def check(value: JsonObject) -> bool:
-        return math.isfinite(as_document(_Record, value).seconds)
-
-    try:
-        found = read_document(store, path, JsonObject, "", check)
-    except (DamagedFile, OSError):
-        return None
-    return as_document(_Record, found) if found else None
+def _spent(directory: str, attempt: Attempt) -> Spent:
+    machines = machines_of(attempt.resources) if attempt.resources else None
+    return Spent(directory, attempt.how, attempt.seconds, machines, attempt.run)
 
 
 def step_costs(spent: Iterable[Spent], prices: Prices | None) -> list[StepCost]:
@@ -187,8 +151,7 @@ def _print(console: Console, store: Store, steps: list[StepCost], prices: Prices
     unknown = {step.why for step in steps if step.cost is None and prices}
     if unknown:
         names = [step.name for step in steps if step.cost is None]
-        shown = f"{', '.join(names[:5])}{' ...' if names[5:] else ''}"
-        console.print(Text(f"not in it: {shown}, since {'; '.join(sorted(map(str, unknown)))}"))
+        console.print(Text(f"not in it: {listed(names, most=5)}, since {'; '.join(sorted(map(str, unknown)))}"))
     if untold:
         console.print(Text(f"{counted(untold, 'attempt')} of these steps do not say which launch made them"))
 

@@ -13,7 +13,7 @@ from marin_sft.errors import UserError
 from marin_sft.execution.configs import references, resolve
 from marin_sft.execution.executor import Executor, ExecutorFlags, Run
 from marin_sft.execution.step import AnyStep, EarlierAttempts, ExecutorStep, InputName, OutputName
-from marin_sft.nearest import nearest_text
+from marin_sft.nearest import listed, nearest_text
 from marin_sft.paths import nearest_path
 from marin_sft.run.script import run_script
 
@@ -32,14 +32,23 @@ def tokenization(script: str, name: str | None, prefix: str) -> TokenizeConfig:
             f"{script}: no tokenize step; expected one in a variable of the file, or among the inputs of such a step"
         )
     if name is None and len(steps) > 1:
-        raise UserError(f"{script}: {len(steps)} tokenize steps; name one of them: {', '.join(sorted(steps))}")
+        raise UserError(f"{script}: {len(steps)} tokenize steps; name one of them: {listed(sorted(steps))}")
     step = steps.get(name or next(iter(steps)))
     if step is None:
         raise UserError(f"{script}: no tokenize step {name!r}{nearest_text(str(name), sorted(steps))}")
-    run = Executor(ExecutorFlags(prefix=prefix)).plan([step])
-    config = resolve(step.config, lambda leaf: _path(leaf, run, script))
+    config = resolved_config(script, step, prefix)
     assert isinstance(config, TokenizeConfig)
     return config
+
+
+def resolved_config(script: str, step: AnyStep, prefix: str) -> object:
+    """The config of a step of the file, with its inputs as paths under `prefix`.
+
+    Raises:
+        UserError: an input has no output yet.
+    """
+    run = Executor(ExecutorFlags(prefix=prefix)).plan([step])
+    return resolve(step.config, lambda leaf: _path(leaf, run, script))
 
 
 def steps_of(script: str) -> Iterator[AnyStep]:

@@ -6,12 +6,13 @@ Whether the source has changed since then is only known to a plan of the script,
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.text import Text
 
 from marin_sft.errors import UserError
+from marin_sft.execution.attempt_record import read_record
 from marin_sft.execution.catalog import Found, comparable_commits, location, step_directories, step_name
 from marin_sft.execution.claims import attempt_path, claim_numbers
 from marin_sft.execution.commits import Commit, Consumed
@@ -24,7 +25,7 @@ from marin_sft.execution.differences import (
     leaf_differences,
     with_names,
 )
-from marin_sft.execution.documents import JsonObject, read_document
+from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.identity import Payload
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.step_state import StepState, read_state
@@ -143,11 +144,6 @@ def _pending(state: StepState) -> str | None:
     return f"{attempt} is running, {stands}" if state.running else f"{attempt} was interrupted, {stands}"
 
 
-@dataclass(frozen=True)
-class _Record:
-    payload: Payload
-
-
 def payload_of_step(store: Store, found: Found) -> Payload:
     """The payload of the step's identity, from its commit, else from the record of an attempt that ended.
 
@@ -157,8 +153,7 @@ def payload_of_step(store: Store, found: Found) -> Payload:
     if found.state.commit is not None:
         return found.state.commit.payload
     for number in reversed(claim_numbers(store, found.directory)):
-        path = f"{attempt_path(store, found.directory, number)}/.record.json"
-        record = read_document(store, path, _Record, "remove it; earlier attempts of the step may have one")
+        record = read_record(store, found.directory, number)
         if record is not None:
             return record.payload
     raise UserError(

@@ -26,7 +26,7 @@ from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig, de
 from marin_sft.execution.step import AnyStep, EarlierAttempts, ExecutorStep, InputName
 from marin_sft.execution.tables import Cell, print_table
 from marin_sft.machines import GPU_SHARE, Device, device_of, devices
-from marin_sft.nearest import nearest_text
+from marin_sft.nearest import listed, nearest_text
 from marin_sft.run.experiment import steps_of
 from marin_sft.run.model_shapes import ModelShapes
 from marin_sft.training import host_memory, predicting
@@ -105,7 +105,7 @@ def _asked(script: str, prefix: str, steps: str | None, device: Device | None, c
     found = {step.name: step for step in steps_of(script) if isinstance(step.config, SFTConfig | DPOConfig)}
     chosen = [step for name, step in found.items() if steps is None or re.search(steps, name)]
     if not chosen:
-        names = f"; it has {', '.join(sorted(found))}" if found else ""
+        names = f"; it has {listed(sorted(found), steps)}" if found else ""
         which = "training step" if steps is None else f"training step that matches {steps!r}"
         raise UserError(f"{script}: no {which} in a variable of the file, or among the inputs of one{names}")
     run = Executor(ExecutorFlags(prefix=prefix)).plan(chosen)

@@ -31,11 +31,13 @@ _SECONDS_OF_PIP = 1800  # to install the packages of a job; Ray's default is 600
 class Job:
     """A job to submit.
 
+    name: what the dashboard shows as its name.
     secrets: variables that nobody but the job's command may see; `secrets_key` names them.
     reserved: what Ray reserves for the command, as arguments of `submit_job`.
     """
 
     submission_id: str
+    name: str
     entrypoint: str
     runtime_env: Mapping[str, object]
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -84,6 +86,7 @@ def make_job(
         runtime_env |= {"pip": list(packages), "config": {"setup_timeout_seconds": _SECONDS_OF_PIP}}
     return Job(
         submission_id or make_submission_id(command),
+        _name(command),
         f"exec {shlex.join(words)}",  # signals go to the command, not to a shell
         runtime_env,
         hidden,
@@ -122,11 +125,15 @@ def parse_variables(given: Sequence[Sequence[str]]) -> dict[str, str]:
 
 def make_submission_id(command: Sequence[str]) -> str:
     """`{script}-{user}-{UTC}-{4 hex digits}`."""
+    parts = [_name(command), getpass.getuser(), time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), secrets.token_hex(2)]
+    return "-".join(re.sub(r"[^\w.]+", "_", part, flags=re.ASCII) for part in parts)
+
+
+def _name(command: Sequence[str]) -> str:
+    """Of the script or module that it runs."""
     after_module = [command[i + 1] for i, word in enumerate(command[:-1]) if word == "-m"]
     script = next((word for word in command if word.endswith(".py")), (after_module or command)[0])
-    stem = os.path.basename(script).removesuffix(".py")
-    parts = [stem, getpass.getuser(), time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), secrets.token_hex(2)]
-    return "-".join(re.sub(r"[^\w.]+", "_", part, flags=re.ASCII) for part in parts)
+    return os.path.basename(script).removesuffix(".py")
 
 
 def _own_variables(command: Sequence[str], working_dir: str, here: bool) -> dict[str, str]:

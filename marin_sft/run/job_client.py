@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from marin_sft.errors import UserError
 from marin_sft.execution.ray_connection import starts_ray
-from marin_sft.execution.ray_environment import is_loopback, prepare
+from marin_sft.execution.ray_environment import NAME_OF_JOB, is_loopback, prepare
 from marin_sft.execution.terminal import complain, visible, write_log
 from marin_sft.run import job_secrets
 from marin_sft.run.cluster import DASHBOARD_PORT, NO_CLUSTER, read_head
@@ -37,7 +37,7 @@ def connect(address: str | None) -> JobSubmissionClient:
         UserError: no address is known, nothing answers there, it denies access, or it is a launch's own Ray.
     """
     named = address or known_address()
-    address = named or _usual_dashboard()
+    address = named or usual_dashboard()
     if address is None:
         raise UserError(NO_CLUSTER)
     client = client_of(address)
@@ -101,7 +101,7 @@ def known_address() -> str | None:
     return head.dashboard if head else named
 
 
-def _usual_dashboard() -> str | None:
+def usual_dashboard() -> str | None:
     """Where `ray start --head` has it, and the tunnel of `ray dashboard` ends, if anything listens there."""
     try:
         socket.create_connection(("127.0.0.1", DASHBOARD_PORT), timeout=1).close()
@@ -137,7 +137,7 @@ def submit(client: JobSubmissionClient, job: Job) -> None:
             entrypoint=job.entrypoint,
             runtime_env=dict(job.runtime_env),
             submission_id=job.submission_id,
-            metadata={job_secrets.METADATA: job.secrets_key} if job.secrets else None,
+            metadata={NAME_OF_JOB: job.name, **({job_secrets.METADATA: job.secrets_key} if job.secrets else {})},
             **job.reserved,
         )
     except BaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from marin_sft.errors import UserError
+from marin_sft.execution.ray_environment import LOGS_OF_STEPS, OUTPUT_OF_JOB
 from marin_sft.execution.tables import counted, duration_text, print_table
 from marin_sft.nearest import nearest_text
 from marin_sft.run import job_client, job_secrets
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 _COLOURS = {"SUCCEEDED": "green", "FAILED": "bold red", "RUNNING": "bold cyan", "PENDING": "yellow"}
+_NUMBER = re.compile("[0-9a-f]{4}0000")
 _POLL = 0.3
 _TO_STOP = 90.0  # seconds; a launch gets 60 to release its claims
 
@@ -44,8 +47,8 @@ class JobSummary:
 
 
 def looks_like_a_job(name: str) -> bool:
-    """Whether ray_run would have given this name to a job."""
-    return SUBMISSION_ID.fullmatch(name) is not None
+    """Whether ray_run would have given this name to a job, or Ray this number to a script that has connected."""
+    return (SUBMISSION_ID.fullmatch(name) or _NUMBER.fullmatch(name)) is not None
 
 
 def read_jobs(client: JobSubmissionClient) -> list[JobSummary]:
@@ -58,12 +61,17 @@ def _summary(job: JobDetails) -> JobSummary:
     now, began, ended = time.time(), (job.start_time or 0) / 1000, (job.end_time or 0) / 1000
     return JobSummary(
         name=name_of(job),
-        state=str(job.status.value),
+        state=_state(job),
         age=now - began if began else None,
         seconds=(ended or now) - began if began else None,
         command=_command(job.entrypoint),
         message=job.message if job.status == "FAILED" or job.status == "PENDING" else None,
     )
+
+
+def _state(job: JobDetails) -> str:
+    """Of a script that has connected, Ray only knows that it has gone, and says SUCCEEDED."""
+    return "ENDED" if job.submission_id is None and job.status.is_terminal() else str(job.status.value)
 
 
 def name_of(job: JobDetails) -> str:
@@ -111,9 +119,11 @@ def find_job(client: JobSubmissionClient, name: str) -> JobDetails:
 def read_log(client: JobSubmissionClient, job: JobDetails) -> str:
     """Raises UserError if Ray keeps no log of it."""
     if job.submission_id is None:
+        about = job.metadata or {}
         raise UserError(
-            f"job {job.job_id} is a script that connected to the cluster: its output is where it was started; "
-            "marin-sft logs STEP shows a step's"
+            f"job {job.job_id} is a script that connected to the cluster: its output is "
+            f"{about.get(OUTPUT_OF_JOB, 'where it was started')}; {about.get(LOGS_OF_STEPS, 'marin-sft logs STEP')} "
+            "shows a step's"
         )
     return job_client.without_rays_lines(client.get_job_logs(job.submission_id), job.submission_id, job.entrypoint)
 

@@ -36,6 +36,10 @@ def _summary(store: Store, launch: Launch) -> JsonObject:
         status = status_of(None if end else read_begin(store, launch), end)
     except DamagedFile:  # the details of the launch name the file
         end, status = None, "damaged"
+    return _summary_of(launch, status, end)
+
+
+def _summary_of(launch: Launch, status: str, end: JsonObject | None) -> JsonObject:
     return {
         **named(launch),
         "status": status,
@@ -111,13 +115,17 @@ def _command(provenance: JsonObject) -> str:
 
 
 def details(store: Store, launch: Launch) -> JsonObject:
-    begin, end = read_begin(store, launch), read_end(store, launch)
+    return details_of(store, launch, read_begin(store, launch))
+
+
+def details_of(store: Store, launch: Launch, begin: JsonObject) -> JsonObject:
+    end = read_end(store, launch)
     provenance = begin["launch"]
     plan = {item["path"]: item for item in (end["plan"] if end else [])}
     results = {result["path"]: result for result in (end["results"] if end else [])}
     steps = [_step(step["name"], store.path(step["directory"]), plan, results) for step in begin["steps"]]
     return {
-        **_summary(store, launch),
+        **_summary_of(launch, status_of(begin, end), end),
         "ended": end and end["time"],
         "description": begin["description"],
         "argv": provenance.get("argv"),

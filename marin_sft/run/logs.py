@@ -11,6 +11,7 @@ from marin_sft.errors import UserError
 from marin_sft.execution.claims import Watch, attempt_path, claim_numbers
 from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import Store
+from marin_sft.nearest import listed
 
 _OF_RANK = ".log-"  # then the number of the rank
 _CHUNK = 1 << 20  # bytes read at once
@@ -31,7 +32,8 @@ def log_path(store: Store, directory: str, attempt: int | None, rank: int | None
         raise UserError(f"{directory}: the step was never started, so there is no log")
     chosen = attempt or numbers[-1]
     if chosen not in numbers:
-        raise UserError(f"{directory}: no attempt {chosen}; there are: {', '.join(map(str, numbers))}")
+        there = listed([str(number) for number in numbers], str(chosen))
+        raise UserError(f"{directory}: no attempt {chosen}; there are: {there}")
     output = attempt_path(store, directory, chosen)
     if rank is None:
         return chosen, f"{output}/.log"

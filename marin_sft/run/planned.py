@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from marin_sft.execution.plan_file import PlanFile, PlannedStep
 
 
-def show(context: Context) -> None:
-    """show a plan that --plan_out wrote"""
+def show_plan(context: Context) -> None:
+    """See `command.show`."""
     from marin_sft.execution.plan_file import read_plan  # few look at such a file
 
     file = context.arguments.file

@@ -29,7 +29,8 @@ AUTO = "auto"
 _LOOKED_AT, _LOOKED_AT_TOKENS = 1000, 1_000_000
 """The most rows, and tokens in them, to look at."""
 _NOT_BAD = ON_PURPOSE | {"over_length"}
-_OF_FORMAT = ("columns", "role_map", "train_on")
+FORMAT_FLAGS = ("format", "format_options", "columns", "role_map", "train_on")
+_OF_FORMAT = FORMAT_FLAGS[2:]
 _SHOWN_CHARACTERS = 300
 _MEND = (
     "Fix the rows, or describe them with --format, --columns and --role_map; in an experiment, with shape=, columns= "
@@ -123,7 +124,7 @@ def read_previews(arguments: argparse.Namespace) -> Previews:
 
 def _of_experiment(arguments: argparse.Namespace) -> tuple[list[str], str, LmDatasetFormat]:
     """The rows, the tokenizer and the format of a step."""
-    said = ("data", "tokenizer", "format", "format_options", *_OF_FORMAT)
+    said = ("data", "tokenizer", *FORMAT_FLAGS)
     given = [f"--{flag}" for flag in said if getattr(arguments, flag) is not None]
     if given:
         raise UserError(f"preview {arguments.experiment}: got {', '.join(given)}, which the step already sets")
@@ -138,11 +139,19 @@ def _of_data(arguments: argparse.Namespace) -> tuple[list[str], str, LmDatasetFo
             f"preview: {' and '.join(missing)} not given; expected --data FILE --tokenizer T, or the file of an "
             "experiment and the name of its tokenize step"
         )
+    return [os.path.expanduser(arguments.data)], arguments.tokenizer, format_of(arguments)
+
+
+def format_of(arguments: argparse.Namespace) -> ChatLmDatasetFormat:
+    """The format that the flags describe.
+
+    Raises:
+        UserError: a value that cannot be used, with the name of the flag.
+    """
     names, shape = [AUTO, *shape_names()], arguments.format or AUTO
     if shape not in names:
         raise UserError(f"--format {shape!r}{nearest_text(shape, names)}; expected one of {', '.join(names)}")
-    format = _format(None if shape == AUTO else shape, arguments)
-    return [os.path.expanduser(arguments.data)], arguments.tokenizer, format
+    return _format(None if shape == AUTO else shape, arguments)
 
 
 def _format(shape: str | None, arguments: argparse.Namespace) -> ChatLmDatasetFormat:

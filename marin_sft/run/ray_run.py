@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from marin_sft.errors import UserError
 from marin_sft.execution.flags import path
+from marin_sft.execution.ray_environment import asks_for_token, how_to_open
 from marin_sft.execution.resources import TpuPodConfig
 from marin_sft.execution.terminal import complain
 from marin_sft.machines import named, nearest_types, slice_of
@@ -29,6 +30,7 @@ from marin_sft.run.job import Job, check_script, make_job, parse_variables
 from marin_sft.run.job_client import connect, follow, forget_secrets, head_is_here, submit
 from marin_sft.run.job_packages import requirements_in, requirements_of_extras, words
 from marin_sft.run.launcher_file import find_launcher_file, tunnel_to_dashboard
+from marin_sft.version import add_version
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -47,7 +49,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     Raises:
         UserError: no command, or an unknown flag. The message repeats no possible secret.
     """
-    if not {"-h", "--help"} & set(argv) and "--" not in argv:
+    if not {"-h", "--help", "--version"} & set(argv) and "--" not in argv:
         raise UserError("expected: ray_run [flags] -- python script.py [its flags]; got no --")
     split = argv.index("--") if "--" in argv else len(argv)
     own, command = [_underscored(word) for word in argv[:split]], list(argv[split + 1 :])
@@ -70,6 +72,7 @@ def _underscored(word: str) -> str:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="ray_run", usage="ray_run [flags] -- command", allow_abbrev=False)
+    add_version(parser)
     add = parser.add_argument
 
     def add_list(*names: str, **options: Any) -> None:
@@ -177,7 +180,7 @@ def _run(flags: argparse.Namespace, command: Sequence[str], address: str | None)
         reserved=_reserved(flags),
     )
     submit(client, job)
-    print(f"Job {job.submission_id}: {client.get_address()}/#/jobs/{job.submission_id}", flush=True)
+    print(_where(client.get_address(), job.submission_id), flush=True)
     if flags.no_wait:
         return 0
     if flags.auto_stop:
@@ -191,6 +194,12 @@ def _run(flags: argparse.Namespace, command: Sequence[str], address: str | None)
         return complain(f"the cluster no longer answers; job {job.submission_id} may still be running: {error}", 1)
     forget_secrets(client, job.secrets_key)
     return code
+
+
+def _where(address: str, submission_id: str) -> str:
+    """One line."""
+    way = f"  (to open it: {how_to_open(address)} {shlex.quote(submission_id)})" if asks_for_token() else ""
+    return f"Job {submission_id}: {address}/#/jobs/{submission_id}{way}"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

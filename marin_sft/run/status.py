@@ -13,7 +13,7 @@ from rich.text import Text
 
 from marin_sft.errors import DamagedFile, UserError
 from marin_sft.execution.catalog import in_parallel, location, step_directories, step_name
-from marin_sft.execution.claims import attempt_path, read_beat, read_claim
+from marin_sft.execution.claims import attempt_path, read_claim
 from marin_sft.execution.clock import seconds_since_epoch
 from marin_sft.execution.pins import read_pins
 from marin_sft.execution.record import Launch, read_begin, read_launches
@@ -22,10 +22,10 @@ from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
 from marin_sft.execution.view import figures_text
 from marin_sft.nearest import nearest_text
-from marin_sft.progress import Progress
 
 StateName = Literal["COMMITTED", "RUNNING", "FAILED", "INTERRUPTED", "ABSENT", "DAMAGED"]
 
+_RESULTS = {"ran": "ran", "adopted": "ran", "cached": "reused", "unneeded": "reused"}
 _COLOURS = {
     "COMMITTED": "green",
     "RUNNING": "bold cyan",
@@ -66,6 +66,25 @@ def state_name(state: StepState) -> StateName:
     if state.running:
         return "RUNNING"
     return "FAILED" if state.failure is not None else "INTERRUPTED"
+
+
+def outcome(state: StepState, result: str | None, begun: float | None, going: bool) -> str:
+    """One word for what became of a step in a launch: ran, reused, running, failed, blocked, cancelled, interrupted,
+    waiting, or "not run".
+
+    result: what the launch recorded when it ended. begun: when it began, in seconds since the epoch.
+    going: whether it has not ended.
+    """
+    if result is not None:
+        return _RESULTS.get(result, result)
+    claim, commit = state.claim, state.commit
+    within = bool(claim and begun and (state.running or seconds_since_epoch(claim.time) >= begun))
+    # A failure of an earlier launch says nothing as long as this one may still run the step again.
+    if within or (claim and not commit and not (begun and going)):
+        return "running" if state.running else "failed" if state.failure else "interrupted"
+    if commit is not None:
+        return "ran" if begun is None or seconds_since_epoch(commit.time) >= begun else "reused"
+    return "waiting" if going else "not run"
 
 
 def read_statuses(
@@ -131,12 +150,12 @@ def _status_of(store: Store, directory: str, pinned: bool, with_figures: bool) -
         begun = seconds_since_epoch(state.claim.time)
         age = time.time() - begun
         seconds = (time.time() if state.running else state.beat_time or begun) - begun
-    news = [*_news(store, directory, state), *(["pinned"] if pinned else [])]
+    news = [*_news(state), *(["pinned"] if pinned else [])]
     figures = figures_text(store, output) if output and with_figures else ""
     return StepStatus(step_name(directory), store.path(directory), output, name, age, seconds, "; ".join(news), figures)
 
 
-def _news(store: Store, directory: str, state: StepState) -> list[str]:
+def _news(state: StepState) -> list[str]:
     if state.claim is None:
         return []
     attempt = f"attempt {state.claim.number}"
@@ -145,10 +164,9 @@ def _news(store: Store, directory: str, state: StepState) -> list[str]:
         return [f"{rerun}{attempt} failed: {state.failure.error.splitlines()[0] if state.failure.error else ''}"]
     if not state.running:
         return [f"{rerun}{attempt} interrupted"]
-    beat = read_beat(store, directory, state.claim.number)
-    news = beat.get("progress")
-    far = [Progress(**news).text()] if news else []
-    seen = f"beat {duration_text(max(0.0, time.time() - beat['time']))} ago" if beat else "no beat yet"
+    far = [state.progress.text()] if state.progress else []
+    beat = state.beat_time
+    seen = "no beat yet" if beat is None else f"beat {duration_text(max(0.0, time.time() - beat))} ago"
     owner = state.claim.owner
     # Only show the age: judging whether an owner is dead takes watching its beat for a while.
     return [*far, f"{rerun}{attempt} by process {owner.pid} on {owner.host}, {seen}"]

@@ -35,6 +35,7 @@ from marin_sft.trainers.settings import (
     setting_named,
 )
 from marin_sft.trainers.trainer import DPOTrainer, SFTTrainer
+from marin_sft.version import version_text
 
 _OWN = {
     "config": "a YAML file with more of these settings; flags win",
@@ -75,6 +76,9 @@ def _command(
     if {"-h", "--help"} & set(argv):
         with early_end_allowed():
             print(help_text(trainer_class.config_class.pairs, dialect, program, everything="all" in argv))
+        return 0
+    if "--version" in argv:
+        print(version_text())
         return 0
     try:
         if torchrun.waits():

@@ -12,6 +12,7 @@ from marin_sft.errors import ConfigError
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep
 from marin_sft.inputs import Source, check_step, path_of
+from marin_sft.nearest import listed
 from marin_sft.training.devices import devices_of, micro_batches_of
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models.families import check_directory
@@ -33,7 +34,7 @@ def adapter_found(training: Fields) -> dict[str, Any]:
     if isinstance(source, str | Path) and os.path.isdir(source):
         missing = [name for name in _ADAPTER if not os.path.exists(os.path.join(source, name))]
         if missing:
-            there = ", ".join(sorted(os.listdir(source))) or "nothing"
+            there = listed(sorted(os.listdir(source))) or "nothing"
             raise ConfigError(
                 f"LoraConfig.adapter_path = {str(source)!r}: no {' and no '.join(missing)} there (it has {there}); "
                 "expected the directory of a PEFT adapter, saved as safetensors"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,11 +19,11 @@ NODES = """
 
     HERE = Path(__file__).parent
 
-    def cluster(nodes, *more):
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    def cluster(nodes, *more, **head):
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **head})
         for arguments in [{"num_cpus": 2}] * nodes + list(more):
             made.add_node(**arguments)
-        ray.init(address=made.address, log_to_driver=False)
+        made.url = ray.init(address=made.address, log_to_driver=False).dashboard_url
         return made
 
     def held():
@@ -109,8 +110,18 @@ FAILURES = """
         reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         client.drain_node((HERE / "drain").read_text(), reason, "spot", int(time.time() * 1000) + 600_000)
 
+    def runs_of_ranks(url, step):
+        # The state and error of what each rank ran, as Ray shows them.
+        from ray.util.state import list_tasks
+        while True:  # Ray hears of the end of a task within a second or so
+            tasks = [task for task in list_tasks(f"http://{url}", detail=True) if task.name.endswith(".run")]
+            runs = {task.name: (task.state, task.error_message) for task in tasks if task.name.startswith(step)}
+            if runs and not any(state == "RUNNING" for state, _ in runs.values()):
+                return runs
+            time.sleep(0.1)
+
     if __name__ == "__main__":
-        nodes = cluster(3)
+        nodes = cluster(3, include_dashboard=True, dashboard_port=0)
         try:
             os.environ["FOR_RANKS"] = "not theirs"
             run(step(joined), step(dies_once))
@@ -118,6 +129,7 @@ FAILURES = """
                 run(step(wrong))
             except SystemExit as exit:
                 print("exit", exit.code)
+            print("RUNS", json.dumps([runs_of_ranks(nodes.url, f"gangs/{name}") for name in ("wrong", "joined")]))
             threading.Thread(target=drain_when_asked, daemon=True).start()
             run(step(drained_once))
             print("held", held())
@@ -239,6 +251,11 @@ def test_all_ranks_or_none(tmp_path):
     assert "exit 1" in output and "gangs/wrong failed: rank 1 on" in output and "ValueError: on purpose" in output
     assert not list(tmp_path.glob("store/gangs/wrong-*/2")), "a mistake of the user's code is not retried"
     assert 'raise ValueError("on purpose")' in log_of(tmp_path, "wrong", 1)  # the traceback, though rank 0 has none
+
+    wrong, joined = json.loads(re.search(r"^RUNS (.*)", output, re.MULTILINE).group(1))
+    assert {state for state, _ in joined.values()} == {"FINISHED"}
+    state, error = wrong["gangs/wrong[1].run"]
+    assert state == "FAILED" and "rank 1: ValueError: on purpose\nat " in error, "so Ray shows it in red"
 
     assert found_in(tmp_path, "drained_once", 2)["ranks"] == [0, 1]
     assert "gangs/drained_once: all is kept; a new attempt begins" in output

@@ -35,6 +35,7 @@ SCRIPT = """
     def reports(config):
         if config["earlier"]:
             return
+        progress.aside({"tokens": 4096, "lr": 1e-4, "grad_norm": 2.0, "validation/loss": 1.75})
         progress.report(3, 10, "steps", loss=1.5, tokens_per_second=5000.0, mfu=0.5)
         open(HERE / config["how"]).close()  # a named pipe
         if config["how"] == "killed":
@@ -158,7 +159,15 @@ def test_steps_are_shown_as_long_as_they_run(tmp_path, prometheus, head):
         assert launch.wait(timeout=60) == 0, (tmp_path / "launch.log").read_text()
 
 
-VALUES = {"step": [3], "steps": [10], "loss": [1.5], "tokens_per_second": [5000], "mfu": [0.5]}
+VALUES = {
+    "step": [3],
+    "steps": [10],
+    "loss": [1.5],
+    "tokens_per_second": [5000],
+    "mfu": [0.5],
+    "tokens": [4096],
+    "lr": [1e-4],
+}
 
 
 def dashboard_queries():

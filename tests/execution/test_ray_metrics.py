@@ -37,17 +37,26 @@ SCRIPT = """
     def shard(number):
         return Path("/proc/self/cmdline").read_text().strip("\\0")
 
+    def deep(frames):
+        if not frames:
+            raise ValueError("first line\\nsecond line")
+        deeper(frames)
+
+    def deeper(frames):
+        deep(frames - 1)
+
     def run(config):
         how, out = config["how"], Path(config["out"])
         if config["earlier"]:
             return
         if how == "returns":
             (out / "titles.json").write_text(json.dumps([shard(0), *map_shards(shard, range(2))]))
-        progress.report(2, 10, "rows", tokens=5)
+        progress.report(2, 10, "rows", dropped=5)
+        progress.aside({"tokens": 4096, "lr": 0.001, "grad_norm": 2.0, "validation/loss": 1.75})
         progress.report(3, 10, "steps", loss=1.5, tokens_per_second=5000, mfu=0.5, **{"eval/loss": 2.5, "odd": "word"})
         open(HERE / how).close()  # a named pipe
         if how == "fails":
-            raise ValueError("first line\\nsecond line")
+            deep(20)
         if how in ("killed", "interrupted"):
             os.kill(os.getpid(), signal.SIGKILL if how == "killed" else signal.SIGTERM)
 
@@ -118,7 +127,7 @@ def seen(tmp_path_factory):
     ) as script:
         try:
             port = json.loads(script.stdout.readline())
-            running, names = scrape_until(port, lambda ours: len(ours) >= 6 * len(WAYS))
+            running, names = scrape_until(port, lambda ours: len(ours) >= 10 * len(WAYS))
             for way in WAYS:
                 (tmp_path / way).open("w").close()
             ended, _ = scrape_until(port, lambda ours: {step for step, *_ in ours} <= {"ways/killed"})
@@ -131,7 +140,8 @@ def seen(tmp_path_factory):
 
 def test_the_newest_report_of_a_running_step_is_shown(seen):
     """With a name that Prometheus takes for each figure; without those of an earlier report, and what is no number."""
-    figures = {"loss": 1.5, "tokens_per_second": 5000, "mfu": 0.5, "eval_loss": 2.5}
+    aside = {"tokens": 4096, "lr": 0.001, "grad_norm": 2.0, "validation_loss": 1.75}
+    figures = {"loss": 1.5, "tokens_per_second": 5000, "mfu": 0.5, "eval_loss": 2.5, **aside}
     for way in WAYS:
         of_step = {key[2:]: value for key, value in seen.running.items() if key[:2] == (f"ways/{way}", "1")}
         assert of_step == {
@@ -154,7 +164,7 @@ def test_a_failed_step_is_a_failed_task_with_its_error(seen):
     assert states["ways/returns"] == {"FINISHED"} and states["ways/fails"] == {"FAILED"}
     (error,) = [error for name, *_, error in seen.tasks if name == "ways/fails"]
     assert "StepFailed: ways/fails: ValueError: first line\nsecond line\n" in error
-    assert f'{seen.path}/script.py", line ' in error, "where it was raised"
+    assert f"at {seen.path}/script.py:" in error, "where it was raised"
 
 
 def test_processes_and_tasks_of_shards_carry_the_step_s_name(seen):
@@ -181,3 +191,10 @@ def test_what_a_step_may_report():
     labels = (("step", "a"),)
     values = gauge_values(Progress(1, None, "", {"a b/ü": 1, "big": 10**400, "none": None, "list": [1]}), labels)
     assert values == {("marin_sft_a_b__", labels): 1.0, ("marin_sft_step", (*labels, ("unit", ""))): 1.0}
+    aside = {"tokens": 4096, "loss": 3.0, "step": 7, "mfu": None}
+    values = gauge_values(Progress(1, None, "", {"loss": 2.0}, aside=aside), labels)
+    assert {name: value for (name, _), value in values.items()} == {
+        "marin_sft_tokens": 4096,
+        "marin_sft_loss": 2,
+        "marin_sft_step": 1,
+    }

@@ -204,6 +204,16 @@ def test_through_a_real_pipe(model, capfd, monkeypatch, flags):
         assert "<|im_start|>assistant" in err and "\nerror: line 3: the dialogue has " in err
 
 
+def test_a_tokenizer_of_another_model_is_told(answerer, capsys):
+    tokenizer = copy.deepcopy(answerer.tokenizer)
+    tokenizer.add_tokens([f"<new{i}>" for i in range(answerer.model.Vocab.size)])
+    other = dataclasses.replace(answerer, renderer=ChatRenderer(tokenizer, FORMAT))
+    last = f"<new{answerer.model.Vocab.size - 1}>"
+    error = piped(other, capsys, False, "Hi", last)[2]
+    assert error.startswith(f"line 2: the dialogue cannot be a prompt: token '{last}' has id ")
+    assert f"and the model has {answerer.model.Vocab.size} embeddings" in error
+
+
 def with_template(answerer: Answerer, template: str) -> Answerer:
     tokenizer = copy.deepcopy(answerer.tokenizer)
     tokenizer.chat_template = template
@@ -351,6 +361,15 @@ def damaged(model: str, directory, **files: str | None) -> str:
         ),
         ({"chat_template__jinja": "{{ 1 | nothing }}"}, [": its chat template cannot be used: ", "No filter named"]),
         ({"config__json": "{"}, ["config.json: expected JSON: "]),
+        (
+            {"config__json": '{"model_type": "foo", "vocab_size": 9}'},
+            ["model: config.json: model_type 'foo': expected one of llama"],
+        ),
+        (
+            {"config__json": '{"model_type": "qwen2"}'},
+            ["model: config.json: vocab_size = None: expected a whole number"],
+        ),
+        ({"generation_config__json": '{"eos_token_id": "x"}'}, ["eos_token_id = 'x': expected ids of tokens"]),
         ({"model__safetensors": None}, ["no model.safetensors in "]),
     ],
 )
@@ -420,6 +439,15 @@ def test_an_adapter_answers_on_its_base_here_and_in_a_bucket(model, adapter, tmp
     (lost / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/gone"}))
     assert ask(str(lost), tmp_path / "rows.txt", tmp_path / "x.jsonl") == 2
     assert "base_model_name_or_path = 'org/gone': no such directory" in capsys.readouterr().err
+    (lost / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(tmp_path)}))
+    assert ask(str(lost), tmp_path / "rows.txt", tmp_path / "x.jsonl") == 2
+    assert (
+        f"'{tmp_path}': that directory has no config.json; give the directory of the model" in capsys.readouterr().err
+    )
+    (lost / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/gone", "lora_alpha": 8}))
+    assert ask(str(lost), tmp_path / "rows.txt", tmp_path / "x.jsonl", "--base", model) == 2
+    assert "adapter_config.json: no r; expected the adapter's settings" in capsys.readouterr().err
+    (lost / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/gone"}))
     other = str(write(tmp_path / "gemma", RELEASES["gemma 3 it"]))
     assert ask(str(lost), tmp_path / "rows.txt", tmp_path / "x.jsonl", "--base", other) == 2
     error = capsys.readouterr().err

@@ -67,6 +67,7 @@ def test_a_head_of_one_s_own_comes_and_goes(marin_sft, head, tmp_path):
 
     told = marin_sft("cluster", "up")
     assert f"export RAY_ADDRESS={up['address']}" in told and "its token: cat ~/.ray/auth_token" in told
+    assert f"to open it: marin-sft dashboard --address {up['dashboard']}\n" in told
     assert "--num_cpus: a head is up already" in marin_sft("cluster", "up", "--num_cpus", "1", code=2)
 
     marin_sft("cluster", "doctor", "--prefix", str(tmp_path))

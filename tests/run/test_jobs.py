@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,3 +89,16 @@ def test_auto_stop_stops_the_job_with_ray_run(head, work, number):
 def test_names_of_jobs():
     assert looks_like_a_job(make_submission_id(["python", "experiments/exp808_sft.py"]))
     assert not looks_like_a_job("checkpoints/quickstart_seed0-dcb4b3bfc2") and not looks_like_a_job("sft")
+
+
+def test_of_a_script_that_connected_ray_knows_neither_its_output_nor_how_it_ended(head, work):
+    about = {"logs of steps": "marin-sft logs STEP --prefix here"}
+    code = f"import os; from marin_sft.execution.ray_connection import connect; connect({about}); os._exit(3)"
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, env={**head.env, "RAY_ADDRESS": head.gcs}, cwd=work, timeout=120)
+    assert done.returncode == 3
+    jobs = json.loads(command(head, "jobs", "--json").stdout)
+    (name,) = [job["name"] for job in jobs if job["state"] == "ENDED"]
+    where = rf"its output is where it was started: process \d+ on {os.uname().nodename}; "
+    shown = " ".join(command(head, "logs", name, cwd=work).stderr.split())
+    assert re.search(where + "marin-sft logs STEP --prefix here shows a step's", shown), shown

@@ -94,7 +94,8 @@ def test_the_job_s_exit_code_is_ours(head, work, code, expected):
 
 def test_no_wait_prints_the_name_and_the_page(head, work):
     done = run(head, work, "--no_wait", "--submission_id", "my_job", "--address", head.url[7:], "--", "sleep", "60")
-    assert done.returncode == 0 and done.stdout == f"Job my_job: {head.url}/#/jobs/my_job\n", done.stderr
+    way = f"to open it: marin-sft dashboard --address {head.url} my_job"
+    assert done.returncode == 0 and done.stdout == f"Job my_job: {head.url}/#/jobs/my_job  ({way})\n", done.stderr
     with client(head) as asked:
         assert not asked.get_job_status("my_job").is_terminal()
         assert asked.stop_job("my_job")
@@ -254,7 +255,10 @@ def test_secrets_can_be_taken_only_once_and_go_when_nobody_takes_them(head, work
         made = job.make_job(["true"], {"HF_TOKEN": SECRET}, str(work), here=True)
         job_client.submit(asked, made)
         assert ray_run.follow(asked, made.submission_id) == 0
-        assert asked.get_job_info(made.submission_id).metadata == {"marin_sft_secrets": made.secrets_key}
+        assert asked.get_job_info(made.submission_id).metadata == {
+            "job_name": "true",
+            "marin_sft_secrets": made.secrets_key,
+        }
         assert not asked._package_exists(f"gcs://{job_secrets._name(made.secrets_key)}")
         again = dataclasses.replace(made, submission_id="again", secrets={})
         job_client.submit(asked, again)

@@ -30,6 +30,7 @@ from urllib3.exceptions import IncompleteRead
 
 from marin_sft.data.remote.transfer import NoSuchHost, RemoteFile, Transient
 from marin_sft.errors import DataError
+from marin_sft.nearest import listed
 from marin_sft.redaction import redacted
 
 TIMEOUT = (10.0, 60.0)
@@ -110,7 +111,7 @@ def list_files(repository: Repository, allow: Sequence[str], ignore: Sequence[st
     if not kept:
         raise DataError(
             f"{repository.page}: allow_patterns={list(allow)} and ignore_patterns={list(ignore)} leave none of its "
-            f"{len(entries)} files; the first are: {', '.join(sorted(entries)[:10])}"
+            f"{len(entries)} files; the first are: {listed(sorted(entries))}"
         )
     return [_remote_file(repository, entries[path]) for path in kept]
 

@@ -40,6 +40,7 @@ from marin_sft.data.rows.text_rows import (
     tsv_rows,
 )
 from marin_sft.errors import DataError
+from marin_sft.nearest import listed
 from marin_sft.paths import Found, file_system, find, local_path, nearest_path
 
 _TEXTS: dict[str, Callable[[BinaryIO], Iterator[RawRow]]] = {
@@ -121,7 +122,7 @@ def _warn_of_skipped(directory: str, names: Sequence[str], kinds: Sequence[str])
     """Warn of unreadable files in a directory of rows, except a README, a licence and the like."""
     names = [name for name in names if not _ABOUT_DATA.match(PurePosixPath(name).name)]
     if names:
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        shown = listed(names, most=_SHOWN)
         print(f"warning: {directory}: skipped {shown}; expected {', '.join(kinds)}", file=sys.stderr)
 
 

@@ -22,6 +22,7 @@ from marin_sft.data.rows.row_files import files_below, is_readable
 from marin_sft.data.rows.saved_datasets import saved_splits
 from marin_sft.data.rows.source_rows import SourceFile, Span
 from marin_sft.errors import DataError
+from marin_sft.nearest import listed
 
 if TYPE_CHECKING:
     from datasets import BuilderConfig
@@ -94,7 +95,8 @@ def split_spans(
         wanted = datasets.ReadInstruction.from_spec(instruction)
         named = {part.splitname for part in wanted._relative_instructions}
         if unknown := named - files.keys():
-            raise ValueError(f"no split {sorted(unknown)[0]!r}; there are {', '.join(files)}")
+            missing = sorted(unknown)[0]
+            raise ValueError(f"no split {missing!r}; there are {listed(files, missing)}")
         whole = {name: count_files(files[name], copies and f"{copies}/{name}") for name in files if name in named}
         slices = wanted.to_absolute({name: count_of(spans) for name, spans in whole.items()})
     except (ValueError, AssertionError) as error:

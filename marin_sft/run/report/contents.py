@@ -16,11 +16,12 @@ from marin_sft.execution.prices import Prices
 from marin_sft.execution.store import Store
 from marin_sft.run import explanation
 from marin_sft.run.cost import StepCost, spent_on, step_costs
-from marin_sft.run.report import datasets, evaluations, exports
+from marin_sft.run.report import datasets, evaluations, exports, lints
 from marin_sft.run.report.curves import curves
 from marin_sft.run.report.documents import read_json
-from marin_sft.run.report.steps import Step, outcome, read_step, step_json
+from marin_sft.run.report.steps import Step, read_step, step_json
 from marin_sft.run.report.subject import Subject
+from marin_sft.run.status import outcome
 from marin_sft.training.metrics.metrics_log import NAME as METRICS
 
 T = TypeVar("T")
@@ -78,7 +79,7 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
         "steps": sections.of_steps(
             steps,
             lambda step: {
-                **step_json(store, step, outcome(step, begun, going), log_bytes),
+                **step_json(store, step, _outcome(step, begun, going), log_bytes),
                 "cost": _cost_text(spent.get(step.directory), prices),
             },
         ),
@@ -93,6 +94,7 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
             (step for step in steps if "mixture.json" in step.files),
             lambda step: datasets.mixture_json(store, step, _users(store, step, trainings, epochs)),
         ),
+        "lints": sections.of_steps(filter(lints.is_lint, steps), lambda step: lints.lint_json(store, step)),
         "evaluations": scores,
         "export_tables": sections.of_steps(
             (step for step in steps if evaluations.TABLE in step.files),
@@ -102,6 +104,11 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
         "problems": sections.problems,
     }
     return {key: _finite(value) for key, value in found.items()}
+
+
+def _outcome(step: Step, begun: float | None, going: bool) -> str:
+    result = step.planned.decided.get("result")
+    return outcome(step.state, None if result is None else str(result), begun, going)
 
 
 def _finite(value: object) -> object:
@@ -152,7 +159,7 @@ def _costs(store: Store, subject: Subject, steps: list[Step], prices: Prices | N
     if prices is None:
         return {}
     runs = {launch["run"] for launch in subject.launches} if subject.about in ("launch", "several") else None
-    of_each = in_parallel(store, lambda step: spent_on(store, step.directory), steps)
+    of_each = in_parallel(store, lambda step: spent_on(store, step.directory, step.state), steps)
     chosen = [one for spent in of_each for one in spent if runs is None or one.run in runs]
     return {step.directory: step for step in step_costs(chosen, prices)}
 

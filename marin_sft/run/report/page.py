@@ -21,6 +21,7 @@ SECTIONS = (
     "timeline.js",
     "curves.js",
     "datasets.js",
+    "lints.js",
     "evaluations.js",
     "exports.js",
     "report.js",

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from marin_sft.execution.claims import attempt_path, read_beat
-from marin_sft.execution.clock import seconds_since_epoch
+from marin_sft.execution.attempt_record import AttemptRecord
+from marin_sft.execution.attempts import Attempt, newest_record, read_attempts
+from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.commits import committed_files
 from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.identity import Payload
 from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
-from marin_sft.progress import Progress
 from marin_sft.redaction import redacted
-from marin_sft.run.report.attempts import Attempt, Record, newest_record, read_attempts
 from marin_sft.run.report.subject import Planned
 from marin_sft.run.status import state_name
 
 _SHOWN_FILES = 200
-_RESULTS = {"ran": "ran", "adopted": "ran", "cached": "reused", "unneeded": "reused"}
+_SHOWN_ATTEMPTS = 20
 _PROVENANCE = ("user", "host", "python", "git_commit", "git_dirty", "argv", "run")
 
 
@@ -37,7 +36,7 @@ class Step:
     state: StepState
     attempts: tuple[Attempt, ...]
     output: str | None
-    record: Record | None
+    record: AttemptRecord | None
     files: Mapping[str, int]
 
     @property
@@ -70,17 +69,25 @@ class Step:
         """The directories of the steps that it uses."""
         if self.planned.inputs is not None:
             return self.planned.inputs
-        used = self.state.commit.inputs if self.state.commit else self.record.inputs if self.record else ()
-        return tuple(item.directory for item in used)
+        if self.state.commit is not None:
+            return tuple(used.directory for used in self.state.commit.inputs)
+        return self.record.uses if self.record else ()
 
 
 def read_step(store: Store, planned: Planned) -> Step:
     state = read_state(store, planned.directory)
-    attempts = tuple(read_attempts(store, planned.directory, state)) if state.begun else ()
+    attempts = tuple(read_attempts(store, planned.directory, state, _SHOWN_ATTEMPTS)) if state.begun else ()
     number = state.commit.attempt if state.commit else state.last_claim or None
     output = attempt_path(store, planned.directory, number) if number else None
-    record = newest_record(store, planned.directory, state) if state.begun else None
+    record = _record(store, planned.directory, state, attempts) if state.begun else None
     return Step(planned, state, attempts, output, record, _files(store, state, output))
+
+
+def _record(store: Store, directory: str, state: StepState, attempts: Sequence[Attempt]) -> AttemptRecord | None:
+    """See `newest_record`; most have been read with the attempts."""
+    wanted = state.commit.attempt if state.commit else None
+    read = (attempt.record for attempt in reversed(attempts) if wanted in (None, attempt.number))
+    return next(filter(None, read), None) or newest_record(store, directory, state)
 
 
 def _files(store: Store, state: StepState, output: str | None) -> dict[str, int]:
@@ -102,25 +109,6 @@ def input_path(store: Store, step: Step, field: str) -> str | None:
     return path
 
 
-def outcome(step: Step, begun: float | None, going: bool) -> str:
-    """One word for what became of the step: ran, reused, running, failed, blocked, cancelled, interrupted, waiting,
-    or "not run".
-
-    begun: when the launch began, in seconds since the epoch. going: whether it has not ended.
-    """
-    result = step.planned.decided.get("result")
-    if result is not None:
-        return _RESULTS.get(str(result), str(result))
-    name = state_name(step.state)
-    if name == "COMMITTED":
-        assert step.state.commit is not None
-        made_before = begun is None or seconds_since_epoch(step.state.commit.time) < begun
-        return "reused" if made_before and begun is not None else "ran"
-    if name == "ABSENT":
-        return "waiting" if going else "not run"
-    return name.lower()
-
-
 def step_json(store: Store, step: Step, word: str, log_bytes: int) -> JsonObject:
     """Everything about the step that a page shows."""
     state, record, decided = step.state, step.record, step.planned.decided
@@ -138,7 +126,7 @@ def step_json(store: Store, step: Step, word: str, log_bytes: int) -> JsonObject
         "diff": decided.get("diff") or [],
         "error": decided.get("error") and redacted(decided["error"]),
         "seconds": _seconds(step),
-        "attempts": [asdict(attempt) for attempt in step.attempts],
+        "attempts": [_attempt_json(attempt) for attempt in step.attempts],
         "reused_from": _made_by(step) if word == "reused" else None,
         "inputs": list(step.inputs),
         "config": dict(step.config),
@@ -151,10 +139,24 @@ def step_json(store: Store, step: Step, word: str, log_bytes: int) -> JsonObject
         "file_count": len(step.files),
         "files": list(step.files.items())[:_SHOWN_FILES],
         "failure": _failure(step),
-        "progress": _progress(store, step),
+        "progress": _progress(step),
         "log": log_end(store, step, log_bytes),
         "provenance": {key: launch[key] for key in _PROVENANCE if launch.get(key) is not None},
         "environment": record.environment if record else {},
+    }
+
+
+def _attempt_json(attempt: Attempt) -> JsonObject:
+    return {
+        "number": attempt.number,
+        "state": attempt.how,
+        "host": attempt.claim.owner.host,
+        "pid": attempt.claim.owner.pid,
+        "claimed": attempt.claimed,
+        "started": attempt.started,
+        "ended": attempt.ended,
+        "run": attempt.run,
+        "error": attempt.error and redacted(attempt.error),
     }
 
 
@@ -168,8 +170,8 @@ def _seconds(step: Step) -> float | None:
 
 
 def _made_by(step: Step) -> JsonObject:
-    run = step.record.launch.get("run") if step.record else None
-    return {"run": run, "time": step.state.commit.time if step.state.commit else None}
+    commit, record = step.state.commit, step.record
+    return {"run": record.run if record else None, "time": commit.time if commit else None}
 
 
 def _failure(step: Step) -> JsonObject | None:
@@ -184,18 +186,15 @@ def _failure(step: Step) -> JsonObject | None:
     }
 
 
-def _progress(store: Store, step: Step) -> JsonObject | None:
-    if step.state.claim is None or not step.state.running:
+def _progress(step: Step) -> JsonObject | None:
+    state = step.state
+    if not state.running:
         return None
-    beat = read_beat(store, step.directory, step.state.claim.number)
-    if not beat or not beat.get("progress"):
-        return {"text": "started", "done": 0, "total": None, "beat_age": _age(beat)}
-    news = Progress(**beat["progress"])
-    return {"text": news.text(), "done": news.done, "total": news.total, "beat_age": _age(beat)}
-
-
-def _age(beat: JsonObject) -> float | None:
-    return max(0.0, time.time() - beat["time"]) if beat else None
+    age = None if state.beat_time is None else max(0.0, time.time() - state.beat_time)
+    news = state.progress
+    if news is None:
+        return {"text": "started", "done": 0, "total": None, "beat_age": age}
+    return {"text": news.text(), "done": news.done, "total": news.total, "beat_age": age}
 
 
 def log_end(store: Store, step: Step, limit: int) -> JsonObject | None:

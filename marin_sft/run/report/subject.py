@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from marin_sft.errors import DamagedFile, UserError
+from marin_sft.execution.attempt_record import AttemptRecord
+from marin_sft.execution.attempts import newest_record
 from marin_sft.execution.catalog import find_step, in_parallel, location, step_name
 from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.executor import Executor, ExecutorFlags
@@ -15,7 +17,6 @@ from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import Store
 from marin_sft.run import launches
 from marin_sft.run.experiment import steps_of
-from marin_sft.run.report.attempts import Record, newest_record
 
 _VERSIONS = (
     "marin_sft",
@@ -94,7 +95,7 @@ def _of_text(store: Store, text: str, files: bool) -> Subject:
 
 def _of_launch(store: Store, launch: Launch) -> Subject:
     begin = read_begin(store, launch)
-    told = launches.details(store, launch)
+    told = launches.details_of(store, launch, begin)
     steps = [_planned(step, decided) for step, decided in zip(begin["steps"], told["steps"], strict=True)]
     return Subject(launch.script, "launch", (launch_facts(store, launch, begin, told),), tuple(steps))
 
@@ -131,16 +132,16 @@ def _changed_files(store: Store, diff: str | None) -> list[str] | None:
 
 def _of_step(store: Store, directory: str) -> Subject:
     """The step and all steps that its output was made from, inputs first, as the launches decided that made them."""
-    records: dict[str, Record | None] = {}
+    records: dict[str, AttemptRecord | None] = {}
     level = [directory]
     while level:
         found = in_parallel(store, lambda where: newest_record(store, where, read_state(store, where)), level)
         records |= dict(zip(level, found, strict=True))
-        used = (name for record in found if record for name in record.inputs_by_directory)
+        used = (name for record in found if record for name in record.uses)
         level = [name for name in dict.fromkeys(used) if name not in records]
-    runs = {where: str(record.launch.get("run")) for where, record in records.items() if record}
+    runs = {where: str(record.run) for where, record in records.items() if record}
     decided = _decisions(store, set(runs.values()))
-    uses = {where: tuple(record.inputs_by_directory) if record else () for where, record in records.items()}
+    uses = {where: record.uses if record else () for where, record in records.items()}
     steps = [
         Planned(step_name(where), where, uses[where], decided.get((runs.get(where), store.path(where)), {}))
         for where in inputs_first(uses)
@@ -202,7 +203,8 @@ def _recorded(store: Store, names: Iterable[str]) -> tuple[JsonObject, ...]:
     told = []
     for launch in there:
         try:
-            told.append(launch_facts(store, launch, read_begin(store, launch), launches.details(store, launch)))
+            begin = read_begin(store, launch)
+            told.append(launch_facts(store, launch, begin, launches.details_of(store, launch, begin)))
         except DamagedFile:
             continue
     return tuple(told)

@@ -38,6 +38,7 @@ class ProgressBar:
             return
         known = {name: value for name, value in metrics.items() if value is not None}
         shown = {name: value for name, value in known.items() if name in ("loss", "mfu") or name.endswith(PER_SECOND)}
+        progress.aside(known)
         progress.report(metrics["step"] or 0, self._total, "steps", **shown)
         if self._shows and self._style == "json":
             print(json.dumps(rounded(metrics)), flush=True)

@@ -51,7 +51,15 @@ def random_model(config: Fields, seed: int) -> LmHeadModel:
 def abstract_model(
     config: Fields, gradient_checkpointing: bool | str = False, attention_backend: str | None = None
 ) -> LmHeadModel:
-    """The eval_shape of a model for the fields of a `config.json`, to be computed on the mesh of the context."""
+    """The eval_shape of a model for the fields of a `config.json`, to be computed on the mesh of the context.
+
+    Raises:
+        TrainingError: a field is missing, or has a value that no model can have.
+    """
+    sizes = {name: config.get(name) for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+    for name, size in sizes.items():
+        if type(size) is not int and (size is not None or name == "vocab_size"):  # the others have defaults
+            raise TrainingError(f"config.json: {name} = {size!r}: expected a whole number")
     mesh = jax.sharding.get_mesh()
     splits_sequence = not mesh.empty and mesh.shape.get("context", 1) > 1
     levanter = levanter_config(config, gradient_checkpointing, attention_backend, splits_sequence)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.disk import is_local
 from marin_sft.errors import TrainingError
+from marin_sft.nearest import listed
 from marin_sft.paths import file_system, local_path, names_in
 from marin_sft.training.models.model_config import Fields, with_older_fields
 from marin_sft.training.models.rope_scaling import with_scaling
@@ -70,7 +71,7 @@ class ModelDirectory:
         or as there."""
         stored = self.json("config.json")
         if stored is None:
-            there = ", ".join(self._names[:8]) or "nothing"
+            there = listed(self._names, most=8) or "nothing"
             raise TrainingError(
                 f"no config.json in {self.path!r} (it has {there}): expected a Hugging Face model directory"
             )

@@ -167,6 +167,9 @@ def _config_in(directory: ModelDirectory) -> LoraConfig:
             f"{path}/{CONFIG}: {strange}: expected an adapter with A and B matrices only, with or without DoRA's "
             "magnitudes, on an unchanged base model; merge this one with PEFT, and train the result"
         )
+    missing = [name for name in ("r", "lora_alpha", "target_modules") if stored.get(name) is None]
+    if missing:
+        raise TrainingError(f"{path}/{CONFIG}: no {missing[0]}; expected the adapter's settings as PEFT writes them")
     return LoraConfig(
         r=stored["r"],
         alpha=stored["lora_alpha"],

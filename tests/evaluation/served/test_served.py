@@ -92,7 +92,7 @@ def test_an_adapter_that_the_server_cannot_take_is_told_what_to_do_with(export, 
             check(changed.path, **vllm)
     with pytest.raises(ConfigError, match="base .* is a model and no adapter"):
         check(export, base=str(export))
-    with pytest.raises(ConfigError, match="is an adapter too; give the directory of the model"):
+    with pytest.raises(ConfigError, match="that directory has an adapter too; give the directory of the model"):
         check(adapter, base=str(adapter), **vllm)
 
 

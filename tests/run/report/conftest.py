@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from marin_sft.data.formats import ChatLmDatasetFormat
+from marin_sft.errors import RunFailed
 from marin_sft.evaluation.step_configs import ExportTableConfig
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn
 from marin_sft.execution.step import this_output_path, unversioned
 from marin_sft.execution.stores import open_store
 from marin_sft.inputs import path_of
-from marin_sft.steps import mixture, tokenize, train_tokenizer
+from marin_sft.run.report.command import report_contents
+from marin_sft.steps import lint, mixture, tokenize, train_tokenizer
 from marin_sft.training.metrics.metrics_log import MetricsLog
 from tests.gcs_server import GcsServer
 
@@ -88,6 +90,25 @@ def launched(tmp_path_factory):
     run = Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([exports, *runs], description=HOSTILE)
     assert not run.failed
     return SimpleNamespace(prefix=prefix, store=open_store(prefix), folder=folder)
+
+
+@pytest.fixture(scope="session")
+def linted(tmp_path_factory):
+    """The contents of a report about two lint steps, one of which failed by its threshold."""
+    folder = tmp_path_factory.mktemp("linted")
+    rows = [turns(f"{HOSTILE} {n % 20}", f"{HOSTILE} {n}") for n in range(60)] + [turns(HOSTILE, "")]
+    more = [turns(f"Question {n}", f"Answer {n}") for n in range(30)] + [turns(f"{HOSTILE} 3", "Else.")]
+    for name, some in (("rows", rows), ("more", more)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    data = {name: str(folder / f"{name}.jsonl") for name in ("rows", "more")}
+    steps = [
+        lint("fine", data, test_sets={"exam": data["more"]}),
+        lint("broken", data["rows"], fail_above={"duplicate_prompts": 0.1, "empty_answers": 0.5}),
+    ]
+    prefix = str(folder / "store")
+    with pytest.raises(RunFailed):
+        Executor(ExecutorFlags(prefix=prefix, backend="inline")).run(steps)
+    return report_contents(open_store(prefix), [])
 
 
 @pytest.fixture

@@ -76,6 +76,22 @@ def test_trained_tokens_are_marked(opened, report):
     assert "</script>" in "".join(marked.all_inner_texts())
 
 
+@pytest.mark.parametrize(("width", "theme"), SIZES)
+def test_findings_in_rows_unfold(opened, linted, tmp_path, width, theme):
+    write_report(linted, str(tmp_path / "page.html"))
+    page = opened((tmp_path / "page.html").as_uri(), width, theme)
+    samples = page.locator("#findings .sample")
+    assert not samples.first.is_visible()
+    page.locator("#findings summary", has_text="empty_answers").first.click()
+    shown = samples.filter(visible=True)
+    assert shown.count() == 1 and "<img src=x" in shown.inner_text() and "rows.jsonl:61" in shown.inner_text()
+    assert page.locator("#findings .toomany").inner_text().startswith("40")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.complaints == [] and page.title() != "broken"
+    if os.environ.get("BROWSER_SHOTS"):
+        page.locator("#findings").screenshot(path=f"{os.environ['BROWSER_SHOTS']}/findings_{width}_{theme}.png")
+
+
 def test_a_step_opens_and_closes_from_the_keyboard(opened, report):
     page = opened(report)
     node = page.get_by_role("button", name="mixtures/mine: ran")
@@ -87,6 +103,17 @@ def test_a_step_opens_and_closes_from_the_keyboard(opened, report):
     assert page.locator("dialog h2").inner_text() == "tokenized/mine"
     page.keyboard.press("Escape")
     assert not page.locator("dialog").is_visible()
+
+
+def test_a_table_is_made_when_it_is_opened_or_printed(opened, report):
+    for show in (lambda page: page.get_by_text("These times as a table").click(), lambda page: page.pdf()):
+        page = opened(report)
+        rows = page.locator("#time td")
+        assert rows.count() == 0
+        show(page)
+        rows.first.wait_for(state="attached")
+        assert "mixtures/mine" in "".join(rows.all_inner_texts() + rows.all_text_contents())
+        assert page.complaints == []
 
 
 def test_charts_smooth_change_their_axis_and_hide_runs(opened, report):

@@ -22,10 +22,10 @@ from tests.run.report.test_contents import WaitConfig, wait
 
 
 class CountingStore:
-    """A store that counts the calls of another one, by name."""
+    """A store that counts the calls of another one, by name. read_paths: what `read` was asked for."""
 
     def __init__(self, store: Store) -> None:
-        self._store, self.calls = store, list[str]()
+        self._store, self.calls, self.read_paths = store, list[str](), list[str]()
 
     def __getattr__(self, name):
         found = getattr(self._store, name)
@@ -34,6 +34,7 @@ class CountingStore:
 
         def call(*arguments, **named):
             self.calls.append(name)
+            self.read_paths += arguments if name == "read" else []
             return found(*arguments, **named)
 
         return call
@@ -166,3 +167,13 @@ def test_texts_of_the_page_are_safe_too(launched, serving):
     answer = serving(launched.store).get("/page?of=" + quote(HOSTILE))
     assert answer.status == 200 and HOSTILE not in answer.body, "the page is the same for all; its script asks"
     assert answer.headers["X-Frame-Options"] == "DENY" and "connect-src 'self'" in answer.body
+
+
+def test_a_page_reads_nothing_of_a_step_twice(launched, serving):
+    """Of a launch with thousands of steps, that is most of its time."""
+    counted = CountingStore(launched.store)
+    run = serving(counted).get("/api/launches").body["launches"][0]["run"]
+    counted.read_paths.clear()
+    assert serving(counted).get(f"/api/contents?of={quote(run)}").status == 200
+    twice = {path for path in counted.read_paths if counted.read_paths.count(path) > 1}
+    assert any(path.endswith(".record.json") for path in counted.read_paths) and twice == set()

@@ -67,6 +67,7 @@ def test_mfu_is_reported_where_it_is_known():
     with progress.listening(reports.append):
         ProgressBar("rich", 6).update({"step": 1, "mfu": 0.57, "grad_norm": 2.0})
     assert [report.metrics for report in reports] == [{"mfu": 0.57}]
+    assert reports[0].aside == {"step": 1, "mfu": 0.57, "grad_norm": 2.0}, "for metrics of Ray"
 
 
 def test_peak_memory_is_told_at_most_so_often():

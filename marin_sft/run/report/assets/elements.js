@@ -82,8 +82,18 @@ function facts(pairs) {
   return h("dl", {class: "facts"}, there.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 }
 
+// A function as the only child makes what is folded when it is first opened: of thousands of rows, that is worth it.
 function fold(summary, open, ...children) {
-  return h("details", {open}, h("summary", {}, summary), children);
+  const [make] = children;
+  if (typeof make !== "function") return h("details", {open}, h("summary", {}, summary), children);
+  const part = h("details", {open}, h("summary", {}, summary));
+  part.unfold = () => {
+    part.unfold = () => {};
+    part.append(make());
+  };
+  part.addEventListener("toggle", () => part.open && part.unfold());
+  if (open) part.unfold();
+  return part;
 }
 
 function copied(code) {

@@ -2,17 +2,24 @@
 // The steps: drawn as a graph and as a table, and one of them in detail.
 
 const MOST_DRAWN = 250;
+const LEAST_WIDTH = 112, RANKS_APART = {LR: 34, TB: 30};
 const LINE = 7.5; // the width of a character of a name
 
 function stepsOf(contents, open) {
   const holder = h("div", {class: "graph"});
   const drawn = drawable(contents.steps);
-  const draw = () => holder.replaceChildren(graph(drawn, holder.clientWidth || 900, open));
+  const edges = neededEdges(drawn);
+  const layouts = {}; // by direction: another width needs no other layout
+  const layoutOf = (direction) => (layouts[direction] ||= laidOut(drawn, edges, direction));
+  const draw = () => {
+    const width = holder.clientWidth || 900;
+    holder.replaceChildren(graph(drawn, layoutThatFits(drawn, edges, width, layoutOf), width, open));
+  };
   new ResizeObserver(throttled(draw)).observe(holder);
   const few = drawn.length < contents.steps.length
     && h("p", {class: "about"}, `The graph shows ${drawn.length} of ${contents.steps.length} steps: those that did not end well and those next to them, then the first ones. The table has all.`);
   return section("steps", "Steps", "What a step uses stands before it. Choose a step to see all its inputs, its config, files, log and origin.",
-    legendOf(contents.steps), few, holder, changesOf(contents), fold("All steps as a table", contents.steps.length <= 12, stepTable(contents.steps, open)));
+    legendOf(contents.steps), few, holder, changesOf(contents), fold("All steps as a table", contents.steps.length <= 12, () => stepTable(contents.steps, open)));
 }
 
 function changesOf(contents) {
@@ -53,9 +60,16 @@ function legendOf(steps) {
   return h("p", {class: "legend"}, words.map((word) => chip(word)));
 }
 
-function graph(steps, width, open) {
-  const sideways = laidOut(steps, "LR");
-  const layout = sideways.graph().width <= width ? sideways : laidOut(steps, "TB");
+// From left to right if that fits. Of a long chain that is known before it is laid out, which takes a while.
+function layoutThatFits(steps, edges, width, layoutOf) {
+  const depth = new Map(steps.map((step) => [step.directory, 1]));
+  for (const [used, step] of edges) depth.set(step, Math.max(depth.get(step), depth.get(used) + 1));
+  const longest = Math.max(...depth.values());
+  const sideways = longest * LEAST_WIDTH + (longest - 1) * RANKS_APART.LR <= width && layoutOf("LR");
+  return sideways && sideways.graph().width <= width ? sideways : layoutOf("TB");
+}
+
+function graph(steps, layout, width, open) {
   const {width: natural, height} = layout.graph();
   const scale = Math.max(0.62, Math.min(1, width / natural));
   const image = s("svg", {width: natural * scale, height: height * scale, viewBox: `0 0 ${natural} ${height}`, role: "group", "aria-label": `${steps.length} steps and what they use`},
@@ -65,12 +79,12 @@ function graph(steps, width, open) {
   return image;
 }
 
-function laidOut(steps, direction) {
+function laidOut(steps, edges, direction) {
   const layout = new dagre.graphlib.Graph();
-  layout.setGraph({rankdir: direction, nodesep: 14, ranksep: direction === "LR" ? 34 : 30, edgesep: 8, marginx: 4, marginy: 4});
+  layout.setGraph({rankdir: direction, nodesep: 14, ranksep: RANKS_APART[direction], edgesep: 8, marginx: 4, marginy: 4});
   layout.setDefaultEdgeLabel(() => ({}));
   for (const step of steps) layout.setNode(step.directory, {width: widthOf(step), height: 46});
-  for (const [used, step] of neededEdges(steps)) layout.setEdge(used, step);
+  for (const [used, step] of edges) layout.setEdge(used, step);
   dagre.layout(layout);
   return layout;
 }
@@ -102,7 +116,7 @@ function between(layout, edge) {
     : [{x: from.x, y: from.y + from.height / 2}, ...inner.slice(1, -1), {x: to.x, y: to.y - to.height / 2}];
 }
 
-const widthOf = (step) => Math.min(230, Math.max(112, 26 + LINE * Math.max(shortName(step.name).length, metaOf(step).length * 0.92)));
+const widthOf = (step) => Math.min(230, Math.max(LEAST_WIDTH, 26 + LINE * Math.max(shortName(step.name).length, metaOf(step).length * 0.92)));
 
 function metaOf(step) {
   const word = groupName(step.name) || step.kind || "";

@@ -21,7 +21,7 @@ function show(contents, links = []) {
     for (const run of opened) run(step);
   };
   charts.redraw = [];
-  const parts = [headOf(contents, open), stepsOf(contents, open), timelineOf(contents, open), trainingsOf(contents), dataOf(contents), evaluationsOf(contents), exportsOf(contents)].filter(Boolean);
+  const parts = [headOf(contents, open), stepsOf(contents, open), timelineOf(contents, open), trainingsOf(contents), dataOf(contents), lintsOf(contents), evaluationsOf(contents), exportsOf(contents)].filter(Boolean);
   const sections = parts.slice(1).map((part) => h("a", {href: `#${part.id}`}, part.querySelector("h2").textContent));
   fill(h("a", {class: "home", href: "#main"}, contents.title), [...links, ...sections], parts, `Made ${moment(contents.made)} from ${contents.prefix}.`);
 }
@@ -58,7 +58,10 @@ let onScreen = "auto";
 addEventListener("beforeprint", () => {
   onScreen = theme;
   useTheme("light");
-  for (const part of document.querySelectorAll("main details:not(.values)")) if (!part.open) part.dataset.opened = part.open = true;
+  for (const part of document.querySelectorAll("main details:not(.values)")) {
+    part.unfold?.();
+    if (!part.open) part.dataset.opened = part.open = true;
+  }
 });
 addEventListener("afterprint", () => {
   useTheme(onScreen);

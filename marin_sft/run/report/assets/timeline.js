@@ -34,7 +34,7 @@ function ganttOf(contents, launch, open) {
           row.spans.map((span) => h("span", {class: `span ${span.word}`, style: {left: at(span.from), width: `calc(${at(start + (Math.min(span.to ?? now, end) - Math.max(span.from, start)))})`}, title: `${row.step.name}, ${span.word}: ${duration((span.to ?? now) - span.from)}`}))),
         h("span", {class: "took"}, duration(row.took(now))),
         contents.cost && h("span", {class: "took"}, row.step.cost)))),
-    fold("These times as a table", false, table(["step", "waited for a worker", "claimed", "ran", "lost", ...(contents.cost ? ["cost"] : [])],
+    fold("These times as a table", false, () => table(["step", "waited for a worker", "claimed", "ran", "lost", ...(contents.cost ? ["cost"] : [])],
       rows.map((row) => [row.step.name, ...["queued", "claimed", "running", "lost"].map((word) => sumOf(row.spans, word, now)), ...(contents.cost ? [row.step.cost || ""] : [])]), {numeric: [1, 2, 3, 4, 5], label: "Where time went"})));
 }
 
