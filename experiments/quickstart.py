@@ -92,7 +92,8 @@ def report(run: Run) -> None:
     paths = [run.output_path(step, "metrics.json") for step in (before, after, style_before, style_after)]
     if not run.results or not all(paths):
         return
-    chat = "echo 'Give the opposite of each word: light, open.' | marin-sft chat hf/quickstart"
+    prefix = run.plan.store.prefix
+    at = "" if prefix == os.path.abspath("store") else f" --prefix {prefix}"
     scores = [json.loads(Path(path).read_text())["exact_match"] for path in paths if path]
     print(
         f"\nHeld-out prompts answered exactly: {scores[0]:.0%} before SFT, {scores[1]:.0%} after.\n"
@@ -100,7 +101,7 @@ def report(run: Run) -> None:
         f"The models, in Hugging Face format: {run.output_path(exported)}\n"
         f"                              and: {run.output_path(aligned_export)}\n"
         "Next:\n"
-        f"  {chat}\n"
+        f"  echo 'Give the opposite of each word: light, open, young.' | marin-sft chat hf/quickstart{at}\n"
         "  LEARNING_RATE=0.002 python experiments/quickstart.py --dry_run\n"
         """  python experiments/quickstart.py --force_run '["tokenized/opposites"]'"""
     )

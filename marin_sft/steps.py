@@ -44,6 +44,11 @@ from marin_sft.execution.step import ExecutorStep
 from marin_sft.export.from_training import Cadence, check_formats, export_fields, served_fields, with_exports
 from marin_sft.export.hf_config import MAX_SHARD_BYTES, ExportConfig
 from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
+from marin_sft.sweeps.searches import Between as Between
+from marin_sft.sweeps.searches import Halving as Halving
+from marin_sft.sweeps.searches import OptunaSearch as OptunaSearch
+from marin_sft.sweeps.searches import RandomSearch as RandomSearch
+from marin_sft.sweeps.sweep import sweep as sweep
 from marin_sft.training.chosen_reference import chosen_reference
 from marin_sft.training.dpo_config import DPOConfig, ReferenceConfig
 from marin_sft.training.models import LlamaConfig

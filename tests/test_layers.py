@@ -16,11 +16,11 @@ LAYERS = [
     "errors", "progress", "preemption", "machines", "redaction", "nearest", "version", "arguments", "paths", "disk",
     "parts",
     "execution", "inputs",
-    "data", "processing", "training", "export", "evaluation", "steps", "recipes", "executor", "trainers", "trl",
-    "scripts", "run",
+    "data", "processing", "training", "export", "evaluation", "sweeps", "steps", "recipes", "executor", "trainers",
+    "trl", "scripts", "run",
 ]  # fmt: skip
 VALUES_OF_EXECUTION = {"step", "resources", "shards"}
-BELOW_EXECUTION = {"data", "processing", "training", "export", "evaluation"}
+BELOW_EXECUTION = {"data", "processing", "training", "export", "evaluation", "sweeps"}
 
 
 def module_of(file: Path) -> str:

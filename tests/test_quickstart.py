@@ -110,7 +110,9 @@ def test_it_learns_what_was_held_out(store):
     after = json.loads((latest(store, "evaluation/quickstart") / "metrics.json").read_text())
     assert before["exact_match"] <= 0.05 and after["exact_match"] >= 0.8
     assert before["prompts"] == after["prompts"] == 200
-    assert "Held-out prompts answered exactly: 0% before" in (store / "second.txt").read_text()
+    said = (store / "second.txt").read_text()
+    assert "Held-out prompts answered exactly: 0% before" in said
+    assert f"| marin-sft chat hf/quickstart --prefix {store}\n" in said
 
 
 def test_it_answers_in_the_preferred_style(store):

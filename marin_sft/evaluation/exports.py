@@ -13,6 +13,7 @@ from typing import Any
 
 from marin_sft.arguments import named_arguments
 from marin_sft.errors import ConfigError
+from marin_sft.evaluation.directions import direction_of
 from marin_sft.evaluation.step_configs import BestExportConfig, ExportTableConfig, GenerateConfig, PerplexityConfig
 from marin_sft.execution.step import AnyStep, ExecutorStep, InputName
 from marin_sft.inputs import check_step, path_of
@@ -22,9 +23,6 @@ from marin_sft.training.train_config import TrainConfig
 
 Evaluation = Callable[[str, Any], AnyStep]
 """Makes a step from its name and the model to evaluate, a `Source`. Its output has a metrics.json."""
-
-_HIGHER = {"exact_match", "acc", "acc_norm", "accuracy", "f1", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "stopped"}
-_LOWER = {"loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class ExportEvaluations:
             table=path_of(self.table),
             trained=path_of(self.trained),
             metric=metric,
-            direction=direction or _direction(self.name, metric),
+            direction=direction_of(f"best of '{self.name}'", metric, figure, direction),
         )
         return ExecutorStep(f"hf/{self.name}_best", config=config)
 
@@ -165,15 +163,3 @@ def _listed(what: str, of: str, at: list[int], cadence: int, total: int | None) 
         last = "" if total is None else f", and after the last, {total}"
         raise ConfigError(f"{what}: at = {wrong or at}: {of} exports every {cadence} steps{last}; expected such steps")
     return sorted(set(at))
-
-
-def _direction(name: str, metric: str) -> str:
-    """The usual direction of a column of the table."""
-    words = set(metric.split("/")[1:])
-    directions = {"max": words & _HIGHER, "min": words & _LOWER}
-    found = [direction for direction, known in directions.items() if known]
-    if len(found) != 1:
-        raise ConfigError(
-            f"best of '{name}': whether a high or a low {metric} is good is not known; give direction='max' or 'min'"
-        )
-    return found[0]

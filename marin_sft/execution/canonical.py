@@ -118,6 +118,8 @@ class Canonical:
         if value.step is None:
             return {"$path": value.name}
         reference: dict[str, object] = {"$input": self._fingerprint_of(value.step), "name": value.name}
+        if value.is_optional:
+            reference["optional"] = True
         return reference if value.block_on_step else {**reference, "nonblocking": True}
 
     def _content(self, location: str, path: str) -> dict[str, str]:

@@ -75,14 +75,14 @@ class Consumption:
 
 
 def changed_inputs(commit: Commit, current: Mapping[str, Consumed]) -> list[Consumed]:
-    """The inputs whose content differs from what was consumed. Without digests, another commit counts as changed.
+    """The inputs whose content differs from what was consumed, and those without which the step has run. Without
+    digests, another commit counts as changed.
 
     A missing input has not changed. If an input's newest commit was removed, the newest remaining one counts.
     """
+    consumed = {used.directory: used for used in commit.inputs}
     return [
-        current[used.directory]
-        for used in commit.inputs
-        if used.directory in current and _differs(current[used.directory], used)
+        now for directory, now in current.items() if directory not in consumed or _differs(now, consumed[directory])
     ]
 
 

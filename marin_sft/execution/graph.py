@@ -26,6 +26,7 @@ class Node:
 
     directory: relative to the prefix, unless the step overrides it with an absolute path or a URL.
     inputs: the steps it waits for, without duplicates, in config order.
+    optional: those of the inputs without which it runs, too, if they fail.
     nonblocking: the steps it uses without waiting, also once each.
     contents: the local files in its config.
     reads_logs_of: the directories of inputs whose log it uses by a file's name.
@@ -37,6 +38,7 @@ class Node:
     payload: Payload
     directory: str
     inputs: tuple[Node, ...]
+    optional: frozenset[Node]
     nonblocking: tuple[Node, ...]
     contents: tuple[LocalContent, ...]
     reads_logs_of: frozenset[str]
@@ -104,6 +106,7 @@ def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
     names = [(by_step[id(ref.step)], ref) for _, ref in references(step.config)]
     used = [(node, ref.block_on_step) for node, ref in names]
     inputs = tuple(dict.fromkeys(node for node, blocking in used if blocking))
+    needed = {node for node, ref in names if not ref.is_optional}
     nonblocking = tuple(dict.fromkeys(node for node, blocking in used if not blocking and node not in inputs))
     check_resources(f"step '{step.name}' resources", step.resources)
     contents: list[LocalContent] = []
@@ -115,7 +118,10 @@ def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
     _check_lengths(step.name, directory)
     logs = {node.directory for node, ref in names if ref.name and kind_of(node.step.fn).has_log_at(ref.name)}
     parts = _parts([(node, ref) for node, ref in names if ref.block_on_step])
-    return Node(step, fingerprint, payload, directory, inputs, nonblocking, tuple(contents), frozenset(logs), parts)
+    optional = frozenset(inputs) - needed
+    return Node(
+        step, fingerprint, payload, directory, inputs, optional, nonblocking, tuple(contents), frozenset(logs), parts
+    )
 
 
 def _parts(names: list[tuple[Node, InputName]]) -> dict[Node, tuple[str, ...]]:

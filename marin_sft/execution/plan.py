@@ -361,7 +361,8 @@ def _reruns(nodes: list[Node], found: _Found, known: Mapping[Node, Reason]) -> d
         if node in known:
             reruns[node] = known[node]
         elif commit and (
-            any(i in reruns and commits.get(i) is not None for i in node.inputs) or found.may_be_outdated(node, commit)
+            any(i in reruns and (commits.get(i) is not None or i in node.optional) for i in node.inputs)
+            or found.may_be_outdated(node, commit)
         ):
             reruns[node] = Reason.UPSTREAM
     return reruns

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from marin_sft.execution.clock import now, seconds_since_epoch
 from marin_sft.execution.configs import hardcoded_paths, parts_of
 from marin_sft.execution.documents import JsonObject, as_document, read_document
-from marin_sft.execution.graph import Graph
+from marin_sft.execution.graph import Graph, Node
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.ray_environment import IN_JOB, secrets_of_this_process
 from marin_sft.execution.resources import Resources
+from marin_sft.execution.step import StepConfig
 from marin_sft.execution.store import Store
 from marin_sft.redaction import looks_secret, redacted, redacted_words, shown_value, without_signature
 
@@ -142,10 +143,7 @@ class RunRecord:
             "description": description and redacted(description),
             "time": now(),
             "owner": dataclasses.asdict(ProcessIdentity.current()),
-            "steps": [
-                {"name": node.name, "directory": node.directory, "inputs": [used.directory for used in node.uses]}
-                for node in graph
-            ],
+            "steps": [_step_json(node) for node in graph],
             "paths": sorted({without_signature(path) for node in graph for path in hardcoded_paths(node.step.config)}),
             "launch": self.provenance,
         }
@@ -173,6 +171,17 @@ class RunRecord:
                 raise
             return error
         return None
+
+
+def _step_json(node: Node) -> dict[str, object]:
+    config = node.step.config
+    told = config.told() if isinstance(config, StepConfig) else None
+    about: dict[str, object] = {
+        "name": node.name,
+        "directory": node.directory,
+        "inputs": [used.directory for used in node.uses],
+    }
+    return about if told is None else {**about, "told": told}
 
 
 @dataclass(frozen=True, order=True)

@@ -194,6 +194,8 @@ class Scheduler:
         if leaf.step is None:
             return self._store.path(leaf.name or "")
         node = self._graph.node(leaf.step)
+        if leaf.is_optional and self._results[node].commit is None:
+            return None
         if leaf.block_on_step:
             root = self._early.path(user, node) or self._pinned_path(node)
         else:
@@ -351,7 +353,7 @@ class Scheduler:
             self._early.running.pop(node, None)
             self._early.leave(node)
             for user in self._users.get(node, ()):
-                if result.status in ("failed", "blocked", "cancelled"):
+                if result.status in ("failed", "blocked", "cancelled") and node not in user.node.optional:
                     unfinished.extend(self._without_input(user))
                 else:
                     self._open_inputs[user.node].discard(node)
@@ -360,7 +362,7 @@ class Scheduler:
                 unfinished.extend(self._cancel())
 
     def _go_on(self, item: PlanItem) -> None:
-        """An input of the step has ended well."""
+        """An input of the step has ended well, or the step does without it."""
         node = item.node
         if self._open_inputs[node] or node in self._results:
             return

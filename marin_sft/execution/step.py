@@ -96,6 +96,10 @@ class ExecutorStep(Generic[ConfigT], metaclass=NamedFields):
         """This step's output without waiting for it: as it is when the step that uses it starts."""
         return InputName(self, None, block_on_step=False)
 
+    def optional(self) -> InputName:
+        """This step's output, or None if the step fails, see `InputName.optional`."""
+        return InputName(self, None).optional()
+
     def early(self, name: str) -> InputName:
         """A directory in this step's output, for use as soon as it is whole, see `InputName.early`."""
         return InputName(self, name).early()
@@ -117,12 +121,14 @@ class InputName:
 
     is_early: use it as soon as it is whole. The same place is the same input whenever it is used, so this is not part
         of the identity.
+    is_optional: do without it if its step fails.
     """
 
     step: AnyStep | None
     name: str | None
     block_on_step: bool = True
     is_early: bool = False
+    is_optional: bool = False
 
     def cd(self, name: str) -> InputName:
         return dataclasses.replace(self, name=f"{self.name.rstrip('/')}/{name}" if self.name else name)
@@ -131,6 +137,17 @@ class InputName:
 
     def nonblocking(self) -> InputName:
         return dataclasses.replace(self, block_on_step=False)
+
+    def optional(self) -> InputName:
+        """This output if its step ends well. A step that uses it waits until that step has ended in any way; if it
+        failed, or could not begin, the config gets None. Once there is an output, the user runs again.
+
+        Raises:
+            ConfigError: no step makes it, or it is used before or without its step's end.
+        """
+        if self.step is None or not self.block_on_step or self.is_early:
+            raise ConfigError(f"optional: expected a step's output that is waited for, got {self}")
+        return dataclasses.replace(self, is_optional=True)
 
     def early(self) -> InputName:
         """This directory as soon as the running step declares it whole (`marin_sft.parts`), before the step ends.
@@ -141,7 +158,8 @@ class InputName:
         Raises:
             ConfigError: it is no place in a step's output, or one that does not wait for the step.
         """
-        if self.step is None or not self.name or not self.block_on_step or any(c in self.name for c in "*?["):
+        waits = self.block_on_step and not self.is_optional
+        if self.step is None or not self.name or not waits or any(c in self.name for c in "*?["):
             raise ConfigError(f"early: expected a directory in a step's output, like step / 'hf/step-100', got {self}")
         return dataclasses.replace(self, name=self.name.strip("/"), is_early=True)
 
@@ -327,6 +345,14 @@ class StepConfig(metaclass=NamedFields):
 
     def advice(self, resources: Resources) -> str | None:
         """A line below a plan in which such a step runs on these. None: there is nothing to say."""
+        return None
+
+    def told(self) -> Mapping[str, Any] | None:
+        """What a report says of the step before it has run, as JSON. None: there is nothing to say."""
+        return None
+
+    def when_blocked(self) -> str | None:
+        """What else to do than to run a failed input again. None: there is nothing to say."""
         return None
 
 

@@ -144,7 +144,8 @@ def _result_row(store: Store, result: StepResult) -> tuple[Cell, ...]:
 def print_failures(
     console: Console, store: Store, results: list[StepResult], command: str, takes_flags: bool = True
 ) -> None:
-    """For each failure: the error, the last frame in the user's code, the log, and the command to rerun the step.
+    """For each failure: the error, the last frame in the user's code, the log, and the command to rerun the step. Then
+    what the steps advise that waited for one.
 
     takes_flags: whether the command takes `--run_only`.
     """
@@ -158,6 +159,13 @@ def print_failures(
         if result.attempt:
             console.print(Text(f"  log   {attempt_path(store, result.item.node.directory, result.attempt)}/.log"))
         console.print(Text(f"  again {command} --run_only '^{name}$'" if takes_flags else f"  again {command}"))
+    told: set[str] = set()
+    for result in results:
+        config = result.item.node.step.config
+        advice = config.when_blocked() if result.status == "blocked" and isinstance(config, StepConfig) else None
+        if advice and advice not in told:
+            told.add(advice)
+            console.print(Text(f"\n{result.item.node.name} was not made: {advice}"))
 
 
 def result_output(store: Store, result: StepResult) -> str | None:

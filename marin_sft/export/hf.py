@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marin_sft.data.files import read_json
 from marin_sft.export.directory import write_export
-from marin_sft.export.hf_config import ExportConfig
+from marin_sft.export.hf_config import ExportConfig, HfExport
 from marin_sft.training.models.model_directory import ModelDirectory
 
 
@@ -16,10 +16,15 @@ def export_hf(config: ExportConfig) -> None:
             end an answer.
         TrainingError: the checkpoint or the base model is not a model directory.
     """
+    export_model(config, config.checkpoint, config.output_path)
+
+
+def export_model(export: HfExport, checkpoint: str, output_path: str) -> None:
+    """As `export_hf`, of the output of any training."""
     try:
-        metrics = read_json(f"{config.checkpoint}/metrics.json")
+        metrics = read_json(f"{checkpoint}/metrics.json")
     except FileNotFoundError:
         metrics = {}
-    trained = ModelDirectory(f"{config.checkpoint}/model")
-    base = ModelDirectory(config.base_model)
-    write_export(config.output_path, trained.tensors(), trained.config, config, base, metrics)
+    trained = ModelDirectory(f"{checkpoint}/model")
+    base = ModelDirectory(export.base_model)
+    write_export(output_path, trained.tensors(), trained.config, export, base, metrics)

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from marin_sft.execution.flags import HELP, path, positive, whole_number
 
 _BASE = "for an adapter: its base model (default: as it says)"
-_PROMPTS = 'rows with "messages" or "prompt" (.jsonl and other kinds), or .txt with a prompt on each line'
+_PROMPTS = (
+    'a file, directory or glob: rows with "messages" or "prompt" (.jsonl and other kinds), or .txt with a prompt '
+    "on each line"
+)
 
 
 def add_flags(name: str, parser: argparse.ArgumentParser) -> None:

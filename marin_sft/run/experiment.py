@@ -10,12 +10,14 @@ from pathlib import PurePath
 
 from marin_sft.data.step_configs import TokenizeConfig
 from marin_sft.errors import UserError
+from marin_sft.evaluation.exports import ExportEvaluations
 from marin_sft.execution.configs import references, resolve
 from marin_sft.execution.executor import Executor, ExecutorFlags, Run
 from marin_sft.execution.step import AnyStep, EarlierAttempts, ExecutorStep, InputName, OutputName
 from marin_sft.nearest import listed, nearest_text
 from marin_sft.paths import nearest_path
 from marin_sft.run.script import run_script
+from marin_sft.sweeps.sweep import Sweep
 
 
 def tokenization(script: str, name: str | None, prefix: str) -> TokenizeConfig:
@@ -52,7 +54,7 @@ def resolved_config(script: str, step: AnyStep, prefix: str) -> object:
 
 
 def steps_of(script: str) -> Iterator[AnyStep]:
-    """All steps in variables of the file, and all their inputs.
+    """All steps in variables of the file, the tables of its sweeps and evaluations of exports, and all their inputs.
 
     Raises:
         UserError: there is no such file.
@@ -75,6 +77,8 @@ def _steps_in(value: object) -> Iterator[AnyStep]:
         yield value
     elif isinstance(value, InputName) and value.step is not None:
         yield value.step
+    elif isinstance(value, Sweep | ExportEvaluations):
+        yield value.table
     elif isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str | bytes)):
         for child in value.values() if isinstance(value, Mapping) else value:
             yield from _steps_in(child)

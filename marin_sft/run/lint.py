@@ -12,8 +12,8 @@ from rich.text import Text
 from marin_sft import progress
 from marin_sft.data.chat.special_tokens import special_tokens
 from marin_sft.data.files import Json
-from marin_sft.data.lint.findings import FINDINGS
-from marin_sft.data.lint.lint import SAMPLE_ROWS, check_findings, findings_in, write_findings
+from marin_sft.data.lint.findings import FINDINGS, SAMPLE_ROWS
+from marin_sft.data.lint.lint import check_findings, findings_in, write_findings
 from marin_sft.data.tokenizer import load_tokenizer, load_tokenizer_by_name
 from marin_sft.execution.tables import counted
 from marin_sft.execution.terminal import visible

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from marin_sft.data.formats import LmDatasetFormat
-from marin_sft.data.lint.findings import THRESHOLDS
+from marin_sft.data.lint.findings import REPORT, THRESHOLDS
 from marin_sft.data.lint.step import ROWS
 from marin_sft.data.step_configs import LintConfig, MixtureConfig, RowSource, TokenizeConfig, TransformConfig
 from marin_sft.errors import DataError, UserError
+from marin_sft.execution.catalog import Found
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.executor import Executor, ExecutorFlags
 from marin_sft.execution.flags import default_prefix
@@ -126,7 +127,7 @@ def _path(context: Context, data: str) -> str:
     with contextlib.suppress(UserError):
         step = context.step(data)
     if step is not None:
-        return _output(context, data)
+        return _output(context, step, data)
     if is_hub_id(data):
         return _from_hub(context.arguments, data)
     raise UserError(
@@ -135,12 +136,16 @@ def _path(context: Context, data: str) -> str:
     )
 
 
-def _output(context: Context, text: str) -> str:
-    found = context.step(text)
+def _output(context: Context, found: Found, text: str) -> str:
     if found.state.commit is None:
         raise UserError(f"{found.directory} has no committed output, so there are no rows to look at")
     path = attempt_path(context.store, found.directory, found.state.commit.attempt)
     kind = found.state.commit.payload["kind"]
+    if kind == "lint":
+        raise UserError(
+            f"{found.directory} holds findings, not rows: they are in {path}/{REPORT}, and marin-sft report {text} "
+            "shows them"
+        )
     if kind in ("tokenize", "mixture"):
         raise UserError(
             f"{found.directory} holds tokens, not rows; look at the rows that it is made from: "

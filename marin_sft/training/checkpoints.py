@@ -58,6 +58,11 @@ class CheckpointSettings:
     """Directory of such an export. Training goes on from its state unless this step has a newer checkpoint of its own.
     It must be of a training with the same settings, so the result is that of an undisturbed run."""
 
+    stop_after: int | float | None = omitted_when(None, default=None)
+    """End after these steps, a whole number, or a fraction of all steps, as if they were all. The learning rate and the
+    data are those of the whole training. The training state is kept in the output, so that a training of the same
+    settings with a later `stop_after`, or none, goes on from there: `resume_from`. None: train to the end."""
+
     training_time_limit: str | None = execution_only(default=None)
     """After this time, e.g. "90min", "23h" or "2h30m", an attempt writes a checkpoint and fails with a message that
     says how to resume. None: no limit."""
@@ -70,6 +75,9 @@ class CheckpointSettings:
         require(self, "save_total_limit", self.save_total_limit is None or self.save_total_limit >= 0, "at least 0")
         exports = self.hf_exports_kept
         require(self, "hf_exports_kept", exports is None or exports >= 1, "at least 1, or None")
+        part = self.stop_after
+        fits = part is None or (0 < part <= 1 if isinstance(part, float) else part >= 1)
+        require(self, "stop_after", fits, "a whole number of steps, a fraction of them up to 1.0, or None")
         if self.training_time_limit is not None:
             parse_duration(self.training_time_limit)
 

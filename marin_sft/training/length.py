@@ -68,6 +68,14 @@ def num_steps_of(settings: LengthSettings, examples: int) -> int:
     return steps if most is None else min(steps, most)
 
 
+def end_of(stop_after: int | float | None, num_steps: int) -> int:
+    """The last step of a training that stops after a part of its `num_steps`. At least one is trained."""
+    if stop_after is None:
+        return num_steps
+    part = round(without_rounding(stop_after * num_steps)) if isinstance(stop_after, float) else stop_after
+    return min(num_steps, max(1, part))
+
+
 def length_text(epochs: Epochs, num_steps: int, examples: str) -> str:
     """What `num_steps` train, in words; a warning if a batch is larger than the data. `examples`: rows or pairs."""
     passes = _counted(epochs.before(num_steps) / epochs.examples, "epoch")

@@ -31,7 +31,7 @@ from marin_sft.training.stops import TimeLimit
 from marin_sft.training.train_config import TrainingSettings
 from marin_sft.training.train_step import StepMetrics, TakeStep, without_update
 
-_WHAT_IS_KEPT = {"hf_exports_kept", "save_optimizer_state"}  # no part of what is trained
+_WHAT_IS_KEPT = {"hf_exports_kept", "save_optimizer_state", "stop_after"}  # no part of what a step trains
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Dispatched:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """A run of `num_steps` steps.
+    """A run of `num_steps` steps, or of the first `end` of them.
 
     settings: how often to log, to checkpoint, etc.
     epochs: only for reporting progress and speed.
@@ -81,6 +81,7 @@ class Loop:
 
     settings: TrainingSettings
     num_steps: int
+    end: int
     epochs: Epochs
     output_path: str
     earlier_attempts: tuple[str, ...]
@@ -103,7 +104,7 @@ class Loop:
         take_step: TakeStep,
         step_input: Callable[[int], StepInput],
     ) -> TrainerState:
-        """Train `state` to `num_steps`, from the newest earlier checkpoint if there is one. Returns the final state.
+        """Train `state` to `end`, from the newest earlier checkpoint if there is one. Returns the final state.
 
         `take_step`: see `train_step.step_function`.
         `step_input(i)`: the batch of step i, from 0. It must depend on i only, so that a resumed run sees the same
@@ -126,9 +127,7 @@ class Loop:
         if start:
             self._tell_of_other_devices(start)
             processes.by_first(functools.partial(exports.carry_over, start, self.output_path))
-        report = self.settings.report(
-            self.output_path, self.num_steps, start, config=self.about, first_process=first_process
-        )
+        report = self.settings.report(self.output_path, self.end, start, config=self.about, first_process=first_process)
         meter = Meter() if start is None else Meter.of(start.about["meter"])
         try:
             with preemption.told_by_sigterm(), CheckpointWriter(self.output_path) as writer:
@@ -155,8 +154,10 @@ class Loop:
         if self.evaluate and self.steps_per_eval and settings.eval_on_start and int(state.step) == 0:
             with meter.paused():
                 before = {f"before/{name}": figure for name, figure in self.evaluate(state).items()}
+        if int(state.step) == self.end < self.num_steps:  # an attempt was lost between its last step and its end
+            self._save(state, self.end, self.output_path, meter, report, writer)
         report.compiles(int(state.step))
-        for step in range(int(state.step), self.num_steps):
+        for step in range(int(state.step), self.end):
             this, done = step_input(step), step + 1
             if under_way and jax.default_backend() == "cpu":
                 # CPUs allocate a step's memory when it is dispatched: two steps would need twice as much.
@@ -165,14 +166,15 @@ class Loop:
                 state, metrics = take_step(state, this.batch) if this.trained_tokens else without_update(state)
             if under_way:
                 self._settle(under_way, report, meter, before if under_way.step == 1 else None)
-            under_way, last = _Dispatched(done, this, metrics), done == self.num_steps
+            under_way, last = _Dispatched(done, this, metrics), done == self.end
             if settings.weight_distribution_log_steps and done % settings.weight_distribution_log_steps == 0:
                 found = weight_distribution(state.model, settings.weight_distribution_pattern)
                 report.add_weights(done, *found)
             exports_now = self.export and self.steps_per_export and done % self.steps_per_export == 0
             evaluates_now = self.steps_per_eval and (done % self.steps_per_eval == 0 or last)
             decision = Decision.GO_ON if last else decisions.after(_wish(cadence, limit))
-            checkpoints_now = not last and (cadence.by_steps(done) or decision != Decision.GO_ON)
+            due = cadence.by_steps(done) or decision != Decision.GO_ON
+            checkpoints_now = self.end < self.num_steps if last else due
             if not (exports_now or evaluates_now or checkpoints_now or last):
                 continue
             evaluated: Mapping[str, float] = before if done == 1 else {}
@@ -210,7 +212,7 @@ class Loop:
         tokens = computed if this.tokens is None else this.tokens
         meter.add(Amount(tokens, this.trained_tokens, examples, computed, int(this.attended)))
         _require_finite(loss, grad_norm, step, self.output_path)
-        always = step == self.num_steps or bool(evaluated)
+        always = step == self.end or bool(evaluated)
         logged, reported = always or self.settings.logs(step), always or self.settings.reports(step)
         if logged or reported:
             speed = meter.latest()

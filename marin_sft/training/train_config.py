@@ -73,6 +73,8 @@ class TrainingSettings(
             "use frozen_parameters"
         )
         require(self, "unfreeze", trained, expected)
+        whole = self.stop_after is None or self.early_stopping is None
+        require(self, "stop_after", whole, "None with early_stopping, which ends training by itself")
         for field in ("frozen_parameters", "unfreeze", "weight_decay_parameters"):
             alone = self.lora is None or not getattr(self, field)
             require(self, field, alone, "no value with lora, which trains only adapters: LoraConfig chooses the layers")
@@ -114,7 +116,11 @@ class TrainConfig(TrainingSettings):
             trained = tokens * steps * batch / rows
         else:
             trained = tokens * float(config.get("num_train_epochs") or 1)
-        return trained * (total(inputs, "base_model") or 1.0)
+        stop = config.get("stop_after")
+        if isinstance(stop, int) and isinstance(steps, int):
+            stop = stop / steps
+        share = stop if isinstance(stop, float) else 1.0
+        return trained * min(1.0, share) * (total(inputs, "base_model") or 1.0)
 
     def advice(self, resources: Resources) -> str | None:
         on_cpus = not isinstance(resources, GpuConfig | TpuPodConfig)

@@ -24,7 +24,7 @@ from marin_sft.parts import declare_whole
 from marin_sft.training import checkpoints, device_memory, exports, levanter_trainer, mesh, processes
 from marin_sft.training.attention import choice
 from marin_sft.training.export_names import part_of
-from marin_sft.training.length import epochs_of, length_text, num_steps_of
+from marin_sft.training.length import end_of, epochs_of, length_text, num_steps_of
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput, weights_of, windows
 from marin_sft.training.models import levanter_model, lora, peft_directory, recomputation
@@ -68,8 +68,11 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     objective = build(layout)
     epochs = epochs_of(config, objective.examples_per_epoch)
     num_steps = num_steps_of(config, objective.examples_per_epoch)
+    end = end_of(config.stop_after, num_steps)
     if processes.is_first():
         print(length_text(epochs, num_steps, objective.example_name or "rows"), flush=True)
+        if end < num_steps:
+            print(f"stop_after: it ends after {end:,} of these steps, and keeps its state", flush=True)
     trainer, frozen = trainer_for(config, settings, num_steps)
     steps_per_eval = config.eval_cadence(num_steps)
     evaluate = _evaluation(config, objective, trainer) if steps_per_eval else None
@@ -94,6 +97,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         loop = Loop(
             settings=config,
             num_steps=num_steps,
+            end=end,
             epochs=epochs,
             output_path=config.output_path,
             earlier_attempts=tuple(config.earlier_attempts),
@@ -122,11 +126,11 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             trained = objective.trained_tokens(step)
             return StepInput(batch, objective.tokens(step), trained, computed, attended, segments.shape[-1])
 
-        with Prefetched(host_arrays, num_steps) as next_arrays:
+        with Prefetched(host_arrays, end) as next_arrays:
             reference = objective.reference(trainer)
             state = levanter_trainer.initial_state(trainer, model, config.seed, reference, trainable)
             state = loop.run(trainer, state, step_function(trainer, objective.loss), step_input)
-        _write_model(config, base, state.model)
+        _write_model(config, base, state.model, keeps_state=end < num_steps)
 
 
 def trainer_for(config: TrainConfig, settings: TrainerConfig, num_steps: int) -> tuple[Trainer, Freezing | None]:
@@ -265,8 +269,9 @@ def _export(
         used_by_first(config, base, model, write)
 
 
-def _write_model(config: TrainConfig, base: ModelDirectory, model: LmHeadModel) -> None:
-    """Write the weights to `model` and, if one was trained, the adapter to `adapter`. Then remove the checkpoints."""
+def _write_model(config: TrainConfig, base: ModelDirectory, model: LmHeadModel, keeps_state: bool) -> None:
+    """Write the weights to `model` and, if one was trained, the adapter to `adapter`. Then remove the checkpoints, or
+    all but the last."""
 
     def write(weights: Mapping[str, np.ndarray], adapter: Adapter | None) -> None:
         with writing(f"{config.output_path}/model") as local:
@@ -276,6 +281,6 @@ def _write_model(config: TrainConfig, base: ModelDirectory, model: LmHeadModel) 
             with writing(f"{config.output_path}/adapter") as local:
                 peft_directory.write_adapter(local, adapter, base)
         disk.sync(config.output_path)  # so that a power cut cannot take both the model and the checkpoints
-        checkpoints.remove(config.output_path)
+        checkpoints.remove(config.output_path, keep=1 if keeps_state else 0)
 
     used_by_first(config, base, model, write)

@@ -23,7 +23,7 @@ from tests.gcs_server import GcsServer
 
 @dataclasses.dataclass(frozen=True)
 class WriteConfig:
-    """Writes `text` and the texts of `inputs` to `text.txt`; fails while the file `fail_while` exists."""
+    """Writes `text` and the texts of the `inputs` that are there to `text.txt`; fails while `fail_while` exists."""
 
     text: str = ""
     inputs: Any = ()
@@ -38,7 +38,7 @@ def write(config: WriteConfig) -> None:
     output = Path(config.output_path)
     with Path(output.parents[2] / "bodies.log").open("a") as log:
         log.write(f"{output.parent.name} {len(config.earlier)}\n")
-    (output / "text.txt").write_text(config.text + "".join(Path(i, "text.txt").read_text() for i in config.inputs))
+    (output / "text.txt").write_text(config.text + "".join(Path(i, "text.txt").read_text() for i in config.inputs if i))
     if config.fail_while and Path(config.fail_while).exists():
         raise ValueError(f"{config.fail_while} exists")
 

@@ -273,6 +273,41 @@ def test_cascade_stays_within_run_only(pipeline):
     assert sorted(pipeline.bodies()) == ["a", "b", "c", "d"]
 
 
+def test_an_optional_input_may_fail_and_counts_once_it_is_there(pipeline, tmp_path):
+    stop = tmp_path / "stop"
+    stop.touch()
+    bad = pipeline.step("bad", fail_while=str(stop))
+    good, after_bad = pipeline.step("good"), pipeline.step("after_bad", bad)
+    steps = [pipeline.step("table", good.optional(), after_bad.optional()), pipeline.step("best", good, after_bad)]
+    with pytest.raises(RunFailed):
+        pipeline.run(*steps)
+    assert sorted(pipeline.bodies()) == ["bad", "good", "table"]
+    table = steps[:1]
+    run = pipeline.run(*table)
+    assert pipeline.bodies() == [], "it stands without what failed"
+    assert Path(run.output_path(table[0], "text.txt")).read_text() == "tablegood"
+    with pytest.raises(RunFailed):
+        pipeline.run(*table, force_run=("bad",))
+    assert pipeline.bodies() == ["bad"], "and still does when it fails once more"
+    stop.unlink()
+    assert pipeline.plan(*table, force_run=("bad", "after_bad"))["table"].action == "IF_CHANGED"
+    run = pipeline.run(*table, force_run=("bad", "after_bad"))
+    assert sorted(pipeline.bodies()) == ["after_bad", "bad", "table"]
+    assert Path(run.output_path(table[0], "text.txt")).read_text() == "tablegoodafter_badbad"
+
+
+def test_an_optional_input_that_another_launch_has_made_counts(pipeline, tmp_path):
+    stop = tmp_path / "stop"
+    stop.touch()
+    bad = pipeline.step("bad", fail_while=str(stop))
+    table = pipeline.step("table", bad.optional())
+    with pytest.raises(RunFailed):
+        pipeline.run(table)
+    stop.unlink()
+    pipeline.run(bad)
+    assert reasons(pipeline.plan(table))["table"] == ("RUN", "UPSTREAM")
+
+
 @pytest.mark.parametrize("order", [0, 1])
 def test_nonblocking_inputs(pipeline, order):
     base = pipeline.step("base")

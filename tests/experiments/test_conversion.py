@@ -49,6 +49,7 @@ def made(of, **fields):
 
 # Another legal value of each field.
 VALUES = {
+    "stop_after": 0.5,
     "attention_backend": "vanilla", "bco_delta": 0.5, "beta": 0.3, "beta1": 0.8, "beta2": 0.99, "cooldown": 0.3,
     "decay": 0.2, "discopop_tau": 0.1, "do_eval": True, "early_stopping": EarlyStopping(steps=1000, patience=2),
     "epsilon": 1e-6, "f_alpha_divergence_coef": 0.3, "f_divergence_type": "forward_kl", "frozen_parameters": "embed",

@@ -154,6 +154,19 @@ def test_each_line_of_a_pipe_gives_one_line(answerer, capsys):
     assert piped(answerer, capsys, False, "Count.", "/rest")[2].startswith("line 2: no command /rest (a space before /")
 
 
+class OfTwoLines(Answerer):
+    def stream(self, prompt, max_new_tokens, sampling, number):
+        yield from [*self.tokenizer("one\ntwo\x1b")["input_ids"], self.ends[0]]
+
+
+def test_an_answer_of_several_lines_stays_in_its_own(answerer, capsys):
+    two = OfTwoLines(answerer.model, answerer.renderer, answerer.ends)
+    lines, told, _ = piped(two, capsys, False, "Hi", "Hi")
+    assert lines == [r"one\ntwo\x1b"] * 2 and not told
+    (line,), *_ = piped(two, capsys, True, "Hi")
+    assert (json.loads(line)["answer"], json.loads(line)["finish"]) == ("one\ntwo\x1b", "stop")
+
+
 def test_each_line_of_a_pipe_gives_one_object(answerer, capsys):
     lines, told, error = piped(answerer, capsys, True, *PIPED)
     rows = [json.loads(line) for line in lines]

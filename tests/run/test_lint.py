@@ -110,7 +110,7 @@ blend = mixture("blend", {"chats": chats, "named": named}, weights={"chats": 1, 
 if __name__ == "__main__":
     from marin_sft import executor_main
 
-    executor_main(steps=[documents, tokenizer])
+    executor_main(steps=[documents, tokenizer, lint("chats", documents)])
 """
 
 
@@ -129,6 +129,7 @@ def test_steps_of_an_experiment_and_of_the_store(lint, tmp_path, monkeypatch, ca
     assert found["named"]["findings"].keys() == {"empty_answers"}
     assert lint("mine.py", "mixtures/blend", "--json")["components"].keys() == {"chats"}
     assert counts(lint("documents/chats", "--json"), "chats")["duplicate_rows"] == 1
+    assert "holds findings, not rows" in lint("lint/chats", code=2)
     both = lint("documents/chats", "named.jsonl", "--columns", "instruction=q,output=a", "--json")["components"]
     assert {name: one["rows"] for name, one in both.items()} == {"chats": 23, "named": 1}
 

@@ -360,3 +360,27 @@ def test_a_state_of_another_training_or_none_is_refused_and_says_what_to_do(with
         train(none, BATCHES)
     with pytest.raises(ConfigError, match="save_optimizer_state = True: expected False without exports"):
         config_for(base_model, tmp_path / "4", save_optimizer_state=True)
+
+
+def test_a_training_that_stops_on_the_way_goes_on_to_the_same_bits(base_model, uninterrupted, tmp_path):
+    """Its learning rates are those of the whole training, whether it stops by a share of the steps or a number."""
+    rungs, before = [tmp_path / "half", tmp_path / "most", tmp_path / "whole"], None
+    for output, stop in zip(rungs, (0.5, 5, None), strict=True):
+        train(config_for(base_model, output, stop_after=stop, resume_from=before), BATCHES)
+        before = str(output)
+    assert [[line["step"] for line in logged(output)][-1] for output in rungs] == [3, 5, 6]
+    assert [checkpoints.newest([str(output)]) and newest_step(output) for output in rungs] == [3, 5, None]
+    assert [line["lr"] for line in logged(rungs[2])] == [line["lr"] for line in logged(uninterrupted)]
+    assert_same_bits(uninterrupted, rungs[2])
+
+
+def test_a_stop_that_was_lost_at_its_end_still_keeps_its_state(base_model, tmp_path):
+    train(config_for(base_model, tmp_path / "1", stop_after=3), BATCHES)
+    train(config_for(base_model, tmp_path / "2", tmp_path / "1", stop_after=3), BATCHES)
+    assert newest_step(tmp_path / "2") == 3
+
+
+@pytest.mark.parametrize("stop", [0, -1, 0.0, 1.5])
+def test_a_stop_that_is_no_part_of_a_training_is_refused(base_model, stop):
+    with pytest.raises(ConfigError, match="stop_after = .*: expected a whole number of steps, a fraction"):
+        config_for(base_model, Path("unused"), stop_after=stop)

@@ -42,6 +42,9 @@ LONGER_CHOSEN = "longer_chosen"
 
 THRESHOLDS = (*FINDINGS, LONGER_CHOSEN)
 
+REPORT, SAMPLE_ROWS = "findings.json", "findings.jsonl"
+"""Files in the output of a lint step."""
+
 SAMPLES = 5
 """Of each finding in each component."""
 _TEXT = 500  # characters

@@ -17,7 +17,7 @@ from marin_sft import progress
 from marin_sft.data.chat.special_tokens import special_tokens
 from marin_sft.data.files import Json, write_json, write_json_lines
 from marin_sft.data.lint.compare import Counted, Seen, Together
-from marin_sft.data.lint.findings import FINDINGS, Tally
+from marin_sft.data.lint.findings import FINDINGS, REPORT, SAMPLE_ROWS, Tally
 from marin_sft.data.lint.leaks import TestPrompts
 from marin_sft.data.lint.rows import CHAT_TOKENS, Block, Rows, lint_rows
 from marin_sft.data.lint.samples import RowName, Wanted, samples_of
@@ -31,7 +31,6 @@ from marin_sft.errors import DataError
 from marin_sft.execution.shards import map_shards
 from marin_sft.paths import remove_all
 
-REPORT, SAMPLE_ROWS = "findings.json", "findings.jsonl"
 ROWS_PER_BLOCK = 20_000
 
 

@@ -15,7 +15,7 @@ from marin_sft.data.formats import LmDatasetFormat
 from marin_sft.data.lint.findings import Found, Tally, around, around_secret
 from marin_sft.data.lint.leaks import TestPrompts, leaks_in
 from marin_sft.data.lint.near import Sketches, sketches_of
-from marin_sft.data.lint.said import Said, key_of, said_in
+from marin_sft.data.lint.said import TOOLS, Said, key_of, said_in
 from marin_sft.data.lint.turns import copies, find_in_turns
 from marin_sft.data.lint.words import codes_of, scripts_of, words_of
 from marin_sft.data.messages.examples import BadRow
@@ -206,4 +206,4 @@ def _main_script(letters: np.ndarray) -> np.ndarray:
 
 
 def _not_of_user(said: Said) -> str:
-    return "\n".join(text for whose, text in said.texts if whose not in ("user", "prompt", "text"))
+    return "\n".join(text for whose, text in said.texts if whose not in ("user", "prompt", "text", TOOLS))

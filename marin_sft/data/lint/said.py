@@ -21,6 +21,7 @@ from marin_sft.data.messages.examples import (
     Tokens,
 )
 
+TOOLS = "tools"
 _ASKING = ("user", "system", "developer")
 _SIDE = "\2"
 
@@ -31,7 +32,7 @@ class Said(NamedTuple):
     prompt: what the user says, in all turns. Of a plain text without a prompt, the text itself.
     answer: what is trained, in all turns; of a pair, the chosen side. None for a plain text without a prompt.
     rejected: the other side of a pair, else None.
-    texts: all texts, each with whose it is.
+    texts: all texts, each with whose it is, or TOOLS for what describes tools.
     turns: the messages, of a pair with the chosen side; empty for plain text.
     row_key: equal for equal rows. prompt_key: for equal turns of the user and the system.
     swapped_key: the `row_key` of the same pair with its sides swapped; else 0.
@@ -80,7 +81,8 @@ def _of_dialogue(dialogue: Dialogue) -> Said:
     more = [json.dumps([dialogue.tools, dialogue.chat_template_kwargs], sort_keys=True)] if dialogue.tools else []
     everything = [part for turn in turns for part in _parts(turn)]
     keys = key_of(everything + more), key_of(_asked(turns))
-    return Said(_by(turns, "user"), _by(turns, "assistant"), None, _texts(turns), turns, *keys)
+    texts = _texts(turns) + [(TOOLS, text) for text in texts_of(dialogue.tools)]
+    return Said(_by(turns, "user"), _by(turns, "assistant"), None, texts, turns, *keys)
 
 
 def _of_preference(pair: Preference) -> Said:

@@ -16,7 +16,7 @@ from marin_sft.execution.prices import Prices
 from marin_sft.execution.store import Store
 from marin_sft.run import explanation
 from marin_sft.run.cost import StepCost, spent_on, step_costs
-from marin_sft.run.report import datasets, evaluations, exports, lints
+from marin_sft.run.report import datasets, evaluations, exports, lints, sweeps
 from marin_sft.run.report.curves import curves
 from marin_sft.run.report.documents import read_json
 from marin_sft.run.report.steps import Step, read_step, step_json
@@ -61,12 +61,17 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
     sections = Sections(store)
     steps = sections.parts(subject.steps, lambda planned: planned.name, lambda planned: read_step(store, planned))
     begun, going = _window(subject)
-    trainings = [step for step in steps if METRICS in step.files]
+    words = {step.name: _outcome(step, begun, going) for step in steps}
+    found_sweeps = sections.of_steps(
+        filter(sweeps.is_sweep, steps), lambda step: sweeps.sweep_json(store, step, steps, words)
+    )
+    left_out = sweeps.left_out(found_sweeps)
+    trainings = [step for step in steps if METRICS in step.files and step.directory not in left_out]
     log_bytes = min(_LONGEST_LOG, _LOG_BYTES // max(1, len(steps)))
     points = min(_MOST_POINTS, max(_FEWEST_POINTS, _POINTS // max(1, len(trainings))))
     found_curves = sections.of_steps(trainings, lambda step: training_json(store, step, points))
     epochs = {item["step"]: item["last"].get("epoch") for item in found_curves}
-    scores = _evaluations(store, sections, steps)
+    scores = _evaluations(store, sections, [step for step in steps if step.directory not in left_out])
     label([*found_curves, *(step for group in scores for step in group["steps"])])
     spent = _costs(store, subject, steps, prices)
     found = {
@@ -94,6 +99,7 @@ def contents(store: Store, subject: Subject, prices: Prices | None = None) -> Js
             (step for step in steps if "mixture.json" in step.files),
             lambda step: datasets.mixture_json(store, step, _users(store, step, trainings, epochs)),
         ),
+        "sweeps": found_sweeps,
         "lints": sections.of_steps(filter(lints.is_lint, steps), lambda step: lints.lint_json(store, step)),
         "evaluations": scores,
         "export_tables": sections.of_steps(

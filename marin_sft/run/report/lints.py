@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from marin_sft.data.lint.findings import FINDINGS
+from marin_sft.data.lint.findings import FINDINGS, REPORT, SAMPLE_ROWS
 from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.store import Store
 from marin_sft.run.report.documents import read_json, read_rows
 from marin_sft.run.report.steps import Step
 
-REPORT, SAMPLES = "findings.json", "findings.jsonl"
 _BYTES = 4 << 20  # of the samples
 _SHOWN = 300  # samples of a step
 
@@ -23,7 +22,7 @@ def is_lint(step: Step) -> bool:
 def lint_json(store: Store, step: Step) -> JsonObject:
     """The findings of a step by component, and samples of each, fewer where there are many findings."""
     report = read_json(store, f"{step.output}/{REPORT}") or {}
-    samples, bad = read_rows(store, f"{step.output}/{SAMPLES}", _BYTES) if SAMPLES in step.files else ([], 0)
+    samples, bad = read_rows(store, f"{step.output}/{SAMPLE_ROWS}", _BYTES) if SAMPLE_ROWS in step.files else ([], 0)
     return {
         "step": step.directory,
         "name": step.name,

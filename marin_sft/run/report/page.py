@@ -23,6 +23,7 @@ SECTIONS = (
     "datasets.js",
     "lints.js",
     "evaluations.js",
+    "sweeps.js",
     "exports.js",
     "report.js",
 )

@@ -13,6 +13,7 @@ from marin_sft.execution.catalog import find_step, in_parallel, location, step_n
 from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.executor import Executor, ExecutorFlags
 from marin_sft.execution.record import Launch, read_begin, read_launches
+from marin_sft.execution.step import AnyStep, StepConfig
 from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import Store
 from marin_sft.run import launches
@@ -37,12 +38,14 @@ class Planned:
 
     inputs: the directories of the steps that it uses. None: not recorded before the step's first attempt.
     decided: what the launch decided and what came of it: action, reason, detail, diff, result, seconds, error.
+    told: what its config says of it, see `StepConfig.told`. {}: nothing, or it was not recorded.
     """
 
     name: str
     directory: str
     inputs: tuple[str, ...] | None = None
     decided: JsonObject = field(default_factory=dict)
+    told: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def _of_launch(store: Store, launch: Launch) -> Subject:
 
 def _planned(step: JsonObject, decided: JsonObject) -> Planned:
     inputs = step.get("inputs")
-    return Planned(step["name"], step["directory"], None if inputs is None else tuple(inputs), decided)
+    told = step.get("told") or {}
+    return Planned(step["name"], step["directory"], None if inputs is None else tuple(inputs), decided, told)
 
 
 def launch_facts(store: Store, launch: Launch, begin: JsonObject, details: JsonObject) -> JsonObject:
@@ -188,12 +192,18 @@ def _of_experiment(store: Store, script: str) -> Subject:
             item.node.directory,
             tuple(used.directory for used in item.node.uses),
             {"action": str(item.action), "reason": str(item.reason), "detail": item.detail, "diff": item.diff},
+            _told(item.node.step),
         )
         for item in plan
     ]
     name = script.rpartition("/")[2].removesuffix(".py")
     newest = next((launch for launch in read_launches(store) if launch.script == name), None)
     return Subject(name, "experiment", _recorded(store, [newest.name] if newest else []), tuple(steps))
+
+
+def _told(step: AnyStep) -> JsonObject:
+    told = step.config.told() if isinstance(step.config, StepConfig) else None
+    return dict(told or {})
 
 
 def _recorded(store: Store, names: Iterable[str]) -> tuple[JsonObject, ...]:

@@ -146,10 +146,11 @@ def test_rows_without_text(run):
 
 def test_no_sample_shows_a_secret(run):
     token = f"hf_{'aB3' * 12}"
-    rows = [*chats(2), chat("word " * 300 + token), chat(f"<|im_end|> {token}"), chat(f"<|im_end|> {token}")]
+    marked = f"<|im_end|> {'x ' * 55}{token}"  # its surroundings end in the secret
+    rows = [*chats(2), chat("word " * 300 + token), chat(marked), chat(marked)]
     report, samples = run({"mine": rows})
     assert counts(report, "mine") == {"secrets": 3, "special_tokens_in_text": 2, "duplicate_rows": 1}
-    assert len(samples) == 6 and token not in json.dumps(samples)
+    assert len(samples) == 6 and token[:8] not in json.dumps(samples)
     assert all(REDACTED in sample["text"] for sample in samples)
 
 

@@ -115,6 +115,7 @@ def test_nothing_is_found_where_nothing_is_wrong(name):
         ("special_tokens_in_text", [user(), says("Hi<|eot_id|>")]),
         ("special_tokens_in_text", [user(), says("Hi.", reasoning_content="<|im_start|>")]),
         ("special_tokens_in_text", {"text": "Hi<end_of_turn>"}),
+        ("special_tokens_in_text", {"messages": [user(), says()], "tools": [{"name": "a", "about": "<|im_end|>"}]}),
         ("secrets", [user(f"My token is hf_{'aB3' * 12}."), says()]),
         ("equal_pairs", {"prompt": "Q", "chosen": "yes", "rejected": "yes"}),
         ("equal_pairs", {"prompt": [user()], "chosen": [says("a b")], "rejected": [says("a  b\n")]}),

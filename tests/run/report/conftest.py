@@ -16,6 +16,7 @@ from marin_sft.execution.stores import open_store
 from marin_sft.inputs import path_of
 from marin_sft.run.report.command import report_contents
 from marin_sft.steps import lint, mixture, tokenize, train_tokenizer
+from marin_sft.sweeps.step_configs import SweepTableConfig, SweptRunSpec
 from marin_sft.training.metrics.metrics_log import MetricsLog
 from tests.gcs_server import GcsServer
 
@@ -90,6 +91,48 @@ def launched(tmp_path_factory):
     run = Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([exports, *runs], description=HOSTILE)
     assert not run.failed
     return SimpleNamespace(prefix=prefix, store=open_store(prefix), folder=folder)
+
+
+@dataclass(frozen=True)
+class SweptConfig:
+    rate: float
+    fails: object
+    output_path: str = this_output_path()
+
+
+@step_fn(kind="sft")
+def swept(config: SweptConfig) -> None:
+    log = MetricsLog(config.output_path, [])
+    log.add({"step": 1, "loss": 9.0})
+    if config.fails:
+        raise ValueError(HOSTILE)
+    log.add({"step": 2, "loss": abs(config.rate - 0.3), "tokens": 10})
+    log.close({"training_seconds": 1.0})
+
+
+@pytest.fixture
+def swept_launch(tmp_path):
+    """Runs a sweep of these rates; 0.4 fails. Returns the contents of its report."""
+
+    def run(
+        rates=(0.1, 0.2, 0.3, 0.4), finished_only=False, run_only=(), settings=None, prefix=str(tmp_path / "store")
+    ):
+        runs = []
+        for rate in rates:
+            step = ExecutorStep(f"checkpoints/s/lr={rate}", swept, SweptConfig(rate, unversioned(rate == 0.4)))
+            used = step.optional() if finished_only else step
+            runs.append(
+                SweptRunSpec(point=f"lr={rate}", settings=settings or {"lr": rate, "text": HOSTILE}, trained=used)
+            )
+        table = ExecutorStep("sweeps/s", config=SweepTableConfig(runs=tuple(runs), metric="loss", direction="min"))
+        flags = ExecutorFlags(prefix=prefix, backend="inline", run_only=run_only)
+        try:
+            Executor(flags).run([table])
+        except RunFailed:
+            pass
+        return report_contents(open_store(flags.prefix), [])
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -132,6 +132,17 @@ def test_charts_smooth_change_their_axis_and_hide_runs(opened, report):
     assert page.complaints == []
 
 
+@pytest.mark.parametrize(("width", "theme"), SIZES)
+def test_a_sweep_is_drawn_with_what_failed(opened, swept_launch, tmp_path, width, theme):
+    write_report(swept_launch(), str(tmp_path / "sweep.html"))
+    page = opened((tmp_path / "sweep.html").as_uri(), width, theme, shot="sweep")
+    assert page.complaints == [] and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator(".scatter .dot").count() == 3 and page.locator(".scatter .lost").count() == 1
+    assert "4 points, 3 finished, 1 failed" in page.locator("#sweeps").inner_text()
+    page.get_by_role("button", name="details of lr=0.4").click()
+    assert page.locator("dialog h2").inner_text() == "checkpoints/s/lr=0.4"
+
+
 def test_its_colours_can_be_chosen(opened, report):
     page = opened(report)
     background = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor")  # noqa: E731

@@ -26,6 +26,7 @@ const groupName = (name) => name.slice(0, Math.max(0, name.lastIndexOf("/")));
 function number(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   if (!Number.isFinite(value)) return String(value);
+  if (Math.abs(value) >= 1e15) return value.toExponential(digits - 1).replace("e+", "e");
   if (Number.isInteger(value) || Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en-US");
   return String(Number(value.toPrecision(digits)));
 }

@@ -21,7 +21,7 @@ function show(contents, links = []) {
     for (const run of opened) run(step);
   };
   charts.redraw = [];
-  const parts = [headOf(contents, open), stepsOf(contents, open), timelineOf(contents, open), trainingsOf(contents), dataOf(contents), lintsOf(contents), evaluationsOf(contents), exportsOf(contents)].filter(Boolean);
+  const parts = [headOf(contents, open), stepsOf(contents, open), timelineOf(contents, open), sweepsOf(contents, open), trainingsOf(contents), dataOf(contents), lintsOf(contents), evaluationsOf(contents), exportsOf(contents)].filter(Boolean);
   const sections = parts.slice(1).map((part) => h("a", {href: `#${part.id}`}, part.querySelector("h2").textContent));
   fill(h("a", {class: "home", href: "#main"}, contents.title), [...links, ...sections], parts, `Made ${moment(contents.made)} from ${contents.prefix}.`);
 }

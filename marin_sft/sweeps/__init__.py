@@ -1,0 +1,1 @@
+"""Sweeps: one training in many settings, its results in one table, and the best of them."""
