@@ -41,7 +41,7 @@ from marin_sft.evaluation.exports import evaluate_exports as evaluate_exports
 from marin_sft.evaluation.step_configs import GenerateConfig, LmEvalConfig, PerplexityConfig, ServedConfig
 from marin_sft.execution.resources import CpuConfig, Resources
 from marin_sft.execution.step import ExecutorStep
-from marin_sft.export.from_training import Cadence, check_formats, export_fields, with_exports
+from marin_sft.export.from_training import Cadence, check_formats, export_fields, served_fields, with_exports
 from marin_sft.export.hf_config import MAX_SHARD_BYTES, ExportConfig
 from marin_sft.inputs import Source, check_step, last_part, path_of, paths_of
 from marin_sft.sweeps.searches import Between as Between
@@ -445,6 +445,7 @@ def served(
     *,
     with_: str = "vllm",
     prompts: Mapping[str, Source] | None = None,
+    base: Source | None = None,
     name: str | None = None,
     resources: Resources | None = None,
     **options: Any,
@@ -452,20 +453,20 @@ def served(
     """`served/{name}`: an export in the server "vllm", "llama.cpp" or "transformers", compared with our own generation.
     The step fails if the server does not serve what was trained.
 
-    export: a step of `export()`, whose training then says which tokenizer and template are right; or a directory.
-    prompts: sets of held-out rows, as in `evaluate`. None: a few general questions.
+    export: a step of `export()`, or the place `trained / "adapter"` of a training with LoRA, where the training says
+        which tokenizer and template are right; or a directory.
+    prompts: sets of held-out rows, with or without answers. None: a few general questions.
+    base: for an adapter in a directory: its base model. None: what the adapter says.
     name: None: that of the export and the server.
     options: more fields of `ServedConfig`.
     """
-    if isinstance(export, ExecutorStep) and isinstance(export.config, ExportConfig):
-        made = export.config
-        trained = {"tokenizer": made.tokenizer or made.base_model, "chat_template": made.chat_template}
-        options = {**trained, "chat_template_kwargs": made.chat_template_kwargs, **options}
+    if base is not None:
+        options = {"base": path_of(base), **options}
     config = ServedConfig(
         model=path_of(export),
         engine=with_,
         prompts={name: path_of(source) for name, source in (prompts or {}).items()},
-        **options,
+        **{**served_fields(export), **options},
     )
     name = name or f"{last_part(export)}_{with_.replace('.', '')}"
     return ExecutorStep(f"served/{name}", config=config, resources=resources or CpuConfig())

@@ -47,14 +47,8 @@ class Answerer:
         """
         use_compilation_cache()
         directory = ModelDirectory(path)
-        is_adapter = directory.json(ADAPTER) is not None
-        if is_adapter:
-            base = base or _base_of(directory)
-        elif base is not None:
-            raise ConfigError(
-                f"base {base!r}: {path} is a model and no adapter: it has no {ADAPTER}; leave the base out"
-            )
-        tokenizer = _tokenizer(directory, base)
+        base = base_of(directory, base)
+        tokenizer = tokenizer_of(directory, base)
         check_template(path, tokenizer)
         renderer = ChatRenderer(tokenizer, FORMAT)
         try:  # before anything large is loaded
@@ -62,7 +56,7 @@ class Answerer:
         except BadRow as error:
             raise ConfigError(f"{path}: its chat template cannot be used: {error.message}") from error
         ends = _ends(directory, base, tokenizer)
-        return Answerer(kv_cache.unstacked(_model(directory, base)), renderer, ends)
+        return Answerer(kv_cache.unstacked(load_model(directory, base)), renderer, ends)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -118,8 +112,8 @@ def check_template(path: str, tokenizer: PreTrainedTokenizerFast) -> None:
         ) from error
 
 
-def _model(directory: ModelDirectory, base: str | None) -> LmHeadModel:
-    """The model, or the adapter on its base."""
+def load_model(directory: ModelDirectory, base: str | None) -> LmHeadModel:
+    """The model, or the adapter on its `base`: see `base_of`."""
     place = base or directory.path
     try:
         if base is None:
@@ -132,33 +126,48 @@ def _model(directory: ModelDirectory, base: str | None) -> LmHeadModel:
         raise TrainingError(text) from error
 
 
-def _base_of(adapter: ModelDirectory) -> str:
-    """The directory of its base model."""
-    named = _named_base(adapter)
-    what = f"base_model_name_or_path = {named!r}: no such directory" if named else "it names no base model"
-    with suppress(TrainingError):
-        base = ModelDirectory(named)
-        if named and base.json("config.json") is not None:
-            return base.path
-        what = f"base_model_name_or_path = {named!r}: that directory has no config.json" if named else what
-    raise ConfigError(
-        f"{adapter.path}/{ADAPTER}: {what}; give the directory of the model that the adapter was trained on with --base"
-    )
+def base_of(directory: ModelDirectory, base: str | None) -> str | None:
+    """The directory of an adapter's base model: `base`, or what the adapter says. None: it is a model itself.
+
+    Raises:
+        ConfigError: there is no such directory, it has no model, or a base is given for a model.
+    """
+    if directory.json(ADAPTER) is None:
+        if base is None:
+            return None
+        raise ConfigError(
+            f"base {base!r}: {directory.path} is a model and no adapter: it has no {ADAPTER}; leave the base out"
+        )
+    named = _named_base(directory)
+    what = f"{directory.path}/{ADAPTER}: it names no base model"
+    if place := base or named:
+        said = f"base {base!r}" if base else f"{directory.path}/{ADAPTER}: base_model_name_or_path = {named!r}"
+        what = f"{said}: no such directory"
+        with suppress(TrainingError):
+            found = ModelDirectory(place)
+            if found.json("config.json") is not None:
+                return found.path
+            is_adapter = found.json(ADAPTER) is not None
+            what = f"{said}: that directory has {'an adapter too' if is_adapter else 'no config.json'}"
+    raise ConfigError(f"{what}; give the directory of the model that the adapter was trained on with --base")
 
 
 def _named_base(adapter: ModelDirectory) -> str:
     return str((adapter.json(ADAPTER) or {}).get("base_model_name_or_path") or "")
 
 
-def other_base(path: str, base: str) -> str | None:
-    """The base that the adapter at `path` names, if it may be another model than the one in the directory `base`."""
+def note_on_base(path: str, base: str) -> str | None:
+    """A sentence if the adapter at `path` names another base than the model in the directory `base`."""
     named, origin = _named_base(ModelDirectory(path)), (ModelDirectory(base).json(PROVENANCE) or {}).get("id")
     name = os.path.basename(named.rstrip("/"))
     same = named in ("", base, origin) or os.path.realpath(named) == os.path.realpath(base)
-    return None if same or (name == os.path.basename(base.rstrip("/")) and not name.isdecimal()) else named
+    if same or (name == os.path.basename(base.rstrip("/")) and not name.isdecimal()):
+        return None
+    what = f"{path} was trained on {named!r}, its {ADAPTER} says; on another model than that in {base}"
+    return f"note: {what}, its answers mean nothing"
 
 
-def _tokenizer(directory: ModelDirectory, base: str | None) -> PreTrainedTokenizerFast:
+def tokenizer_of(directory: ModelDirectory, base: str | None) -> PreTrainedTokenizerFast:
     """That of an adapter, if it has one: its template may be another than the base's."""
     if base is None or directory.json("tokenizer_config.json") is not None:
         return directory.tokenizer()

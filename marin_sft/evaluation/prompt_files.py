@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from marin_sft.data.files import Json
@@ -34,31 +35,54 @@ def read_prompts(path: str, answerer: Answerer, system: str | None) -> list[File
     Raises:
         DataError: no such file, no prompts, or a row that is none, with its file and line.
     """
+    dialogues = list(read_dialogues(path))
+    several = len({file for file, *_ in dialogues}) > 1
     prompts = []
-    files = find_files([path], PROMPTS)
-    for file, line, row in chain.from_iterable(map(read_rows, files)):
+    for file, line, asked, reference in dialogues:
         try:
-            prompts.append(_prompt(answerer, file.path if len(files) > 1 else None, line, row, system))
+            prompts.append(_prompt(answerer, file if several else None, line, asked, reference, system))
         except BadRow as bad:
-            raise DataError(f"{file.path}:{line}: {bad.what}") from bad
-    if not prompts:
-        raise DataError(f"{path}: no prompts; expected at least one")
+            raise DataError(f"{file}:{line}: {bad.what}") from bad
     return prompts
 
 
-def _prompt(answerer: Answerer, file: str | None, line: int, row: object, system: str | None) -> FilePrompt:
+def read_dialogues(path: str) -> Iterator[tuple[str, int, Dialogue, str | None]]:
+    """File, line, what the model is to answer, and the answer that the row ends with.
+
+    Raises:
+        DataError: as `read_prompts`.
+    """
+    are_any = False
+    for file, line, row in chain.from_iterable(map(read_rows, find_files([path], PROMPTS))):
+        are_any = True
+        try:
+            asked, reference = _asked(row)
+        except BadRow as bad:
+            raise DataError(f"{file.path}:{line}: {bad.what}") from bad
+        yield file.path, line, asked, reference
+    if not are_any:
+        raise DataError(f"{path}: no prompts; expected at least one")
+
+
+def _asked(row: object) -> tuple[Dialogue, str | None]:
     if isinstance(row, BadRow):
         raise row
     dialogue = dialogue_of(_as_messages(row), FORMAT)
-    messages, reference = dialogue.messages, None
-    if messages[-1]["role"] == "assistant":
-        *messages, last = messages
-        reference = last["content"]
-    if not messages:
+    *before, last = dialogue.messages
+    if last["role"] != "assistant":
+        return dialogue, None
+    if not before:
         raise BadRow("empty_dialogue", "the row has an answer and no prompt")
+    return replace(dialogue, messages=before), last["content"]
+
+
+def _prompt(
+    answerer: Answerer, file: str | None, line: int, asked: Dialogue, reference: str | None, system: str | None
+) -> FilePrompt:
+    messages = asked.messages
     if system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
-    tokens = answerer.prompt(Dialogue(messages, dialogue.tools, dialogue.chat_template_kwargs))
+    tokens = answerer.prompt(replace(asked, messages=messages))
     if len(tokens) >= answerer.longest:
         raise BadRow(
             "too_long",
@@ -69,11 +93,11 @@ def _prompt(answerer: Answerer, file: str | None, line: int, row: object, system
 
 
 def _as_messages(row: object) -> Json:
-    found = [key for key in ("prompt", *_DIALOGUES) if isinstance(row, dict) and key in row]
-    if not isinstance(row, dict) or len(found) != 1:
+    found = [key for key in _DIALOGUES if isinstance(row, dict) and key in row]
+    if not isinstance(row, dict) or len(found) > 1 or not (found or "prompt" in row):
         keys = f"keys {sorted(row)}" if isinstance(row, dict) else f"{str(row)[:80]!r}"
         raise BadRow("unknown_format", f'expected an object with either "messages" or "prompt", got {keys}')
-    if found != ["prompt"]:
+    if found:  # a prompt next to it is what it begins with
         return row
     prompt = row["prompt"]
     messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]

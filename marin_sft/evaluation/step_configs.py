@@ -249,13 +249,17 @@ class ServedConfig(
     """An export in a server that people use, compared with our own generation from its weights."""
 
     model: str
-    """An exported directory."""
+    """An exported directory, or that of an adapter."""
+
+    base: str | None = omitted_when(None, default=None)
+    """For an adapter: its base model. None: what the adapter says."""
 
     engine: str = "vllm"
     """The server: "vllm", "llama.cpp" or "transformers"."""
 
     prompts: dict[str, str] = field(default_factory=dict)
-    """By set name, a path or glob of rows as `GenerateConfig.prompts` has them. {}: a few general ones."""
+    """By set name, a path or glob of rows with "messages" or "prompt", or a .txt file with a prompt on each line. An
+    answer that a row ends with is left out. {}: a few general prompts."""
 
     max_prompts: int = 20
     """The first rows of the sets in turn, so many in all."""

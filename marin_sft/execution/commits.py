@@ -21,6 +21,9 @@ from marin_sft.execution.identity import Payload
 from marin_sft.execution.store import FileInfo, Store
 from marin_sft.nearest import listed
 
+FILES = ".files.json"
+"""The list of an attempt's files, in its directory."""
+
 
 @dataclass(frozen=True)
 class Consumed:
@@ -135,6 +138,6 @@ def damaged_files(store: Store, output: str) -> list[str]:
 def committed_files(store: Store, output: str) -> list[FileInfo]:
     """The files that a committed output lists; empty if the list is unreadable."""
     try:
-        return [FileInfo(**file) for file in json.loads(store.read(f"{output}/.files.json") or b"[]")]
+        return [FileInfo(**file) for file in json.loads(store.read(f"{output}/{FILES}") or b"[]")]
     except (ValueError, TypeError):
         return []

@@ -16,7 +16,7 @@ from marin_sft.execution.beat import Beat
 from marin_sft.execution.body import changed_source, exits, not_committed, run_body
 from marin_sft.execution.claims import Claim, attempt_path, newer_claim, take_claim
 from marin_sft.execution.clock import now
-from marin_sft.execution.commits import Commit, Consumed, output_digest, publish
+from marin_sft.execution.commits import FILES, Commit, Consumed, output_digest, publish
 from marin_sft.execution.configs import resolve
 from marin_sft.execution.contents import LocalContent, Look, look_at
 from marin_sft.execution.identity import Payload
@@ -189,7 +189,7 @@ def _files(store: Store, output: str) -> list[FileInfo] | Failure:
 
 def _settle(store: Store, output: str, files: list[FileInfo]) -> None:
     """Record the files of an output and make it survive a power cut."""
-    store.replace(f"{output}/.files.json", json.dumps([file._asdict() for file in files]).encode(), durable=False)
+    store.replace(f"{output}/{FILES}", json.dumps([file._asdict() for file in files]).encode(), durable=False)
     store.make_directory(f"{os.path.dirname(output)}/commits")  # so that its name is synced, too
     store.sync(output)
 

@@ -14,12 +14,13 @@ from marin_sft.errors import ConfigError, ExportError
 from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.export.card_config import CardConfig
 from marin_sft.export.gguf.architectures import check_config
-from marin_sft.export.hf_config import HfExport
+from marin_sft.export.hf_config import ExportConfig, HfExport
 from marin_sft.export.periodic import PeriodicExports
 from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.train_config import TrainConfig
 
+_TEMPLATE = ("chat_template", "chat_template_kwargs")
 Trained = TypeVar("Trained", bound=TrainConfig)
 
 
@@ -83,6 +84,22 @@ def export_fields(title: str, trained: str, config: TrainConfig) -> dict[str, An
             hyperparameters=_hyperparameters(config),
         ),
     }
+
+
+def served_fields(source: object) -> dict[str, Any]:
+    """What training says about how the output of an export, or the "adapter" of a training, is served: the fields of
+    `ServedConfig`. {}: it is neither."""
+    if isinstance(source, ExecutorStep) and isinstance(source.config, ExportConfig):
+        of, adapter = source.config, {}
+        made = {name: getattr(of, name) for name in ("base_model", "tokenizer", *_TEMPLATE)}
+    elif isinstance(source, InputName) and source.name == "adapter" and isinstance(_config_of(source), TrainConfig):
+        assert source.step is not None
+        made = export_fields(source.step.name, source.step.name, source.step.config)
+        adapter = {"base": made["base_model"]}
+    else:
+        return {}
+    tokenizer = made["tokenizer"] or made["base_model"]
+    return {**adapter, "tokenizer": tokenizer, **{name: made[name] for name in _TEMPLATE}}
 
 
 def check_formats(export: HfExport, config: TrainConfig) -> None:

@@ -74,11 +74,10 @@ def _models(context: Context) -> tuple[str, ...]:
 def _answerer(path: str, base: str | None = None) -> Answerer:
     if sys.stderr.isatty():
         print(visible(f"loading {path}"), file=sys.stderr)
-    from marin_sft.evaluation.answerer import Answerer, other_base  # imports JAX
+    from marin_sft.evaluation.answerer import Answerer, note_on_base  # imports JAX
 
-    if base and (named := other_base(path, base)):
-        what = f"{path} was trained on {named!r}, its adapter_config.json says; on another model than that in {base}"
-        print(visible(f"note: {what}, its answers mean nothing"), file=sys.stderr)
+    if base and (note := note_on_base(path, base)):
+        print(visible(note), file=sys.stderr)
     with libraries_print_to_stderr():  # tokenizers warns of gaps between ids
         return Answerer.load(path, base)
 

@@ -28,6 +28,7 @@ from marin_sft.run import status
 from marin_sft.run.answer_commands import chat, generate
 from marin_sft.run.command_parser import TRAINERS, make_parser, parse
 from marin_sft.run.context import Context, wrong_input
+from marin_sft.run.server_commands import serve_check, write_gguf
 from marin_sft.run.training_commands import train
 
 # What only some commands need is imported by them: a command starts in 0.2 s.
@@ -288,17 +289,6 @@ def import_config(context: Context) -> None:
     context.say(command.imported_json(imported), lambda: command.print_imported(context.console, imported))
 
 
-def serve_check(context: Context) -> None:
-    """load a model in a server that people use, and compare it with ours"""
-    from marin_sft.run.model_path import find_model
-
-    model = find_model(context, context.arguments.model)
-    from marin_sft.run.serve_check import check  # imports much, so a wrong path is told first
-
-    metrics = check(model, context.arguments)
-    context.say(metrics, lambda: None)  # the check has printed its table
-
-
 @wrong_input()
 def samples(context: Context) -> None:
     """show the answers of an evaluation, or of two side by side"""
@@ -378,12 +368,13 @@ COMMANDS: dict[str, Callable[[Context], int | None]] = {
     "samples": samples,
     "generate": generate,
     "serve-check": serve_check,
+    "gguf": write_gguf,
     "completion": completion,
     "dashboard": dashboard,
     "jobs": jobs,
     "stop": stop,
 }
-WITHOUT_TORCH = ("chat", "generate", "serve-check", "lint")
+WITHOUT_TORCH = ("chat", "generate", "serve-check", "lint", "gguf")
 _PROSE = 80  # columns of rows of data, without a terminal
 
 

@@ -7,6 +7,12 @@ from collections.abc import Callable
 
 from marin_sft.execution.flags import HELP, path, positive, whole_number
 
+_BASE = "for an adapter: its base model (default: as it says)"
+_PROMPTS = (
+    'a file, directory or glob: rows with "messages" or "prompt" (.jsonl and other kinds), or .txt with a prompt '
+    "on each line"
+)
+
 
 def add_flags(name: str, parser: argparse.ArgumentParser) -> None:
     """The arguments of a command, apart from those of all commands."""
@@ -232,7 +238,8 @@ def _add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
     from marin_sft.evaluation.step_configs import ENGINES, ServedConfig  # loads how evaluations are configured
 
     fields = ServedConfig.__dataclass_fields__
-    parser.add_argument("model", metavar="MODEL", help="an exported directory, or a step that exported it")
+    parser.add_argument("model", type=path, metavar="MODEL", help="an export or adapter: a directory or a step")
+    parser.add_argument("--base", type=path, metavar="B", help=_BASE)
     parser.add_argument(
         "--with",
         dest="engine",
@@ -241,9 +248,14 @@ def _add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SERVER",
         help=", ".join(ENGINES),
     )
-    parser.add_argument("--prompts", type=path, metavar="FILE", help="held-out chats (default: general questions)")
+    parser.add_argument("--prompts", type=path, metavar="FILE", help=f"{_PROMPTS} (default: general questions)")
     parser.add_argument("--python", type=path, metavar="FILE", help="the Python of the server's environment")
-    parser.add_argument("--tokenizer", type=path, metavar="DIR", help="that of training (default: the model's own)")
+    parser.add_argument(
+        "--tokenizer",
+        type=path,
+        metavar="DIR",
+        help="that of training, a directory or a step (default: the model's own)",
+    )
     parser.add_argument("-o", "--output", type=path, metavar="DIR", help="keep answers, metrics and the server's log")
     for name, metavar, about in (
         ("max_prompts", "N", "ask so many"),
@@ -269,9 +281,23 @@ def _add_serve_check_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_gguf_flags(parser: argparse.ArgumentParser) -> None:
+    from marin_sft.export.hf_config import GGUF_TYPES  # loads how exports are configured
+
+    parser.add_argument("model", type=path, metavar="MODEL", help="an export: a directory, local or remote, or a step")
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="FILE.gguf", help="the file to write")
+    parser.add_argument(
+        "--type",
+        choices=GGUF_TYPES,
+        metavar="T",
+        help=f"of the matrices: {', '.join(GGUF_TYPES)} (default: that of the weights)",
+    )
+    parser.add_argument("--force", action="store_true", help="write over files that are there")
+
+
 def _add_answer_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=path, metavar="MODEL", help="a directory, local or remote, or a step")
-    parser.add_argument("--base", type=path, metavar="B", help="for an adapter: its base model (default: as it says)")
+    parser.add_argument("--base", type=path, metavar="B", help=_BASE)
     parser.add_argument("--system", metavar="TEXT", help="a system message")
     parser.add_argument("--max_new_tokens", type=positive, default=512, metavar="N", help="of an answer (default: 512)")
     parser.add_argument(
@@ -291,8 +317,7 @@ def _add_generate_flags(parser: argparse.ArgumentParser) -> None:
         type=path,
         required=True,
         metavar="FILE",
-        help='a file, directory or glob: rows with "messages" or "prompt" (.jsonl and other kinds), or .txt with a '
-        "prompt on each line; an answer that a row ends with is kept as its reference",
+        help=f"{_PROMPTS}; an answer that a row ends with is kept as its reference",
     )
     parser.add_argument("-o", "--output", type=path, required=True, metavar="OUT.jsonl", help="the file to write")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
@@ -345,6 +370,7 @@ _FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "samples": _add_samples_flags,
     "generate": _add_generate_flags,
     "serve-check": _add_serve_check_flags,
+    "gguf": _add_gguf_flags,
     "completion": _add_completion_flags,
     "dashboard": _add_dashboard_flags,
     "jobs": _add_jobs_flags,

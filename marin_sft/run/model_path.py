@@ -20,7 +20,7 @@ def find_model(context: Context, text: str) -> str:
     """
     path = text if "://" in text else os.path.expanduser(text)
     if os.path.isfile(path):
-        raise UserError(f"{path} is a file: expected the directory of a model in safetensors")
+        raise UserError(f"{path} is a file: expected the directory of a model in safetensors{_of_gguf([path])}")
     names = names_in(path)
     remote = "://" in text and not text.startswith(f"{context.prefix}/")
     if not names and (remote or os.path.isabs(path) or text.startswith((".", "~"))):
@@ -31,8 +31,29 @@ def find_model(context: Context, text: str) -> str:
         path = output_in(path) if names else _output(context, text)
         names = names_in(path)
     if not _is_model(names):
-        raise UserError(f"{path} is no model: it has neither {' nor '.join(_MARKS)}{_hint(path)}")
+        raise UserError(f"{path} is no model: it has neither {' nor '.join(_MARKS)}{_of_gguf(names)}{_hint(path)}")
     return path
+
+
+def find_tokenizer(context: Context, text: str) -> str:
+    """The directory of a tokenizer, local or remote, or the output of a step.
+
+    Raises:
+        UserError: the step has no output, or nothing has this name.
+    """
+    path = text if "://" in text else os.path.expanduser(text)
+    if names := names_in(path):
+        return output_in(path) if _is_step(names) else path
+    try:
+        return context.output(text)[1]
+    except UserError as error:
+        raise UserError(f"no tokenizer {text!r}: no such directory, and {error}") from error
+
+
+def _of_gguf(names: list[str]) -> str:
+    """What to do with a GGUF file instead of a model."""
+    is_there = any(name.endswith(".gguf") for name in names)
+    return "; a GGUF file alone cannot be read here: give the export that it was made of" if is_there else ""
 
 
 def _output(context: Context, text: str) -> str:

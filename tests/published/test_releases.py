@@ -15,6 +15,7 @@ from marin_sft.export.hf import ExportConfig, export_hf
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_config import with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
+from tests.execution.conftest import gcs  # noqa: F401
 from tests.published.releases import RELEASES, TOOLS, write
 
 DIALOGUE = [{"role": "user", "content": "What is 2 + 2?"}]
@@ -79,6 +80,25 @@ def test_every_other_file_is_there(exported):
         assert (path / name).read_bytes() == (base / name).read_bytes(), name
     for name in {"vocab.json", "tokenizer.json"} & published:
         assert json.loads((path / name).read_text()) == json.loads((base / name).read_text()), name
+
+
+def test_a_bucket_loses_nothing(tmp_path, gcs):  # noqa: F811
+    """transformers alone would read some files, such as tokenizer.model, only from a local directory."""
+    import fsspec
+
+    release = next(release for release in RELEASES.values() if release.sentencepiece is not None)
+    base = write(tmp_path / "base", release)
+    untrained(base, tmp_path / "trained")
+    bucket, there = fsspec.filesystem("gs"), "gs://bucket/round/"
+    for name in ("base", "trained"):
+        bucket.put(f"{tmp_path / name}/", f"bucket/round/{name}/", recursive=True)
+    export_hf(ExportConfig(checkpoint=f"{there}trained", base_model=f"{there}base", output_path=f"{there}export"))
+    export_hf(ExportConfig(checkpoint=str(tmp_path / "trained"), base_model=str(base), output_path=f"{tmp_path}/local"))
+    written = {path.rpartition("/")[2]: bucket.cat_file(path) for path in bucket.find("bucket/round/export")}
+    local = {path.name: path.read_bytes() for path in (tmp_path / "local").iterdir()}
+    assert written["tokenizer.model"] == release.sentencepiece
+    assert written.keys() == local.keys()
+    assert {name for name in local if written[name] != local[name]} <= {"README.md"}  # which names the base
 
 
 # What docs/guides/serve.md explains, under "What an export changes".

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from marin_sft.data.files import Json
+from marin_sft.evaluation.served.files import Files
 
 _SHOWN = 60  # characters on either side of a difference
 
@@ -82,12 +83,15 @@ class Check:
 class Served:
     """Everything that was compared.
 
-    templates: the template by where it is read, the first one ours. added: ids of all added tokens as text, ours and
+    templates: the template by where it is read, the first one ours. files: see `Files`. is_trained_with: whether ours
+    is known from training; else it is what the files say. added: ids of all added tokens as text, ours and
     the server's. ends: the ids that end an answer, those that should and those that the files name. lengths: of the
     context, ours and the server's. token: its text, for people.
     """
 
     templates: Mapping[str, str | None]
+    files: Files
+    is_trained_with: bool
     added: tuple[Sequence[int], Sequence[int]]
     ends: tuple[Sequence[int], Sequence[int]]
     lengths: tuple[int, int]
@@ -135,12 +139,30 @@ class Served:
         return Check(name, f"{len(self.answers) - len(bad)} of {len(self.answers)}", first)
 
     def _template(self) -> str | None:
-        (_, ours), *others = self.templates.items()
+        if not self.is_trained_with and (found := self._templates_of_files()):
+            return found
+        (of_ours, ours), *others = self.templates.items()
         for place, text in others:
             if text != ours:
                 said = "has none" if text is None else apart(str(ours), text)
-                return f"the template {place} is not that of training: {said}"
+                return f"the template {place} is not that {of_ours}: {said}"
         return None
+
+    def _templates_of_files(self) -> str | None:
+        (first, text), *others = self.files.templates.items() or [("", "")]
+        other = next((there for _, there in others if there != text), None)
+        if other is None:
+            return None
+        at, parts = _apart(text, other)
+        names, odd = list(self.files.templates), self.files.odd_template
+        if odd:
+            told = f"{odd} has another template than {' and '.join(name for name in names if name != odd)}"
+        else:
+            told = f"{' and '.join(names)} have different templates, and cannot say which is that of training"
+        return (
+            f"{told}: from character {at} on, {parts[0]!r} and {parts[1]!r}; transformers and vLLM take that of "
+            f"{first}; compare with --tokenizer DIR, that of training"
+        )
 
     def _ends(self) -> str | None:
         missing = [end for end in self.ends[0] if end not in self.ends[1]]
@@ -157,7 +179,10 @@ class Served:
 
     def _length(self) -> str | None:
         ours, theirs = self.lengths
-        return None if ours == theirs else f"the model takes {ours} tokens, the server {theirs}"
+        if ours == theirs:
+            return self.files.length_difference()
+        why = self.files.why_other(ours, theirs)
+        return f"the model takes {ours} tokens, the server {theirs}{why and '; '}{why}"
 
     def _prompt_text(self, _: int, answer: Answered) -> str:
         return apart(answer.prompt, answer.server_prompt or "")
@@ -198,11 +223,18 @@ def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
 
 def apart(ours: str, theirs: str) -> str:
     """Where two texts part."""
-    at = first_difference(*([ord(letter) for letter in text] for text in (ours, theirs)))
-    if at is None:
+    if ours == theirs:
         return "they are equal"
+    at, (one, other) = _apart(ours, theirs)
+    return f"from character {at} on, ours is {one!r}, and there {other!r}"
+
+
+def _apart(one: str, other: str) -> tuple[int, tuple[str, str]]:
+    """The number of the first character that differs, and both texts near it."""
+    at = first_difference(*([ord(letter) for letter in text] for text in (one, other)))
+    assert at is not None
     near = slice(max(at - _SHOWN // 2, 0), at + _SHOWN)
-    return f"from character {at + 1} on, ours is {ours[near]!r}, and there {theirs[near]!r}"
+    return at + 1, (one[near], other[near])
 
 
 def table(served: Served) -> Iterator[str]:

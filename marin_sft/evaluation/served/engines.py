@@ -16,12 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from marin_sft.errors import ConfigError, ExportError
+from marin_sft.evaluation.served.adapters import lora_options
 from marin_sft.evaluation.step_configs import ServedConfig
+from marin_sft.export.gguf.reading import gguf_files
 
 _HERE = Path(__file__).parent
 _CHECKOUT = Path(__file__).parents[3]
 MODEL = "export"
-"""The name under which the model is served."""
+"""The name under which the model, or the adapter, is served."""
+_BASE = "base"
 TOGETHER = 8
 """How many prompts a server gets at once."""
 _LONGER = "set max_model_len (--max_model_len N) to what the server can hold, or give it more memory"
@@ -67,8 +70,10 @@ class Engine:
         roots = dict.fromkeys((Path.cwd(), _CHECKOUT))
         return [str(root / str(self.folder) / "bin" / "python") for root in roots]
 
-    def command(self, python: str, model: str, port: int, config: ServedConfig) -> list[str]:
-        """What starts it on the local directory `model`."""
+    def command(
+        self, python: str, model: str, port: int, config: ServedConfig, adapter: str | None = None
+    ) -> list[str]:
+        """What starts it on the local directory `model`, or on the adapter in another one, of which it is the base."""
         options = ["--host", "127.0.0.1", "--port", str(port), "--dtype", config.dtype]
         if config.max_model_len is not None:
             options += ["--max-model-len", str(config.max_model_len)]
@@ -77,9 +82,10 @@ class Engine:
                 model = gguf_file(model)
             return [python, "-P", str(_HERE / "chat_server.py"), self.name, model, MODEL, *options]
         # Not the program `vllm`, which packages for CPUs do not always bring.
-        program = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", MODEL]
+        program = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name"]
         return [
             *program,
+            *([MODEL] if adapter is None else [_BASE, *lora_options(adapter, MODEL)]),
             *options,
             "--enforce-eager",
             "--enable-tokenizer-info-endpoint",
@@ -99,9 +105,12 @@ class Engine:
 
 def gguf_file(model: str) -> str:
     """The GGUF file of an export. Raises ExportError: there is none, or more than one."""
-    found = sorted(str(file.relative_to(model)) for file in Path(model).rglob("*.gguf"))
+    found = gguf_files(model)
     if not found:
-        raise ExportError(f"{model}: no .gguf file, which llama.cpp needs; export with formats=('hf', 'gguf')")
+        raise ExportError(
+            f"{model}: no .gguf file, which llama.cpp needs; export with formats=('hf', 'gguf'), or add "
+            "one to a copy: marin-sft gguf COPY -o COPY/model.gguf"
+        )
     if len(found) > 1:
         raise ExportError(f"{model}: expected one .gguf file to serve, got {', '.join(found)}; leave only one there")
     return str(Path(model, found[0]))

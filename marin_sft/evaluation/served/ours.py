@@ -13,6 +13,7 @@ import numpy as np
 from marin_sft.data.chat.renderer import ChatRenderer
 from marin_sft.data.tokenizer import load_tokenizer
 from marin_sft.errors import ExportError
+from marin_sft.evaluation.answerer import base_of, load_model, tokenizer_of
 from marin_sft.evaluation.decoding import decode
 from marin_sft.evaluation.served.questions import Question, todays_format
 from marin_sft.evaluation.step_configs import ServedConfig
@@ -29,7 +30,9 @@ _BATCH = 8
 
 
 class Ours:
-    """An export as we compute it, with the tokenizer and template that the config names.
+    """An export, or an adapter on its base, as we compute it, with the tokenizer and template that the config names.
+
+    model_directory: the export, or the adapter's base.
 
     Raises:
         ExportError: there is no chat template.
@@ -38,16 +41,19 @@ class Ours:
 
     def __init__(self, config: ServedConfig, export: ModelDirectory) -> None:
         use_compilation_cache()
-        self.export = export
-        self.tokenizer = _tokenizer(config, export)
+        base = base_of(export, config.base)
+        self.adapter = None if base is None else export
+        self.model_directory = export if base is None else ModelDirectory(base)
+        self.tokenizer = _tokenizer(config, export, base)
         self.renderer = ChatRenderer(self.tokenizer, todays_format())
-        fields = export.json("generation_config.json") or {"eos_token_id": export.config.get("eos_token_id")}
+        stored = self.model_directory
+        fields = stored.json("generation_config.json") or {"eos_token_id": stored.config.get("eos_token_id")}
         listed = fields.get("eos_token_id")
         self.listed_ends = [end for end in (listed if isinstance(listed, list) else [listed]) if end is not None]
         """The ids by which a server knows the end of an answer."""
         self.ends: list[int] = generation_config(self.tokenizer, fields)["eos_token_id"]
         """Those that should end one."""
-        self.model = levanter_model.load_model(export)
+        self.model = load_model(export, base)
 
     @property
     def max_length(self) -> int:
@@ -56,7 +62,7 @@ class Ours:
     @property
     def vocabulary_size(self) -> int:
         """The rows of the embedding."""
-        return int(self.export.config["vocab_size"])
+        return int(self.model_directory.config["vocab_size"])
 
     @functools.cached_property
     def template(self) -> str:
@@ -80,8 +86,8 @@ class Ours:
         return np.asarray(jax.nn.log_softmax(logits, axis=-1))
 
 
-def _tokenizer(config: ServedConfig, export: ModelDirectory) -> PreTrainedTokenizerFast:
-    tokenizer = export.tokenizer() if config.tokenizer is None else load_tokenizer(config.tokenizer)
+def _tokenizer(config: ServedConfig, export: ModelDirectory, base: str | None) -> PreTrainedTokenizerFast:
+    tokenizer = tokenizer_of(export, base) if config.tokenizer is None else load_tokenizer(config.tokenizer)
     template = config.chat_template or tokenizer.chat_template
     tokenizer.chat_template = with_defaults(template, config.chat_template_kwargs)
     named = tokenizer.chat_template

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain, islice, zip_longest
@@ -12,8 +12,8 @@ from marin_sft.data.files import Json
 from marin_sft.data.formats import ChatLmDatasetFormat
 from marin_sft.data.messages.examples import BadRow, Dialogue, Message
 from marin_sft.errors import DataError
-from marin_sft.evaluation.generate import read_prompts
-from marin_sft.evaluation.step_configs import GenerateConfig, ServedConfig
+from marin_sft.evaluation.prompt_files import read_dialogues
+from marin_sft.evaluation.step_configs import ServedConfig
 
 # One string per turn. Between them: numbers, code, white space, accents, other scripts, a long one, several turns.
 GENERAL = (
@@ -61,17 +61,27 @@ def questions(config: ServedConfig, renderer: ChatRenderer, max_length: int) -> 
     if not config.prompts:
         found = (_general(renderer, turns) for turns in GENERAL[: config.max_prompts])
         return [question for question in found if len(question.ids) < max_length] or _none_fits(max_length)
-    sets: list[list[Question]] = []
-    for name, files in config.prompts.items():
-        of_set = GenerateConfig(
-            model=config.model,
-            prompts={name: files},
-            max_prompts=config.max_prompts,
-            template_date=renderer.format.template_date,
-        )
-        prompts = read_prompts(of_set, renderer.tokenizer, max_length)
-        sets.append([_question(name, prompt.asked, prompt.text, prompt.tokens) for prompt in prompts])
+    sets = [
+        list(islice(_of_file(name, files, renderer, max_length), config.max_prompts))
+        for name, files in config.prompts.items()
+    ]
     return list(islice(_in_turn(sets), config.max_prompts))
+
+
+def _of_file(name: str, path: str, renderer: ChatRenderer, max_length: int) -> Iterator[Question]:
+    for file, line, asked, _ in read_dialogues(path):
+        where = f"{file}:{line}"
+        try:
+            text = renderer.prompt(asked)
+        except BadRow as bad:
+            raise DataError(f"{where}: {bad.message}") from bad
+        question = _question(name, asked, text, renderer.prompt_ids(text))
+        if len(question.ids) >= max_length:
+            raise DataError(
+                f"{where}: the prompt has {len(question.ids)} tokens, expected fewer than the {max_length} that the "
+                "model takes here: remove the row from the prompts"
+            )
+        yield question
 
 
 def todays_format() -> ChatLmDatasetFormat:

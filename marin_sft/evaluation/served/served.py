@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,56 +20,68 @@ from marin_sft import progress
 from marin_sft.data.files import Json, write_json, write_json_lines, write_text
 from marin_sft.errors import ExportError
 from marin_sft.evaluation.decoding import has_ended
+from marin_sft.evaluation.served.adapters import check_adapter
 from marin_sft.evaluation.served.comparison import Answered, Served, first_difference, table
 from marin_sft.evaluation.served.engines import ENGINES, TOGETHER
+from marin_sft.evaluation.served.files import Files, files_of
 from marin_sft.evaluation.served.ours import Ours
 from marin_sft.evaluation.served.questions import Question, questions
 from marin_sft.evaluation.served.server import Answer, Server, running
 from marin_sft.evaluation.step_configs import ServedConfig
 from marin_sft.training.models.model_directory import ModelDirectory, writing
+from marin_sft.training.models.peft_directory import CONFIG as ADAPTER
 
 
 def served(config: ServedConfig) -> None:
     """Load the export in the engine's own server, ask it the prompts, and compare.
 
     Raises:
-        ConfigError: the engine's environment is not there.
-        ExportError: no chat template; the server does not start or answer; or, with `on_difference` "fail", something
-            differs.
+        ConfigError: the engine's environment is not there, or the base of an adapter is not.
+        ExportError: no chat template; a damaged GGUF file; an adapter that the engine cannot serve; the server does not
+            start or answer; or, with `on_difference` "fail", something differs.
         DataError: a prompt is no prompt.
         TrainingError: the export is no model directory.
     """
+    check(config, is_kept=True)
+
+
+def check(config: ServedConfig, is_kept: bool) -> Served:
+    """See `served`. is_kept: whether people find `output_path` afterwards."""
     engine = ENGINES[config.engine]
     python = engine.python(config.python)
     export = ModelDirectory(config.model)
+    if export.json(ADAPTER) is not None:
+        check_adapter(engine.name, export)
     ours = Ours(config, export)
     asked = questions(config, ours.renderer, min(ours.max_length, config.max_model_len or ours.max_length))
     answers = ours.answers(asked, config.max_new_tokens)
-    with writing(config.output_path) as output, export.whole() as local:
-        with running(engine, python, local, Path(output, "server.log"), config) as server:
+    with ExitStack() as stack:
+        output = Path(stack.enter_context(writing(config.output_path)))
+        local = stack.enter_context(ours.model_directory.whole())
+        adapter = None if ours.adapter is None else stack.enter_context(ours.adapter.whole())
+        files = files_of(local, ours.model_directory, is_trained_with=_is_trained_with(config))
+
+        def command(port: int) -> list[str]:
+            return engine.command(python, local, port, config, adapter)
+
+        with running(engine, command, output / "server.log", is_kept, config.start_seconds) as server:
             version = server.version()
-            found = _compared(config, ours, asked, answers, server, _files(ours, Path(local)))
-        _write(output, found, f"{engine.name} {version}")
+            found = _compared(config, ours, asked, answers, server, files)
+        _write(str(output), found, f"{engine.name} {version}")
     print("\n".join([f"{config.model} in {engine.name} {version}:", *table(found)]))
     first = next((check for check in found.checks() if check.difference), None)
     if first is not None and config.on_difference == "fail":
+        details = f"all differences are in {config.output_path}" if is_kept else "--output DIR keeps all differences"
         raise ExportError(
             f"{config.model}: {engine.name} {version} does not serve what was trained: {first.name}: "
-            f"{first.difference}; all differences are in {config.output_path}"
+            f"{first.difference}; {details}"
         )
-
-
-def _files(ours: Ours, local: Path) -> dict[str, str | None]:
-    """The chat template by the file that has it: servers read either."""
-    found: dict[str, str | None] = {}
-    if (local / "chat_template.jinja").exists():
-        found["in chat_template.jinja"] = (local / "chat_template.jinja").read_text(encoding="utf-8")
-    stored = (ours.export.json("tokenizer_config.json") or {}).get("chat_template")
-    if isinstance(stored, list):
-        stored = {named["name"]: named["template"] for named in stored}.get("default")
-    if stored is not None:
-        found["in tokenizer_config.json"] = stored
     return found
+
+
+def _is_trained_with(config: ServedConfig) -> bool:
+    """Whether template and tokenizer are compared with those of training, not with the export's own."""
+    return config.tokenizer is not None or config.chat_template is not None
 
 
 def _compared(
@@ -77,14 +90,14 @@ def _compared(
     asked: list[Question],
     answers: list[list[int]],
     server: Server,
-    files: dict[str, str | None],
+    files: Files,
 ) -> Served:
     length = server.context_length()
     expected = min(ours.max_length, config.max_model_len or ours.max_length)
     added = "".join(
         token.content for id, token in sorted(ours.tokenizer.added_tokens_decoder.items()) if id < ours.vocabulary_size
     )  # servers leave out tokens without an embedding
-    _check_room(config, asked, expected, length)
+    _check_room(config, asked, expected, length, files)
     longest = max(len(question.ids) for question in asked) + config.max_new_tokens
     rooms = [max(1, min(config.max_new_tokens, min(length, expected) - len(question.ids))) for question in asked]
     rows: list[Answered] = []
@@ -94,8 +107,13 @@ def _compared(
         ):
             rows.append(_answered(ours, question, ids[:room], said, longest))
             progress.report(len(rows), len(asked), "prompts")
+    is_trained_with = _is_trained_with(config)
+    of_files: dict[str, str | None] = {f"in {name}": text for name, text in files.templates.items()}
+    of_ours = "of training" if is_trained_with else "of the export"
     return Served(
-        templates={"of training": ours.template, **files, "in the server": server.chat_template()},
+        templates={of_ours: ours.template, **of_files, "in the server": server.chat_template()},
+        files=files,
+        is_trained_with=is_trained_with,
         added=(ours.tokenizer(added, add_special_tokens=False)["input_ids"], server.tokenize(added)),
         ends=(ours.ends, ours.listed_ends),
         lengths=(expected, length),
@@ -106,13 +124,13 @@ def _compared(
     )
 
 
-def _check_room(config: ServedConfig, asked: list[Question], expected: int, length: int) -> None:
+def _check_room(config: ServedConfig, asked: list[Question], expected: int, length: int, files: Files) -> None:
     for i, question in enumerate(asked):
         if len(question.ids) >= length:
+            do = files.why_other(expected, length) or "give shorter prompts, or serve it with another engine"
             raise ExportError(
                 f"{config.model}: context length: the model takes {expected} tokens, in {config.engine} {length}, too "
-                f"few for prompt {i + 1} of set {question.set!r}, which has {len(question.ids)}: give shorter "
-                "prompts, or serve it with another engine"
+                f"few for prompt {i + 1} of set {question.set!r}, which has {len(question.ids)}: {do}"
             )
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from marin_sft.data.files import Json
 from marin_sft.errors import ExportError
 from marin_sft.evaluation.served.engines import MODEL, Engine
 from marin_sft.evaluation.served.questions import Question
-from marin_sft.evaluation.step_configs import ServedConfig
 
 _GUARD = Path(__file__).with_name("guard.py")
 _LAST_LINES = 15
@@ -44,9 +43,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Server:
+    """log: what it says. is_kept: whether people find that file afterwards."""
+
     engine: Engine
     port: int
     log: Path
+    is_kept: bool
 
     def version(self) -> str:
         return str(self._get("/version")["version"])
@@ -124,7 +126,8 @@ class Server:
         errors = [line for line in lines[:-_LAST_LINES] if _ERROR.search(line) and "WARNING" not in line]
         shown = [*errors[:1], *(["..."] if errors else []), *lines[-_LAST_LINES:]]
         do = self.engine.advice(text) or "the reason stands in its log"
-        return ExportError("\n  ".join([f"{self.engine.name} {what}; {do}. The end of its log, {self.log}:", *shown]))
+        log = f"its log, {self.log}" if self.is_kept else "its log (--output DIR keeps all of it)"
+        return ExportError("\n  ".join([f"{self.engine.name} {what}; {do}. The end of {log}:", *shown]))
 
 
 def _shortened(line: str) -> str:
@@ -133,8 +136,11 @@ def _shortened(line: str) -> str:
 
 
 @contextmanager
-def running(engine: Engine, python: str, model: str, log: Path, config: ServedConfig) -> Iterator[Server]:
-    """The server, ready for questions. It ends with the block, and when this process ends or is killed.
+def running(
+    engine: Engine, command: Callable[[int], list[str]], log: Path, is_kept: bool, start_seconds: float
+) -> Iterator[Server]:
+    """The server that `command` starts on a port, ready for questions. It ends with the block, and when this process
+    ends or is killed.
 
     Raises:
         ExportError: it does not start.
@@ -143,7 +149,7 @@ def running(engine: Engine, python: str, model: str, log: Path, config: ServedCo
     with tempfile.TemporaryDirectory() as scratch, log.open("wb") as written:
         environment = {**engine.environment(), "TMPDIR": scratch}
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_GUARD), *engine.command(python, model, port, config)],
+            [sys.executable, "-I", "-S", str(_GUARD), *command(port)],
             stdin=subprocess.PIPE,
             stdout=written,
             stderr=subprocess.STDOUT,
@@ -152,8 +158,8 @@ def running(engine: Engine, python: str, model: str, log: Path, config: ServedCo
             start_new_session=True,  # Ctrl-C reaches it only through this process
         )
         try:
-            server = Server(engine, port, log)
-            _wait(server, process, config.start_seconds)
+            server = Server(engine, port, log, is_kept)
+            _wait(server, process, start_seconds)
             yield server
         finally:
             assert process.stdin is not None

@@ -104,11 +104,18 @@ def _generation(exported: ModelDirectory, tokenizer: PreTrainedTokenizerFast) ->
 
 
 def write_gguf(
-    directory: str, type: str | None, *, title: str, origin: Fields | None = None, license: str | None = None
+    directory: str,
+    type: str | None,
+    *,
+    title: str,
+    origin: Fields | None = None,
+    license: str | None = None,
+    to: str | None = None,
 ) -> list[str]:
-    """Write both files into the local `directory` of an export, and read the first back.
+    """Write both files for the local `directory` of an export, and read the first back.
 
-    title, origin, license: see `metadata.add_origin`.
+    title, origin, license: see `metadata.add_origin`. to: the local path of the GGUF file; the Modelfile is next to it.
+    None: `GgufFile.name` in the directory.
 
     Returns:
         What llama.cpp or Ollama do otherwise than transformers, one sentence each.
@@ -126,13 +133,13 @@ def write_gguf(
     writer.add_file_type(_FILE_TYPES[file.type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_tokenizer(writer, file)
-    path = os.path.join(directory, file.name)
+    path = to or os.path.join(directory, file.name)
     fields = {name: value.value for name, value in writer.kv_data[0].items()}
     _verify(path, fields, _write(writer, path, tensors))
     length = metadata.context_length(file.config)
-    text, limits = modelfile(file.name, file.tokenizer, file.generation, file.special, length)
+    text, limits = modelfile(os.path.basename(path), file.tokenizer, file.generation, file.special, length)
     if text is not None:
-        with open(os.path.join(directory, MODELFILE), "w", encoding="utf-8") as stream:
+        with open(os.path.join(os.path.dirname(path), MODELFILE), "w", encoding="utf-8") as stream:
             stream.write(text)
     return [*file.limits, *limits]
 

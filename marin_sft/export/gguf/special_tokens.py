@@ -109,7 +109,7 @@ def _ends(tokenizer: PreTrainedTokenizerFast, generation: Fields) -> list[int]:
     if not found:
         raise ExportError(
             f"generation_config.json has eos_token_id {ids}, of which the tokenizer has none, so no answer would end: "
-            "give generation_eos_token_ids"
+            "give generation_eos_token_ids to export(), or correct that file"
         )
     return found
 

@@ -13,7 +13,7 @@ from marin_sft.export.gguf.architectures import Architecture
 from marin_sft.export.gguf.metadata import rope_factors
 from marin_sft.export.serving import EMBEDDING, HEAD
 from marin_sft.training.models.model_config import Fields, head_size
-from marin_sft.training.models.stored_tensors import shapes_of
+from marin_sft.training.models.stored_tensors import COMPUTED, shapes_of
 
 TYPES = {
     "f32": gguf.GGMLQuantizationType.F32,
@@ -65,7 +65,7 @@ class GgufTensors:
         self.all = list(self._found())
 
     def _found(self) -> Iterator[GgufTensor]:
-        shapes = dict(shapes_of(self._tensors))
+        shapes = {name: shape for name, shape in shapes_of(self._tensors).items() if not name.endswith(COMPUTED)}
         if self._config["tie_word_embeddings"]:  # stored or not, the head is the embedding
             shapes.pop(HEAD, None)
         for source, shape in sorted(shapes.items()):

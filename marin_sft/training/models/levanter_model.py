@@ -36,7 +36,7 @@ from marin_sft.training.models.model_directory import ModelDirectory, opened
 from marin_sft.training.models.peft_directory import resolved
 from marin_sft.training.models.reinit import MATRICES, token_ids, with_new_rows
 from marin_sft.training.models.row_placement import RowPlacement
-from marin_sft.training.models.stored_tensors import StoredTensors
+from marin_sft.training.models.stored_tensors import COMPUTED, StoredTensors
 from marin_sft.training.models.token_rows import with_token_rows
 from marin_sft.training.models.trained_tokens import trained_ids
 
@@ -126,7 +126,7 @@ def load_model(
 
 
 def _check_tensors(path: str, tensors: StoredTensors, expected: Mapping[str, tuple[int, ...]], tied: bool) -> None:
-    got = {name: shape for name, shape in tensors.shapes().items() if not name.endswith("rotary_emb.inv_freq")}
+    got = {name: shape for name, shape in tensors.shapes().items() if not name.endswith(COMPUTED)}
     if tied:
         got.pop("lm_head.weight", None)  # some writers keep a copy of the tied matrix
     wrong = {

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 AGAIN = "the file is damaged or incomplete: copy or download it again"
+COMPUTED = "rotary_emb.inv_freq"
+"""How tensors of older models end that every reader computes from config.json."""
 
 # Remote files: tensors are read together, up to _BLOCK bytes, in requests of at most _REQUEST bytes,
 # _AT_ONCE at a time.

@@ -13,8 +13,12 @@ from marin_sft.export.directory import write_export
 from marin_sft.export.gguf.architectures import ARCHITECTURES
 from marin_sft.export.hf_config import HfExport
 from marin_sft.export.serving import EMBEDDING, HEAD
+from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models import levanter_model
 from marin_sft.training.models.generation import end_of_turn
+from marin_sft.training.models.lora import adapter_tensors
 from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.models.peft_directory import Adapter, write_adapter
 from tests.published.releases import RELEASES, Release, write
 
 STRETCHED = 3.0
@@ -51,6 +55,17 @@ def exported(folder: Path, name: str) -> Path:
     export = HfExport(base_model=base.path, dtype="float32", formats=("hf", "gguf") if has_gguf else ("hf",))
     write_export(str(folder / "export"), tensors, base.config, export, base, {})
     return folder / "export"
+
+
+def adapter_of(model: Path, folder: Path) -> str:
+    """An adapter that changes the answers of a model."""
+    config = LoraConfig(r=4, alpha=8)
+    draw = np.random.default_rng(0).normal
+    new = adapter_tensors(levanter_model.load_model(str(model), lora=config))
+    tensors = {name: (tensor + draw(0, 0.05, tensor.shape)).astype(np.float32) for name, tensor in new.items()}
+    folder.mkdir()
+    write_adapter(str(folder), Adapter(config, tensors), ModelDirectory(str(model)))
+    return str(folder)
 
 
 def _release(name: str) -> Release:

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from marin_sft.evaluation.served.comparison import Answered, Served, first_difference, table
+from marin_sft.evaluation.served.files import JINJA, TOKENIZER, Files
 
 SAME = Answered(
     set="held_out",
@@ -19,12 +20,15 @@ SAME = Answered(
     server_finish="stop",
     logprob_difference=1e-6,
 )
+SILENT = Files(templates={}, lengths={"config.json": 64}, llama_cpp=64, positions=64)
 OTHER = replace(SAME, server_ids=[7, 9, 2], server_text="w7 w9 <end>")
 
 
 def compared(*answers: Answered, **changes: object) -> Served:
     sound = {
         "templates": {"of training": "t", "in the server": "t"},
+        "files": SILENT,
+        "is_trained_with": True,
         "added": ([1, 2], [1, 2]),
         "ends": ([2], [2, 3]),
         "lengths": (64, 64),
@@ -77,6 +81,73 @@ def test_a_near_tie_is_counted_and_is_no_difference():
 def test_each_kind_of_difference_is_named_alone(changes, name, message):
     found = differences(compared(SAME, **changes))
     assert list(found) == [name] and re.search(message, found[name])
+
+
+@pytest.mark.parametrize(
+    ("templates", "said"),
+    [
+        (
+            {JINJA: "abd", TOKENIZER: "abc"},
+            "chat_template.jinja and tokenizer_config.json have different templates, and",
+        ),
+        (
+            {JINJA: "abd", TOKENIZER: "abc", "m.gguf": "abc"},
+            "chat_template.jinja has another template than tokenizer_co",
+        ),
+        ({JINJA: "abc", TOKENIZER: "abd", "m.gguf": "abc"}, "tokenizer_config.json has another template than chat_te"),
+        ({JINJA: "abc", TOKENIZER: "abc", "m.gguf": "abd"}, "m.gguf has another template than chat_template.jinja and"),
+    ],
+)
+def test_of_files_that_disagree_the_odd_one_is_named(templates, said):
+    """If nothing says what was trained with, the file that is read first is not the right one for that."""
+    files = replace(SILENT, templates=templates)
+    ours = templates[JINJA]
+    places = {"of the export": ours, **{f"in {name}": text for name, text in templates.items()}, "in the server": ours}
+    found = differences(compared(SAME, templates=places, files=files, is_trained_with=False))
+    assert list(found) == ["template"] and found["template"].startswith(said)
+    assert "from character 3 on, 'ab" in found["template"]
+    assert "transformers and vLLM take that of chat_template.jinja; compare with --tokenizer DIR" in found["template"]
+
+
+def test_a_server_with_a_template_that_no_file_has():
+    places = {"of the export": "a", f"in {JINJA}": "a", "in the server": "b"}
+    found = differences(compared(SAME, templates=places, is_trained_with=False))
+    assert found["template"].startswith("the template in the server is not that of the export: from character 1")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "said"),
+    [
+        ({"m.gguf": 64}, None),
+        ({TOKENIZER: 64}, None),
+        ({TOKENIZER: 4096}, None),
+        ({"m.gguf": 32}, "64 in config.json, 32 in m.gguf; correct the wrong one"),
+        ({TOKENIZER: 32}, "64 in config.json, 32 in tokenizer_config.json (model_max_length); correct the wrong one"),
+        ({TOKENIZER: 32, "m.gguf": 32}, "correct that of config.json, which is not as the others, or export again"),
+        ({TOKENIZER: 4096, "m.gguf": 32}, "64 in config.json, 32 in m.gguf; correct the wrong one"),
+        ({TOKENIZER: 32, "m.gguf": 64}, "correct that of tokenizer_config.json, which"),
+    ],
+)
+def test_lengths_that_files_disagree_about(lengths, said):
+    files = replace(SILENT, lengths={"config.json": 64, **lengths})
+    found = differences(compared(SAME, files=files)).get("context length")
+    assert (found is None) if said is None else said in found
+
+
+def test_a_server_takes_its_length_from_a_file_that_is_named():
+    yarn = replace(SILENT, positions=16)
+    found = differences(compared(SAME, files=yarn, lengths=(64, 16)))["context length"]
+    assert found.endswith("the server 16; it takes max_position_embeddings of config.json: set that to 64 there")
+    short = replace(SILENT, lengths={"config.json": 64, TOKENIZER: 32, "m.gguf": 16})
+    found = differences(compared(SAME, files=short, lengths=(64, 32)))["context length"]
+    assert found.endswith(
+        "it takes tokenizer_config.json (model_max_length), since that is less: correct the one that is wrong"
+    )
+    found = differences(compared(SAME, files=short, lengths=(64, 16)))["context length"]
+    assert found.endswith("so says m.gguf: write that file again with marin-sft gguf")
+    window = replace(SILENT, lengths={"config.json": 64, "m.gguf": 16}, llama_cpp=16)
+    found = differences(compared(SAME, files=window, lengths=(64, 16)))["context length"]
+    assert found == "the model takes 64 tokens, the server 16"
 
 
 def test_answers_that_end_otherwise_and_other_scores():

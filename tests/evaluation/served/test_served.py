@@ -1,8 +1,10 @@
 """What a server makes of an export. The server is that of transformers; vLLM and llama.cpp are in test_servers.py."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,12 +26,19 @@ from marin_sft.steps import export as export_step
 from marin_sft.steps import mixture, sft, tokenize
 from marin_sft.steps import served as served_step
 from marin_sft.training.fakes import CHAT_TEMPLATE, word_tokenizer
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models.model_directory import ModelDirectory, save_tokenizer, write_json
 from tests.evaluation.served.conftest import WORDS
+from tests.evaluation.served.families import adapter_of
 
 
 def rows_of(output) -> list[dict]:
     return [json.loads(line) for line in (output / "answers.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def adapter(export, tmp_path) -> Path:
+    return Path(adapter_of(export, tmp_path / "adapter"))
 
 
 def test_a_sound_export_is_served_as_it_was_trained(export, prompts, capsys, tmp_path):
@@ -66,6 +75,60 @@ def test_files_that_are_not_as_they_were_exported_are_named(copy, capsys, tmp_pa
     (tmp_path / "metrics.json").write_text("{}")
     assert main([*words, "-o", str(tmp_path)]) == 2
     assert "has the result of a check; expected another directory" in capsys.readouterr().err
+
+
+def test_an_adapter_that_the_server_cannot_take_is_told_what_to_do_with(export, check, adapter):
+    with pytest.raises(ExportError, match="is an adapter: transformers serves whole models here, .* output of export"):
+        check(adapter)
+    vllm = {"engine": "vllm", "python": sys.executable}
+    for changes, said in (
+        ({"use_dora": True}, r"no adapters with DoRA \(use_dora in adapter_config.json\); serve the output of export"),
+        ({"trainable_token_indices": [1]}, "no adapters with trained tokens"),
+        ({"r": 1024}, "adapters up to rank 512, this has 1024"),
+    ):
+        changed = ModelDirectory(shutil.copytree(adapter, adapter.with_name(next(iter(changes)))))
+        write_json(changed.path, "adapter_config.json", {**changed.json("adapter_config.json"), **changes})
+        with pytest.raises(ExportError, match=said):
+            check(changed.path, **vllm)
+    with pytest.raises(ConfigError, match="base .* is a model and no adapter"):
+        check(export, base=str(export))
+    with pytest.raises(ConfigError, match="that directory has an adapter too; give the directory of the model"):
+        check(adapter, base=str(adapter), **vllm)
+
+
+def test_an_adapter_is_started_with_room_for_its_rank(export, adapter):
+    config = ServedConfig(model=str(adapter))
+    command = " ".join(ENGINES["vllm"].command("python", "BASE", 1, config, str(adapter)))
+    assert "--model BASE --served-model-name base --enable-lora --max-lora-rank 8 " in command
+    assert f"--lora-modules export={adapter} " in command
+    ours = Ours(config, ModelDirectory(str(adapter)))
+    assert ours.vocabulary_size == Ours(ServedConfig(model=str(export)), ModelDirectory(str(export))).vocabulary_size
+    assert ours.model_directory.path == str(export) and ours.adapter.path == str(adapter)
+
+
+def test_another_base_than_the_adapter_names_is_told(export, adapter, capsys, monkeypatch, tmp_path):
+    """Of the same shapes, so that it can be loaded."""
+    other = str(shutil.copytree(export, tmp_path / "other"))
+    words = ["serve-check", str(adapter), "--python", program(tmp_path / "python", "exit 3")]
+    assert main([*words, "--base", other]) == 1
+    said = f"{adapter} was trained on '{export}', its adapter_config.json says; on another model than that in {other}"
+    assert said in capsys.readouterr().err
+    assert main(words) == 1
+    assert "was trained on" not in capsys.readouterr().err
+
+
+def test_nothing_is_left_in_the_temporary_directory(export, capsys, monkeypatch, tmp_path):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    words = ["serve-check", str(export), "--with", "transformers", "--max_prompts", "1", "--max_new_tokens", "2"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "--output DIR keeps all answers and the server's log" in said.out
+    assert "no file but config.json says that it is 64" in said.out and "no list of what was exported" in said.err
+    assert main([*words, "--python", program(tmp_path / "python", "echo unlucky", "exit 3")]) == 1
+    said = capsys.readouterr().err
+    assert "The end of its log (--output DIR keeps all of it):" in said and "unlucky" in said
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_one_gguf_file_is_served(copy):
@@ -206,6 +269,10 @@ def test_a_step_takes_what_was_trained_with_from_the_training(export, prompts):
     assert step.config.tokenizer == (exported.config.tokenizer or exported.config.base_model)
     other = served_step(exported, with_="llama.cpp", prompts={"held_out": prompts}, python="x")
     assert fingerprint(step) == fingerprint(other) != fingerprint(served_step(exported))
+    lora = sft("b", mixture=packed, base_model=export, lora=LoraConfig(r=2, alpha=4), **options)
+    step = served_step(lora / "adapter", prompts={"held_out": prompts})
+    assert step.config.base == step.config.tokenizer == lora.config.base_model
+    assert served_step(export, base=export).config.base == export
 
 
 def fingerprint(step: ExecutorStep) -> str:

@@ -152,6 +152,14 @@ def test_a_head_that_is_tied_is_left_out(tmp_path):
     assert "output.weight" not in [tensor.name for tensor in read(model).tensors]
 
 
+def test_tensors_that_every_reader_computes_are_left_out(tmp_path):
+    """llama.cpp would count them, and refuse the file."""
+    model = published(tmp_path / "model", "llama 1")
+    assert any(name.endswith("rotary_emb.inv_freq") for name in ModelDirectory(model).tensors())
+    write_gguf(str(model), "f32", title="m")
+    assert not [tensor.name for tensor in read(model).tensors if "rot" in tensor.name]
+
+
 def test_frequencies_of_llama_3_are_slowed_as_in_transformers():
     scaling = {**LLAMA_3_ROPE, "original_max_position_embeddings": 8192}
     fields = {"hidden_size": 64, "num_attention_heads": 1, "head_dim": 64, "rope_theta": 5e5, "rope_scaling": scaling}
