@@ -18,7 +18,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.catalog import read_catalog, step_name
@@ -30,11 +29,9 @@ from marin_sft.run.answer_commands import chat, generate
 from marin_sft.run.command_parser import TRAINERS, make_parser, parse
 from marin_sft.run.context import Context, wrong_input
 from marin_sft.run.server_commands import serve_check, write_gguf
+from marin_sft.run.training_commands import train
 
 # What only some commands need is imported by them: a command starts in 0.2 s.
-
-if TYPE_CHECKING:
-    from marin_sft.trainers.trainer import SFTTrainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and words and words[0] in WITHOUT_TORCH:  # in a process of its own
         os.environ.setdefault("USE_TORCH", "0")  # transformers would import it where it is installed
     if words and words[0] in TRAINERS:
-        return _train(words[0], words[1:])
+        return train(words[0], words[1:])
     try:
         arguments = _parse(words)
         code = 0
@@ -64,23 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(words: list[str]) -> argparse.Namespace:
     return parse(words, str(__doc__), COMMANDS)
-
-
-def _train(method: str, flags: Sequence[str]) -> int:
-    from marin_sft.trainers import commands
-
-    run = {"sft": commands.sft_command, "dpo": commands.dpo_command}[method]
-    return run(flags, commands.dialect_of(flags), f"marin-sft {method}", _write_experiment)
-
-
-def _write_experiment(trainer: SFTTrainer, path: str) -> None:
-    from marin_sft.run import experiment_out
-
-    experiment_out.check_target(path)
-    text = experiment_out.experiment_source(trainer, " ".join(["marin-sft", *sys.argv[1:]]))
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-    print(f"wrote {path}: python {path} --dry_run shows what it makes")
 
 
 def plan(context: Context) -> int | None:

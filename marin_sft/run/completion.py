@@ -48,7 +48,7 @@ def answer(make_parser: Callable[[str | None], argparse.ArgumentParser]) -> None
 
 def _add_settings(parser: argparse.ArgumentParser, pairs: bool) -> None:
     """The flags of a training, which otherwise another parser reads."""
-    from marin_sft.trainers.settings import SETTINGS, Group  # slow to import, see `command._train`
+    from marin_sft.trainers.settings import SETTINGS, Group  # slow to import, see `training_commands`
 
     usable = [one for one in SETTINGS if one.kind not in (dict, object) and (pairs or one.group is not Group.DPO)]
     for name in dict.fromkeys([*(one.name for one in usable), *HELP]):
@@ -108,8 +108,14 @@ def _anything(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list
     return [*_steps(prefix, parsed_args), *_runs_and_experiments(prefix, parsed_args)]
 
 
+def _models(prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    return [*_steps(prefix, parsed_args), *_DIRECTORIES(prefix)]
+
+
+_DIRECTORIES = DirectoriesCompleter()
 _COMPLETERS: dict[str, Callable[..., object]] = {
-    "prefix": DirectoriesCompleter(),
+    "prefix": _DIRECTORIES,
+    "MODEL": _models,
     "STEP": _steps,
     "STEP|JOB": _steps,
     "PATTERN": _steps,

@@ -77,6 +77,7 @@ def test_bash(place):
         "marin-sft diff raw/one s": ["sft/one"],
         f"marin-sft runs {launch.name[23:28]}": [launch.name[23:]],
         "marin-sft runs 2": [launch.name],
+        "marin-sft chat s": ["sft/one", "store/"],
         "marin-sft plan ": ["experiments/mine.py", "experiments/", "store/"],
         "marin-sft status --prefix st": ["store/"],
         "marin-sft why --prefix gs://bucket/x ": [],

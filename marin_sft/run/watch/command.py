@@ -86,6 +86,7 @@ class _Reader:
     @no_patience()
     def _read(self) -> None:
         while True:
+            self._wake.clear()  # before looking at what is wanted, so that no wish is missed
             try:
                 began = time.monotonic()
                 if began - self._looked >= self.every:
@@ -103,7 +104,6 @@ class _Reader:
                 self.trouble = error
                 return
             self._wake.wait(max(0.1, self._looked + self.every - time.monotonic()))
-            self._wake.clear()
 
 
 def log_end(store: Store, path: str) -> list[str]:

@@ -40,12 +40,15 @@ class WatchedStep:
 
 @dataclass(frozen=True)
 class Moment:
-    """begun, ended: in seconds since the epoch. newer: a later launch, if there is one."""
+    """begun, ended, at: when the launch began and ended, and when it was looked at, in seconds since the epoch.
+    newer: a later launch, if there is one.
+    """
 
     launch: str
     status: str
     begun: float
     ended: float | None
+    at: float
     steps: tuple[WatchedStep, ...]
     newer: str | None = None
 
@@ -91,7 +94,7 @@ class WatchedLaunch:
         steps = in_parallel(self._store, lambda step: self._step(step, results, going), self._begin["steps"])
         newer = recorded[0].name if recorded and recorded[0].name > launch.name else None
         ended = seconds_since_epoch(self._end["time"]) if self._end else None
-        return Moment(launch.name, status, launch.time, ended, tuple(steps), newer)
+        return Moment(launch.name, status, launch.time, ended, time.time(), tuple(steps), newer)
 
     def _step(self, step: JsonObject, results: dict[str, JsonObject], going: bool) -> WatchedStep:
         name, directory = step["name"], step["directory"]

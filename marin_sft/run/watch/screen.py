@@ -18,6 +18,7 @@ from marin_sft.run.watch.launch import Moment, WatchedStep
 
 KEYS = "q quit   j/k or arrows choose a step   l its log   f failed only"
 _WORDS = ("running", "failed", "damaged", "interrupted")  # what is looked for, and so is listed first
+_BAD = ("failed", "damaged", "interrupted", "blocked", "cancelled")
 _WORD, _MARK = 12, 2  # columns
 _LEAST_LOG = 6  # lines
 _COLOURS = {
@@ -41,7 +42,7 @@ class View:
 
     def of(self, moment: Moment) -> list[WatchedStep]:
         """The steps to list, in the order of the DAG."""
-        return [step for step in moment.steps if not self.failed_only or step.word in ("failed", "damaged", "blocked")]
+        return [step for step in moment.steps if not self.failed_only or step.word in _BAD]
 
     def step(self, moment: Moment) -> WatchedStep | None:
         """The chosen one."""
@@ -105,7 +106,9 @@ def screen(
 def _title(moment: Moment, width: int) -> Text:
     status, launch = coloured_status(moment.status), moment.launch[23:]
     newer = f"  a newer launch has begun: {moment.newer[23:]}" if moment.newer else ""
-    took = "" if moment.ended is None else f" in {clock_text(moment.ended - moment.begun)}"
+    took = f" for {clock_text(moment.at - moment.begun)}" if moment.going else ""
+    if moment.ended is not None:
+        took = f" in {clock_text(moment.ended - moment.begun)}"
     began = f"  {moment.launch[:10]} {moment.launch[11:13]}:{moment.launch[13:15]} UTC"
     return Text.assemble((launch, "bold"), "  ", status, took, began, (newer, "yellow"))
 

@@ -66,7 +66,7 @@ def test_what_is_shown_of_each_step(moment):
     assert re.search(r"ran +some/first +0\.\d s  loss 0.25\n", text)
     assert re.search(r"failed +some/bad +ValueError: told to fail\n", text)
     assert re.search(r"> running +some/going +━+  3/10 steps  loss 0.5  0:\d\d so far\n", text)
-    assert "4 steps: 1 running, 1 failed, 1 ran, 1 waiting" in text and "running  2" in text
+    assert "4 steps: 1 running, 1 failed, 1 ran, 1 waiting" in text and "running for 0:" in text
     assert "log of some/going" in text and "\none\ntwo" in text and "\x07" not in text
 
 
@@ -79,7 +79,7 @@ def test_time_left_once_progress_was_heard_twice(moment):
 def many(count):
     steps = [WatchedStep(f"group/step_number_{n}", f"d{n}", "ran" if n < 5 else "waiting") for n in range(count)]
     steps[count // 2] = WatchedStep("group/broken", "broken", "failed", "no", attempt=1, log="/log")
-    return Moment(NAME, "running", 0.0, None, tuple(steps))
+    return Moment(NAME, "running", 0.0, None, 250.0, tuple(steps))
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 60), (40, 8), (20, 3)])
@@ -93,6 +93,7 @@ def test_it_fits_whatever_the_size(count, width, height):
 
 def test_of_many_steps_those_that_failed_are_first_and_the_rest_is_summed_up():
     lines = shown(many(2000), height=24)
+    assert lines[0] == "many-abcdef  running for 4:10  2026-01-02 03:04 UTC"
     rows = [line for line in lines if "group/" in line and "log of" not in line]
     assert "group/broken" in rows[0] and rows[0].startswith("> failed")
     assert f"and {2000 - len(rows)} more: " in "\n".join(lines) and len(rows) > 10
@@ -112,7 +113,7 @@ def test_keys_move_through_all_steps_and_back():
     assert [line for line in shown(found, failed) if "group/" in line and "log of" not in line] == [
         "> failed      group/broken  no"
     ]
-    assert "no step failed" in "\n".join(shown(Moment(NAME, "done", 0.0, 9.0, ()), failed))
+    assert "no step failed" in "\n".join(shown(Moment(NAME, "done", 0.0, 9.0, 10.0, ()), failed))
 
 
 def test_the_whole_log_is_folded():
