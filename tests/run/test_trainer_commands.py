@@ -68,10 +68,12 @@ def test_an_experiment_is_not_written_over(made, monkeypatch, capsys):
 
 def test_one_can_talk_to_it(made, monkeypatch, capsys):
     (directory,) = (made[0] / "output").iterdir()
-    monkeypatch.setattr(sys, "stdin", io.StringIO("What is 7 + 1?\n\nAnd 8 + 1?\n/new\nWhat is 7 + 1?\n"))
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What is 7 + 1?\n\nAnd 8 + 1?\n/reset\nWhat is 7 + 1?\n"))
+    )
     assert main(["chat", str(directory), "--max_new_tokens", "5"]) == 0
-    answers = capsys.readouterr().out.split("\n")
-    assert len(answers) >= 3 and any(answers)
+    first, blank, _, reset, again = capsys.readouterr().out.splitlines()
+    assert first and (blank, reset) == ("", "") and again == first
 
 
 def test_talking_to_what_is_no_model_is_refused(made, capsys):
