@@ -259,7 +259,7 @@ class RowSource:
 
 
 @dataclass(frozen=True)
-class LintConfig(StepConfig, kind="lint", version=1, body="marin_sft.data.lint.lint:lint", one_host=True):
+class LintConfig(StepConfig, kind="lint", version=1, body="marin_sft.data.lint.lint:lint", one_host=True, torch=False):
     """Rows -> what is wrong with them."""
 
     components: dict[str, RowSource]

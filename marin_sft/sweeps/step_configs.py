@@ -131,6 +131,7 @@ class ChosenTrainingConfig(
     version=1,
     body="marin_sft.sweeps.chosen:chosen_training",
     fresh_process=True,
+    torch=False,
     log=LOG,
 ):
     """A training whose settings another step chooses from results. It may go on from where an earlier one has ended."""
@@ -169,6 +170,7 @@ class BestPointConfig(
     body="marin_sft.sweeps.best:best_point",
     one_host=True,
     fresh_process=True,
+    torch=False,
 ):
     """The model of the best point of a sweep, as a Hugging Face directory."""
 
