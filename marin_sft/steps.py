@@ -4,8 +4,6 @@
     blend = mixture("blend", tokens, weights={"chat": 1}, seq_len=4096)
     model = sft("mine", mixture=blend, base_model=base, learning_rate=1e-5, train_batch_size=64, num_train_epochs=1)
     exported = export("mine", model)
-
-This is the only module that imports both the engine and the packages that do the work.
 """
 
 from __future__ import annotations
