@@ -73,7 +73,6 @@ def test_the_better_half_goes_on_to_the_bits_of_an_undisturbed_training(parts, l
 
 
 def test_optuna_chooses_from_results_and_chooses_the_same_again(parts, launch):
-    pytest.importorskip("optuna", reason="needs the extra `sweeps`")
     found = sweep(
         parts.train(num_train_steps=2),
         {"learning_rate": Between(1e-4, 1e-1, log=True), "lr_schedule": ["cosine", "linear"]},
