@@ -1,9 +1,9 @@
 """The steps of post-training: each function here makes one `ExecutorStep`.
 
-    tokens = {"chat": tokenize("chat", documents / "train/*.jsonl.gz", tokenizer=tokenizer)}
-    blend = mixture("blend", tokens, weights={"chat": 1}, seq_len=4096)
-    model = sft("mine", mixture=blend, base_model=base, learning_rate=1e-5, train_batch_size=64, num_train_epochs=1)
-    exported = export("mine", model)
+tokens = {"chat": tokenize("chat", documents / "train/*.jsonl.gz", tokenizer=tokenizer)}
+blend = mixture("blend", tokens, weights={"chat": 1}, seq_len=4096)
+model = sft("mine", mixture=blend, base_model=base, learning_rate=1e-5, train_batch_size=64, num_train_epochs=1)
+exported = export("mine", model)
 """
 
 from __future__ import annotations

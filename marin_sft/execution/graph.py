@@ -125,7 +125,7 @@ def _make_node(step: AnyStep, by_step: dict[int, Node]) -> Node:
 
 
 def _parts(names: list[tuple[Node, InputName]]) -> dict[Node, tuple[str, ...]]:
-    """The parts of each input of which only parts are used, each of them early."""
+    """The parts of each input that is used only in parts, all of them early."""
     waits = {node for node, ref in names if not ref.is_early}
     parts: dict[Node, tuple[str, ...]] = {}
     for node, ref in names:

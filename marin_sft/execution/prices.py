@@ -8,7 +8,7 @@ H100 = { on_demand = 11.06, spot = 2.25 }
 v4 = 3.22
 CPU = 0.03
 
-[host_hour]                 # a whole machine, whatever a step takes of it
+[host_hour]                 # a whole machine, however little of it a step uses
 A100-80G = 40.55
 """
 

@@ -61,7 +61,7 @@ def generate(context: Context) -> None:
     generation.check(request, arguments.force)
     answerer = _answerer(*models)
     done = generation.generate(answerer, request, TextConsole(stderr=True))
-    text = "{output}: {answers} answers, of which {stopped} ended by themselves".format(**done)
+    text = "{output}: {answers} answers; {stopped} ended by themselves".format(**done)
     context.say(done, lambda: context.console.print(text))
 
 

@@ -46,8 +46,8 @@ def write(model: str, title: str, output: str, type: str | None) -> Json:
     filesystem, plain = file_system(output)
     filesystem.makedirs(os.path.dirname(plain), exist_ok=True)
     # Next to the file: it is renamed, not copied, where it is local.
-    beside = os.path.dirname(plain) if is_local(filesystem) else None
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".gguf-") as scratch, directory.whole() as local:
+    parent = os.path.dirname(plain) if is_local(filesystem) else None
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".gguf-") as scratch, directory.whole() as local:
         written = os.path.join(scratch, os.path.basename(output))
         origin = directory.json(PROVENANCE)
         limits = write_files(local, type, title=title, origin=origin, license=license_of(directory), to=written)
@@ -55,7 +55,7 @@ def write(model: str, title: str, output: str, type: str | None) -> Json:
         files = {path: os.path.join(scratch, os.path.basename(path)) for path in (output, _modelfile(output))}
         for path, made in files.items():
             if os.path.exists(made):
-                filesystem.mv(made, path) if beside else filesystem.put_file(made, file_system(path)[1])
+                filesystem.mv(made, path) if parent else filesystem.put_file(made, file_system(path)[1])
     for limit in limits:
         print(f"{output}: {limit}", file=sys.stderr)
     return {"output": output, "bytes": size, "limits": limits}

@@ -97,8 +97,8 @@ def _notes(noted: Noted | None) -> list[str]:
 
 def _message_text(tokenizer: PreTrainedTokenizerFast, message: Mapping[str, object]) -> Text:
     more = {key: value for key, value in message.items() if key not in ("role", "content")}
-    beside = f" {json.dumps(more, ensure_ascii=False)}" if more else ""
-    text = Text(_short(f"{message['role']}: {message['content']}{beside}"))
+    more_keys = f" {json.dumps(more, ensure_ascii=False)}" if more else ""
+    text = Text(_short(f"{message['role']}: {message['content']}{more_keys}"))
     text.highlight_regex(pattern_of(special_tokens(tokenizer)), "bold red")
     return text
 

@@ -210,8 +210,8 @@ class PipelineBuilder:
             self._require_no_part(held_out)
             if local_path(text) is not None and not find(os.path.expanduser(text)).names:
                 raise ConfigError(
-                    f"{name}: got {text!r}; expected a file, a directory or a glob of rows, of which there is none of "
-                    f"that name{nearest_path(text)}, or a hub id 'org/name'"
+                    f"{name}: got {text!r}; expected a file, a directory or a glob of rows, or a hub id 'org/name'; "
+                    f"there is no file of that name{nearest_path(text)}"
                 )
             return text
         self._require_no_part(held_out)

@@ -123,7 +123,7 @@ class Together:
         return Counted(int(stop - start), first, int(copies.within[group]))
 
     def _swapped(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of which an earlier one has the sides swapped, and that one."""
+        """Pairs that are an earlier pair with its sides swapped, and that earlier one."""
         keys, swapped = self.rows.row_keys, self.rows.swapped_keys
         pairs = np.flatnonzero(swapped)
         order = pairs[np.argsort(keys[pairs], kind="stable")]

@@ -51,7 +51,7 @@ def index_of(texts: Sequence[str], run: int) -> TestPrompts:
 
 
 def leaks_in(index: TestPrompts, prompts: Words, others: Words, least: float) -> list[Leak]:
-    """Of each text, the test prompts of which it holds at least the share `least`; that of which it holds most first.
+    """For each text, the test prompts that it holds at least the share `least` of, those it holds most of first.
 
     prompts, others: what the user says in each row, and its other texts.
     """
@@ -75,7 +75,7 @@ def _last_bits(known: np.ndarray, hashes: np.ndarray) -> np.ndarray:
 
 
 def _enough(index: TestPrompts, text: int, covered: Mapping[int, set[int]], least: float) -> list[Leak]:
-    """The test prompts of which enough words are covered, those with most of them first."""
+    """The test prompts with enough words covered, those with most of them first."""
     found = []
     for prompt, words in covered.items():
         size = int(index.sizes[prompt])

@@ -73,7 +73,7 @@ class Engine:
     def command(
         self, python: str, model: str, port: int, config: ServedConfig, adapter: str | None = None
     ) -> list[str]:
-        """What starts it on the local directory `model`, or on the adapter in another one, of which it is the base."""
+        """What starts it on the local directory `model`, or on an adapter directory whose base it is."""
         options = ["--host", "127.0.0.1", "--port", str(port), "--dtype", config.dtype]
         if config.max_model_len is not None:
             options += ["--max-model-len", str(config.max_model_len)]

@@ -75,7 +75,7 @@ class Files:
 def files_of(local: str, model: ModelDirectory, is_trained_with: bool) -> Files:
     """Those of the export in a local directory; `model` is the same one.
 
-    is_trained_with: whether the tokenizer of training is known. Then its limit is as it was, whatever it is.
+    is_trained_with: whether the tokenizer of training is known. Then its limit counts as unchanged.
 
     Raises:
         ExportError: a GGUF file is damaged.

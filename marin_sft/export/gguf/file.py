@@ -73,7 +73,7 @@ class GgufFile:
 
 
 def gguf_file(directory: str, type: str | None) -> GgufFile:
-    """For the export in the local `directory`, of which only the small files are read.
+    """For the export in the local `directory`. Only its small files are read.
 
     type: see `HfExport.gguf_type`.
 

@@ -108,8 +108,8 @@ def _ends(tokenizer: PreTrainedTokenizerFast, generation: Fields) -> list[int]:
     found = [id for id in ids if tokenizer.convert_ids_to_tokens(id) is not None]
     if not found:
         raise ExportError(
-            f"generation_config.json has eos_token_id {ids}, of which the tokenizer has none, so no answer would end: "
-            "give generation_eos_token_ids to export(), or correct that file"
+            f"generation_config.json has eos_token_id {ids}, but the tokenizer has none of them, so no answer "
+            "would end: give generation_eos_token_ids to export(), or correct that file"
         )
     return found
 

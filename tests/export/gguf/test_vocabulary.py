@@ -158,7 +158,7 @@ def test_what_ends_an_answer():
         special(tokenizer, [im_end, end_of_text, 5, 6])
     found = special(tokenizer, [900, im_end])  # no token
     assert (found.eos, found.eot) == (im_end, None)
-    with pytest.raises(ExportError, match=r"eos_token_id \[900\], of which the tokenizer has none"):
+    with pytest.raises(ExportError, match=r"eos_token_id \[900\], but the tokenizer has none of them"):
         special(tokenizer, [900])
     assert special(tokenizer, [im_end, 5, 6, end_of_text]).eom == 6  # the last is known by its text
 

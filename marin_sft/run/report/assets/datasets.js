@@ -12,7 +12,7 @@ function overviewOf(datasets) {
     const lost = Object.values(about.dropped || {}).reduce((sum, count) => sum + count, 0);
     return [one.name, split, number(about.rows), number(lost), number(about.documents), number(about.tokens), shareBar(about.trained_tokens, about.tokens)];
   }));
-  return table(["dataset", "split", "rows", "dropped", "documents", "tokens", "of which trained"], rows, {numeric: [2, 3, 4, 5], label: "Datasets"});
+  return table(["dataset", "split", "rows", "dropped", "documents", "tokens", "trained tokens"], rows, {numeric: [2, 3, 4, 5], label: "Datasets"});
 }
 
 function shareBar(part, whole) {
