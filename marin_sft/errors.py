@@ -4,6 +4,7 @@
     |- UserError                  bad input, found before anything ran (exit code 2); also a ValueError
     |  |- ConfigError             an invalid configuration value; names the step and the field
     |  |- GraphError              steps that do not form a valid DAG: cycles, two steps for one path, bad names
+    |  |- NoSuchStep              no step under the prefix has this name
     |  `- StoreError              a prefix that cannot be used: unwritable, or without create-exclusive
     |     |- DamagedFile          a file of the engine under it is damaged
     |     `- StoreUnavailable     it does not answer, or refuses; also an OSError
@@ -46,6 +47,10 @@ class ConfigError(UserError):
 
 class GraphError(UserError):
     """Steps that do not form a valid DAG."""
+
+
+class NoSuchStep(UserError):
+    """No step under the prefix has this name."""
 
 
 class StoreError(UserError):

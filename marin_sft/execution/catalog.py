@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from marin_sft.errors import DamagedFile, UserError
+from marin_sft.errors import DamagedFile, NoSuchStep
 from marin_sft.execution.commits import Commit
 from marin_sft.execution.documents import as_document
 from marin_sft.execution.identity import name_of_directory
@@ -134,7 +134,7 @@ def find_step(store: Store, text: str) -> Found:
     If several steps have the name, the one with the newest commit; without commits, the one claimed last.
 
     Raises:
-        UserError: there is no such step under the prefix; with the nearest name.
+        NoSuchStep: there is none under the prefix; with the nearest name.
     """
     catalog = read_catalog(store)
     known = catalog.steps
@@ -147,7 +147,7 @@ def find_step(store: Store, text: str) -> Found:
     )
     states = {directory: state for directory, state in read_states(store, candidates).items() if state.begun}
     if not states:
-        raise UserError(_not_found(store, text, wanted, catalog))
+        raise NoSuchStep(_not_found(store, text, wanted, catalog))
     newest = max(states, key=lambda directory: _newness(states[directory]))
     return Found(newest, states[newest], tuple(d for d in states if d != newest))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 
 from marin_sft.data.messages.examples import BadRow
-from marin_sft.errors import DataError, TrainingError, UserError
+from marin_sft.errors import DataError, NoSuchStep, TrainingError, UserError
 from marin_sft.execution.catalog import Found, find_step
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.console import make_console
@@ -73,12 +73,12 @@ class Context:
         return store
 
     def step(self, text: str) -> Found:
-        """Raises UserError: no such step has begun; with the command that runs it, or the nearest name."""
+        """Raises NoSuchStep: none of this name has begun; with the command that runs it, or the nearest name."""
         try:
             found = find_step(self.store, text)
-        except UserError as error:
+        except NoSuchStep as error:
             if command := command_that_runs(self.store, text):
-                raise UserError(f"{text} has not run under {self.store.prefix}; to run it: {command}") from error
+                raise NoSuchStep(f"{text} has not run under {self.store.prefix}; to run it: {command}") from error
             raise
         if found.others and not self.json:
             count = len(found.others) + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from marin_sft.errors import UserError
+from marin_sft.errors import NoSuchStep, UserError
 from marin_sft.paths import file_system, names_in
 from marin_sft.run.context import Context, output_in
 
@@ -46,7 +46,7 @@ def find_tokenizer(context: Context, text: str) -> str:
         return output_in(path) if _is_step(names) else path
     try:
         return context.output(text)[1]
-    except UserError as error:
+    except NoSuchStep as error:
         raise UserError(f"no tokenizer {text!r}: no such directory, and {error}") from error
 
 
@@ -59,7 +59,7 @@ def _of_gguf(names: list[str]) -> str:
 def _output(context: Context, text: str) -> str:
     try:
         return context.output(text)[1]
-    except UserError as error:
+    except NoSuchStep as error:
         raise UserError(
             f"no directory {text!r}, local or remote (a hub id becomes one with: hf download ID --local-dir "
             f"DIRECTORY); and as a step: {error}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from marin_sft.errors import DamagedFile, UserError
+from marin_sft.errors import DamagedFile, NoSuchStep, UserError
 from marin_sft.execution.attempt_record import AttemptRecord
 from marin_sft.execution.attempts import newest_record
 from marin_sft.execution.catalog import find_step, in_parallel, location, step_name
@@ -87,7 +87,7 @@ def _of_text(store: Store, text: str, files: bool) -> Subject:
         return _of_launch(store, launches.find_launch(store, text))
     try:
         found = find_step(store, text)
-    except UserError as no_step:
+    except NoSuchStep as no_step:
         try:
             launch = launches.find_launch(store, text)
         except UserError as no_launch:
