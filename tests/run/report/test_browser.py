@@ -18,6 +18,11 @@ from tests.run.report.test_contents import WaitConfig, wait
 
 pytestmark = pytest.mark.torture
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LINES = """Math.max(...[...document.querySelectorAll("#steps td .link")].map((link) => {
+    const range = document.createRange();
+    range.selectNodeContents(link);
+    return new Set([...range.getClientRects()].map((part) => part.top)).size;
+}))"""
 SIZES = [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")]
 
 
@@ -139,6 +144,7 @@ def test_a_sweep_is_drawn_with_what_failed(opened, swept_launch, tmp_path, width
     assert page.complaints == [] and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator(".scatter .dot").count() == 3 and page.locator(".scatter .lost").count() == 1
     assert "4 points, 3 finished, 1 failed" in page.locator("#sweeps").inner_text()
+    assert page.locator("#steps td .link").count() == 5 and page.evaluate(LINES) <= 3, "names break after slashes only"
     page.get_by_role("button", name="details of lr=0.4").click()
     assert page.locator("dialog h2").inner_text() == "checkpoints/s/lr=0.4"
 

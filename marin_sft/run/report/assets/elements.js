@@ -23,6 +23,9 @@ const s = (tag, properties, ...children) => put(document.createElementNS(SVG, ta
 const shortName = (name) => name.slice(name.lastIndexOf("/") + 1);
 const groupName = (name) => name.slice(0, Math.max(0, name.lastIndexOf("/")));
 
+// A name that breaks after its slashes only.
+const breakable = (name) => name.split(/(?<=\/)/).flatMap((part, index) => (index ? [h("wbr"), part] : [part]));
+
 function number(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   if (!Number.isFinite(value)) return String(value);

@@ -160,11 +160,11 @@ function onEnter(run) {
 
 function stepTable(steps, open) {
   return table(["step", "result", "took", "attempts", "why"], steps.map((step) => [
-    h("button", {class: "link", type: "button", onclick: () => open(step.directory)}, step.name),
+    h("button", {class: "link", type: "button", onclick: () => open(step.directory)}, breakable(step.name)),
     chip(step.outcome),
     step.outcome === "reused" ? "" : duration(step.seconds),
     step.attempts.length || "",
-    reasonOf(step),
+    h("div", {class: "why"}, reasonOf(step)),
   ]), {numeric: [2, 3], label: "All steps"});
 }
 
