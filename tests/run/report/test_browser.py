@@ -90,6 +90,8 @@ def test_findings_in_rows_unfold(opened, linted, tmp_path, width, theme):
     page.locator("#findings summary", has_text="empty_answers").first.click()
     shown = samples.filter(visible=True)
     assert shown.count() == 1 and "<img src=x" in shown.inner_text() and "rows.jsonl:61" in shown.inner_text()
+    for error in (page.locator("#about .bad .error"), page.locator("#steps .why", has_text="DataError")):
+        assert "\n  rows: duplicate_prompts " in error.inner_text(), "all lines of the message"
     assert page.locator("#findings .toomany").inner_text().startswith("40")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.complaints == [] and page.title() != "broken"

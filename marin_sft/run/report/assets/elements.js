@@ -26,6 +26,12 @@ const groupName = (name) => name.slice(0, Math.max(0, name.lastIndexOf("/")));
 // A name that breaks after its slashes only.
 const breakable = (name) => name.split(/(?<=\/)/).flatMap((part, index) => (index ? [h("wbr"), part] : [part]));
 
+// The first lines of a message, and how many more there are.
+function firstLines(text, most = 10) {
+  const lines = text.trimEnd().split("\n");
+  return [...lines.slice(0, most), ...(lines.length > most ? [`and ${plural(lines.length - most, "more line")}`] : [])].join("\n");
+}
+
 function number(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   if (!Number.isFinite(value)) return String(value);

@@ -170,7 +170,7 @@ function stepTable(steps, open) {
 
 function reasonOf(step) {
   const error = step.failure ? step.failure.error : step.error;
-  if (error) return error.split("\n")[0];
+  if (error) return firstLines(error);
   const fields = step.diff.map(([field, old, now]) => `${field} ${shown(old)} → ${shown(now)}`).join("; ");
   return [step.reason, fields || step.detail].filter(Boolean).join(" ") || (step.progress ? progressOf(step.progress) : "");
 }
@@ -234,7 +234,7 @@ function flatTable(value) {
 function attemptTable(step) {
   const at = (seconds) => (seconds === null ? "–" : moment(new Date(1000 * seconds).toISOString()));
   return table(["attempt", "result", "claimed", "ran", "where", "launch"], step.attempts.map((attempt) => [
-    attempt.number, [chip(attempt.state), attempt.error && h("div", {class: "error"}, attempt.error.split("\n")[0])], at(attempt.claimed),
+    attempt.number, [chip(attempt.state), attempt.error && h("div", {class: "error"}, firstLines(attempt.error))], at(attempt.claimed),
     attempt.started === null ? "–" : duration((attempt.ended ?? Date.now() / 1000) - attempt.started), `process ${attempt.pid} on ${attempt.host}`, attempt.run || "–",
   ]), {numeric: [0, 3], label: "Attempts"});
 }

@@ -12,7 +12,7 @@ function headOf(contents, open) {
     h("ul", {class: "figures"}, keyFigures(contents, counts).map(([name, value, about]) =>
       h("li", {}, h("span", {}, name), h("b", {}, value), about && h("small", {}, about)))),
     contents.steps.filter((step) => step.failure).slice(0, 5).map((step) => h("div", {class: "note bad", role: "note"},
-      h("button", {class: "link", type: "button", onclick: () => open(step.directory)}, step.name), h("b", {}, " failed "), h("span", {class: "error"}, step.failure.error.split("\n")[0]),
+      h("button", {class: "link", type: "button", onclick: () => open(step.directory)}, step.name), h("b", {}, " failed"), h("div", {class: "error"}, firstLines(step.failure.error)),
       step.failure.location && h("div", {}, h("code", {}, step.failure.location)))),
     contents.problems.length > 0 && h("div", {class: "note bad", role: "note"},
       h("b", {}, "Some parts could not be read"), h("ul", {}, contents.problems.map((text) => h("li", {}, text)))),
