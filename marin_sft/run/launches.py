@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterable
 
@@ -19,6 +20,7 @@ from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import duration_text, print_lines, print_table
+from marin_sft.execution.terminal import visible
 from marin_sft.nearest import nearest_text
 
 _COLOURS = {"done": "green", "failed": "bold red", "running": "bold cyan", "refused": "yellow", "damaged": "bold red"}
@@ -86,15 +88,18 @@ def coloured_status(status: str) -> Text:
 
 
 def find_launch(store: Store, text: str) -> Launch:
-    """The newest launch whose name contains the text.
+    """The newest launch of a script of this name, else the newest whose name contains the text. If there are several,
+    says on stderr which one it is.
 
     Raises:
         UserError: there is no such launch; with the nearest.
     """
     launches = read_launches(store)
-    for launch in launches:
-        if text in launch.name:
-            return launch
+    found = [launch for launch in launches if text == launch.script] or [run for run in launches if text in run.name]
+    if len(found) > 1:
+        print(visible(f"{text}: {len(found)} launches; this is {found[0].name}, the newest"), file=sys.stderr)
+    if found:
+        return found[0]
     if not launches:
         raise UserError(f"no run {text!r}: none is recorded under {store.prefix}; choose another store with --prefix")
     raise UserError(f"no run {text!r} under {store.prefix}{nearest_text(text, [run.name for run in launches[:20]])}")

@@ -21,6 +21,7 @@ from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, 
 from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.stores import open_store
 from marin_sft.run import command, explanation, logs
+from marin_sft.run.launches import find_launch
 from tests.execution.test_terminal import on_a_terminal
 
 ROOT = Path(__file__).parents[2]
@@ -365,6 +366,18 @@ def test_runs(edited):
     assert facts["run"] == found[0]["run"] and facts["steps"][0]["error"] == "ValueError: told to fail"
     assert "told to fail" in world.text("runs", found[0]["run"])
     assert "no run 'zzz'" in world.call("runs", "zzz", code=2).err
+
+
+def test_the_name_of_a_script_wins_over_parts_of_names(world, capsys):
+    store = open_store(str(world.prefix))
+    names = [f"2026-01-02T03040{n}.678Z-{script}-abcdef" for n, script in enumerate(("tiny", "tiny", "tiny_sweep"))]
+    for name in names:
+        store.create_exclusive(store.path(f"_runs/{name}.begin.json"), b"{}")
+    assert find_launch(store, "tiny").name == names[1]
+    assert capsys.readouterr().err == f"tiny: 2 launches; this is {names[1]}, the newest\n"
+    assert find_launch(store, "iny").name == names[2] and "3 launches" in capsys.readouterr().err
+    assert find_launch(store, "tiny_sweep").name == find_launch(store, names[2]).name == names[2]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_launch_that_has_not_ended(world):
