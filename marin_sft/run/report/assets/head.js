@@ -25,9 +25,13 @@ function keyFigures(contents, counts) {
   const times = contents.launches.filter((launch) => launch.ended);
   if (contents.about === "launch" && times.length === 1) figures.push(["took", duration(secondsOf(times[0]))]);
   if (contents.cost) figures.push(["cost", contents.cost.total, contents.cost.unknown ? `without ${plural(contents.cost.unknown, "step")}: ${contents.cost.why.join("; ")}` : null]);
+  const sweeps = contents.sweeps.filter((sweep) => (sweep.points[0]?.value ?? null) !== null);
+  for (const {metric, direction, points} of sweeps.slice(0, 2)) {
+    figures.push([`${direction === "max" ? "highest" : "lowest"} ${metric}`, number(points[0].value), `${points[0].point}, of ${plural(points.length, "point")}`]);
+  }
   const [few, many] = contents.trainings.length <= 3 ? [contents.trainings, []] : [[], contents.trainings];
   const lost = many.filter((training) => training.metrics.loss).sort((a, b) => a.metrics.loss.value.at(-1) - b.metrics.loss.value.at(-1));
-  if (lost.length) figures.push(["lowest last loss", number(lost[0].metrics.loss.value.at(-1)), `${lost[0].label}, of ${lost.length} trainings`]);
+  if (lost.length && !sweeps.length) figures.push(["lowest last loss", number(lost[0].metrics.loss.value.at(-1)), `${lost[0].label}, of ${lost.length} trainings`]);
   for (const training of few) {
     const loss = training.metrics.loss;
     const last = training.last;
@@ -37,7 +41,7 @@ function keyFigures(contents, counts) {
     const first = group.metrics[0];
     if (!first) continue;
     const values = first.values.filter((value) => value !== null);
-    const text = first.name.includes("match") ? (value) => percent(value, 0) : number;
+    const text = first.name.includes("match") ? (value) => percent(value) : number;
     if (values.length) figures.push([`${first.name.replace(/_/g, " ")}, ${group.steps.at(-1).label}`, text(values.at(-1)), values.length > 1 ? `${text(values[0])} before` : null]);
   }
   return figures;

@@ -28,7 +28,7 @@ function ganttOf(contents, launch, open) {
     h("div", {class: contents.cost ? "gantt priced" : "gantt"},
       h("div", {class: "axis", "aria-hidden": "true"}, h("span", {class: "label"}), h("div", {class: "track"}, ticks.map((tick) => h("span", {style: {left: at(start + tick)}}, tick ? duration(tick).replace(/ 0 (s|min|h)$/, "") : "0")))),
       rows.map((row) => h("div", {class: "row"},
-        h("button", {class: "link label", type: "button", onclick: () => open(row.step.directory)}, row.step.name),
+        h("button", {class: "link label", type: "button", title: row.step.name, onclick: () => open(row.step.directory)}, h("bdi", {}, row.step.name)),
         h("div", {class: "track"},
           ticks.map((tick) => h("i", {class: "line", style: {left: at(start + tick)}})),
           row.spans.map((span) => h("span", {class: `span ${span.word}`, style: {left: at(span.from), width: `calc(${at(start + (Math.min(span.to ?? now, end) - Math.max(span.from, start)))})`}, title: `${row.step.name}, ${span.word}: ${duration((span.to ?? now) - span.from)}`}))),
