@@ -96,8 +96,8 @@ def report(run: Run) -> None:
     at = "" if prefix == os.path.abspath("store") else f" --prefix {prefix}"
     scores = [json.loads(Path(path).read_text())["exact_match"] for path in paths if path]
     print(
-        f"\nHeld-out prompts answered exactly: {scores[0]:.0%} before SFT, {scores[1]:.0%} after.\n"
-        f"Answered exactly, and in the style that DPO prefers: {scores[2]:.0%} before DPO, {scores[3]:.0%} after.\n"
+        f"\nHeld-out prompts answered exactly: {scores[0]:.1%} before SFT, {scores[1]:.1%} after.\n"
+        f"Answered exactly, and in the style that DPO prefers: {scores[2]:.1%} before DPO, {scores[3]:.1%} after.\n"
         f"The models, in Hugging Face format: {run.output_path(exported)}\n"
         f"                              and: {run.output_path(aligned_export)}\n"
         "Next:\n"
