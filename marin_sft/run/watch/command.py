@@ -14,7 +14,9 @@ import tty
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
+from rich.control import Control
+from rich.screen import Screen
 from rich.text import Text
 
 from marin_sft.errors import MarinSftError
@@ -115,20 +117,38 @@ def log_end(store: Store, path: str) -> list[str]:
 
 def _show(console: Console, store: Store, launch: WatchedLaunch) -> None:
     reader, view = _Reader(store, launch), View()
-    with _keys() as pressed_keys, console.screen(hide_cursor=True) as shown:
+    canvas = Canvas(console)
+    with _keys() as pressed_keys, console.screen(hide_cursor=True):
         while True:
             if reader.trouble is not None:
                 raise reader.trouble
             height = console.height
             if reader.moment is None:
-                shown.update(Text(f"reading {store.prefix} ..."))
+                canvas.draw(Text(f"reading {store.prefix} ..."))
             else:
-                shown.update(_frame(console, reader, view, reader.moment))
+                canvas.draw(_frame(console, reader, view, reader.moment))
             for key in pressed_keys(_FRAME):
                 if key in ("q", "Q", "end"):
                     return
                 if reader.moment is not None:
                     view = pressed(view, key, reader.moment, height)
+
+
+class Canvas:
+    """Writes frames over each other, each from the first cell on, so that nothing scrolls, and only what is new."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._drawn: tuple[object, str] | None = None  # at a size
+
+    def draw(self, frame: RenderableType) -> None:
+        size = self._console.size
+        with self._console.capture() as captured:
+            self._console.print(Control.home(), Screen(frame), end="")
+        if (size, captured.get()) != self._drawn:
+            self._drawn = size, captured.get()
+            self._console.file.write(captured.get())
+            self._console.file.flush()
 
 
 def _frame(console: Console, reader: _Reader, view: View, moment: Moment) -> Group:

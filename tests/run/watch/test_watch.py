@@ -1,6 +1,7 @@
 """`marin-sft watch`, on a launch that runs, in pseudoterminals and without one."""
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from marin_sft.errors import UserError
 from marin_sft.execution.catalog import read_catalog
@@ -24,7 +26,7 @@ from marin_sft.execution.record import read_launches
 from marin_sft.execution.stores import open_store
 from marin_sft.progress import Progress
 from marin_sft.run import command, status
-from marin_sft.run.watch.command import log_end
+from marin_sft.run.watch.command import Canvas, log_end
 from marin_sft.run.watch.launch import Moment, WatchedLaunch, WatchedStep, find_watched
 from marin_sft.run.watch.screen import View, arranged, pressed, screen
 from tests.execution.conftest import gcs, prefix, s3  # noqa: F401
@@ -224,6 +226,27 @@ def test_in_a_terminal(launched):
     terminal.until("told to fail")
     terminal.press("q")
     assert terminal.end(0).strip("\x1b[?25h0m\r\n") == ""
+
+
+def test_each_frame_is_drawn_over_the_one_before(launched):
+    terminal = Terminal(launched.prefix)
+    terminal.until("\x1b[?1049h")
+    terminal.until("3/10 steps")
+    terminal.until("q quit")
+    for _ in range(3):  # the clock makes a new frame each second
+        _, home, frame = terminal.until("q quit").rpartition("\x1b[H")
+        assert home and frame.count("\n") == 23, "from the first line, and to the last"
+    terminal.press("q")
+    terminal.end(0)
+
+
+def test_a_frame_that_is_like_the_one_before_is_not_written():
+    file = io.StringIO()
+    canvas = Canvas(TextConsole(file=file, width=10, height=3, force_terminal=True))
+    for text in ("one", "one", "two"):
+        canvas.draw(Text(text))
+    lines = ["one" + " " * 7, "two" + " " * 7]
+    assert file.getvalue() == "".join(f"\x1b[H{line}\n{' ' * 10}\n{' ' * 10}" for line in lines)
 
 
 @pytest.mark.parametrize("by", ["Ctrl-C", "SIGTERM"])
