@@ -27,6 +27,7 @@ from marin_sft.execution.record import RUNS, describe, launch_provenance
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import Store
+from marin_sft.paths import nearest_path
 from marin_sft.redaction import redacted_words, shown_value
 
 if TYPE_CHECKING:
@@ -115,8 +116,11 @@ def read_plan(path: str) -> PlanFile:
     """
     try:
         value = json.loads(Path(os.path.expanduser(path)).read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected a plan, as --plan_out writes it: {error}") from None
+    except OSError as error:
+        near = nearest_path(os.path.abspath(os.path.expanduser(path)))
+        raise UserError(f"{path}: expected a plan, as --plan_out writes it: {error.strerror}{near}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected a plan, as --plan_out writes it: not JSON: {error}") from None
     if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
         raise UserError(
             f"{path}: a plan of format {value['format']}, and this version reads {FORMAT}; update marin_sft"
@@ -124,7 +128,7 @@ def read_plan(path: str) -> PlanFile:
     try:
         return as_document(PlanFile, value)
     except ValueError as error:
-        raise UserError(f"{path}: expected a plan, as --plan_out writes it, got {error}") from None
+        raise UserError(f"{path}: expected a plan, as --plan_out writes it, and this file has {error}") from None
 
 
 def _planned(item: PlanItem, store: Store, estimate: JsonObject | None) -> PlannedStep:

@@ -265,7 +265,7 @@ def lint(context: Context) -> None:
     """look for what is wrong with rows: copies, broken tool calls, leaked test prompts"""
     from marin_sft.run import lint as linting  # imports numpy
 
-    linting.lint_rows(context, make_console(_PROSE))
+    linting.lint_rows(context)
 
 
 def fit(context: Context) -> int:

@@ -20,7 +20,7 @@ def copy_output(context: Context, source: str, target: str) -> list[str]:
     Files that begin with a dot are left out: they are the store's.
 
     Raises:
-        UserError: there is no such output, it has no files, or `target` exists.
+        UserError: there is no such output, it has no files, or `target` exists or cannot be written.
     """
     if "://" in target:
         raise UserError(f"copy: expected a local directory, got {target}; copy on from there")
@@ -34,8 +34,11 @@ def copy_output(context: Context, source: str, target: str) -> list[str]:
     if not names:
         raise UserError(f"copy: {output} has no files")
     above, name = os.path.split(target)
-    os.makedirs(above, exist_ok=True)
     begun = f"{above}/.{name}.{uuid.uuid4().hex}"
+    try:
+        os.makedirs(begun)
+    except OSError as error:
+        raise UserError(f"copy: {target} cannot be written: {error.strerror}") from error
     try:
         for name in names:
             os.makedirs(os.path.dirname(f"{begun}/{name}"), exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,22 +16,27 @@ from marin_sft.data.files import Json
 from marin_sft.data.lint.findings import FINDINGS, SAMPLE_ROWS
 from marin_sft.data.lint.lint import check_findings, findings_in, write_findings
 from marin_sft.data.tokenizer import load_tokenizer, load_tokenizer_by_name
+from marin_sft.errors import UserError
 from marin_sft.execution.tables import counted
 from marin_sft.execution.terminal import visible
+from marin_sft.paths import local_path
 from marin_sft.run.context import Context
 from marin_sft.run.lint_request import read_request
 
 _INDENT = 4
 
 
-def lint_rows(context: Context, console: Console) -> None:
+def lint_rows(context: Context) -> None:
     """Print what is wrong with the rows that the arguments name.
 
     Raises:
-        UserError: no such data.
+        UserError: no such data, or the output cannot be written.
         DataError: unreadable rows, or more findings than --fail_above allows.
     """
-    arguments = context.arguments
+    arguments, console = context.arguments, context.console
+    place = arguments.output and local_path(arguments.output)
+    if place and os.path.lexists(place) and not os.path.isdir(place):
+        raise UserError(f"-o {arguments.output}: not a directory; expected one, or a name for a new one")
     with tempfile.TemporaryDirectory() as scratch:
         config = read_request(context, scratch)
         special: frozenset[str] = frozenset()
@@ -43,7 +49,10 @@ def lint_rows(context: Context, console: Console) -> None:
         if sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr, flush=True)
     if arguments.output is not None:
-        write_findings(arguments.output, report, samples)
+        try:
+            write_findings(arguments.output, report, samples)
+        except OSError as error:
+            raise UserError(f"-o {arguments.output}: cannot be written: {error.strerror or error}") from error
     context.say({**report, "samples": samples}, lambda: print_findings(console, report, samples, arguments.samples))
     where = f"{arguments.output}/{SAMPLE_ROWS}" if arguments.output else "the table above"
     check_findings(config.fail_above, report, samples, where)
@@ -115,4 +124,4 @@ def _facts(report: Json) -> Iterator[str]:
 
 def _show_progress(news: progress.Progress) -> None:
     if sys.stderr.isatty():
-        print(f"\r{news.text()}\033[K", end="", file=sys.stderr, flush=True)
+        print(f"\r{visible(news.text())}\033[K", end="", file=sys.stderr, flush=True)

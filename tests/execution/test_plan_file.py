@@ -178,10 +178,10 @@ def test_no_secrets_are_written(planning, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "expected a plan, as --plan_out writes it: .*No such file"),
-        ("", "expected a plan, as --plan_out writes it"),
-        ("{}", r"got no format"),
-        ("[]", "got a value of list, not an object"),
+        (None, "expected a plan, as --plan_out writes it: No such file or directory"),
+        ("", "expected a plan, as --plan_out writes it: not JSON"),
+        ("{}", "this file has no format"),
+        ("[]", "this file has a value of list, not an object"),
         ('{"format": 99}', "a plan of format 99, and this version reads 1; update marin_sft"),
     ],
 )

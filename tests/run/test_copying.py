@@ -68,6 +68,8 @@ def test_what_cannot_be_copied_leaves_nothing(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     call(tmp_path / "empty", tmp_path / "model", *given, code=2)
     assert f"{tmp_path}/empty has no files" in capsys.readouterr().err
+    call("hf/mine", "/proc/model", *given, code=2)
+    assert capsys.readouterr().err == "error: copy: /proc/model cannot be written: No such file or directory\n"
     weights = Path(run.output_path(step, "model.safetensors"))
     weights.chmod(0o644)
     weights.write_text("cut")

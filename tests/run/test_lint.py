@@ -7,7 +7,9 @@ import pytest
 from huggingface_hub.utils import reset_sessions
 from rich.cells import cell_len
 
+from marin_sft.execution.terminal import without_colours
 from marin_sft.run import command
+from tests.execution.test_terminal import ROOT, on_a_terminal
 from tests.hub_server import HubServer
 
 
@@ -49,9 +51,18 @@ def test_findings_with_where_they_are(lint):
     assert "    broken.jsonl:21  as broken.jsonl:4\n      A question about the number 3" in text
     assert "broken.jsonl:22  '<|im_end|>' (user)" in text and "broken.jsonl:23  it has no text" in text
     assert text.endswith("23 rows in 1 component\n") and "\x1b" not in text
-    assert max(map(cell_len, text.splitlines())) <= 80
+    assert "\\x1b[31m" + "really " * 12 in text, "what is piped is not cut"
     assert lint("rows.jsonl") == "20 rows in 1 component: nothing was found\n"
     assert "broken.jsonl:21" not in lint("broken.jsonl", "--samples", "0")
+
+
+def test_on_a_terminal_lines_are_cut_and_names_are_text(lint, tmp_path):
+    (tmp_path / "broken.jsonl").rename(tmp_path / "<b>\x1b[31m.jsonl")
+    command = [sys.executable, "-c", "from marin_sft.run.command import main; main()", "lint", "<b>\x1b[31m.jsonl"]
+    code, text = on_a_terminal(*command, cwd=tmp_path, PYTHONPATH=str(ROOT), COLUMNS="60")
+    assert code == 0 and "really" in text
+    assert "<b>\\x1b[31m rows" in text and "\x1b[31m.jsonl" not in text and "<b>\x1b[31m" not in text
+    assert [line for line in text.splitlines() if "really" in line and cell_len(without_colours(line)) > 60] == []
 
 
 def test_json_and_files(lint, tmp_path):
@@ -83,6 +94,8 @@ def test_thresholds(lint):
         (["rows.jsonl", "rows.jsonl", "rows.jsonl"], ["rows.jsonl: named twice"]),
         (["exam=gs:/rows.jsonl"], ["'gs:/rows.jsonl': no such file"]),
         ([""], ["'': no such file"]),
+        (["rows.jsonl", "-o", "/dev/null"], ["-o /dev/null: not a directory"]),
+        (["rows.jsonl", "-o", "/proc/found"], ["-o /proc/found: cannot be written: No such file or directory\n"]),
         (["rows.jsonl", "--format", "alpca"], ["--format 'alpca'", "alpaca"]),
         (["rows.jsonl", "--fail_above", "duplicates=0.1"], ["no finding 'duplicates'", "duplicate_rows"]),
         (["rows.jsonl", "--fail_above", "duplicate_rows"], ["expected a share of the rows, as in duplicate_rows=0.01"]),

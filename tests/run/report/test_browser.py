@@ -149,8 +149,8 @@ def test_a_sweep_is_drawn_with_what_failed(opened, swept_launch, tmp_path, width
     assert "lowest loss 0 lr=0.3, of 4 points" in " ".join(page.locator("#about .figures").inner_text().split())
     label = page.locator("#time .label", has_text="checkpoints/s/lr=0.3")
     label.evaluate("(it) => (it.style.width = '9ch')")
-    cut = label.evaluate("(it) => it.querySelector('bdi').getBoundingClientRect().left < it.getBoundingClientRect().left")
-    assert cut, "a long name keeps its end"
+    left = "(it) => it.getBoundingClientRect().left"
+    assert label.locator("bdi").evaluate(left) < label.evaluate(left), "a long name keeps its end"
     assert page.locator("#steps td .link").count() == 5 and page.evaluate(LINES) <= 3, "names break after slashes only"
     page.get_by_role("button", name="details of lr=0.4").click()
     assert page.locator("dialog h2").inner_text() == "checkpoints/s/lr=0.4"
