@@ -124,9 +124,9 @@ def of_kinds() -> dict[str, str]:
     )
     exports = [steps.export("y", many), scores.table, scores.best("nll/loss")]
     rates = {"learning_rate": [1e-5, 1e-4]}
-    halved = steps.sweep(plain, rates, name="halved", metric="validation/loss", halving=steps.Halving())
+    halved = steps.sweep(plain, rates, name="halved", metric="loss", halving=steps.Halving())
     searched = {"search": steps.OptunaSearch(points=2), "finished_only": True}
-    asked = steps.sweep(plain, {"beta1": steps.Between(0.8, 0.95)}, name="asked", metric="train/loss", **searched)
+    asked = steps.sweep(plain, {"beta1": steps.Between(0.8, 0.95)}, name="asked", metric="loss", **searched)
     swept = [halved.best(), asked.table]
     linted = steps.lint(
         "l", varied, test_sets={"held_out": documents / "test/*"}, fail_above={"leaked_test_prompts": 0.1}

@@ -119,8 +119,9 @@ class GenerateConfig(
 
     @classmethod
     def size(cls, config: Mapping[str, Any], inputs: SizesOfInputs) -> float:
-        """Bytes of the prompts, times those of the model."""
-        return (total(inputs, "prompts") or 1.0) * (total(inputs, "model") or 1.0)
+        """Bytes of the prompts, times those of the model, times the most tokens of an answer."""
+        tokens = float(config.get("max_new_tokens") or 1)
+        return (total(inputs, "prompts") or 1.0) * (total(inputs, "model") or 1.0) * tokens
 
     def __post_init__(self) -> None:
         if unresolved(self):

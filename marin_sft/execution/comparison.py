@@ -1,7 +1,8 @@
 """A step to run, compared with earlier attempts: what their times, or the sizes of their outputs, make of its own.
 
 The values are fitted as `fixed + per_unit * x`. The fixed part of a time is for starting and compiling. x is the size
-that the step's config class says (`StepConfig.size`), or that times a number in the config with which the values grew.
+that the step's config class says (`StepConfig.size`). Where it says none, x may be that of the inputs times a number in
+the config, if enough values show it: a few grow with any number by chance.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from marin_sft.execution.work import Amounts
 _NEAR = 1.1  # ratio of sizes that count as the same
 _SPAN = 1.5  # ratio of the largest to the smallest size from which on they show what is fixed and what grows
 _ADVANTAGE = 0.05  # by how much a number in the config must explain the values better than the size alone does
+_TOLERANCE = 0.05  # the most that they may be off then
+_EVIDENCE = 3  # different numbers that it takes
 _MOST = 24  # attempts that are compared with
 _CODES = (".$input", ".$code", ".$function")
 _LEAST = 1e-3  # of a value, in seconds or bytes, so that relative distances exist
@@ -67,20 +70,27 @@ class Comparison:
             return None
         first, *rest = found
         best = min(rest, key=lambda line: line.error, default=first)
-        return (best if best.error + _ADVANTAGE < first.error else first).value
+        return (best if best.error < min(_TOLERANCE, first.error - _ADVANTAGE) else first).value
 
     def _scales(self, attempts: Sequence[tuple[PastAttempt, float]]) -> Iterator[tuple[float, list[float]]]:
-        """x of the step and of the attempts, which are given with their sizes: the size, then the size times each
-        number in which the attempts differ."""
+        """x of the step and of the attempts, which are given with their sizes: the size, then, unless the config
+        class says what the size is, the size times each number in which enough of the attempts differ."""
         if not self.size or not attempts:
             return
         sizes = [size for _, size in attempts]
         yield self.size, sizes
+        if self.of_class and _says_size(self.of_class):
+            return
         theirs = [dict(_numbers(attempt.config)) for attempt, _ in attempts]
         for field, number in _numbers(self.config):
             numbers = [of.get(field, 0.0) for of in theirs]
-            if number > 0 and min(numbers) > 0 and len(set(numbers)) > 1:
+            spread = min(numbers) > 0 and max(numbers) >= _SPAN * min(numbers) and len(set(numbers)) >= _EVIDENCE
+            if number > 0 and spread:
                 yield self.size * number, [size * n for size, n in zip(sizes, numbers, strict=True)]
+
+
+def _says_size(of_class: type[StepConfig]) -> bool:
+    return of_class.size.__func__ is not StepConfig.size.__func__  # type: ignore[attr-defined]
 
 
 def _other_differences(old: object, new: object) -> int:

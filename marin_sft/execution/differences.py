@@ -72,8 +72,12 @@ def input_name(fingerprint: object, names: Mapping[str, str]) -> str:
 
 
 def difference_text(difference: Difference, limit: int = 40) -> str:
-    """`learning_rate 0.001 -> 0.002`."""
+    """`learning_rate 0.001 -> 0.002`, or `runs[2] added`."""
     field, old, new = difference
+    if old == ABSENT and isinstance(new, dict | list):
+        return f"{field} added"
+    if new == ABSENT and isinstance(old, dict | list):
+        return f"{field} removed"
     short = [text if len(text) <= limit else f"{text[:limit]}..." for text in (_text(old), _text(new))]
     return f"{field} {short[0]} -> {short[1]}"
 

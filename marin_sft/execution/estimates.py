@@ -13,10 +13,9 @@ from marin_sft.execution.claims import read_beat
 from marin_sft.execution.commits import committed_files
 from marin_sft.execution.comparison import Comparison
 from marin_sft.execution.graph import Node
-from marin_sft.execution.past import PastAttempt, past_attempts, size_of
+from marin_sft.execution.past import PastAttempt, kind_of, machines_asked, past_attempts, size_of
 from marin_sft.execution.plan import Action, Plan, PlanItem
-from marin_sft.execution.prices import DEFAULT_FILE, Machines, Prices, machines_of
-from marin_sft.execution.record import asked
+from marin_sft.execution.prices import DEFAULT_FILE, Machines, Prices
 from marin_sft.execution.room import Room, wall_seconds
 from marin_sft.execution.step import StepConfig
 from marin_sft.execution.tables import duration_text
@@ -25,6 +24,7 @@ from marin_sft.nearest import listed
 
 _MAY_RUN = (Action.RUN, Action.IF_CHANGED)
 _SHOWN = 5  # steps that an error names
+_SHORTEST = 0.05  # seconds that are not shown as 0.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Estimate:
 class Estimates:
     """What a plan will take. of: by step, for those that run or may run.
 
-    wall_seconds: until the last step ends, without those whose time is unknown. room: what can run at once.
+    wall_seconds: until the last step ends, without those whose time is unknown. room: what can run at once; empty if
+        there is no earlier run of any kind of these steps.
     """
 
     of: Mapping[Node, Estimate] = field(default_factory=dict)
@@ -67,18 +68,24 @@ class Estimates:
         return any(found.seconds is not None for found in self.of.values())
 
     def lines(self) -> Iterator[str]:
-        """The totals, what they rest on, and what is not in them; none if nothing is known."""
-        if not self.any_known:
+        """The totals, what they rest on, and what is not in them; none if no step has a kind that ran before."""
+        if not self.room:
             return
         known = [of for of in self.of.values() if of.seconds is not None]
         unknown = {node: of for node, of in self.of.items() if of.seconds is None}
-        costs = f", {self.prices.text(self.cost)}" if self.prices else ""
-        yield f"Estimate: {'at least' if unknown else 'about'} {duration_text(self.wall_seconds)}{costs}, {self.room}"
+        yield f"Estimate: {self._total(partial=bool(unknown))}, {self.room}"
         grounds = {of.ground.partition(" of ")[2]: of.ground for of in sorted(known, key=lambda of: -of.runs)}
-        yield f"  from {', '.join(grounds.values())}"  # of each kind, the fewest
+        if grounds:
+            yield f"  from {', '.join(grounds.values())}"  # of each kind, the fewest
         for ground in dict.fromkeys(of.ground for of in unknown.values()):
             names = [node.name for node, of in unknown.items() if of.ground == ground]
             yield f"  unknown: {listed(names, most=_SHOWN)} ({ground})"
+
+    def _total(self, partial: bool) -> str:
+        if partial and self.wall_seconds < _SHORTEST:
+            return "unknown"
+        costs = f", {self.prices.text(self.cost)}" if self.prices else ""
+        return f"{'at least' if partial else 'about'} {duration_text(self.wall_seconds)}{costs}"
 
     def check_budget(self, budget: float) -> None:
         """Raises:
@@ -112,21 +119,15 @@ def estimate(plan: Plan, prices: Prices | None, room: Room) -> Estimates:
     if not to_run:
         return Estimates(prices=prices)
     past = past_attempts(plan.store, [item.node for item in to_run])
-    if not past:  # as in a new store, so nothing else is read either
-        unknown = (Estimate(None, f"no earlier run of {_kind(item.node)}", _machines(item.node)) for item in to_run)
+    if not past:  # as in a new store, so nothing else is read either, or said of a total
+        unknown = (
+            Estimate(None, f"no earlier run of {kind_of(item.node)}", machines_asked(item.node)) for item in to_run
+        )
         return Estimates(dict(zip((item.node for item in to_run), unknown, strict=True)), prices=prices)
     judge = _Judge(past, prices, _made(plan, to_run), _kept_shares(plan, to_run))
     found = {item.node: judge.estimate(item.node) for item in to_run}
     seconds = {node: judged.seconds or 0.0 for node, judged in found.items()}
     return Estimates(found, wall_seconds(seconds, room), room.text, prices)
-
-
-def _kind(node: Node) -> str:
-    return str(node.payload["kind"])
-
-
-def _machines(node: Node) -> Machines | None:
-    return machines_of(asked(node.step.resources))
 
 
 def _made(plan: Plan, to_run: Sequence[PlanItem]) -> dict[Node, Amounts]:
@@ -164,7 +165,7 @@ class _Judge:
     kept_shares: Mapping[Node, float]
 
     def estimate(self, node: Node) -> Estimate:
-        kind, machines = _kind(node), _machines(node)
+        kind, machines = kind_of(node), machines_asked(node)
         alike = [attempt for attempt in self.past if attempt.kind == kind]
         comparison = self._comparison(node)
         if node not in self.made:

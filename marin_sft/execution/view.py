@@ -55,7 +55,7 @@ def print_plan(console: Console, plan: Plan, estimates: Estimates | None) -> Non
     else:
         columns = ("step", "action", *_time_columns(known), "reason", "fingerprint" if short else "path")
         print_table(console, columns, (_plan_row(item, known, short) for item in plan), "step")
-    for line in known.lines() if known else ():
+    for line in estimates.lines() if estimates else ():
         console.print(Text(line))
     for line in dict.fromkeys(filter(None, map(_advice, plan.to_do))):
         console.print(Text(line, style="dim"))

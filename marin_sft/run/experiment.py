@@ -61,8 +61,12 @@ def steps_of(script: str) -> Iterator[AnyStep]:
     """
     if not os.path.isfile(script):
         raise UserError(f"{script!r}: no such file; expected the file of an experiment{nearest_path(script)}")
+    own = sys.argv
     sys.argv = [script, "--dry_run"]  # for a file that runs its steps without asking for its own name
-    open_steps = list(_steps_in(run_script(script, "experiment")))
+    try:
+        open_steps = list(_steps_in(run_script(script, "experiment")))
+    finally:
+        sys.argv = own
     seen: set[int] = set()
     while open_steps:
         step = open_steps.pop()

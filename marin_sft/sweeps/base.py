@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from marin_sft.errors import ConfigError
-from marin_sft.execution.step import ExecutorStep
+from marin_sft.execution.step import ExecutorStep, InputName
 from marin_sft.inputs import check_step
 from marin_sft.nearest import nearest_text
 from marin_sft.sweeps.points import Settings
@@ -136,6 +136,24 @@ def with_settings(config: Trained, settings: Settings, title: str | None = None)
         )
         fields["hf_exports"] = dataclasses.replace(exports, card=card)
     return dataclasses.replace(config, **fields)
+
+
+def content_of(value: Any, known: dict[int, object]) -> object:
+    """Equal for configs that say the same, also by way of other steps. known: the contents of steps, by their ids."""
+    if isinstance(value, InputName):
+        return "input", value.name, content_of(value.step, known)
+    if isinstance(value, ExecutorStep):
+        if id(value) not in known:
+            known[id(value)] = "step", value.name, content_of(value.config, known)
+        return known[id(value)]
+    if dataclasses.is_dataclass(value):
+        fields = (content_of(getattr(value, field.name), known) for field in dataclasses.fields(value))
+        return type(value), *fields
+    if isinstance(value, Mapping):
+        return tuple((key, content_of(item, known)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(content_of(item, known) for item in value)
+    return repr(value)
 
 
 def plain(settings: Settings) -> dict[str, object]:

@@ -135,7 +135,8 @@ def _row(point: str, results: Sequence[Result], metric: str) -> Row:
         if metric not in figures:
             raise DataError(
                 f"metric = {metric!r}: '{run}' has no such figure{nearest_text(metric, figures)}. The evaluation loss "
-                "needs held-out data and steps_per_eval"
+                "needs held-out data and steps_per_eval. A training that was made without them is made again by "
+                "--force_run with its name"
             )
     values = {run: figures[metric] for run, figures in there.items()}
     failed = [result.run for result in results if result.figures is None]

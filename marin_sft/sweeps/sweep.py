@@ -22,11 +22,11 @@ from marin_sft.execution.step import AnyStep, ExecutorStep, InputName, kind_of
 from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig, HfExport
 from marin_sft.inputs import path_of
-from marin_sft.nearest import did_you_mean
-from marin_sft.sweeps.base import Base, check_names, over_of, trained
+from marin_sft.nearest import did_you_mean, nearest_text
+from marin_sft.sweeps.base import Base, check_names, content_of, over_of, trained
 from marin_sft.sweeps.figures import run_name
 from marin_sft.sweeps.points import Over, Settings, each_value, names_of, points_of, shown_value, space_of
-from marin_sft.sweeps.searches import Halving, OptunaSearch, Search
+from marin_sft.sweeps.searches import Halving, OptunaSearch, RandomSearch, Search
 from marin_sft.sweeps.step_configs import (
     BestPointConfig,
     ChosenTrainingConfig,
@@ -34,8 +34,11 @@ from marin_sft.sweeps.step_configs import (
     SweepTableConfig,
     SweptRunSpec,
 )
+from marin_sft.training.dpo_config import DPOConfig
+from marin_sft.training.train_config import TrainConfig
 
-_OF_TRAININGS = ("validation", "train", "before", "rewards", "logps", "logits")  # first parts of their figures
+_OF_DPO = {"rewards", "logps", "logits"}
+_OF_TRAININGS = ("loss", "validation", "train", "before", *sorted(_OF_DPO))  # first parts of their figures
 
 
 class Launched(Protocol):
@@ -123,7 +126,8 @@ def sweep(
         ConfigError: for settings that the training does not have, or that cannot be had.
     """
     what = f"sweep '{name}'"
-    evaluations = evaluations or {}
+    evaluations = {} if evaluations is None else evaluations
+    _check_types(what, name, metric, evaluations, search, halving)
     direction = _direction(what, metric, direction, evaluations)
     over = over_of(what, over)
     making = _Making(what, base, name, metric, direction, evaluations, finished_only)
@@ -143,13 +147,31 @@ def sweep(
 
 
 def _direction(what: str, metric: str, given: str | None, evaluations: Mapping[str, object]) -> str:
+    if not isinstance(metric, str):
+        raise ConfigError(f"{what}: metric = {metric!r}; expected the name of a figure, like 'validation/loss'")
     first, _, figure = metric.partition("/")
     if first in evaluations and not figure:
         raise ConfigError(f"{what}: metric = {metric!r}: expected one figure of that evaluation, like '{first}/loss'")
-    meant = did_you_mean(first, evaluations)
-    if first not in (*evaluations, *_OF_TRAININGS) and meant:
-        raise ConfigError(f"{what}: metric = {metric!r}: no such evaluation{meant}")
+    known = (*evaluations, *_OF_TRAININGS)
+    if first not in known and (figure or did_you_mean(first, evaluations)):
+        raise ConfigError(f"{what}: metric = {metric!r}: no such evaluation{nearest_text(first, known)}")
     return direction_of(what, metric, figure if first in evaluations else metric, given)
+
+
+def _check_types(what: str, name: object, metric: object, evaluations: object, search: object, halving: object) -> None:
+    """Raise ConfigError for arguments of another type."""
+    for argument, value, type_, expected in (
+        ("name", name, str, "a text"),
+        ("metric", metric, str, "the name of a figure, like 'validation/loss'"),
+        ("evaluations", evaluations, Mapping, "functions by name"),
+        ("search", search, RandomSearch | OptunaSearch | None, "RandomSearch(...), OptunaSearch(...) or None"),
+        ("halving", halving, Halving | None, "Halving(...) or None"),
+    ):
+        if not isinstance(value, type_):
+            raise ConfigError(f"{what}: {argument} = {value!r}; expected {expected}")
+    for label, make in evaluations.items() if isinstance(evaluations, Mapping) else ():
+        if not callable(make):
+            raise ConfigError(f"{what}: evaluations[{label!r}] = {make!r}; expected a function from a name and a model")
 
 
 def _seeds(what: str, seeds: int | Sequence[int] | None) -> list[int | None]:
@@ -213,6 +235,8 @@ class _Making:
                 run = SweptRunSpec(point=point, settings=_json_values(settings), seed=seed, trained=None)
                 more = {} if seed is None else {"seed": seed}
                 self._add(run, self._step({**settings, **more}, run_name(run)))
+        if not isinstance(self.base, ExecutorStep):
+            self._require_different()
 
     def halved(self, points: Mapping[str, Settings], halving: Halving) -> None:
         """All points on the first rung, and so many places on each later one, which tables fill."""
@@ -288,6 +312,7 @@ class _Making:
         name, config = run_name(run), (of or step).config
         if step.resources is not None and name in self.trained:
             raise ConfigError(f"{self.what}: two trainings would have the name {name!r}; expected different settings")
+        self._require_measured(step.name, config)
         fields = export_fields(f"{self.name}, {name}", step.name, config)
         self.trained[name] = step
         self.exports[name] = HfExport(**fields)
@@ -296,6 +321,31 @@ class _Making:
             export = ExecutorStep(f"hf/{self.name}/{name}", config=ExportConfig(checkpoint=path_of(step), **fields))
             evaluated = {label: self._used(made) for label, made in self._evaluated(name, export)}
         self.runs.append(dataclasses.replace(run, trained=self._used(step), evaluations=evaluated))
+
+    def _require_different(self) -> None:
+        """Raise ConfigError for points whose trainings are the same: a function may leave a setting unused."""
+        seen: dict[object, str] = {}
+        contents: dict[int, object] = {}
+        for run, step in self.trained.items():
+            config = dataclasses.replace(step.config, hf_exports=None)  # these have names
+            if (other := seen.setdefault(content_of(config, contents), run)) != run:
+                raise ConfigError(
+                    f"{self.what}: the function makes the same training for {other!r} and {run!r}, so it leaves a "
+                    "setting unused; expected one that uses all settings of over"
+                )
+
+    def _require_measured(self, step: str, config: TrainConfig) -> None:
+        """Raise ConfigError for a metric that a training will not have."""
+        parts = self.metric.split("/")
+        if parts[0] in self.evaluations:
+            return
+        if parts[0] == "validation" and config.eval_cadence(1) is None:
+            raise ConfigError(
+                f"{self.what}: metric = {self.metric!r}, but '{step}' does not evaluate while it trains; give it "
+                "steps_per_eval, or do_eval=True"
+            )
+        if not _OF_DPO.isdisjoint(parts) and not isinstance(config, DPOConfig):
+            raise ConfigError(f"{self.what}: metric = {self.metric!r} is a figure of dpo(), but '{step}' is an SFT")
 
     def _evaluated(self, run: str, export: AnyStep) -> Iterator[tuple[str, AnyStep]]:
         for label, make in self.evaluations.items():

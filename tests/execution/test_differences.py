@@ -17,6 +17,8 @@ def test_none_is_something_else_than_nothing():
     assert leaf_differences({}, {"a": "(absent)"}) == [("a", ABSENT, "(absent)")]
     assert leaf_differences([None], [None, None]) == [("[1]", ABSENT, None)]
     assert difference_text(("a", None, ABSENT)) == "a None -> (absent)"
+    assert difference_text(("runs[2]", ABSENT, {"point": 3})) == "runs[2] added"
+    assert difference_text(("rows", ["a"], ABSENT)) == "rows removed"
 
 
 def test_a_file_in_place_of_a_step_is_one_difference():

@@ -118,6 +118,34 @@ def test_a_number_in_the_config_counts_if_the_times_grew_with_it(pipeline):
     assert estimates(pipeline, copied(1000, passes=8))["copied/rows"]["seconds"] == pytest.approx(30, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "times",
+    [{2: 64.0, 4: 121.0}, {2: 64.0, 4: 121.0, 8: 92.5}, {2: 60.0, 4: 92.5, 8: 600.0}],
+    ids=["two", "falling", "off"],
+)
+def test_a_number_in_the_config_counts_for_nothing_without_evidence(pipeline, times):
+    """Times differ with any number by chance, e.g. because the machine was busy."""
+    for passes in times:
+        pipeline.run(copied(1000, passes=passes))
+    set_seconds(pipeline.prefix, lambda record: times.get(record["payload"]["config"].get("passes"), 1.0))
+    for passes in (1, 50):
+        assert estimates(pipeline, copied(1000, passes=passes))["copied/rows"]["seconds"] == 92.5
+
+
+def test_the_learning_rate_does_not_scale_a_training():
+    inputs = {"mixture": {"$input": "0123456789abcdef"}, "num_train_epochs": 1.0}
+    work = Work(read={"0123456789": {"bytes": 10.0, "tokens": 5000.0, "rows": 50.0}})
+
+    def past(rate: float, seconds: float) -> PastAttempt:
+        config = {**inputs, "learning_rate": rate}
+        return PastAttempt("checkpoints/x", "sft", config, machines(CpuConfig()), seconds, work)
+
+    for rate in (0.0005, 0.01):
+        step = Comparison("checkpoints/x", {**inputs, "learning_rate": rate}, 5000.0, SFTConfig)
+        assert step.seconds([past(0.001, 64), past(0.002, 121)]) == 92.5
+        assert step.seconds([past(0.001, 64), past(0.002, 128), past(0.004, 256)]) == 128
+
+
 def test_one_run_on_a_busy_machine_does_not_move_the_rest(pipeline):
     counts = (1000, 1500, 2000, 3000, 4000)
     for count in counts:
@@ -154,11 +182,60 @@ def test_what_is_unknown_is_said(pipeline, capsys):
     found = estimates(pipeline, copied(1000))["copied/rows"]
     assert found == {"seconds": None, "cost": None, "ground": "no earlier run of copy"}
     pipeline.run(copied(1000))
+    set_seconds(pipeline.prefix, lambda record: 1.0)
     capsys.readouterr()
     pipeline.run(copied(2000, resources=TpuPodConfig(tpu_type="v4-8")), dry_run=True)
     text = capsys.readouterr().out
     assert "unknown: copied/rows (no earlier run of copy on v4-8)" in text
     assert "Estimate: at least " in text and "1 run of rows on 1 CPU" in text
+
+
+@pytest.mark.parametrize("name", ["copied/seed0", "copied/unk/lr=0.001", "seed0", "elsewhere/rows"])
+def test_runs_under_other_names_are_found_anywhere_in_the_store(pipeline, name):
+    pipeline.run(dataclasses.replace(copied(1000), name="copied/mine/rows_seed0"))
+    set_seconds(pipeline.prefix, lambda record: 40.0)
+    found = estimates(pipeline, dataclasses.replace(copied(1000, passes=3), name=name))[name]
+    assert found["seconds"] == pytest.approx(40) and found["ground"] == "1 run of copy on 1 CPU"
+
+
+def test_runs_elsewhere_are_looked_for_only_if_there_are_none_near_and_few_are_read(pipeline, monkeypatch):
+    pipeline.run(dataclasses.replace(copied(1000), name="copied/mine/rows"))
+    (made,) = pipeline.prefix.glob("copied/mine/rows-*")
+    for number in range(300):
+        shutil.copytree(made, made.with_name(f"rows-{number:010x}"))
+    looked, listed = [], []
+    read, folders = LocalStore.read, LocalStore.folders
+    monkeypatch.setattr(
+        LocalStore,
+        "read",
+        lambda store, path: (looked.append(path) if ".record" in path else None) or read(store, path),
+    )
+    monkeypatch.setattr(LocalStore, "folders", lambda store, path: listed.append(path) or folders(store, path))
+    elsewhere = dataclasses.replace(copied(1000, passes=3), name="copied/rows")
+    assert estimates(pipeline, elsewhere)["copied/rows"]["seconds"] is not None
+    assert 0 < len(looked) <= 48 and len(listed) <= 64 + 48
+    listed.clear()
+    near = dataclasses.replace(copied(1000, passes=3), name="copied/mine/rows")
+    assert estimates(pipeline, near)["copied/mine/rows"]["seconds"] is not None
+    assert str(pipeline.prefix / "copied") not in listed
+
+
+def test_runs_elsewhere_on_other_machines_are_no_runs_here_and_the_total_is_unknown(pipeline, capsys):
+    two_cpus = copied(1000, resources=CpuConfig(cpus=2))
+    pipeline.run(dataclasses.replace(two_cpus, name="copied/mine/rows"))
+    capsys.readouterr()
+    pipeline.run(copied(1000, passes=3), dry_run=True)
+    text = capsys.readouterr().out
+    assert "Estimate: unknown, one step at a time\n  unknown: copied/rows (no earlier run of copy on 1 CPU)" in text
+
+
+def test_a_total_of_nothing_is_unknown(pipeline, capsys):
+    pipeline.run(rows(1000))
+    set_seconds(pipeline.prefix, lambda record: 0.01)
+    capsys.readouterr()
+    pipeline.run(copied(2000), dry_run=True)
+    text = capsys.readouterr().out
+    assert "Estimate: unknown, one step at a time\n  from 1 run of rows on 1 CPU" in text and "at least" not in text
 
 
 def test_at_80_columns_names_and_times_stay_whole(pipeline):

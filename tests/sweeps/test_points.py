@@ -74,13 +74,18 @@ def test_a_function_may_vary_what_other_steps_depend_on(parts):
 
 def test_recipes_and_preferences_are_varied_like_steps(parts):
     settings = SimpleSFTConfig(
-        resources=CpuConfig(), train_batch_size=4, num_train_steps=6, model_name_or_path=parts.base, max_seq_len=32
+        resources=CpuConfig(),
+        train_batch_size=4,
+        num_train_steps=6,
+        model_name_or_path=parts.base,
+        max_seq_len=32,
+        steps_per_eval=3,
     )
     found = plan(parts, {"learning_rate": [1e-4, 1e-3]}, base=default_sft("r", parts.tokens["a"], None, settings))
     made = [step.config for step in found.trained.values()]
     assert [config.hf_exports.card.hyperparameters["learning_rate"] for config in made] == [1e-4, 1e-3]
     pairs = ExecutorStep("mixtures/pairs", config=mixture("m", parts.tokens, weights={"a": 1}, seq_len=32).config)
-    fields = {"train_batch_size": 4, "num_train_steps": 6, "learning_rate": 1e-4}
+    fields = {"train_batch_size": 4, "num_train_steps": 6, "learning_rate": 1e-4, "steps_per_eval": 3}
     base = dpo("d", mixture=pairs, base_model=parts.base, **fields)
     found = plan(parts, {"beta": [0.1, 0.5], "loss_type": ["sigmoid", "ipo"]}, base=base)
     assert list(found.points)[0] == "beta=0.1_loss_type=sigmoid"
@@ -193,11 +198,41 @@ GRID = {"learning_rate": [1e-4]}
         (GRID, {"evaluations": {"answers": lambda n, m: None}, "metric": "answers"}, "one figure of that evaluation"),
         (GRID, {"evaluations": {"answers": lambda n, m: None}}, "answers: expected a function that returns a step"),
         (GRID, {"evaluations": {"answers": lambda n, m: None}, "metric": "answer/acc"}, "did you mean 'answers'?"),
+        (GRID, {"metric": "answers/exact_match"}, "metric = 'answers/exact_match': no such evaluation"),
+        (
+            GRID,
+            {"metric": "validation/rewards/accuracies"},
+            "is a figure of dpo(), but 'checkpoints/s/lr=0.0001' is an",
+        ),
+        (GRID, {"metric": 5}, "metric = 5; expected the name of a figure"),
+        (GRID, {"name": 5}, "name = 5; expected a text"),
+        (GRID, {"halving": True}, "halving = True; expected Halving(...) or None"),
+        (GRID, {"search": "random"}, "search = 'random'; expected RandomSearch(...), OptunaSearch(...) or None"),
+        (GRID, {"evaluations": [1]}, "evaluations = [1]; expected functions by name"),
+        (GRID, {"evaluations": {"a": 5}}, "evaluations['a'] = 5; expected a function from a name and a model"),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(parts, over, options, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         plan(parts, over, **options)
+
+
+def test_a_training_that_never_evaluates_is_refused_before_it_trains(parts):
+    base = parts.train(steps_per_eval=None)
+    with pytest.raises(
+        ConfigError, match="'checkpoints/s/lr=0.0001' does not evaluate while it trains; give it steps_"
+    ):
+        plan(parts, GRID, base=base)
+    assert plan(parts, GRID, base=base, metric="loss").trained
+    assert plan(parts, GRID, base=parts.train(steps_per_eval=None, do_eval=True)).trained
+
+
+def test_a_function_that_leaves_a_setting_unused_is_refused(parts):
+    """Else the table would tell differences that do not exist."""
+    over = {"learning_rate": [1e-4, 1e-3], "train_batch_size": [4, 2]}
+    with pytest.raises(ConfigError, match="the same training for 'lr=0.0001_batch=4' and 'lr=0.0001_batch=2'"):
+        plan(parts, over, base=lambda learning_rate, **_: parts.train(learning_rate=learning_rate))
+    assert len(plan(parts, over, base=parts.train).trained) == 4
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,10 @@ ENGINES = {
                     r"does not recognize this architecture|Unrecognized configuration class",
                     "this transformers does not know the architecture: see `model_type` in config.json",
                 ),
+                (
+                    r"requires the PyTorch library",
+                    "its environment has no PyTorch: pip install torch there, or name another Python with --python",
+                ),
                 _MISSING,
             ),
         ),

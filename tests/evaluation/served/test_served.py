@@ -288,6 +288,7 @@ def fingerprint(step: ExecutorStep) -> str:
         ("llama.cpp", "llama_model_load: error loading model: unknown model architecture: 'x'", "architecture"),
         ("llama.cpp", "error loading model vocabulary: unknown pre-tokenizer type: 'y'", "pre-tokenizer"),
         ("transformers", "ModuleNotFoundError: No module named 'torch'", "build it again"),
+        ("transformers", "AutoModelForCausalLM requires the PyTorch library but it was not found", "pip install torch"),
         ("transformers", "Killed", ""),
     ],
 )
