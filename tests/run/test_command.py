@@ -284,7 +284,8 @@ def test_a_step_that_has_not_run_is_told_with_the_command_that_runs_it(world, na
     world.stop.touch()
     with pytest.raises(RunFailed):
         world.launch(world.step("hf/mine", world.step("hf/mine_base")))
-    runs = f"to run it: {shlex.join(['python', *sys.argv])}\n"
+    argv = world.json("runs", world.json("runs")[0]["run"])["argv"]
+    runs = f"to run it: {shlex.join(['python', *argv])}\n"
     told = f"hf/mine has not run under {world.prefix}; to run it: "
     error = world.call(name, "hf/mine", code=2).err
     assert told in error and "did you mean" not in error
