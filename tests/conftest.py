@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.object_stores import gcs, prefix, s3  # noqa: F401
+
 
 @pytest.fixture(scope="session", autouse=True)
 def interrupts_count() -> None:

@@ -169,7 +169,7 @@ TRAIN_FIELDS = {
     "frozen_parameters": "embed", "unfreeze": {"embed": 9}, "reinit_tokens": ("x",), "label_smoothing": 0.1,
     "neftune_noise_alpha": 5.0, "lora": LoraConfig(r=4, alpha=8), "max_evaluation_steps": 3, "hf_exports_kept": 2,
     "early_stopping": EarlyStopping(steps=1000, patience=2), "save_optimizer_state": True,
-    "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "stop_after": 0.5,
 }  # fmt: skip
 EXECUTION_FIELDS = {
     "per_device_parallelism": 4, "steps_per_eval": 5, "resources": CpuConfig(cpus=4), "mesh": {"tensor": 2},

@@ -60,6 +60,7 @@ TABLE = {
     "train_batch_size": (RESULT, {"train_batch_size": 64}),
     "num_train_steps": (RESULT, {"num_train_steps": 9000}),
     "num_train_epochs": (RESULT, {"num_train_epochs": 2}),
+    "stop_after": (RESULT, {"stop_after": 0.5}),
     "learning_rate": (RESULT, {"learning_rate": 1e-5}),
     "tokenizer": ("tokenized with 'marin-community/marin-tokenizer@", {"tokenizer": "Qwen/Qwen3-14B"}),
     "model_name_or_path": (RESULT, {"model_name_or_path": "meta-llama/Llama-3.1-8B-Instruct"}),

@@ -15,7 +15,6 @@ from marin_sft.export.hf import ExportConfig, export_hf
 from marin_sft.training.models import levanter_model
 from marin_sft.training.models.model_config import with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
-from tests.execution.conftest import gcs  # noqa: F401
 from tests.published.releases import RELEASES, TOOLS, write
 
 DIALOGUE = [{"role": "user", "content": "What is 2 + 2?"}]

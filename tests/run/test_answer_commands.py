@@ -32,7 +32,6 @@ from marin_sft.training.models import levanter_model
 from marin_sft.training.models.lora import adapter_tensors
 from marin_sft.training.models.model_directory import ModelDirectory
 from marin_sft.training.models.peft_directory import Adapter, write_adapter
-from tests.execution.conftest import gcs  # noqa: F401
 from tests.published.releases import RELEASES, write
 
 THINKING = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -8,7 +8,6 @@ import pytest
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
 from marin_sft.paths import file_system
 from marin_sft.run import command
-from tests.execution.conftest import s3  # noqa: F401
 
 FILES = {"config.json": "{}", "model.safetensors": "weights", "onnx/model.onnx": "more", ".provenance.json": "{}"}
 

@@ -13,7 +13,6 @@ import pytest
 
 import marin_sft
 from marin_sft.run.bucket import bucket_region, same_region
-from tests.execution.conftest import gcs  # noqa: F401
 
 # Every node sees its own directory as /proc/self/cwd.
 NODES = """

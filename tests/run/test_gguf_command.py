@@ -9,7 +9,6 @@ import pytest
 
 from marin_sft.export.gguf.file import write_gguf
 from marin_sft.run.command import main
-from tests.execution.conftest import gcs  # noqa: F401
 from tests.published.releases import RELEASES, write
 
 

@@ -5,7 +5,6 @@ import pytest
 
 from marin_sft.errors import TrainingError
 from marin_sft.training import checkpoints
-from tests.execution.conftest import gcs, prefix, s3  # noqa: F401
 
 FILES = {"metadata.json": b"{}", "d/0": bytes(range(256)) * 40, "d/1": b""}
 

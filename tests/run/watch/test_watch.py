@@ -29,7 +29,6 @@ from marin_sft.run import command, status
 from marin_sft.run.watch.command import Canvas, log_end
 from marin_sft.run.watch.launch import Moment, WatchedLaunch, WatchedStep, find_watched
 from marin_sft.run.watch.screen import View, arranged, pressed, screen
-from tests.execution.conftest import gcs, prefix, s3  # noqa: F401
 from tests.run.report.test_server import CountingStore
 
 ROOT = Path(__file__).parents[3]
