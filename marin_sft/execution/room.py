@@ -9,22 +9,30 @@ from dataclasses import dataclass
 
 from marin_sft.execution.graph import Node
 from marin_sft.execution.resources import GpuConfig, gpus_here
+from marin_sft.execution.step import kind_of
+
+_START = 1.5  # seconds until a new process runs the body of its step, on the machines that it was measured on
 
 
 @dataclass(frozen=True)
 class Room:
-    """What can run at once: `slots` steps, on `cpus` cores and `gpus` GPUs. None: as much as wanted."""
+    """What can run at once: `slots` steps, on `cpus` cores and `gpus` GPUs. None: as much as wanted.
+
+    start: seconds until a step that has a process of its own begins.
+    """
 
     slots: int | None = None
     cpus: float | None = None
     gpus: float | None = None
+    start: float = 0.0
 
     @classmethod
     def of(cls, backend: str, private: bool, max_concurrent: int | None) -> Room:
         """private: on a Ray of this machine alone, where requests are reduced to what exists."""
         if backend == "inline":
             return cls(1)
-        return cls(max_concurrent, os.cpu_count() or 1, gpus_here()) if private else cls(max_concurrent)
+        cpus, gpus = (os.cpu_count() or 1, gpus_here()) if private else (None, None)
+        return cls(max_concurrent, cpus, gpus, _START)
 
     @property
     def text(self) -> str:
@@ -45,8 +53,10 @@ class Room:
 def wall_seconds(seconds: Mapping[Node, float], room: Room) -> float:
     """The end of the last step, if each begins as soon as its inputs are there and there is room for it.
 
-    seconds: how long each takes, inputs first, which is the order in which they begin.
+    seconds: how long each takes, inputs first, which is the order in which they begin. 0 if that is unknown.
     """
+    starts = {node for node in seconds if seconds[node] and kind_of(node.step.fn).fresh_process}
+    seconds = {node: took + room.start * (node in starts) for node, took in seconds.items()}
     open_inputs = {node: {used for used in node.inputs if used in seconds} for node in seconds}
     users: dict[Node, list[Node]] = {node: [] for node in seconds}
     for node, used in open_inputs.items():

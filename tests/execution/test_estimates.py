@@ -55,6 +55,10 @@ def make_rows(config: RowsConfig) -> None:
     Path(config.output_path, "rows.txt").write_text("row\n" * config.rows)
 
 
+@step_fn(kind="apart", fresh_process=True)
+def apart(config: object) -> None: ...
+
+
 @step_fn(kind="copy")
 def copy_rows(config: CopyConfig) -> None:
     if config.fails:
@@ -438,3 +442,12 @@ def test_wall_time_follows_the_critical_path_in_the_room_that_there_is(pipeline)
     assert Room(slots=1).text == "one step at a time"
     assert Room(None, 8, 0).text == "on the 8 cores of this machine"
     assert Room(4).text == "if all that is ready can run, at most 4 steps at once"
+
+
+def test_a_process_of_its_own_has_to_start(pipeline):
+    alone = ExecutorStep("alone", apart, {"out": this_output_path()})
+    graph = build_graph([pipeline.step("user", alone)])
+    seconds = dict.fromkeys(graph, 10.0)
+    assert wall_seconds(seconds, Room(start=2.0)) == 22.0
+    assert wall_seconds({**seconds, graph.node(alone): 0.0}, Room(start=2.0)) == 10.0, "nothing is known of it"
+    assert Room.of("ray", True, None).start > Room.of("inline", True, None).start == 0
