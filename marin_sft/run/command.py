@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from marin_sft.errors import MarinSftError, NoSuchStep, UserError
+from marin_sft.errors import MarinSftError, UserError
 from marin_sft.execution.catalog import read_catalog, step_name
 from marin_sft.execution.console import make_console
 from marin_sft.execution.flags import default_prefix
@@ -135,7 +135,7 @@ def log(context: Context) -> int | None:
         return log_of_job(context, arguments.step)
     try:
         directory = context.step(arguments.step).directory
-    except NoSuchStep as error:
+    except UserError as error:
         if known_address() is None:
             raise
         with contextlib.suppress(UserError):

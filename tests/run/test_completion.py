@@ -37,7 +37,9 @@ def place(tmp_path_factory):
     """A directory with a store and experiments, and the environment to complete in."""
     folder = tmp_path_factory.mktemp("completion")
     steps = [ExecutorStep(name, completed, {"out": this_output_path()}) for name in ("raw/one", "raw/two", "sft/one")]
-    Executor(ExecutorFlags(prefix=str(folder / "store"), backend="inline")).run(steps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mine.py"])  # else the launch is named after how the tests were started
+        Executor(ExecutorFlags(prefix=str(folder / "store"), backend="inline")).run(steps)
     (folder / "experiments").mkdir()
     (folder / "experiments" / "mine.py").write_text("")
     (folder / "bin").mkdir()
