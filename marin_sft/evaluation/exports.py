@@ -103,7 +103,7 @@ def evaluate_exports(
     models = {**({0: _base(what, trained.config)} if with_base else {}), **exports}
     made = {
         step: {
-            label: _made(f"{what}: {label}", make, f"{name}_{label}_step{step}", export)
+            label: evaluation_step(f"{what}: {label}", make, f"{name}_{label}_step{step}", export)
             for label, make in evaluations.items()
         }
         for step, export in models.items()
@@ -121,7 +121,8 @@ def _base(what: str, config: TrainConfig) -> Any:
     return config.base_model
 
 
-def _made(what: str, make: Evaluation, name: str, export: Any) -> AnyStep:
+def evaluation_step(what: str, make: Evaluation, name: str, export: Any) -> AnyStep:
+    """What `make` makes. Raises ConfigError, with `what`: it is no step."""
     step = make(name, export)
     if not isinstance(step, ExecutorStep):
         raise ConfigError(f"{what}: expected a function that returns a step, got {step!r}")

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
 from marin_sft.execution.differences import leaf_differences
 from marin_sft.execution.past import PastAttempt, size_of
@@ -98,7 +98,7 @@ def _other_differences(old: object, new: object) -> int:
     return sum(not field.endswith(_CODES) and not (_is_number(a) and _is_number(b)) for field, a, b in found)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -106,7 +106,7 @@ def _numbers(value: object, field: str = "") -> Iterator[tuple[str, float]]:
     if isinstance(value, dict | list):
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _numbers(child, f"{field}.{key}")
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif _is_number(value):
         yield field, value
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from marin_sft.evaluation.directions import DIRECTIONS
 from marin_sft.execution.resources import Resources
 from marin_sft.execution.step import (
     ExecutorStep,
@@ -22,8 +23,6 @@ from marin_sft.training.checks import require, unresolved
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.metrics.reporting import LOG
 from marin_sft.training.sft_config import SFTConfig
-
-DIRECTIONS = ("max", "min")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from marin_sft.arguments import named_arguments
 from marin_sft.data.files import open_file
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.directions import direction_of
-from marin_sft.evaluation.exports import Evaluation
+from marin_sft.evaluation.exports import Evaluation, evaluation_step
 from marin_sft.execution.step import AnyStep, ExecutorStep, InputName, kind_of
 from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig, HfExport
@@ -127,7 +127,7 @@ def sweep(
     """
     what = f"sweep '{name}'"
     evaluations = {} if evaluations is None else evaluations
-    _check_types(what, name, metric, evaluations, search, halving)
+    _check_types(what, name, evaluations, search, halving)
     direction = _direction(what, metric, direction, evaluations)
     over = over_of(what, over)
     making = _Making(what, base, name, metric, direction, evaluations, finished_only)
@@ -158,11 +158,10 @@ def _direction(what: str, metric: str, given: str | None, evaluations: Mapping[s
     return direction_of(what, metric, figure if first in evaluations else metric, given)
 
 
-def _check_types(what: str, name: object, metric: object, evaluations: object, search: object, halving: object) -> None:
+def _check_types(what: str, name: object, evaluations: object, search: object, halving: object) -> None:
     """Raise ConfigError for arguments of another type."""
     for argument, value, type_, expected in (
         ("name", name, str, "a text"),
-        ("metric", metric, str, "the name of a figure, like 'validation/loss'"),
         ("evaluations", evaluations, Mapping, "functions by name"),
         ("search", search, RandomSearch | OptunaSearch | None, "RandomSearch(...), OptunaSearch(...) or None"),
         ("halving", halving, Halving | None, "Halving(...) or None"),
@@ -349,10 +348,7 @@ class _Making:
 
     def _evaluated(self, run: str, export: AnyStep) -> Iterator[tuple[str, AnyStep]]:
         for label, make in self.evaluations.items():
-            made = make(f"{self.name}/{run}_{label}", export)
-            if not isinstance(made, ExecutorStep):
-                raise ConfigError(f"{self.what}: {label}: expected a function that returns a step, got {made!r}")
-            yield label, made
+            yield label, evaluation_step(f"{self.what}: {label}", make, f"{self.name}/{run}_{label}", export)
 
     def _used(self, step: AnyStep) -> Any:
         used: InputName = step.as_input_name()

@@ -66,7 +66,7 @@ class Pages:
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
-    """A launch of which one step has failed, and one goes on: its pages, process, folder and first lines."""
+    """A launch with one step that has failed and one that runs: its pages, process, folder and first lines."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "exp7_pages.py").write_text(textwrap.dedent(SCRIPT))
     os.mkfifo(folder / "go_on")

@@ -81,7 +81,7 @@ def test_every_other_file_is_there(exported):
         assert json.loads((path / name).read_text()) == json.loads((base / name).read_text()), name
 
 
-def test_a_bucket_loses_nothing(tmp_path, gcs):  # noqa: F811
+def test_a_bucket_loses_nothing(tmp_path, gcs):
     """transformers alone would read some files, such as tokenizer.model, only from a local directory."""
     import fsspec
 

@@ -332,7 +332,7 @@ def test_what_was_interrupted_goes_on(model, answerer, tmp_path, capsys):
     assert output.read_bytes() == whole.read_bytes() and not part.exists()
 
 
-def test_an_interrupted_upload_leaves_nothing(model, answerer, tmp_path, capsys, gcs):  # noqa: F811
+def test_an_interrupted_upload_leaves_nothing(model, answerer, tmp_path, capsys, gcs):
     import fsspec
 
     bucket = fsspec.filesystem("gs")
@@ -430,7 +430,7 @@ def test_what_cannot_be_answered_is_told_with_its_place(model, tmp_path, capsys)
     assert ask(model, rows, tmp_path / "new" / "a" / "b.jsonl") == 0 and len(read(tmp_path / "new/a/b.jsonl")) == 1
 
 
-def test_an_adapter_answers_on_its_base_here_and_in_a_bucket(model, adapter, tmp_path, capsys, gcs):  # noqa: F811
+def test_an_adapter_answers_on_its_base_here_and_in_a_bucket(model, adapter, tmp_path, capsys, gcs):
     import fsspec
 
     (tmp_path / "rows.txt").write_text("Count.\nWhat is 2 + 2?\n")

@@ -89,7 +89,7 @@ def test_bash(place):
 
 
 def test_an_answer_takes_little(place):
-    """In seconds of CPU, of which the shell waits for each."""
+    """In seconds of CPU. The shell waits that long for each."""
     before = os.times()
     of_bash(place, *["marin-sft why raw/"] * 4)
     after = os.times()

@@ -141,5 +141,5 @@ def test_regions():
     assert bucket_region("/a/path") is None
 
 
-def test_the_region_of_a_bucket(gcs):  # noqa: F811
+def test_the_region_of_a_bucket(gcs):
     assert bucket_region("gs://bucket/x") == "us"

@@ -30,7 +30,7 @@ def test_the_file_is_that_of_an_export(model, tmp_path, capsys):
     assert {path.name for path in output.parent.iterdir()} == {"mine.gguf", "Modelfile"}
 
 
-def test_by_default_it_has_the_type_of_the_weights_also_in_a_bucket(model, tmp_path, capsys, gcs):  # noqa: F811
+def test_by_default_it_has_the_type_of_the_weights_also_in_a_bucket(model, tmp_path, capsys, gcs):
     import fsspec
 
     bucket = fsspec.filesystem("gs")

@@ -10,7 +10,7 @@ FILES = {"metadata.json": b"{}", "d/0": bytes(range(256)) * 40, "d/1": b""}
 
 
 @pytest.fixture
-def attempt(prefix):  # noqa: F811
+def attempt(prefix):
     """An output path with the checkpoints of steps 1 and 2."""
     output_path = f"{prefix}/checkpoints/some-0123456789/1"
     for step in (1, 2):

@@ -36,7 +36,7 @@ executor_main(steps=[first, step("bad", first), step("after", step("going", firs
 
 @pytest.fixture(scope="session")
 def launched(tmp_path_factory):
-    """A launch of which a step runs until the fixture ends."""
+    """A launch with a step that runs until the fixture ends."""
     folder = tmp_path_factory.mktemp("watched")
     script, prefix = folder / "script.py", folder / "store"
     script.write_text(SCRIPT)

@@ -136,7 +136,7 @@ def test_no_more_store_calls_than_status(launched):
 
 
 @pytest.mark.parametrize("prefix", ["s3", "gcs"], indirect=True)
-def test_in_a_bucket(prefix):  # noqa: F811
+def test_in_a_bucket(prefix):
     step = ExecutorStep("some/step", spoken, {"out": this_output_path()})
     Executor(ExecutorFlags(prefix=prefix, backend="inline")).run([step])
     store = open_store(prefix)
