@@ -31,15 +31,18 @@ from marin_sft.run.experiment import steps_of
 from marin_sft.run.model_shapes import ModelShapes
 from marin_sft.training import host_memory, predicting
 from marin_sft.training.dpo_config import DPOConfig
+from marin_sft.training.gpu_chips import has_compiler
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models.model_config import Fields
 from marin_sft.training.nearest_settings import Setting
 from marin_sft.training.predicting import Need
 from marin_sft.training.sft_config import SFTConfig
 
-_BASIS = (
-    "Compiled on this machine's CPU for shapes alone. For GPUs and TPUs, attention counts as their own kernels take "
-    "it, and the compilers of those devices may differ by some percent."
+_OWN_COMPILER = "Compiled for shapes alone, by XLA's compiler for these GPUs."
+_HERE = "Compiled for shapes alone, by XLA's compiler for CPUs."
+_STAND_IN = (
+    "Compiled for shapes alone, by XLA's compiler for CPUs, with attention as large as on the device. Its own compiler "
+    "often needs less. On Linux, `pip install 'marin_sft[gpu]'` brings the one for NVIDIA's GPUs, and needs no GPU."
 )
 _ERROR = 0.1
 """How far a prediction may be off."""
@@ -57,6 +60,11 @@ class Asked:
     device: str
     platform: str
     memory: int | None
+
+    @property
+    def card(self) -> str | None:
+        """The GPU, if its own compiler is installed here."""
+        return self.device if self.platform == "gpu" and has_compiler(self.device) else None
 
 
 @dataclass(frozen=True)
@@ -174,10 +182,10 @@ class _Processes:
     """One process for each number of devices, since a process has so many."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self._stack, self._pools = stack, dict[tuple[int, str], ProcessPoolExecutor]()
+        self._stack, self._pools = stack, dict[tuple[int, str, str | None], ProcessPoolExecutor]()
 
     def predict(self, asked: Asked, setting: Setting, most: int | None = None) -> Need:
-        key = (setting.devices, asked.platform)
+        key = (setting.devices, asked.platform, asked.card)
         if key not in self._pools:
             spawned = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(1, spawned, initializer=predicting.start, initargs=key)
@@ -191,7 +199,7 @@ def _predict(asked: Asked, setting: Setting, most: int | None) -> Need:
     from marin_sft.training.target import Target
 
     training = Training(setting.config, asked.shape, setting.length, asked.reference)
-    return predict(training, Target(asked.platform, asked.memory), most)
+    return predict(training, Target(asked.platform, asked.memory, asked.card), most)
 
 
 @contextmanager
@@ -254,7 +262,14 @@ def print_answers(console: Console, found: Sequence[Answer]) -> None:
     for answer in found:
         if answer.fits is False:
             _print_advice(console, answer)
-    console.print(Text(_BASIS, "dim"))
+    for text in dict.fromkeys(map(_basis, found)):
+        console.print(Text(text, "dim"))
+
+
+def _basis(answer: Answer) -> str:
+    if answer.asked.card is not None:
+        return _OWN_COMPILER
+    return _HERE if answer.asked.platform == "cpu" else _STAND_IN
 
 
 def _row(answer: Answer) -> tuple[Cell, ...]:
@@ -294,4 +309,5 @@ def answer_json(answer: Answer) -> dict[str, object]:
     sizes = {"weights": need.weights, "optimizer": need.optimizer, "gradients": need.gradients, "peak": need.peak}
     near = [{"changes": list(setting.changes), "peak": found.peak} for setting, found in answer.near]
     about = {"device": asked.device, "devices": asked.setting.devices, "memory": asked.memory}
+    about["compiler"] = "cpu" if asked.card is None else "gpu"
     return {"name": asked.name, **about, **sizes, "fits": answer.fits, "near": near}

@@ -19,7 +19,7 @@ from levanter.trainer_state import TrainerState, trainables_only
 
 from marin_sft.data.batches.packed_batches import assemble
 from marin_sft.data.batches.pair_batches import PairBatch
-from marin_sft.training import levanter_trainer, mesh
+from marin_sft.training import gpu_compiler, levanter_trainer, mesh
 from marin_sft.training.activations import shares_prefix
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.loss import loss_arrays
@@ -35,9 +35,9 @@ from marin_sft.training.predicting import Need
 from marin_sft.training.sft import loss_of
 from marin_sft.training.sft_config import SFTConfig
 from marin_sft.training.synced_reference import SyncedReference
-from marin_sft.training.target import Target, compiling_for, is_assumed, target
+from marin_sft.training.target import Target, compiling_for, has_stand_ins
 from marin_sft.training.train_run import recomputed_by_memory, trainable_of, trainer_for
-from marin_sft.training.train_step import Batch, Loss, lowered
+from marin_sft.training.train_step import Batch, Loss, Program, program
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -68,7 +68,16 @@ def predict(training: Training, target: Target, most: int | None = None) -> Need
         need = Need(weights, optimizer, _bytes(trained), None)
         if most is not None and need.least > most:
             return need
-        return replace(need, peak=peak_of(lowered(step.trainer, step.loss, step.state, step.batch).compile()))
+        return replace(need, peak=peak_of(compiled(step, target)))
+
+
+def compiled(step: Step, target: Target) -> jax.stages.Compiled:
+    """Call it within the contexts of `prepared` and of `compiling_for` this target."""
+
+    def make() -> Program:
+        return program(step.trainer, step.loss, step.state, step.batch)
+
+    return make().compiled() if target.card is None else gpu_compiler.compiled(make, target.card)
 
 
 def peak_of(program: jax.stages.Compiled) -> int:
@@ -126,7 +135,7 @@ def _written(folder: str, name: str, shape: Fields) -> str:
 
 def _same_sizes(policy: jmp.Policy) -> jmp.Policy:
     """Types of the same sizes that CPUs compute with: for bfloat16, they would hold everything in float32, too."""
-    if not is_assumed() or target().platform == "cpu":
+    if not has_stand_ins():
         return policy
     names = ("param_dtype", "compute_dtype", "output_dtype")
     types = {name: getattr(policy, name) for name in names}

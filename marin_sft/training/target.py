@@ -12,10 +12,14 @@ import jax
 
 @dataclass(frozen=True)
 class Target:
-    """platform: JAX's name, such as "gpu". memory: the bytes of a device that JAX may use. None: not known."""
+    """platform: JAX's name, such as "gpu". memory: the bytes of a device that JAX may use. None: not known.
+
+    card: the GPU, by its name in `gpu_chips`, if its own compiler is used on a machine without one.
+    """
 
     platform: str
     memory: int | None
+    card: str | None = None
 
 
 _assumed: ContextVar[Target | None] = ContextVar("target", default=None)
@@ -32,6 +36,13 @@ def target() -> Target:
 def is_assumed() -> bool:
     """Whether programs are compiled for other devices. They cannot run then."""
     return _assumed.get() is not None
+
+
+def has_stand_ins() -> bool:
+    """Whether the compiler for CPUs compiles programs for other devices. What CPUs cannot compute is then replaced by
+    something that takes as much memory."""
+    found = _assumed.get()
+    return found is not None and found.platform != "cpu" and found.card is None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import haliax as hax
@@ -76,8 +76,19 @@ def step_function(trainer: Trainer, loss: Loss) -> TakeStep:
     return hax.named_jit(step, axis_resources=mapping, out_axis_resources=mapping, donate_args=(True, False))
 
 
-def lowered(trainer: Trainer, loss: Loss, state: TrainerState, batch: Batch) -> jax.stages.Lowered:
-    """The same step for eval_shapes with layouts, which Haliax's `named_jit` does not take."""
+class Program(NamedTuple):
+    """The same step for eval_shapes with layouts, which Haliax's `named_jit` does not take. layouts: of the results."""
+
+    function: Any
+    shapes: tuple[PyTree, PyTree]
+    layouts: PyTree
+
+    def compiled(self) -> jax.stages.Compiled:
+        compiled: jax.stages.Compiled = self.function.lower(*self.shapes).compile()
+        return compiled
+
+
+def program(trainer: Trainer, loss: Loss, state: TrainerState, batch: Batch) -> Program:
     step, mapping = _step(trainer, loss), trainer.parameter_axis_mapping
     shapes, rest = eqx.partition((state, batch), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
 
@@ -87,7 +98,7 @@ def lowered(trainer: Trainer, loss: Loss, state: TrainerState, batch: Batch) -> 
 
     with hax.axis_mapping(mapping):
         layouts = hax.partitioning.infer_resource_partitions(eqx.filter_eval_shape(of_shapes, *shapes), mapping)
-        return jax.jit(of_shapes, donate_argnums=0, out_shardings=layouts).lower(*shapes)
+    return Program(jax.jit(of_shapes, donate_argnums=0, out_shardings=layouts), shapes, layouts)
 
 
 def _step(trainer: Trainer, loss: Loss) -> TakeStep:

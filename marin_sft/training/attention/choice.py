@@ -13,7 +13,7 @@ from marin_sft.errors import TrainingError
 from marin_sft.training.attention import kernels
 from marin_sft.training.attention.packed import Kernel, configs_of
 from marin_sft.training.cpu.one_cpu import on_one_cpu
-from marin_sft.training.target import is_assumed, target
+from marin_sft.training.target import has_stand_ins, target
 
 if TYPE_CHECKING:
     from levanter.models.lm_model import LmConfig, LmHeadModel
@@ -48,7 +48,7 @@ def _required(name: str, platform: str, windowed: bool) -> AttentionBackend:
     if needs not in (None, platform):
         raise TrainingError(f"{asked}: runs on {needs} only, and the devices here are {platform}; leave it out")
     package = {"tokamax": "tokamax", "nvte": "transformer_engine"}.get(name)
-    if package is not None and not is_assumed() and importlib.util.find_spec(package) is None:
+    if package is not None and not has_stand_ins() and importlib.util.find_spec(package) is None:
         install = "pip install 'marin_sft[gpu]'" if name == "tokamax" else "install it"
         raise TrainingError(
             f"{asked}: needs the package {package}; {install}, or use attention_backend = 'jax_flash', which is slower"
@@ -67,9 +67,9 @@ def kernel_for(model: LmHeadModel) -> Kernel | None:
     if on_one_cpu():
         plain = all(config.sliding_window is None and config.logits_soft_cap is None for config in configs)
         return kernels.cpu_blocks if plain and backend == AttentionBackend.VANILLA else None
-    if is_assumed() and backend in _FLASH:
+    if has_stand_ins() and backend in _FLASH:
         return kernels.of_equal_memory
-    if backend == TOKAMAX and jax.default_backend() == "gpu":
+    if backend == TOKAMAX and target().platform == "gpu":
         return kernels.Tokamax(_implementation(model))
     return kernels.chunked if backend == AttentionBackend.JAX_FLASH and kernels.spreads_positions() else None
 

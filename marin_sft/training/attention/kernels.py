@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
@@ -65,11 +66,10 @@ class Tokamax:
         self, config: AttentionConfig, q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, first: jax.Array
     ) -> jax.Array:
         # The public function has no argument for the first key that each query sees.
-        from absl import flags
         from tokamax._src.ops.attention.api import IMPLEMENTATIONS
         from tokamax._src.ops.attention.base import Mask
 
-        flags.FLAGS.mark_as_parsed()  # else it takes the arguments of the user's script for its own
+        prepare_tokamax()
         batch, count, kv_heads, group, size = q.shape
         at = first + jnp.arange(count)
         starts = jax.lax.dynamic_slice_in_dim(first_seen(rows, config), first, count, axis=1)
@@ -92,6 +92,15 @@ class Tokamax:
         except NotImplementedError as error:
             raise _cannot(self.implementation, str(error)) from error
         return cast(jax.Array, found).reshape(q.shape)
+
+
+@functools.cache
+def prepare_tokamax() -> None:
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()  # else it takes the arguments of the user's script for its own
+    # It warns, in a thousand characters for each kernel, that it has not measured the best block sizes.
+    logging.getLogger("absl").addFilter(lambda record: not record.getMessage().startswith("Autotuning cache miss"))
 
 
 def _cannot(implementation: str, why: str) -> TrainingError:

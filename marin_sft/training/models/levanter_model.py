@@ -63,7 +63,8 @@ def abstract_model(
     mesh = jax.sharding.get_mesh()
     splits_sequence = not mesh.empty and mesh.shape.get("context", 1) > 1
     levanter = levanter_config(config, gradient_checkpointing, attention_backend, splits_sequence)
-    return eqx.filter_eval_shape(levanter.build, hax.Axis("vocab", config["vocab_size"]), key=jax.random.PRNGKey(0))
+    vocabulary = hax.Axis("vocab", config["vocab_size"])
+    return eqx.filter_eval_shape(lambda: levanter.build(vocabulary, key=jax.random.PRNGKey(0)))
 
 
 def load_model(
