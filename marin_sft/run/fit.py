@@ -30,19 +30,19 @@ from marin_sft.nearest import listed, nearest_text
 from marin_sft.run.experiment import steps_of
 from marin_sft.run.model_shapes import ModelShapes
 from marin_sft.training import host_memory, predicting
+from marin_sft.training.described_devices import has_compiler
 from marin_sft.training.dpo_config import DPOConfig
-from marin_sft.training.gpu_chips import has_compiler
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.models.model_config import Fields
 from marin_sft.training.nearest_settings import Setting
 from marin_sft.training.predicting import Need
 from marin_sft.training.sft_config import SFTConfig
 
-_OWN_COMPILER = "Compiled for shapes alone, by XLA's compiler for these GPUs."
+_OWN_COMPILER = "Compiled for shapes alone, by XLA's compiler for these devices."
 _HERE = "Compiled for shapes alone, by XLA's compiler for CPUs."
 _STAND_IN = (
     "Compiled for shapes alone, by XLA's compiler for CPUs, with attention as large as on the device. Its own compiler "
-    "often needs less. On Linux, `pip install 'marin_sft[gpu]'` brings the one for NVIDIA's GPUs, and needs no GPU."
+    "often needs less. On Linux, `marin_sft[gpu]` and `marin_sft[tpu]` bring those, which need no such device."
 )
 _ERROR = 0.1
 """How far a prediction may be off."""
@@ -61,10 +61,9 @@ class Asked:
     platform: str
     memory: int | None
 
-    @property
-    def card(self) -> str | None:
-        """The GPU, if its own compiler is installed here."""
-        return self.device if self.platform == "gpu" and has_compiler(self.device) else None
+    def compiled_for(self, devices: int) -> str | None:
+        """The device, if its own compiler is installed here."""
+        return self.device if has_compiler(self.device, devices) else None
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ class _Processes:
         self._stack, self._pools = stack, dict[tuple[int, str, str | None], ProcessPoolExecutor]()
 
     def predict(self, asked: Asked, setting: Setting, most: int | None = None) -> Need:
-        key = (setting.devices, asked.platform, asked.card)
+        key = (setting.devices, asked.platform, asked.compiled_for(setting.devices))
         if key not in self._pools:
             spawned = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(1, spawned, initializer=predicting.start, initargs=key)
@@ -199,7 +198,7 @@ def _predict(asked: Asked, setting: Setting, most: int | None) -> Need:
     from marin_sft.training.target import Target
 
     training = Training(setting.config, asked.shape, setting.length, asked.reference)
-    return predict(training, Target(asked.platform, asked.memory, asked.card), most)
+    return predict(training, Target(asked.platform, asked.memory, asked.compiled_for(setting.devices)), most)
 
 
 @contextmanager
@@ -267,9 +266,10 @@ def print_answers(console: Console, found: Sequence[Answer]) -> None:
 
 
 def _basis(answer: Answer) -> str:
-    if answer.asked.card is not None:
+    asked = answer.asked
+    if asked.compiled_for(asked.setting.devices) is not None:
         return _OWN_COMPILER
-    return _HERE if answer.asked.platform == "cpu" else _STAND_IN
+    return _HERE if asked.platform == "cpu" else _STAND_IN
 
 
 def _row(answer: Answer) -> tuple[Cell, ...]:
@@ -309,5 +309,5 @@ def answer_json(answer: Answer) -> dict[str, object]:
     sizes = {"weights": need.weights, "optimizer": need.optimizer, "gradients": need.gradients, "peak": need.peak}
     near = [{"changes": list(setting.changes), "peak": found.peak} for setting, found in answer.near]
     about = {"device": asked.device, "devices": asked.setting.devices, "memory": asked.memory}
-    about["compiler"] = "cpu" if asked.card is None else "gpu"
+    about["compiler"] = asked.compiled_for(asked.setting.devices) or "CPU"
     return {"name": asked.name, **about, **sizes, "fits": answer.fits, "near": near}

@@ -19,7 +19,7 @@ from levanter.trainer_state import TrainerState, trainables_only
 
 from marin_sft.data.batches.packed_batches import assemble
 from marin_sft.data.batches.pair_batches import PairBatch
-from marin_sft.training import gpu_compiler, levanter_trainer, mesh
+from marin_sft.training import device_compilers, levanter_trainer, mesh
 from marin_sft.training.activations import shares_prefix
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.loss import loss_arrays
@@ -77,7 +77,7 @@ def compiled(step: Step, target: Target) -> jax.stages.Compiled:
     def make() -> Program:
         return program(step.trainer, step.loss, step.state, step.batch)
 
-    return make().compiled() if target.card is None else gpu_compiler.compiled(make, target.card)
+    return make().compiled() if target.device is None else device_compilers.compiled(make, target.device)
 
 
 def peak_of(program: jax.stages.Compiled) -> int:

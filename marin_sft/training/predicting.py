@@ -10,18 +10,19 @@ _FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_co
 _NOT_FOR_CPUS = "--xla_allow_excess_precision=false"
 
 
-def start(devices: int, platform: str, card: str | None = None) -> None:
+def start(devices: int, platform: str, device: str | None = None) -> None:
     """Makes this process, which must not have loaded JAX, one for predictions for so many devices of `platform`.
 
-    card: see `Target`.
+    device: see `Target`.
     """
-    stand_ins = platform != "cpu" and card is None
+    stand_ins = platform != "cpu" and device is None
     flags = _FLAGS.format(devices, _NOT_FOR_CPUS if stand_ins else "")
     # A program from the cache does not know what memory it needs.
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_FLAGS": flags}
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)
-    if card is not None:
-        os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # it looks for a driver
+    if device is not None:
+        # They look for a driver, and for the machine's description.
+        os.environ |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TPU_SKIP_MDS_QUERY": "1"}
     if stand_ins:
         from marin_sft.training.short_products import use_them  # loads JAX
 

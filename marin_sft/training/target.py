@@ -14,12 +14,12 @@ import jax
 class Target:
     """platform: JAX's name, such as "gpu". memory: the bytes of a device that JAX may use. None: not known.
 
-    card: the GPU, by its name in `gpu_chips`, if its own compiler is used on a machine without one.
+    device: its name in `machines.devices()`, if its own compiler is used on a machine without one.
     """
 
     platform: str
     memory: int | None
-    card: str | None = None
+    device: str | None = None
 
 
 _assumed: ContextVar[Target | None] = ContextVar("target", default=None)
@@ -42,7 +42,7 @@ def has_stand_ins() -> bool:
     """Whether the compiler for CPUs compiles programs for other devices. What CPUs cannot compute is then replaced by
     something that takes as much memory."""
     found = _assumed.get()
-    return found is not None and found.platform != "cpu" and found.card is None
+    return found is not None and found.platform != "cpu" and found.device is None
 
 
 @contextmanager

@@ -1,13 +1,15 @@
-"""What XLA's compiler has to know of an NVIDIA GPU that is not there. Light."""
+"""What XLA's compilers for GPUs and TPUs have to know of devices that are not there. Light."""
 
 from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
 
-from marin_sft.machines import devices
+from marin_sft.machines import TPUS, devices
 
-_PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
+_FOR_GPUS, _FOR_TPUS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"), ("libtpu",)
+# By the names of `machines`. Of a v4, whose two cores JAX uses as one device, libtpu describes the cores.
+_TPU_NAMES = {"v5litepod": "v5e", "v5p": "v5p", "v6e": "v6e", "v7x": "tpu7x"}
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,30 @@ _CORES = {"8.0": (164, 2048, 64), "8.6": (100, 1536, 128), "8.9": (100, 1536, 12
 _CORES["10.0"] = _CORES["9.0"]
 
 
-def has_compiler(device: str) -> bool:
-    """Whether the compiler is installed, and knows this device of `machines.devices()`."""
-    return device in CHIPS and any(map(_is_installed, _PLUGINS))
+def has_compiler(device: str, count: int) -> bool:
+    """Whether so many of this device of `machines.devices()` can be compiled for here."""
+    packages = _FOR_GPUS if device in CHIPS else _FOR_TPUS if tpu_topology(device, count) else ()
+    return any(map(_is_installed, packages))
 
 
-def _is_installed(plugin: str) -> bool:
+def tpu_topology(device: str, count: int) -> str | None:
+    """libtpu's name of a slice with so many devices, such as "v5e:2x4". None: there is none, or it is not known."""
+    if device not in _TPU_NAMES:
+        return None
+    chips, rest = divmod(count, TPUS[device].devices)
+    found = None if rest else TPUS[device].topologies.get(chips)
+    return found and f"{_TPU_NAMES[device]}:{found}"
+
+
+def _is_installed(package: str) -> bool:
     try:
-        return importlib.util.find_spec(plugin) is not None
+        return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # no plugins at all
         return False
 
 
-def description(device: str) -> str:
-    """XLA's `GpuTargetConfigProto`."""
+def gpu_description(device: str) -> str:
+    """XLA's `GpuTargetConfigProto`, of a device in `CHIPS`."""
     chip, memory = CHIPS[device], devices()[device].memory
     shared, threads, units = _CORES[chip.capability]
     major, minor = chip.capability.split(".")
