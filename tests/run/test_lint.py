@@ -123,7 +123,7 @@ documents = transform("chats", "rows", source="mine")
 tokenizer = train_tokenizer("tiny", ["rows.jsonl"], vocab_size=300)
 chats = tokenize("chats", documents / "train/*.jsonl.gz", tokenizer=tokenizer)
 named = ChatLmDatasetFormat(columns={"instruction": "q", "output": "a"})
-again = tokenize("again", "named.jsonl", tokenizer="another", format=named)
+again = tokenize("again", "named.jsonl", tokenizer=tokenizer, format=named)
 named = tokenize("named", "named.jsonl", tokenizer=tokenizer, format=named)
 blend = mixture("blend", {"chats": chats, "named": named}, weights={"chats": 1, "named": 0}, seq_len=64)
 if __name__ == "__main__":
