@@ -38,7 +38,7 @@ def export_table(config: ExportTableConfig) -> None:
     rows = [_row(int(step), evaluations) for step, evaluations in by_step]
     text = table_text(rows)
     write_json_lines(f"{config.output_path}/table.jsonl", rows)
-    write_text(f"{config.output_path}/table.txt", text)
+    write_text(f"{config.output_path}/{config.TABLE}", text)
     finite = {name: value for name, value in rows[-1].items() if math.isfinite(value)}
     write_text(f"{config.output_path}/metrics.json", json.dumps(finite, indent=2) + "\n")
     print(text, end="", flush=True)

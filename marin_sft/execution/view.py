@@ -157,7 +157,7 @@ def print_failures(
     console: Console, store: Store, results: list[StepResult], command: str, takes_flags: bool = True
 ) -> None:
     """For each failure: the error, the last frame in the user's code, the log, and the command to rerun the step. Then
-    what the steps advise that waited for one.
+    what the steps advise that waited for one, and the tables of those that are there.
 
     takes_flags: whether the command takes `--run_only`.
     """
@@ -178,6 +178,11 @@ def print_failures(
         if advice and advice not in told:
             told.add(advice)
             console.print(Text(f"\n{result.item.node.name} was not made: {advice}"))
+    for result in results:
+        config, output = result.item.node.step.config, result_output(store, result)
+        if output and isinstance(config, StepConfig) and config.TABLE:
+            table = (store.read(f"{output}/{config.TABLE}") or b"").decode(errors="replace").rstrip()
+            console.print(Text(f"\n{result.item.node.name}\n{table}"))
 
 
 def result_output(store: Store, result: StepResult) -> str | None:

@@ -85,8 +85,11 @@ class Sweep:
         return ExecutorStep(f"hf/{self.name}_best", config=config)
 
     def print_results(self, run: Launched) -> None:
-        """Print the table that a launch has made or found. Nothing after a dry run, or if there is none."""
-        path = run.output_path(self.table, "table.txt")
+        """Print the table that a launch has made or found. Nothing after a dry run, or if there is none.
+
+        A launch in which a step failed prints it itself, and exits.
+        """
+        path = run.output_path(self.table, SweepTableConfig.TABLE)
         if run.results and path is not None:
             with open_file(path, "rb") as file:
                 print(f"\n{file.read().decode()}", end="")
