@@ -586,6 +586,18 @@ def test_it_starts_light_and_fast(tmp_path):
     assert len(json.loads(subprocess.run(module, capture_output=True, text=True, cwd=ROOT).stdout)) == 200
 
 
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_help_says_how_launches_steps_and_jobs_are_named_and_listed(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command.main([name, "--help"])
+    usage, _, about = capsys.readouterr().out.partition("\n\n")
+    about = squeezed(about)
+    taken = set(re.findall(r"[A-Z]+", usage.replace("FILE.gguf", "")))
+    for metavar, lists in (("RUN", "runs"), ("JOB", "jobs"), ("STEP", "status")):
+        assert metavar not in taken or name == lists or name == "preview" or f"`marin-sft {lists}`" in about, metavar
+    assert "RUN" not in taken or "such as quickstart-3f9a2c" in about
+
+
 def test_the_docs_list_every_command(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     table = (ROOT / "docs/guides/history.md").read_text().split("| `marin-sft` |")[1].split("\n\n")[0]
