@@ -1,4 +1,5 @@
-"""Calls with a wrong name: an unknown argument is answered with the nearest ones, and a missing one is named."""
+"""Calls with a wrong name: an unknown argument is answered with the nearest ones, and a missing one is named. And
+arguments of a wrong type."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any, ParamSpec, TypeVar, dataclass_transform
 
 from marin_sft.errors import ConfigError
@@ -74,6 +76,12 @@ def named_arguments(
         return call
 
     return decorate
+
+
+def check_type(what: str, argument: str, value: object, type_: type | UnionType, expected: str) -> None:
+    """Raise ConfigError for an argument of another type. what: whose argument it is."""
+    if not isinstance(value, type_):
+        raise ConfigError(f"{what}: {argument} = {value!r}; expected {expected}")
 
 
 def _mistake(

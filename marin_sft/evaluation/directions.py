@@ -10,6 +10,11 @@ _HIGHER |= {"rouge1", "rouge2", "rougeL", "stopped"}
 _LOWER = {"loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter"}
 
 
+def order(direction: str, value: float) -> float:
+    """What to sort values by, best first: the best has the lowest."""
+    return -value if direction == "max" else value
+
+
 def direction_of(what: str, metric: str, figure: str, given: str | None) -> str:
     """`given`, or the usual direction of a metric, which `figure`, its last parts, tell.
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from marin_sft import parts
 from marin_sft.data.files import Json, open_file, read_json, write_json, write_json_lines, write_text
 from marin_sft.errors import DataError
+from marin_sft.evaluation.directions import order
 from marin_sft.evaluation.step_configs import BestExportConfig, ExportTableConfig
 from marin_sft.nearest import nearest_text
 from marin_sft.training.export_names import part_of
@@ -37,7 +38,7 @@ def export_table(config: ExportTableConfig) -> None:
     rows = [_row(int(step), evaluations) for step, evaluations in by_step]
     text = table_text(rows)
     write_json_lines(f"{config.output_path}/table.jsonl", rows)
-    write_text(f"{config.output_path}/table.txt", text)
+    write_text(f"{config.output_path}/{config.TABLE}", text)
     finite = {name: value for name, value in rows[-1].items() if math.isfinite(value)}
     write_text(f"{config.output_path}/metrics.json", json.dumps(finite, indent=2) + "\n")
     print(text, end="", flush=True)
@@ -92,12 +93,11 @@ def best_export(config: BestExportConfig) -> None:
     if len(finite) < len(rows):
         left_out = len(rows) - len(finite)
         print(f"{left_out} of {len(rows)} exports are left out: their {config.metric} is not finite")
-    sign = 1 if config.direction == "max" else -1
-    best = max(finite, key=lambda row: (sign * row[config.metric], -row[STEP]))
+    best = min(finite, key=lambda row: (order(config.direction, row[config.metric]), row[STEP]))
     step, value = int(best[STEP]), best[config.metric]
     print(f"step {step} is best: {config.metric} {value:.6g}", flush=True)
     for base in (row.get(config.metric) for row in read_table(config.table) if not row[STEP]):
-        if base is not None and sign * base > sign * value:
+        if base is not None and order(config.direction, base) < order(config.direction, value):
             print(f"the base model is better: {config.metric} {base:.6g}", flush=True)
     parts.copy(config.trained, part_of(step), config.output_path)
     write_json(f"{config.output_path}/metrics.json", {STEP: step, config.metric: value})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marin_sft.arguments import named_arguments
+from marin_sft.arguments import check_type, named_arguments
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.directions import direction_of
 from marin_sft.evaluation.step_configs import BestExportConfig, ExportTableConfig, GenerateConfig, PerplexityConfig
@@ -95,9 +95,13 @@ def evaluate_exports(
         ConfigError: the training does not write or keep these exports.
     """
     what = f"evaluate_exports '{name}'"
+    check_type(what, "name", name, str, "a text")
     check_step(f"{what}: trained", trained, TrainConfig, "sft() or dpo()")
+    check_evaluations(what, evaluations)
     if not evaluations:
         raise ConfigError(f"{what}: got no evaluations; expected functions by name, like {{'answers': ...}}")
+    check_type(what, "every", every, int | None, "a number of training steps, or None")
+    check_type(what, "at", at, Sequence | None, "a list of training steps, or None")
     steps = _steps(what, trained, every, at)
     exports = {step: trained.early(part_of(step)) for step in steps}
     models = {**({0: _base(what, trained.config)} if with_base else {}), **exports}
@@ -119,6 +123,15 @@ def _base(what: str, config: TrainConfig) -> Any:
     if config.lora is not None and config.lora.adapter_path is not None:
         raise ConfigError(f"{what}: with_base: training starts from an adapter, which is no model; leave it out")
     return config.base_model
+
+
+def check_evaluations(what: str, evaluations: object) -> None:
+    """Raise ConfigError unless they are functions by name."""
+    check_type(what, "evaluations", evaluations, Mapping, "functions by name")
+    assert isinstance(evaluations, Mapping)
+    for label, make in evaluations.items():
+        if not callable(make):
+            raise ConfigError(f"{what}: evaluations[{label!r}] = {make!r}; expected a function from a name and a model")
 
 
 def evaluation_step(what: str, make: Evaluation, name: str, export: Any) -> AnyStep:
@@ -158,6 +171,8 @@ def _steps(what: str, trained: ExecutorStep[Any], every: int | None, at: Sequenc
 
 
 def _listed(what: str, of: str, at: list[int], cadence: int, total: int | None) -> list[int]:
+    for step in at:
+        check_type(what, "at", step, int, "training steps")
     most = max(at, default=0) if total is None else total
     wrong = [step for step in at if step != total and (not 1 <= step <= most or step % cadence)]
     if not at or wrong:

@@ -207,6 +207,8 @@ class ExportTableConfig(
 ):
     """The figures of all exports of a training, by training step."""
 
+    TABLE = "table.txt"
+
     evaluations: dict[str, dict[str, str]]
     """Outputs with a metrics.json, by training step and name of the evaluation."""
 

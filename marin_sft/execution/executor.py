@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -224,10 +224,12 @@ class Executor:
         estimates = self._show(run.plan)
         if self.flags.plan_out:
             from marin_sft.execution.plan_file import plan_file
+            from marin_sft.execution.repeating import this_command
 
-            command = _this_command(leaving_out=("plan_out", "dry_run", "json"))
+            command = this_command(leaving_out=("plan_out", "dry_run", "json"))
             plan_file(run.plan, self.flags.choosing, estimates, command).write(self.flags.plan_out)
-            print(visible(f"Plan written. To carry it out: {command} --plan {self.flags.plan_out}"), file=sys.stderr)
+            again = f"{command} --plan {shlex.quote(self.flags.plan_out)}"
+            print(visible(f"Plan written. To carry it out: {again}"), file=sys.stderr)
         return run
 
     def _show(self, plan: Plan) -> Estimates | None:
@@ -265,7 +267,9 @@ class Executor:
         print_results(console, store, results, time.monotonic() - begun)
         run = Run(planned.graph, planned.plan, tuple(results))
         if run.failed:
-            print_failures(console, store, results, _this_command(), self._takes_flags)
+            from marin_sft.execution.repeating import this_command
+
+            print_failures(console, store, results, this_command(_CHOICES), self._takes_flags)
         return run
 
     def _schedule(self, run: Run, console: Console, results: list[StepResult], provenance: dict[str, object]) -> None:
@@ -315,8 +319,9 @@ def executor_main(steps: Sequence[AnyStep], description: str | None = None, argv
     except RunFailed:
         sys.exit(1)
     except KeyboardInterrupt:
-        command = shlex.join(["python", *sys.argv])
-        print(visible(f"\nInterrupted. Finished steps are kept. To continue: {_launcher()}{command}"), file=sys.stderr)
+        from marin_sft.execution.repeating import this_command
+
+        print(visible(f"\nInterrupted. Finished steps are kept. To continue: {this_command()}"), file=sys.stderr)
         sys.exit(130)
 
 
@@ -340,20 +345,3 @@ def _result_json(store: Store, result: StepResult) -> dict[str, object]:
         "seconds": round(result.seconds, 3),
         "error": result.failure and result.failure.error,
     }
-
-
-def _this_command(leaving_out: Collection[str] = _CHOICES) -> str:
-    """The command of this launch, by itself without its choice of steps. leaving_out: names of flags."""
-    kept, left_out = [], False
-    for word in sys.argv[1:]:
-        if word.startswith("--"):
-            left_out = word.removeprefix("--").partition("=")[0] in leaving_out
-        if not left_out:
-            kept.append(word)
-    return _launcher() + shlex.join(["python", sys.argv[0], *kept])
-
-
-def _launcher() -> str:
-    """The words to put before this launch's command to repeat it."""
-    launcher = os.environ.get(ray_environment.LAUNCHER)
-    return f"{launcher} " if launcher else ""

@@ -28,21 +28,30 @@ def default_prefix() -> str:
 
 
 def absolute_prefix(prefix: str) -> str:
-    """A relative path starts where the user launched, which in a Ray job is not the working directory.
+    """See `absolute_path`.
 
     Raises:
         UserError: an empty path, or a relative path in a job launched from another machine.
     """
     if not prefix.strip():
         raise UserError(f"prefix {prefix!r}: {EMPTY_PATH}")
-    path = os.path.expanduser(prefix)
-    if "://" in prefix or os.path.isabs(path):
-        return prefix if "://" in prefix else os.path.normpath(path)
+    return absolute_path(prefix, f"prefix {prefix!r}", "set --prefix or MARIN_SFT_PREFIX to")
+
+
+def absolute_path(given: str, what: str, advice: str = "expected") -> str:
+    """A relative path starts where the user launched, which in a Ray job is not the working directory.
+
+    Raises:
+        UserError: a relative path in a job launched from another machine.
+    """
+    path = os.path.expanduser(given)
+    if "://" in given or os.path.isabs(path):
+        return given if "://" in given else os.path.normpath(path)
     start = os.environ.get(LAUNCH_DIR, os.getcwd())
     if not os.path.isdir(start):
         raise UserError(
-            f"prefix {prefix!r}: a relative path cannot be used in a job on another machine, whose working "
-            "directory is temporary; set --prefix or MARIN_SFT_PREFIX to a gs:// or s3:// URL or a shared absolute path"
+            f"{what}: a relative path cannot be used in a job on another machine, whose working directory is "
+            f"temporary; {advice} a gs:// or s3:// URL or a shared absolute path"
         )
     return os.path.abspath(os.path.join(start, path))
 

@@ -35,6 +35,7 @@ from marin_sft.execution.selection import Selection, forced_nodes, nodes_in_scop
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step_state import StepState
 from marin_sft.execution.store import Store
+from marin_sft.execution.terminal import in_one_line
 
 _SIBLINGS = 50  # committed siblings to compare with, to explain a miss
 
@@ -178,7 +179,7 @@ def _decide_missing(node: Node, state: StepState, launch: _Launch) -> Decision:
         return Action.WAIT, Reason.RUNNING, _running_text(state), ()
     if claim is not None and claim.fingerprint == node.fingerprint:
         if state.failure is not None:
-            return Action.RUN, Reason.RETRY, f"attempt {claim.number} failed: {_first_line(state.failure.error)}", ()
+            return Action.RUN, Reason.RETRY, f"attempt {claim.number} failed: {in_one_line(state.failure.error)}", ()
         return Action.RUN, Reason.RESUME, f"continues attempt {claim.number}", ()
     rerun = launch.reruns.get(node)
     if rerun is Reason.GONE and state.commit is not None:
@@ -284,10 +285,6 @@ def _siblings(node: Node, store: Store) -> list[tuple[str, Commit]]:
     commits = comparable_commits(store, (f"{parent}/{sibling}" for sibling in siblings[:_SIBLINGS]))
     others = [found for found in commits.items() if found[1].fingerprint != node.fingerprint]
     return sorted(others, key=lambda found: found[1].time, reverse=True)
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0] if text else ""
 
 
 def _valid_commit(node: Node, state: StepState, store: Store) -> Commit | None:

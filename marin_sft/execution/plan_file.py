@@ -22,12 +22,15 @@ from marin_sft.execution.attempt_record import sound_record
 from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.configs import settings_of
 from marin_sft.execution.documents import JsonObject, as_document, canonical_json
+from marin_sft.execution.flags import absolute_path
 from marin_sft.execution.plan import Plan, PlanItem
+from marin_sft.execution.ray_environment import LAUNCH_DIR
 from marin_sft.execution.record import RUNS, describe, launch_provenance
+from marin_sft.execution.repeating import own_files
 from marin_sft.execution.source import source_digest
 from marin_sft.execution.step_state import read_state
 from marin_sft.execution.store import Store
-from marin_sft.paths import nearest_path
+from marin_sft.paths import file_system, nearest_path
 from marin_sft.redaction import redacted_words, shown_value
 
 if TYPE_CHECKING:
@@ -88,8 +91,9 @@ class PlanFile:
     def write(self, path: str) -> None:
         """Atomically. Raises UserError if it cannot be written."""
         text = json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        place = absolute_path(path, f"--plan_out {path}")
         try:
-            write_whole(path if "://" in path else os.path.abspath(os.path.expanduser(path)), text)
+            write_whole(place, text)
         except OSError as error:
             raise UserError(f"--plan_out {path}: cannot be written: {error}") from None
 
@@ -115,10 +119,10 @@ def read_plan(path: str) -> PlanFile:
     UserError: there is no such file, it is not a plan, or a newer version wrote it.
     """
     try:
-        value = json.loads(Path(os.path.expanduser(path)).read_text())
+        value = json.loads(_text(path))
     except OSError as error:
         near = nearest_path(os.path.abspath(os.path.expanduser(path)))
-        raise UserError(f"{path}: expected a plan, as --plan_out writes it: {error.strerror}{near}") from None
+        raise UserError(f"{path}: expected a plan, as --plan_out writes it: {error.strerror or error}{near}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected a plan, as --plan_out writes it: not JSON: {error}") from None
     if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
@@ -129,6 +133,14 @@ def read_plan(path: str) -> PlanFile:
         return as_document(PlanFile, value)
     except ValueError as error:
         raise UserError(f"{path}: expected a plan, as --plan_out writes it, and this file has {error}") from None
+
+
+def _text(path: str) -> str:
+    """A relative path starts where the user launched, or where the files of a job from another machine are."""
+    local = os.environ.get(LAUNCH_DIR) == "" and "://" not in path
+    filesystem, plain = file_system(path if local else absolute_path(path, path))
+    text: bytes = filesystem.cat_file(plain)
+    return text.decode()
 
 
 def _planned(item: PlanItem, store: Store, estimate: JsonObject | None) -> PlannedStep:
@@ -171,20 +183,9 @@ def _without_secrets(value: object, name: str = "") -> object:
 @functools.cache
 def code_digests() -> dict[str, object]:
     """Digests of the source of marin_sft as a whole, and of the script and each module next to it that it imported."""
-    script = os.path.abspath(sys.argv[0])
-    root = os.path.dirname(script)
-    package = os.path.dirname(os.path.dirname(__file__))
-    found: dict[str, object] = {_PACKAGE: _digest(sorted(Path(package).rglob("*.py")))}
-    modules = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    own = {file for file in modules if file and _is_below(file, root) and not _is_below(file, package)}
-    for file in sorted({script, *own}):
-        if file.endswith(".py") and os.path.isfile(file):
-            found[os.path.relpath(file, root)] = _digest([Path(file)])
-    return found
-
-
-def _is_below(file: str, folder: str) -> bool:
-    return os.path.abspath(file).startswith(f"{folder}/") and "/site-packages/" not in file
+    root, package = os.path.dirname(os.path.abspath(sys.argv[0])), os.path.dirname(os.path.dirname(__file__))
+    ours: dict[str, object] = {_PACKAGE: _digest(sorted(Path(package).rglob("*.py")))}
+    return ours | {os.path.relpath(file, root): _digest([Path(file)]) for file in own_files()}
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -313,6 +313,8 @@ class StepConfig(metaclass=NamedFields):
     """
 
     __step_body__: ClassVar[Body | None] = None
+    TABLE: ClassVar[str | None] = None
+    """A file of the output, for people. A failed launch ends with it: the script, which may show it, does not go on."""
 
     def __init_subclass__(
         cls,

@@ -98,3 +98,16 @@ def _harmless(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _caret(found: re.Match[bytes]) -> bytes:
     return found[0].decode().encode("unicode_escape")
+
+
+def first_lines(text: str, most: int = 10) -> str:
+    """Of a message, and how many more there are."""
+    lines = text.rstrip().splitlines()
+    left = len(lines) - most
+    return "\n".join([*lines[:most], *([f"and {left} more line{'' if left == 1 else 's'}"] if left > 0 else [])])
+
+
+def in_one_line(text: str) -> str:
+    """A message for where there is one line: its first lines, one after the other."""
+    lines = [" ".join(line.split()) for line in first_lines(text).splitlines()]
+    return re.sub(r"(?<=[.:;,]); ", " ", "; ".join(filter(None, lines)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.text import Text
 from marin_sft.execution.catalog import in_parallel
 from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.differences import difference_text
-from marin_sft.execution.plan import Action, Plan, PlanItem
+from marin_sft.execution.plan import Action, Plan, PlanItem, Reason
 from marin_sft.execution.results import StepResult
 from marin_sft.execution.step import StepConfig
 from marin_sft.execution.store import Store
@@ -28,6 +29,7 @@ _LARGEST_METRICS = 1 << 20  # bytes
 _SHOWN_FIGURES = 3  # of an output's metrics.json, which lists the important ones first
 _DROPPED = "dropped.jsonl"  # in an output: the rows that were dropped, and why
 _NARROW = 120  # columns
+_LONGEST_ERROR = 150  # characters: two lines of a narrow terminal
 COLOURS = {
     "RUN": "bold cyan",
     "IF_CHANGED": "cyan",
@@ -50,11 +52,12 @@ def print_plan(console: Console, plan: Plan, estimates: Estimates | None) -> Non
     console.print(Text.assemble(("Plan", "bold"), f": {steps}, {to_run} to run. Prefix {plan.store.prefix}"))
     short = console.width < _NARROW  # a path adds little to the step's name
     known = estimates if estimates and estimates.any_known else None
-    if known and short:
+    columns = ("step", "action", *_time_columns(known), "reason", "fingerprint" if short else "path")
+    rows = [_plan_row(item, known, short) for item in plan]
+    if short and (known or _width(rows) > console.width):
         _print_in_lines(console, plan, known)
     else:
-        columns = ("step", "action", *_time_columns(known), "reason", "fingerprint" if short else "path")
-        print_table(console, columns, (_plan_row(item, known, short) for item in plan), "step")
+        print_table(console, columns, rows, "step")
     for line in estimates.lines() if estimates else ():
         console.print(Text(line))
     for line in dict.fromkeys(filter(None, map(_advice, plan.to_do))):
@@ -82,6 +85,12 @@ def _plan_row(item: PlanItem, estimates: Estimates | None, short: bool) -> tuple
     )
 
 
+def _width(rows: Sequence[Sequence[Cell]]) -> int:
+    """Columns of a table of these rows that is not folded."""
+    columns = list(zip(*rows, strict=True))
+    return sum(max(len(cell) for cell in column) for column in columns) + 2 * (len(columns) - 1)
+
+
 def _times(item: PlanItem, estimates: Estimates | None) -> tuple[str, ...]:
     """The cells of `_time_columns`; "?" for what is unknown."""
     columns, found = _time_columns(estimates), estimates and estimates.of.get(item.node)
@@ -91,7 +100,7 @@ def _times(item: PlanItem, estimates: Estimates | None) -> tuple[str, ...]:
     return (time, "?" if found.cost is None else cost_text(found.cost))[: len(columns)]
 
 
-def _print_in_lines(console: Console, plan: Plan, estimates: Estimates) -> None:
+def _print_in_lines(console: Console, plan: Plan, estimates: Estimates | None) -> None:
     """For a narrow terminal: what a reason says beyond its word is on a line of its own, and said once."""
     columns = ("step", "action", *_time_columns(estimates), "reason")
     longest = console.width // 2
@@ -111,7 +120,10 @@ def _print_in_lines(console: Console, plan: Plan, estimates: Estimates) -> None:
 
 
 def _detail(item: PlanItem) -> str:
-    return "; ".join(map(difference_text, item.diff)) or item.detail
+    detail = "; ".join(map(difference_text, item.diff)) or item.detail
+    if item.reason is Reason.RETRY and len(detail) > _LONGEST_ERROR:  # `marin-sft why` has all of it
+        return f"{detail[: _LONGEST_ERROR - 3]}..."
+    return detail
 
 
 def print_results(console: Console, store: Store, results: list[StepResult], seconds: float) -> None:
@@ -145,7 +157,7 @@ def print_failures(
     console: Console, store: Store, results: list[StepResult], command: str, takes_flags: bool = True
 ) -> None:
     """For each failure: the error, the last frame in the user's code, the log, and the command to rerun the step. Then
-    what the steps advise that waited for one.
+    what the steps advise that waited for one, and the tables of those that are there.
 
     takes_flags: whether the command takes `--run_only`.
     """
@@ -166,6 +178,11 @@ def print_failures(
         if advice and advice not in told:
             told.add(advice)
             console.print(Text(f"\n{result.item.node.name} was not made: {advice}"))
+    for result in results:
+        config, output = result.item.node.step.config, result_output(store, result)
+        if output and isinstance(config, StepConfig) and config.TABLE:
+            table = (store.read(f"{output}/{config.TABLE}") or b"").decode(errors="replace").rstrip()
+            console.print(Text(f"\n{result.item.node.name}\n{table}"))
 
 
 def result_output(store: Store, result: StepResult) -> str | None:

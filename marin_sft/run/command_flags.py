@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 from marin_sft.execution.flags import HELP, path, positive, whole_number
 
+_LAUNCH = "a launch: the name of its script, for the newest, or a part of its own name, such as quickstart-3f9a2c"
+_LAUNCHES = "`marin-sft runs` lists them"
+_STEP = "its name, its name-fingerprint or a prefix of that, or a directory; `marin-sft status` lists them"
+_JOB = "its name, or a part of it; `marin-sft jobs` lists them"
 _BASE = "for an adapter: its base model (default: as it says)"
 _PROMPTS = (
     'a file, directory or glob: rows with "messages" or "prompt" (.jsonl and other kinds), or .txt with a prompt '
@@ -34,16 +38,19 @@ def _add_pattern(parser: argparse.ArgumentParser) -> None:
 
 def _add_watch_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "launch", nargs="?", metavar="RUN|EXPERIMENT.py", help="a part of a launch's name, or the file of an experiment"
+        "launch",
+        nargs="?",
+        metavar="RUN|EXPERIMENT.py",
+        help=f"{_LAUNCH}; or the file of an experiment (default: the newest launch). {_LAUNCHES}",
     )
 
 
 def _add_step(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("step", metavar="STEP")
+    parser.add_argument("step", metavar="STEP", help=_STEP)
 
 
 def _add_copy_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("step", metavar="STEP", help="a step, or a directory, local or remote")
+    parser.add_argument("step", metavar="STEP", help=f"a step: {_STEP}. Or another directory, local or remote")
     parser.add_argument("directory", type=path, metavar="DIRECTORY", help="a new one")
 
 
@@ -53,7 +60,7 @@ def _add_pin_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_logs_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("step", metavar="STEP|JOB")
+    parser.add_argument("step", metavar="STEP|JOB", help=f"a step: {_STEP}. Or a job: {_JOB}")
     parser.add_argument("-f", "--follow", action="store_true", help="print on until it ends")
     parser.add_argument("--attempt", type=int, metavar="N", help="its number (default: the newest)")
     parser.add_argument("--rank", type=int, metavar="N", help="one process of a step on several hosts")
@@ -70,14 +77,14 @@ def _add_jobs_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_dashboard_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job", nargs="?", metavar="JOB", help="the page of a job: its name, or a part of it")
+    parser.add_argument("job", nargs="?", metavar="JOB", help=f"the page of a job: {_JOB}")
     parser.add_argument("--address", metavar="A", help="a dashboard or a head (default: as for ray_run)")
     parser.add_argument("--port", type=positive, default=0, metavar="N", help="of the link (default: any free one)")
 
 
 def _add_stop_flags(parser: argparse.ArgumentParser) -> None:
     _add_address(parser)
-    parser.add_argument("job", metavar="JOB", help="its name, or a part of it")
+    parser.add_argument("job", metavar="JOB", help=_JOB)
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
@@ -86,12 +93,12 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_diff_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("old", metavar="A")
-    parser.add_argument("new", metavar="B")
+    parser.add_argument("old", metavar="A", help=f"a step: {_STEP}")
+    parser.add_argument("new", metavar="B", help="another one")
 
 
 def _add_cost_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_name", nargs="?", metavar="RUN", help="only one launch (default: all)")
+    parser.add_argument("run_name", nargs="?", metavar="RUN", help=f"{_LAUNCH} (default: all). {_LAUNCHES}")
     _add_prices(parser)
 
 
@@ -100,7 +107,7 @@ def _add_prices(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_runs_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_name", nargs="?", metavar="RUN", help="a part of a launch's name")
+    parser.add_argument("run_name", nargs="?", metavar="RUN", help=f"{_LAUNCH} (default: list them all)")
     parser.add_argument("--limit", type=int, default=30, help="how many launches to list (default: 30)")
 
 
@@ -115,7 +122,7 @@ def _add_gc_flags(parser: argparse.ArgumentParser) -> None:
 
     policy = GcPolicy()
     parser.add_argument("--delete", action="store_true", help="remove it; without this flag gc only lists it")
-    parser.add_argument("--why", metavar="STEP", help="show what keeps this step")
+    parser.add_argument("--why", metavar="STEP", help=f"show what keeps this step: {_STEP}")
     parser.add_argument(
         "--keep_runs",
         type=whole_number,
@@ -209,8 +216,8 @@ def _add_report_flags(parser: argparse.ArgumentParser) -> None:
         "subjects",
         nargs="*",
         metavar="RUN|STEP|EXPERIMENT.py",
-        help="a part of a launch's name, a step, or the file of an experiment; several are compared (default: the "
-        "newest launch)",
+        help=f"{_LAUNCH}; a step; or the file of an experiment. Several are compared (default: the newest launch). "
+        "`marin-sft runs` lists launches, `marin-sft status` steps",
     )
     parser.add_argument(
         "-o", "--output", type=path, default="report.html", metavar="FILE", help="where to (default: report.html)"

@@ -30,6 +30,7 @@ from marin_sft.execution.identity import Payload
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
+from marin_sft.execution.terminal import first_lines
 from marin_sft.run.launches import print_facts, status_of
 from marin_sft.run.status import state_name
 
@@ -212,7 +213,7 @@ def _lines(facts: JsonObject) -> list[tuple[str, str]]:
         lines.append(("next", "the next launch reruns it: an input has a newer, different output"))
     if facts["failure"]:
         failure = facts["failure"]
-        lines.append(("failed", f"attempt {failure['attempt']}: {failure['error'].partition(chr(10))[0]}"))
+        lines.append(("failed", f"attempt {failure['attempt']}: {first_lines(failure['error'])}"))
         lines += [("at", failure["location"])] if failure["location"] else []
         lines.append(("log", failure["log"]))
     if facts["pending"]:

@@ -20,7 +20,7 @@ from marin_sft.execution.process import ProcessIdentity
 from marin_sft.execution.record import Launch, read_begin, read_end, read_launches
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import duration_text, print_lines, print_table
-from marin_sft.execution.terminal import visible
+from marin_sft.execution.terminal import first_lines, visible
 from marin_sft.nearest import nearest_text
 
 _COLOURS = {"done": "green", "failed": "bold red", "running": "bold cyan", "refused": "yellow", "damaged": "bold red"}
@@ -168,6 +168,11 @@ def print_details(console: Console, details: JsonObject) -> None:
     print_facts(console, [(f"  {name}", value) for name, value in facts.items() if value])
     rows = [(step["name"], step["result"] or "-", _took(step["seconds"]), _why(step)) for step in details["steps"]]
     print_table(console, ("step", "result", "took", "why"), rows, "step")
+    for step in details["steps"]:
+        if step["error"]:
+            console.print(Text(f"\n{step['name']} failed: {first_lines(step['error'])}", style="bold red"))
+            if step["attempt"]:
+                console.print(Text(f"  log  {step['path']}/{step['attempt']}/.log"))
 
 
 def _took(seconds: float | None) -> str:
@@ -189,5 +194,4 @@ def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
 
 def _why(step: JsonObject) -> str:
     differences = [difference_text((field, old, new)) for field, old, new in step["diff"] or []]
-    reason = f"{step['reason'] or ''} {'; '.join(differences) or step['detail'] or ''}".strip()
-    return "\n".join(filter(None, [reason, (step["error"] or "").partition("\n")[0]]))
+    return f"{step['reason'] or ''} {'; '.join(differences) or step['detail'] or ''}".strip()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from marin_sft.data.formats import LmDatasetFormat
 from marin_sft.data.lint.findings import REPORT, THRESHOLDS
 from marin_sft.data.lint.step import ROWS
+from marin_sft.data.rows.row_files import find_files
 from marin_sft.data.step_configs import LintConfig, MixtureConfig, RowSource, TokenizeConfig, TransformConfig
 from marin_sft.errors import DataError, UserError
 from marin_sft.execution.catalog import Found
@@ -20,8 +22,9 @@ from marin_sft.execution.claims import attempt_path
 from marin_sft.execution.executor import Executor, ExecutorFlags
 from marin_sft.execution.flags import default_prefix
 from marin_sft.execution.step import InputName
+from marin_sft.execution.terminal import visible
 from marin_sft.nearest import nearest_text
-from marin_sft.paths import find, nearest_path
+from marin_sft.paths import find, local_path, nearest_path
 from marin_sft.recipes.sources import is_hub_id, rows_of
 from marin_sft.run.context import Context
 from marin_sft.run.experiment import resolved_config, steps_of
@@ -44,13 +47,53 @@ def read_request(context: Context, output: str) -> LintConfig:
     limits: dict[str, Any] = {"fail_above": thresholds(arguments.fail_above or []), "output_path": output}
     tests = _sources(context, arguments.test or [], None)
     if not first.endswith(".py"):
-        return LintConfig(_sources(context, arguments.data, format_of(arguments)), tests, **limits)
+        components = _sources(context, arguments.data, format_of(arguments))
+        _refuse_twice({**_files(components), **_files(tests, "--test ")})
+        return LintConfig(components, tests, **limits)
     if given := [f"--{flag}" for flag in FORMAT_FLAGS if getattr(arguments, flag) is not None]:
         raise UserError(f"lint {first}: got {', '.join(given)}, which its steps already set")
     steps = _steps(first, others)
     found = resolved_config(first, lint("command", steps), arguments.prefix or default_prefix())
     assert isinstance(found, LintConfig)
-    return LintConfig(found.components, tests, found.tokenizer, **limits)
+    components = _each_once(found.components)
+    for name, files in _files(tests, "--test ").items():
+        for other, of_rows in _files(components).items():
+            _refuse_twice({other: of_rows, name: files})
+    return LintConfig(components, tests, found.tokenizer, **limits)
+
+
+def _files(sources: Mapping[str, RowSource], before: str = "") -> dict[str, set[str]]:
+    """The files of each source. before: what its name is told with."""
+    return {
+        f"{before}{name}": {_real(file.path) for file in find_files(source.paths)} for name, source in sources.items()
+    }
+
+
+def _real(path: str) -> str:
+    local = local_path(path)
+    return path if local is None else os.path.realpath(local)
+
+
+def _refuse_twice(files: Mapping[str, set[str]]) -> None:
+    """Raise UserError for a file that two arguments name: all its rows would be copies of themselves, or leaks."""
+    for (name, of_name), (other, of_other) in itertools.combinations(files.items(), 2):
+        if both := of_name & of_other:
+            raise UserError(
+                f"{name} and {other} both have {min(both)}, so each of its rows would be found in itself; expected "
+                "each file in one of them"
+            )
+
+
+def _each_once(components: Mapping[str, RowSource]) -> dict[str, RowSource]:
+    """Without those that read the same as another, such as for a second tokenizer: all their rows would be copies."""
+    kept: dict[str, RowSource] = {}
+    for name, source in components.items():
+        first = next((other for other, seen in kept.items() if seen == source), None)
+        if first is None:
+            kept[name] = source
+        else:
+            print(visible(f"{name}: the same rows as {first}, looked at once"), file=sys.stderr)
+    return kept
 
 
 def thresholds(words: Iterable[str]) -> dict[str, float]:
@@ -85,7 +128,7 @@ def _steps(script: str, names: list[str]) -> dict[str, Any]:
     if not chosen:
         raise UserError(f"{script}: no tokenize step; name a step that has rows: {', '.join(sorted(known)) or 'none'}")
     found: dict[str, Any] = {}
-    for name in sorted(chosen):
+    for name in sorted(set(chosen)):
         config = known[name].config
         if isinstance(config, MixtureConfig):
             found |= {part: config.data.tokenized[part] for part in config.data.training or config.data.tokenized}

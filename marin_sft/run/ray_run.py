@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from marin_sft.errors import UserError
 from marin_sft.execution.flags import path
-from marin_sft.execution.ray_environment import asks_for_token, how_to_open
+from marin_sft.execution.ray_environment import asks_for_token, how_to_open, may_be_seen
 from marin_sft.execution.resources import TpuPodConfig
 from marin_sft.execution.terminal import complain
 from marin_sft.machines import named, nearest_types, slice_of
@@ -175,7 +175,9 @@ def _run(flags: argparse.Namespace, command: Sequence[str], address: str | None)
         here=head_is_here(client),
         submission_id=flags.submission_id,
         visible=visible,
-        launcher=_launcher(flags),
+        launcher=_launcher(
+            flags, {n: value for n, value in variables.items() if n in visible or may_be_seen(n, value)}
+        ),
         packages=packages,
         reserved=_reserved(flags),
     )
@@ -214,17 +216,27 @@ def _reserved(flags: argparse.Namespace) -> dict[str, Any]:
     """Raises UserError for what is asked for twice."""
     if twice := flags.tpu.keys() & flags.entrypoint_resources:
         raise UserError(f"--tpu and --entrypoint_resources: both ask for {min(twice)}")
-    names = ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory")
-    reserved = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     resources = {**flags.entrypoint_resources, **flags.tpu}
-    return {**reserved, "entrypoint_resources": resources} if resources else reserved
+    return {**_amounts(flags), "entrypoint_resources": resources} if resources else _amounts(flags)
 
 
-def _launcher(flags: argparse.Namespace) -> str:
-    """The words to put before the job's command to submit it again, without values of variables."""
+def _amounts(flags: argparse.Namespace) -> dict[str, Any]:
+    names = ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory")
+    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+
+
+def _launcher(flags: argparse.Namespace, shown: Mapping[str, str]) -> str:
+    """The words to put before the job's command to submit it again. shown: the variables whose values may be seen."""
     given = [("--address", flags.address), ("--cluster", flags.cluster)]
-    given += [("--env_vars", words[0].partition("=")[0]) for words in flags.env_vars]
+    given += [("--working_dir", flags.working_dir if flags.working_dir != "." else None)]
+    for variable in flags.env_vars:
+        name, equals, _ = variable[0].partition("=")
+        has_value = name in shown and (equals or len(variable) > 1)
+        given.append(("--env_vars", f"{name}={shown[name]}" if has_value else name))
     given += [("--extra", name) for name in flags.extra] + [("--pip_deps", text) for text in flags.pip_deps]
+    given += [(f"--{name}", str(value)) for name, value in _amounts(flags).items()]
+    resources = {**flags.entrypoint_resources, **flags.tpu}
+    given += [("--entrypoint_resources", json.dumps(resources) if resources else None)]
     kept = [word for name, value in given if value is not None for word in (name, value)]
     visible = ["--visible_env", *flags.visible_env] if flags.visible_env else []
     everything = ["--allow_visible_secrets"] if flags.allow_visible_secrets else []

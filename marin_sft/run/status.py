@@ -20,6 +20,7 @@ from marin_sft.execution.record import Launch, read_begin, read_launches
 from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import Cell, counted, duration_text, print_table
+from marin_sft.execution.terminal import in_one_line
 from marin_sft.execution.view import figures_text
 from marin_sft.nearest import nearest_text
 
@@ -161,7 +162,7 @@ def _news(state: StepState) -> list[str]:
     attempt = f"attempt {state.claim.number}"
     rerun = "forced rerun, " if state.commit is not None else ""
     if state.failure is not None:
-        return [f"{rerun}{attempt} failed: {state.failure.error.splitlines()[0] if state.failure.error else ''}"]
+        return [f"{rerun}{attempt} failed: {in_one_line(state.failure.error)}"]
     if not state.running:
         return [f"{rerun}{attempt} interrupted"]
     far = [state.progress.text()] if state.progress else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from marin_sft.data.files import write_json
+from marin_sft.evaluation.directions import order
 from marin_sft.export.hf import export_model
 from marin_sft.sweeps.base import plain
 from marin_sft.sweeps.figures import best_of, results_of, run_name
@@ -19,8 +20,7 @@ def best_point(config: BestPointConfig) -> None:
         ExportError: see `export_hf`.
     """
     best = best_of(results_of(config.runs), config.metric, config.direction)[0]
-    sign = 1 if config.direction == "max" else -1
-    run = max(best.values, key=lambda name: sign * best.values[name])
+    run = min(best.values, key=lambda name: order(config.direction, best.values[name]))
     trained = next(one.trained for one in config.runs if run_name(one) == run)
     assert trained is not None, "a training without an output has no value"
     print(f"{run} is best: {config.metric} {best.values[run]:.6g}", flush=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from marin_sft.data.files import open_file, read_json
 from marin_sft.errors import DataError
+from marin_sft.evaluation.directions import order
 from marin_sft.nearest import nearest_text
 from marin_sft.sweeps.step_configs import SweptRunSpec
 
@@ -163,9 +164,8 @@ def best_of(results: Sequence[Result], metric: str, direction: str) -> list[Row]
 def ranked(rows: Sequence[Row], direction: str) -> list[Row]:
     """Best first; those that went on further before others, and those without a value last. Of equal ones, the first
     in the order of the sweep."""
-    sign = -1 if direction == "max" else 1
 
     def key(row: Row) -> tuple[bool, int, float]:
-        return row.value is None, -row.rung, 0.0 if row.value is None else sign * row.value
+        return row.value is None, -row.rung, 0.0 if row.value is None else order(direction, row.value)
 
     return sorted(rows, key=key)

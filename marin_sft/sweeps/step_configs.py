@@ -52,6 +52,8 @@ class SweptRunSpec:
 class SweepTableConfig(StepConfig, kind="sweep_table", version=1, body="marin_sft.sweeps.table:sweep_table"):
     """The results of all points of a sweep, best first."""
 
+    TABLE = "table.txt"
+
     runs: tuple[SweptRunSpec, ...]
     """All trainings."""
 

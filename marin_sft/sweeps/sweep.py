@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from marin_sft.arguments import named_arguments
+from marin_sft.arguments import check_type, named_arguments
 from marin_sft.data.files import open_file
 from marin_sft.errors import ConfigError
 from marin_sft.evaluation.directions import direction_of
-from marin_sft.evaluation.exports import Evaluation, evaluation_step
+from marin_sft.evaluation.exports import Evaluation, check_evaluations, evaluation_step
 from marin_sft.execution.step import AnyStep, ExecutorStep, InputName, kind_of
 from marin_sft.export.from_training import export_fields
 from marin_sft.export.hf_config import ExportConfig, HfExport
@@ -85,8 +85,11 @@ class Sweep:
         return ExecutorStep(f"hf/{self.name}_best", config=config)
 
     def print_results(self, run: Launched) -> None:
-        """Print the table that a launch has made or found. Nothing after a dry run, or if there is none."""
-        path = run.output_path(self.table, "table.txt")
+        """Print the table that a launch has made or found. Nothing after a dry run, or if there is none.
+
+        A launch in which a step failed prints it itself, and exits.
+        """
+        path = run.output_path(self.table, SweepTableConfig.TABLE)
         if run.results and path is not None:
             with open_file(path, "rb") as file:
                 print(f"\n{file.read().decode()}", end="")
@@ -127,7 +130,12 @@ def sweep(
     """
     what = f"sweep '{name}'"
     evaluations = {} if evaluations is None else evaluations
-    _check_types(what, name, evaluations, search, halving)
+    check_type(what, "name", name, str, "a text")
+    check_evaluations(what, evaluations)
+    check_type(
+        what, "search", search, RandomSearch | OptunaSearch | None, "RandomSearch(...), OptunaSearch(...) or None"
+    )
+    check_type(what, "halving", halving, Halving | None, "Halving(...) or None")
     direction = _direction(what, metric, direction, evaluations)
     over = over_of(what, over)
     making = _Making(what, base, name, metric, direction, evaluations, finished_only)
@@ -156,21 +164,6 @@ def _direction(what: str, metric: str, given: str | None, evaluations: Mapping[s
     if first not in known and (figure or did_you_mean(first, evaluations)):
         raise ConfigError(f"{what}: metric = {metric!r}: no such evaluation{nearest_text(first, known)}")
     return direction_of(what, metric, figure if first in evaluations else metric, given)
-
-
-def _check_types(what: str, name: object, evaluations: object, search: object, halving: object) -> None:
-    """Raise ConfigError for arguments of another type."""
-    for argument, value, type_, expected in (
-        ("name", name, str, "a text"),
-        ("evaluations", evaluations, Mapping, "functions by name"),
-        ("search", search, RandomSearch | OptunaSearch | None, "RandomSearch(...), OptunaSearch(...) or None"),
-        ("halving", halving, Halving | None, "Halving(...) or None"),
-    ):
-        if not isinstance(value, type_):
-            raise ConfigError(f"{what}: {argument} = {value!r}; expected {expected}")
-    for label, make in evaluations.items() if isinstance(evaluations, Mapping) else ():
-        if not callable(make):
-            raise ConfigError(f"{what}: evaluations[{label!r}] = {make!r}; expected a function from a name and a model")
 
 
 def _seeds(what: str, seeds: int | Sequence[int] | None) -> list[int | None]:

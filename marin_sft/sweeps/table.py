@@ -33,7 +33,7 @@ def sweep_table(config: SweepTableConfig) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row.settings))
     about = {"metric": config.metric, "direction": config.direction, "settings": names}
     write_json(f"{config.output_path}/{SWEEP}", {**about, "points": [_json(row) for row in rows]})
-    write_text(f"{config.output_path}/table.txt", text)
+    write_text(f"{config.output_path}/{config.TABLE}", text)
     counts = {"points": len(rows), "finished": len(there)}
     write_json(f"{config.output_path}/metrics.json", {config.metric: there[0].value, **counts})
     if config.promoted:

@@ -156,11 +156,19 @@ def test_an_export_that_the_training_never_wrote_is_named(parts, tmp_path):
         ({}, {"every": 2, "at": [2]}, "got every=2 and at=.2.; expected one of them"),
         ({}, {"at": [2, 3, 8]}, r"at = \[3, 8\]: .* exports every 2 steps, and after the last, 7; expected such steps"),
         ({}, {"at": []}, r"at = \[\]"),
+        ({}, {"at": 5}, "at = 5; expected a list of training steps, or None"),
+        ({}, {"at": [2, "4"]}, "at = '4'; expected training steps"),
+        ({}, {"every": "2"}, "every = '2'; expected a number of training steps, or None"),
+        ({}, {"name": 5}, "name = 5; expected a text"),
+        ({}, {"evaluations": {"a": 5}}, r"evaluations\['a'\] = 5; expected a function from a name and a model"),
+        ({}, {"evaluations": [1]}, r"evaluations = \[1\]; expected functions by name"),
+        ({}, {"evaluations": {}}, "got no evaluations"),
     ],
 )
 def test_exports_that_cannot_be_had_are_refused_by_name(parts, training, wanted, message):
+    arguments = {"name": "e", "evaluations": {"nll": lambda name, model: model.step}, **wanted}
     with pytest.raises(ConfigError, match=message):
-        evaluate_exports("e", parts.trained(**training), {"nll": lambda name, model: model.step}, **wanted)
+        evaluate_exports(trained=parts.trained(**training), **arguments)
 
 
 def test_the_last_export_is_always_evaluated(parts):

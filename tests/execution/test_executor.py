@@ -1,6 +1,7 @@
 """Whole launches, inline: what runs, what does not, and what is said about it."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 from marin_sft import progress
 from marin_sft.errors import GraphError, PreviousTaskFailedError, RunFailed, StoreError
+from marin_sft.execution.console import TextConsole
 from marin_sft.execution.executor import (
     Executor,
     ExecutorFlags,
@@ -25,6 +27,7 @@ from marin_sft.execution.executor import (
     this_output_path,
 )
 from marin_sft.execution.local_store import LocalStore
+from marin_sft.execution.view import print_plan
 from marin_sft.run.verification import verify_outputs
 
 
@@ -228,6 +231,30 @@ def test_failure_keeps_going_and_is_retried(pipeline, tmp_path, capsys):
     stop.unlink()
     pipeline.run(end)
     assert pipeline.bodies() == ["bad", "end"]
+
+
+def test_what_an_earlier_attempt_failed_of_is_told_in_two_lines_of_80_columns(pipeline, tmp_path):
+    stop = tmp_path / f"one\n  two {'three ' * 30}"
+    stop.touch()
+    bad = pipeline.step("a_step_with_a_rather_long_name/bad", fail_while=str(stop))
+    with pytest.raises(RunFailed):
+        pipeline.run(bad)
+    plan = pipeline.run(pipeline.step("end", bad), dry_run=True).plan
+
+    def shown(width: int) -> list[str]:
+        screen = io.StringIO()
+        print_plan(TextConsole(file=screen, width=width, soft_wrap=width > 1000), plan, None)
+        return [line.rstrip() for line in screen.getvalue().splitlines()]
+
+    lines = shown(80)
+    assert max(map(len, lines)) <= 80
+    start = lines.index("step                                action  reason")
+    assert lines[start + 1] == "a_step_with_a_rather_long_name/bad  RUN     RETRY"
+    assert lines[start + 2].startswith("  attempt 1 failed: ValueError:")
+    (end,) = [n for n, line in enumerate(lines) if line.startswith("end ")]
+    assert lines[end - 1].endswith("...") and end - start <= 5
+    (row,) = [line for line in shown(10_000) if "/bad" in line and "RETRY" in line]
+    assert "/one; two three" in row and "...  a_step_with" in row and len(row) < 280
 
 
 def test_fail_fast(pipeline, tmp_path):

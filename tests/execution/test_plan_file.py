@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,60 @@ def test_an_edited_function_or_file_is_named(planning, tmp_path):
     assert "code: train.py was edited" in done.stderr
     script.write_text(text)
     assert launch("--plan", planning.file).returncode == 0
+
+
+def test_the_command_that_is_told_carries_the_plan_out(tmp_path):
+    """With the variables that the script reads, but no secrets; and with a path that needs quotes."""
+    (tmp_path / "train.py").write_text(
+        "import dataclasses, os\n"
+        "from pathlib import Path\n"
+        "from marin_sft import ExecutorStep, executor_main, this_output_path, versioned\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Config:\n"
+        "    rate: float\n"
+        "    output_path: str = this_output_path()\n"
+        "def body(config):\n"
+        "    Path(config.output_path, 'x').write_text(str(config.rate))\n"
+        "    assert not Path('fails').exists()\n"
+        "if __name__ == '__main__':\n"
+        "    token = os.environ['HF_TOKEN']\n"
+        "    config = Config(versioned(float(os.environ.get('RATE', '1'))))\n"
+        "    executor_main([ExecutorStep('one', body, config)])\n"
+    )
+    paths = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(sys.path)}
+    usual = {**paths, "HF_TOKEN": "hf_thisMustNotBeSeen0123456789", "UNUSED": "1"}
+
+    def launch(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {**usual, **variables}
+        return subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    done = launch("python train.py --backend inline --plan_out 'my plan.json'", RATE="0.5")
+    again = done.stderr.partition("To carry it out: ")[2].strip()
+    assert again == "RATE=0.5 python train.py --backend inline --plan 'my plan.json'", done.stderr
+    (tmp_path / "fails").touch()
+    done = launch(again)
+    assert done.returncode == 1, done.stderr
+    (tmp_path / "fails").unlink()
+    (command,) = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("  again ")]
+    assert command == "RATE=0.5 python train.py --backend inline --run_only '^one$'"
+    assert launch(command).returncode == 0
+    assert [path.read_text() for path in tmp_path.glob("store/one-*/*/x")].count("0.5") >= 1
+
+
+def test_a_plan_may_lie_anywhere(planning, tmp_path, monkeypatch):
+    step = pair(planning)
+    url = f"file://{tmp_path}/at/plan.json"
+    planning.run(step, plan_out=url)
+    (tmp_path / "launched").mkdir()
+    monkeypatch.setenv("MARIN_SFT_LAUNCH_DIR", str(tmp_path / "launched"))  # as in a job on this machine
+    planning.run(step, plan_out="plan.json")
+    assert (tmp_path / "launched/plan.json").read_text() == (tmp_path / "at/plan.json").read_text()
+    assert read_plan("plan.json") == read_plan(url)
+    monkeypatch.setenv("MARIN_SFT_LAUNCH_DIR", "")  # as in one from another machine, whose files are shipped
+    monkeypatch.chdir(tmp_path / "launched")
+    assert read_plan("plan.json") == read_plan(url)
+    with pytest.raises(UserError, match="--plan_out plan.json: a relative path cannot be used in a job on another"):
+        planning.run(step, plan_out="plan.json")
 
 
 def test_a_plan_that_was_partly_carried_out_goes_on(planning, tmp_path):

@@ -32,7 +32,7 @@ def write(config):
     print(f"writing {config['text']}")
     Path(config["out"], "text.txt").write_text(config["text"] + "".join(config["inputs"]))
     if Path(config["fail_while"]).exists():
-        raise ValueError("told to fail")
+        raise ValueError(Path(config["fail_while"]).read_text() or "told to fail")
 
 
 @pytest.fixture
@@ -369,6 +369,22 @@ def test_runs(edited):
     assert "no run 'zzz'" in world.call("runs", "zzz", code=2).err
 
 
+def test_all_lines_of_an_error_are_told_at_most_ten(world):
+    world.stop.write_text("bad rows:\n  got       7\n  expected  8\nMend them")
+    with pytest.raises(RunFailed):
+        world.launch(world.step("bad"))
+    error = "ValueError: bad rows:\n  got       7\n  expected  8\nMend them\n"
+    assert f"\nbad failed: {error}  log  " in world.text("runs", world.json("runs")[0]["run"])
+    in_one = "attempt 1 failed: ValueError: bad rows: got 7; expected 8; Mend them"
+    assert in_one in world.text("status") and in_one in world.text("watch")
+    assert "attempt 1: ValueError: bad rows:;   got       7;   expected  8; Mend them" in world.text("why", "bad")
+    world.stop.write_text("\n".join(f"line {n}" for n in range(1, 13)))
+    with pytest.raises(RunFailed):
+        world.launch(world.step("bad"))
+    text = world.text("runs", world.json("runs")[0]["run"])
+    assert "line 10\nand 2 more lines\n" in text and "line 11" not in text
+
+
 def test_the_name_of_a_script_wins_over_parts_of_names(world, capsys):
     store = open_store(str(world.prefix))
     names = [f"2026-01-02T03040{n}.678Z-{script}-abcdef" for n, script in enumerate(("tiny", "tiny", "tiny_sweep"))]
@@ -533,8 +549,8 @@ def test_what_is_piped_is_neither_folded_nor_cut(world, long_names, monkeypatch)
     world.stop.touch()
     with pytest.raises(RunFailed):
         world.launch(world.step(name + "/bad"))
-    (row,) = [line for line in world.text("runs", world.json("runs")[0]["run"]).splitlines() if f"{name}/bad" in line]
-    assert row.endswith("NEW first run; ValueError: told to fail") or "; ValueError: told to fail" in row
+    lines = world.text("runs", world.json("runs")[0]["run"]).splitlines()
+    assert f"{name}/bad failed: ValueError: told to fail" in lines
 
 
 def test_on_a_terminal_what_is_long_is_folded(world, long_names):
@@ -568,6 +584,18 @@ def test_it_starts_light_and_fast(tmp_path):
     assert "200 steps under" in done.stdout and time.perf_counter() - begun < 3
     module = [sys.executable, "-m", "marin_sft.run.command", "status", "--prefix", str(tmp_path), "--json"]
     assert len(json.loads(subprocess.run(module, capture_output=True, text=True, cwd=ROOT).stdout)) == 200
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_help_says_how_launches_steps_and_jobs_are_named_and_listed(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command.main([name, "--help"])
+    usage, _, about = capsys.readouterr().out.partition("\n\n")
+    about = squeezed(about)
+    taken = set(re.findall(r"[A-Z]+", usage.replace("FILE.gguf", "")))
+    for metavar, lists in (("RUN", "runs"), ("JOB", "jobs"), ("STEP", "status")):
+        assert metavar not in taken or name == lists or name == "preview" or f"`marin-sft {lists}`" in about, metavar
+    assert "RUN" not in taken or "such as quickstart-3f9a2c" in about
 
 
 def test_the_docs_list_every_command(capsys, monkeypatch):

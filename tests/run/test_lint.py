@@ -66,7 +66,8 @@ def test_on_a_terminal_lines_are_cut_and_names_are_text(lint, tmp_path):
 
 
 def test_json_and_files(lint, tmp_path):
-    found = lint("broken.jsonl", "other=rows.jsonl", "--test", "exam=rows.jsonl", "--json", "-o", "kept")
+    (tmp_path / "exam.jsonl").write_text((tmp_path / "rows.jsonl").read_text())
+    found = lint("broken.jsonl", "other=rows.jsonl", "--test", "exam.jsonl", "--json", "-o", "kept")
     assert counts(found, "broken") == {
         "duplicate_rows": 1,
         "empty_answers": 1,
@@ -91,7 +92,10 @@ def test_thresholds(lint):
     ("arguments", "expected"),
     [
         (["rwos.jsonl"], ["'rwos.jsonl': no such file", "did you mean", "rows.jsonl"]),
-        (["rows.jsonl", "rows.jsonl", "rows.jsonl"], ["rows.jsonl: named twice"]),
+        (["rows.jsonl", "broken.jsonl", "./rows.jsonl"], ["rows and ./rows.jsonl both have", "rows.jsonl, so each of"]),
+        (["rows.jsonl", "linked.jsonl"], ["rows and linked both have"]),
+        (["*.jsonl", "rows.jsonl"], ["rows both have"]),
+        (["rows.jsonl", "--test", "exam=rows.jsonl"], ["rows and --test exam both have"]),
         (["exam=gs:/rows.jsonl"], ["'gs:/rows.jsonl': no such file"]),
         ([""], ["'': no such file"]),
         (["rows.jsonl", "-o", "/dev/null"], ["-o /dev/null: not a directory"]),
@@ -106,6 +110,7 @@ def test_thresholds(lint):
 )
 def test_mistakes(lint, tmp_path, arguments, expected):
     (tmp_path / "mine.py").write_text(EXPERIMENT)
+    (tmp_path / "linked.jsonl").symlink_to("rows.jsonl")
     error = lint(*arguments, code=2)
     assert all(text in error for text in expected), error
 
@@ -118,6 +123,7 @@ documents = transform("chats", "rows", source="mine")
 tokenizer = train_tokenizer("tiny", ["rows.jsonl"], vocab_size=300)
 chats = tokenize("chats", documents / "train/*.jsonl.gz", tokenizer=tokenizer)
 named = ChatLmDatasetFormat(columns={"instruction": "q", "output": "a"})
+again = tokenize("again", "named.jsonl", tokenizer=tokenizer, format=named)
 named = tokenize("named", "named.jsonl", tokenizer=tokenizer, format=named)
 blend = mixture("blend", {"chats": chats, "named": named}, weights={"chats": 1, "named": 0}, seq_len=64)
 if __name__ == "__main__":
@@ -138,8 +144,10 @@ def test_steps_of_an_experiment_and_of_the_store(lint, tmp_path, monkeypatch, ca
     capsys.readouterr()
 
     found = lint("mine.py", "--json")["components"]
-    assert {name: one["rows"] for name, one in found.items()} == {"chats": 23, "named": 1}
-    assert found["named"]["findings"].keys() == {"empty_answers"}
+    assert {name: one["rows"] for name, one in found.items()} == {"chats": 23, "again": 1}, "its rows are once there"
+    assert found["again"]["findings"].keys() == {"empty_answers"}
+    assert lint("mine.py", "tokenized/named", "tokenized/named").endswith("1 row in 1 component\n")
+    assert "named and --test exam both have" in lint("mine.py", "tokenized/named", "--test", "exam=named.jsonl", code=2)
     assert lint("mine.py", "mixtures/blend", "--json")["components"].keys() == {"chats"}
     assert counts(lint("documents/chats", "--json"), "chats")["duplicate_rows"] == 1
     assert "holds findings, not rows" in lint("lint/chats", code=2)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -415,11 +416,24 @@ def test_a_secret_in_the_command_is_refused(tmp_path):
 def test_flags_for_what_may_be_seen(capsys):
     flags, _ = ray_run.parse("-e A 1 -e B 2 --visible_env A --address h:1 -- true".split())
     assert ray_run._visible(flags, {"A": "1", "B": "2"}) == ["A"]
-    assert ray_run._launcher(flags).endswith("--address h:1 --env_vars A --env_vars B --visible_env A --")
+    launcher = ray_run._launcher(flags, {"A": "1"})
+    assert launcher.endswith("--address h:1 --env_vars A=1 --env_vars B --visible_env A --")
     flags, _ = ray_run.parse("-e A 1 -e B 2 --allow_visible_secrets -- true".split())
     assert set(ray_run._visible(flags, {"A": "1", "B": "2"})) == {"A", "B"}
     assert ray_run.main("-e A 1 --visible_env B -- true".split()) == 2
     assert "--visible_env B: expected a variable named in --env_vars" in capsys.readouterr().err
+
+
+def test_what_submits_a_job_again_has_all_that_makes_the_job(tmp_path):
+    given = (
+        f"--working_dir {tmp_path} -e MARIN_SFT_SCALE=tiny -e JAX_PLATFORMS -e A 1 --entrypoint_num_cpus 2 --tpu v4-8"
+    )
+    flags, _ = ray_run.parse([*given.split(), "--", "true"])
+    shown = {"MARIN_SFT_SCALE": "tiny", "JAX_PLATFORMS": "cpu"}
+    own = shlex.split(ray_run._launcher(flags, shown))[2:]
+    again, _ = ray_run.parse([*own, "true"])
+    assert [words[0] for words in again.env_vars] == ["MARIN_SFT_SCALE=tiny", "JAX_PLATFORMS", "A"]
+    assert again.working_dir == flags.working_dir and ray_run._reserved(again) == ray_run._reserved(flags)
 
 
 def test_a_script_that_is_not_there_is_seen_before_anything_is_sent(tmp_path, monkeypatch, capsys):

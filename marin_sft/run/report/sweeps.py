@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from marin_sft.evaluation.directions import order
 from marin_sft.execution.documents import JsonObject
 from marin_sft.execution.store import Store
 from marin_sft.run.report.documents import read_json
@@ -44,10 +45,8 @@ def sweep_json(store: Store, step: Step, steps: Sequence[Step], words: Mapping[s
     points = _points(rows)
     if sweep is not None:
         points = [_of_table(point, points) for point in sweep["points"]]
-    sign = -1 if told["direction"] == "max" else 1
-    order = lambda p: (p["value"] is None, -p["rung"], sign * (p["value"] or 0.0))  # noqa: E731
     names = sweep["settings"] if sweep else dict.fromkeys(name for point in points for name in point["settings"])
-    points.sort(key=order)
+    points.sort(key=lambda p: (p["value"] is None, -p["rung"], order(told["direction"], p["value"] or 0.0)))
     return {
         "step": step.directory,
         "name": step.name,

@@ -15,6 +15,7 @@ from marin_sft.execution.record import Launch, read_begin, read_end, read_launch
 from marin_sft.execution.step_state import StepState, read_state
 from marin_sft.execution.store import Store
 from marin_sft.execution.tables import duration_text
+from marin_sft.execution.terminal import in_one_line
 from marin_sft.execution.view import figures_text
 from marin_sft.run.launches import find_launch, status_of
 from marin_sft.run.status import outcome
@@ -115,7 +116,7 @@ class WatchedLaunch:
         if word == "ran" and state.commit is not None:
             return self._result(step["directory"], state), None
         error = result.get("error") or (state.failure.error if state.failure and word == "failed" else "")
-        return error.partition("\n")[0], None
+        return in_one_line(error), None
 
     def _heard(self, step: JsonObject, state: StepState) -> LiveLine:
         """The same line at every look at an attempt, since it judges the speed from what it heard before."""

@@ -1,6 +1,7 @@
 """The section of a sweep: finished, half finished, and with a point that failed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,9 @@ def test_a_failed_point_leaves_the_figures_of_the_others(swept_launch, capsys):
     assert not made and found[0] == ("lr=0.3", 0.0, "ran") and found[3] == ("lr=0.4", None, "failed")
     assert contents["problems"] == []
     assert rows(swept_launch(finished_only=True)) == (True, found)
+    _, _, end = capsys.readouterr().out.partition("not finished")
+    assert re.search(r"\ncheckpoints/s/lr=0.4 failed: [^§]*\nsweeps/s\n +loss \(min\) +lr +text\n1 +0 +0.3 ", end)
+    assert " failed  0.4 " in end, "a failed launch ends with the table, since its script does not go on"
 
 
 def test_a_sweep_that_has_not_ended_tells_what_is_left(swept_launch):

@@ -20,7 +20,7 @@ def watched(config):
     print(f"the log of {config['name']}", flush=True)
     Path(config["out"], "metrics.json").write_text('{"loss": 0.25}')
     if config["name"] == "bad":
-        raise ValueError("told to fail")
+        raise ValueError("told to fail:\\n  got       7\\n  expected  8")
     if config["name"] == "going":
         progress.report(3, 10, "steps", loss=0.5)
         print("\\x1b]0;title\\x07" + "long " * 100, flush=True)
