@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-lmeval lm-eval peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage torture served hosts slurm prometheus browser check format docs infra lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-lmeval lm-eval peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage torture served compilers hosts slurm prometheus browser check format docs infra lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -127,6 +127,19 @@ torture: env-dev
 # Exports in vLLM, and in llama.cpp if its environment has been built (make peers-llamacpp). A server takes a minute to start.
 served: env-dev peers-vllm
 	$(BIN)/python -m pytest -m torture -s -x tests/evaluation/served
+
+# Training steps compiled for GPUs and TPUs, by their own compilers, which need no such device. They see the packages of
+# .venv, too.
+compilers: .compilers/.done
+	.compilers/bin/python -m pytest -m torture -s -x tests/compilers
+
+.compilers/.done: pyproject.toml .venv/.dev
+	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
+	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps $(addsuffix ==$(shell $(BIN)/python -c 'import jax; print(jax.__version__)'),\
+		jax-cuda12-plugin jax-cuda12-pjrt) nvidia-cuda-nvcc-cu12==12.9.86 libtpu==0.0.42.1
+	echo "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > \
+		"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
+	@touch $@
 
 # Several hosts on this machine, in network namespaces: killed, cut off, preempted; and under Slurm. Needs root.
 # ROUNDS=20 for more of each.

@@ -58,6 +58,12 @@ def tpu_topology(device: str, count: int) -> str | None:
     return found and f"{_TPU_NAMES[device]}:{found}"
 
 
+def shared_memory(capability: str) -> int:
+    """Bytes that a block of threads can have. Of GPUs that are not in the table, the least of those that are."""
+    kib, *_ = _CORES.get(capability, min(_CORES.values()))
+    return (kib - 1) << 10
+
+
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
@@ -84,7 +90,7 @@ def gpu_description(device: str) -> str:
             threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: {threads}
             registers_per_block_limit: 65536 registers_per_core_limit: 65536
             shared_memory_per_block: 49152 shared_memory_per_core: {shared << 10}
-            shared_memory_per_block_optin: {(shared - 1) << 10}
+            shared_memory_per_block_optin: {shared_memory(chip.capability)}
             memory_bandwidth: {chip.bandwidth:.0f} l2_cache_size: {chip.cache} device_memory_size: {memory}
             pcie_bandwidth: 34359738368
             block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535

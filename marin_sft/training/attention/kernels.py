@@ -15,11 +15,14 @@ from haliax.partitioning import physical_axis_name, physical_axis_size, pspec_fo
 from levanter.layers.attention import AttentionConfig
 
 from marin_sft.errors import TrainingError
+from marin_sft.training import described_devices
 from marin_sft.training.attention.cpu_blocks import Rows, packed_attention
 from marin_sft.training.attention.packed import GROUP, KV_HEAD, SIZE, PackedMask, scale_of
 from marin_sft.training.axes import BATCH, POSITION
 
 _QUERIES_AT_ONCE = 128
+# Bytes of shared memory for each byte of a head, with Triton and tokamax's own blocks. Measured by compiling.
+_SHARED_BY_DEFAULT = 213
 
 Compute: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array, Rows, jax.Array], jax.Array]
 """From queries [rows, n, kv_heads, heads_per_kv, size], keys and values [rows, positions, kv_heads, size], `Rows` of
@@ -66,7 +69,6 @@ class Tokamax:
         self, config: AttentionConfig, q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, first: jax.Array
     ) -> jax.Array:
         # The public function has no argument for the first key that each query sees.
-        from tokamax._src.ops.attention.api import IMPLEMENTATIONS
         from tokamax._src.ops.attention.base import Mask
 
         prepare_tokamax()
@@ -81,7 +83,7 @@ class Tokamax:
             is_causal=whole,
         )
         try:
-            found = IMPLEMENTATIONS[self.implementation](
+            found = _tokamax(self.implementation, size * q.dtype.itemsize)(
                 q.reshape(batch, count, kv_heads * group, size),
                 k,
                 v,
@@ -101,6 +103,26 @@ def prepare_tokamax() -> None:
     flags.FLAGS.mark_as_parsed()  # else it takes the arguments of the user's script for its own
     # It warns, in a thousand characters for each kernel, that it has not measured the best block sizes.
     logging.getLogger("absl").addFilter(lambda record: not record.getMessage().startswith("Autotuning cache miss"))
+
+
+def _tokamax(implementation: str, head_bytes: int) -> Callable[..., jax.Array]:
+    """The function of tokamax. head_bytes: of one head at one position."""
+    from tokamax._src.ops.attention.api import IMPLEMENTATIONS
+
+    here = jax.devices()[0]
+    shared = described_devices.shared_memory(getattr(here, "compute_capability", "9.0"))  # CPUs, which interpret: any
+    if implementation != "triton" or head_bytes * _SHARED_BY_DEFAULT <= shared:
+        return cast(Callable[..., jax.Array], IMPLEMENTATIONS[implementation])
+    from tokamax._src.ops.attention import pallas_triton, pallas_triton_vjp
+
+    size = 32 if head_bytes <= 512 else 16
+    rest = {"num_stages": 1, "num_warps": 4}
+    backward = pallas_triton_vjp.Config(block_m1=size, block_n1=size, block_m2=size, block_n2=size, **rest)
+    found = pallas_triton.PallasTritonFlashAttention(
+        config=pallas_triton.Config(block_q=size, block_k=size, **rest),
+        vjp=pallas_triton_vjp.PallasTritonFlashAttentionVjp(config=backward),
+    )
+    return cast(Callable[..., jax.Array], found)
 
 
 def _cannot(implementation: str, why: str) -> TrainingError:

@@ -131,6 +131,18 @@ def test_packed_documents_are_as_each_alone(kernel, what):
     assert max(relative_errors(got, outputs_and_gradients(plain(settings), arrays))) < 2e-6
 
 
+@pytest.mark.parametrize(("size", "block"), [(128, 32), (256, 16)], ids=["512 bytes", "1024 bytes"])
+@pytest.mark.parametrize("kernel", ["triton"], indirect=True)
+def test_large_heads_on_gpus_with_little_shared_memory(kernel, size, block, monkeypatch):
+    monkeypatch.setattr(kernels.described_devices, "shared_memory", lambda capability: 99 << 10)
+    op = kernels._tokamax("triton", 4 * size)
+    assert (op.config.block_q, op.vjp.config.block_m1) == (block, block)
+    settings = config(head_dim=size)
+    arrays = inputs(settings, jnp.float32)
+    got = outputs_and_gradients(by(kernel, settings), arrays)
+    assert max(relative_errors(got, outputs_and_gradients(plain(settings), arrays))) < 2e-6
+
+
 def test_branches_of_a_shared_prefix(kernel):
     arrays = inputs(config(), jnp.float32)
     got = outputs_and_gradients(by(kernel, config(), branches()), arrays)
