@@ -20,10 +20,14 @@ from rich.text import Text
 
 from marin_sft.errors import UserError
 from marin_sft.execution.catalog import read_catalog
+from marin_sft.execution.claims import read_claim
+from marin_sft.execution.clock import seconds_since_epoch
 from marin_sft.execution.console import TextConsole
 from marin_sft.execution.executor import Executor, ExecutorFlags, ExecutorStep, step_fn, this_output_path
 from marin_sft.execution.record import read_launches
+from marin_sft.execution.step_state import read_state
 from marin_sft.execution.stores import open_store
+from marin_sft.execution.tables import duration_text
 from marin_sft.progress import Progress
 from marin_sft.run import command, status
 from marin_sft.run.watch.command import Canvas, log_end
@@ -56,7 +60,11 @@ def shown(moment, view=EVERYTHING, log=(), width=80, height=24):
     return plain(lines)
 
 
-def test_what_is_shown_of_each_step(moment):
+def test_what_is_shown_of_each_step(moment, launched):
+    first = moment.steps[0].directory
+    commit = read_state(launched.store, first).commit
+    begun = read_claim(launched.store, first, commit.attempt).time
+    took = duration_text(seconds_since_epoch(commit.time) - seconds_since_epoch(begun))
     assert [(step.name, step.word) for step in moment.steps] == [
         ("some/first", "ran"),
         ("some/bad", "failed"),
@@ -64,7 +72,7 @@ def test_what_is_shown_of_each_step(moment):
         ("some/after", "waiting"),
     ]
     text = "\n".join(shown(moment, log=["one", "\x1b[31mtwo\x1b[0m\x07"]))
-    assert re.search(r"ran +some/first +\d+\.\d s  loss 0.25\n", text), text
+    assert re.search(rf"ran +some/first +{took}  loss 0.25\n", text)
     assert re.search(r"failed +some/bad +ValueError: told to fail: got 7; expected 8\n", text)
     assert re.search(r"> running +some/going +━+  3/10 steps  loss 0.5  0:\d\d so far\n", text)
     assert "4 steps: 1 running, 1 failed, 1 ran, 1 waiting" in text and "running for 0:" in text
