@@ -6,6 +6,9 @@ BIN := .venv/bin
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # Importing jax and levanter without bytecode takes half a minute, so compile once.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
+# The environment of a target sees the packages of .venv, too.
+SEE_VENV = echo "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > \
+	"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
 
 .PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-lmeval lm-eval peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage torture served compilers hosts slurm prometheus browser check format docs infra lock bench clean
 
@@ -50,8 +53,7 @@ peers-lmeval: .peers-lmeval/.done
 .peers-lmeval/.done: requirements-lmeval.lock .venv/.dev
 	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
 	$(UV) pip install --quiet --compile-bytecode --python $(@D)/bin/python --no-deps --require-hashes -r $<
-	echo "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > \
-		"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
+	$(SEE_VENV)
 	@touch $@
 
 lm-eval: peers-lmeval
@@ -137,8 +139,7 @@ compilers: .compilers/.done
 	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
 	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps $(addsuffix ==$(shell $(BIN)/python -c 'import jax; print(jax.__version__)'),\
 		jax-cuda12-plugin jax-cuda12-pjrt) nvidia-cuda-nvcc-cu12==12.9.86 libtpu==0.0.42.1
-	echo "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > \
-		"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
+	$(SEE_VENV)
 	@touch $@
 
 # Several hosts on this machine, in network namespaces: killed, cut off, preempted; and under Slurm. Needs root.

@@ -56,9 +56,9 @@ def read_request(context: Context, output: str) -> LintConfig:
     found = resolved_config(first, lint("command", steps), arguments.prefix or default_prefix())
     assert isinstance(found, LintConfig)
     components = _each_once(found.components)
-    for name, files in _files(tests, "--test ").items():
-        for other, of_rows in _files(components).items():
-            _refuse_twice({other: of_rows, name: files})
+    of_components, of_tests = _files(components) if tests else {}, _files(tests, "--test ")
+    for name, test in itertools.product(of_components, of_tests):
+        _refuse_twice({name: of_components[name], test: of_tests[test]})
     return LintConfig(components, tests, found.tokenizer, **limits)
 
 

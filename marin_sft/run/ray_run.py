@@ -216,13 +216,10 @@ def _reserved(flags: argparse.Namespace) -> dict[str, Any]:
     """Raises UserError for what is asked for twice."""
     if twice := flags.tpu.keys() & flags.entrypoint_resources:
         raise UserError(f"--tpu and --entrypoint_resources: both ask for {min(twice)}")
-    resources = {**flags.entrypoint_resources, **flags.tpu}
-    return {**_amounts(flags), "entrypoint_resources": resources} if resources else _amounts(flags)
-
-
-def _amounts(flags: argparse.Namespace) -> dict[str, Any]:
     names = ("entrypoint_num_cpus", "entrypoint_num_gpus", "entrypoint_memory")
-    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    reserved = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    resources = {**flags.entrypoint_resources, **flags.tpu}
+    return {**reserved, "entrypoint_resources": resources} if resources else reserved
 
 
 def _launcher(flags: argparse.Namespace, shown: Mapping[str, str]) -> str:
@@ -234,9 +231,7 @@ def _launcher(flags: argparse.Namespace, shown: Mapping[str, str]) -> str:
         has_value = name in shown and (equals or len(variable) > 1)
         given.append(("--env_vars", f"{name}={shown[name]}" if has_value else name))
     given += [("--extra", name) for name in flags.extra] + [("--pip_deps", text) for text in flags.pip_deps]
-    given += [(f"--{name}", str(value)) for name, value in _amounts(flags).items()]
-    resources = {**flags.entrypoint_resources, **flags.tpu}
-    given += [("--entrypoint_resources", json.dumps(resources) if resources else None)]
+    given += [(f"--{name}", json.dumps(amount)) for name, amount in _reserved(flags).items()]
     kept = [word for name, value in given if value is not None for word in (name, value)]
     visible = ["--visible_env", *flags.visible_env] if flags.visible_env else []
     everything = ["--allow_visible_secrets"] if flags.allow_visible_secrets else []

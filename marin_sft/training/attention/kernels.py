@@ -98,6 +98,7 @@ class Tokamax:
 
 @functools.cache
 def prepare_tokamax() -> None:
+    """Before its first use: it reads no arguments, and is quiet."""
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()  # else it takes the arguments of the user's script for its own
