@@ -51,15 +51,19 @@ def training(name: str) -> tuple[SFTConfig, Fields, int]:
     return config, shape.hf_config(vocabulary), shape.max_seq_len
 
 
-def predict(name: str, platform: str, memory: str) -> dict[str, Any]:
-    """On one CPU."""
+def predict(name: str, platform: str, memory: str, kind: str) -> dict[str, Any]:
+    """On one CPU, as `marin-sft fit` does. kind: JAX's name of the device, such as "NVIDIA H100 80GB HBM3"."""
     from marin_sft.training import predicting
+    from marin_sft.training.described_devices import CHIPS, has_compiler
 
-    predicting.start(1, platform)
+    known = (device for device in CHIPS if all(part in kind for part in device.split("-")))
+    device = next((device for device in known if has_compiler(device, 1)), None)
+    predicting.start(1, platform, device)
     from marin_sft.training.predicted_memory import Training, predict
     from marin_sft.training.target import Target
 
-    return vars(predict(Training(*training(name)), Target(platform, int(memory) or None)))
+    need = predict(Training(*training(name)), Target(platform, int(memory) or None, device))
+    return {**vars(need), "compiler": device or "CPU"}
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -109,18 +113,22 @@ def main(names: list[str]) -> None:
     for name in names or (ON_CPU if devices["platform"] == "cpu" else ON_GPU):
         begun = time.perf_counter()
         on_cpu = {"JAX_PLATFORMS": "cpu"}
-        need = json.loads(_run("predict", on_cpu, name, devices["platform"], str(devices["memory"] or 0)))
+        device = (devices["platform"], str(devices["memory"] or 0), devices["kind"])
+        need = json.loads(_run("predict", on_cpu, name, *device))
         took = time.perf_counter() - begun
         peak = json.loads(_run("measure", {}, name))["peak"]
         share = need["peak"] / peak - 1
         text = f"predicted {need['peak'] / 2**30:.2f} GiB, measured {peak / 2**30:.2f} GiB: {share:+.1%}"
-        tell(f"fit {name}", f"{text}; predicted in {took:.0f} s", predicted=need["peak"], measured=peak)
+        how = f"predicted with the compiler for {need['compiler']} in {took:.0f} s"
+        tell(f"fit {name}", f"{text}; {how}", predicted=need["peak"], measured=peak, compiler=need["compiler"])
 
 
 def devices() -> dict[str, Any]:
+    import jax
+
     from marin_sft.training.target import target
 
-    return vars(target())
+    return {**vars(target()), "kind": jax.devices()[0].device_kind}
 
 
 def _run(what: str, environment: dict[str, str], *arguments: str) -> str:

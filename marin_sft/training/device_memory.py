@@ -16,6 +16,11 @@ _MEASURES = (
     "bfloat16 (precision = 'bf16'; bf16)"
 )
 
+_FOR_KERNELS = (
+    "a kernel needs more shared memory than a core of this GPU has; what helps: precision = 'bf16' (bf16), which needs "
+    "half as much, or attention_backend = 'jax_flash', which is slower but needs no such kernel"
+)
+
 
 def capacity() -> int | None:
     """Bytes of the smallest device of all processes. None: not known. All processes must call it."""
@@ -40,4 +45,6 @@ def explained() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        if "shared memory" in str(error).lower():  # of a GPU's core: it depends on the kernel, not on the batch
+            raise TrainingError(f"{_FOR_KERNELS}. {str(error).splitlines()[0]}") from error
         raise TrainingError(f"out of device memory; what helps: {_MEASURES}. {str(error).splitlines()[0]}") from error

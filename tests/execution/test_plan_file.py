@@ -162,6 +162,7 @@ def test_the_command_that_is_told_carries_the_plan_out(tmp_path):
 
 def test_a_plan_may_lie_anywhere(planning, tmp_path, monkeypatch):
     step = pair(planning)
+    monkeypatch.setattr("sys.argv", [f"{tmp_path}/script.py"])  # which names no variables, as other tests may
     url = f"file://{tmp_path}/at/plan.json"
     planning.run(step, plan_out=url)
     (tmp_path / "launched").mkdir()

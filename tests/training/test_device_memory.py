@@ -15,6 +15,13 @@ def test_a_device_without_room_says_what_helps():
     assert isinstance(raised.value.__cause__, jax.errors.JaxRuntimeError)
 
 
+def test_a_kernel_without_room_in_a_core_is_told_apart():
+    told = "RESOURCE_EXHAUSTED: Shared memory size limit exceeded: requested 131072, available: 101376"
+    expected = r"needs more shared memory than a core of this GPU has; what helps: .* requested 131072"
+    with pytest.raises(TrainingError, match=expected), device_memory.explained():
+        raise jax.errors.JaxRuntimeError(told)
+
+
 def test_other_errors_are_left_alone():
     with pytest.raises(ZeroDivisionError), device_memory.explained():
         1 / 0  # noqa: B018

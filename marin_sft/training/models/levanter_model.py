@@ -34,6 +34,7 @@ from marin_sft.training.models.model_check import check_model
 from marin_sft.training.models.model_config import Fields
 from marin_sft.training.models.model_directory import ModelDirectory, opened
 from marin_sft.training.models.peft_directory import resolved
+from marin_sft.training.models.recomputation import with_recomputed_blocks
 from marin_sft.training.models.reinit import MATRICES, token_ids, with_new_rows
 from marin_sft.training.models.row_placement import RowPlacement
 from marin_sft.training.models.stored_tensors import COMPUTED, StoredTensors
@@ -64,7 +65,8 @@ def abstract_model(
     splits_sequence = not mesh.empty and mesh.shape.get("context", 1) > 1
     levanter = levanter_config(config, gradient_checkpointing, attention_backend, splits_sequence)
     vocabulary = hax.Axis("vocab", config["vocab_size"])
-    return eqx.filter_eval_shape(lambda: levanter.build(vocabulary, key=jax.random.PRNGKey(0)))
+    model = eqx.filter_eval_shape(lambda: levanter.build(vocabulary, key=jax.random.PRNGKey(0)))
+    return with_recomputed_blocks(model)
 
 
 def load_model(

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
+import haliax as hax
 import jax
-from haliax.nn.scan import ScanCheckpointPolicy
+from haliax.jax_utils import tree_checkpoint_name
+from haliax.nn.scan import BlockSeq, ScanCheckpointPolicy
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Primitive
 
 from marin_sft.training.models.model_config import Fields, head_size
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+    from levanter.models.lm_model import LmHeadModel
 
 ATTENTION = "attention"
 # The kernels of attention on accelerators, and what tokamax wraps its own in.
@@ -38,16 +46,52 @@ class SavedParts(ScanCheckpointPolicy):
         saved = policies.save_from_both_policies(policies.save_only_these_names(ATTENTION), _is_kernel)
         if self.products:
             saved = policies.save_from_both_policies(saved, policies.dots_with_no_batch_dims_saveable)
-        checkpointed: Callable[..., Any] = eqx.filter_checkpoint(callable, policy=saved, prevent_cse=False)
+        checkpointed: Callable[..., Any] = eqx.filter_checkpoint(callable, policy=saved, prevent_cse=self.prevent_cse)
         return checkpointed
 
 
-_PARTS = {"save_attention": SavedParts(), "save_products": SavedParts(products=True)}
+_POLICIES = {
+    "save_attention": SavedParts(),
+    "save_products": SavedParts(products=True),
+    # Haliax's "offload" copies the weights to the host, too, and XLA's compiler for several GPUs fails on that.
+    "offload": ScanCheckpointPolicy(save_carries="offload"),
+}
 
 
 def policy_for(gradient_checkpointing: bool | str) -> bool | str | ScanCheckpointPolicy:
     """For Levanter's model configs. `gradient_checkpointing`: a value of that setting."""
-    return _PARTS.get(str(gradient_checkpointing), gradient_checkpointing)
+    return _POLICIES.get(str(gradient_checkpointing), gradient_checkpointing)
+
+
+class RecomputedBlocks(BlockSeq[eqx.Module]):
+    """Haliax's BlockSeq, which keeps the gradient_checkpointing that it is given, but saves everything."""
+
+    def fold(self, init: PyTree, *args: PyTree, unroll: int | bool | None = None, **kwargs: PyTree) -> PyTree:
+        name = self._carry_ckpt_name
+
+        def layer(block: eqx.Module, carry: PyTree, args: PyTree, kwargs: PyTree) -> PyTree:
+            return block(tree_checkpoint_name(carry, name), *args, **kwargs)
+
+        # Outside a loop, XLA would find that a layer is computed twice, and save all of its values.
+        policy = dataclasses.replace(self.gradient_checkpointing, prevent_cse=True)
+        recomputed = policy.checkpoint(name, f"{name}, inputs", layer)
+        carry = init
+        for index, block in enumerate(self.blocks):
+            of_block = functools.partial(self._slice_out, self.Block, index)
+            carry = recomputed(block, carry, *hax.tree_util.tree_map(of_block, (args, kwargs)))
+        return carry
+
+
+def with_recomputed_blocks(model: LmHeadModel) -> LmHeadModel:
+    """The same model, whose layers do what `gradient_checkpointing` says even where each is compiled on its own."""
+
+    def is_blocks(leaf: object) -> bool:
+        return isinstance(leaf, BlockSeq)
+
+    def recomputed(leaf: Any) -> Any:
+        return RecomputedBlocks(**vars(leaf)) if is_blocks(leaf) else leaf
+
+    return jax.tree_util.tree_map(recomputed, model, is_leaf=is_blocks)
 
 
 def chosen(config: Fields, tokens: int, itemsize: int, state: float, limit: int | None) -> bool | str:
