@@ -10,7 +10,7 @@ INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 SEE_VENV = echo "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > \
 	"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
 
-.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-lmeval lm-eval peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage torture served compilers hosts slurm prometheus browser check format docs infra lock bench clean
+.PHONY: env env-dev peers peers-transformers5 peers-trl peers-peft peers-easydel peers-lmeval lm-eval peers-vllm peers-llamacpp gguf card-wheels quickstart test test-pythons coverage slow torture served compilers hosts slurm prometheus browser check format docs infra lock bench clean
 
 env: .venv/.runtime
 env-dev: .venv/.dev
@@ -89,15 +89,20 @@ quickstart: env
 test: env-dev check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# What the suite checks too, but larger, longer, or for one more model.
+slow: env-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
 # All tests with coverage, as HTML in coverage/. Slower than `make test`.
 coverage: env-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html
 
-# The fast part of the suite on Python 3.13, then training also on the newest JAX, tokamax and transformers. `make
-# test-python-3.12` is the same for 3.12: what works on 3.11 and on 3.13 works there too, so it is not part of every check.
-# These environments have no torch, so comparisons with torch run only on 3.11.
-FAST := tests/data tests/execution tests/training/cpu tests/training/attention tests/training/test_sft.py tests/training/test_checkpoints.py \
+# The fast part of the suite on Python 3.13, with training on the newest JAX, tokamax and transformers. `make
+# test-python-3.12` is the same for 3.12, all with pinned packages: what works on 3.11 and on 3.13 works there too, so it is
+# not part of every check. These environments have no torch, so comparisons with torch run only on 3.11.
+FAST := tests/data tests/execution tests/training/test_checkpoints.py \
 	tests/run/test_preview.py tests/test_identity.py tests/test_public_api.py tests/test_paths.py tests/test_progress.py
+TRAINING := tests/training/cpu tests/training/attention tests/training/test_sft.py
 SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_ray_that_is_there.py tests/execution/test_object_stores.py \
 	tests/execution/test_gang.py tests/execution/test_preemption.py tests/execution/test_ray_metrics.py \
 	tests/execution/test_claims.py tests/data/batches/test_pair_batches.py tests/data/batches/test_packed_nll.py
@@ -107,11 +112,12 @@ find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executabl
 test-pythons: $(if $(call find_python,3.13),test-newest)
 
 test-python-%: .python-%/.done
-	.python-$*/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(addprefix --ignore=,$(SLOW))
+	.python-$*/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(TRAINING) $(addprefix --ignore=,$(SLOW))
 
-test-newest: test-python-3.13 requirements-newest.lock
+test-newest: .python-3.13/.done requirements-newest.lock
+	.python-3.13/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(addprefix --ignore=,$(SLOW))
 	$(UV) pip install --quiet --python .python-3.13/bin/python --no-deps --require-hashes -r requirements-newest.lock
-	.python-3.13/bin/python -m pytest -n 2 --dist loadfile tests/training/cpu tests/training/attention tests/training/test_sft.py
+	.python-3.13/bin/python -m pytest -n 2 --dist loadfile $(TRAINING)
 	rm .python-3.13/.done
 
 .PRECIOUS: .python-%/.done

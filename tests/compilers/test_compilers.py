@@ -14,7 +14,7 @@ KERNELS["v5p"] = "tpu_custom_call"
 NO_KERNEL = {("gemma2_2b", "A100-80G"), ("gemma2_2b", "L4")}  # refused by name: Triton has no soft cap
 PROGRAM = """
 import sys
-name, device, count, precision = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+name, device, count, precision, recomputed = sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]
 from marin_sft.machines import devices
 from marin_sft.training import predicting
 platform = devices()[device].platform
@@ -24,17 +24,19 @@ from marin_sft.training.target import Target, compiling_for
 from tests.compilers.shapes import MODELS
 from tests.training.small_runs import sft_config
 
-config = sft_config("unused", train_batch_size=count, precision=precision, gradient_checkpointing=True)
+config = sft_config("unused", train_batch_size=count, precision=precision, gradient_checkpointing=recomputed)
 target = Target(platform, devices()[device].memory, device)
 with compiling_for(target), prepared(Training(config, MODELS[name], 512)) as step:
     found = compiled(step, target)
+print(f"{found.memory_analysis().host_temp_size_in_bytes} bytes of the host")
 print(found.as_text())
 """
 
 pytestmark = pytest.mark.torture
 
 
-def compiled(*arguments: str) -> str:
+def compiled(name: str, device: str, count: str, precision: str, recomputed: str = "full") -> str:
+    arguments = (name, device, count, precision, recomputed)
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -64,3 +66,11 @@ def test_weights_and_gradients_cross_devices_in_16_bits():
     scattered = re.findall(r"%reduce-scatter-start\S* = (.*) reduce-scatter-start\(", program)
     assert gathered and scattered
     assert not re.search(r"f32\[\d+,", " ".join(gathered + scattered))
+
+
+@pytest.mark.parametrize("name", ["llama_3_8b", "gemma3_1b"])
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_what_enters_a_layer_is_offloaded_and_nothing_else(name, count):
+    fields = MODELS[name]
+    entering = fields["num_hidden_layers"] * 512 * fields["hidden_size"] * 2  # a row per device, in 16 bits
+    assert compiled(name, "H100", count, "bf16", "offload").startswith(f"{entering} bytes of the host\n")

@@ -305,6 +305,7 @@ def test_a_row_with_several_examples_is_dropped_once(tmp_path, tokenizer_path, h
     assert stats["documents"] == 2 and stats["dropped"] == {"no_trained_token": 1}
 
 
+@pytest.mark.slow
 def test_ten_times_the_rows_take_the_same_memory(tmp_path, tokenizer_path, helpers):
     program = (
         "import resource, sys; from marin_sft.data.tokenize import TokenizeConfig, tokenize;"

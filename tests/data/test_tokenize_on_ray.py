@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from marin_sft.data.tokenize import TokenizeConfig, tokenize
 
 SCRIPT = """
@@ -32,6 +34,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle(tmp_path, tokenizer_path, helpers, monkeypatch):
     """kill -9 of the step's process when the first shards are done: the next attempt makes only the others."""
     rows = helpers.write_jsonl(tmp_path / "rows.jsonl.gz", helpers.chat_rows(150))

@@ -315,6 +315,7 @@ def claims(store: Path) -> dict[str, int]:
     return {path.parent.name.rpartition("-")[0]: len(list(path.glob("*.json"))) for path in store.glob("**/claims")}
 
 
+@pytest.mark.slow
 def test_a_killed_launch_goes_on_and_evaluates_nothing_twice(tmp_path):
     word_tokenizer([f"w{i}" for i in range(40)]).save_pretrained(tmp_path / "tokenizer")
     write_rows(tmp_path / "rows.jsonl")

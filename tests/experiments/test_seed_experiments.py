@@ -23,6 +23,8 @@ EXPERIMENTS = {
     "exp_dpo_orpo_mix_qwen3_14b": ("qwen3_14b_orpo_dpo_mix", "Qwen/Qwen3-14B"),
     "exp_sft_alpaca_lora": ("qwen2.5_1.5b_alpaca_lora", "Qwen/Qwen2.5-1.5B"),
 }
+QUICK = ("exp606_sft", "exp808_sft_mixture", "exp_sft_alpaca_lora")
+TRAINED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS]
 DEAD_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 
 
@@ -78,7 +80,7 @@ def stores(hub, tmp_path_factory):
     return store_of
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", TRAINED)
 def test_from_the_hub_to_a_served_model(experiment, hub, stores):
     name, tokenizer_id = EXPERIMENTS[experiment]
     store = stores(experiment)
@@ -118,6 +120,7 @@ def test_each_dataset_of_the_mixture_is_trained_on(stores):
     assert len(mixture["order"]["stages"][0]["share_of_rows"]) == 9
 
 
+@pytest.mark.slow
 def test_the_whole_of_a_wildchat_conversation_is_trained(stores):
     stats = json.loads(
         (latest(stores("exp_sft_wildchat_qwen3_14b"), "tokenized/wildchat_qwen3") / "stats.json").read_text()
@@ -125,6 +128,7 @@ def test_the_whole_of_a_wildchat_conversation_is_trained(stores):
     assert stats["train"]["trained_tokens"] >= stats["train"]["tokens"] - stats["train"]["documents"] > 0
 
 
+@pytest.mark.slow
 def test_a_tenth_of_hh_rlhf_is_trained_on_and_the_rest_validated_on(stores):
     store = stores("exp_sft_hh_rlhf_llama3")
     texts = json.loads((latest(store, "tokenized/hh_rlhf_helpful") / "stats.json").read_text())
@@ -133,6 +137,7 @@ def test_a_tenth_of_hh_rlhf_is_trained_on_and_the_rest_validated_on(stores):
     assert [line["step"] for line in measured if "validation/loss/held_out" in line] == [2, 4]
 
 
+@pytest.mark.slow
 def test_pairs_are_compared_with_the_model_that_training_begins_with(stores):
     trained = latest(stores("exp_dpo_orpo_mix_qwen3_14b"), "checkpoints/qwen3_14b_orpo_dpo_mix_seed0")
     measured = metrics_of(trained)

@@ -257,6 +257,7 @@ def test_what_is_copied_is_what_the_steps_have_made(basic, folder):
     assert stored.read_bytes() == (folder.path / "output/qwen-sft/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_gone_on_from_to_the_same_bits(basic, folder):
     """In a store of its own, which knows nothing of the first; and what a training saves before it is cut short."""
     resumed = (
@@ -296,6 +297,7 @@ API = """
 """
 
 
+@pytest.mark.slow
 def test_the_classes_on_two_devices_under_torchrun(folder):
     """One training over both, where four processes of torchrun would make four."""
     two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -313,6 +315,7 @@ def test_the_classes_on_two_devices_under_torchrun(folder):
     assert "python" in wrong.told
 
 
+@pytest.mark.slow
 def test_the_classes_train_adapters(folder):
     folder.write("api.py", API)
     done = folder.trained("python api.py")

@@ -277,6 +277,7 @@ def dpo_desk(published, tmp_path_factory):
     return desk, desk.trained("python dpo_finetune.py")
 
 
+@pytest.mark.slow
 def test_the_dpo_tutorial_trains(dpo_desk):
     desk, done = dpo_desk
     assert "Train dataset size: 32, Test dataset size: 8" in done.told
@@ -292,6 +293,7 @@ def test_the_dpo_tutorial_trains(dpo_desk):
     assert list(desk.path.glob("store/checkpoints/*/latest/wandb/**/*.wandb"))  # offline, as WANDB_MODE says
 
 
+@pytest.mark.slow
 def test_its_settings_are_those_of_the_document(dpo_desk):
     desk, _ = dpo_desk
     config = record(desk, "checkpoints/*")
@@ -315,6 +317,7 @@ def test_its_settings_are_those_of_the_document(dpo_desk):
     assert [mixture[name] for name in limits] == [128, 64, 64]
 
 
+@pytest.mark.slow
 def test_the_dpo_tutorial_again_trains_nothing(dpo_desk):
     desk, done = dpo_desk
     again = desk.trained("python dpo_finetune.py")

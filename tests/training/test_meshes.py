@@ -33,9 +33,9 @@ MESHES = {
 # Every pair would take long to compile.
 PAIRS = [("tied", "fsdp"), ("tied", "all"), ("untied", "tensor"), ("capped, with windows", "sequence"),
          ("capped, with windows", "all")]  # fmt: skip
-LONG = 32_768
+LONGEST = 32_768
 LONG_CONFIG = {
-    **LlamaConfig(**{**SIZES, "max_seq_len": LONG, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}).hf_config(
+    **LlamaConfig(**{**SIZES, "max_seq_len": LONGEST, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}).hf_config(
         VOCABULARY
     ),
     "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192},
@@ -48,24 +48,20 @@ def documents(*lengths: int) -> list[list[int]]:
 
 
 ROWS = pack([documents(30, 9, 20), documents(64), documents(5), documents(17, 40)], 64)
-LONG_ROWS = pack([documents(9_000, 20_000, 3_000)], LONG)
-CALLS = [
-    *((loss_and_gradient, CONFIGS[config], ROWS, MESHES[mesh], 1e-2) for config, mesh in PAIRS),
-    (loss_and_gradient, LONG_CONFIG, LONG_ROWS, {"sequence": 4}),
-]
+CALLS = [(loss_and_gradient, CONFIGS[config], ROWS, MESHES[mesh], 1e-2) for config, mesh in PAIRS]
 
 
 @pytest.fixture(scope="module")
 def on_several():
     (results,) = results_of(together(*CALLS, processes=1, devices=DEVICES))
-    return dict(zip([*PAIRS, "long"], results, strict=True))
+    return dict(zip(PAIRS, results, strict=True))
 
 
 @pytest.fixture(scope="module")
 def on_one():
     calls = [(loss_and_gradient, config, ROWS, None, 1e-2) for config in CONFIGS.values()]
-    (results,) = results_of(together(*calls, (loss_and_gradient, LONG_CONFIG, LONG_ROWS, None), processes=1))
-    return dict(zip([*CONFIGS, "long"], results, strict=True))
+    (results,) = results_of(together(*calls, processes=1))
+    return dict(zip(CONFIGS, results, strict=True))
 
 
 @pytest.mark.parametrize(("config", "mesh"), PAIRS)
@@ -73,8 +69,13 @@ def test_a_mesh_computes_what_one_device_does(on_several, on_one, config, mesh):
     same(on_several[config, mesh], on_one[config])
 
 
-def test_long_rows_over_devices(on_several, on_one):
-    same(on_several["long"], on_one["long"])
+@pytest.mark.parametrize("length", [4096, pytest.param(LONGEST, marks=pytest.mark.slow)])
+def test_long_rows_over_devices(length):
+    rows = pack([documents(length // 4, length // 2, length // 8)], length)
+    call = (loss_and_gradient, LONG_CONFIG, rows)
+    (several,) = results_of(together((*call, {"sequence": DEVICES}), processes=1, devices=DEVICES))
+    (one,) = results_of(together((*call, None), processes=1))
+    same(several[0], one[0])
 
 
 def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

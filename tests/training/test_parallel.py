@@ -58,6 +58,7 @@ def test_an_adapter(runs):
             np.testing.assert_allclose(tensor, expected[name], atol=1e-5, err_msg=f"{output}: {name}")
 
 
+@pytest.mark.slow
 def test_two_processes_each_with_its_own_rows(runs, base_model, tmp_path):
     """Ended in the middle, they go on together from a checkpoint that is whole."""
     first, second = tmp_path / "1", tmp_path / "2"

@@ -221,6 +221,7 @@ def killed(base_model, tmp_path_factory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_killed_with_dropout_it_ends_in_the_same_bits(killed, base_model, tmp_path):
     train(dropping(base_model, tmp_path / "whole", steps_per_checkpoint=None), BATCHES)
     train(dropping(base_model, tmp_path / "resumed", killed), BATCHES)
