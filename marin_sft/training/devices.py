@@ -70,8 +70,9 @@ class DeviceSettings(PrecisionSettings):
 
     gradient_checkpointing: bool | str | None = execution_only(default=None)
     """What the backward pass recomputes to save memory: True for all of a layer, "save_attention" for all but
-    attention, "save_products" for all but products with weights and attention, False for nothing, or another of
-    `CHECKPOINTING`. None: as little as memory allows."""
+    attention, "save_products" for all but products with weights and attention, False for nothing. "offload": all of a
+    layer, and what enters it waits in the host's memory. Or another of `CHECKPOINTING`. None: as little as memory
+    allows."""
 
     attention_backend: str | None = execution_only(default=None)
     """One of `ATTENTION_BACKENDS`. None: the best for device and model."""

@@ -41,7 +41,9 @@ def test_attention_backends_agree(base_model, plain, options):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", [True, "recompute", "save_attention", "save_products", "save_all", "nested"])
+@pytest.mark.parametrize(
+    "policy", [True, "recompute", "save_attention", "save_products", "save_all", "nested", "offload"]
+)
 def test_what_is_recomputed_changes_nothing(base_model, plain, policy):
     for one, other in zip(loss_and_gradient(base_model, gradient_checkpointing=policy), plain, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
