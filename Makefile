@@ -100,8 +100,11 @@ coverage: env-dev
 # The fast part of the suite on Python 3.13, with training on the newest JAX, tokamax and transformers. `make
 # test-python-3.12` is the same for 3.12, all with pinned packages: what works on 3.11 and on 3.13 works there too, so it is
 # not part of every check. These environments have no torch, so comparisons with torch run only on 3.11.
-FAST := tests/data tests/execution tests/training/test_checkpoints.py \
+FAST := tests/data tests/training/test_checkpoints.py \
 	tests/run/test_preview.py tests/test_identity.py tests/test_public_api.py tests/test_paths.py tests/test_progress.py
+# Of the engine, what reads code, types and values; and all of it.
+VERSIONED := $(patsubst %,tests/execution/test_%.py,executor source fingerprint inputs step graph store resources)
+ENGINE := tests/execution
 TRAINING := tests/training/cpu tests/training/attention tests/training/test_sft.py
 SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_ray_that_is_there.py tests/execution/test_object_stores.py \
 	tests/execution/test_gang.py tests/execution/test_preemption.py tests/execution/test_ray_metrics.py \
@@ -112,10 +115,10 @@ find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executabl
 test-pythons: $(if $(call find_python,3.13),test-newest)
 
 test-python-%: .python-%/.done
-	.python-$*/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(TRAINING) $(addprefix --ignore=,$(SLOW))
+	.python-$*/bin/python -m pytest -n 2 --dist loadfile $(ENGINE) $(FAST) $(TRAINING) $(addprefix --ignore=,$(SLOW))
 
 test-newest: .python-3.13/.done requirements-newest.lock
-	.python-3.13/bin/python -m pytest -n 2 --dist loadfile $(FAST) $(addprefix --ignore=,$(SLOW))
+	.python-3.13/bin/python -m pytest -n 2 --dist loadfile $(VERSIONED) $(FAST) $(addprefix --ignore=,$(SLOW))
 	$(UV) pip install --quiet --python .python-3.13/bin/python --no-deps --require-hashes -r requirements-newest.lock
 	.python-3.13/bin/python -m pytest -n 2 --dist loadfile $(TRAINING)
 	rm .python-3.13/.done
