@@ -106,7 +106,7 @@ FAST := tests/data tests/training/test_checkpoints.py \
 VERSIONED := $(patsubst %,tests/execution/test_%.py,executor source fingerprint inputs step graph store resources)
 ENGINE := tests/execution
 TRAINING := tests/training/cpu tests/training/attention tests/training/test_sft.py
-SLOW := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_ray_that_is_there.py tests/execution/test_object_stores.py \
+LEFT_OUT := tests/execution/test_crashes.py tests/execution/test_ray_backend.py tests/execution/test_ray_that_is_there.py tests/execution/test_object_stores.py \
 	tests/execution/test_gang.py tests/execution/test_preemption.py tests/execution/test_ray_metrics.py \
 	tests/execution/test_claims.py tests/data/batches/test_pair_batches.py tests/data/batches/test_packed_nll.py
 # On the path, or from pyenv, whose shims on the path may not run.
@@ -115,10 +115,10 @@ find_python = $(firstword $(shell python$(1) -c 'import sys; print(sys.executabl
 test-pythons: $(if $(call find_python,3.13),test-newest)
 
 test-python-%: .python-%/.done
-	.python-$*/bin/python -m pytest -n 2 --dist loadfile $(ENGINE) $(FAST) $(TRAINING) $(addprefix --ignore=,$(SLOW))
+	.python-$*/bin/python -m pytest -n 2 --dist loadfile $(ENGINE) $(FAST) $(TRAINING) $(addprefix --ignore=,$(LEFT_OUT))
 
 test-newest: .python-3.13/.done requirements-newest.lock
-	.python-3.13/bin/python -m pytest -n 2 --dist loadfile $(VERSIONED) $(FAST) $(addprefix --ignore=,$(SLOW))
+	.python-3.13/bin/python -m pytest -n 2 --dist loadfile $(VERSIONED) $(FAST) $(addprefix --ignore=,$(LEFT_OUT))
 	$(UV) pip install --quiet --python .python-3.13/bin/python --no-deps --require-hashes -r requirements-newest.lock
 	.python-3.13/bin/python -m pytest -n 2 --dist loadfile $(TRAINING)
 	rm .python-3.13/.done

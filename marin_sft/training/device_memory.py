@@ -10,12 +10,11 @@ import jax
 from marin_sft.errors import TrainingError
 from marin_sft.training import host_memory, processes, target
 
-_MEASURES = (
-    "fewer examples at once (a larger gradient_accumulation_steps with the same batch; "
-    "per_device_train_batch_size = 1), gradient_checkpointing, LoRA (use_lora), shorter rows (seq_len; max_length), "
-    "bfloat16 (precision = 'bf16'; bf16)"
+_FOR_DEVICES = (
+    "out of device memory; what helps: fewer examples at once (a larger gradient_accumulation_steps with the same "
+    "batch; per_device_train_batch_size = 1), gradient_checkpointing, LoRA (use_lora), shorter rows (seq_len; "
+    "max_length), bfloat16 (precision = 'bf16'; bf16)"
 )
-
 _FOR_KERNELS = (
     "a kernel needs more shared memory than a core of this GPU has; what helps: precision = 'bf16' (bf16), which needs "
     "half as much, or attention_backend = 'jax_flash', which is slower but needs no such kernel"
@@ -45,6 +44,6 @@ def explained() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        if "shared memory" in str(error).lower():  # of a GPU's core: it depends on the kernel, not on the batch
-            raise TrainingError(f"{_FOR_KERNELS}. {str(error).splitlines()[0]}") from error
-        raise TrainingError(f"out of device memory; what helps: {_MEASURES}. {str(error).splitlines()[0]}") from error
+        # That of a GPU's core depends on the kernel, not on the batch.
+        helps = _FOR_KERNELS if "shared memory" in str(error).lower() else _FOR_DEVICES
+        raise TrainingError(f"{helps}. {str(error).splitlines()[0]}") from error

@@ -69,9 +69,12 @@ def test_a_mesh_computes_what_one_device_does(on_several, on_one, config, mesh):
     same(on_several[config, mesh], on_one[config])
 
 
-@pytest.mark.parametrize("length", [4096, pytest.param(LONGEST, marks=pytest.mark.slow)])
-def test_long_rows_over_devices(length):
-    rows = pack([documents(length // 4, length // 2, length // 8)], length)
+@pytest.mark.parametrize(
+    ("length", "lengths"),
+    [(4096, (1_100, 2_500, 400)), pytest.param(LONGEST, (9_000, 20_000, 3_000), marks=pytest.mark.slow)],
+)
+def test_long_rows_over_devices(length, lengths):
+    rows = pack([documents(*lengths)], length)
     call = (loss_and_gradient, LONG_CONFIG, rows)
     (several,) = results_of(together((*call, {"sequence": DEVICES}), processes=1, devices=DEVICES))
     (one,) = results_of(together((*call, None), processes=1))
