@@ -72,19 +72,19 @@ def start_head(options: Sequence[str] = (), port: int | None = None, dashboard_p
     """
     ray_environment.keep_token_private()
     try:
-        return _start(options, port or _free(PORT), dashboard_port or _free(DASHBOARD_PORT))
+        return _start(options, port or free_port(PORT), dashboard_port or free_port(DASHBOARD_PORT))
     except InfrastructureLoss:
         if port or dashboard_port:
             raise
-        return _start(options, _free(), _free())  # another Ray has taken one of the ports in the meantime
+        return _start(options, free_port(), free_port())  # another Ray has taken one of the ports in the meantime
 
 
 def _start(options: Sequence[str], port: int, dashboard_port: int) -> Head:
     ports = {
         "port": port,
         "dashboard-port": dashboard_port,
-        "dashboard-agent-listen-port": _free(),
-        "ray-client-server-port": _free(),
+        "dashboard-agent-listen-port": free_port(),
+        "ray-client-server-port": free_port(),
     }
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=true"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
@@ -182,7 +182,7 @@ def _private_directory() -> str:
     return f"{outer}/ray"  # which Ray opens to everyone
 
 
-def _free(preferred: int = 0) -> int:
+def free_port(preferred: int = 0) -> int:
     """This port of loopback if it is free, else any."""
     for port in (preferred, 0):
         with socket.socket() as listener, contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ import yaml
 
 from marin_sft.errors import UserError
 from marin_sft.nearest import did_you_mean
-from marin_sft.run.cluster import DASHBOARD_PORT
+from marin_sft.run.cluster import free_port
 
 _GAP = re.compile("<[A-Z]+>")  # a setting of an example of infra/ that is the user's
 _PLACES = "infra/**/*.y*ml"
@@ -85,7 +85,7 @@ def tunnel_to_dashboard(file: str) -> Iterator[str]:
     Raises:
         UserError: the provider knows no head, or ssh does not reach it.
     """
-    port = _free_port()
+    port = free_port()  # not the usual one: what already answers there would get the job, with its secrets
     command = [sys.executable, "-m", "ray.scripts.scripts", "dashboard", file, f"--port={port}"]
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
@@ -113,12 +113,3 @@ def _await_tunnel(process: subprocess.Popen[bytes], port: int, file: str, said: 
     raise UserError(
         f"--cluster: `ray dashboard {file}` has not reached the head: {reason}; is it up (`ray up {file}`)?"
     )
-
-
-def _free_port() -> int:
-    """The dashboard's own port, so that links stay valid, else any."""
-    for port in (DASHBOARD_PORT, 0):
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return int(listener.getsockname()[1])
-    raise UserError("--cluster: no free port on this machine")

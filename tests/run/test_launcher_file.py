@@ -98,3 +98,4 @@ def test_a_job_goes_through_a_tunnel(infra, head):
     command = [sys.executable, "-m", "marin_sft.run.ray_run", "--cluster", "mine", "-e", "A=secret of mine", "--"]
     done = subprocess.run([*command, "sh", "-c", "echo got $A"], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.splitlines()[1:] == ["got secret of mine"], done.stdout + done.stderr
+    assert "127.0.0.1:8265" not in done.stdout, "where another Ray may come up meanwhile, and get the job"
