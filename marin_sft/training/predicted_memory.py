@@ -24,6 +24,7 @@ from marin_sft.training.activations import shares_prefix
 from marin_sft.training.dpo_config import DPOConfig
 from marin_sft.training.loss import loss_arrays
 from marin_sft.training.models import lora
+from marin_sft.training.models.families import check_family
 from marin_sft.training.models.levanter_model import abstract_model
 from marin_sft.training.models.model_check import limits_of
 from marin_sft.training.models.model_config import Fields
@@ -104,7 +105,9 @@ def prepared(training: Training) -> Iterator[Step]:
         config = replace(training.config, base_model=_written(folder, "base", training.shape))
         if isinstance(config, DPOConfig) and training.reference is not None:
             config = replace(config, reference_model=_written(folder, "reference", training.reference))
-        shape = config.base().config
+        base = config.base()
+        check_family(base.config)
+        shape = base.whole_config
         settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed, mesh=config.mesh)
         settings = replace(settings, mp=_same_sizes(settings.mp))
         mesh.check_model(shape, settings.device_mesh.shape)
@@ -118,7 +121,7 @@ def prepared(training: Training) -> Iterator[Step]:
             if checkpointing is None:
                 tokens, pairs = arrays["tokens"][0].size // layout.devices, isinstance(config, DPOConfig)
                 checkpointing = recomputed_by_memory(config, shape, settings, tokens, pairs)
-            model = abstract_model(shape, checkpointing, config.attention_backend)
+            model = abstract_model(base.config, checkpointing, config.attention_backend)
             if config.lora is not None:
                 model, _ = lora.with_adapters(model, resolved(config.lora))
             trainable = trainable_of(config, model, frozen)

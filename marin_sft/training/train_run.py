@@ -28,6 +28,7 @@ from marin_sft.training.length import end_of, epochs_of, length_text, num_steps_
 from marin_sft.training.loop import Loop, StepInput
 from marin_sft.training.metrics.throughput import Throughput, multiplied_weights, throughput, weights_of, windows
 from marin_sft.training.models import levanter_model, lora, peft_directory, recomputation
+from marin_sft.training.models.families import check_family
 from marin_sft.training.models.model_check import check_new_tokens, check_tokenizers
 from marin_sft.training.models.model_config import Fields, with_dtype
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors, writing
@@ -56,7 +57,8 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
         config = dataclasses.replace(config, lora=peft_directory.resolved(config.lora))
     settings = levanter_trainer.trainer_config(precision=config.precision, seed=config.seed, mesh=config.mesh)
     base = config.base()
-    mesh.check_model(base.config, settings.device_mesh.shape)
+    check_family(base.config)
+    mesh.check_model(base.whole_config, settings.device_mesh.shape)
     check_tokenizers(config.tokenized, base)
     if config.lora is not None:
         check_new_tokens(config.tokenized, base, trained_ids(config.lora, base, token_ids(base, config.reinit_tokens)))
@@ -77,7 +79,7 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
     steps_per_eval = config.eval_cadence(num_steps)
     evaluate = _evaluation(config, objective, trainer) if steps_per_eval else None
     with trainer:
-        recomputed = _recomputed(config, base.config, objective, layout, settings)
+        recomputed = _recomputed(config, base.whole_config, objective, layout, settings)
         model = levanter_model.load_model(
             base,
             axis_mapping=trainer.parameter_axis_mapping,
@@ -111,9 +113,9 @@ def train(config: TrainConfig, build: Callable[[Layout], Objective]) -> None:
             export=functools.partial(_export, config, base),
             steps_per_eval=steps_per_eval,
             evaluate=evaluate,
-            throughput=_throughput(base.config, model, frozen),
+            throughput=_throughput(base.whole_config, model, frozen),
         )
-        layers = tuple(windows(base.config).items())
+        layers = tuple(windows(base.whole_config).items())
         part, parts = levanter_trainer.process_rows(trainer, layout.devices)
 
         def host_arrays(step: int) -> dict[str, np.ndarray]:
@@ -160,7 +162,7 @@ def _tell(config: TrainConfig, trainer: Trainer, model: LmHeadModel, recomputed:
 def _recomputed(
     config: TrainConfig, shape: Fields, objective: Objective, layout: Layout, settings: TrainerConfig
 ) -> bool | str:
-    """The config's `gradient_checkpointing`, or what memory allows. `shape`: the base model's config.json."""
+    """The config's `gradient_checkpointing`, or what memory allows. `shape`: see `ModelDirectory.whole_config`."""
     if config.gradient_checkpointing is not None:
         return config.gradient_checkpointing
     _, rows, length = objective.arrays(0, 0, layout.devices)["tokens"].shape
@@ -182,7 +184,7 @@ def recomputed_by_memory(
 
 
 def _throughput(shape: Fields, model: LmHeadModel, frozen: Freezing | None) -> Throughput:
-    """`shape`: the base model's config.json."""
+    """`shape`: see `ModelDirectory.whole_config`."""
     shapes = levanter_model.state_shapes(model)
     adapter = {
         name: shapes[name]

@@ -14,9 +14,9 @@ from levanter.utils.activation import ActivationFunctionEnum
 
 from marin_sft.errors import TrainingError
 from marin_sft.training.attention.choice import backend_for
+from marin_sft.training.models import levanter_bridge  # noqa: F401  for Levanter's models
 from marin_sft.training.models.families import FAMILIES, check_family
-from marin_sft.training.models.levanter_bridge import with_defaults
-from marin_sft.training.models.model_config import Fields
+from marin_sft.training.models.model_config import Fields, with_defaults
 from marin_sft.training.models.recomputation import policy_for
 from marin_sft.training.models.rope_scaling import longest_of
 from marin_sft.training.models.rotary import Yarn

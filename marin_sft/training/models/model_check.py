@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from marin_sft.data.files import read_json
 from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.training.models import LlamaConfig
-from marin_sft.training.models.levanter_bridge import with_defaults
-from marin_sft.training.models.model_config import Fields
+from marin_sft.training.models.model_config import Fields, with_defaults
 from marin_sft.training.models.model_directory import ModelDirectory, opened
 from marin_sft.training.models.vocabulary import other_ids, too_many_tokens
 

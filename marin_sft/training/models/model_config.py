@@ -56,6 +56,18 @@ def scaling_of(rope: Fields | None) -> Fields | None:
     return None if kind == "default" else {"rope_type": kind, **factors}
 
 
+def with_defaults(config: Fields) -> Fields:
+    """The fields of a `config.json`, with the architecture's defaults for those it leaves out. Published files leave
+    out much: those of Gemma 2, that the head is tied and which layers have a window.
+
+    transformers 5 has only `rope_parameters`; Levanter and our own checks read `rope_theta` and `rope_scaling`.
+    """
+    from transformers import AutoConfig
+
+    fields = AutoConfig.for_model(**config).to_dict()
+    return {"rope_scaling": None, **fields, **older_rope(fields.get("rope_parameters") or {})}
+
+
 def with_dtype(config: Fields, dtype: str) -> Fields:
     """The same config for weights of `dtype`, e.g. "bfloat16", under the name that old and new readers know."""
     return {**{key: value for key, value in config.items() if key != "dtype"}, "torch_dtype": dtype}

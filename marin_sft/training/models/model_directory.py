@@ -23,7 +23,7 @@ from marin_sft.disk import is_local
 from marin_sft.errors import TrainingError
 from marin_sft.nearest import listed
 from marin_sft.paths import file_system, local_path, names_in
-from marin_sft.training.models.model_config import Fields, with_older_fields
+from marin_sft.training.models.model_config import Fields, with_defaults, with_older_fields
 from marin_sft.training.models.rope_scaling import with_scaling
 from marin_sft.training.models.stored_tensors import AGAIN, LocalFile, RemoteFile, StoredTensors
 
@@ -76,6 +76,11 @@ class ModelDirectory:
                 f"no config.json in {self.path!r} (it has {there}): expected a Hugging Face model directory"
             )
         return with_scaling(with_older_fields(stored, f"{self.path}/config.json"), self._rope_scaling)
+
+    @functools.cached_property
+    def whole_config(self) -> Fields:
+        """`config` with the architecture's defaults: see `with_defaults`."""
+        return with_defaults(self.config)
 
     def file(self, name: str) -> bytes | None:
         """The content of the file `name`; None if there is no such file."""

@@ -11,7 +11,6 @@ import numpy as np
 from marin_sft.data.tokenizer import vocabulary_size
 from marin_sft.errors import TrainingError
 from marin_sft.training.models.families import check_family
-from marin_sft.training.models.levanter_bridge import with_defaults
 from marin_sft.training.models.model_directory import (
     SENTENCEPIECE,
     ModelDirectory,
@@ -48,7 +47,7 @@ def add_tokens(config: AddTokensConfig) -> None:
     stored = base.json("config.json")
     assert stored is not None
     tensors = base.tensors()
-    tied = with_defaults(base.config)["tie_word_embeddings"]
+    tied = base.whole_config["tie_word_embeddings"]
     matrices = (EMBEDDING,) if tied else MATRICES
     missing = [name for name in matrices if name not in tensors]
     if missing:

@@ -1,3 +1,5 @@
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from marin_sft.training.metrics.throughput import (
     multiplied_weights,
     peak_flops,
     throughput,
+    weights_of,
     windows,
 )
 from marin_sft.training.models import levanter_model
@@ -80,6 +83,22 @@ def test_windows_by_layer():
     types = ["sliding_attention", "sliding_attention", "full_attention"]
     gemma = {"num_hidden_layers": 3, "model_type": "gemma3_text", "sliding_window": 8, "layer_types": types}
     assert windows(gemma) == {8: 2, None: 1}
+
+
+def test_fields_that_published_files_leave_out(tmp_path):
+    """Those of Gemma 2 and 3: that the head is tied, and which layers have a window."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 1,
+             "head_dim": 16, "vocab_size": 100, "num_hidden_layers": 12, "sliding_window": 8}  # fmt: skip
+    layers = 12 * (2 * 64 * 16 * (4 + 1) + 3 * 64 * 128)
+    for kind, more, expected in (
+        ("gemma2", {}, {8: 6, None: 6}),
+        ("gemma3_text", {"sliding_window_pattern": 6}, {8: 10, None: 2}),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **sizes, **more}))
+        config = ModelDirectory(tmp_path).whole_config
+        assert windows(config) == expected
+        assert weights_of(config) == layers + 64 * 100
+        assert multiplied_weights({"model.embed_tokens.weight": (100, 64)}, config) == 64 * 100
 
 
 def test_tokens_that_each_token_sees():
