@@ -144,10 +144,9 @@ served: env-dev peers-vllm
 compilers: .compilers/.done
 	.compilers/bin/python -m pytest -m torture -s -x tests/compilers
 
-.compilers/.done: pyproject.toml .venv/.dev
+.compilers/.done: requirements-compilers.lock .venv/.dev
 	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
-	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps $(addsuffix ==$(shell $(BIN)/python -c 'import jax; print(jax.__version__)'),\
-		jax-cuda12-plugin jax-cuda12-pjrt) nvidia-cuda-nvcc-cu12==12.9.86 libtpu==0.0.42.1
+	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps --require-hashes -r $<
 	$(SEE_VENV)
 	@touch $@
 
@@ -232,6 +231,7 @@ lock: | $(BIN)/python
 	$(COMPILE) --override benchmarks/peers/overrides.txt -c requirements.lock -c requirements-dev.lock \
 		--group pyproject.toml:lmeval -o requirements-lmeval.lock
 	$(COMPILE) --override benchmarks/peers/overrides-vllm.txt --group pyproject.toml:vllm -o requirements-vllm.lock
+	$(COMPILE) --no-deps --group pyproject.toml:compilers -o requirements-compilers.lock
 	$(COMPILE) --group pyproject.toml:llamacpp -o requirements-llamacpp.lock
 	$(COMPILE) --no-deps --python-version 3.12 --group pyproject.toml:card -o requirements-card.lock
 	$(COMPILE) --python-version 3.13 --group pyproject.toml:newest -o requirements-newest.lock
@@ -247,4 +247,4 @@ card-wheels: requirements-card.lock env
 	du -sm wheels
 
 clean:
-	rm -rf .venv .docs .browser .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .peers-lmeval .peers-vllm .peers-llamacpp .python-3.12 .python-3.13 wheels site coverage
+	rm -rf .venv .docs .browser .prometheus .slurm .peers .peers-transformers5 .peers-trl .peers-peft .peers-easydel .peers-lmeval .peers-vllm .peers-llamacpp .compilers .python-3.12 .python-3.13 wheels site coverage

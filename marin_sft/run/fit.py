@@ -97,7 +97,7 @@ def answers(script: str, prefix: str, steps: str | None, device: str | None, cou
 def _answer(process: _Processes, asked: Asked) -> Answer:
     need = process.predict(asked, asked.setting)
     fits = asked.memory is None or _fits(need, asked.memory)
-    return Answer(asked, need, () if fits else list(_near(process, asked, need)))
+    return Answer(asked, need, () if fits else _near(process, asked, need))
 
 
 def _known(name: str | None) -> Device | None:
@@ -110,7 +110,10 @@ def _known(name: str | None) -> Device | None:
 
 def _asked(script: str, prefix: str, steps: str | None, device: Device | None, count: int | None) -> list[Asked]:
     found = {step.name: step for step in steps_of(script) if isinstance(step.config, SFTConfig | DPOConfig)}
-    chosen = [step for name, step in found.items() if steps is None or re.search(steps, name)]
+    try:
+        chosen = [step for name, step in found.items() if steps is None or re.search(steps, name)]
+    except re.error as error:
+        raise UserError(f"--steps {steps!r}: not a regular expression: {error}") from None
     if not chosen:
         names = f"; it has {listed(sorted(found), steps)}" if found else ""
         which = "training step" if steps is None else f"training step that matches {steps!r}"
@@ -211,22 +214,25 @@ def _fits(need: Need, memory: int) -> bool:
     return need.peak is not None and need.peak <= memory
 
 
-def _near(process: _Processes, asked: Asked, need: Need) -> Iterator[tuple[Setting, Need]]:
-    """The first settings that fit: with one change; then with all that does not change the result, and one more; then
-    with an adapter, too."""
+def _near(process: _Processes, asked: Asked, need: Need) -> Sequence[tuple[Setting, Need]]:
+    """The first settings that fit: with one change. If there is none, with all that does not change the result, or one
+    more; and if there is none, with an adapter, too."""
     first = asked.setting
     smallest = first.smallest()
     adapted = smallest.adapted()
-    seen = {first.changes}
-    starts = (first, smallest, *([adapted] if adapted else []))
-    found = (pair for start in starts for pair in _tried(process, asked, start, first, need, seen))
-    yield from itertools.islice(found, _MOST_ADVICE)
+    tried = {first.changes}
+    for start in (first, smallest, *([adapted] if adapted else [])):
+        if found := list(itertools.islice(_tried(process, asked, start, need, tried), _MOST_ADVICE)):
+            return found
+    return ()
 
 
 def _tried(
-    process: _Processes, asked: Asked, start: Setting, first: Setting, need: Need, seen: set[tuple[str, ...]]
+    process: _Processes, asked: Asked, start: Setting, need: Need, tried: set[tuple[str, ...]]
 ) -> Iterator[tuple[Setting, Need]]:
-    """Of each kind of change of `start`, the first setting that fits. need: of `first`."""
+    """`start`, or of each kind of change of it the first setting that fits. need: of the step's own. tried: the changes
+    of settings before."""
+    first = asked.setting
     memory = asked.memory
     assert memory is not None and need.peak is not None
     for kind in ([start], *start.nearest()):
@@ -236,15 +242,17 @@ def _tried(
             hopeless = same and need.least + share * (need.peak - need.least) > memory
             if setting.devices != first.devices and asked.platform == "cpu":
                 continue  # they would share its memory
-            if setting.changes in seen or not setting.at_once or (hopeless and _rest_alike(setting, first)):
+            if setting.changes in tried or not setting.at_once or (hopeless and _rest_alike(setting, first)):
                 continue
-            seen.add(setting.changes)
+            tried.add(setting.changes)
             try:
                 found = process.predict(asked, setting, memory)
             except (TrainingError, ConfigError):  # this model or these devices do not allow it
                 continue
             if _fits(found, memory):
                 yield setting, found
+                if setting is start:
+                    return
                 break
 
 

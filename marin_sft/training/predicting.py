@@ -21,8 +21,9 @@ def start(devices: int, platform: str, device: str | None = None) -> None:
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false", "XLA_FLAGS": flags}
     os.environ.pop("JAX_NUM_CPU_DEVICES", None)
     if device is not None:
-        # They look for a driver, and for the machine's description.
-        os.environ |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TPU_SKIP_MDS_QUERY": "1"}
+        # They look for a driver, and for the machine's description; any will do.
+        os.environ |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_ID": "0"}
+        os.environ |= {"TPU_ACCELERATOR_TYPE": "v5p-8", "TPU_WORKER_HOSTNAMES": "localhost"}
     if stand_ins:
         from marin_sft.training.short_products import use_them  # loads JAX
 

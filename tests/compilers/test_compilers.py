@@ -12,7 +12,7 @@ from marin_sft.machines import devices
 from tests.compilers.shapes import MODELS
 
 KERNELS = {"H100": "mosaic_gpu_v2", "A100-80G": "__gpu$xla.gpu.triton", "L4": "__gpu$xla.gpu.triton"}
-KERNELS |= dict.fromkeys(("v5litepod", "v5p", "v6e"), "tpu_custom_call")
+KERNELS["v5p"] = "tpu_custom_call"
 NO_KERNEL = {("gemma2_2b", "A100-80G"), ("gemma2_2b", "L4")}  # refused by name: Triton has no soft cap
 PROGRAM = """
 import json, sys
@@ -28,7 +28,8 @@ from tests.compilers.shapes import MODELS
 from marin_sft.training.sft_config import SFTConfig
 
 paths = dict(base_model="unused", mixture="unused", tokenized={}, output_path="unused", earlier_attempts=())
-fields = dict(train_batch_size=count, num_train_steps=4, precision="bf16", gradient_checkpointing="full")
+fields = dict(train_batch_size=count, num_train_steps=4, learning_rate=1e-4, precision="bf16")
+changes = {"gradient_checkpointing": "full", **changes}
 config = (DPOConfig if pairs else SFTConfig)(**paths | fields | changes)
 target = Target(platform, devices()[device].memory, device)
 reference = MODELS[name] if pairs and config.reference_logprobs is None else None
@@ -65,8 +66,12 @@ def test_a_step_of_each_family(name, device):
     assert f'custom_call_target="{KERNELS[device]}"' in compiled(name, device, devices_of(device))
 
 
-@pytest.mark.parametrize("device", ["H100", "v6e"])
-@pytest.mark.parametrize("name", ["llama_3_8b", "gemma3_1b"])
+@pytest.mark.parametrize("device", ["v5litepod", "v6e"])
+def test_other_tpus(device):  # a minute or more each, hence one model
+    assert f'custom_call_target="{KERNELS["v5p"]}"' in compiled("gemma2_2b", device, 4)
+
+
+@pytest.mark.parametrize(("name", "device"), [("llama_3_8b", "H100"), ("gemma3_1b", "H100"), ("gemma3_1b", "v5p")])
 @pytest.mark.parametrize(
     ("pairs", "changes"),
     [

@@ -49,6 +49,9 @@ def check_family(config: Fields) -> None:
                 "differently from transformers; use another base model"
             )
     check_positions(config)
+    if model_type == "gemma3_text" and config.get("attn_logit_softcapping") is not None:
+        cap = config["attn_logit_softcapping"]
+        raise TrainingError(f"config.json: attn_logit_softcapping = {cap}: transformers does not read it for Gemma 3")
     theta, local = config.get("rope_theta"), config.get("rope_local_base_freq")
     if model_type != "gemma3_text" and local not in (None, theta):
         raise TrainingError(f"config.json: rope_theta {local} for sliding layers and {theta} for others: expected one")

@@ -50,9 +50,19 @@ def older_rope(parameters: Fields) -> Fields:
 
 
 def scaling_of(rope: Fields | None) -> Fields | None:
-    """Older configs call the kind `type`. None: nothing is scaled."""
+    """Older configs call the kind `type`. None: nothing is scaled.
+
+    Raises:
+        TrainingError: `type` and `rope_type` differ.
+    """
+    kinds = [value for value in map((rope or {}).get, ("type", "rope_type")) if value is not None]
+    if len({*kinds}) > 1:
+        raise TrainingError(
+            f"rope_scaling = {dict(rope or {})!r}: transformers 4 reads the type and others the rope_type; "
+            "delete the wrong one"
+        )
     factors = {name: value for name, value in (rope or {}).items() if name not in ("rope_type", "type")}
-    kind = (rope or {}).get("rope_type") or (rope or {}).get("type") or (None if factors else "default")
+    kind = kinds[0] if kinds else None if factors else "default"
     return None if kind == "default" else {"rope_type": kind, **factors}
 
 

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from marin_sft.errors import TrainingError
+from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.execution.step import omitted_when
 from marin_sft.nearest import did_you_mean
 from marin_sft.training.checks import is_number, require
@@ -47,7 +47,10 @@ class RopeSettings:
         """Raise ConfigError for a value that cannot be used."""
         if self.rope_scaling is None:
             return
-        scaling = scaling_of(self.rope_scaling) or {}
+        try:
+            scaling = scaling_of(self.rope_scaling) or {}
+        except TrainingError as error:
+            raise ConfigError(str(error)) from error
         kind = scaling.get("rope_type")
         example = '{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}'
         require(self, "rope_scaling", kind in EXTENDING, f"rope_type {', '.join(EXTENDING)}, as in {example}")

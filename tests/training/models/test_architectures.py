@@ -17,6 +17,7 @@ from marin_sft.training.models import levanter_model
 from marin_sft.training.models.architectures import levanter_config
 from marin_sft.training.models.device_tensors import DeviceTensors
 from marin_sft.training.models.families import FAMILIES
+from marin_sft.training.models.model_config import with_older_fields
 from marin_sft.training.models.model_directory import ModelDirectory, write_json, write_tensors
 from marin_sft.training.models.tensor_names import names_of
 
@@ -197,6 +198,7 @@ def test_every_family_is_in_the_table():
         ("llama", {"attention_bias": True}, "attention_bias = True"),
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config = .*expected None"),
+        ("gemma3", {"attn_logit_softcapping": 5.0}, "attn_logit_softcapping = 5.0: transformers does not read it"),
         ("olmo3", {"rope_local_base_freq": 7.0}, "rope_theta 7.0 for sliding layers"),
         ("llama", {"hidden_act": "gelu_10"}, "hidden_act 'gelu_10': expected one of .*silu"),
     ],
@@ -204,3 +206,11 @@ def test_every_family_is_in_the_table():
 def test_what_we_would_compute_otherwise_is_refused(name, change, message):
     with pytest.raises(TrainingError, match=message):
         levanter_config({**MODELS[name].to_dict(), **change})
+
+
+def test_two_kinds_of_rope_scaling_are_refused():
+    """transformers 4 reads `type`."""
+    with pytest.raises(TrainingError, match="the type and others the rope_type; delete the wrong one"):
+        with_older_fields({"rope_scaling": {"type": "yarn", "rope_type": "linear", "factor": 2.0}}, "config.json")
+    same = {"rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2.0}}
+    assert with_older_fields(same, "config.json") == {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
