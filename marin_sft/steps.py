@@ -257,7 +257,7 @@ def sft(
     hf_save_dtype, hf_generation_eos_token_ids, hf_formats, hf_gguf_type: for these exports, see `HfExport`.
     training: fields of `SFTConfig`.
     """
-    check_inputs(f"sft '{name}'", mixture, base_model, resources, training)
+    check_inputs(f"sft '{name}'", mixture, base_model, resources, training, of_rows=True)
     config = with_exports(
         SFTConfig,
         Cadence(name, steps_per_hf_export, hf_save_dtype, hf_generation_eos_token_ids, hf_formats, hf_gguf_type),
@@ -312,7 +312,7 @@ def dpo(
         is kept in memory next to the policy instead.
     training: fields of `DPOConfig`. The others: see `sft`.
     """
-    check_inputs(f"dpo '{name}'", mixture, base_model, resources, training)
+    check_inputs(f"dpo '{name}'", mixture, base_model, resources, training, of_rows=False)
     training = adapter_found(training)
     against = chosen_reference(name, base_model, reference, training)
     fields: dict[str, object] = {"starts_at_reference": against.starts_there}

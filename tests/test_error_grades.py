@@ -28,12 +28,14 @@ from marin_sft.trainers.commands import help_text, parse
 from marin_sft.trainers.configs import SFTConfig
 from marin_sft.trainers.settings import Dialect
 from marin_sft.training.lora_config import LoraConfig
+from marin_sft.training.models import LlamaConfig
 from marin_sft.training.models.model_directory import write_tensors
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"q {i} what"}, {"role": "assistant", "content": f"a {i}"}]}
     for i in range(60)
 ]
+SHAPE = LlamaConfig(max_seq_len=64, hidden_dim=64, intermediate_dim=128, num_layers=2, num_heads=4, num_kv_heads=2)
 FULL_PATH = r"'/.*/"
 
 
@@ -183,6 +185,26 @@ MISTAKES = {
     "t2, accumulation": (
         lambda: trained(resources=GpuConfig(gpu_count=4), gradient_accumulation_steps=2),
         "train_batch_size = 4: expected a multiple of 4 data-parallel devices x gradient_accumulation_steps = 2",
+    ),
+    "t2, mesh": (
+        lambda: trained(resources=GpuConfig(gpu_count=4), mesh={"sequence": 3}),
+        "sft 'mine': mesh = .*sequence=3.*: expected sizes whose product is 4, the devices of a slice",
+    ),
+    "t2, mesh and batch": (
+        lambda: trained(resources=GpuConfig(gpu_count=16), mesh={"tensor": 2}),
+        "train_batch_size = 4: expected a multiple of the 8 data-parallel devices",
+    ),
+    "t2, mesh and model": (
+        lambda: trained(resources=GpuConfig(gpu_count=4), mesh={"tensor": 4}, expected_model=SHAPE),
+        "tensor = 4 does not divide the base model's num_key_value_heads = 2; expected a divisor",
+    ),
+    "t2, mesh and rows": (
+        lambda: trained(resources=GpuConfig(gpu_count=5), mesh={"sequence": 5}),
+        "sequence = 5 does not divide rows of 64 tokens; expected a divisor",
+    ),
+    "t2, attention": (
+        lambda: trained(attention_backend="splash"),
+        r"attention_backend = 'splash': runs on tpu only, and the resources of the step are CpuConfig\(\.\.\.\)",
     ),
     # Data and mixtures.
     "19": (

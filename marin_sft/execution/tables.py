@@ -10,22 +10,26 @@ from rich.text import Text
 
 Cell = str | Text
 _LEAST_NAME = 20  # columns
+_SHORT, _LEAST = 8, 10  # columns: cells of so many are not folded; others have room for at least so many
 
 
 def print_table(
     console: Console, columns: Sequence[str], rows: Iterable[Sequence[Cell]], names: str | None = None
 ) -> None:
-    """Print a table, folded to the console's width unless the console does not fold lines.
+    """Print a table, folded to the console's width unless the console does not fold lines, or has no room for numbers.
 
     names: a column whose cells are shortened rather than folded, so that they can be found.
     """
-    if console.soft_wrap:
+    rows = list(rows)
+    widths = [max(map(len, map(str, cells))) for cells in zip(columns, *rows, strict=True)]
+    least = sum(1 + (width if width <= _SHORT else _LEAST) for width in widths)
+    if console.soft_wrap or least > console.width:
         # Without rich, which takes longer to lay out a plan of a thousand steps than planning takes.
         print_lines(console, [columns, *rows])
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == names)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, overflow="fold", no_wrap=column == names or width <= _SHORT)
     longest = max(_LEAST_NAME, console.width // 2)
     for row in rows:
         table.add_row(*(shortened(str(c), longest) if of == names else c for of, c in zip(columns, row, strict=True)))

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
 from rich.text import Text
 
 from marin_sft.data.files import read_json
@@ -26,7 +28,7 @@ from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig, de
 from marin_sft.execution.step import AnyStep, EarlierAttempts, ExecutorStep, InputName
 from marin_sft.execution.tables import Cell, print_table
 from marin_sft.machines import GPU_SHARE, Device, device_of, devices
-from marin_sft.nearest import listed, nearest_text
+from marin_sft.nearest import did_you_mean, listed
 from marin_sft.run.experiment import steps_of
 from marin_sft.run.model_shapes import ModelShapes
 from marin_sft.training import host_memory, predicting
@@ -46,12 +48,16 @@ _STAND_IN = (
 )
 _ERROR = 0.1
 """How far a prediction may be off."""
+_PROCESS = int(0.7 * 2**30)
+"""Bytes that Python, JAX and Levanter take of a host's memory, measured."""
+_CPU = Device("CPU", "cpu", 0)
 _MOST_ADVICE = 3  # settings that fit
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A training step. memory: bytes of a device that JAX may use. None: not known."""
+    """A training step. memory: bytes of a device that the program may take. capacity: the bytes by which training
+    chooses what it recomputes. None: not known."""
 
     name: str
     setting: Setting
@@ -60,6 +66,7 @@ class Asked:
     device: str
     platform: str
     memory: int | None
+    capacity: int | None
 
     def compiled_for(self, devices: int) -> str | None:
         """The device, if its own compiler is installed here."""
@@ -81,7 +88,7 @@ class Answer:
 
 
 def answers(script: str, prefix: str, steps: str | None, device: str | None, count: int | None) -> list[Answer]:
-    """For each training step whose name matches `steps`.
+    """For each training step whose name matches `steps`. A terminal shows what is being compiled.
 
     device, count: other devices than those of the steps' resources.
 
@@ -90,7 +97,7 @@ def answers(script: str, prefix: str, steps: str | None, device: str | None, cou
         TrainingError, ConfigError: training would refuse the settings.
     """
     asked = _asked(script, prefix, steps, _known(device), count)
-    with _processes() as process:
+    with Console(stderr=True).status("planning") as status, _processes(status) as process:
         return [_answer(process, item) for item in asked]
 
 
@@ -101,10 +108,12 @@ def _answer(process: _Processes, asked: Asked) -> Answer:
 
 
 def _known(name: str | None) -> Device | None:
-    found = None if name is None else device_of(name)
-    if name is not None and found is None:
-        known = [*devices()]
-        raise UserError(f"--device {name!r}{nearest_text(name, known)}; expected one of {', '.join(known)}")
+    if name is None:
+        return None
+    found = _CPU if name.upper() == _CPU.name else device_of(name)
+    if found is None:
+        known = [_CPU.name, *devices()]
+        raise UserError(f"--device {name!r}{did_you_mean(name, known)}; expected one of {', '.join(known)}")
     return found
 
 
@@ -164,29 +173,34 @@ def _plain(leaf: object, models: ModelShapes) -> object:
     return leaf if isinstance(leaf, str | int | float | bool | None) else str(leaf)
 
 
-def _device(resources: Resources, device: Device | None) -> tuple[str, str, int | None]:
-    """Name, platform, and the memory that JAX takes."""
+def _device(resources: Resources, device: Device | None) -> tuple[str, str, int | None, int | None]:
+    """Name, platform, memory and capacity: see `Asked`."""
     if device is None and isinstance(resources, GpuConfig):
         device = None if resources.accelerator_type is None else device_of(resources.accelerator_type)
         if device is None:
-            return resources.accelerator_type or "GPU", "gpu", None
+            return resources.accelerator_type or "GPU", "gpu", None, None
     if device is None and isinstance(resources, TpuPodConfig):
         device = device_of(resources.tpu_type.partition("-")[0])
-    if device is None:
-        return "CPU", "cpu", resources.memory or host_memory.capacity()
+    if device in (None, _CPU):
+        here = host_memory.capacity()
+        asked = here if device == _CPU else resources.memory or here
+        return _CPU.name, _CPU.platform, asked and asked - _PROCESS, here
     if device.platform != "gpu":
-        return device.name, device.platform, device.memory
+        return device.name, device.platform, device.memory, device.memory
     set_here = {**os.environ, **(resources.runtime_env.env_vars if resources.runtime_env else {})}
-    return device.name, "gpu", int(device.memory * float(set_here.get(GPU_MEMORY, GPU_SHARE)))
+    taken = int(device.memory * float(set_here.get(GPU_MEMORY, GPU_SHARE)))
+    return device.name, "gpu", taken, taken
 
 
 class _Processes:
     """One process for each number of devices, since a process has so many."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack, self._pools = stack, dict[tuple[int, str, str | None], ProcessPoolExecutor]()
+    def __init__(self, stack: ExitStack, status: Status) -> None:
+        self._stack, self._status, self._pools = stack, status, dict[tuple[int, str, str | None], ProcessPoolExecutor]()
 
     def predict(self, asked: Asked, setting: Setting, most: int | None = None) -> Need:
+        changes = f" with {', '.join(setting.changes)}" if setting.changes else ""
+        self._status.update(escape(f"compiling {asked.name}{changes} for {setting.devices} {asked.device}"))
         key = (setting.devices, asked.platform, asked.compiled_for(setting.devices))
         if key not in self._pools:
             spawned = multiprocessing.get_context("spawn")
@@ -201,13 +215,13 @@ def _predict(asked: Asked, setting: Setting, most: int | None) -> Need:
     from marin_sft.training.target import Target
 
     training = Training(setting.config, asked.shape, setting.length, asked.reference)
-    return predict(training, Target(asked.platform, asked.memory, asked.compiled_for(setting.devices)), most)
+    return predict(training, Target(asked.platform, asked.capacity, asked.compiled_for(setting.devices)), most)
 
 
 @contextmanager
-def _processes() -> Iterator[_Processes]:
+def _processes(status: Status) -> Iterator[_Processes]:
     with ExitStack() as stack:
-        yield _Processes(stack)
+        yield _Processes(stack, status)
 
 
 def _fits(need: Need, memory: int) -> bool:

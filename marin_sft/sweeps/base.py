@@ -16,7 +16,7 @@ from marin_sft.training.dpo_config import DPOConfig, DPOSettings
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.other_names import INSTEAD
 from marin_sft.training.sft_config import Terms
-from marin_sft.training.step_inputs import check_batch, check_length
+from marin_sft.training.step_inputs import check_devices, check_length
 from marin_sft.training.train_config import TrainConfig, TrainingSettings
 
 Base = ExecutorStep[Any] | Callable[..., ExecutorStep[Any]]
@@ -105,7 +105,7 @@ def trained(what: str, base: Base, settings: Settings, title: str) -> ExecutorSt
     try:
         if isinstance(base, ExecutorStep):
             config = with_settings(base.config, settings, title)
-            check_batch(what, base.resources, vars(config))
+            check_devices(what, base.resources, vars(config))
             mixture = getattr(config.mixture, "step", None) or config.mixture
             if isinstance(mixture, ExecutorStep):
                 check_length(mixture, vars(config))

@@ -6,7 +6,15 @@ import os
 
 from marin_sft.arguments import part_of_config
 from marin_sft.errors import ConfigError
-from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, check_resources, device_count
+from marin_sft.execution.resources import (
+    CpuConfig,
+    GpuConfig,
+    Resources,
+    TpuPodConfig,
+    accelerators_here,
+    check_resources,
+    device_count,
+)
 from marin_sft.execution.step import execution_only
 from marin_sft.training.checks import require, require_one_of
 from marin_sft.training.mesh import mesh_config
@@ -14,6 +22,8 @@ from marin_sft.training.precision import PrecisionSettings
 
 # The rest are Levanter's and Haliax's names.
 ATTENTION_BACKENDS = ("default", "tokamax", "nvte", "splash", "jax_flash", "vanilla")
+RUNS_ON = {"tokamax": "gpu", "nvte": "gpu", "splash": "tpu"}
+"""The platform of attention backends that have only one."""
 _SAY_HOW_MANY = ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "CUDA_VISIBLE_DEVICES")  # devices there are
 CHECKPOINTING = ("save_products", "save_attention", "offload", "recompute", "full", "save_all", "nested")
 
@@ -50,6 +60,15 @@ def devices_of(resources: Resources) -> int | None:
     part_of_one = isinstance(resources, GpuConfig) and resources.gpu_count < 1
     known = isinstance(resources, CpuConfig | GpuConfig) and not part_of_one
     return device_count(resources) if known else None
+
+
+def platforms_of(resources: Resources) -> set[str]:
+    """Where a step with these may run. One for GPUs or TPUs runs on CPUs where a machine has none."""
+    if isinstance(resources, GpuConfig):
+        return {"gpu", "cpu"}
+    if isinstance(resources, TpuPodConfig):
+        return {"tpu", "cpu"}
+    return {"cpu", *accelerators_here()}
 
 
 @part_of_config

@@ -29,7 +29,7 @@ from marin_sft.training import host_memory, processes
 from marin_sft.training.axes import BATCH, MICRO, POSITION
 from marin_sft.training.compilation_cache import use_compilation_cache
 from marin_sft.training.devices import micro_batches_of
-from marin_sft.training.mesh import levanter_mesh
+from marin_sft.training.mesh import check_rows, levanter_mesh
 from marin_sft.training.objective import Layout
 from marin_sft.training.precision import policy
 
@@ -171,10 +171,8 @@ def _batch_axes(trainer: Trainer, name: str, shape: tuple[int, ...], parts: int)
     micro = hax.Axis(MICRO, shape[0])
     if len(shape) == 2:
         return micro, hax.Axis(name, shape[1])
-    sequence, length = trainer.device_mesh.shape["context"], shape[2]
-    if length % sequence:
-        raise TrainingError(f"mesh: sequence = {sequence} does not divide rows of {length} tokens; expected a divisor")
-    return micro, hax.Axis(BATCH, shape[1] * parts), hax.Axis(POSITION, length)
+    check_rows(trainer.device_mesh.shape["context"], shape[2])
+    return micro, hax.Axis(BATCH, shape[1] * parts), hax.Axis(POSITION, shape[2])
 
 
 def _placed(trainer: Trainer, array: np.ndarray, axes: tuple[hax.Axis, ...], first_row: int) -> hax.NamedArray:

@@ -81,6 +81,20 @@ def mesh_config(given: object) -> MeshConfig:
     )
 
 
+def on_devices(mesh: MeshConfig, devices: int) -> MeshConfig:
+    """`mesh` with the size that it leaves open. devices: of a slice.
+
+    Raises:
+        ConfigError: the sizes do not fit so many devices.
+    """
+    sizes = dataclasses.asdict(mesh)
+    given = math.prod(size for size in sizes.values() if size != -1)
+    left_open = [name for name, size in sizes.items() if size == -1]
+    if devices % given if left_open else devices != given:
+        raise ConfigError(f"mesh = {mesh}: expected sizes whose product is {devices}, the devices of a slice")
+    return dataclasses.replace(mesh, **dict.fromkeys(left_open, devices // given))
+
+
 def fitting_mesh(shape: Fields) -> MeshConfig:
     """Where nobody chose one: fsdp over as many devices as can split a model with the config.json `shape`."""
     import jax
@@ -104,26 +118,28 @@ def levanter_mesh(given: object) -> LevanterMesh:
     from levanter.utils.mesh import MeshConfig as LevanterMesh
 
     mesh = MeshConfig() if given is None else mesh_config(given)
-    levanter = LevanterMesh(
+    try:
+        on_devices(mesh, jax.device_count() // _slices())
+    except ConfigError as error:
+        raise TrainingError(str(error)) from error
+    return LevanterMesh(
         axes={"replica": mesh.data, "data": mesh.fsdp, "model": mesh.tensor, "context": mesh.sequence},
         shared_mapping={"mlp": "model", "heads": "model", "kv_head": "model"},
         compute_mapping={"position": "context"},
         param_mapping={"embed": "data"},
     )
-    slices = _slices()
-    try:
-        levanter.axis_shapes(jax.device_count(), slices)
-    except ValueError as error:
-        raise TrainingError(
-            f"mesh = {mesh}: expected sizes whose product is {jax.device_count() // slices}, the devices of a slice"
-        ) from error
-    return levanter
+
+
+def check_rows(sequence: int, length: int) -> None:
+    """Raise TrainingError unless so many devices can split the positions of a row."""
+    if length % sequence:
+        raise TrainingError(f"mesh: sequence = {sequence} does not divide rows of {length} tokens; expected a divisor")
 
 
 def check_model(shape: Fields, devices: Mapping[str, int]) -> None:
     """Raise TrainingError unless the mesh can split the model with the config.json `shape`.
 
-    `devices`: the number along each axis of Levanter's mesh.
+    devices: the number along each axis of Levanter's mesh.
     """
     heads = shape.get("num_key_value_heads") or shape["num_attention_heads"]
     cuts = {

@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 
 # Machine code is of no use here. Without excess precision, 16-bit numbers between two operations are held in 16 bits.
+# After the pass, which is for CPUs alone, XLA would keep what a layer has computed instead of computing it again.
 _FLAGS = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={} {}"
-_NOT_FOR_CPUS = "--xla_allow_excess_precision=false"
+_NOT_FOR_CPUS = "--xla_allow_excess_precision=false --xla_disable_hlo_passes=cse_barrier_expander"
 
 
 def start(devices: int, platform: str, device: str | None = None) -> None:

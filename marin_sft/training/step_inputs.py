@@ -8,18 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from marin_sft.data.step_configs import MixtureConfig, TokenizeConfig
-from marin_sft.errors import ConfigError
+from marin_sft.errors import ConfigError, TrainingError
 from marin_sft.execution.resources import CpuConfig, Resources
-from marin_sft.execution.step import ExecutorStep
+from marin_sft.execution.step import ExecutorStep, UnversionedValue
 from marin_sft.inputs import Source, check_step, path_of
 from marin_sft.nearest import listed
-from marin_sft.training.devices import devices_of, micro_batches_of
+from marin_sft.training.devices import RUNS_ON, devices_of, micro_batches_of, platforms_of
 from marin_sft.training.lora_config import LoraConfig
-from marin_sft.training.models.families import check_directory
+from marin_sft.training.mesh import MeshConfig, check_rows, mesh_config, on_devices
+from marin_sft.training.mesh import check_model as check_shape
+from marin_sft.training.models import LlamaConfig
+from marin_sft.training.models.families import check_directory, check_family
 from marin_sft.training.models.model_config import Fields
+from marin_sft.training.models.model_directory import ModelDirectory
+from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.models.vocabulary import check_local_tokenizer
 from marin_sft.training.train_config import TrainConfig
 
+_SIZES = {"hidden_size", "intermediate_size", "num_attention_heads"}
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -48,12 +54,15 @@ def check_inputs(
     base_model: Source,
     resources: Resources | None,
     training: Fields,
+    of_rows: bool,
 ) -> None:
-    """Raise ConfigError for inputs that the training would refuse after the steps before it have run."""
+    """Raise ConfigError for inputs that the training would refuse after the steps before it have run. of_rows: it takes
+    rows that are as long as the mixture says."""
     check_step(f"{what}: mixture", mixture, MixtureConfig, "mixture()")
     check_length(mixture, training)
     check_tokenizer(mixture, base_model)
-    check_batch(what, resources, training)
+    length = mixture.config.seq_len if of_rows else None
+    check_devices(what, resources, training, _shape(base_model, training), length)
 
 
 def check_length(mixture: ExecutorStep[MixtureConfig], training: Fields) -> None:
@@ -68,17 +77,54 @@ def check_length(mixture: ExecutorStep[MixtureConfig], training: Fields) -> None
         )
 
 
-def check_batch(what: str, resources: Resources | None, training: Fields) -> None:
-    """Raise ConfigError where the batch cannot be spread over the devices that `resources` are known to have."""
-    batch, mesh = training.get("train_batch_size"), training.get("mesh")
+def check_devices(
+    what: str, resources: Resources | None, training: Fields, shape: Fields | None = None, length: object = None
+) -> None:
+    """Raise ConfigError for what the devices that `resources` are known to have cannot do: the attention, the mesh, the
+    batch. shape: the fields of the model's config.json. length: tokens of a row. Both if they are known."""
+    resources = CpuConfig() if resources is None else resources
+    backend = training.get("attention_backend")
+    needs = RUNS_ON.get(str(backend))
+    if needs is not None and needs not in platforms_of(resources):
+        raise ConfigError(
+            f"{what}: attention_backend = {backend!r}: runs on {needs} only, and the resources of the step are "
+            f"{type(resources).__name__}(...); leave it out"
+        )
+    batch, given, devices = training.get("train_batch_size"), training.get("mesh"), devices_of(resources)
     micro, parts = training.get("per_device_parallelism", -1), training.get("gradient_accumulation_steps")
     counts = [count for count in (batch, micro, parts) if count is not None]
-    devices = devices_of(CpuConfig() if resources is None else resources)
-    if batch is None or devices is None or mesh is not None or not all(type(c) is int and abs(c) > 0 for c in counts):
+    if devices is None or isinstance(given, UnversionedValue):
+        return  # not known
+    try:
+        mesh = on_devices(MeshConfig() if given is None else mesh_config(given), devices)
+        if shape is not None:
+            check_shape(shape, {"model": mesh.tensor, "data": mesh.fsdp})
+        if isinstance(length, int):
+            check_rows(mesh.sequence, length)
+    except (ConfigError, TrainingError) as error:
+        raise ConfigError(f"{what}: {error}") from error
+    if batch is None or not all(type(count) is int and abs(count) > 0 for count in counts):
         return  # not known, or refused by the config
-    made = micro_batches_of(batch, devices, micro, parts)
+    made = micro_batches_of(batch, mesh.data * mesh.fsdp, micro, parts)
     if isinstance(made, str):
         raise ConfigError(f"{what}: {made}")
+
+
+def _shape(base_model: Source, training: Fields) -> Fields | None:
+    """The fields of config.json that the sizes of a model are in. None: a step will tell."""
+    expected = training.get("expected_model")
+    if isinstance(base_model, ExecutorStep) and isinstance(base_model.config, RandomModelConfig):
+        expected = base_model.config.model
+    if isinstance(expected, LlamaConfig):
+        return expected.hf_config(0)
+    if not isinstance(base_model, str | Path) or not os.path.isdir(base_model):
+        return None
+    try:
+        config = ModelDirectory(base_model).config
+        check_family(config)
+    except TrainingError:  # see `check_model`
+        return None
+    return config if config.keys() >= _SIZES else None
 
 
 def check_model(source: Source | None, seq_len: int | None = None, rope_scaling: Fields | None = None) -> None:

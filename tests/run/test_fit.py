@@ -5,6 +5,7 @@ import json
 import pytest
 
 from marin_sft.run import command
+from marin_sft.run.fit import _PROCESS
 from tests.hub_server import HubServer
 
 SCRIPT = """
@@ -51,7 +52,7 @@ def test_on_gpus_that_do_not_exist_here(fit, tmp_path):
 
 def test_what_does_not_fit_is_refused_with_what_does(fit):
     memory = 150 * 2**20
-    small = f"CpuConfig(memory={memory})"
+    small = f"CpuConfig(memory={memory + _PROCESS})"
     (first,) = fit("--json", "--steps", "first", resources=small, code=1)
     assert first["fits"] is False and first["peak"] > first["memory"] == memory
     assert [setting["changes"] for setting in first["near"]] == [["per_device_parallelism=2"]], "one change is enough"
@@ -75,6 +76,7 @@ def test_of_a_download_config_json_alone_is_fetched(fit, monkeypatch, tmp_path):
     "flags, said",
     [
         (["--device", "H10"], "--device 'H10'; did you mean 'H100'?"),
+        (["--device", "x"], "--device 'x'; expected one of CPU, T4,"),
         (["--steps", "["], "--steps '[': not a regular expression: unterminated character set"),
         (["--steps", "third"], "no training step that matches 'third'"),
     ],

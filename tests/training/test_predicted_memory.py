@@ -147,3 +147,29 @@ def test_the_copies_that_only_a_cpu_makes_do_not_count():
     plain, short = map(int, done.stdout.split())
     copies = 2 * 4 * 512 * 512
     assert plain >= copies and short <= plain - copies
+
+
+LAYERS_THAT_DIFFER = """
+    from marin_sft.training import predicting
+
+    predicting.start(1, "gpu")
+    from marin_sft.training.predicted_memory import Training, predict
+    from marin_sft.training.target import Target
+    from tests.compilers.shapes import MODELS
+    from tests.training.small_runs import sft_config
+
+    shape = {**MODELS["gemma3_1b"], "num_hidden_layers": 4, "vocab_size": 256, "hidden_size": 128}
+    shape["layer_types"] = 2 * shape["layer_types"]
+    for recomputed in (False, True):
+        config = sft_config("unused", gradient_checkpointing=recomputed)
+        need = predict(Training(config, shape, 1024), Target("gpu", 2**30))
+        print(need.peak - need.least)
+"""
+
+
+def test_stand_ins_compute_layers_again_that_are_compiled_one_by_one():
+    code = textwrap.dedent(LAYERS_THAT_DIFFER)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    whole, recomputed = map(int, done.stdout.split())
+    assert recomputed < 0.4 * whole

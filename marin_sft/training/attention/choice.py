@@ -13,6 +13,7 @@ from marin_sft.errors import TrainingError
 from marin_sft.training.attention import kernels
 from marin_sft.training.attention.packed import Kernel, configs_of
 from marin_sft.training.cpu.one_cpu import on_one_cpu
+from marin_sft.training.devices import RUNS_ON
 from marin_sft.training.target import has_stand_ins, target
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def backend_for(levanter: LmConfig, name: str | None, splits_sequence: bool = Fa
 
 
 def _required(name: str, platform: str, windowed: bool) -> AttentionBackend:
-    needs = {"tokamax": "gpu", "nvte": "gpu", "splash": "tpu"}.get(name)
+    needs = RUNS_ON.get(name)
     asked = f"attention_backend = {name!r}"
     if needs not in (None, platform):
         raise TrainingError(f"{asked}: runs on {needs} only, and the devices here are {platform}; leave it out")
