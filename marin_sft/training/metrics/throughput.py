@@ -81,7 +81,7 @@ def throughput(
 def windows(config: Fields) -> dict[int | None, int]:
     """How many layers see how many tokens. None: all of the document. `config`: the fields of a `config.json`."""
     layers, window = config["num_hidden_layers"], config.get("sliding_window")
-    types = config.get("layer_types") or ["sliding_attention" if config["model_type"] == "mistral" else ""] * layers
+    types = ["sliding_attention"] * layers if config["model_type"] == "mistral" else config.get("layer_types") or ()
     slides = 0 if window is None else types.count("sliding_attention")
     return {size: count for size, count in ((window, slides), (None, layers - slides)) if count}
 
