@@ -227,9 +227,7 @@ def _add_report_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_fit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("script", metavar="SCRIPT", help="the file of an experiment")
-    parser.add_argument(
-        "--device", metavar="NAME", help="H100, v5e, CPU, ... (default: as in the step's resources)"
-    )
+    parser.add_argument("--device", metavar="NAME", help="H100, v5e, CPU, ... (default: as in the step's resources)")
     parser.add_argument("--devices", type=positive, metavar="N", help="how many (default: as in the step's resources)")
     parser.add_argument(
         "--steps", metavar="NAME", help="only training steps with this, or a match of it, in their name"

@@ -57,8 +57,10 @@ def devices_of(resources: Resources) -> int | None:
     environment = {**os.environ, **(resources.runtime_env.env_vars if resources.runtime_env else {})}
     if any(name in environment for name in _SAY_HOW_MANY):
         return None
-    part_of_one = isinstance(resources, GpuConfig) and resources.gpu_count < 1
-    known = isinstance(resources, CpuConfig | GpuConfig) and not part_of_one
+    if isinstance(resources, CpuConfig):
+        known = not accelerators_here()  # a step on this machine would use them
+    else:
+        known = isinstance(resources, GpuConfig) and resources.gpu_count >= 1
     return device_count(resources) if known else None
 
 
