@@ -203,8 +203,8 @@ MISTAKES = {
         "sequence = 5 does not divide rows of 64 tokens; expected a divisor",
     ),
     "t2, attention": (
-        lambda: trained(attention_backend="splash"),
-        r"attention_backend = 'splash': runs on tpu only, and the resources of the step are CpuConfig\(\.\.\.\)",
+        lambda: trained(resources=GpuConfig(), attention_backend="splash"),
+        r"attention_backend = 'splash': runs on tpu only, and the resources of the step are GpuConfig\(\.\.\.\)",
     ),
     # Data and mixtures.
     "19": (

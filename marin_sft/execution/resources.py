@@ -179,12 +179,6 @@ def gpus_here() -> int:
     return 0 if math.isinf(found) else int(found)
 
 
-def accelerators_here() -> list[str]:
-    """Kinds of accelerators that a process on this machine would see, by JAX's name of their platform."""
-    found = {"gpu": _gpus() > 0, "tpu": bool(_devices(_TPU_FILES))}
-    return [name for name, there in found.items() if there]
-
-
 def _devices(patterns: Iterable[str]) -> list[str]:
     return [path for pattern in patterns for path in glob.glob(pattern)]
 

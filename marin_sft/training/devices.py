@@ -6,15 +6,7 @@ import os
 
 from marin_sft.arguments import part_of_config
 from marin_sft.errors import ConfigError
-from marin_sft.execution.resources import (
-    CpuConfig,
-    GpuConfig,
-    Resources,
-    TpuPodConfig,
-    accelerators_here,
-    check_resources,
-    device_count,
-)
+from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, check_resources, device_count
 from marin_sft.execution.step import execution_only
 from marin_sft.training.checks import require, require_one_of
 from marin_sft.training.mesh import mesh_config
@@ -57,20 +49,9 @@ def devices_of(resources: Resources) -> int | None:
     environment = {**os.environ, **(resources.runtime_env.env_vars if resources.runtime_env else {})}
     if any(name in environment for name in _SAY_HOW_MANY):
         return None
-    if isinstance(resources, CpuConfig):
-        known = not accelerators_here()  # a step on this machine would use them
-    else:
-        known = isinstance(resources, GpuConfig) and resources.gpu_count >= 1
+    part_of_one = isinstance(resources, GpuConfig) and resources.gpu_count < 1
+    known = isinstance(resources, CpuConfig | GpuConfig) and not part_of_one
     return device_count(resources) if known else None
-
-
-def platforms_of(resources: Resources) -> set[str]:
-    """Where a step with these may run. One for GPUs or TPUs runs on CPUs where a machine has none."""
-    if isinstance(resources, GpuConfig):
-        return {"gpu", "cpu"}
-    if isinstance(resources, TpuPodConfig):
-        return {"tpu", "cpu"}
-    return {"cpu", *accelerators_here()}
 
 
 @part_of_config

@@ -9,11 +9,11 @@ from typing import Any
 
 from marin_sft.data.step_configs import MixtureConfig, TokenizeConfig
 from marin_sft.errors import ConfigError, TrainingError
-from marin_sft.execution.resources import CpuConfig, Resources
+from marin_sft.execution.resources import CpuConfig, GpuConfig, Resources, TpuPodConfig
 from marin_sft.execution.step import ExecutorStep, UnversionedValue
 from marin_sft.inputs import Source, check_step, path_of
 from marin_sft.nearest import listed
-from marin_sft.training.devices import RUNS_ON, devices_of, micro_batches_of, platforms_of
+from marin_sft.training.devices import RUNS_ON, devices_of, micro_batches_of
 from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.mesh import MeshConfig, check_rows, mesh_config, on_devices
 from marin_sft.training.mesh import check_model as check_shape
@@ -25,6 +25,7 @@ from marin_sft.training.models.random_model_config import RandomModelConfig
 from marin_sft.training.models.vocabulary import check_local_tokenizer
 from marin_sft.training.train_config import TrainConfig
 
+_PLATFORMS: dict[type, str] = {GpuConfig: "gpu", TpuPodConfig: "tpu"}
 _SIZES = {"hidden_size", "intermediate_size", "num_attention_heads"}
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -85,12 +86,14 @@ def check_devices(
     resources = CpuConfig() if resources is None else resources
     backend = training.get("attention_backend")
     needs = RUNS_ON.get(str(backend))
-    if needs is not None and needs not in platforms_of(resources):
+    # The default resources say little: a step has the devices of its machine, which may not be the one that plans.
+    if isinstance(resources, GpuConfig | TpuPodConfig) and needs not in (None, _PLATFORMS[type(resources)]):
         raise ConfigError(
             f"{what}: attention_backend = {backend!r}: runs on {needs} only, and the resources of the step are "
             f"{type(resources).__name__}(...); leave it out"
         )
-    batch, given, devices = training.get("train_batch_size"), training.get("mesh"), devices_of(resources)
+    batch, given = training.get("train_batch_size"), training.get("mesh")
+    devices = devices_of(resources) if given is None or isinstance(resources, GpuConfig) else None
     micro, parts = training.get("per_device_parallelism", -1), training.get("gradient_accumulation_steps")
     counts = [count for count in (batch, micro, parts) if count is not None]
     if devices is None or isinstance(given, UnversionedValue):

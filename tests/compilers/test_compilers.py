@@ -22,6 +22,7 @@ from marin_sft.training import predicting
 platform = devices()[device].platform
 predicting.start(count, platform, device)
 from marin_sft.training.dpo_config import DPOConfig
+from marin_sft.training.lora_config import LoraConfig
 from marin_sft.training.predicted_memory import Training, compiled, prepared
 from marin_sft.training.target import Target, compiling_for
 from tests.compilers.shapes import MODELS
@@ -30,6 +31,8 @@ from marin_sft.training.sft_config import SFTConfig
 paths = dict(base_model="unused", mixture="unused", tokenized={}, output_path="unused", earlier_attempts=())
 fields = dict(train_batch_size=count, num_train_steps=4, learning_rate=1e-4, precision="bf16")
 changes = {"gradient_checkpointing": "full", **changes}
+if "lora" in changes:
+    changes["lora"] = LoraConfig(r=16, alpha=32)
 config = (DPOConfig if pairs else SFTConfig)(**paths | fields | changes)
 target = Target(platform, devices()[device].memory, device)
 reference = MODELS[name] if pairs and config.reference_logprobs is None else None
@@ -75,10 +78,10 @@ def test_other_tpus(device):  # a minute or more each, hence one model
 @pytest.mark.parametrize(
     ("pairs", "changes"),
     [
-        (False, {"lora": {"r": 16}}),
+        (False, {"lora": True}),
         (True, {"reference_logprobs": "unused"}),
         (True, {"reference_model": "unused"}),
-        (True, {"reference_logprobs": "unused", "lora": {"r": 16}}),
+        (True, {"reference_logprobs": "unused", "lora": True}),
     ],
     ids=["lora", "dpo", "dpo_reference", "dpo_lora"],
 )
