@@ -5,8 +5,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.object_stores import gcs, prefix, s3  # noqa: F401
+
+settings.register_profile("untimed", deadline=None)  # a slow machine fails no test
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)
