@@ -21,10 +21,12 @@ def print_table(
     names: a column whose cells are shortened rather than folded, so that they can be found.
     """
     rows = list(rows)
-    widths = [max(map(len, map(str, cells))) for cells in zip(columns, *rows, strict=True)]
-    least = sum(1 + (width if width <= _SHORT else _LEAST) for width in widths)
-    if console.soft_wrap or least > console.width:
+    if console.soft_wrap:
         # Without rich, which takes longer to lay out a plan of a thousand steps than planning takes.
+        print_lines(console, [columns, *rows])
+        return
+    widths = [max(map(len, map(str, cells))) for cells in zip(columns, *rows, strict=True)]
+    if sum(1 + (width if width <= _SHORT else _LEAST) for width in widths) > console.width:
         print_lines(console, [columns, *rows])
         return
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -63,7 +63,7 @@ def check_inputs(
     check_length(mixture, training)
     check_tokenizer(mixture, base_model)
     length = mixture.config.seq_len if of_rows else None
-    check_devices(what, resources, training, _shape(base_model, training), length)
+    check_devices(what, resources, training, base_model, length)
 
 
 def check_length(mixture: ExecutorStep[MixtureConfig], training: Fields) -> None:
@@ -79,10 +79,10 @@ def check_length(mixture: ExecutorStep[MixtureConfig], training: Fields) -> None
 
 
 def check_devices(
-    what: str, resources: Resources | None, training: Fields, shape: Fields | None = None, length: object = None
+    what: str, resources: Resources | None, training: Fields, base_model: Source | None = None, length: object = None
 ) -> None:
     """Raise ConfigError for what the devices that `resources` are known to have cannot do: the attention, the mesh, the
-    batch. shape: the fields of the model's config.json. length: tokens of a row. Both if they are known."""
+    batch. base_model, and length, the tokens of a row: if they are known."""
     resources = CpuConfig() if resources is None else resources
     backend = training.get("attention_backend")
     needs = RUNS_ON.get(str(backend))
@@ -100,6 +100,7 @@ def check_devices(
         return  # not known
     try:
         mesh = on_devices(MeshConfig() if given is None else mesh_config(given), devices)
+        shape = _shape(base_model, training) if devices > 1 else None
         if shape is not None:
             check_shape(shape, {"model": mesh.tensor, "data": mesh.fsdp})
         if isinstance(length, int):
@@ -113,7 +114,7 @@ def check_devices(
         raise ConfigError(f"{what}: {made}")
 
 
-def _shape(base_model: Source, training: Fields) -> Fields | None:
+def _shape(base_model: Source | None, training: Fields) -> Fields | None:
     """The fields of config.json that the sizes of a model are in. None: a step will tell."""
     expected = training.get("expected_model")
     if isinstance(base_model, ExecutorStep) and isinstance(base_model.config, RandomModelConfig):
