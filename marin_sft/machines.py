@@ -159,9 +159,10 @@ def devices() -> dict[str, Device]:
 
 
 def device_of(name: str) -> Device | None:
-    """The device of that name, in any case; "A100" is the smaller of the two. None: it is not known."""
+    """The device of that name, in any case, with "GB" for "G"; "A100" is the smaller of the two. None: it is not known."""
     known = {device.name.lower(): device for device in devices().values()}
-    return known.get({"v5e": "v5litepod", "a100": "a100-40g"}.get(name.lower(), name.lower()))
+    name = name.lower().replace("gb", "g")
+    return known.get({**OTHER_NAMES, "a100": "a100-40g"}.get(name, name))
 
 
 def slice_of(tpu_type: str) -> Slice | None:

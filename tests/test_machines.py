@@ -54,6 +54,7 @@ def test_of_several_topologies_the_most_compact():
 
 def test_devices_are_found_by_any_spelling_of_their_names():
     assert device_of("h100") == device_of("H100") == devices()["H100"]
+    assert device_of("A100-80GB") == devices()["A100-80G"]
     assert device_of("v5e").name == "v5litepod" and device_of("a100").name == "A100-40G"
     assert device_of("H10") is None
     assert {device.name for device in devices().values() if device.platform == "tpu"} == set(TPUS)

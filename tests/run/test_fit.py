@@ -6,6 +6,7 @@ import pytest
 
 from marin_sft.run import command
 from marin_sft.run.fit import _PROCESS
+from marin_sft.training import host_memory
 from tests.hub_server import HubServer
 
 SCRIPT = """
@@ -57,6 +58,22 @@ def test_what_does_not_fit_is_refused_with_what_does(fit):
     assert first["fits"] is False and first["peak"] > first["memory"] == memory
     assert [setting["changes"] for setting in first["near"]] == [["per_device_parallelism=2"]], "one change is enough"
     assert first["near"][0]["peak"] <= memory
+
+
+def test_training_on_a_cpu_chooses_by_the_memory_of_the_host(fit):
+    memory = 700 * 2**20  # by this, it would recompute
+    limited, free = (
+        fit("--json", "--steps", "second", resources=resources)[0]
+        for resources in (f"CpuConfig(memory={memory + _PROCESS})", "CpuConfig()")
+    )
+    assert limited["memory"] == memory and free["memory"] == host_memory.capacity() - _PROCESS
+    assert limited["peak"] == free["peak"]
+
+
+def test_on_the_cpus_of_this_machine(fit):
+    (first,) = fit("--json", "--steps", "first", "--device", "cpu", resources="GpuConfig(gpu_count=2)")
+    assert (first["device"], first["devices"], first["compiler"]) == ("CPU", 2, "CPU")
+    assert first["memory"] == host_memory.capacity() - _PROCESS
 
 
 def test_of_a_download_config_json_alone_is_fetched(fit, monkeypatch, tmp_path):
