@@ -159,7 +159,7 @@ def devices() -> dict[str, Device]:
 
 
 def device_of(name: str) -> Device | None:
-    """The device of that name, in any case, with "GB" for "G"; "A100" is the smaller of the two. None: it is not known."""
+    """The device of that name, in any case, with "G" or "GB"; "A100" is the smaller of the two. None: not known."""
     known = {device.name.lower(): device for device in devices().values()}
     name = name.lower().replace("gb", "g")
     return known.get({**OTHER_NAMES, "a100": "a100-40g"}.get(name, name))

@@ -23,7 +23,7 @@ EXPERIMENTS = {
     "exp_dpo_orpo_mix_qwen3_14b": ("qwen3_14b_orpo_dpo_mix", "Qwen/Qwen3-14B"),
     "exp_sft_alpaca_lora": ("qwen2.5_1.5b_alpaca_lora", "Qwen/Qwen2.5-1.5B"),
 }
-QUICK = ("exp606_sft", "exp808_sft_mixture", "exp_sft_alpaca_lora")
+QUICK = ("exp808_sft_mixture", "exp_sft_alpaca_lora")
 TRAINED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS]
 DEAD_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 

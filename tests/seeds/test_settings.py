@@ -86,6 +86,7 @@ def test_checkpointers(member, recomputed):
     given = ed.EasyDeLGradientCheckPointers[member]
     assert of_option(gradient_checkpointing=given).gradient_checkpointing == recomputed
     assert training(gradient_checkpointing=str(given)).gradient_checkpointing == recomputed
+    assert training().gradient_checkpointing is of_option().gradient_checkpointing is None, "what memory allows"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ TRAINING: dict[str, Key] = {
     "learning_rate": Key("learning_rate"),
     "num_epochs": Key("num_train_epochs", 1),
     "max_steps": Key("num_train_steps", kind="count"),
-    "gradient_checkpointing": Key("gradient_checkpointing", False, "value"),
+    "gradient_checkpointing": Key("gradient_checkpointing", kind="value"),
     "noisy_embedding_alpha": Key("neftune_noise_alpha"),
 }
 PAIRS: dict[str, Key] = {
@@ -158,7 +158,8 @@ def read_axolotl(config: Section) -> Draft:
     draft.tokenizer = None if draft.tokenizer == draft.model else draft.tokenizer
     required(config, "learning_rate", "axolotl")
     draft.training |= read_settings(config, TRAINING)
-    draft.training["gradient_checkpointing"] = draft.training["gradient_checkpointing"] not in (False, "")
+    if "gradient_checkpointing" in draft.training:
+        draft.training["gradient_checkpointing"] = draft.training["gradient_checkpointing"] not in (False, "")
     if draft.training.get("num_train_steps"):  # it wins there
         del draft.training["num_train_epochs"]
     _set_positions(draft)

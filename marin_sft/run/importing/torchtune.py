@@ -20,7 +20,7 @@ COMPONENT = "_component_"
 TRAINING: dict[str, Key] = {
     "epochs": Key("num_train_epochs", 1, "count"),
     "seed": Key("seed", kind="count"),
-    "enable_activation_checkpointing": Key("gradient_checkpointing", False, "flag"),
+    "enable_activation_checkpointing": Key("gradient_checkpointing", kind="flag"),
     "log_every_n_steps": Key("steps_per_log", kind="count"),
     "run_val_every_n_steps": Key("steps_per_eval", kind="count"),
     "max_val_steps": Key("max_evaluation_steps", kind="count"),
