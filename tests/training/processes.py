@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# The machine code of small models need not be fast.
+# For programs that are compared with each other alone: optimised ones round otherwise.
 FASTER_TO_COMPILE = "--xla_backend_optimization_level=0"
 
 
@@ -32,13 +32,19 @@ class Ended:
     results: list[Any] | None
 
 
-def together(*calls: tuple[Any, ...], processes: int = 2, devices: int = 1, shutdown_seconds: int = 60) -> list[Ended]:
-    """What became of each process. One that takes more than twenty minutes prints its stacks, and ends."""
+def together(
+    *calls: tuple[Any, ...], processes: int = 2, devices: int = 1, shutdown_seconds: int = 60, flags: str = ""
+) -> list[Ended]:
+    """What became of each process. One that takes more than twenty minutes prints its stacks, and ends.
+
+    flags: of XLA.
+    """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "calls").write_bytes(pickle.dumps(calls))
         address, paths = free_address(), [Path(folder, str(i)) for i in range(processes)]
         arguments = [address, str(processes), str(shutdown_seconds), f"{folder}/calls"]
-        started = [started_child(devices, [*arguments, str(path)], path.with_suffix(".log")) for path in paths]
+        children = [([*arguments, str(path)], path.with_suffix(".log")) for path in paths]
+        started = [started_child(devices, flags, *child) for child in children]
         try:
             statuses = [child.wait() for child in started]
         finally:
@@ -64,10 +70,10 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def started_child(devices: int, arguments: list[str], log: Path) -> subprocess.Popen:
+def started_child(devices: int, flags: str, arguments: list[str], log: Path) -> subprocess.Popen:
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FASTER_TO_COMPILE}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {flags}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
     }

@@ -7,7 +7,7 @@ from marin_sft.training.fakes import pack
 from marin_sft.training.models import LlamaConfig
 from tests.training.meshes import loss_and_gradient
 from tests.training.models.test_architectures import MODELS
-from tests.training.processes import results_of, together
+from tests.training.processes import FASTER_TO_COMPILE, results_of, together
 
 SIZES = {
     "max_seq_len": 64,
@@ -53,14 +53,14 @@ CALLS = [(loss_and_gradient, CONFIGS[config], ROWS, MESHES[mesh], 1e-2) for conf
 
 @pytest.fixture(scope="module")
 def on_several():
-    (results,) = results_of(together(*CALLS, processes=1, devices=DEVICES))
+    (results,) = results_of(together(*CALLS, processes=1, devices=DEVICES, flags=FASTER_TO_COMPILE))
     return dict(zip(PAIRS, results, strict=True))
 
 
 @pytest.fixture(scope="module")
 def on_one():
     calls = [(loss_and_gradient, config, ROWS, None, 1e-2) for config in CONFIGS.values()]
-    (results,) = results_of(together(*calls, processes=1))
+    (results,) = results_of(together(*calls, processes=1, flags=FASTER_TO_COMPILE))
     return dict(zip(CONFIGS, results, strict=True))
 
 

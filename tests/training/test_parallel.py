@@ -8,7 +8,7 @@ import pytest
 
 from marin_sft.training.models.peft_directory import B, read_adapter
 from tests.training import parallel_runs
-from tests.training.processes import results_of, together
+from tests.training.processes import FASTER_TO_COMPILE, results_of, together
 
 FIGURES = ("step", "loss", "lr", "grad_norm", "trained_tokens", "tokens")
 
@@ -71,12 +71,13 @@ def test_an_adapter(runs):
 def test_two_processes_each_with_its_own_rows(one, base_model, tmp_path):
     """Ended in the middle, they go on together from a checkpoint that is whole."""
     first, second = tmp_path / "1", tmp_path / "2"
-    results_of(together((parallel_runs.ended_in_the_middle, base_model, first, None), devices=2))
+    flags = FASTER_TO_COMPILE
+    results_of(together((parallel_runs.ended_in_the_middle, base_model, first, None), devices=2, flags=flags))
     damaged = max((first / "logged/checkpoints/step-2").rglob("d/*"), key=lambda path: path.stat().st_size)
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
-    ended = together((parallel_runs.ended_in_the_middle, base_model, second, first), devices=2)
+    ended = together((parallel_runs.ended_in_the_middle, base_model, second, first), devices=2, flags=flags)
     results_of(ended)
     told = "".join(process.output for process in ended)
     assert told.count("step-2: ") == 1 and told.count("going on from") == 2 and "checkpoints/step-1\n" in told
