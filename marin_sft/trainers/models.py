@@ -29,7 +29,7 @@ class ModelHandle:
     precision: str = "fp32"
     mesh: Sequence[int] | None = None
     attention: str | None = None
-    gradient_checkpointing: str | None = None
+    gradient_checkpointing: object = None
     attention_dtype: str | None = None
     softmax_dtype: str | None = None
     longest: int | None = None
@@ -95,8 +95,8 @@ class AutoEasyDeLModelForCausalLM:
             revision=revision,
             precision=precision_of(dtype, param_dtype),
             mesh=None if sharding_axis_dims is None else tuple(sharding_axis_dims),
-            attention=_text(options, "attn_mechanism"),
-            gradient_checkpointing=_text(options, "gradient_checkpointing"),
+            attention=None if (attention := options.get("attn_mechanism")) is None else str(_value(attention)),
+            gradient_checkpointing=_value(options.get("gradient_checkpointing")),
             attention_dtype=_dtype(options, "attn_dtype"),
             softmax_dtype=_dtype(options, "attn_softmax_dtype"),
             longest=min(longest, default=None),
@@ -118,10 +118,8 @@ def _dtype(options: Mapping[str, object], name: str) -> str | None:
     return None if options.get(name) is None else dtype_name(options[name], name)
 
 
-def _text(options: Mapping[str, object], name: str) -> str | None:
-    """Of a text or a member of an enum."""
-    given = options.get(name)
-    return None if given is None else str(getattr(given, "value", given))
+def _value(member: object) -> object:
+    return getattr(member, "value", member)
 
 
 def _matmul_precision(precision: object) -> str | None:

@@ -143,7 +143,7 @@ SETTINGS = (
     S("dtype", str, ("dtype", "torch_dtype"), "type to compute in: float32 or bfloat16", T),
     S("param_dtype", str, ("param_dtype",), "type of the weights: float32 or bfloat16", T),
     S("gradient_checkpointing", bool, ("gradient_checkpointing", "activation_checkpointing"),
-      "recompute activations to save memory; otherwise, as memory allows", T,
+      "recompute activations to save memory", T,
       script=False, usual=True),
     S("attention_dtype", str, ("attn_dtype",), "type that attention computes in: that of the passes", T),
     S("softmax_dtype", str, ("attn_softmax_dtype",), "type that its softmax computes in: that of the passes", T),

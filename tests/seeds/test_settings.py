@@ -86,7 +86,11 @@ def test_checkpointers(member, recomputed):
     given = ed.EasyDeLGradientCheckPointers[member]
     assert of_option(gradient_checkpointing=given).gradient_checkpointing == recomputed
     assert training(gradient_checkpointing=str(given)).gradient_checkpointing == recomputed
+
+
+def test_no_checkpointer():
     assert training().gradient_checkpointing is of_option().gradient_checkpointing is None, "what memory allows"
+    assert of_option(gradient_checkpointing=False).gradient_checkpointing is False
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,7 @@ def together(
         Path(folder, "calls").write_bytes(pickle.dumps(calls))
         address, paths = free_address(), [Path(folder, str(i)) for i in range(processes)]
         arguments = [address, str(processes), str(shutdown_seconds), f"{folder}/calls"]
-        children = [([*arguments, str(path)], path.with_suffix(".log")) for path in paths]
-        started = [started_child(devices, flags, *child) for child in children]
+        started = [started_child(devices, flags, [*arguments, str(path)], path.with_suffix(".log")) for path in paths]
         try:
             statuses = [child.wait() for child in started]
         finally:
