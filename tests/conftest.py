@@ -25,6 +25,15 @@ def compiled_programs_are_kept_here(tmp_path_factory: pytest.TempPathFactory) ->
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("jax"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def processes_started_here_import_no_torch() -> None:
+    """transformers and datasets import it where it is installed: seconds for each process. This one may need it."""
+    import datasets  # noqa: F401
+    import transformers  # noqa: F401
+
+    os.environ["USE_TORCH"] = "0"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_go() -> Iterator[None]:
     """What JAX compiled for a module is mapped into memory until it is dropped, and a process may have so many maps."""

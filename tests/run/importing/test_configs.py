@@ -185,6 +185,13 @@ def test_the_settings_are_those_of_the_tool(name, folder):
     assert trained.resources.gpu_count == found["DEVICES"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_where_no_key_says_what_is_recomputed_the_memory_decides(name, folder):
+    lines = Path(name).read_text().splitlines()
+    Path(name).write_text("\n".join(line for line in lines if "checkpointing:" not in line))
+    assert experiment(name)["trained"].config.gradient_checkpointing is None
+
+
 def sources(step):
     """The datasets on the Hub with their splits, and the files, that a tokenization step reads."""
     found = []
