@@ -305,7 +305,7 @@ def _check_columns(format: ChatLmDatasetFormat) -> None:
     for ours in columns:
         if ours not in known:
             raise ConfigError(
-                f"columns: {ours!r} is not one of our names{did_you_mean(ours, known)}; expected one of {known}"
+                f"columns: {ours!r} is not one of our names; expected one of {known}{did_you_mean(ours, known)}"
             )
     if "messages" in columns and format.messages_field not in ("messages", columns["messages"]):
         raise ConfigError(

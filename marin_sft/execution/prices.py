@@ -168,6 +168,6 @@ def _check_names(path: str, column: str, found: Mapping[str, float]) -> None:
     for device in found:
         if device not in known:
             raise UserError(
-                f"{path} {column}.{device}: no such device{did_you_mean(device, known)}; expected {CORE}, a GPU by "
-                "the name in GpuConfig(accelerator_type=...), GPU for any, or a TPU such as v4"
+                f"{path} {column}.{device}: no such device; expected {CORE}, a GPU by the name in "
+                f"GpuConfig(accelerator_type=...), GPU for any, or a TPU such as v4{did_you_mean(device, known)}"
             )

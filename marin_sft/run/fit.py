@@ -113,7 +113,7 @@ def _known(name: str | None) -> Device | None:
     found = _CPU if name.upper() == _CPU.name else device_of(name)
     if found is None:
         known = [_CPU.name, *devices()]
-        raise UserError(f"--device {name!r}{did_you_mean(name, known)}; expected one of {', '.join(known)}")
+        raise UserError(f"--device {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
     return found
 
 

@@ -24,7 +24,10 @@ from marin_sft.errors import ConfigError
         ({"shape": 3}, "shape=3; expected str or None"),
         ({"columns": ["q"]}, r"columns=\['q'\]; expected dict"),
         ({"columns": {"instruction": 3}}, "from strings to strings"),
-        ({"columns": {"instrution": "q"}}, "'instrution' is not one of our names; did you mean 'instruction'"),
+        (
+            {"columns": {"instrution": "q"}},
+            "'instrution' is not one of our names; expected one of .*; did you mean 'instruction'",
+        ),
         ({"columns": {"prompt": "x", "completion": "x"}}, "'x' is named twice"),
         ({"columns": {"messages": "a"}, "messages_field": "b"}, "expected one"),
         ({"columns": {"input_ids": "a", "segments": "b"}}, "no one shape knows all of"),

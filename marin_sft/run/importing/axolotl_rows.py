@@ -96,9 +96,9 @@ def _format(draft: Draft, dataset: Section) -> Call:
         case "chat_template" | "sharegpt":
             return chat_format(**_messages(draft, dataset), **_trained(draft, dataset), **_template(draft, dataset))
     raise UserError(
-        f"{dataset.where('type')}: {kind}: not known here{did_you_mean(str(kind), SFT_TYPES)}; expected one of "
-        f"{', '.join(SFT_TYPES)}. For another, import the file with one of these, and give the experiment's format a "
-        "formatting_func that makes messages of a row"
+        f"{dataset.where('type')}: {kind}: not known here; expected one of {', '.join(SFT_TYPES)}; for another, import "
+        "the file with one of these, and give the experiment's format a formatting_func that makes messages of a row"
+        f"{did_you_mean(str(kind), SFT_TYPES)}"
     )
 
 
@@ -201,6 +201,6 @@ def _pair_format(draft: Draft, dataset: Section) -> Call:
     known = ["chat_template.default", "chat_template.argilla_chat"]
     known += [f"{one}.{other}" for one in NAMED_TEMPLATES for other in PAIR_COLUMNS]
     raise UserError(
-        f"{dataset.where('type')}: {kind}: not known here{did_you_mean(kind, known)}; expected one of "
-        f"{', '.join(known)}"
+        f"{dataset.where('type')}: {kind}: not known here; expected one of {', '.join(known)}"
+        f"{did_you_mean(kind, known)}"
     )

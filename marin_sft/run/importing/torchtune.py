@@ -157,8 +157,8 @@ def _set_loss(draft: Draft) -> None:
         return
     if name not in LOSSES:
         raise UserError(
-            f"{loss.where(COMPONENT)}: {name}: no such loss here{did_you_mean(name, LOSSES)}; expected one of "
-            f"{', '.join(LOSSES)}"
+            f"{loss.where(COMPONENT)}: {name}: no such loss here; expected one of {', '.join(LOSSES)}"
+            f"{did_you_mean(name, LOSSES)}"
         )
     draft.kind = "dpo"
     draft.training |= {"loss_type": LOSSES[name], **read_settings(loss, SIMPO if name == "SimPOLoss" else LOSS)}
@@ -230,7 +230,7 @@ def _set_optimizer(draft: Draft) -> None:
     if name not in OPTIMIZERS:
         raise UserError(
             f"{optimizer.where(COMPONENT) if name else optimizer.file}: {name or 'no optimizer._component_'}: no such "
-            f"optimizer here{did_you_mean(name, OPTIMIZERS)}; expected one of {', '.join(OPTIMIZERS)}"
+            f"optimizer here; expected one of {', '.join(OPTIMIZERS)}{did_you_mean(name, OPTIMIZERS)}"
         )
     if name == "torch.optim.Adam" and optimizer.number("weight_decay"):
         optimizer.refuse("weight_decay", "none with Adam; AdamW's weight decay is ours")
@@ -256,8 +256,8 @@ def _set_schedule(draft: Draft) -> None:
     name = component(schedule)
     if name not in SCHEDULES:
         raise UserError(
-            f"{schedule.where(COMPONENT)}: {name}: no such schedule here{did_you_mean(name, SCHEDULES)}; expected one "
-            f"of {', '.join(SCHEDULES)}"
+            f"{schedule.where(COMPONENT)}: {name}: no such schedule here; expected one of {', '.join(SCHEDULES)}"
+            f"{did_you_mean(name, SCHEDULES)}"
         )
     if schedule.number("num_cycles", 0.5) != 0.5:
         schedule.refuse("num_cycles", "0.5: the rate falls once")

@@ -71,8 +71,8 @@ def read_rows(draft: Draft, dataset: Section) -> Rows:
         known = [one for one, other in BUILDERS.items() if (other.holds == "pairs") == (draft.kind == "dpo")]
         where = dataset.where(_COMPONENT) if component else f"{dataset.file}: {dataset.name}{_COMPONENT}"
         raise UserError(
-            f"{where}: {component or 'missing'}: not known here{did_you_mean(name, known)}; expected one of "
-            f"{', '.join(known)}, of torchtune.datasets"
+            f"{where}: {component or 'missing'}: not known here; expected one of {', '.join(known)}, of "
+            f"torchtune.datasets{did_you_mean(name, known)}"
         )
     rows = _place(draft, dataset, builder, _format(draft, dataset, builder))
     dataset.read |= {"packed", "split_across_pack", "max_seq_len"}

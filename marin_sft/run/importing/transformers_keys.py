@@ -54,9 +54,9 @@ def set_optimizer(draft: Draft, config: Section, key: str, default: str) -> None
     ours = OPTIMIZERS_OF_TRAINER.get(name)
     if ours is None:
         raise UserError(
-            f"{config.where(key)}: {name}: no such optimizer here{did_you_mean(name, OPTIMIZERS_OF_TRAINER)}; expected "
-            f"one that is: {', '.join(OPTIMIZERS_OF_TRAINER)}; then choose among ours in the experiment: "
-            f"{', '.join(OPTIMIZERS)}"
+            f"{config.where(key)}: {name}: no such optimizer here; expected one that is: "
+            f"{', '.join(OPTIMIZERS_OF_TRAINER)}; then choose among ours in the experiment: "
+            f"{', '.join(OPTIMIZERS)}{did_you_mean(name, OPTIMIZERS_OF_TRAINER)}"
         )
     draft.training["optimizer"] = ours
     if name in _SMALL_STATES:
@@ -73,8 +73,8 @@ def set_schedule(draft: Draft, config: Section, key: str, default: str, warmup: 
     name = config.text(key, default)
     if name not in SCHEDULES:
         raise UserError(
-            f"{config.where(key)}: {name}: no such schedule here{did_you_mean(name, SCHEDULES)}; expected one of "
-            f"{', '.join(SCHEDULES)}"
+            f"{config.where(key)}: {name}: no such schedule here; expected one of {', '.join(SCHEDULES)}"
+            f"{did_you_mean(name, SCHEDULES)}"
         )
     ours, warms_up = SCHEDULES[name]
     steps, ratio = config.count("warmup_steps"), config.number("warmup_ratio")

@@ -85,7 +85,8 @@ def test_of_axolotl(line, said):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("alpacca", "datasets[0].type: alpacca: not known here; did you mean 'alpaca'?"),
+        ("alpacca", "datasets[0].type: alpacca: not known here; expected one of alpaca"),
+        ("alpacca", "did you mean 'alpaca'?"),
         ("context_qa.load_v2", "expected one of alpaca, chat_template, completion"),
     ],
 )
@@ -134,7 +135,7 @@ def test_datasets_of_llama_factory_are_looked_for():
     ("old", "new", "said"),
     [
         ("llama3_2.llama3_2_1b", "llama3_2.qlora_llama3_2_1b", "config.yaml:2: model._component_: torchtune.models"),
-        ("torch.optim.AdamW", "torch.optim.SGD", "torch.optim.SGD: no such optimizer here; did you mean"),
+        ("torch.optim.AdamW", "torch.optim.SGD", "torch.optim.SGD: no such optimizer here; expected one of"),
         ("alpaca_dataset", "alpacca_dataset", "did you mean 'alpaca_dataset'?"),
         ("alpaca_dataset", "preference_dataset", "expected one of alpaca_dataset"),
         (
