@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +39,26 @@ def start_local(ray: ModuleType, job: JobConfig) -> Any:
     ray_environment.keep_token_private()
     before = set(descendants(os.getpid()))
     try:
-        with background(functools.partial(_watch, before)):
+        with background(functools.partial(_watch, before)), _agent_takes_a_free_port():
             return ray.init(**ray_environment.local_options(), job_config=job)
     except Exception as error:
         ray.shutdown()
         _kill(set(descendants(os.getpid())) - before)
         raise InfrastructureLoss(_text(str(error).strip().partition("\n")[0])) from error
+
+
+@contextlib.contextmanager
+def _agent_takes_a_free_port() -> Iterator[None]:
+    """By default it takes one fixed port: the second Ray on a machine would have no agent, so no logs of tasks on its
+    dashboard. `ray start` has an option for it, `ray.init` has none."""
+    from ray._private import parameter
+
+    parameters = parameter.RayParams
+    parameter.RayParams = functools.partial(parameters, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        parameter.RayParams = parameters
 
 
 def _watch(before: set[int], ended: threading.Event) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ import urllib.request
 from types import SimpleNamespace
 
 import pytest
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 SCRIPT = """
     import sys
@@ -65,7 +67,16 @@ class Pages:
 
 
 @pytest.fixture(scope="module")
-def launch(tmp_path_factory):
+def another_ray_has_the_port_of_agents():
+    with socket.socket() as its:
+        with contextlib.suppress(OSError):  # one has it indeed
+            its.bind(("", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT))
+            its.listen()
+        yield
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory, another_ray_has_the_port_of_agents):
     """A launch with one step that has failed and one that runs: its pages, process, folder and first lines."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "exp7_pages.py").write_text(textwrap.dedent(SCRIPT))
