@@ -7,7 +7,7 @@ from typing import Any
 
 from launchers.settings import RAY_NODE
 
-# SkyPilot's own Ray has 6380 and 8266.
+# SkyPilot's own Ray has 6380 and 8266, and its agents the port that they take by default.
 _PORT, _DASHBOARD = 26379, 28265
 
 _RUN = """\
@@ -16,14 +16,14 @@ head=$(head -n 1 <<< "$SKYPILOT_NODE_IPS")
 is_up() { (exec 3<> "/dev/tcp/$head/@PORT@") 2> /dev/null; }
 if [ "$SKYPILOT_NODE_RANK" = 0 ]; then
   ray start --head --block --node-ip-address="$head" --port=@PORT@ --dashboard-host=127.0.0.1 \\
-    --dashboard-port=@DASHBOARD@ --temp-dir=/tmp/marin_sft_ray &
+    --dashboard-port=@DASHBOARD@ --dashboard-agent-listen-port=0 --temp-dir=/tmp/marin_sft_ray &
   ray=$!
   until is_up; do kill -0 "$ray"; sleep 1; done
   status=0
   RAY_ADDRESS="$head:@PORT@" @COMMAND@ || status=$?
 else
   until is_up; do sleep 1; done
-  ray start --block --address="$head:@PORT@" --temp-dir=/tmp/marin_sft_ray &
+  ray start --block --address="$head:@PORT@" --dashboard-agent-listen-port=0 --temp-dir=/tmp/marin_sft_ray &
   ray=$!
   while is_up; do sleep 5; done
   status=0
