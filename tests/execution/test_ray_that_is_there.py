@@ -44,7 +44,7 @@ SCRIPT = """
 
     def init(cpus):
         shipped = {"env_vars": {"OF_INIT": "yes"}, "working_dir": str(Path(__file__).parent / "shipped")}
-        ray.init(num_cpus=cpus, resources={"magic": 1}, runtime_env=shipped)
+        ray.init("local", num_cpus=cpus, resources={"magic": 1}, runtime_env=shipped)
 """
 
 WAYS = """

@@ -17,7 +17,7 @@ SCRIPT = """
     from marin_sft.executor.ray import CpuAcceleratorConfig, GpuAcceleratorConfig, execute
 
     HERE = Path(__file__).parent
-    session = ray.init(num_cpus=1, include_dashboard=False).address_info["session_dir"]
+    session = ray.init("local", num_cpus=1, include_dashboard=False).address_info["session_dir"]
     variables = {
         "EASYDEL_AUTO": "1",
         "HF_TOKEN": "hf_" + "abcdefghij" * 3,
@@ -175,7 +175,7 @@ def test_ctrl_c_stops_main_and_its_steps(tmp_path):
     def main():
         executor_main([ExecutorStep("slow", slow, {"out": this_output_path()})])
 
-    ray.init(num_cpus=1, include_dashboard=False)
+    ray.init("local", num_cpus=1, include_dashboard=False)
     try:
         main()
     except KeyboardInterrupt as interrupt:

@@ -1,6 +1,7 @@
 """Documents 000 and 001: scripts that call `ray.init`, and train in a `main` under `@execute` and `@ray.remote`."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -189,9 +190,16 @@ def script(body: str, swaps: dict[str, str], caches: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def sft_desk(published, tmp_path_factory):
+def variables(published):
+    """Of the scripts. `ray.init()` joins a Ray that it finds in its folder, even that of another test."""
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:  # a short path, for Ray's sockets
+        yield {**published.environment, "RAY_TMPDIR": folder}
+
+
+@pytest.fixture(scope="module")
+def sft_desk(variables, tmp_path_factory):
     """After `python sft_finetune.py`."""
-    desk = Desk.at(tmp_path_factory.mktemp("sft"), published.environment)
+    desk = Desk.at(tmp_path_factory.mktemp("sft"), variables)
     desk.write("sft_finetune.py", script(SFT, SFT_SWAPS, desk.path / "shm"))
     done = desk.trained("python sft_finetune.py", HF_TOKEN_FOR_EASYDEL=TOKEN)
     return desk, done
@@ -270,9 +278,9 @@ def test_its_token_is_nowhere_in_the_store(sft_desk):
 
 
 @pytest.fixture(scope="module")
-def dpo_desk(published, tmp_path_factory):
+def dpo_desk(variables, tmp_path_factory):
     """After `python dpo_finetune.py`."""
-    desk = Desk.at(tmp_path_factory.mktemp("dpo"), published.environment)
+    desk = Desk.at(tmp_path_factory.mktemp("dpo"), variables)
     desk.write("dpo_finetune.py", script(DPO, DPO_SWAPS, desk.path / "shm"))
     return desk, desk.trained("python dpo_finetune.py")
 
