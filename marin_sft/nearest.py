@@ -19,6 +19,12 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def one_of(known: Iterable[str], wrong: str) -> str:
+    """`one of a, b, c`, and `; did you mean 'b'?` if one of them is near."""
+    known = list(known)
+    return f"one of {', '.join(known)}{did_you_mean(wrong, known)}"
+
+
 def nearest_text(wrong: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or a list of the known names."""
     known = list(dict.fromkeys(known))

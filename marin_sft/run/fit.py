@@ -28,7 +28,7 @@ from marin_sft.execution.resources import GpuConfig, Resources, TpuPodConfig, de
 from marin_sft.execution.step import AnyStep, EarlierAttempts, ExecutorStep, InputName
 from marin_sft.execution.tables import Cell, print_table
 from marin_sft.machines import GPU_SHARE, Device, device_of, devices
-from marin_sft.nearest import did_you_mean, listed
+from marin_sft.nearest import listed, one_of
 from marin_sft.run.experiment import steps_of
 from marin_sft.run.model_shapes import ModelShapes
 from marin_sft.training import host_memory, predicting
@@ -113,7 +113,7 @@ def _known(name: str | None) -> Device | None:
     found = _CPU if name.upper() == _CPU.name else device_of(name)
     if found is None:
         known = [_CPU.name, *devices()]
-        raise UserError(f"--device {name!r}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
+        raise UserError(f"--device {name!r}; expected {one_of(known, name)}")
     return found
 
 

@@ -85,6 +85,7 @@ def test_of_a_download_config_json_alone_is_fetched(fit, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "flags, said",
     [
+        (["--device", "H10"], "--device 'H10'; expected one of CPU, T4,"),
         (["--device", "H10"], "v7x; did you mean 'H100'?"),
         (["--device", "x"], "--device 'x'; expected one of CPU, T4,"),
         (["--steps", "["], "--steps '[': not a regular expression: unterminated character set"),

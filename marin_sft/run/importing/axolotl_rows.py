@@ -6,7 +6,7 @@ import os
 
 from marin_sft.data.messages.turns import ROLES
 from marin_sft.errors import UserError
-from marin_sft.nearest import did_you_mean
+from marin_sft.nearest import did_you_mean, one_of
 from marin_sft.run.importing.config_file import Section, read_text
 from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.keys import ignore, leave_out, note_unknown
@@ -200,7 +200,4 @@ def _pair_format(draft: Draft, dataset: Section) -> Call:
         return chat_format(**named, chat_template=Name(NAMED_TEMPLATES[family]))
     known = ["chat_template.default", "chat_template.argilla_chat"]
     known += [f"{one}.{other}" for one in NAMED_TEMPLATES for other in PAIR_COLUMNS]
-    raise UserError(
-        f"{dataset.where('type')}: {kind}: not known here; expected one of {', '.join(known)}"
-        f"{did_you_mean(kind, known)}"
-    )
+    raise UserError(f"{dataset.where('type')}: {kind}: not known here; expected {one_of(known, kind)}")

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from marin_sft.errors import UserError
-from marin_sft.nearest import did_you_mean
+from marin_sft.nearest import one_of
 from marin_sft.run.importing.config_file import Section, read_text, shown
 from marin_sft.run.importing.draft import Draft
 from marin_sft.run.importing.keys import Key, ignore, leave_out, note_unknown, read_settings, refuse, required
@@ -156,10 +156,7 @@ def _set_loss(draft: Draft) -> None:
             note_unknown(draft, loss)
         return
     if name not in LOSSES:
-        raise UserError(
-            f"{loss.where(COMPONENT)}: {name}: no such loss here; expected one of {', '.join(LOSSES)}"
-            f"{did_you_mean(name, LOSSES)}"
-        )
+        raise UserError(f"{loss.where(COMPONENT)}: {name}: no such loss here; expected {one_of(LOSSES, name)}")
     draft.kind = "dpo"
     draft.training |= {"loss_type": LOSSES[name], **read_settings(loss, SIMPO if name == "SimPOLoss" else LOSS)}
     note_unknown(draft, loss)
@@ -230,7 +227,7 @@ def _set_optimizer(draft: Draft) -> None:
     if name not in OPTIMIZERS:
         raise UserError(
             f"{optimizer.where(COMPONENT) if name else optimizer.file}: {name or 'no optimizer._component_'}: no such "
-            f"optimizer here; expected one of {', '.join(OPTIMIZERS)}{did_you_mean(name, OPTIMIZERS)}"
+            f"optimizer here; expected {one_of(OPTIMIZERS, name)}"
         )
     if name == "torch.optim.Adam" and optimizer.number("weight_decay"):
         optimizer.refuse("weight_decay", "none with Adam; AdamW's weight decay is ours")
@@ -256,8 +253,7 @@ def _set_schedule(draft: Draft) -> None:
     name = component(schedule)
     if name not in SCHEDULES:
         raise UserError(
-            f"{schedule.where(COMPONENT)}: {name}: no such schedule here; expected one of {', '.join(SCHEDULES)}"
-            f"{did_you_mean(name, SCHEDULES)}"
+            f"{schedule.where(COMPONENT)}: {name}: no such schedule here; expected {one_of(SCHEDULES, name)}"
         )
     if schedule.number("num_cycles", 0.5) != 0.5:
         schedule.refuse("num_cycles", "0.5: the rate falls once")

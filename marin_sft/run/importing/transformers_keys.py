@@ -4,7 +4,7 @@ scaling of positions."""
 from __future__ import annotations
 
 from marin_sft.errors import UserError
-from marin_sft.nearest import did_you_mean
+from marin_sft.nearest import did_you_mean, one_of
 from marin_sft.run.importing.config_file import Section
 from marin_sft.run.importing.draft import Draft, Settings
 from marin_sft.run.importing.keys import Key
@@ -72,10 +72,7 @@ def set_schedule(draft: Draft, config: Section, key: str, default: str, warmup: 
     """warmup: what the tool takes where the file does not say."""
     name = config.text(key, default)
     if name not in SCHEDULES:
-        raise UserError(
-            f"{config.where(key)}: {name}: no such schedule here; expected one of {', '.join(SCHEDULES)}"
-            f"{did_you_mean(name, SCHEDULES)}"
-        )
+        raise UserError(f"{config.where(key)}: {name}: no such schedule here; expected {one_of(SCHEDULES, name)}")
     ours, warms_up = SCHEDULES[name]
     steps, ratio = config.count("warmup_steps"), config.number("warmup_ratio")
     wanted: float = steps or (float(ratio) if ratio is not None else warmup if steps is None else 0.0)

@@ -136,6 +136,7 @@ def test_datasets_of_llama_factory_are_looked_for():
     [
         ("llama3_2.llama3_2_1b", "llama3_2.qlora_llama3_2_1b", "config.yaml:2: model._component_: torchtune.models"),
         ("torch.optim.AdamW", "torch.optim.SGD", "torch.optim.SGD: no such optimizer here; expected one of"),
+        ("torch.optim.AdamW", "torch.optim.SGD", "; did you mean"),
         ("alpaca_dataset", "alpacca_dataset", "did you mean 'alpaca_dataset'?"),
         ("alpaca_dataset", "preference_dataset", "expected one of alpaca_dataset"),
         (
